@@ -1,0 +1,109 @@
+"""Patient coordinates: where a pixel lies in the body, and where a point of the body lies in a slice.
+
+Patient frame: LPS in mm, +x to the patient's left, +y to the back, +z to the head (DICOM PS3.3
+§C.7.6.2.1.1). A slice is given by the three attributes of its header:
+
+- ``position [3]`` — ImagePositionPatient, the *centre* of the first pixel (row 0, column 0), mm;
+- ``orientation [6]`` — ImageOrientationPatient: the direction of growing column index (along a
+  row), then the direction of growing row index (down a column), unit vectors;
+- ``spacing [2]`` — PixelSpacing: mm between rows, mm between columns, in that order.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+AXES = ("sagittal", "coronal", "axial")
+"""Plane whose slice normal lies mostly along x, y and z."""
+
+
+def slice_normal(orientation: ArrayLike) -> Floats:
+    """Return the unit normal of one or more slices.
+
+    Args:
+        orientation: ``[..., 6]`` direction cosines.
+
+    Returns:
+        ``[..., 3]`` cross product of row and column direction, normalised.
+    """
+    cosines = np.asarray(orientation, dtype=np.float64)
+    normal = np.cross(cosines[..., :3], cosines[..., 3:])
+    unit: Floats = normal / np.linalg.norm(normal, axis=-1, keepdims=True)
+    return unit
+
+
+def plane(orientation: ArrayLike) -> str:
+    """Return ``"sagittal"``, ``"coronal"`` or ``"axial"``, whichever is nearest.
+
+    >>> plane([0, 1, 0, 0, 0, -1])
+    'sagittal'
+
+    Args:
+        orientation: ``[6]`` direction cosines.
+    """
+    return AXES[int(np.argmax(np.abs(slice_normal(orientation))))]
+
+
+def to_patient(
+    row: ArrayLike, column: ArrayLike, position: ArrayLike, orientation: ArrayLike, spacing: ArrayLike
+) -> Floats:
+    """Return the patient coordinates of pixels of one slice (DICOM PS3.3 equation C.7.6.2.1-1).
+
+    Args:
+        row, column: ``[...]`` pixel indices; fractions allowed, (0, 0) is the first pixel's centre.
+        position: ``[3]`` mm.
+        orientation: ``[6]`` direction cosines.
+        spacing: ``[2]`` mm between rows, mm between columns.
+
+    Returns:
+        ``[..., 3]`` LPS mm.
+    """
+    cosines = np.asarray(orientation, dtype=np.float64)
+    row_mm, column_mm = np.asarray(spacing, dtype=np.float64)
+    across = np.asarray(column, dtype=np.float64)[..., None] * column_mm * cosines[:3]
+    down = np.asarray(row, dtype=np.float64)[..., None] * row_mm * cosines[3:]
+    points: Floats = np.asarray(position, dtype=np.float64) + across + down
+    return points
+
+
+def to_slice(
+    points: ArrayLike, position: ArrayLike, orientation: ArrayLike, spacing: ArrayLike
+) -> tuple[Floats, Floats, Floats]:
+    """Project patient points on one slice.
+
+    Args:
+        points: ``[..., 3]`` LPS mm.
+        position: ``[3]`` mm.
+        orientation: ``[6]`` direction cosines.
+        spacing: ``[2]`` mm between rows, mm between columns.
+
+    Returns:
+        ``row [...]`` and ``column [...]`` in pixels, and ``distance [...]`` in mm from the plane,
+        positive on the side of the normal.
+    """
+    cosines = np.asarray(orientation, dtype=np.float64)
+    row_mm, column_mm = np.asarray(spacing, dtype=np.float64)
+    offset = np.asarray(points, dtype=np.float64) - np.asarray(position, dtype=np.float64)
+    column = offset @ cosines[:3] / column_mm
+    row = offset @ cosines[3:] / row_mm
+    return row, column, offset @ slice_normal(cosines)
+
+
+def reading_direction(orientation: ArrayLike) -> Floats:
+    """Return the direction in which slices are ordered.
+
+    Sagittal slices run from the patient's right to left (rising x), coronal from front to back
+    (rising y), axial from head to foot (falling z).
+
+    Args:
+        orientation: ``[6]`` direction cosines.
+
+    Returns:
+        ``[3]`` the slice normal, turned that way.
+    """
+    normal = slice_normal(orientation)
+    axis = int(np.argmax(np.abs(normal)))
+    wanted = -1.0 if axis == 2 else 1.0
+    turned: Floats = normal * (wanted * np.sign(normal[axis]))
+    return turned

@@ -1,0 +1,123 @@
+"""The vocabulary: conditions, levels, severities, series kinds, and the names made of them.
+
+Spellings are those of the competition's tables (``train.csv``, ``train_label_coordinates.csv``,
+``train_series_descriptions.csv``, ``sample_submission.csv``).
+"""
+
+from typing import NamedTuple
+
+CONDITIONS = (
+    "spinal_canal_stenosis",
+    "left_neural_foraminal_narrowing",
+    "right_neural_foraminal_narrowing",
+    "left_subarticular_stenosis",
+    "right_subarticular_stenosis",
+)
+LEVELS = ("l1_l2", "l2_l3", "l3_l4", "l4_l5", "l5_s1")
+
+SEVERITIES = ("normal_mild", "moderate", "severe")
+"""Column names of a submission, in the order of every probability array's last axis."""
+
+SEVERITY_WORDS = ("Normal/Mild", "Moderate", "Severe")
+"""The same three, as ``train.csv`` spells them."""
+
+SEVERITY_WEIGHTS = (1.0, 2.0, 4.0)
+"""Sample weights of the official score, one per severity."""
+
+SERIES_KINDS = ("sagittal_t1", "sagittal_t2", "axial_t2")
+SERIES_DESCRIPTIONS = {
+    "Sagittal T1": "sagittal_t1",
+    "Sagittal T2/STIR": "sagittal_t2",
+    "Axial T2": "axial_t2",
+}
+"""``series_description`` of the competition's tables → series kind."""
+
+SCORE_GROUPS = ("spinal", "foraminal", "subarticular")
+"""The three pooled conditions of the official score; a condition belongs to the one it contains."""
+
+
+class Target(NamedTuple):
+    """One of the 25 things to grade in a study."""
+
+    condition: str
+    level: str
+
+    @property
+    def name(self) -> str:
+        """Column name in ``train.csv``, for example ``spinal_canal_stenosis_l1_l2``."""
+        return f"{self.condition}_{self.level}"
+
+    @property
+    def side(self) -> str | None:
+        """``"left"``, ``"right"`` or None for the canal."""
+        side = self.condition.split("_", 1)[0]
+        return side if side in ("left", "right") else None
+
+    @property
+    def score_group(self) -> str:
+        """Which of `SCORE_GROUPS` the target is pooled into."""
+        return next(group for group in SCORE_GROUPS if group in self.condition)
+
+
+TARGETS = tuple(Target(condition, level) for condition in CONDITIONS for level in LEVELS)
+"""All 25, in the column order of ``train.csv``; axis 0 of a study's ``[25, 3]`` probabilities."""
+
+TARGET_NAMES = tuple(target.name for target in TARGETS)
+SAMPLE_ORDER = tuple(sorted(TARGET_NAMES))
+"""Order of a study's 25 rows in ``sample_submission.csv``."""
+
+_BY_NAME = {target.name: target for target in TARGETS}
+
+
+def target(name: str) -> Target:
+    """Return the target called `name`.
+
+    Raises:
+        KeyError: no such target.
+    """
+    return _BY_NAME[name]
+
+
+def row_id(study_id: str, target_name: str) -> str:
+    """Return the submission's identifier of one study × target.
+
+    >>> row_id("44036939", "spinal_canal_stenosis_l1_l2")
+    '44036939_spinal_canal_stenosis_l1_l2'
+    """
+    return f"{study_id}_{target_name}"
+
+
+def split_row_id(identifier: str) -> tuple[str, str]:
+    """Return ``(study_id, target name)`` of a row identifier; the study may contain underscores.
+
+    >>> split_row_id("patient_7_left_subarticular_stenosis_l5_s1")
+    ('patient_7', 'left_subarticular_stenosis_l5_s1')
+
+    Raises:
+        ValueError: the identifier does not end in one of the 25 target names.
+    """
+    # A target name has five words or more; only suffixes that begin at an underscore can match.
+    start = identifier.find("_")
+    while start != -1:
+        if identifier[start + 1 :] in _BY_NAME and start > 0:
+            return identifier[:start], identifier[start + 1 :]
+        start = identifier.find("_", start + 1)
+    raise ValueError(f"{identifier!r} does not end in one of the 25 target names")
+
+
+def condition_words(condition: str) -> str:
+    """Return the condition as ``train_label_coordinates.csv`` spells it.
+
+    >>> condition_words("left_neural_foraminal_narrowing")
+    'Left Neural Foraminal Narrowing'
+    """
+    return condition.replace("_", " ").title()
+
+
+def level_words(level: str) -> str:
+    """Return the level as ``train_label_coordinates.csv`` spells it.
+
+    >>> level_words("l5_s1")
+    'L5/S1'
+    """
+    return level.replace("_", "/").upper()
