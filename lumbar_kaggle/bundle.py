@@ -1,0 +1,125 @@
+"""The exported models: ``bundle.json`` and safetensors files, checked by hash, free of pickle.
+
+Loading a bundle executes nothing from it.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lumbar_kaggle import __version__
+from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.files import digest, read_json, sha256_file, write_json
+from lumbar_kaggle.targets import SEVERITIES, TARGET_NAMES
+
+MANIFEST = "bundle.json"
+FORMAT = 1
+"""Raised when a bundle of an earlier format can no longer be read."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Content of ``bundle.json``.
+
+    Attributes:
+        format: see `FORMAT`.
+        recipe: name of the recipe that made it and can load it.
+        version: of this package when it was made.
+        fingerprint: identifies the content, that is everything else in the manifest.
+        config: the recipe's configuration.
+        targets: names of the targets that have models; the others get the prior.
+        input: what the models take: series, slice, size, window, normalisation.
+        prior: per target name the weighted prior ``[3]`` of the training labels.
+        metrics: figures of the training run.
+        weights: per weight file, relative to the bundle: its SHA-256.
+        models: recipe-specific description of how the weight files are used.
+    """
+
+    format: int
+    recipe: str
+    version: str
+    fingerprint: str
+    config: dict[str, Any]
+    targets: list[str]
+    input: dict[str, Any]
+    prior: dict[str, list[float]]
+    metrics: dict[str, Any]
+    weights: dict[str, str]
+    models: dict[str, Any]
+
+    def prior_table(self) -> pd.DataFrame:
+        """Return the prior as `metric.weighted_prior` does."""
+        values = np.array([self.prior[name] for name in TARGET_NAMES], dtype=np.float64)
+        return pd.DataFrame(values, index=pd.Index(TARGET_NAMES, name="target"), columns=list(SEVERITIES))
+
+
+def write_manifest(
+    bundle: Path,
+    *,
+    recipe: str,
+    config: dict[str, Any],
+    targets: list[str],
+    contract: dict[str, Any],
+    prior: pd.DataFrame,
+    metrics: dict[str, Any],
+    weights: list[str],
+    models: dict[str, Any],
+) -> Manifest:
+    """Hash the weight files that lie in `bundle` and write its manifest, which completes it.
+
+    Args:
+        bundle: the folder.
+        recipe, config, targets, metrics, models: see `Manifest`.
+        contract: see `Manifest.input`.
+        prior: as from `metric.weighted_prior`.
+        weights: file names relative to `bundle`.
+    """
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "recipe": recipe,
+        "version": __version__,
+        "config": config,
+        "targets": targets,
+        "input": contract,
+        "prior": dict(
+            zip(
+                TARGET_NAMES, prior.loc[list(TARGET_NAMES), list(SEVERITIES)].to_numpy().tolist(), strict=True
+            )
+        ),
+        "metrics": metrics,
+        "weights": {name: sha256_file(bundle / name) for name in sorted(weights)},
+        "models": models,
+    }
+    manifest = Manifest(fingerprint=digest(content), **content)
+    write_json(bundle / MANIFEST, asdict(manifest))
+    return manifest
+
+
+def read_manifest(bundle: Path) -> Manifest:
+    """Read a bundle's manifest and check every weight file against its hash.
+
+    Raises:
+        InputError: no bundle, one of another format, or a file that is missing or was changed.
+    """
+    path = bundle / MANIFEST
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give the folder that lumbar export wrote")
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(f"{path}: not a bundle of format {FORMAT}; export it again with this version")
+    try:
+        manifest = Manifest(**content)
+    except TypeError as error:
+        raise InputError(f"{path}: not a complete bundle manifest ({error}); export it again") from None
+    for name, expected in manifest.weights.items():
+        file = bundle / name
+        if not file.is_file():
+            raise InputError(f"{file}: no such file; the bundle is incomplete, copy it again")
+        if sha256_file(file) != expected:
+            raise InputError(
+                f"{file}: its SHA-256 is not the manifest's; the file was changed, copy it again"
+            )
+    return manifest

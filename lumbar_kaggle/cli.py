@@ -1,0 +1,263 @@
+"""The ``lumbar`` command: parse, call one function, print. No logic here.
+
+Heavy libraries are imported inside the verbs, so that ``lumbar --help`` answers at once.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lumbar_kaggle import __version__
+from lumbar_kaggle.errors import InputError
+
+Verb = Callable[[argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code (0 done, 2 bad input, 130 interrupted)."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        verb: Verb = parsed.verb
+        return verb(parsed)
+    except InputError as error:
+        print(f"lumbar: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("lumbar: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has gone; nothing more can be printed, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _phantom(args: argparse.Namespace) -> int:
+    from lumbar_kaggle.phantom import write_competition
+
+    truth = write_competition(
+        args.folder,
+        studies=args.studies,
+        test_studies=args.test_studies,
+        seed=args.seed,
+        workers=args.workers,
+    )
+    print(f"The competition folder is {args.folder}; the test truth is in {truth}")
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from lumbar_kaggle.checking import check, fault_table
+
+    faults = check(args.folder)
+    print(fault_table(faults, args.folder))
+    return 2 if any(fault.serious for fault in faults) else 0
+
+
+def _preprocess(args: argparse.Namespace) -> int:
+    from lumbar_kaggle.pipeline import preprocess_folder
+
+    summary = preprocess_folder(
+        args.folder,
+        args.cache,
+        kind=args.kind,
+        pool_kind=args.pool,
+        workers=args.workers,
+        batch_size=args.batch_size,
+    )
+    print(summary.sentence())
+    return 0
+
+
+def _train(args: argparse.Namespace) -> int:
+    from lumbar_kaggle.budget import Budget
+    from lumbar_kaggle.competition import read_competition
+    from lumbar_kaggle.config import from_options
+    from lumbar_kaggle.recipes.baseline.config import BaselineConfig
+    from lumbar_kaggle.recipes.baseline.fit import fit
+
+    config = from_options(args, BaselineConfig)
+    budget = Budget(args.hours, reserve_minutes=args.reserve_minutes)
+    result = fit(read_competition(args.folder, "train"), args.cache, args.out, config, budget)
+    print(result.sentence())
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from lumbar_kaggle.recipes.baseline.export import export
+
+    manifest = export(args.run, args.out)
+    print(
+        f"Bundle {manifest.fingerprint} in {args.out}: {len(manifest.weights)} models of {len(manifest.targets)} targets"
+    )
+    return 0
+
+
+def _predict(args: argparse.Namespace) -> int:
+    from lumbar_kaggle.budget import Budget
+    from lumbar_kaggle.inference import predict
+
+    outcome = predict(args.folder, args.bundle, args.out, Budget(args.hours))
+    print(f"{outcome.path}: {outcome.sentence()}")
+    return 0
+
+
+def _validate(args: argparse.Namespace) -> int:
+    from lumbar_kaggle.submission import validate
+
+    faults = validate(args.file, args.competition)
+    for fault in faults:
+        print(fault)
+    print(f"{args.file}: {len(faults)} faults" if faults else f"{args.file}: valid")
+    return 2 if faults else 0
+
+
+def _score(args: argparse.Namespace) -> int:
+    from lumbar_kaggle.scoring import score_file
+
+    print(score_file(args.file, args.truth, args.prior).text(per_target=args.targets))
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from lumbar_kaggle.pages.report import write_report
+
+    write_report(
+        args.run, args.out, against=args.against, bundle=args.bundle, studies=args.studies, folder=args.folder
+    )
+    print(args.out.resolve())
+    return 0
+
+
+def _study(args: argparse.Namespace) -> int:
+    from lumbar_kaggle.pages.study import write_study_page
+
+    write_study_page(args.folder, args.study, args.bundle, args.out)
+    print(args.out.resolve())
+    return 0
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from lumbar_kaggle.demo import run_demo
+
+    print(run_demo(args.folder))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lumbar",
+        description="Grade lumbar-spine MRI: RSNA 2024 Lumbar Spine Degenerative Classification.",
+    )
+    parser.add_argument("--version", action="version", version=f"lumbar_kaggle {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+
+    def add(name: str, verb: Verb, text: str) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=text, description=text)
+        sub.set_defaults(verb=verb)
+        return sub
+
+    sub = add("demo", _demo, "the whole job on synthetic studies, ending with a report")
+    sub.add_argument(
+        "--folder", type=Path, default=Path("demo"), help="where everything goes (default: demo)"
+    )
+
+    sub = add("phantom", _phantom, "write a competition folder of synthetic patients")
+    sub.add_argument("folder", type=Path, help="folder to write")
+    sub.add_argument(
+        "--studies", type=_positive, default=40, metavar="N", help="training studies (default: 40)"
+    )
+    sub.add_argument(
+        "--test-studies", type=_positive, default=10, metavar="M", help="test studies (default: 10)"
+    )
+    sub.add_argument("--seed", type=int, default=1, help="same seed, same bytes (default: 1)")
+    sub.add_argument("--workers", type=_positive, help="processes (default: one per core)")
+
+    sub = add("check", _check, "check a competition folder and list every fault in it")
+    sub.add_argument("folder", type=Path, help="competition folder")
+
+    sub = add("preprocess", _preprocess, "read the series once and cache what training needs")
+    sub.add_argument("folder", type=Path, help="competition folder")
+    sub.add_argument("--cache", type=Path, required=True, help="folder for the cache")
+    sub.add_argument(
+        "--kind",
+        choices=("baseline", "volumes"),
+        default="baseline",
+        help="baseline: the middle sagittal T1 slice as PNG; volumes: every series as uint8 arrays with their geometry",
+    )
+    sub.add_argument(
+        "--pool",
+        choices=("threads", "processes"),
+        default="threads",
+        help="threads hide a slow mount, processes decode faster (default: threads)",
+    )
+    sub.add_argument(
+        "--workers", type=_positive, default=8, metavar="N", help="size of the pool (default: 8)"
+    )
+    sub.add_argument(
+        "--batch-size", type=_positive, default=64, metavar="N", help="series per commit (default: 64)"
+    )
+
+    sub = add("train", _train, "train the baseline recipe; run again, it goes on where it stopped")
+    sub.add_argument("folder", type=Path, help="competition folder")
+    sub.add_argument("--cache", type=Path, required=True, help="cache made by lumbar preprocess")
+    sub.add_argument("--out", type=Path, required=True, help="run folder")
+    sub.add_argument("--hours", type=float, help="time budget; then stop cleanly, resumable (default: none)")
+    sub.add_argument(
+        "--reserve-minutes", type=float, default=5.0, help="kept for the clean stop (default: 5)"
+    )
+    _add_baseline_options(sub)
+
+    sub = add("export", _export, "write the bundle of a trained run")
+    sub.add_argument("run", type=Path, help="run folder of lumbar train")
+    sub.add_argument("--out", type=Path, required=True, help="bundle folder")
+
+    sub = add("predict", _predict, "grade the test studies and write the submission")
+    sub.add_argument("folder", type=Path, help="competition folder, or any folder of studies")
+    sub.add_argument("--bundle", type=Path, required=True, help="bundle of lumbar export")
+    sub.add_argument("--out", type=Path, default=Path("submission.csv"), help="submission to write")
+    sub.add_argument("--hours", type=float, help="time budget; what is left keeps the prior (default: none)")
+
+    sub = add("validate", _validate, "check a submission and name every fault in it")
+    sub.add_argument("file", type=Path, help="submission.csv")
+    sub.add_argument("--competition", type=Path, required=True, help="competition folder")
+
+    sub = add("score", _score, "the official score of a file of predictions, beside the prior's")
+    sub.add_argument("file", type=Path, help="predictions: row_id, normal_mild, moderate, severe; any rows")
+    sub.add_argument("--truth", type=Path, required=True, help="labels, with the columns of train.csv")
+    sub.add_argument("--prior", type=Path, help="labels that the prior is taken from (default: the truth)")
+    sub.add_argument("--targets", action="store_true", help="also one line per target")
+
+    sub = add("report", _report, "the page of a training run")
+    sub.add_argument("run", type=Path, help="run folder of lumbar train")
+    sub.add_argument("--out", type=Path, default=Path("report.html"), help="page to write")
+    sub.add_argument(
+        "--against", type=Path, help="run by the report's protocol, to show its accuracies beside"
+    )
+    sub.add_argument("--bundle", type=Path, help="bundle, for Grad-CAM pictures")
+    sub.add_argument("--folder", type=Path, help="competition folder or studies, for Grad-CAM pictures")
+    sub.add_argument(
+        "--studies", nargs="+", default=(), metavar="STUDY", help="studies for Grad-CAM pictures"
+    )
+
+    sub = add("study", _study, "the page of one study: slices, probabilities, heat maps")
+    sub.add_argument("folder", type=Path, help="competition folder, or any folder of studies")
+    sub.add_argument("study", help="identifier of the study")
+    sub.add_argument("--bundle", type=Path, required=True, help="bundle of lumbar export")
+    sub.add_argument("--out", type=Path, default=Path("study.html"), help="page to write")
+    return parser
+
+
+def _add_baseline_options(parser: argparse.ArgumentParser) -> None:
+    from lumbar_kaggle.config import add_options
+    from lumbar_kaggle.recipes.baseline.config import BaselineConfig
+
+    add_options(parser.add_argument_group("the recipe's configuration"), BaselineConfig)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of 1 or more")
+    return value

@@ -1,0 +1,159 @@
+"""The competition's folder: what its tables and images say of studies and series.
+
+Identifiers are strings throughout: the competition's are integers up to ten digits, a hospital's
+may be anything that names a folder.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.tables import (
+    COORDINATE_COLUMNS,
+    Fault,
+    faults_of,
+    label_rows,
+    read_coordinates,
+    read_label_table,
+    read_series_table,
+    sample_studies,
+)
+from lumbar_kaggle.targets import SAMPLE_ORDER, row_id
+
+
+@dataclass(frozen=True)
+class Competition:
+    """One split of a competition folder.
+
+    Attributes:
+        root: the competition folder, or the folder of studies where there are no tables.
+        split: ``"train"`` or ``"test"``.
+        studies: identifiers, in the order of the tables.
+        series: columns ``study_id, series_id, kind, folder`` (kind is one of
+            `targets.SERIES_KINDS`, folder a `Path` as text); only series that exist on disk.
+        labels: columns ``row_id, study_id, target, severity`` (categorical of `SEVERITY_WORDS`
+            codes 0, 1, 2 as int); labelled rows only. Empty for a test split.
+        coordinates: columns ``study_id, series_id, instance_number, condition, level, x, y`` with x,
+            y in pixels of the stored image (column, row). Empty where there is no such table.
+        faults: what was wrong in the tables and was left out.
+    """
+
+    root: Path
+    split: str
+    studies: tuple[str, ...]
+    series: pd.DataFrame
+    labels: pd.DataFrame
+    coordinates: pd.DataFrame
+    faults: tuple[Fault, ...] = field(default=())
+
+    def rows(self) -> pd.DataFrame:
+        """Return the rows of a submission: ``row_id, study_id, target``, in sample order."""
+        return submission_rows(self.studies)
+
+
+def submission_rows(studies: Iterable[str]) -> pd.DataFrame:
+    """Return 25 rows ``row_id, study_id, target`` per study, in the sample's order of targets."""
+    rows = [(row_id(study, name), study, name) for study in studies for name in SAMPLE_ORDER]
+    return pd.DataFrame(rows, columns=["row_id", "study_id", "target"])
+
+
+def read_competition(root: Path, split: str) -> Competition:
+    """Read and check the tables of one split.
+
+    Args:
+        root: the folder that holds ``train.csv``, ``train_images`` and so on.
+        split: ``"train"`` or ``"test"``.
+
+    Raises:
+        InputError: a table is missing, lacks a column, or has a serious fault.
+    """
+    competition = _read_split(root, split)
+    serious = [fault for fault in competition.faults if fault.serious]
+    if serious:
+        more = f" (and {len(serious) - 1} more: lumbar check {root})" if len(serious) > 1 else ""
+        raise InputError(f"{serious[0]}{more}")
+    return competition
+
+
+def find_faults(root: Path) -> list[Fault]:
+    """Read all tables of a competition folder and return every fault in them.
+
+    A table that cannot be read at all is one serious fault, and the other split is still read.
+
+    Raises:
+        InputError: the folder holds none of the competition's series tables.
+    """
+    splits = [name for name in ("train", "test") if (root / f"{name}_series_descriptions.csv").is_file()]
+    if not splits:
+        raise InputError(
+            f"{root}: holds neither train_series_descriptions.csv nor test_series_descriptions.csv; "
+            "give the competition's folder"
+        )
+    faults: list[Fault] = []
+    for split in splits:
+        try:
+            faults += _read_split(root, split).faults
+        except InputError as error:
+            faults.append(Fault(root, 0, True, str(error)))
+    return faults
+
+
+def _read_split(root: Path, split: str) -> Competition:
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; give the folder that holds train.csv and test_images")
+    series_table = root / f"{split}_series_descriptions.csv"
+    described, faults = read_series_table(series_table)
+    labels, coordinates = _no_labels(), _no_coordinates()
+    if split == "train":
+        table, more = read_label_table(root / "train.csv")
+        labels, studies = label_rows(table), tuple(table["study_id"])
+        unknown = ~described["study_id"].isin(studies)
+        sentence = "study {study_id} is not in train.csv; the row is left out"
+        more += faults_of(series_table, described[unknown], sentence, False)
+        described = described[~unknown]
+        alone = table[~table["study_id"].isin(described["study_id"])]
+        sentence = "study {study_id} has no series in train_series_descriptions.csv"
+        more += faults_of(root / "train.csv", alone, sentence, False)
+        path = root / "train_label_coordinates.csv"
+        if path.is_file():
+            coordinates, found = read_coordinates(path, set(studies), described)
+            more += found
+        faults += more
+    else:
+        studies = _test_studies(root, described)
+    series, more = _locate(root / f"{split}_images", described, series_table)
+    return Competition(root, split, studies, series, labels, coordinates, tuple(faults + more))
+
+
+def _test_studies(root: Path, described: pd.DataFrame) -> tuple[str, ...]:
+    """Every study that the sample or the series table names: each needs its 25 rows."""
+    studies: dict[str, None] = {}
+    sample = root / "sample_submission.csv"
+    if sample.is_file():
+        studies.update(dict.fromkeys(sample_studies(sample)))
+    studies.update(dict.fromkeys(described["study_id"]))
+    return tuple(studies)
+
+
+def _locate(images: Path, described: pd.DataFrame, table: Path) -> tuple[pd.DataFrame, list[Fault]]:
+    """Add the folder of each series, and leave out those that are not on disk."""
+    folders = [images / study / series for study, series in described[["study_id", "series_id"]].to_numpy()]
+    there = np.array([folder.is_dir() for folder in folders], dtype=bool)
+    sentence = f"series {{series_id}} of study {{study_id}} has no folder in {images}; it is left out"
+    faults = faults_of(table, described[~there], sentence, False)
+    series = described.assign(folder=[str(folder) for folder in folders])[there]
+    return series[["study_id", "series_id", "kind", "folder"]].reset_index(drop=True), faults
+
+
+def _no_labels() -> pd.DataFrame:
+    return pd.DataFrame(
+        {"row_id": [], "study_id": [], "target": [], "severity": np.array([], dtype=np.int64)}
+    )
+
+
+def _no_coordinates() -> pd.DataFrame:
+    return pd.DataFrame({name: [] for name in COORDINATE_COLUMNS})

@@ -1,0 +1,206 @@
+"""One DICOM file: its header as plain data, and its pixels decoded.
+
+The competition's files are not valid DICOM in several small ways (no Modality tag, identifiers that
+are not UIDs, an Enhanced MR storage class on single frames), so nothing here asks for more than it
+uses, and pydicom's complaints about values are switched off.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.errors import InvalidDicomError
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import UID, RLELossless
+
+# Identifiers such as "44036939.1.7" draw a warning per file otherwise; nothing here depends on them.
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+
+PREFERRED_DECODER = {RLELossless: "pylibjpeg"}
+"""Decoding plug-in to use where it is installed; pydicom's own RLE decoder takes three times as long."""
+
+
+class UnreadableInstance(Exception):
+    """A file that is no usable slice; the text says why."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """Header of one slice.
+
+    Attributes:
+        path: the file.
+        instance_number: InstanceNumber, or -1 where the tag is absent.
+        position: ImagePositionPatient, LPS mm, or None.
+        orientation: ImageOrientationPatient, six unit-vector components, or None.
+        spacing: PixelSpacing, mm between rows and mm between columns; (1, 1) where absent.
+        rows, columns: size in px.
+        transfer_syntax: UID of the pixel encoding.
+        description: SeriesDescription, or empty.
+        echo_time_ms, repetition_time_ms, inversion_time_ms: NaN where absent.
+        sequence: ScanningSequence values joined by a space, or empty.
+    """
+
+    path: Path
+    instance_number: int
+    position: tuple[float, ...] | None
+    orientation: tuple[float, ...] | None
+    spacing: tuple[float, float]
+    rows: int
+    columns: int
+    transfer_syntax: str
+    description: str
+    echo_time_ms: float
+    repetition_time_ms: float
+    inversion_time_ms: float
+    sequence: str
+
+
+def read_instance(path: Path) -> Instance:
+    """Read one file's header.
+
+    Raises:
+        UnreadableInstance: not DICOM, no image in it, several frames, or colour.
+    """
+    header = _read(path, pixels=False)
+    if "Rows" not in header or "Columns" not in header:
+        raise UnreadableInstance("no image in it (Rows or Columns is absent)")
+    frames = int(header.get("NumberOfFrames") or 1)
+    if frames > 1:
+        raise UnreadableInstance(f"holds {frames} frames; convert it to one frame per file")
+    if int(header.get("SamplesPerPixel") or 1) != 1:
+        raise UnreadableInstance("a colour image, not an MR slice")
+    spacing = _numbers(header, "PixelSpacing", 2) or (1.0, 1.0)
+    syntax = getattr(header.file_meta, "TransferSyntaxUID", None)
+    return Instance(
+        path=path,
+        instance_number=int(_number(header, "InstanceNumber", -1.0)),
+        position=_numbers(header, "ImagePositionPatient", 3),
+        orientation=_numbers(header, "ImageOrientationPatient", 6),
+        spacing=(spacing[0], spacing[1]),
+        rows=int(header.Rows),
+        columns=int(header.Columns),
+        transfer_syntax=str(syntax) if syntax else "",
+        description=str(header.get("SeriesDescription", "")),
+        echo_time_ms=_number(header, "EchoTime", math.nan),
+        repetition_time_ms=_number(header, "RepetitionTime", math.nan),
+        inversion_time_ms=_number(header, "InversionTime", math.nan),
+        sequence=" ".join(_texts(header, "ScanningSequence")),
+    )
+
+
+def decode(path: Path) -> NDArray[Any]:
+    """Decode the pixels of one slice.
+
+    Rescale slope and intercept are applied, and MONOCHROME1 (white is low) is turned over, so that
+    greater always means brighter.
+
+    Returns:
+        ``[rows, columns]`` MR intensity (no unit): uint16 or int16 as stored, float32 when the
+        header rescales.
+
+    Raises:
+        UnreadableInstance: the pixels are missing, truncated, or in an encoding that no installed
+            decoder knows.
+    """
+    dataset = _read(path, pixels=True)
+    try:
+        stored, rescaled = _decode(dataset, path)
+    except UnreadableInstance:
+        raise
+    except Exception as error:
+        # Decoders raise whatever their C library made of a damaged file; the reason is kept.
+        text = " ".join(str(error).split())
+        raise UnreadableInstance(f"pixels cannot be decoded ({type(error).__name__}: {text})") from error
+    if stored.ndim != 2:
+        raise UnreadableInstance(f"pixels have the shape {stored.shape}, not rows × columns")
+    image = stored if stored.dtype.itemsize > 1 else stored.astype(np.uint16)
+    slope, intercept = _number(dataset, "RescaleSlope", 1.0), _number(dataset, "RescaleIntercept", 0.0)
+    if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
+        bits = int(dataset.get("BitsStored") or 16)
+        signed = int(dataset.get("PixelRepresentation") or 0)
+        image = (np.array(-1 if signed else (1 << bits) - 1) - image.astype(np.int64)).astype(image.dtype)
+    if not rescaled and (slope, intercept) != (1.0, 0.0):
+        image = (image * np.float32(slope) + np.float32(intercept)).astype(np.float32)
+    return image
+
+
+def _decode(dataset: pydicom.Dataset, path: Path) -> tuple[NDArray[Any], bool]:
+    """Return stored pixels, and whether the decoder has applied the rescale tags already."""
+    if "PixelData" not in dataset:
+        raise UnreadableInstance("no pixels in it (PixelData is absent)")
+    syntax = UID(getattr(dataset.file_meta, "TransferSyntaxUID", "") or "1.2.840.10008.1.2")
+    dataset.file_meta.TransferSyntaxUID = syntax
+    try:
+        return np.asarray(pixel_array(dataset, raw=True, decoding_plugin=_plugin(syntax))), False
+    except (RuntimeError, NotImplementedError):
+        # Kaggle's image has no JPEG-lossless plug-in for pydicom, but it has SimpleITK.
+        image = _decode_with_simpleitk(path)
+        if image is None:
+            raise
+        return image, True
+
+
+def _decode_with_simpleitk(path: Path) -> NDArray[Any] | None:
+    try:
+        import SimpleITK
+    except ImportError:
+        return None
+    image: NDArray[Any] = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))[0]
+    return image
+
+
+@cache
+def _plugin(syntax: UID) -> str:
+    preferred = PREFERRED_DECODER.get(syntax, "")
+    if preferred and preferred in get_decoder(syntax).available_plugins:
+        return preferred
+    return ""
+
+
+def _read(path: Path, *, pixels: bool) -> pydicom.Dataset:
+    try:
+        try:
+            return pydicom.dcmread(path, stop_before_pixels=not pixels)
+        except InvalidDicomError:
+            # Files without the 128-byte preamble occur; anything else fails on its missing Rows tag.
+            dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
+            if "Rows" not in dataset:
+                raise UnreadableInstance("not a DICOM file") from None
+            return dataset
+    except UnreadableInstance:
+        raise
+    except OSError as error:
+        raise UnreadableInstance(f"cannot be read ({error.strerror or error})") from error
+    except Exception as error:
+        # A damaged header can fail anywhere in the parser; the reason is kept.
+        raise UnreadableInstance(f"header is damaged ({type(error).__name__}: {error})") from error
+
+
+def _number(header: pydicom.Dataset, keyword: str, default: float) -> float:
+    try:
+        value = header.get(keyword)
+        return default if value in (None, "") else float(value)
+    except (TypeError, ValueError):
+        return default
+
+
+def _numbers(header: pydicom.Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
+    try:
+        values = tuple(float(value) for value in header.get(keyword) or ())
+    except (TypeError, ValueError):
+        return None
+    return values if len(values) == count and all(map(math.isfinite, values)) else None
+
+
+def _texts(header: pydicom.Dataset, keyword: str) -> list[str]:
+    value = header.get(keyword)
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else [str(part) for part in value]

@@ -1,0 +1,62 @@
+"""MR intensities, which have no unit, to 8 bit by percentiles."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LOW, HIGH = 1.0, 99.0
+"""Percentiles that become black and white: the project report's, and those of the 2nd place."""
+
+
+def percentiles(image: NDArray[Any], low: float = LOW, high: float = HIGH) -> tuple[float, float]:
+    """Return two percentiles, equal to ``np.percentile(image, [low, high])``.
+
+    For integers of up to 16 bits a histogram finds the two neighbouring ranks, which takes a third
+    of the time; anything else is left to NumPy. Pixels that are not finite do not count.
+
+    Args:
+        image: any shape, not empty.
+        low, high: 0 to 100.
+    """
+    if not np.issubdtype(image.dtype, np.integer):
+        finite = image[np.isfinite(image)]
+        values = np.percentile(finite, [low, high]) if finite.size else (0.0, 0.0)
+        return float(values[0]), float(values[1])
+    least = int(image.min())
+    if int(image.max()) - least > 0xFFFF:
+        values = np.percentile(image, [low, high])
+        return float(values[0]), float(values[1])
+    counts = np.bincount(image.ravel().astype(np.int64) - least)
+    ranks = np.cumsum(counts)
+
+    def at(percent: float) -> float:
+        rank = percent / 100 * (image.size - 1)
+        below = int(rank)
+        first, second = np.searchsorted(ranks, [below, min(below + 1, image.size - 1)], side="right")
+        return float(least + first + (rank - below) * (int(second) - int(first)))
+
+    return at(low), at(high)
+
+
+def to_8bit(image: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
+    """Map intensities linearly, `low` to 0 and `high` to 255, values beyond them clipped.
+
+    Args:
+        image: any shape.
+        low, high: intensities; where they are equal the image is constant and becomes 0 throughout.
+
+    Returns:
+        uint8, the shape of `image`; pixels that are not finite become 0.
+    """
+    if not high > low:
+        return np.zeros(image.shape, dtype=np.uint8)
+    scaled = (image.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
+    rounded = np.rint(np.clip(np.nan_to_num(scaled, nan=0.0, posinf=255.0, neginf=0.0), 0, 255))
+    image8: NDArray[np.uint8] = rounded.astype(np.uint8)
+    return image8
+
+
+def window(image: NDArray[Any]) -> NDArray[np.uint8]:
+    """Map one image to 8 bit between its own 1st and 99th percentile."""
+    return to_8bit(image, *percentiles(image))

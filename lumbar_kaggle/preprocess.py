@@ -1,0 +1,179 @@
+"""Series → cache, in batches over a pool of workers; stopped at any moment, it goes on where it was.
+
+The pool is of threads by default: they hide the latency of a slow mount, which is where the
+competition's images lie. Decoding holds the interpreter's lock, so where the files are already in
+memory a pool of processes is faster (`tests/benchmarks` measures both). The executor is an
+argument, so a cluster's can be handed in.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from lumbar_kaggle import intensity
+from lumbar_kaggle.cache import OK, Batch, Cache, CacheConfig, Source
+from lumbar_kaggle.files import write_atomic, write_json
+from lumbar_kaggle.volume import UnreadableSeries, read_series
+
+Worker = Callable[[Source, Path], dict[str, object]]
+"""Writes one source's files into a folder and returns its index entry (at least ``file``)."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a preprocessing run did.
+
+    Attributes:
+        series, failed: entries in the cache, and how many of them have no image.
+        slices: slices read in this run.
+        seconds: wall time of this run.
+        batches, skipped: batches in all, and those that were already there.
+    """
+
+    series: int
+    failed: int
+    slices: int
+    seconds: float
+    batches: int
+    skipped: int
+
+    @property
+    def slices_per_second(self) -> float:
+        """Slices read per second of wall time; 0 when nothing was to be done."""
+        return self.slices / self.seconds if self.slices else 0.0
+
+
+def make_pool(kind: str, workers: int) -> Executor:
+    """Return a pool of `workers` threads or processes.
+
+    Args:
+        kind: ``"threads"`` or ``"processes"``.
+        workers: at least 1.
+    """
+    if kind == "threads":
+        return ThreadPoolExecutor(workers)
+    # A forked child of a process that has started torch's threads can hang; a fork server cannot.
+    return ProcessPoolExecutor(workers, mp_context=get_context("forkserver"))
+
+
+def scan_sources(series: pd.DataFrame, pool: Executor) -> list[Source]:
+    """List the files of every series, in the order of the table.
+
+    Args:
+        series: columns ``study_id, series_id, kind, folder``.
+    """
+    columns = [series[name] for name in ("study_id", "series_id", "kind", "folder")]
+    return list(pool.map(Source.scan, *columns))
+
+
+def preprocess(
+    sources: list[Source],
+    cache: Cache,
+    config: CacheConfig,
+    worker: Worker,
+    pool: Executor,
+    *,
+    batch_size: int = 64,
+) -> Summary:
+    """Fill a cache.
+
+    Batches are worked on one after the other and their members side by side, so memory does not grow
+    with the number of studies, and a killed run loses at most one batch. The result does not depend
+    on where a run was interrupted, nor on the pool.
+
+    Args:
+        sources: in the order wanted in the index.
+        cache, config: where to, and with what settings.
+        worker: makes one entry; it must be a module-level function where the pool is of processes.
+        pool: any `concurrent.futures.Executor`.
+        batch_size: series per batch.
+
+    Raises:
+        InputError: the cache folder was made with other settings.
+    """
+    cache.open(config)
+    batches = cache.plan(sources, batch_size)
+    todo = [batch for batch in batches if not cache.has(batch)]
+    print(f"Preprocessing {len(sources)} series into {cache.folder}")
+    if len(todo) < len(batches):
+        print(f"{len(batches) - len(todo)} of {len(batches)} batches are already there and are skipped")
+    start, total = time.perf_counter(), sum(item.slices for batch in todo for item in batch.sources)
+    with tqdm(total=total, unit="slice", desc="preprocess", disable=not todo) as progress:
+        for batch in todo:
+            _run_batch(batch, cache, worker, pool, progress)
+    index = cache.finish(batches) if batches else pd.DataFrame({"status": []})
+    failed = int((index["status"] != OK).sum())
+    seconds = time.perf_counter() - start
+    return Summary(len(sources), failed, total, seconds, len(batches), len(batches) - len(todo))
+
+
+def _run_batch(batch: Batch, cache: Cache, worker: Worker, pool: Executor, progress: "tqdm[Any]") -> None:
+    folder = cache.begin(batch)
+    futures = {pool.submit(_entry, worker, item, folder): index for index, item in enumerate(batch.sources)}
+    entries: dict[int, dict[str, object]] = {}
+    for future in as_completed(futures):
+        entries[futures[future]] = future.result()
+        progress.update(batch.sources[futures[future]].slices)
+    cache.commit(batch, pd.DataFrame([entries[index] for index in range(len(entries))]))
+
+
+def _entry(worker: Worker, source: Source, folder: Path) -> dict[str, object]:
+    entry: dict[str, object] = {
+        "study_id": source.study_id,
+        "series_id": source.series_id,
+        "kind": source.kind,
+        "source": source.fingerprint,
+        "status": OK,
+        "reason": "",
+    }
+    try:
+        return {**entry, **worker(source, folder)}
+    except UnreadableSeries as error:
+        return {**entry, "status": "failed", "reason": str(error), "file": ""}
+
+
+VOLUMES = CacheConfig("volumes", 1, {"percentiles": [intensity.LOW, intensity.HIGH], "window": "series"})
+
+
+def volume_worker(source: Source, folder: Path) -> dict[str, object]:
+    """Cache a whole series: per stack one uint8 ``[slices, rows, columns]`` file, and the slice table.
+
+    The window is taken over the series, so that neighbouring slices keep their relation.
+
+    Raises:
+        UnreadableSeries: no usable slice.
+    """
+    volume = read_series(Path(source.folder))
+    low, high = intensity.percentiles(np.concatenate([image.ravel() for image in volume.images]))
+    name = f"{source.study_id}_{source.series_id}"
+    stacks = []
+    for number, stack in enumerate(volume.stacks()):
+        pixels = intensity.to_8bit(stack.pixels, low, high)
+        file = f"{name}_{number}.npy"
+        write_atomic(folder / file, lambda path, pixels=pixels: np.save(path, pixels))  # type: ignore[misc]
+        stacks.append(
+            {
+                "file": file,
+                "positions": stack.positions.round(4).tolist(),
+                "orientation": stack.orientation.round(6).tolist(),
+                "spacing": stack.spacing.round(6).tolist(),
+                "instance_numbers": stack.instance_numbers.tolist(),
+            }
+        )
+    write_json(folder / f"{name}.json", {"low": low, "high": high, "stacks": stacks})
+    skipped = [{"file": item.path.name, "reason": item.reason} for item in volume.skipped]
+    return {
+        "file": f"{name}.json",
+        "slices": len(volume),
+        "stacks": len(stacks),
+        "skipped": json.dumps(skipped),
+    }

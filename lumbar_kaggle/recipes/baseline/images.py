@@ -1,0 +1,117 @@
+"""The baseline's picture of a study: the middle slice of its sagittal T1 series, 256 × 256, 8 bit."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from lumbar_kaggle import intensity
+from lumbar_kaggle.cache import OK, Cache, CacheConfig, Source
+from lumbar_kaggle.instances import UnreadableInstance, decode
+from lumbar_kaggle.volume import UnreadableSeries, read_headers
+
+SIDE = 256
+"""Height and width of a cached image in px."""
+
+CACHE_KIND = "baseline"
+CACHE_CONFIG = CacheConfig(
+    CACHE_KIND,
+    1,
+    {
+        "series": "sagittal_t1",
+        "slice": "middle",
+        "size": SIDE,
+        "interpolation": "INTER_AREA",
+        "percentiles": [intensity.LOW, intensity.HIGH],
+    },
+)
+
+
+def choose_series(series: pd.DataFrame) -> pd.DataFrame:
+    """Keep one sagittal T1 series per study.
+
+    A few studies have two; the one with more files is the fuller one, then the first by identifier.
+
+    Args:
+        series: columns ``study_id, series_id, kind, folder``.
+    """
+    candidates = series[series["kind"] == "sagittal_t1"].copy()
+    several = candidates["study_id"].duplicated(keep=False)
+    counts = np.zeros(len(candidates), dtype=np.int64)
+    for index in np.flatnonzero(several.to_numpy()):
+        counts[index] = sum(1 for _ in Path(candidates["folder"].iloc[index]).iterdir())
+    candidates = candidates.assign(files=counts, order=np.arange(len(candidates)))
+    best = candidates.sort_values(["files", "series_id"], ascending=[False, True]).drop_duplicates("study_id")
+    return best.sort_values("order")[["study_id", "series_id", "kind", "folder"]].reset_index(drop=True)
+
+
+def middle_slice(folder: Path) -> tuple[NDArray[np.uint8], dict[str, object]]:
+    """Read and window the middle slice of a series folder.
+
+    Only the headers of the series and one slice are read. When the middle slice cannot be decoded,
+    its nearest readable neighbour takes its place.
+
+    Returns:
+        ``[rows, columns]`` uint8 as stored; and what it is: ``instance_number``, ``slices``,
+        ``skipped``, ``transfer_syntax``, ``rows``, ``columns``, ``row_mm``, ``column_mm``.
+
+    Raises:
+        UnreadableSeries: no usable slice.
+    """
+    headers, skipped = read_headers(folder)
+    middle = len(headers) // 2
+    reason = ""
+    for index in sorted(range(len(headers)), key=lambda place: (abs(place - middle), place)):
+        header = headers[index]
+        try:
+            image = intensity.window(decode(header.path))
+        except UnreadableInstance as error:
+            reason = reason or f"{header.path.name}: {error}"
+            continue
+        return image, {
+            "instance_number": header.instance_number,
+            "slices": len(headers),
+            "skipped": len(skipped),
+            "transfer_syntax": header.transfer_syntax,
+            "rows": header.rows,
+            "columns": header.columns,
+            "row_mm": header.spacing[0],
+            "column_mm": header.spacing[1],
+        }
+    raise UnreadableSeries(f"{folder}: none of {len(headers)} slices can be decoded; {reason}")
+
+
+def square(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Resize to the cached size ``[256, 256]``, stretched whatever the shape."""
+    return cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.uint8)
+
+
+def image_worker(source: Source, folder: Path) -> dict[str, object]:
+    """Cache one study's picture as PNG; a `preprocess.Worker`.
+
+    Raises:
+        UnreadableSeries: no usable slice.
+    """
+    image, facts = middle_slice(Path(source.folder))
+    name = f"{source.study_id}_{source.series_id}.png"
+    _, encoded = cv2.imencode(".png", square(image))
+    (folder / name).write_bytes(encoded.tobytes())
+    return {"file": name, **facts}
+
+
+def cached_images(cache_folder: Path) -> pd.DataFrame:
+    """Return the pictures of a finished cache.
+
+    Returns:
+        Columns ``study_id, series_id, image`` (path as text), usable ones only.
+
+    Raises:
+        InputError: the cache is missing or was not finished.
+    """
+    cache = Cache(cache_folder, CACHE_KIND)
+    index = cache.index()
+    usable = index[index["status"] == OK]
+    paths = [str(cache.folder / file) for file in usable["file"]]
+    return usable.assign(image=paths)[["study_id", "series_id", "image"]].reset_index(drop=True)

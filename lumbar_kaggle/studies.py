@@ -1,0 +1,113 @@
+"""Folders of studies without tables: which series they hold, and of what kind.
+
+For a hospital's own studies ``{folder}/{study}/{series}/*.dcm`` with no CSV beside them. The kind of
+a series is recognised from the orientation and the sequence tags of its middle slice.
+"""
+
+import math
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from lumbar_kaggle import geometry
+from lumbar_kaggle.competition import Competition, read_competition
+from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.instances import Instance
+from lumbar_kaggle.tables import COORDINATE_COLUMNS, Fault
+from lumbar_kaggle.volume import UnreadableSeries, read_headers
+
+LONG_ECHO_MS = 60.0
+LONG_REPETITION_MS = 1500.0
+"""Spin echo: T1 has TR under about 1,000 ms and TE under 30, T2 has TR over 2,000 and TE over 80
+(Westbrook, MRI in Practice, ch. 2); these bounds lie in the gaps."""
+
+
+def recognise_kind(instance: Instance) -> str | None:
+    """Return the series kind that a slice belongs to, or None if it is none of the three.
+
+    The plane comes from the orientation. The weighting comes from the description where it names
+    T1, T2 or STIR, otherwise from inversion, echo and repetition time.
+    """
+    if instance.orientation is None:
+        return None
+    plane, weighting = geometry.plane(instance.orientation), _weighting(instance)
+    if plane == "sagittal" and weighting:
+        return f"sagittal_{weighting}"
+    if plane == "axial" and weighting == "t2":
+        return "axial_t2"
+    return None
+
+
+def _weighting(instance: Instance) -> str | None:
+    words = set(re.findall(r"[a-z0-9]+", instance.description.lower()))
+    # STIR before T1: "STIR T1" sequences exist and are read as fluid-sensitive ones.
+    if words & {"stir", "tirm"}:
+        return "t2"
+    named = {name for name in ("t1", "t2") if any(word.startswith(name) for word in words)}
+    if len(named) == 1:
+        return named.pop()
+    if "IR" in instance.sequence.split() and not math.isnan(instance.inversion_time_ms):
+        return "t2"
+    if not math.isnan(instance.echo_time_ms):
+        if instance.echo_time_ms >= LONG_ECHO_MS:
+            return "t2"
+        # A short echo with a long repetition is proton density, which none of the three series is.
+        if not instance.repetition_time_ms >= LONG_REPETITION_MS:
+            return "t1"
+    return None
+
+
+def find_studies(root: Path) -> Competition:
+    """Read a folder of studies for prediction, with or without the competition's tables.
+
+    Args:
+        root: a competition folder (then its test split is read), or a folder of study folders, or a
+            folder that holds such a folder as ``test_images``.
+
+    Returns:
+        The studies and series; series that could not be recognised are among the faults.
+
+    Raises:
+        InputError: there is no such folder, or no study in it.
+    """
+    if (root / "test_series_descriptions.csv").is_file():
+        return read_competition(root, "test")
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; give a competition folder or a folder of studies")
+    images = root / "test_images" if (root / "test_images").is_dir() else root
+    studies = [path.name for path in sorted(images.iterdir()) if _is_study(path)]
+    if not studies:
+        raise InputError(f"{images}: holds no study; expected {{study}}/{{series}}/*.dcm below it")
+    rows, faults = [], []
+    for study in studies:
+        for folder in sorted(path for path in (images / study).iterdir() if path.is_dir()):
+            try:
+                headers, _ = read_headers(folder)
+            except UnreadableSeries as error:
+                faults.append(Fault(folder, 0, False, str(error).removeprefix(f"{folder}: ")))
+                continue
+            middle = headers[len(headers) // 2]
+            kind = recognise_kind(middle)
+            if kind is None:
+                faults.append(Fault(folder, 0, False, _unrecognised(middle)))
+                continue
+            rows.append((study, folder.name, kind, str(folder)))
+    series = pd.DataFrame(rows, columns=["study_id", "series_id", "kind", "folder"], dtype=str)
+    labels = pd.DataFrame(columns=["row_id", "study_id", "target", "severity"])
+    coordinates = pd.DataFrame(columns=list(COORDINATE_COLUMNS))
+    return Competition(images, "test", tuple(studies), series, labels, coordinates, tuple(faults))
+
+
+def _is_study(path: Path) -> bool:
+    return path.is_dir() and path.name[0] != "." and any(child.is_dir() for child in path.iterdir())
+
+
+def _unrecognised(middle: Instance) -> str:
+    if middle.orientation is None:
+        return "the series has no ImageOrientationPatient, so its kind cannot be told; it is left out"
+    plane = geometry.plane(middle.orientation)
+    return (
+        f"a {plane} series (description {middle.description!r}) is none of sagittal T1, sagittal T2/STIR, "
+        "axial T2; it is left out"
+    )

@@ -1,0 +1,67 @@
+"""Package metadata and the single list of dependencies."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "lumbar_kaggle/__init__.py").read_text())
+
+setup(
+    name="lumbar_kaggle",
+    version=VERSION[1] if VERSION else "0",
+    description="Grade lumbar-spine MRI: the RSNA 2024 Lumbar Spine Degenerative Classification, end to end",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    packages=find_packages(include=["lumbar_kaggle", "lumbar_kaggle.*"]),
+    package_data={"lumbar_kaggle": ["py.typed"], "lumbar_kaggle.pages": ["templates/*"]},
+    python_requires=">=3.11",
+    install_requires=[
+        "fastai>=2.8.7",
+        "torch>=2.4",
+        "torchvision>=0.19",
+        "timm>=1.0",
+        "safetensors>=0.4.3",
+        "pydicom>=3.0",
+        # Decoders: RLE and JPEG-2000, JPEG-LS, JPEG-lossless. pylibjpeg-libjpeg is GPL and stays out.
+        "pylibjpeg>=2.0",
+        "pylibjpeg-rle>=2.0",
+        "pylibjpeg-openjpeg>=2.3",
+        "pyjpegls>=1.4",
+        "python-gdcm>=3.0.24",
+        # The build without a window system imports on a server too.
+        "opencv-python-headless>=4.9",
+        "pandas>=2.2",
+        "numpy>=2.0",
+        "scikit-learn>=1.5",
+        "matplotlib>=3.8",
+        "jinja2>=3.1",
+        "tqdm>=4.66",
+        "kaggle>=2.2",
+        # kaggle 2.x imports six without declaring it.
+        "six>=1.16",
+    ],
+    extras_require={
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            "hypothesis>=6.100",
+            "ruff>=0.9",
+            "mypy>=1.14",
+            "pandas-stubs",
+            "nbclient>=0.10",
+            "nbformat>=5.10",
+            "ipykernel>=6.29",
+        ],
+    },
+    entry_points={"console_scripts": ["lumbar=lumbar_kaggle.cli:main"]},
+    classifiers=[
+        "License :: OSI Approved :: MIT License",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Medical Science Apps.",
+    ],
+)
