@@ -6,6 +6,7 @@ Heavy libraries are imported inside the verbs, so that ``lumbar --help`` answers
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ Verb = Callable[[argparse.Namespace], int]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code (0 done, 2 bad input, 130 interrupted)."""
     parsed = _parser().parse_args(arguments)
+    # timm's import draws it with the newest torch; the user can do nothing about it.
+    warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
     try:
         verb: Verb = parsed.verb
         return verb(parsed)
@@ -89,7 +92,8 @@ def _export(args: argparse.Namespace) -> int:
 
     manifest = export(args.run, args.out)
     print(
-        f"Bundle {manifest.fingerprint} in {args.out}: {len(manifest.weights)} models of {len(manifest.targets)} targets"
+        f"Bundle {manifest.fingerprint} in {args.out}: "
+        f"{len(manifest.weights)} models of {len(manifest.targets)} targets"
     )
     return 0
 
@@ -184,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
         "--kind",
         choices=("baseline", "volumes"),
         default="baseline",
-        help="baseline: the middle sagittal T1 slice as PNG; volumes: every series as uint8 arrays with their geometry",
+        help="baseline: the middle sagittal T1 slices; volumes: every series with its geometry",
     )
     sub.add_argument(
         "--pool",

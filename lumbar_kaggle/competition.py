@@ -71,7 +71,7 @@ def read_competition(root: Path, split: str) -> Competition:
     Raises:
         InputError: a table is missing, lacks a column, or has a serious fault.
     """
-    competition = _read_split(root, split)
+    competition = read_split(root, split)
     serious = [fault for fault in competition.faults if fault.serious]
     if serious:
         more = f" (and {len(serious) - 1} more: lumbar check {root})" if len(serious) > 1 else ""
@@ -96,13 +96,14 @@ def find_faults(root: Path) -> list[Fault]:
     faults: list[Fault] = []
     for split in splits:
         try:
-            faults += _read_split(root, split).faults
+            faults += read_split(root, split).faults
         except InputError as error:
             faults.append(Fault(root, 0, True, str(error)))
     return faults
 
 
-def _read_split(root: Path, split: str) -> Competition:
+def read_split(root: Path, split: str) -> Competition:
+    """Read one split with all its faults, the serious ones too; see `read_competition`."""
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the folder that holds train.csv and test_images")
     series_table = root / f"{split}_series_descriptions.csv"

@@ -40,7 +40,7 @@ def from_dict(values: dict[str, Any], kind: type[Config], source: str) -> Config
     return kind(**plain)
 
 
-def add_options(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
+def add_options(parser: argparse._ActionsContainer, kind: type[Any]) -> None:
     """Add one option per field of the dataclass `kind`; its help is the field's ``help`` metadata.
 
     Options that are not given are absent from the parsed arguments, so `from_options` can tell what

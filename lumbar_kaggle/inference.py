@@ -148,10 +148,8 @@ def _take_up(
     if not (out.is_file() and log_path(out).is_file()):
         return {}
     log = pd.read_csv(log_path(out), dtype={"study_id": str}, keep_default_na=False)
-    known = [
-        source == sources.get(study) for study, source in zip(log["study_id"], log["source"], strict=True)
-    ]
-    done = log[(log["bundle"] == bundle) & (log["status"] == GRADED) & known]
+    same_files = log["source"] == log["study_id"].map(sources)
+    done = log[(log["bundle"] == bundle) & (log["status"] == GRADED) & same_files]
     if done.empty:
         return {}
     before = read_predictions(out).set_index("row_id")

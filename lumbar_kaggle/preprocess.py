@@ -51,6 +51,15 @@ class Summary:
         """Slices read per second of wall time; 0 when nothing was to be done."""
         return self.slices / self.seconds if self.slices else 0.0
 
+    def sentence(self) -> str:
+        """Return one line on the result."""
+        text = f"{self.series} series in the cache"
+        if self.failed:
+            text += f", {self.failed} of them unreadable (see the index's reason column)"
+        if self.slices:
+            text += f"; {self.slices} slices in {self.seconds:.1f} s, {self.slices_per_second:.0f} per second"
+        return text
+
 
 def make_pool(kind: str, workers: int) -> Executor:
     """Return a pool of `workers` threads or processes.

@@ -41,8 +41,8 @@ class Scoring:
         else:
             lines.append(f"{'total':<20}{'-':>10}{'-':>10}  (needs rows of all three conditions)")
         lines.append(
-            f"rows: {self.score.scored} scored, {self.score.dropped} dropped (predicted but without a label), "
-            f"{self.score.missed} missed (labelled but not predicted)"
+            f"rows: {self.score.scored} scored, {self.score.dropped} dropped (without a label), "
+            f"{self.score.missed} missed (not predicted)"
         )
         if self.score.rescaled:
             lines.append(f"{self.score.rescaled} rows did not sum to 1 and were rescaled")

@@ -7,6 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lumbar_kaggle.competition import read_competition, submission_rows
+from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import write_csv
 from lumbar_kaggle.metric import prior_predictions
 from lumbar_kaggle.tables import Fault, faults_of, read_table
@@ -61,8 +62,6 @@ def read_predictions(path: Path) -> pd.DataFrame:
     Raises:
         InputError: with the first fault, when there is one.
     """
-    from lumbar_kaggle.errors import InputError
-
     table, faults = _read(path)
     if faults:
         raise InputError(str(faults[0]))
@@ -83,9 +82,9 @@ def validate(path: Path, competition: Path) -> list[Fault]:
         InputError: a file is missing or lacks its columns.
     """
     table, faults = _read(path)
-    sums = table[list(SEVERITIES)].sum(axis=1)
-    off = table[(sums - 1).abs() > SUM_TOLERANCE]
-    faults += faults_of(path, off.assign(total=sums), "row {row_id} sums to {total:.6g}; it must be 1", True)
+    table = table.assign(total=table[list(SEVERITIES)].sum(axis=1))
+    off = table[(table["total"] - 1).abs() > SUM_TOLERANCE]
+    faults += faults_of(path, off, "row {row_id} sums to {total:.6g}; it must be 1", True)
     rows = read_competition(competition, "test").rows()
     present = read_table(path, COLUMNS)["row_id"]
     known = set(rows["row_id"])

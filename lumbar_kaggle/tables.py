@@ -172,7 +172,7 @@ def read_coordinates(
         condition=table["condition"].map(conditions), level=table["level"].map(levels), **numbers
     )
     kept = table[~(bad | unknown.to_numpy() | strange | twice)]
-    return kept.astype({"instance_number": np.int64}).reset_index(drop=True), faults
+    return kept.astype({"instance_number": np.int64}), faults
 
 
 def sample_studies(path: Path) -> list[str]:

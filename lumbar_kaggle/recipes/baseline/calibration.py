@@ -32,6 +32,10 @@ class Calibration:
     mix: float
 
 
+DISTRUST = Calibration(0.0, MIXES[0])
+"""The prior, whatever the classifier says."""
+
+
 def calibrate(raw: Floats, prior: Floats, seen: NDArray[np.bool_], calibration: Calibration) -> Floats:
     """Return calibrated probabilities.
 

@@ -1,5 +1,6 @@
 """Training all targets of a run, and what is concluded from them: OOF, calibration, the report's table."""
 
+import sys
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lumbar_kaggle.budget import Budget, OutOfTime
@@ -15,8 +17,13 @@ from lumbar_kaggle.config import load_config, save_config
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import write_csv, write_json
 from lumbar_kaggle.folds import make_folds
-from lumbar_kaggle.metric import weighted_prior
-from lumbar_kaggle.recipes.baseline.calibration import Calibration, calibrate, fit_calibration
+from lumbar_kaggle.metric import weighted_log_loss, weighted_prior
+from lumbar_kaggle.recipes.baseline.calibration import (
+    DISTRUST,
+    Calibration,
+    calibrate,
+    fit_calibration,
+)
 from lumbar_kaggle.recipes.baseline.config import BaselineConfig
 from lumbar_kaggle.recipes.baseline.images import cached_images
 from lumbar_kaggle.recipes.baseline.run import (
@@ -44,6 +51,13 @@ class FitResult:
     run: Path
     finished: tuple[str, ...]
     unfinished: tuple[str, ...]
+
+    def sentence(self) -> str:
+        """Return one line on the result; the word ``resumable`` when something is left to do."""
+        text = f"{len(self.finished)} targets are trained in {self.run}"
+        if self.unfinished:
+            text += f"; {len(self.unfinished)} are left: resumable, run the same command again"
+        return text
 
 
 def fit(train: Competition, cache: Path, run: Path, config: BaselineConfig, budget: Budget) -> FitResult:
@@ -87,7 +101,10 @@ def fit(train: Competition, cache: Path, run: Path, config: BaselineConfig, budg
 
 
 def _show(progress: "tqdm[Any]", target_name: str, text: str) -> None:
-    progress.set_postfix_str(f"{target_name} {text}")
+    # A terminal is redrawn at most once a second, a log file gets a line at most every ten.
+    seconds = 1.0 if sys.stderr.isatty() else 10.0
+    due = progress._time() - progress.last_print_t >= seconds
+    progress.set_postfix_str(f"{target_name} {text}", refresh=due)
 
 
 def _open_run(
@@ -127,20 +144,30 @@ def _write_oof(run: Path, train: Competition, folds: pd.DataFrame, results: list
     raw = raw.merge(train.labels, on="row_id", validate="1:1")
     raw = raw.merge(_fold_priors(train.labels, folds), on=["fold", "target"], validate="m:1")
     group = np.array([target(name).score_group for name in raw["target"]], dtype=object)
-    fold = raw["fold"].to_numpy()
-    calibrated = np.zeros((len(raw), 3))
-    chosen = {}
+    calibrated, chosen = np.zeros((len(raw), 3)), {}
     for name in SCORE_GROUPS:
-        members = group == name
-        if not members.any():
-            continue
-        chosen[name] = asdict(_fit_rows(raw[members]))
-        for held_out in np.unique(fold[members]):
-            inside, outside = members & (fold == held_out), members & (fold != held_out)
-            calibrated[inside] = calibrate(*_arrays(raw[inside]), _fit_rows(raw[outside]))
+        if (members := group == name).any():
+            calibrated[members], calibration = _calibrate_group(raw[members])
+            chosen[name] = asdict(calibration)
     oof = raw[["row_id", "fold"]].assign(**dict(zip(SEVERITIES, calibrated.T, strict=True)))
     write_csv(run / "oof.csv", oof)
     write_json(run / "calibration.json", chosen)
+
+
+def _calibrate_group(rows: pd.DataFrame) -> tuple[NDArray[np.float64], Calibration]:
+    """Return the cross-fitted probabilities ``[rows, 3]`` of a score group, and its calibration for export.
+
+    Classifiers that do not beat the prior on rows that neither they nor the calibration have seen are
+    not trusted at all.
+    """
+    fold, calibrated = rows["fold"].to_numpy(), np.zeros((len(rows), 3))
+    for held_out in np.unique(fold):
+        inside = fold == held_out
+        calibrated[inside] = calibrate(*_arrays(rows[inside]), _fit_rows(rows[~inside]))
+    severity, (raw, prior, seen) = rows["severity"].to_numpy(), _arrays(rows)
+    if weighted_log_loss(calibrated, severity) < weighted_log_loss(prior, severity):
+        return calibrated, _fit_rows(rows)
+    return calibrate(raw, prior, seen, DISTRUST), DISTRUST
 
 
 def _raw_rows(run: Path, result: dict[str, Any]) -> pd.DataFrame:

@@ -48,7 +48,7 @@ def read_results(run: Path) -> list[dict[str, Any]]:
 
 def fold_folder(run: Path, result: dict[str, Any], fold: int) -> Path:
     """Return the folder of one kept fold of a finished target."""
-    return target_folder(run, result["target"]) / result["stage"] / f"fold-{fold}"
+    return target_folder(run, result["target"]) / str(result["stage"]) / f"fold-{fold}"
 
 
 def validation_predictions(run: Path, result: dict[str, Any]) -> pd.DataFrame:

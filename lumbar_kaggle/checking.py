@@ -1,0 +1,92 @@
+"""``lumbar check``: every fault of a competition folder, tables and images."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pandas as pd
+from tqdm import tqdm
+
+from lumbar_kaggle.competition import find_faults, read_split
+from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.instances import UnreadableInstance, read_instance
+from lumbar_kaggle.tables import Fault, faults_of
+
+READERS = 8
+
+
+def check(root: Path) -> list[Fault]:
+    """Return every fault in the tables, and every coordinate that lies outside its image.
+
+    Raises:
+        InputError: the folder holds none of the competition's series tables.
+    """
+    faults = find_faults(root)
+    try:
+        train = read_split(root, "train")
+    except InputError:
+        # Already among the faults, or the folder has no training split.
+        return faults
+    table = train.coordinates
+    if table.empty:
+        return faults
+    instances = table[["study_id", "series_id", "instance_number"]].drop_duplicates()
+    paths = [
+        root / "train_images" / study / series / f"{number}.dcm"
+        for study, series, number in instances.to_numpy()
+    ]
+    with ThreadPoolExecutor(READERS) as pool:
+        sizes = list(tqdm(pool.map(_size, paths), total=len(paths), unit="image", desc="check coordinates"))
+    sized = instances.assign(
+        rows=[size[0] for size in sizes],
+        columns=[size[1] for size in sizes],
+        reason=[size[2] for size in sizes],
+    )
+    # `merge` renumbers the rows; the coordinate table's index is what gives the line in the file.
+    sized = table.merge(sized, on=["study_id", "series_id", "instance_number"], how="left").set_index(
+        table.index
+    )
+    path = root / "train_label_coordinates.csv"
+    unreadable = sized[sized["reason"] != ""]
+    sentence = "instance {instance_number} of series {series_id} {reason}; the row is left out"
+    faults += faults_of(path, unreadable, sentence, False)
+    inside = (sized["x"] <= sized["columns"]) & (sized["y"] <= sized["rows"])
+    outside = sized[~inside & (sized["reason"] == "")]
+    sentence = "x {x:.1f}, y {y:.1f} lies outside its image of {columns} columns × {rows} rows"
+    return faults + faults_of(path, outside, sentence, False)
+
+
+def fault_table(faults: list[Fault], root: Path) -> str:
+    """Return the faults as a table of file, line, gravity and sentence, and a last line that counts them."""
+    if not faults:
+        return f"{root}: no faults"
+    rows = pd.DataFrame(
+        {
+            "file": [_relative(fault.file, root) for fault in faults],
+            "line": [str(fault.line or "") for fault in faults],
+            "": ["serious" if fault.serious else "left out" for fault in faults],
+            "fault": [fault.message for fault in faults],
+        }
+    )
+    widths = {name: max(len(name), *rows[name].str.len()) for name in rows.columns}
+    lines = ["  ".join(name.ljust(widths[name]) for name in rows.columns).rstrip()]
+    lines += [
+        "  ".join(row[name].ljust(widths[name]) for name in rows.columns).rstrip()
+        for row in rows.to_dict("records")
+    ]
+    serious = sum(fault.serious for fault in faults)
+    return "\n".join([*lines, f"{root}: {len(faults)} faults, {serious} of them serious"])
+
+
+def _size(path: Path) -> tuple[int, int, str]:
+    """Return rows, columns and empty text, or why the instance has no size."""
+    if not path.is_file():
+        return 0, 0, "has no file"
+    try:
+        instance = read_instance(path)
+    except UnreadableInstance as error:
+        return 0, 0, f"is unreadable ({error})"
+    return instance.rows, instance.columns, ""
+
+
+def _relative(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)

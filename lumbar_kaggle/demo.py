@@ -1,0 +1,88 @@
+"""``lumbar demo``: the whole job on synthetic studies, from an empty folder to a report."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from lumbar_kaggle.budget import Budget
+from lumbar_kaggle.competition import read_competition
+from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.files import write_text
+from lumbar_kaggle.inference import predict
+from lumbar_kaggle.pages.report import write_report
+from lumbar_kaggle.pages.study import write_study_page
+from lumbar_kaggle.phantom import write_competition
+from lumbar_kaggle.pipeline import preprocess_folder
+from lumbar_kaggle.recipes.baseline.config import BaselineConfig
+from lumbar_kaggle.recipes.baseline.export import export
+from lumbar_kaggle.recipes.baseline.fit import fit
+from lumbar_kaggle.scoring import score_file
+from lumbar_kaggle.submission import validate
+
+STUDIES, TEST_STUDIES, SEED = 60, 20, 1
+
+CONFIG = BaselineConfig(
+    arch="mobilenetv3_small_100",
+    # Random weights: the demo must give the same figures with and without a network.
+    weights="none",
+    image_size=96,
+    batch_size=16,
+    folds=2,
+    short_epochs=2,
+    middle_epochs=2,
+    long_epochs=3,
+    lr_find_iterations=30,
+    mixed_precision=False,
+)
+"""The baseline recipe at a size that two CPU cores train in minutes."""
+
+REPORT_TARGETS = ("spinal_canal_stenosis",)
+"""Targets that are trained by the report's protocol too, to show what it does to the accuracy."""
+
+
+def run_demo(folder: Path) -> Path:
+    """Run every stage into `folder`; stages that are already there are skipped.
+
+    Returns:
+        The report page.
+
+    Raises:
+        InputError: the folder holds something else.
+    """
+    competition, cache, bundle = folder / "competition", folder / "cache", folder / "bundle"
+    run, report_run, submission = folder / "run", folder / "run-report-protocol", folder / "submission.csv"
+    _title("1/7 Phantom studies")
+    truth = write_competition(competition, studies=STUDIES, test_studies=TEST_STUDIES, seed=SEED) / "test.csv"
+    _title("2/7 Preprocessing")
+    print(preprocess_folder(competition, cache).sentence())
+    _title("3/7 Training the baseline, and its canal targets once more by the report's protocol")
+    train = read_competition(competition, "train")
+    print(fit(train, cache, run, CONFIG, Budget()).sentence())
+    comparison = replace(CONFIG, protocol="report", targets=REPORT_TARGETS)
+    print(fit(train, cache, report_run, comparison, Budget()).sentence())
+    _title("4/7 Export")
+    print(f"Bundle {export(run, bundle).fingerprint}")
+    _title("5/7 Inference over test_images")
+    outcome = predict(competition, bundle, submission, Budget())
+    print(f"{outcome.path}: {outcome.sentence()}")
+    _title("6/7 Submission")
+    faults = validate(submission, competition)
+    if faults:
+        raise InputError(f"{submission}: the submission is not valid: {faults[0]}")
+    print(f"{submission}: valid")
+    scores = score_file(submission, truth, competition / "train.csv").text()
+    print(scores)
+    write_text(folder / "score.txt", scores + "\n")
+    _title("7/7 Pages")
+    page, study_page = folder / "report.html", folder / "study.html"
+    test = read_competition(competition, "test")
+    shown = test.studies[:2]
+    write_study_page(competition, shown[0], bundle, study_page)
+    write_report(
+        run, page, against=report_run, bundle=bundle, folder=competition, studies=shown, score_text=scores
+    )
+    print(f"Study page: {study_page.resolve()}")
+    return page.resolve()
+
+
+def _title(text: str) -> None:
+    print(f"\n== {text}", flush=True)

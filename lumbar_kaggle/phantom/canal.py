@@ -1,0 +1,306 @@
+"""What runs along the canal: the thecal sac with its fluid, the cord, the roots, and the fat around.
+
+Everything is tabulated along the centre line of the canal and evaluated in its curved coordinates: mm to
+the left, to the back, and along (see `spine.CentreLine.curved`).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lumbar_kaggle.phantom.anatomy import FIRST_SACRAL, SIDES, closing, recess_x
+from lumbar_kaggle.phantom.patient import FIRST_DISC, VERTEBRAE, Patient
+from lumbar_kaggle.phantom.shapes import covered
+from lumbar_kaggle.phantom.spine import STEP, Singles, Spine
+from lumbar_kaggle.phantom.tissues import Contrast
+
+Floats = NDArray[np.float64]
+
+REACH_BACK, REACH_SIDE = 20.0, 27.0
+"""Half sizes in mm of the band around the centre line that holds everything painted here."""
+
+SAC_HALF_WIDTH, ROOTLET_RADIUS, ROOT_RADIUS = 8.6, 0.8, 1.9  # mm
+
+
+@dataclass(frozen=True)
+class Canal:
+    """Tables along the centre line; index = mm along the line / `STEP`.
+
+    Attributes:
+        bounds: rows front, back, left, right: ``[4, n]`` extent of the sac from the line, mm, as signed
+            positions front to back and positive half widths.
+        bony: ``[3, n]`` front, back (signed) and half width of the bony canal, mm.
+        trefoil: ``[n]`` how far the joints dent the sac from behind, 0 to 0.6.
+        ligament: ``[n]`` 1 where a disc lies in front and the yellow ligament behind, 0 between.
+        caudal: ``[n]`` 0 down to L5, rising to 1 in the sacrum, where fat takes the sac's place.
+        pad: ``[n]`` height of the triangle of fat behind the sac, mm.
+        cord: ``[n]`` radius of the cord, 0 below the conus.
+        rootlets: ``[m, 2, n]`` position of each rootlet, as part of the sac's half width and half depth;
+            NaN where it is not in the sac.
+        roots: ``[r, 2, n]`` mm left and back of the roots outside the sac; NaN elsewhere.
+        root_depth: ``[r, n]`` front-to-back radius of these roots, mm.
+        recess_fat: ``[2 sides, 4, n]`` middle (left, back), half width and half depth of the fat around
+            the root in the lateral recess, mm.
+    """
+
+    bounds: Singles
+    bony: Singles
+    trefoil: Singles
+    ligament: Singles
+    caudal: Singles
+    pad: Singles
+    cord: Singles
+    rootlets: Singles
+    roots: Singles
+    root_depth: Singles
+    recess_fat: Singles
+
+
+def build_canal(patient: Patient, spine: Spine, rng: np.random.Generator) -> Canal:
+    """Return the tables of one patient's canal."""
+    along = np.arange(len(spine.points)) * STEP
+    near = np.stack([_hill(along - spine.level_at(level), 5.5) for level in range(5)])
+    bounds, crowding = _sac(patient, spine, along, near)
+    roots, root_depth = _roots(patient, spine, along)
+    vertebra_at = spine.vertebra_at[::-1]
+    half_width = np.interp(along, vertebra_at, (patient.pedicle - patient.pedicle_half_width)[::-1])
+    bony = np.stack([0 * along - patient.canal_half, 0 * along + patient.canal_half + 2.5, half_width + 0.5])
+    discs = np.stack([_hill(along - at, 6.5) for at in spine.disc_at[:FIRST_SACRAL]])
+    return Canal(
+        bounds=bounds.astype(np.float32),
+        bony=bony.astype(np.float32),
+        trefoil=(0.55 * np.clip(crowding, 0, 1.5) / 1.5).astype(np.float32),
+        ligament=np.clip(discs.sum(axis=0) * 1.25, 0, 1).astype(np.float32),
+        caudal=_caudal(spine, along).astype(np.float32),
+        pad=_pad(patient, spine, along).astype(np.float32),
+        cord=_cord(patient, spine, along).astype(np.float32),
+        rootlets=_rootlets(patient, spine, along, crowding, rng).astype(np.float32),
+        roots=roots.astype(np.float32),
+        root_depth=root_depth.astype(np.float32),
+        recess_fat=_recess_fat(patient, spine, along).astype(np.float32),
+    )
+
+
+def _hill(distance: Floats, width: float) -> Floats:
+    """Return 1 in the middle, falling off on both sides; flatter on top than a normal curve."""
+    hill: Floats = np.exp(-0.5 * (np.abs(distance) / width) ** 2.6)
+    return hill
+
+
+def _caudal(spine: Spine, along: Floats) -> Floats:
+    start, end = spine.vertebra_at[FIRST_SACRAL - 1], spine.vertebra_at[FIRST_SACRAL]
+    part: Floats = np.clip((start - along) / (start - end), 0, 1)
+    return part
+
+
+def _sac(patient: Patient, spine: Spine, along: Floats, near: Floats) -> tuple[Floats, Floats]:
+    """Return the sac's extent ``[4, n]`` and the crowding ``[n]`` (0 none, 1 and more severe)."""
+    size, depth = patient.size, 2 * patient.canal_half * 0.84
+    lost, width, crowding = np.zeros((2, len(along))), np.ones((2, len(along))), np.zeros(len(along))
+    for level in range(5):
+        g = patient.severity[:, level]
+        from_behind = patient.flavum_share[level]
+        loss = depth * (1 - closing(g[0], 2.3))
+        lost += np.stack([loss * (1 - from_behind) * near[level], loss * from_behind * near[level]])
+        for side, _ in SIDES:
+            narrowing = 1 - closing(g[0], 3.6) * (1 - 0.09 * min(g[3 + side], 3.0))
+            width[side] *= 1 - narrowing * near[level]
+        crowding += max(g[0] - 0.7, 0.0) / 1.3 * near[level]
+    ends = [spine.vertebra_at[FIRST_SACRAL + 2], spine.vertebra_at[FIRST_SACRAL + 1]]
+    taper = np.interp(along, [*ends, spine.vertebra_at[FIRST_SACRAL - 1]], [0.02, 0.5, 1.0])
+    sunk = 2.6 * size * _caudal(spine, along)  # fat in front pushes the sac back at L5/S1
+    middle = 0.0 + sunk
+    front = middle - depth / 2 * taper + lost[0]
+    back = middle + depth / 2 * taper - lost[1]
+    half = SAC_HALF_WIDTH * size * taper * width
+    return np.stack([front, np.maximum(back, front + 0.3), half[0], half[1]]), crowding
+
+
+def _pad(patient: Patient, spine: Spine, along: Floats) -> Floats:
+    pad = np.zeros(len(along))
+    for k in range(FIRST_SACRAL):
+        level = k - FIRST_DISC
+        g = patient.severity[0, level] if level >= 0 else 0.0
+        height = 8.0 * patient.size * patient.epidural_fat * closing(g, 2.2)
+        pad = np.maximum(pad, height * _hill(along - spine.disc_at[k] - 2.0, 7.0))
+    return pad
+
+
+def _cord(patient: Patient, spine: Spine, along: Floats) -> Floats:
+    """Return the cord's radius: full above, swollen, then a cone that ends at the conus."""
+    tip = spine.level_at(0) - patient.conus
+    radius: Floats = 4.4 * patient.size * np.clip((along - tip) / 30.0, 0, 1) ** 0.6
+    return radius
+
+
+def _rootlets(
+    patient: Patient, spine: Spine, along: Floats, crowding: Floats, rng: np.random.Generator
+) -> Floats:
+    """Return the cauda equina: two rootlets a side for each root L2 to S5, sinking to the back."""
+    tip = spine.level_at(0) - patient.conus
+    crowd = np.clip(crowding, 0, 1)
+    rootlets = []
+    for order in range(7):  # L2 leaves first and lies outermost; the sacral roots end in the middle
+        leaves = spine.disc_at[min(FIRST_DISC + order, len(spine.disc_at) - 1)]
+        across = 0.78 - 0.11 * order
+        for _, sign in SIDES:
+            for forward in (0.0, 0.28):
+                wave = 0.05 * np.sin(along / rng.uniform(12, 25) + rng.uniform(0, 6.3))
+                to_wall = _hill(np.maximum(along - leaves - 4.0, 0.0), 14.0)
+                left = sign * (across + (0.86 - across) * to_wall) + wave + rng.normal(0, 0.03)
+                rest = 0.72 - 0.45 * across**2 - forward * (0.4 + across) + rng.normal(0, 0.06)
+                back = rest * (1 - to_wall) + 0.0 * to_wall + wave
+                # Squeezed roots fill the whole sac.
+                back = back * (1 - crowd) + crowd * rng.uniform(-0.75, 0.8)
+                seen = (along > leaves) & (along < tip + 25.0)
+                rootlets.append(np.where(seen, np.stack([left, back]), np.nan))
+    return np.stack(rootlets)
+
+
+def _roots(patient: Patient, spine: Spine, along: Floats) -> tuple[Floats, Floats]:
+    """Return the course of the roots L2 to S1 from the sac through the recess to below the pedicle."""
+    size, courses, depths = patient.size, [], []
+    for level in range(5):
+        k = FIRST_DISC + level + 1
+        pedicle, inner = patient.pedicle[k], patient.pedicle[k] - patient.pedicle_half_width[k]
+        disc, body = spine.level_at(level), spine.vertebra_at[k]
+        knots = [body - 12.0 * size, body - 2.0, body + 4.0, disc - 3.0, disc + 9.0]
+        for side, sign in SIDES:
+            g = patient.severity[3 + side, level]
+            recess = recess_x(patient, k - 1)
+            pressed = 0.35 * min(g, 3.0)  # inwards and back by the disc
+            left = sign * np.interp(
+                along, knots, [0.95 * pedicle, inner - 0.5, inner - 2.2, recess - 1.5 * pressed, 6.5 * size]
+            )
+            back = np.interp(along, knots, [-4.5, -4.6, -4.5, -3.5 + pressed, -1.5])
+            seen = (along > knots[0]) & (along < knots[-1])
+            courses.append(np.where(seen, np.stack([left, back]), np.nan))
+            flat = 1 - (1 - closing(g, 2.6)) * _hill(along - disc + 2.0, 8.0)
+            depths.append(ROOT_RADIUS * size * flat)
+    return np.stack(courses), np.stack(depths)
+
+
+def _recess_fat(patient: Patient, spine: Spine, along: Floats) -> Floats:
+    """Return, per side, middle and half sizes of the fat in the lateral recesses ``[2, 4, n]``."""
+    fat = np.zeros((2, 4, len(along)))
+    fat[:, 2:] = 0.05
+    at = spine.vertebra_at[::-1]
+    for side, sign in SIDES:
+        inner = np.interp(along, at, (patient.pedicle - patient.pedicle_half_width)[::-1])
+        fat[side, 0] = sign * (inner - 1.8)
+        fat[side, 1] = -3.8
+        for level in range(5):
+            g = patient.severity[3 + side, level]
+            here = _hill(along - spine.level_at(level) + 3.0, 9.0)
+            fat[side, 2] += 4.4 * patient.size * here * closing(g, 2.6)
+            fat[side, 3] += 4.2 * patient.size * here * closing(g, 1.9)
+    return fat
+
+
+def paint_canal(
+    values: Singles, place: tuple[Singles, Singles, Singles], canal: Canal, contrast: Contrast, softness: float
+) -> Singles:
+    """Return `values` (``[n]``, brightness of pixels near the line) with the canal painted over them.
+
+    Args:
+        values: ``[n]`` brightness before.
+        place: three ``[n]``: mm left, back, along.
+        canal: the tables.
+        contrast: the tissues' signals.
+        softness: width of an edge, mm.
+    """
+    left, back, along = place
+    index = np.clip((along * np.float32(1 / STEP)).astype(np.int32), 0, canal.pad.shape[0] - 1)
+    values = _paint_space(values, left, back, index, canal, contrast, softness)
+    front, rear, half_left, half_right = canal.bounds.take(index, axis=1)
+    half_depth, middle = (rear - front) / 2, (rear + front) / 2
+    u = left / np.where(left > 0, half_left, half_right)
+    v = (back - middle) / half_depth
+    dent = 1 + canal.trefoil.take(index) * np.clip(v + 0.3, 0, 1) * np.abs(u)
+    radius = np.sqrt(u * u + v * v) * dent
+    distance = (radius - 1) * np.minimum(half_depth, half_left)
+    values = _mix(values, contrast.ligament, covered(distance - np.float32(0.5), softness))
+    sac = covered(distance, softness)
+    inside = np.flatnonzero(sac > 0)
+    fluid = _paint_fluid(
+        (u[inside], v[inside], half_left[inside], half_depth[inside]), index[inside], canal, contrast, softness
+    )
+    values[inside] += (fluid - values[inside]) * sac[inside]
+    return _paint_roots(values, left, back, index, canal, contrast, softness)
+
+
+def _mix(values: Singles, over: Singles | float, part: Singles) -> Singles:
+    mixed: Singles = values + (over - values) * part
+    return mixed
+
+
+def _paint_space(
+    values: Singles,
+    left: Singles,
+    back: Singles,
+    index: NDArray[np.int32],
+    canal: Canal,
+    contrast: Contrast,
+    softness: float,
+) -> Singles:
+    """Paint the space between bone and sac: veins, fat, the yellow ligament, the fat pads."""
+    front, rear, half = canal.bony.take(index, axis=1)
+    middle, half_depth = (front + rear) / 2, (rear - front) / 2
+    radius = np.sqrt((left / half) ** 2 + ((back - middle) / half_depth) ** 2)
+    fill = contrast.epidural + (contrast.fat - contrast.epidural) * canal.caudal.take(index)
+    fill = _mix(fill.astype(np.float32), contrast.ligament, canal.ligament.take(index) * np.float32(0.9))
+    values = _mix(values, fill, covered((radius - 1) * half_depth, softness))
+    sac_back = canal.bounds[1].take(index)
+    tip = sac_back + canal.pad.take(index)
+    # A triangle on the sac's back: its sides lean inwards.
+    edge = np.maximum(np.abs(left) - np.float32(0.9) * (tip - back), sac_back - 2 - back)
+    values = _mix(values, contrast.fat * 0.95, covered(edge, softness))
+    for x, y, half_x, half_y in canal.recess_fat.take(index, axis=2):
+        spot = np.sqrt(((left - x) / half_x) ** 2 + ((back - y) / half_y) ** 2)
+        values = _mix(values, contrast.fat * 0.9, covered((spot - 1) * np.minimum(half_x, half_y), softness))
+    return values
+
+
+def _paint_fluid(
+    place: tuple[Singles, Singles, Singles, Singles],
+    index: NDArray[np.int32],
+    canal: Canal,
+    contrast: Contrast,
+    softness: float,
+) -> Singles:
+    """Return the brightness inside the sac: fluid, cord, rootlets."""
+    u, v, half_width, half_depth = place
+    fluid = np.full(u.shape, contrast.csf, np.float32)
+    cord = canal.cord.take(index)
+    x, y = u * half_width, (v + np.float32(0.05)) * half_depth
+    distance = np.sqrt(x * x + (y * np.float32(1.25)) ** 2) - cord
+    fluid = _mix(fluid, contrast.cord, covered(distance, softness) * (cord > 0.3))
+    for rootlet_left, rootlet_back in canal.rootlets.take(index, axis=2):
+        dx, dy = (u - rootlet_left) * half_width, (v - rootlet_back) * half_depth
+        part = covered(np.sqrt(dx * dx + dy * dy) - np.float32(ROOTLET_RADIUS), softness)
+        fluid = _mix(fluid, contrast.nerve, np.nan_to_num(part, copy=False))
+    return fluid
+
+
+def _paint_roots(
+    values: Singles,
+    left: Singles,
+    back: Singles,
+    index: NDArray[np.int32],
+    canal: Canal,
+    contrast: Contrast,
+    softness: float,
+) -> Singles:
+    """Paint the roots between sac and foramen, flattened where their recess is narrow."""
+    for course, depth in zip(canal.roots, canal.root_depth, strict=True):
+        x = course[0].take(index)
+        here = np.flatnonzero(np.abs(left - x) < 4.0)
+        if not here.size:
+            continue
+        at = index[here]
+        radius = depth.take(at)
+        y = (back[here] - course[1].take(at)) * (np.float32(ROOT_RADIUS) / radius)
+        distance = np.sqrt((left[here] - x[here]) ** 2 + y * y) - np.float32(ROOT_RADIUS)
+        values[here] = _mix(values[here], contrast.nerve, covered(distance, softness))
+    return values

@@ -1,0 +1,168 @@
+"""Writing one slice as a DICOM file, in the competition's manner or in a scanner's."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import dcmwrite
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+
+from lumbar_kaggle.geometry import slice_normal
+from lumbar_kaggle.phantom.acquisition import Series
+from lumbar_kaggle.phantom.rendering import Plane
+from lumbar_kaggle.phantom.study import Part, Study
+from lumbar_kaggle.phantom.tissues import Weighting
+
+SYNTAXES = {
+    "explicit": "1.2.840.10008.1.2.1",
+    "rle": "1.2.840.10008.1.2.5",
+    "jpeg_lossless": "1.2.840.10008.1.2.4.70",
+    "jpeg_ls": "1.2.840.10008.1.2.4.80",
+    "jpeg_2000": "1.2.840.10008.1.2.4.90",
+}
+"""Transfer syntax UIDs; all are lossless."""
+
+MR_IMAGE, ENHANCED_MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1"
+ROOT = "1.2.826.0.1.3680043.8.498."
+"""Prefix of generated UIDs."""
+
+_TIMES = {Weighting.T1: (600.0, 10.0), Weighting.T2: (3600.0, 105.0), Weighting.STIR: (4200.0, 60.0)}  # ms
+_SCANNERS = (("Alpha Imaging", 1.5), ("Beta Medical", 1.5), ("Beta Medical", 3.0), ("Gamma Systems", 3.0))
+
+
+def write_instance(
+    path: Path, pixels: NDArray[np.uint16], *, study: Study, series: int, instance: int
+) -> None:
+    """Write one slice.
+
+    Args:
+        path: the file.
+        pixels: ``[rows, columns]``, at most 12 bits (11 when the series is signed).
+        study: whose slice it is.
+        series: number of the series within the study, from 0.
+        instance: InstanceNumber, from 1.
+    """
+    acquisition = study.series[series]
+    plane = acquisition.planes[instance - 1]
+    dataset = Dataset()
+    if study.standard:
+        _standard_header(dataset, study, series, instance)
+    else:
+        _competition_header(dataset, study, series, instance)
+    _geometry(dataset, acquisition, plane, instance)
+    _pixels(dataset, pixels, acquisition)
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.MediaStorageSOPClassUID = MR_IMAGE if study.standard else ENHANCED_MR_IMAGE
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.file_meta.TransferSyntaxUID = SYNTAXES[acquisition.syntax]
+    dataset.file_meta.ImplementationClassUID = ROOT + "1"
+    dataset.file_meta.ImplementationVersionName = "PHANTOM_0"
+    dcmwrite(path, dataset, enforce_file_format=True)
+
+
+def _competition_header(dataset: Dataset, study: Study, series: int, instance: int) -> None:
+    """Identifiers and description as in the competition: no Modality, and UIDs that are none."""
+    identifier = str(study.study_id)
+    dataset.SOPInstanceUID = f"{identifier}.1.{instance}"
+    dataset.SeriesDescription = "T1" if study.series[series].weighting is Weighting.T1 else "T2"
+    dataset.PatientID = identifier
+    dataset.StudyInstanceUID = identifier
+    dataset.SeriesInstanceUID = f"{identifier}.{study.series_ids[series]}"
+    dataset.FrameOfReferenceUID = _uid(study, "frame", series)
+
+
+def _standard_header(dataset: Dataset, study: Study, series: int, instance: int) -> None:
+    """Identifiers, sequence and scanner as a hospital's archive has them."""
+    acquisition = study.series[series]
+    maker, field = _SCANNERS[int(study.rng(Part.HEADER, 1).integers(len(_SCANNERS)))]
+    repetition, echo = _TIMES[acquisition.weighting]
+    plane = "AX" if acquisition.kind == "axial_t2" else "SAG"
+    weighted = "STIR" if acquisition.weighting is Weighting.STIR else f"{acquisition.weighting.value} TSE"
+    dataset.SOPClassUID = MR_IMAGE
+    dataset.SOPInstanceUID = _uid(study, "instance", series, instance)
+    dataset.Modality = "MR"
+    dataset.Manufacturer = maker
+    dataset.SeriesDescription = f"{plane} {weighted}"
+    dataset.PatientName = "PHANTOM"
+    dataset.PatientID = f"P{study.study_id}"
+    dataset.BodyPartExamined = "LSPINE"
+    dataset.ScanningSequence = ["SE", "IR"] if acquisition.weighting is Weighting.STIR else "SE"
+    dataset.MRAcquisitionType = "2D"
+    dataset.RepetitionTime = repetition
+    dataset.EchoTime = echo
+    if acquisition.weighting is Weighting.STIR:
+        dataset.InversionTime = 160.0
+    dataset.MagneticFieldStrength = field
+    dataset.StudyInstanceUID = _uid(study, "study")
+    dataset.SeriesInstanceUID = _uid(study, "series", series)
+    dataset.SeriesNumber = series + 1
+    dataset.FrameOfReferenceUID = _uid(study, "frame")
+
+
+def _geometry(dataset: Dataset, acquisition: Series, plane: Plane, instance: int) -> None:
+    dataset.SliceThickness = acquisition.thickness
+    dataset.SpacingBetweenSlices = acquisition.step
+    dataset.PatientPosition = "HFS"
+    dataset.InstanceNumber = instance
+    dataset.ImagePositionPatient = [_decimal(value) for value in plane.position]
+    dataset.ImageOrientationPatient = [_decimal(value) for value in plane.orientation]
+    dataset.SliceLocation = _decimal(float(plane.position @ slice_normal(plane.orientation)))
+    dataset.PixelSpacing = [_decimal(value) for value in plane.spacing]
+
+
+def _pixels(dataset: Dataset, pixels: NDArray[np.uint16], acquisition: Series) -> None:
+    low, high = np.percentile(pixels[::4, ::4], (1, 99))
+    dataset.SamplesPerPixel = 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
+    dataset.PixelRepresentation = int(acquisition.signed)
+    dataset.WindowCenter = str(round((low + high) / 2))
+    dataset.WindowWidth = str(max(1, round(high - low)))
+    raw = np.ascontiguousarray(pixels, dtype="<u2").tobytes()
+    if acquisition.syntax == "explicit":
+        dataset.PixelData = raw
+    else:
+        dataset.PixelData = encapsulate([_encode(raw, pixels.shape, acquisition)])
+        dataset["PixelData"].is_undefined_length = True
+    dataset["PixelData"].VR = "OW" if acquisition.syntax == "explicit" else "OB"
+
+
+def _encode(raw: bytes, shape: tuple[int, ...], acquisition: Series) -> bytes:
+    """Return one frame compressed without loss; GDCM does all four syntaxes, in a few milliseconds."""
+    import gdcm
+
+    writer = gdcm.ImageWriter()  # owns the image, so it must outlive it
+    image = writer.GetImage()
+    image.SetNumberOfDimensions(2)
+    image.SetDimensions((shape[1], shape[0], 1))
+    image.SetPixelFormat(gdcm.PixelFormat(1, 16, 12, 11, int(acquisition.signed)))
+    monochrome = gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2)
+    image.SetPhotometricInterpretation(monochrome)
+    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.ExplicitVRLittleEndian))
+    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
+    element.SetByteStringValue(raw)
+    image.SetDataElement(element)
+    change = gdcm.ImageChangeTransferSyntax()
+    kind = gdcm.TransferSyntax.GetTSType(SYNTAXES[acquisition.syntax])
+    change.SetTransferSyntax(gdcm.TransferSyntax(kind))
+    change.SetInput(image)
+    if not change.Change():
+        raise RuntimeError(f"GDCM cannot encode {acquisition.syntax}")
+    fragments = change.GetOutput().GetDataElement().GetSequenceOfFragments()
+    parts = (fragments.GetFragment(k).GetByteValue().GetBuffer() for k in range(fragments.GetNumberOfFragments()))
+    return b"".join(part.encode("utf-8", "surrogateescape") for part in parts)
+
+
+def _decimal(value: float) -> str:
+    """Return a number as decimal text of at most 16 characters."""
+    text = f"{value:.8f}".rstrip("0").rstrip(".")
+    return "0" if text in ("-0", "") else text[:16]
+
+
+def _uid(study: Study, *what: str | int) -> str:
+    """Return a valid UID that depends on the study and on what it names."""
+    text = repr((study.seed, study.split, study.index, *what))
+    return ROOT + str(int(hashlib.sha256(text.encode()).hexdigest(), 16))[:36].lstrip("0")

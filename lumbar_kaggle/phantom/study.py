@@ -1,0 +1,102 @@
+"""One study, from seed and number: identifiers, grades, patient, series. Every part has its own random stream."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+from lumbar_kaggle.phantom.acquisition import Series, plan_series
+from lumbar_kaggle.phantom.patient import Patient, draw_patient
+from lumbar_kaggle.phantom.population import Grades, draw_grades
+from lumbar_kaggle.phantom.settings import SPLITS, Defects, Reader, Scanners
+from lumbar_kaggle.phantom.spine import Spine, build_spine
+
+MOST_STUDIES = 100_000
+"""Identifiers are unique up to this number of studies per split."""
+
+_PRIME = 4_294_967_291  # the largest below 2**32
+
+
+class Part(IntEnum):
+    """What a random stream is for; streams of different parts never touch."""
+
+    IDENTIFIERS = 0
+    GRADES = 1
+    PATIENT = 2
+    SERIES = 3
+    ROOTLETS = 4
+    READER = 5
+    HEADER = 6
+    IMAGES = 7
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything about a study but its pixels and tables.
+
+    Attributes:
+        seed, split, index: which study it is.
+        study_id: up to ten digits.
+        grades, patient, spine: who is scanned.
+        series: the acquisitions.
+        series_ids: their identifiers.
+        standard: whether headers are a scanner's rather than the competition's.
+    """
+
+    seed: int
+    split: str
+    index: int
+    study_id: int
+    grades: Grades
+    patient: Patient
+    spine: Spine
+    series: tuple[Series, ...]
+    series_ids: tuple[int, ...]
+    standard: bool
+
+    def rng(self, part: Part, *more: int) -> np.random.Generator:
+        """Return a fresh stream of the study."""
+        return np.random.default_rng([self.seed, SPLITS.index(self.split), self.index, part, *more])
+
+
+def study_id(seed: int, split: str, index: int) -> int:
+    """Return the identifier of a study; no two studies of one seed share it."""
+    return _scatter(seed, 0, index * len(SPLITS) + SPLITS.index(split))
+
+
+def plan_study(
+    seed: int,
+    split: str,
+    index: int,
+    defects: Defects = Defects(),  # noqa: B008
+    scanners: Scanners = Scanners(),  # noqa: B008
+    reader: Reader = Reader(),  # noqa: B008
+) -> Study:
+    """Return study number `index` of a split; it depends on nothing but the arguments."""
+
+    def stream(part: Part) -> np.random.Generator:
+        return np.random.default_rng([seed, SPLITS.index(split), index, part])
+
+    grades = draw_grades(stream(Part.GRADES), reader)
+    patient = draw_patient(stream(Part.PATIENT), grades)
+    spine = build_spine(patient)
+    series = plan_series(stream(Part.SERIES), spine, index, defects, scanners)
+    number = index * len(SPLITS) + SPLITS.index(split)
+    return Study(
+        seed=seed,
+        split=split,
+        index=index,
+        study_id=study_id(seed, split, index),
+        grades=grades,
+        patient=patient,
+        spine=spine,
+        series=series,
+        series_ids=tuple(_scatter(seed, 1, number * 8 + k) for k in range(len(series))),
+        standard=bool(stream(Part.HEADER).random() < defects.standard_headers),
+    )
+
+
+def _scatter(seed: int, kind: int, number: int) -> int:
+    """Return `number` moved to an arbitrary place below 2**32 + 1000000, one to one for each seed and kind."""
+    factor, shift = (int(value) for value in np.random.default_rng([seed, kind]).integers(1, _PRIME, 2))
+    return 1_000_000 + (factor * (number + 1) + shift) % _PRIME

@@ -1,0 +1,144 @@
+"""The simulated reader and the tables that hold the readings."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from lumbar_kaggle.geometry import to_slice
+from lumbar_kaggle.phantom.anatomy import foramen_point, recess_point
+from lumbar_kaggle.phantom.settings import Reader
+from lumbar_kaggle.phantom.study import Part, Study
+from lumbar_kaggle.targets import (
+    LEVELS,
+    SAMPLE_ORDER,
+    SERIES_DESCRIPTIONS,
+    SEVERITIES,
+    SEVERITY_WORDS,
+    TARGET_NAMES,
+    TARGETS,
+    Target,
+    condition_words,
+    level_words,
+    row_id,
+)
+
+Floats = NDArray[np.float64]
+
+COORDINATE_COLUMNS = ("study_id", "series_id", "instance_number", "condition", "level", "x", "y")
+SERIES_COLUMNS = ("study_id", "series_id", "series_description")
+KIND_OF_GROUP = {"spinal": "sagittal_t2", "foraminal": "sagittal_t1", "subarticular": "axial_t2"}
+"""Series kind in which the points of each score group lie."""
+
+IN_REACH_MM = 5.0
+"""A level whose nearest slice is further away was not scanned."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A study's part of the tables.
+
+    Attributes:
+        labels: study_id and 25 severity words or None.
+        coordinates: rows of `COORDINATE_COLUMNS`.
+        series: rows of `SERIES_COLUMNS`.
+    """
+
+    labels: tuple[int | str | None, ...]
+    coordinates: tuple[tuple[int | str | float, ...], ...]
+    series: tuple[tuple[int | str, ...], ...]
+
+
+def true_point(study: Study, target: Target) -> Floats:
+    """Return LPS mm ``[3]`` of the place that a target's label points at."""
+    level = LEVELS.index(target.level)
+    if target.side is None:
+        return study.spine.place(study.spine.level_at(level), (0.0, 0.0, 0.0))
+    sign = 1.0 if target.side == "left" else -1.0
+    point = foramen_point if target.score_group == "foraminal" else recess_point
+    return point(study.patient, study.spine, level, sign)
+
+
+def read_study(study: Study, reader: Reader = Reader()) -> Rows:  # noqa: B008
+    """Return what the simulated reader writes down about a study."""
+    rng = study.rng(Part.READER)
+    labels: list[int | str | None] = [study.study_id]
+    coordinates = []
+    for target, severity in zip(TARGETS, study.grades.labels.ravel(), strict=True):
+        # Draw for every cell, so that no cell's outcome shifts the next one's.
+        lost, unmarked, turn = rng.random(3)
+        jitter = rng.normal(0.0, reader.point_jitter_px, 2)
+        point = _mark(study, target, turn, reader.neighbour_slice, jitter)
+        if point is None or lost < reader.missing_label:
+            labels.append(None)
+            continue
+        labels.append(SEVERITY_WORDS[severity])
+        if unmarked >= reader.missing_coordinate:
+            coordinates.append(point)
+    descriptions = {kind: words for words, kind in SERIES_DESCRIPTIONS.items()}
+    series = tuple(
+        (study.study_id, identifier, descriptions[one.kind])
+        for one, identifier in zip(study.series, study.series_ids, strict=True)
+    )
+    return Rows(tuple(labels), tuple(coordinates), series)
+
+
+def _mark(
+    study: Study, target: Target, turn: float, slip: float, jitter: Floats
+) -> tuple[int | str | float, ...] | None:
+    """Return the row of `COORDINATE_COLUMNS` for a target, None where no slice shows it."""
+    point = true_point(study, target)
+    kind = KIND_OF_GROUP[target.score_group]
+    nearest = min(
+        (
+            (abs(float(_project(point, series.planes[k])[2])), s, k)
+            for s, series in enumerate(study.series)
+            if series.kind == kind
+            for k in range(len(series.planes))
+        ),
+        default=None,
+    )
+    if nearest is None or nearest[0] > IN_REACH_MM:
+        return None
+    _, s, k = nearest
+    series = study.series[s]
+    if turn < slip:
+        other = k + (1 if turn < slip / 2 else -1)
+        if 0 <= other < len(series.planes) and abs(_project(point, series.planes[other])[2]) < 2 * IN_REACH_MM:
+            k = other
+    plane = series.planes[k]
+    row, column, _ = _project(point, plane)
+    x = round(float(np.clip(column + jitter[0], 0, plane.shape[1] - 1)), 6)
+    y = round(float(np.clip(row + jitter[1], 0, plane.shape[0] - 1)), 6)
+    words = condition_words(target.condition), level_words(target.level)
+    return (study.study_id, study.series_ids[s], k + 1, *words, x, y)
+
+
+def _project(point: Floats, plane: "object") -> tuple[float, float, float]:
+    from lumbar_kaggle.phantom.rendering import Plane
+
+    assert isinstance(plane, Plane)
+    row, column, distance = to_slice(point, plane.position, plane.orientation, plane.spacing)
+    return float(row), float(column), float(distance)
+
+
+def label_table(rows: list[Rows]) -> pd.DataFrame:
+    """Return the table of ``train.csv``."""
+    return pd.DataFrame([one.labels for one in rows], columns=["study_id", *TARGET_NAMES])
+
+
+def coordinate_table(rows: list[Rows]) -> pd.DataFrame:
+    """Return the table of ``train_label_coordinates.csv``."""
+    return pd.DataFrame([row for one in rows for row in one.coordinates], columns=list(COORDINATE_COLUMNS))
+
+
+def series_table(rows: list[Rows]) -> pd.DataFrame:
+    """Return the table of ``train_series_descriptions.csv``."""
+    return pd.DataFrame([row for one in rows for row in one.series], columns=list(SERIES_COLUMNS))
+
+
+def sample_table(rows: list[Rows]) -> pd.DataFrame:
+    """Return the table of ``sample_submission.csv``."""
+    names = [row_id(str(one.labels[0]), name) for one in rows for name in SAMPLE_ORDER]
+    return pd.DataFrame([(name, 0.333333, 0.333333, 0.333333) for name in names], columns=["row_id", *SEVERITIES])
