@@ -38,4 +38,4 @@ class Budget:
             OutOfTime: no time is left.
         """
         if self.left_s() <= 0:
-            raise OutOfTime
+            raise OutOfTime("the time budget is spent")

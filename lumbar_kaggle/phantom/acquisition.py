@@ -76,7 +76,7 @@ def _sagittal(
     field = rng.uniform(*scanners.sagittal_field_mm)
     count = int(rng.integers(scanners.sagittal_slices[0], scanners.sagittal_slices[1] + 1))
     step = rng.uniform(*scanners.sagittal_step_mm)
-    swivel, tip = np.radians(rng.normal(0.0, (2.0, 1.2)))
+    swivel, tip = np.radians(rng.normal(0.0, (1.5, 0.8)))
     across = np.array([-np.sin(swivel), np.cos(swivel), 0.0])
     down = np.array([np.sin(tip) * np.cos(swivel), np.sin(tip) * np.sin(swivel), -np.cos(tip)])
     leftwards = np.cross(down, across)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumbar_kaggle.phantom.anatomy import FIRST_SACRAL, SIDES, closing, recess_x
-from lumbar_kaggle.phantom.patient import FIRST_DISC, VERTEBRAE, Patient
+from lumbar_kaggle.phantom.patient import FIRST_DISC, Patient
 from lumbar_kaggle.phantom.shapes import covered
 from lumbar_kaggle.phantom.spine import STEP, Singles, Spine
 from lumbar_kaggle.phantom.tissues import Contrast
@@ -19,6 +19,9 @@ Floats = NDArray[np.float64]
 
 REACH_BACK, REACH_SIDE = 20.0, 27.0
 """Half sizes in mm of the band around the centre line that holds everything painted here."""
+
+ABSENT = 99.0
+"""Position, far outside, of what is not there."""
 
 SAC_HALF_WIDTH, ROOTLET_RADIUS, ROOT_RADIUS = 8.6, 0.8, 1.9  # mm
 
@@ -37,8 +40,8 @@ class Canal:
         pad: ``[n]`` height of the triangle of fat behind the sac, mm.
         cord: ``[n]`` radius of the cord, 0 below the conus.
         rootlets: ``[m, 2, n]`` position of each rootlet, as part of the sac's half width and half depth;
-            NaN where it is not in the sac.
-        roots: ``[r, 2, n]`` mm left and back of the roots outside the sac; NaN elsewhere.
+            `ABSENT` where it is not in the sac.
+        roots: ``[r, 2, n]`` mm left and back of the roots outside the sac; `ABSENT` elsewhere.
         root_depth: ``[r, n]`` front-to-back radius of these roots, mm.
         recess_fat: ``[2 sides, 4, n]`` middle (left, back), half width and half depth of the fat around
             the root in the lateral recess, mm.
@@ -59,7 +62,7 @@ class Canal:
 
 def build_canal(patient: Patient, spine: Spine, rng: np.random.Generator) -> Canal:
     """Return the tables of one patient's canal."""
-    along = np.arange(len(spine.points)) * STEP
+    along = (np.arange(len(spine.points)) * STEP).astype(np.float64)
     near = np.stack([_hill(along - spine.level_at(level), 5.5) for level in range(5)])
     bounds, crowding = _sac(patient, spine, along, near)
     roots, root_depth = _roots(patient, spine, along)
@@ -154,7 +157,7 @@ def _rootlets(
                 # Squeezed roots fill the whole sac.
                 back = back * (1 - crowd) + crowd * rng.uniform(-0.75, 0.8)
                 seen = (along > leaves) & (along < tip + 25.0)
-                rootlets.append(np.where(seen, np.stack([left, back]), np.nan))
+                rootlets.append(np.where(seen, np.stack([left, back]), ABSENT))
     return np.stack(rootlets)
 
 
@@ -175,7 +178,7 @@ def _roots(patient: Patient, spine: Spine, along: Floats) -> tuple[Floats, Float
             )
             back = np.interp(along, knots, [-4.5, -4.6, -4.5, -3.5 + pressed, -1.5])
             seen = (along > knots[0]) & (along < knots[-1])
-            courses.append(np.where(seen, np.stack([left, back]), np.nan))
+            courses.append(np.where(seen, np.stack([left, back]), ABSENT))
             flat = 1 - (1 - closing(g, 2.6)) * _hill(along - disc + 2.0, 8.0)
             depths.append(ROOT_RADIUS * size * flat)
     return np.stack(courses), np.stack(depths)
@@ -199,7 +202,11 @@ def _recess_fat(patient: Patient, spine: Spine, along: Floats) -> Floats:
 
 
 def paint_canal(
-    values: Singles, place: tuple[Singles, Singles, Singles], canal: Canal, contrast: Contrast, softness: float
+    values: Singles,
+    place: tuple[Singles, Singles, Singles],
+    canal: Canal,
+    contrast: Contrast,
+    softness: float,
 ) -> Singles:
     """Return `values` (``[n]``, brightness of pixels near the line) with the canal painted over them.
 
@@ -224,7 +231,11 @@ def paint_canal(
     sac = covered(distance, softness)
     inside = np.flatnonzero(sac > 0)
     fluid = _paint_fluid(
-        (u[inside], v[inside], half_left[inside], half_depth[inside]), index[inside], canal, contrast, softness
+        (u[inside], v[inside], half_left[inside], half_depth[inside]),
+        index[inside],
+        canal,
+        contrast,
+        softness,
     )
     values[inside] += (fluid - values[inside]) * sac[inside]
     return _paint_roots(values, left, back, index, canal, contrast, softness)
@@ -279,7 +290,7 @@ def _paint_fluid(
     for rootlet_left, rootlet_back in canal.rootlets.take(index, axis=2):
         dx, dy = (u - rootlet_left) * half_width, (v - rootlet_back) * half_depth
         part = covered(np.sqrt(dx * dx + dy * dy) - np.float32(ROOTLET_RADIUS), softness)
-        fluid = _mix(fluid, contrast.nerve, np.nan_to_num(part, copy=False))
+        fluid = _mix(fluid, contrast.nerve, part)
     return fluid
 
 

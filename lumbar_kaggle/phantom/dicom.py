@@ -2,12 +2,14 @@
 
 import hashlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
+from pydicom.uid import UID
 
 from lumbar_kaggle.geometry import slice_normal
 from lumbar_kaggle.phantom.acquisition import Series
@@ -33,12 +35,12 @@ _SCANNERS = (("Alpha Imaging", 1.5), ("Beta Medical", 1.5), ("Beta Medical", 3.0
 
 
 def write_instance(
-    path: Path, pixels: NDArray[np.uint16], *, study: Study, series: int, instance: int
+    path: Path | BinaryIO, pixels: NDArray[np.uint16], *, study: Study, series: int, instance: int
 ) -> None:
     """Write one slice.
 
     Args:
-        path: the file.
+        path: the file, or an open one.
         pixels: ``[rows, columns]``, at most 12 bits (11 when the series is signed).
         study: whose slice it is.
         series: number of the series within the study, from 0.
@@ -54,10 +56,10 @@ def write_instance(
     _geometry(dataset, acquisition, plane, instance)
     _pixels(dataset, pixels, acquisition)
     dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.MediaStorageSOPClassUID = MR_IMAGE if study.standard else ENHANCED_MR_IMAGE
+    dataset.file_meta.MediaStorageSOPClassUID = UID(MR_IMAGE if study.standard else ENHANCED_MR_IMAGE)
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dataset.file_meta.TransferSyntaxUID = SYNTAXES[acquisition.syntax]
-    dataset.file_meta.ImplementationClassUID = ROOT + "1"
+    dataset.file_meta.TransferSyntaxUID = UID(SYNTAXES[acquisition.syntax])
+    dataset.file_meta.ImplementationClassUID = UID(ROOT + "1")
     dataset.file_meta.ImplementationVersionName = "PHANTOM_0"
     dcmwrite(path, dataset, enforce_file_format=True)
 
@@ -152,7 +154,9 @@ def _encode(raw: bytes, shape: tuple[int, ...], acquisition: Series) -> bytes:
     if not change.Change():
         raise RuntimeError(f"GDCM cannot encode {acquisition.syntax}")
     fragments = change.GetOutput().GetDataElement().GetSequenceOfFragments()
-    parts = (fragments.GetFragment(k).GetByteValue().GetBuffer() for k in range(fragments.GetNumberOfFragments()))
+    parts = (
+        fragments.GetFragment(k).GetByteValue().GetBuffer() for k in range(fragments.GetNumberOfFragments())
+    )
     return b"".join(part.encode("utf-8", "surrogateescape") for part in parts)
 
 

@@ -112,7 +112,7 @@ def write_competition(
     if _is_complete(request):
         print(f"{request.folder}: already complete ({studies} + {test_studies} studies, seed {seed})")
         return request.truth
-    print(f"Writing {studies} + {test_studies} phantom studies to {request.folder}, the truth to {request.truth}")
+    print(f"Writing {studies} + {test_studies} phantom studies to {request.folder}")
     write_json(request.truth / MANIFEST, request.manifest(complete=False))
     _clean(request)
     for split in SPLITS:
@@ -177,7 +177,9 @@ def _missing_or_foreign(request: Request, mend: str) -> bool:
         allowed[request.images(split)] = needed[request.images(split)] = names
     missing = False
     for place, names in allowed.items():
-        present = {entry.name for entry in place.iterdir() if not _is_leftover(entry)} if place.exists() else set()
+        present = (
+            {entry.name for entry in place.iterdir() if not _is_leftover(entry)} if place.exists() else set()
+        )
         if present - names:
             foreign = sorted(present - names)[0]
             raise InputError(f"{place}: holds {foreign}, which is not this phantom's; {mend}")

@@ -55,12 +55,14 @@ def take_image(
     """Return the stored pixels ``[rows, columns]`` of one slice, 0 to `limit`."""
     image = scene.render(plane, thickness, setting.contrast)
     image *= _sensitivity(scene, plane, setting)
-    image = cv2.GaussianBlur(image, (5, 5), setting.blur)
+    image = cv2.GaussianBlur(image, (5, 5), setting.blur).astype(np.float32)
     # Magnitude of a complex signal with noise in both channels (Rician).
     real = image + np.float32(setting.noise) * rng.standard_normal(image.shape, dtype=np.float32)
     imaginary = np.float32(setting.noise) * rng.standard_normal(image.shape, dtype=np.float32)
     magnitude = np.sqrt(real * real + imaginary * imaginary)
-    stored: NDArray[np.uint16] = np.clip(np.rint(magnitude * np.float32(setting.scale)), 0, limit).astype(np.uint16)
+    stored: NDArray[np.uint16] = np.clip(np.rint(magnitude * np.float32(setting.scale)), 0, limit).astype(
+        np.uint16
+    )
     return stored
 
 

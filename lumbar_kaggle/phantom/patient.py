@@ -96,9 +96,9 @@ def draw_patient(rng: np.random.Generator, grades: Grades) -> Patient:
         pedicle=size * np.array(PEDICLE),
         pedicle_half_width=size * np.array(PEDICLE_HALF_WIDTH) * rng.normal(1.0, 0.05),
         canal_half=float(8.6 * size * np.clip(rng.normal(1.0, 0.06), 0.87, 1.14)),
-        scoliosis=(float(rng.normal(0.0, 2.5)), float(rng.uniform(0.0, 2 * np.pi))),
+        scoliosis=(float(rng.normal(0.0, 1.7)), float(rng.uniform(0.0, 2 * np.pi))),
         origin=rng.normal(0.0, (6.0, 12.0, 10.0)),
-        fat=float(np.clip(rng.gamma(3.0, 7.0), 6.0, 50.0)),
+        fat=float(np.clip(rng.gamma(3.0, 5.0), 5.0, 45.0)),
         epidural_fat=float(np.clip(rng.normal(1.0, 0.2), 0.6, 1.4)),
         marrow_fat=float(np.clip(0.35 + 0.4 * age + rng.normal(0.0, 0.12), 0.1, 1.0)),
         muscle_fat=float(np.clip(0.05 + 0.4 * age + rng.normal(0.0, 0.12), 0.0, 0.7)),
@@ -119,7 +119,8 @@ def _angles(rng: np.random.Generator) -> Floats:
     thoracic = lumbar[0] + np.array([-7.0, -3.0, 0.0])
     # Below S1 the sacrum is bent the other way.
     sacral = s1 + np.array([0.0, 1.0, 9.0, 28.0, 50.0])
-    return np.radians(np.concatenate([thoracic, lumbar, sacral]))
+    lean: Floats = np.radians(np.concatenate([thoracic, lumbar, sacral]))
+    return lean
 
 
 def _disc_heights(rng: np.random.Generator, size: float, worst: Floats) -> Floats:

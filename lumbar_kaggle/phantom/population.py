@@ -20,7 +20,9 @@ Floats = NDArray[np.float64]
 
 # Normal/Mild, Moderate, Severe of the 1,975 real studies, per level.
 COUNTS: dict[str, tuple[tuple[int, int, int], ...]] = {
-    "spinal_canal_stenosis": ((1886, 67, 21), (1770, 151, 53), (1622, 230, 122), (1482, 237, 255), (1904, 51, 19)),
+    "spinal_canal_stenosis": (
+        (1886, 67, 21), (1770, 151, 53), (1622, 230, 122), (1482, 237, 255), (1904, 51, 19),
+    ),
     "left_neural_foraminal_narrowing": (
         (1908, 63, 2), (1791, 171, 11), (1522, 411, 40), (1204, 629, 140), (1247, 520, 206),
     ),

@@ -1,6 +1,7 @@
 """One slice of a patient: noiseless brightness in a plane of patient space, averaged over its thickness."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -20,7 +21,7 @@ Floats = NDArray[np.float64]
 SUB_SLICES = (-1 / 3, 0.0, 1 / 3)
 """Planes that stand for the slice's thickness, as parts of it."""
 
-CORTEX_MM = 0.9
+CORTEX_MM = 0.75
 
 
 @dataclass(frozen=True)
@@ -39,31 +40,49 @@ class Plane:
     spacing: tuple[float, float]
     shape: tuple[int, int]
 
-    def moved(self, distance: float) -> "Plane":
-        """Return the plane `distance` mm further along its normal."""
-        position = self.position + distance * slice_normal(self.orientation)
-        return Plane(position, self.orientation, self.spacing, self.shape)
+    @cached_property
+    def normal(self) -> Floats:
+        """``[3]`` unit normal."""
+        return slice_normal(self.orientation)
 
     def grid(self, every: int = 1) -> tuple[Singles, Singles, Singles]:
         """Return LPS mm x, y, z of the pixels, each ``[rows, columns]``, or of every so-manieth one."""
-        return self._affine(self.position, np.eye(3), slice(0, self.shape[0]), slice(0, self.shape[1]), every)
+        x, y, z = self._affine(
+            np.zeros(3), np.eye(3), (0.0,), slice(0, self.shape[0]), slice(0, self.shape[1]), every
+        )
+        return x[0], y[0], z[0]
 
-    def local(self, solid: Solid, rows: slice, columns: slice) -> tuple[Singles, Singles, Singles]:
-        """Return the solid's own x, y, z (mm) of a rectangle of pixels."""
-        return self._affine(self.position - solid.origin, solid.axes, rows, columns, 1)
+    def local(
+        self, solid: Solid, heights: tuple[float, ...], rows: slice, columns: slice
+    ) -> tuple[Singles, Singles, Singles]:
+        """Return the solid's own x, y, z (mm) ``[heights, rows, columns]`` of a rectangle of pixels.
+
+        Args:
+            solid: whose frame is used.
+            heights: mm above the plane, along its normal.
+            rows, columns: the rectangle.
+        """
+        return self._affine(solid.origin, solid.axes, heights, rows, columns, 1)
 
     def _affine(
-        self, start: Floats, axes: Floats, rows: slice, columns: slice, every: int
+        self,
+        origin: Floats,
+        axes: Floats,
+        heights: tuple[float, ...],
+        rows: slice,
+        columns: slice,
+        every: int,
     ) -> tuple[Singles, Singles, Singles]:
-        first = axes @ start
+        first = axes @ (self.position - origin)
+        up = axes @ self.normal
         across = axes @ self.orientation[:3] * self.spacing[1]
         down = axes @ self.orientation[3:] * self.spacing[0]
+        height = np.asarray(heights)[:, None]
         row = np.arange(rows.start, rows.stop, every)[:, None]
-        column = np.arange(columns.start, columns.stop, every)[None, :]
-        x, y, z = (
-            (first[k] + row * down[k]).astype(np.float32) + (column * across[k]).astype(np.float32)
-            for k in range(3)
-        )
+        column = np.arange(columns.start, columns.stop, every)
+        start = (first[:, None, None] + up[:, None, None] * height + 0.0)[..., None]  # [3, heights, 1, 1]
+        start = (start + down[:, None, None, None] * row).astype(np.float32)
+        x, y, z = start + (across[:, None] * column).astype(np.float32)[:, None, None, :]
         return x, y, z
 
 
@@ -75,7 +94,10 @@ class Scene:
         self.spine: Spine = build_spine(patient)
         self.line = CentreLine(self.spine)
         self.canal: Canal = build_canal(patient, self.spine, rng)
-        self.grain = make_grain(patient.texture_seed)
+        self.fine, self.coarse = (
+            make_grain(patient.texture_seed, 1.3),
+            make_grain(patient.texture_seed + 1, 4.0),
+        )
         self._behind = _Layer(behind_canal(patient, self.spine))
         self._before = _Layer(before_canal(patient, self.spine))
 
@@ -88,27 +110,34 @@ class Scene:
             contrast: the tissues' signals.
         """
         pixel = min(plane.spacing)
-        coarse = paint_trunk(*plane.grid(2), self.patient, self.line, self.grain, contrast, 1.5 * pixel)
+        coarse = paint_trunk(
+            plane.grid(2), self.patient, self.line, (self.fine, self.coarse), contrast, 1.5 * pixel
+        )
         trunk = cv2.resize(coarse, plane.shape[::-1], interpolation=cv2.INTER_LINEAR)
-        total = np.zeros(plane.shape, np.float32)
-        for part in SUB_SLICES:
-            image = trunk.copy()
-            self._paint_spine(image, plane.moved(part * thickness), contrast, pixel)
-            total += image
-        return total / np.float32(len(SUB_SLICES))
+        image: Singles = np.repeat(trunk[None].astype(np.float32), len(SUB_SLICES), axis=0)
+        heights = tuple(part * thickness for part in SUB_SLICES)
+        self._behind.paint(image, plane, heights, contrast, self)
+        self._paint_canal(image, plane, heights, contrast)
+        self._before.paint(image, plane, heights, contrast, self)
+        mean: Singles = image.mean(axis=0)
+        return mean
 
-    def _paint_spine(self, image: Singles, plane: Plane, contrast: Contrast, softness: float) -> None:
-        self._behind.paint(image, plane, contrast, self, softness)
+    def _paint_canal(
+        self, image: Singles, plane: Plane, heights: tuple[float, ...], contrast: Contrast
+    ) -> None:
         x, y, z = plane.grid()
         course_x, course_y = self.line.at_height(z)
-        near = (np.abs(x - course_x) < REACH_SIDE) & (np.abs(y - course_y) < 1.3 * REACH_BACK)
+        near = (np.abs(x - course_x) < REACH_SIDE) & (np.abs(y - course_y) < 1.25 * REACH_BACK)
         index = np.flatnonzero(near)
-        if index.size:
-            points = np.stack([c.ravel()[index] for c in (x, y, z)], axis=1)
-            flat = image.reshape(-1)
-            place = self.line.curved(points)
-            flat[index] = paint_canal(flat[index], place, self.canal, contrast, softness)
-        self._before.paint(image, plane, contrast, self, softness)
+        if not index.size:
+            return
+        points = np.stack([c.ravel()[index] for c in (x, y, z)])[:, None, :]
+        up = plane.normal[:, None] * np.asarray(heights)
+        points = (points + up.astype(np.float32)[:, :, None]).reshape(3, -1)
+        flat = image.reshape(len(heights), -1)
+        values = flat[:, index].ravel()
+        painted = paint_canal(values, self.line.curved(points), self.canal, contrast, min(plane.spacing))
+        flat[:, index] = painted.reshape(len(heights), -1)
 
 
 class _Layer:
@@ -117,69 +146,79 @@ class _Layer:
     def __init__(self, solids: list[Solid]) -> None:
         self._solids = solids
         self._origins = np.array([solid.origin for solid in solids])
-        self._reach = np.array([solid.shape.reach for solid in solids])
+        extents = np.array([solid.shape.extent for solid in solids]) + 0.7
+        self._reach = np.array([solid.axes for solid in solids]) * extents[:, :, None]
 
-    def paint(self, image: Singles, plane: Plane, contrast: Contrast, scene: Scene, softness: float) -> None:
-        """Paint every solid that the plane meets over `image`."""
-        offset = self._origins - plane.position
-        height = offset @ slice_normal(plane.orientation)
-        column = offset @ plane.orientation[:3] / plane.spacing[1]
-        row = offset @ plane.orientation[3:] / plane.spacing[0]
-        meets = np.abs(height) < self._reach
-        radius = np.sqrt(np.maximum(self._reach**2 - height**2, 0.0))
-        for k in np.flatnonzero(meets):
-            rows = _window(row[k], radius[k] / plane.spacing[0], plane.shape[0])
-            columns = _window(column[k], radius[k] / plane.spacing[1], plane.shape[1])
+    def paint(
+        self, image: Singles, plane: Plane, heights: tuple[float, ...], contrast: Contrast, scene: Scene
+    ) -> None:
+        """Paint every solid that the slice meets over `image` ``[heights, rows, columns]``, in place."""
+        directions = plane.orientation[:3], plane.orientation[3:], plane.normal
+        middle = [(self._origins - plane.position) @ direction for direction in directions]
+        reach = [np.abs(self._reach @ direction).sum(axis=1) for direction in directions]
+        marrow: list[tuple[Singles, Singles, Singles]] = []  # view, brightness, part
+        bone = -1
+        for k in np.flatnonzero(np.abs(middle[2]) < reach[2] + max(heights)):
+            if self._solids[k].bone != bone:
+                _fill(marrow)
+                bone = self._solids[k].bone
+            columns = _window(middle[0][k], reach[0][k], plane.spacing[1], plane.shape[1])
+            rows = _window(middle[1][k], reach[1][k], plane.spacing[0], plane.shape[0])
             if rows.start < rows.stop and columns.start < columns.stop:
                 solid = self._solids[k]
-                local = plane.local(solid, rows, columns)
-                _paint_solid(image[rows, columns], solid, local, contrast, scene, softness)
+                local = plane.local(solid, heights, rows, columns)
+                view = image[:, rows, columns]
+                if solid.tissue is Tissue.BONE:
+                    marrow.append(_paint_rim(view, solid, local, contrast, scene, min(plane.spacing)))
+                else:
+                    _paint_solid(view, solid, local, contrast, min(plane.spacing))
+        _fill(marrow)
 
 
-def _window(centre: float, radius: float, size: int) -> slice:
-    return slice(max(0, int(centre - radius)), min(size, int(centre + radius) + 2))
+def _window(centre: float, reach: float, spacing: float, size: int) -> slice:
+    """Return the pixels, of `size`, within `reach` mm of `centre` mm."""
+    return slice(max(0, int((centre - reach) / spacing)), min(size, int((centre + reach) / spacing) + 2))
 
 
 def _paint_solid(
+    view: Singles, solid: Solid, local: tuple[Singles, Singles, Singles], contrast: Contrast, softness: float
+) -> None:
+    """Paint a solid other than bone over a view of the image, in place."""
+    value: Singles | float
+    if solid.tissue is Tissue.DISC:
+        value = _disc(solid, local, contrast)
+    else:
+        value = float(getattr(contrast, solid.tissue.value))
+    view += (value - view) * covered(solid.shape.distance(*local), softness)
+
+
+def _paint_rim(
     view: Singles,
     solid: Solid,
     local: tuple[Singles, Singles, Singles],
     contrast: Contrast,
     scene: Scene,
     softness: float,
-) -> None:
-    """Paint one solid over a view of the image, in place."""
+) -> tuple[Singles, Singles, Singles]:
+    """Paint a bone's dark shell; return the view, the marrow's brightness and the part that it covers.
+
+    The marrow comes when the shells of all parts of the bone are there, so that no rim is left inside.
+    """
     distance = solid.shape.distance(*local)
-    part = covered(distance, softness)
-    if not part.any():
-        return
-    value: Singles | float
-    if solid.tissue is Tissue.BONE:
-        value = _bone(solid, distance, local, contrast, scene, softness)
-    elif solid.tissue is Tissue.DISC:
-        value = _disc(solid, local, contrast)
-    else:
-        value = float(getattr(contrast, solid.tissue.value)) * solid.amount
-    view += (value - view) * part
-
-
-def _bone(
-    solid: Solid,
-    distance: Singles,
-    local: tuple[Singles, Singles, Singles],
-    contrast: Contrast,
-    scene: Scene,
-    softness: float,
-) -> Singles:
-    """Return marrow with its grain inside a dark rim."""
-    x, y, z = local
-    offset = solid.axes @ solid.origin
-    grain = grain_at(scene.grain, x + np.float32(offset[0]), y + np.float32(offset[1]), z + np.float32(offset[2]), 1.0)
+    view += (np.float32(contrast.cortex) - view) * covered(distance, softness)
+    offset = (solid.axes @ solid.origin).astype(np.float32)
+    grain = grain_at(scene.fine, *(axis + shift for axis, shift in zip(local, offset, strict=True)))
     fatty = scene.patient.marrow_fat
     marrow = contrast.marrow_red * (1 - fatty) + contrast.marrow_fatty * fatty
-    inner = np.float32(marrow) * (1 + np.float32(0.05) * grain) - np.float32(contrast.cortex)
-    value: Singles = contrast.cortex + inner * covered(distance + np.float32(CORTEX_MM), softness)
-    return value
+    value = np.float32(marrow) * (1 + np.float32(0.05) * grain)
+    return view, value, covered(distance + np.float32(CORTEX_MM), softness)
+
+
+def _fill(marrow: list[tuple[Singles, Singles, Singles]]) -> None:
+    """Paint the marrow of one bone, and empty the list."""
+    for view, value, part in marrow:
+        view += (value - view) * part
+    marrow.clear()
 
 
 def _disc(solid: Solid, local: tuple[Singles, Singles, Singles], contrast: Contrast) -> Singles:

@@ -51,7 +51,7 @@ class Scanners:
     gap_share: tuple[float, float] = (0.08, 0.2)  # of the step that lies between two slices
     noise: tuple[float, float] = (0.012, 0.035)  # standard deviation, of the brightest tissue
     bias: tuple[float, float] = (0.1, 0.4)  # depth of the coil's fall-off
-    blur_pixels: tuple[float, float] = (0.35, 0.6)  # standard deviation of the point spread
+    blur_pixels: tuple[float, float] = (0.5, 0.8)  # standard deviation of the point spread
     full_scale: tuple[float, float] = (500.0, 1900.0)  # stored value of the brightest tissue
 
 
@@ -63,4 +63,4 @@ class Reader:
     missing_label: float = 0.001  # of cells, beside those whose series is absent
     missing_coordinate: float = 0.0035  # of labelled cells
     point_jitter_px: float = 1.0  # standard deviation, each axis
-    neighbour_slice: float = 0.15  # of points put on a neighbouring slice
+    neighbour_slice: float = 0.08  # of points put on a neighbouring slice

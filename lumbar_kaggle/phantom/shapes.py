@@ -17,8 +17,8 @@ class Shape(Protocol):
     """A solid around the origin of its frame."""
 
     @property
-    def reach(self) -> float:
-        """Radius in mm of a sphere around the origin that holds the shape."""
+    def extent(self) -> tuple[float, float, float]:
+        """Half sizes in mm of a box around the origin that holds the shape."""
 
     def distance(self, x: Singles, y: Singles, z: Singles) -> Singles:
         """Return mm from the surface, negative inside, for points of any shape."""
@@ -46,8 +46,8 @@ class Ellipsoid:
     c: float
 
     @property
-    def reach(self) -> float:
-        return max(self.a, self.b, self.c) + 1.0
+    def extent(self) -> tuple[float, float, float]:
+        return self.a, self.b, self.c
 
     def distance(self, x: Singles, y: Singles, z: Singles) -> Singles:
         u, v, w = x * np.float32(1 / self.a), y * np.float32(1 / self.b), z * np.float32(1 / self.c)
@@ -69,8 +69,8 @@ class Box:
     lean: float = 0.0
 
     @property
-    def reach(self) -> float:
-        return float(np.hypot(np.hypot(self.a, self.b), self.c + abs(self.lean) * self.b)) + 1.0
+    def extent(self) -> tuple[float, float, float]:
+        return self.a, self.b, self.c + abs(self.lean) * self.b
 
     def distance(self, x: Singles, y: Singles, z: Singles) -> Singles:
         r = min(self.rounding, self.a, self.b, self.c)
@@ -93,8 +93,9 @@ class Rod:
     stretch: float = 1.0
 
     @property
-    def reach(self) -> float:
-        return float(np.linalg.norm(self.half)) + self.radius * max(1.0, self.stretch) + 1.0
+    def extent(self) -> tuple[float, float, float]:
+        x, y, z = (abs(h) for h in self.half)
+        return x + self.radius, y + self.radius, z + self.radius * self.stretch
 
     def distance(self, x: Singles, y: Singles, z: Singles) -> Singles:
         hx, hy, hz = (np.float32(h) for h in self.half)
@@ -139,8 +140,8 @@ class Body:
     taper: float = 0.0
 
     @property
-    def reach(self) -> float:
-        return float(np.hypot(np.hypot(self.a, self.b), self.c + abs(self.wedge) * self.b)) + 1.0
+    def extent(self) -> tuple[float, float, float]:
+        return 1.1 * self.a, 1.1 * self.b, self.c + abs(self.wedge) * self.b
 
     def distance(self, x: Singles, y: Singles, z: Singles) -> Singles:
         level = z * np.float32(1 / self.c)
@@ -175,8 +176,9 @@ class Disc:
     foramen_x: float
 
     @property
-    def reach(self) -> float:
-        return float(np.hypot(self.a, self.b)) + 8.0
+    def extent(self) -> tuple[float, float, float]:
+        out = sum(abs(b) for b in self.bulge)
+        return self.a, self.b + out, self.height / 2 + 4.5 + max(self.opening, 0.0) * self.b
 
     def radius(self, x: Singles, y: Singles) -> Singles:
         """Return the scaled distance from the axis, 1 on the bulging rim."""
@@ -191,8 +193,9 @@ class Disc:
         return _oval(x * np.float32(1 / self.a), (y - stand_out * back) * np.float32(1 / self.b))
 
     def distance(self, x: Singles, y: Singles, z: Singles) -> Singles:
-        ahead = np.float32(self.b) - y
-        half_height = np.float32(self.height / 2 + 1.0) + np.float32(self.opening / 2) * ahead
-        half_height += np.float32(3.5) * np.clip(ahead * np.float32(1 / 6), 0, 1)
-        rim = (self.radius(x, y) - 1) * np.float32(self.b)
+        ahead = np.maximum(np.float32(self.b) - y, 0)
+        radius = self.radius(x, y)
+        half_height = np.float32(self.height / 2 + 0.8) + np.float32(self.opening / 2) * ahead
+        half_height += np.float32(3.5) * np.clip((np.float32(0.95) - radius) * 8, 0, 1)
+        rim = (radius - 1) * np.float32(self.b)
         return _rounded(rim, np.abs(z) - half_height, 1.5)

@@ -72,7 +72,7 @@ def build_spine(patient: Patient) -> Spine:
     up /= np.linalg.norm(up, axis=1, keepdims=True)
     left /= np.linalg.norm(left, axis=1, keepdims=True)
     axes = np.stack([left, np.cross(up, left), up], axis=1)
-    middle = int(round(disc_at[VERTEBRAE.index("L3")] / STEP))
+    middle = round(float(disc_at[VERTEBRAE.index("L3")]) / STEP)
     return Spine(points - points[middle] + patient.origin, axes, vertebra_at, disc_at)
 
 
@@ -93,8 +93,9 @@ class CentreLine:
     """
 
     def __init__(self, spine: Spine) -> None:
-        self._points = spine.points.astype(np.float32)
-        self._axes = spine.axes.astype(np.float32)
+        self._points = spine.points.astype(np.float32).T
+        self._axes = np.ascontiguousarray(spine.axes.transpose(1, 2, 0), dtype=np.float32)
+        self._offsets = np.einsum("nk,nak->an", spine.points, spine.axes).astype(np.float32)
         z = np.arange(np.floor(spine.points[0, 2]), np.ceil(spine.points[-1, 2]), STEP)
         self._z0 = np.float32(z[0])
         course = np.stack([np.interp(z, spine.points[:, 2], spine.points[:, k]) for k in (0, 1)])
@@ -107,16 +108,20 @@ class CentreLine:
         return self._course[0].take(index), self._course[1].take(index)
 
     def curved(self, points: Singles) -> tuple[Singles, Singles, Singles]:
-        """Return (left, back, along) in mm of ``[n, 3]`` points near the line, each ``[n]``."""
-        nearest = self._start.take(self._index(points[:, 2]))
-        for _ in range(3):
-            shift = points - self._points[nearest]
-            ahead = np.einsum("nk,nk->n", shift, self._axes[nearest, 2])
-            move = np.rint(ahead / np.float32(STEP)).astype(np.int32)
-            nearest = np.clip(nearest + move, 0, len(self._points) - 1)
-        shift = points - self._points[nearest]
-        local = np.einsum("nk,njk->nj", shift, self._axes[nearest])
-        return local[:, 0], local[:, 1], nearest.astype(np.float32) * np.float32(STEP) + local[:, 2]
+        """Return (left, back, along) in mm of ``[3, n]`` points near the line, each ``[n]``."""
+        nearest = self._start.take(self._index(points[2]))
+        for _ in range(2):
+            ahead = self._along(points, nearest, 2)
+            nearest += np.rint(ahead * np.float32(1 / STEP)).astype(np.int32)
+            np.clip(nearest, 0, self._points.shape[1] - 1, out=nearest)
+        left, back, ahead = (self._along(points, nearest, axis) for axis in range(3))
+        return left, back, nearest.astype(np.float32) * np.float32(STEP) + ahead
+
+    def _along(self, points: Singles, nearest: NDArray[np.int32], axis: int) -> Singles:
+        """Return the coordinate of points along one axis of the frames at table entries `nearest`."""
+        direction = self._axes[axis].take(nearest, axis=1)
+        coordinate: Singles = np.einsum("kn,kn->n", points, direction) - self._offsets[axis].take(nearest)
+        return coordinate
 
     def _index(self, z: Singles) -> NDArray[np.int32]:
         index = ((z - self._z0) * np.float32(1 / STEP)).astype(np.int32)

@@ -1,5 +1,6 @@
-"""One study, from seed and number: identifiers, grades, patient, series. Every part has its own random stream."""
+"""One study, from seed and number: identifiers, grades, patient, series; each with its own random stream."""
 
+import hashlib
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -13,8 +14,6 @@ from lumbar_kaggle.phantom.spine import Spine, build_spine
 
 MOST_STUDIES = 100_000
 """Identifiers are unique up to this number of studies per split."""
-
-_PRIME = 4_294_967_291  # the largest below 2**32
 
 
 class Part(IntEnum):
@@ -97,6 +96,10 @@ def plan_study(
 
 
 def _scatter(seed: int, kind: int, number: int) -> int:
-    """Return `number` moved to an arbitrary place below 2**32 + 1000000, one to one for each seed and kind."""
-    factor, shift = (int(value) for value in np.random.default_rng([seed, kind]).integers(1, _PRIME, 2))
-    return 1_000_000 + (factor * (number + 1) + shift) % _PRIME
+    """Return `number` moved to an arbitrary place below 2**32 + 1000000, one to one per seed and kind."""
+    high, low = divmod(number, 1 << 16)
+    for turn in range(4):  # a Feistel network is one to one, whatever its mixing function
+        text = f"{seed} {kind} {turn} {low}"
+        mixed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:2], "big")
+        high, low = low, high ^ mixed
+    return 1_000_000 + (high << 16) + low

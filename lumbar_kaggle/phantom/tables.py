@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from lumbar_kaggle.geometry import to_slice
 from lumbar_kaggle.phantom.anatomy import foramen_point, recess_point
+from lumbar_kaggle.phantom.rendering import Plane
 from lumbar_kaggle.phantom.settings import Reader
 from lumbar_kaggle.phantom.study import Part, Study
 from lumbar_kaggle.targets import (
@@ -105,7 +106,10 @@ def _mark(
     series = study.series[s]
     if turn < slip:
         other = k + (1 if turn < slip / 2 else -1)
-        if 0 <= other < len(series.planes) and abs(_project(point, series.planes[other])[2]) < 2 * IN_REACH_MM:
+        if (
+            0 <= other < len(series.planes)
+            and abs(_project(point, series.planes[other])[2]) < 2 * IN_REACH_MM
+        ):
             k = other
     plane = series.planes[k]
     row, column, _ = _project(point, plane)
@@ -115,10 +119,8 @@ def _mark(
     return (study.study_id, study.series_ids[s], k + 1, *words, x, y)
 
 
-def _project(point: Floats, plane: "object") -> tuple[float, float, float]:
-    from lumbar_kaggle.phantom.rendering import Plane
-
-    assert isinstance(plane, Plane)
+def _project(point: Floats, plane: Plane) -> tuple[float, float, float]:
+    """Return row, column and distance (mm) of a point in a slice."""
     row, column, distance = to_slice(point, plane.position, plane.orientation, plane.spacing)
     return float(row), float(column), float(distance)
 
@@ -141,4 +143,6 @@ def series_table(rows: list[Rows]) -> pd.DataFrame:
 def sample_table(rows: list[Rows]) -> pd.DataFrame:
     """Return the table of ``sample_submission.csv``."""
     names = [row_id(str(one.labels[0]), name) for one in rows for name in SAMPLE_ORDER]
-    return pd.DataFrame([(name, 0.333333, 0.333333, 0.333333) for name in names], columns=["row_id", *SEVERITIES])
+    return pd.DataFrame(
+        [(name, 0.333333, 0.333333, 0.333333) for name in names], columns=["row_id", *SEVERITIES]
+    )

@@ -41,19 +41,22 @@ class Contrast:
 
 CONTRASTS = {
     Weighting.T1: Contrast(
-        fat=0.95, marrow_fatty=0.68, marrow_red=0.42, cortex=0.07, disc_wet=0.31, disc_dry=0.27, annulus=0.21,
-        csf=0.13, nerve=0.30, cord=0.36, ganglion=0.36, ligament=0.17, epidural=0.58, muscle=0.28, vessel=0.10,
-        joint=0.24, organ=0.36, bowel=0.30, skin=0.45,
+        fat=0.95, marrow_fatty=0.68, marrow_red=0.42, cortex=0.11, disc_wet=0.31, disc_dry=0.27,
+        annulus=0.21, csf=0.13, nerve=0.30, cord=0.36, ganglion=0.36, ligament=0.17,
+        epidural=0.42, muscle=0.28, vessel=0.10, joint=0.24, organ=0.36, bowel=0.30,
+        skin=0.45,
     ),
     Weighting.T2: Contrast(
-        fat=0.74, marrow_fatty=0.47, marrow_red=0.30, cortex=0.05, disc_wet=0.66, disc_dry=0.15, annulus=0.10,
-        csf=0.98, nerve=0.36, cord=0.40, ganglion=0.46, ligament=0.13, epidural=0.50, muscle=0.19, vessel=0.06,
-        joint=0.62, organ=0.42, bowel=0.34, skin=0.35,
+        fat=0.74, marrow_fatty=0.47, marrow_red=0.30, cortex=0.08, disc_wet=0.66, disc_dry=0.15,
+        annulus=0.10, csf=0.98, nerve=0.36, cord=0.40, ganglion=0.46, ligament=0.13,
+        epidural=0.50, muscle=0.19, vessel=0.06, joint=0.62, organ=0.42, bowel=0.34,
+        skin=0.35,
     ),
     Weighting.STIR: Contrast(
-        fat=0.10, marrow_fatty=0.10, marrow_red=0.20, cortex=0.04, disc_wet=0.62, disc_dry=0.12, annulus=0.08,
-        csf=0.98, nerve=0.36, cord=0.38, ganglion=0.52, ligament=0.10, epidural=0.22, muscle=0.24, vessel=0.12,
-        joint=0.60, organ=0.50, bowel=0.36, skin=0.20,
+        fat=0.10, marrow_fatty=0.10, marrow_red=0.20, cortex=0.04, disc_wet=0.62, disc_dry=0.12,
+        annulus=0.08, csf=0.98, nerve=0.36, cord=0.38, ganglion=0.52, ligament=0.10,
+        epidural=0.22, muscle=0.24, vessel=0.12, joint=0.60, organ=0.50, bowel=0.36,
+        skin=0.20,
     ),
 }  # fmt: skip
 

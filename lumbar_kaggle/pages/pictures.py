@@ -1,0 +1,64 @@
+"""Slices and heat maps as JPEG pictures inside the page."""
+
+import base64
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+WIDTH = 220
+"""Of a picture in px: 25 of them stay well below 1 MB."""
+
+QUALITY = 82
+STRENGTH = 0.6
+"""Share of the colour where the heat is greatest; the slice must stay readable below it."""
+
+
+def slice_picture(image: NDArray[np.uint8], facts: dict[str, Any], width: int = WIDTH) -> str:
+    """Return a slice as a data URI, `width` px wide and as high as its millimetres ask.
+
+    Args:
+        image: ``[rows, columns]``.
+        facts: ``row_mm`` and ``column_mm``, the distances between rows and between columns.
+        width: in px.
+    """
+    return _encode(_fit(image, facts, width))
+
+
+def overlay_picture(
+    image: NDArray[np.uint8], heat: NDArray[np.float32], facts: dict[str, Any], width: int = WIDTH
+) -> str:
+    """Return the slice under its heat map as a data URI.
+
+    The colours run from black over purple to yellow in rising lightness, so that they are ordered
+    also without colour vision; where there is no heat the slice is left as it is.
+
+    Args:
+        image: ``[rows, columns]``.
+        heat: the same shape, 0 … 1.
+        facts, width: as in `slice_picture`.
+    """
+    gray, warmth = _fit(image, facts, width), np.clip(_fit(heat, facts, width), 0, 1)
+    colours = cv2.applyColorMap(np.rint(warmth * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    share = STRENGTH * warmth[..., None]
+    blended = gray[..., None] * (1 - share) + colours * share
+    return _encode(np.rint(blended).astype(np.uint8))
+
+
+def _fit(image: NDArray[Any], facts: dict[str, Any], width: int) -> NDArray[Any]:
+    rows, columns = image.shape
+    aspect = rows * float(facts["row_mm"]) / (columns * float(facts["column_mm"]))
+    # A header with an absurd spacing must not make an absurd picture.
+    height = round(width * min(max(aspect, 0.25), 4.0))
+    shrinking = columns >= width
+    return cv2.resize(
+        image, (width, height), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
+    )
+
+
+def _encode(image: NDArray[np.uint8]) -> str:
+    done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    if not done:
+        raise RuntimeError("OpenCV cannot write JPEG")
+    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()

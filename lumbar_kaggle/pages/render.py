@@ -1,0 +1,94 @@
+"""Templates → text: the environment and the number formats that both pages share."""
+
+import math
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from lumbar_kaggle.targets import SEVERITIES, SEVERITY_WORDS, condition_words, level_words, target
+
+NOTHING = "–"
+"""Stands where there is no number."""
+
+
+def render(template: str, **content: Any) -> str:
+    """Fill one of ``pages/templates``; every text in `content` is escaped unless it is `Markup`."""
+    return _environment().get_template(template).render(**content)
+
+
+def fixed(value: float | None, digits: int = 3) -> str:
+    """Return `value` with a fixed number of decimals and thousands apart.
+
+    >>> fixed(0.87149), fixed(1234.5, 0), fixed(float("nan"))
+    ('0.871', '1,234', '–')
+    """
+    return NOTHING if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """Return `value` with its sign, a true minus.
+
+    >>> signed(0.25), signed(-0.25)
+    ('+0.250', '−0.250')
+    """
+    return NOTHING if value is None or not math.isfinite(value) else f"{value:+.{digits}f}".replace("-", "−")
+
+
+def percent(share: float | None) -> str:
+    """Return a share in whole percent; what is not quite 0 or 1 is not shown as such.
+
+    >>> percent(0.456), percent(0.001), percent(0.999), percent(1.0)
+    ('46%', '<1%', '>99%', '100%')
+    """
+    if share is None or not math.isfinite(share):
+        return NOTHING
+    if 0 < share < 0.005:
+        return "<1%"
+    return ">99%" if 0.995 <= share < 1 else f"{100 * share:.0f}%"
+
+
+def rate(value: float | None) -> str:
+    """Return a learning rate with two significant digits.
+
+    >>> rate(0.0017378)
+    '1.7e-03'
+    """
+    return NOTHING if value is None or not math.isfinite(value) else f"{value:.1e}"
+
+
+def target_words(name: str) -> str:
+    """Return a target's name in words.
+
+    >>> target_words("spinal_canal_stenosis_l4_l5")
+    'Spinal Canal Stenosis L4/L5'
+    """
+    place = target(name)
+    return f"{condition_words(place.condition)} {level_words(place.level)}"
+
+
+def severity_words(name: str) -> str:
+    """Return ``normal_mild`` and so on as ``train.csv`` spells it."""
+    return SEVERITY_WORDS[SEVERITIES.index(name)]
+
+
+def breakable(text: str) -> Markup:
+    """Let a long name break after its underscores."""
+    return Markup("_<wbr>").join(escape(part) for part in text.split("_"))
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("lumbar_kaggle.pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    filters = (fixed, signed, percent, rate, target_words, severity_words, breakable)
+    environment.filters.update({function.__name__: function for function in filters})
+    environment.filters.update(condition=condition_words, level=level_words)
+    return environment

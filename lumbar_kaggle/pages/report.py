@@ -1,0 +1,219 @@
+"""The page of a training run: every figure and curve of it in one self-contained HTML file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.files import write_text
+from lumbar_kaggle.pages import plots
+from lumbar_kaggle.pages.pictures import overlay_picture, slice_picture
+from lumbar_kaggle.pages.render import render, target_words
+from lumbar_kaggle.pages.results import Comparison, RunResults, compare, read_run_results, score_table
+from lumbar_kaggle.recipes.baseline.summary import COLUMNS, averages
+from lumbar_kaggle.targets import CONDITIONS, SEVERITIES, TARGET_NAMES, target
+
+if TYPE_CHECKING:
+    from lumbar_kaggle.explain import Explanation
+
+MAPS_PER_STUDY = 5
+"""Heat maps shown of each chosen study; the study page has them all."""
+
+
+def write_report(
+    run: Path,
+    out: Path,
+    *,
+    against: Path | None = None,
+    bundle: Path | None = None,
+    studies: Sequence[str] = (),
+    folder: Path | None = None,
+    score_text: str | None = None,
+) -> Path:
+    """Write the report page of a training run; the same inputs give the same bytes.
+
+    Args:
+        run: folder of an honest run; it may still have unfinished targets.
+        out: the page, written atomically.
+        against: run by the report's protocol, whose accuracies are shown beside.
+        bundle: exported models for the Grad-CAM pictures.
+        studies: identifiers of the studies to picture; needs `bundle` and `folder`.
+        folder: competition folder (its test split) or folder of studies that holds them.
+        score_text: a score table to show as it is, such as the one of ``lumbar score``.
+
+    Returns:
+        `out`.
+
+    Raises:
+        InputError: no run or nothing finished in it, runs that cannot be compared, an unknown study,
+            or studies without bundle and folder. A study whose slice cannot be read is no error: the
+            page says why.
+    """
+    results = read_run_results(run)
+    comparison = None if against is None else compare(results, read_run_results(against))
+    page = render(
+        "report.html",
+        config=results.config,
+        facts=_facts(results),
+        scores=score_table(results),
+        score_text=score_text,
+        columns=COLUMNS,
+        summary=results.summary.to_dict("records"),
+        averages=averages(results.summary),
+        comparison=None if comparison is None else _comparison_content(comparison),
+        overview=_overview(results.summary),
+        details=_details(results),
+        severities=SEVERITIES,
+        studies=_pictured_studies(studies, bundle, folder),
+    )
+    write_text(out, page)
+    return out
+
+
+def _facts(results: RunResults) -> dict[str, Any]:
+    config, folds = results.config, [fold for record in results.records for fold in record["folds"]]
+    pretrained = {bool(fold["pretrained"]) for fold in folds}
+    # The name alone: where the file lay on somebody's disk is of no use to a reader.
+    source = {"auto": "the library's own", "none": "none"}.get(config.weights, Path(config.weights).name)
+    return {
+        "studies": results.studies,
+        "rows": int(results.summary["rows"].sum()),
+        "finished": len(results.targets),
+        "planned": max(len(config.targets), len(results.targets)),
+        "all": len(TARGET_NAMES),
+        "weights": source if pretrained == {True} else "none: trained from random weights",
+        "mixed_weights": len(pretrained) > 1,
+    }
+
+
+def _comparison_content(comparison: Comparison) -> dict[str, Any]:
+    table, names = comparison.table, list(comparison.table.index)
+    return {
+        "rows": [{"target": name, **row} for name, row in table.to_dict("index").items()],
+        "means": table.mean().to_dict(),
+        "shared": comparison.shared,
+        "differing": comparison.differing,
+        "accuracy_chart": plots.paired_dots(
+            names, list(table["honest"]), list(table["report"]), "Accuracy by both protocols, per target"
+        ),
+        "recall_chart": plots.paired_dots(
+            names,
+            list(table["honest_recall"]),
+            list(table["report_recall"]),
+            "Mean recall by both protocols, per target",
+        ),
+    }
+
+
+def _overview(summary: pd.DataFrame) -> list[dict[str, Any]]:
+    names = list(summary.index)
+    latest, best = list(summary["latest_accuracy"]), list(summary["max_accuracy"])
+    normal = list(summary["always_normal"])
+    sizes, seconds = list(summary["training_size"]), list(summary["seconds_per_epoch"])
+    return [
+        {
+            "title": "Training size",
+            "note": "Pictures per fold, after upsampling.",
+            "chart": plots.target_bars(names, sizes, title="Training size per target", digits=0),
+        },
+        {
+            "title": "Latest accuracy",
+            "note": "Mean over folds. The stroke is what always answering normal/mild reaches.",
+            "chart": plots.target_bars(
+                names, latest, title="Latest accuracy per target", digits=3, high=1.0, marks=normal
+            ),
+        },
+        {
+            "title": "Seconds per epoch",
+            "note": "Mean over epochs and folds.",
+            "chart": plots.target_bars(names, seconds, title="Seconds per epoch per target", digits=1),
+        },
+        {
+            "title": "Latest against best accuracy",
+            "note": "On the line the last epoch was the best one; above it, training went on too long.",
+            "chart": plots.accuracy_scatter(names, latest, best),
+        },
+    ]
+
+
+def _details(results: RunResults) -> list[dict[str, Any]]:
+    """Loss curve and confusion matrix of each target, grouped by condition."""
+    groups = []
+    for condition in CONDITIONS:
+        names = [name for name in results.targets if target(name).condition == condition]
+        cards = [
+            {
+                "level": target(name).level,
+                "loss": plots.loss_curves(results.histories[name], f"Losses of {target_words(name)}"),
+                "confusion": plots.confusion_cells(
+                    results.confusion(name), f"Confusion matrix of {target_words(name)}"
+                ),
+            }
+            for name in names
+        ]
+        if cards:
+            groups.append({"condition": condition, "cards": cards})
+    return groups
+
+
+def _pictured_studies(
+    studies: Sequence[str], bundle: Path | None, folder: Path | None
+) -> list[dict[str, Any]]:
+    if not studies:
+        return []
+    if bundle is None or folder is None:
+        raise InputError("pictures of studies need the models and the images: give --bundle and --folder too")
+    # Here and not above: they bring torch along, which a page without pictures does not need.
+    from lumbar_kaggle.bundle import read_manifest
+    from lumbar_kaggle.explain import explain_study
+    from lumbar_kaggle.inference import study_rows
+    from lumbar_kaggle.studies import find_studies
+    from lumbar_kaggle.volume import UnreadableSeries
+
+    competition = find_studies(folder)
+    names = _shown_targets(read_manifest(bundle).targets)
+    shown = []
+    for study_id in studies:
+        study = study_rows(competition, study_id)
+        try:
+            shown.append(_pictured(explain_study(study, bundle, names)))
+        except UnreadableSeries as error:
+            reason = str(error).replace(f"{folder}/", "")
+            shown.append({"study_id": study_id, "reason": reason, "maps": []})
+    return shown
+
+
+def _shown_targets(available: Sequence[str]) -> list[str]:
+    """The canal targets, which the middle slice shows best, or else the first ones there are."""
+    canal = [name for name in available if target(name).score_group == "spinal"]
+    return (canal or list(available))[:MAPS_PER_STUDY]
+
+
+def _pictured(explanation: "Explanation") -> dict[str, Any]:
+    return {
+        "study_id": explanation.study_id,
+        "reason": "",
+        "facts": explanation.facts,
+        "slice": slice_picture(explanation.image, explanation.facts),
+        "maps": heat_map_content(explanation),
+    }
+
+
+def heat_map_content(explanation: "Explanation") -> list[dict[str, Any]]:
+    """Return each heat map of a study as ``target, severity, probability, picture``.
+
+    The probability is the calibrated one of the severity that the map explains.
+    """
+    return [
+        {
+            "target": entry.target,
+            "severity": entry.severity,
+            "probability": float(
+                explanation.probabilities[TARGET_NAMES.index(entry.target), SEVERITIES.index(entry.severity)]
+            ),
+            "picture": overlay_picture(explanation.image, entry.heat, explanation.facts),
+        }
+        for entry in explanation.heat_maps
+    ]

@@ -1,0 +1,1 @@
+"""Getting the package to Kaggle and finding one's way there."""

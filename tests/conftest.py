@@ -1,0 +1,67 @@
+# ruff: noqa: E402
+"""Shared folders: a competition of small, quickly written studies, and what is trained on it."""
+
+import os
+
+# Two test workers on two cores: torch's own threads would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import warnings
+from pathlib import Path
+
+import pytest
+
+from lumbar_kaggle.budget import Budget
+from lumbar_kaggle.competition import read_competition
+from lumbar_kaggle.pipeline import preprocess_folder
+from lumbar_kaggle.recipes.baseline.config import BaselineConfig
+from lumbar_kaggle.recipes.baseline.export import export
+from lumbar_kaggle.recipes.baseline.fit import fit
+from tests.small_competition import write_small_competition
+
+warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
+
+SMALL = BaselineConfig(
+    targets=("spinal_canal_stenosis_l3_l4", "left_subarticular_stenosis_l5_s1"),
+    arch="mobilenetv3_small_050",
+    weights="none",
+    image_size=32,
+    batch_size=8,
+    folds=2,
+    short_epochs=2,
+    middle_epochs=2,
+    long_epochs=3,
+    lr=3e-3,
+    lr_find_iterations=30,
+    mixed_precision=False,
+)
+
+
+@pytest.fixture(scope="session")
+def competition(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A competition folder of 24 training and 6 test studies with one sagittal T1 series each."""
+    return write_small_competition(tmp_path_factory.mktemp("small") / "competition", 24, 6)
+
+
+@pytest.fixture(scope="session")
+def cache(competition: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its finished baseline cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    preprocess_folder(competition, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run(competition: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run of `SMALL` on it."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    fit(read_competition(competition, "train"), cache, folder, SMALL, Budget())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of that run."""
+    folder = tmp_path_factory.mktemp("bundles") / "bundle"
+    export(run, folder)
+    return folder

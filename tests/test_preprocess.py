@@ -1,0 +1,190 @@
+"""Preprocessing: what is cached, and that it does not matter where a run was stopped."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from lumbar_kaggle import intensity
+from lumbar_kaggle.cache import Cache
+from lumbar_kaggle.competition import read_competition
+from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.files import read_json
+from lumbar_kaggle.pipeline import preprocess_folder
+from lumbar_kaggle.recipes.baseline.images import cached_images, choose_series, middle_slice
+from lumbar_kaggle.volume import UnreadableSeries, read_series
+from tests.dicom_files import write_sagittal, write_slice
+from tests.small_competition import write_small_competition
+
+
+def folder_bytes(folder: Path) -> dict[str, bytes]:
+    """Every file below `folder` with its content."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_each_picture_is_the_windowed_middle_slice(competition: Path, cache: Path) -> None:
+    """A cached PNG is the middle slice by position, 1–99 percentile, 256 × 256 with INTER_AREA."""
+    pictures = cached_images(cache)
+    assert len(pictures) == 24
+    assert pictures["study_id"].is_unique
+    row = pictures.iloc[5]
+    volume = read_series(competition / "train_images" / row["study_id"] / row["series_id"])
+    middle = volume.images[len(volume) // 2]
+    expected = cv2.resize(intensity.window(middle), (256, 256), interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(cv2.imread(row["image"], cv2.IMREAD_UNCHANGED), expected)
+
+
+@pytest.mark.parametrize("kind", ["baseline", "volumes"])
+def test_pool_and_batch_size_do_not_change_the_entries(competition: Path, tmp_path: Path, kind: str) -> None:
+    """Threads, processes, one worker or many: the same files and the same index rows."""
+    contents = []
+    for name, pool, workers in (("a", "threads", 1), ("b", "threads", 6), ("c", "processes", 2)):
+        preprocess_folder(
+            competition, tmp_path / name, kind=kind, pool_kind=pool, workers=workers, batch_size=7
+        )
+        contents.append(folder_bytes(tmp_path / name))
+    assert contents[0] == contents[1] == contents[2]
+
+
+def test_killed_runs_end_with_the_same_bytes(competition: Path, tmp_path: Path) -> None:
+    """kill -9 at random moments, again and again: the finished cache equals an uninterrupted one."""
+    preprocess_folder(competition, tmp_path / "whole", kind="volumes", workers=1, batch_size=3)
+    command = [sys.executable, "-m", "lumbar_kaggle", "preprocess", str(competition)]
+    command += [
+        "--cache",
+        str(tmp_path / "killed"),
+        "--kind",
+        "volumes",
+        "--workers",
+        "1",
+        "--batch-size",
+        "3",
+    ]
+    generator = random.Random(1)
+    for committed in (1, 3, 5):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        batches = tmp_path / "killed" / "volumes" / "batches"
+        # Somewhere inside the work: after so many batches, and then at a random moment of the next.
+        while process.poll() is None and len(list(batches.glob("0*"))) < committed:
+            time.sleep(0.002)
+        time.sleep(generator.uniform(0, 0.02))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() in (-signal.SIGKILL, 0)
+    subprocess.run(command, check=True, capture_output=True)
+    assert folder_bytes(tmp_path / "killed") == folder_bytes(tmp_path / "whole")
+
+
+def test_committed_batches_are_skipped(
+    competition: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run stopped between two batches does not touch the first one again, and says so."""
+    preprocess_folder(competition, tmp_path, batch_size=10)
+    cache = Cache(tmp_path, "baseline")
+    batches = sorted(cache.batches.iterdir())
+    before = {path: path.stat().st_ino for path in batches[0].iterdir()}
+    for path in batches[1].iterdir():
+        path.unlink()
+    batches[1].rmdir()
+    capsys.readouterr()
+    summary = preprocess_folder(competition, tmp_path, batch_size=10)
+    assert summary.skipped == 2
+    assert "2 of 3 batches are already there and are skipped" in capsys.readouterr().out
+    assert {path: path.stat().st_ino for path in batches[0].iterdir()} == before
+
+
+def test_changed_sources_are_read_again(tmp_path: Path) -> None:
+    """A series that changed on disk makes a new batch; the old one is removed."""
+    root = write_small_competition(tmp_path / "competition", 4, 1)
+    preprocess_folder(root, tmp_path / "cache")
+    first = folder_bytes(tmp_path / "cache")
+    series = read_competition(root, "train").series["folder"].iloc[0]
+    write_slice(Path(series) / "2.dcm", np.full((80, 80), 7, np.uint16), position=(0, 0, 0), number=2)
+    preprocess_folder(root, tmp_path / "cache")
+    second = folder_bytes(tmp_path / "cache")
+    assert len(first) == len(second)
+    assert first != second
+    assert cv2.imread(cached_images(tmp_path / "cache")["image"].iloc[0], 0).max() == 0
+
+
+def test_other_settings_are_refused(competition: Path, cache: Path, tmp_path: Path) -> None:
+    """A cache made with other settings is named, with the mend, and left alone."""
+    preprocess_folder(competition, tmp_path)
+    path = tmp_path / "baseline" / "config.json"
+    path.write_text(path.read_text().replace("256", "128"))
+    with pytest.raises(InputError, match=r"config\.json: this cache was made with other settings; choose"):
+        preprocess_folder(competition, tmp_path)
+
+
+def test_an_unreadable_series_is_an_entry_with_a_reason(tmp_path: Path) -> None:
+    """One bad study does not sink the run: it stands in the index, failed, with the reason."""
+    root = write_small_competition(tmp_path / "competition", 4, 1)
+    bad = Path(read_competition(root, "train").series["folder"].iloc[2])
+    for path in bad.iterdir():
+        path.write_bytes(b"nothing of the kind")
+    summary = preprocess_folder(root, tmp_path / "cache")
+    index = Cache(tmp_path / "cache", "baseline").index()
+    assert summary.failed == 1
+    assert index["status"].tolist() == ["ok", "ok", "failed", "ok"]
+    assert "none of 3 files is a usable slice" in index["reason"].iloc[2]
+    assert len(cached_images(tmp_path / "cache")) == 3
+
+
+def test_a_damaged_middle_slice_is_replaced_by_its_neighbour(tmp_path: Path) -> None:
+    """Where the middle slice cannot be decoded, the nearest readable slice stands in."""
+    paths = write_sagittal(tmp_path, slices=5)
+    paths[2].write_bytes(paths[2].read_bytes()[:-200])
+    image, facts = middle_slice(tmp_path)
+    assert facts["instance_number"] == 2
+    assert image.shape == (24, 20)
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(UnreadableSeries, match="none of 5 slices can be decoded"):
+        middle_slice(tmp_path)
+
+
+def test_of_two_series_the_fuller_one_is_taken(tmp_path: Path) -> None:
+    """A study with two sagittal T1 series gives one picture, of the series with more slices."""
+    root = write_small_competition(tmp_path, 1, 1)
+    study = read_competition(root, "train").studies[0]
+    write_sagittal(root / "train_images" / study / "999", slices=6)
+    with (root / "train_series_descriptions.csv").open("a") as file:
+        file.write(f"{study},999,Sagittal T1\n")
+    chosen = choose_series(read_competition(root, "train").series)
+    assert chosen["series_id"].tolist() == ["999"]
+
+
+def test_volume_cache_keeps_geometry_and_pixels(competition: Path, tmp_path: Path) -> None:
+    """The volumes kind stores each stack's 8-bit pixels and its slice table."""
+    preprocess_folder(competition, tmp_path, kind="volumes")
+    cache = Cache(tmp_path, "volumes")
+    entry = cache.index().iloc[0]
+    table = read_json(cache.folder / entry["file"])
+    pixels = np.load((cache.folder / entry["file"]).parent / table["stacks"][0]["file"])
+    volume = read_series(competition / "train_images" / entry["study_id"] / entry["series_id"])
+    assert pixels.dtype == np.uint8
+    np.testing.assert_array_equal(pixels, intensity.to_8bit(volume.pixels, table["low"], table["high"]))
+    np.testing.assert_allclose(table["stacks"][0]["positions"], volume.positions, atol=1e-4)
+    assert table["stacks"][0]["instance_numbers"] == volume.instance_numbers.tolist()
+
+
+def test_an_unfinished_cache_is_named(tmp_path: Path) -> None:
+    """Training on a cache that is not there says which command makes it."""
+    with pytest.raises(InputError, match=r"index\.csv: no such file; run lumbar preprocess"):
+        cached_images(tmp_path)
+
+
+def test_no_temporary_files_stay(cache: Path) -> None:
+    """A finished cache holds committed batches only."""
+    names = [name for _, folders, files in os.walk(cache) for name in folders + files]
+    assert not [name for name in names if name.startswith(".")]
