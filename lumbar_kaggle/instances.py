@@ -39,7 +39,7 @@ class Instance:
         instance_number: InstanceNumber, or -1 where the tag is absent.
         position: ImagePositionPatient, LPS mm, or None.
         orientation: ImageOrientationPatient, six unit-vector components, or None.
-        spacing: PixelSpacing, mm between rows and mm between columns; (1, 1) where absent.
+        spacing: PixelSpacing, mm between rows and mm between columns; (1, 1) where absent or not positive.
         rows, columns: size in px.
         transfer_syntax: UID of the pixel encoding.
         description: SeriesDescription, or empty.
@@ -66,33 +66,16 @@ def read_instance(path: Path) -> Instance:
     """Read one file's header.
 
     Raises:
-        UnreadableInstance: not DICOM, no image in it, several frames, or colour.
+        UnreadableInstance: not DICOM, damaged, no image in it, several frames, or colour.
     """
     header = _read(path, pixels=False)
-    if "Rows" not in header or "Columns" not in header:
-        raise UnreadableInstance("no image in it (Rows or Columns is absent)")
-    frames = int(header.get("NumberOfFrames") or 1)
-    if frames > 1:
-        raise UnreadableInstance(f"holds {frames} frames; convert it to one frame per file")
-    if int(header.get("SamplesPerPixel") or 1) != 1:
-        raise UnreadableInstance("a colour image, not an MR slice")
-    spacing = _numbers(header, "PixelSpacing", 2) or (1.0, 1.0)
-    syntax = getattr(header.file_meta, "TransferSyntaxUID", None)
-    return Instance(
-        path=path,
-        instance_number=int(_number(header, "InstanceNumber", -1.0)),
-        position=_numbers(header, "ImagePositionPatient", 3),
-        orientation=_numbers(header, "ImageOrientationPatient", 6),
-        spacing=(spacing[0], spacing[1]),
-        rows=int(header.Rows),
-        columns=int(header.Columns),
-        transfer_syntax=str(syntax) if syntax else "",
-        description=str(header.get("SeriesDescription", "")),
-        echo_time_ms=_number(header, "EchoTime", math.nan),
-        repetition_time_ms=_number(header, "RepetitionTime", math.nan),
-        inversion_time_ms=_number(header, "InversionTime", math.nan),
-        sequence=" ".join(_texts(header, "ScanningSequence")),
-    )
+    try:
+        return _instance(path, header)
+    except UnreadableInstance:
+        raise
+    except Exception as error:
+        # pydicom converts a value when it is first asked for, and raises whatever the conversion does.
+        raise UnreadableInstance(f"header is damaged ({type(error).__name__}: {error})") from error
 
 
 def decode(path: Path) -> NDArray[Any]:
@@ -120,7 +103,9 @@ def decode(path: Path) -> NDArray[Any]:
         raise UnreadableInstance(f"pixels cannot be decoded ({type(error).__name__}: {text})") from error
     if stored.ndim != 2:
         raise UnreadableInstance(f"pixels have the shape {stored.shape}, not rows × columns")
-    image = stored if stored.dtype.itemsize > 1 else stored.astype(np.uint16)
+    stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
+    wide = np.int16 if stored.dtype.kind == "i" else np.uint16
+    image = stored if stored.dtype.itemsize > 1 else stored.astype(wide)
     slope, intercept = _number(dataset, "RescaleSlope", 1.0), _number(dataset, "RescaleIntercept", 0.0)
     if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
         bits = int(dataset.get("BitsStored") or 16)
@@ -134,7 +119,7 @@ def decode(path: Path) -> NDArray[Any]:
 def _decode(dataset: pydicom.Dataset, path: Path) -> tuple[NDArray[Any], bool]:
     """Return stored pixels, and whether the decoder has applied the rescale tags already."""
     if "PixelData" not in dataset:
-        raise UnreadableInstance("no pixels in it (PixelData is absent)")
+        raise UnreadableInstance("no pixels in it (PixelData is absent, or the file is cut off)")
     syntax = UID(getattr(dataset.file_meta, "TransferSyntaxUID", "") or "1.2.840.10008.1.2")
     dataset.file_meta.TransferSyntaxUID = syntax
     try:
@@ -162,6 +147,36 @@ def _plugin(syntax: UID) -> str:
     if preferred and preferred in get_decoder(syntax).available_plugins:
         return preferred
     return ""
+
+
+def _instance(path: Path, header: pydicom.Dataset) -> Instance:
+    if "Rows" not in header or "Columns" not in header:
+        raise UnreadableInstance("no image in it (Rows or Columns is absent)")
+    frames = int(_number(header, "NumberOfFrames", 1.0))
+    if frames > 1:
+        raise UnreadableInstance(f"holds {frames} frames; convert it to one frame per file")
+    palette = header.get("PhotometricInterpretation") == "PALETTE COLOR"
+    if palette or int(header.get("SamplesPerPixel") or 1) != 1:
+        raise UnreadableInstance("a colour image, not an MR slice")
+    spacing = _numbers(header, "PixelSpacing", 2) or (1.0, 1.0)
+    if min(spacing) <= 0:
+        spacing = (1.0, 1.0)
+    syntax = getattr(header.file_meta, "TransferSyntaxUID", None)
+    return Instance(
+        path=path,
+        instance_number=int(_number(header, "InstanceNumber", -1.0)),
+        position=_numbers(header, "ImagePositionPatient", 3),
+        orientation=_orientation(header),
+        spacing=(spacing[0], spacing[1]),
+        rows=int(header.Rows),
+        columns=int(header.Columns),
+        transfer_syntax=str(syntax) if syntax else "",
+        description=str(header.get("SeriesDescription", "")),
+        echo_time_ms=_number(header, "EchoTime", math.nan),
+        repetition_time_ms=_number(header, "RepetitionTime", math.nan),
+        inversion_time_ms=_number(header, "InversionTime", math.nan),
+        sequence=" ".join(_texts(header, "ScanningSequence")),
+    )
 
 
 def _read(path: Path, *, pixels: bool) -> pydicom.Dataset:
@@ -197,6 +212,15 @@ def _numbers(header: pydicom.Dataset, keyword: str, count: int) -> tuple[float, 
     except (TypeError, ValueError):
         return None
     return values if len(values) == count and all(map(math.isfinite, values)) else None
+
+
+def _orientation(header: pydicom.Dataset) -> tuple[float, ...] | None:
+    """Return the direction cosines, or None where they span no plane (all zero, for example)."""
+    cosines = _numbers(header, "ImageOrientationPatient", 6)
+    if cosines is None:
+        return None
+    area = float(np.linalg.norm(np.cross(cosines[:3], cosines[3:])))
+    return cosines if abs(area - 1) < 0.1 else None
 
 
 def _texts(header: pydicom.Dataset, keyword: str) -> list[str]:

@@ -1,15 +1,37 @@
-"""Real DICOM files for the tests, written with pydicom."""
+"""Real DICOM files for the tests, written with pydicom; GDCM encodes what pydicom cannot."""
 
 from pathlib import Path
 from typing import Any
 
+import gdcm
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, RLELossless
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    MRImageStorage,
+)
 
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+UNCOMPRESSED = (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    DeflatedExplicitVRLittleEndian,
+)
+GDCM_NAMES = {
+    JPEGLossless: "JPEGLosslessProcess14",
+    JPEGLosslessSV1: "JPEGLosslessProcess14_1",
+    JPEG2000Lossless: "JPEG2000Lossless",
+}
 
 
 def write_slice(
@@ -23,8 +45,9 @@ def write_slice(
     syntax: str = ExplicitVRLittleEndian,
     **tags: Any,
 ) -> Path:
-    """Write one slice; `pixels` uint16 or int16 ``[rows, columns]``; `tags` are set by keyword."""
-    signed = pixels.dtype == np.int16
+    """Write one slice; `pixels` 8 or 16 bit ``[rows, columns]``; `tags` are set by keyword."""
+    signed = pixels.dtype.kind == "i"
+    bits = 8 * pixels.dtype.itemsize
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = MRImageStorage
     meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
@@ -34,7 +57,7 @@ def write_slice(
     dataset.SOPClassUID, dataset.SOPInstanceUID = MRImageStorage, f"1.2.3.{number}"
     dataset.InstanceNumber = number
     dataset.Rows, dataset.Columns = pixels.shape
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = bits, bits, bits - 1
     dataset.PixelRepresentation = int(signed)
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
     dataset.PixelSpacing = list(spacing)
@@ -44,14 +67,47 @@ def write_slice(
         dataset.ImageOrientationPatient = list(orientation)
     for keyword, value in tags.items():
         setattr(dataset, keyword, value)
-    dataset.PixelData = pixels.tobytes()
+    order = ">" if syntax == ExplicitVRBigEndian else "<"
+    dataset.PixelData = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
     dataset["PixelData"].VR = "OW"
-    if syntax == RLELossless:
-        dataset.compress(RLELossless)
-    elif syntax != ExplicitVRLittleEndian:
+    if syntax in UNCOMPRESSED:
+        meta.TransferSyntaxUID = syntax
+    elif syntax not in GDCM_NAMES:
         dataset.compress(syntax)
     path.parent.mkdir(parents=True, exist_ok=True)
     pydicom.dcmwrite(path, dataset, enforce_file_format=True)
+    if syntax in GDCM_NAMES:
+        encode_with_gdcm(path, GDCM_NAMES[syntax])
+    return path
+
+
+def encode_with_gdcm(path: Path, name: str) -> None:
+    """Encode an uncompressed file anew; `name` is one of ``gdcm.TransferSyntax``."""
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(path))
+    assert reader.Read()
+    change = gdcm.ImageChangeTransferSyntax()
+    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, name)))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer = gdcm.ImageWriter()
+    writer.SetFileName(str(path))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+
+
+def rewrite(path: Path, *, remove: tuple[str, ...] = (), preamble: bool = True, **tags: Any) -> Path:
+    """Change a file's tags by keyword, group 2 included, with no regard to what the standard allows."""
+    dataset = pydicom.dcmread(path)
+    with pydicom.config.disable_value_validation():
+        for keyword in remove:
+            delattr(dataset.file_meta if keyword in dataset.file_meta else dataset, keyword)
+        for keyword, value in tags.items():
+            setattr(dataset.file_meta if keyword in dataset.file_meta else dataset, keyword, value)
+        dataset.save_as(path)
+    if not preamble:
+        path.write_bytes(path.read_bytes()[132:])
     return path
 
 

@@ -52,9 +52,7 @@ def _fit(image: NDArray[Any], facts: dict[str, Any], width: int) -> NDArray[Any]
     # A header with an absurd spacing must not make an absurd picture.
     height = round(width * min(max(aspect, 0.25), 4.0))
     shrinking = columns >= width
-    return cv2.resize(
-        image, (width, height), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
-    )
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
 
 
 def _encode(image: NDArray[np.uint8]) -> str:

@@ -17,8 +17,8 @@ HEADING = 22.0
 LABEL = 40.0
 """Height of a target's row, of a condition's heading, and width of a level's name, in px."""
 
-OVER = 0.7
-"""Share above which a confusion cell is so dark that its text is written light."""
+DEEPEST = 0.5
+"""Opacity of a full confusion cell: ink stays legible on it, in light and in dark."""
 
 
 def target_bars(
@@ -65,15 +65,17 @@ def paired_dots(names: Sequence[str], honest: Sequence[float], report: Sequence[
     drawing = Drawing(460, height, title)
     known = [value for value in (*honest, *report) if math.isfinite(value)]
     # Down to a round fifth below the least value, so that differences near 1 stay visible.
-    scale = Scale(math.floor(min(known, default=0) * 5 - 0.1) / 5 if min(known, default=0) > 0 else 0, 1, 48, 448)
-    for tick in scale.ticks(5):
+    scale = Scale(
+        math.floor(min(known, default=0) * 5 - 0.1) / 5 if min(known, default=0) > 0 else 0, 1, 48, 448
+    )
+    for tick, label in scale.ticks(5):
         drawing.line(scale(tick), HEADING - 4, scale(tick), height - 16, "gridline")
-        drawing.text(scale(tick), height - 3, fixed(tick, 1), "faint", anchor="middle")
+        drawing.text(scale(tick), height - 3, label, "faint", anchor="middle")
     for index, y in _target_rows(drawing, names):
         pair = honest[index], report[index]
         if not all(map(math.isfinite, pair)):
             continue
-        first, second = map(scale, pair)
+        first, second = scale(pair[0]), scale(pair[1])
         text = f"{target_words(names[index])}: honest {fixed(pair[0])}, report {fixed(pair[1])}"
         drawing.line(first, y + ROW / 2, second, y + ROW / 2, "link")
         drawing.circle(first, y + ROW / 2, 4, "honest", text)
@@ -86,11 +88,11 @@ def accuracy_scatter(names: Sequence[str], latest: Sequence[float], best: Sequen
     drawing = Drawing(280, 290, "Latest against best accuracy of each target")
     both = [*latest, *best]
     across, up = spanning(both, 40, 272), spanning(both, 236, 10)
-    for tick in across.ticks():
+    for tick, label in across.ticks(5):
         drawing.line(across(tick), 10, across(tick), 236, "gridline")
-        drawing.text(across(tick), 250, f"{tick:.3g}", "faint", anchor="middle")
+        drawing.text(across(tick), 250, label, "faint", anchor="middle")
         drawing.line(40, up(tick), 272, up(tick), "gridline")
-        drawing.text(35, up(tick) + 3.5, f"{tick:.3g}", "faint", anchor="end")
+        drawing.text(35, up(tick) + 3.5, label, "faint", anchor="end")
     drawing.line(40, 236, 272, 10, "link")
     for name, x, y in zip(names, latest, best, strict=True):
         if math.isfinite(x) and math.isfinite(y):
@@ -124,9 +126,9 @@ def loss_curves(history: pd.DataFrame, title: str) -> Markup:
     longest = int(history["epoch"].max())
     across = Scale(1, max(longest, 2), 32, 212)
     up = spanning([*valid.to_numpy().ravel(), *training_mean], 96, 8)
-    for tick in up.ticks(3):
+    for tick, label in up.ticks(4):
         drawing.line(32, up(tick), 214, up(tick), "gridline")
-        drawing.text(28, up(tick) + 3.5, f"{tick:.3g}", "faint", anchor="end")
+        drawing.text(28, up(tick) + 3.5, label, "faint", anchor="end")
     for epoch in _whole_ticks(longest):
         drawing.text(across(epoch), 110, str(epoch), "faint", anchor="middle")
     for fold in valid.columns:
@@ -134,7 +136,7 @@ def loss_curves(history: pd.DataFrame, title: str) -> Markup:
     drawing.path(_points(training_mean, across, up), "training")
     drawing.path(_points(mean, across, up), "mean")
     if mean.notna().any():
-        best = int(mean.idxmin())
+        best = int(mean.index[int(np.nanargmin(mean.to_numpy()))])
         drawing.circle(across(best), up(float(mean[best])), 3, "best", f"epoch {best}: {mean[best]:.3f}")
     return drawing.markup()
 
@@ -146,25 +148,23 @@ def confusion_cells(matrix: NDArray[np.int64], title: str) -> Markup:
         matrix: ``[3 true, 3 most probable]`` counts.
         title: what is shown, for screen readers.
     """
-    drawing = Drawing(220, 132, title)
+    drawing = Drawing(220, 140, title)
     totals = matrix.sum(axis=1)
-    drawing.text(143, 9, "most probable", "faint", anchor="middle")
+    drawing.text(139, 9, "most probable", "faint", anchor="middle")
     for index, word in enumerate(SEVERITY_WORDS):
         short = word.split("/")[0]
-        x, y = 68 + index * 51, 26 + index * 35
-        drawing.text(x + 24.5, 21, short, anchor="middle")
-        drawing.text(62, y + 15, short, anchor="end")
-        drawing.text(62, y + 27, f"n={totals[index]}", "faint", anchor="end")
+        top = 30 + index * 37
+        drawing.text(61 + index * 53 + 25.5, 25, short, "small", anchor="middle")
+        drawing.text(54, top + 15, short, "small", anchor="end")
+        drawing.text(54, top + 28, f"n={totals[index]}", "faint", anchor="end")
         for column in range(3):
-            share = matrix[index, column] / totals[index] if totals[index] else math.nan
-            x = 68 + column * 51
-            drawing.rect(x, y, 49, 33, "track")
-            if share > 0:
-                drawing.rect(x, y, 49, 33, "cell", opacity=0.06 + 0.94 * share)
-            kind = "strong over" if share > OVER else "strong"
-            drawing.text(x + 24.5, y + 15, str(matrix[index, column]), kind, anchor="middle")
-            kind = "over" if share > OVER else "faint"
-            drawing.text(x + 24.5, y + 27, percent(share), kind, anchor="middle")
+            left, share = 61 + column * 53, math.nan
+            drawing.rect(left, top, 51, 35, "track")
+            if totals[index]:
+                share = matrix[index, column] / totals[index]
+                drawing.rect(left, top, 51, 35, "bar", opacity=DEEPEST * share)
+            drawing.text(left + 25.5, top + 15, str(matrix[index, column]), "strong", anchor="middle")
+            drawing.text(left + 25.5, top + 28, percent(share), "small", anchor="middle")
     return drawing.markup()
 
 
@@ -187,9 +187,7 @@ def _target_rows(drawing: Drawing, names: Sequence[str]) -> Iterator[tuple[int, 
 
 
 def _points(losses: "pd.Series[float]", across: Scale, up: Scale) -> list[tuple[float, float]]:
-    return [
-        (across(float(epoch)), up(float(loss))) for epoch, loss in zip(losses.index, losses, strict=True)
-    ]
+    return [(across(float(epoch)), up(float(loss))) for epoch, loss in zip(losses.index, losses, strict=True)]
 
 
 def _whole_ticks(longest: int) -> list[int]:

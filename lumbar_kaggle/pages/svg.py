@@ -22,13 +22,20 @@ class Scale(NamedTuple):
         """Return the pixel of `value`."""
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
-    def ticks(self, count: int = 4) -> list[float]:
-        """Return about `count` round values within the scale."""
+    def ticks(self, count: int) -> list[tuple[float, str]]:
+        """Return about `count` round values within the scale, with their texts.
+
+        >>> Scale(0.83, 0.98, 0, 1).ticks(3)
+        [(0.85, '0.85'), (0.9, '0.90'), (0.95, '0.95')]
+        """
         rough = (self.high - self.low) / count
-        power = 10.0 ** math.floor(math.log10(rough))
-        step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
+        exponent = math.floor(math.log10(rough))
+        factor = next(factor for factor in (1, 2, 5, 10) if factor * 10.0**exponent >= rough * 0.999)
+        decimals = max(0, -exponent - (factor == 10))
+        step = factor * 10.0**exponent
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
-        return [index * step for index in range(first, last + 1)]
+        values = [round(index * step, decimals) for index in range(first, last + 1)]
+        return [(value, f"{value:.{decimals}f}") for value in values]
 
 
 def spanning(values: list[float], start: float, end: float, margin: float = 0.06) -> Scale:

@@ -82,7 +82,7 @@ def _sagittal(
     leftwards = np.cross(down, across)
     # The middle of the image lies in front of the L3/L4 canal, where technicians put it.
     middle = spine.frame(spine.disc_at[VERTEBRAE.index("L3")])[0]
-    column, row = 0.545 + rng.normal(0.0, 0.025), 0.525 + rng.normal(0.0, 0.025)
+    column, row = rng.normal((0.535, 0.53), scanners.sagittal_shift)
     corner = middle - field * (column * across + row * down) + rng.normal(0.0, 1.5) * leftwards
     planes = [
         _plane(corner + offset * leftwards, across, down, field, size)

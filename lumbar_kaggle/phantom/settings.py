@@ -44,6 +44,7 @@ class Scanners:
     sagittal_field_mm: tuple[float, float] = (270.0, 320.0)
     sagittal_slices: tuple[int, int] = (11, 17)
     sagittal_step_mm: tuple[float, float] = (4.4, 5.2)
+    sagittal_shift: float = 0.04  # of the field; standard deviation of where the spine lies in it
     axial_sizes: tuple[int, ...] = (256, 320, 320)
     axial_field_mm: tuple[float, float] = (180.0, 220.0)
     axial_step_mm: tuple[float, float] = (4.4, 5.4)
@@ -63,4 +64,4 @@ class Reader:
     missing_label: float = 0.001  # of cells, beside those whose series is absent
     missing_coordinate: float = 0.0035  # of labelled cells
     point_jitter_px: float = 1.0  # standard deviation, each axis
-    neighbour_slice: float = 0.08  # of points put on a neighbouring slice
+    neighbour_slice: float = 0.04  # of points put on a neighbouring slice

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from lumbar_kaggle.geometry import to_slice
 from lumbar_kaggle.phantom.anatomy import foramen_point, recess_point
-from lumbar_kaggle.phantom.rendering import Plane
 from lumbar_kaggle.phantom.settings import Reader
 from lumbar_kaggle.phantom.study import Part, Study
 from lumbar_kaggle.targets import (
@@ -66,17 +65,19 @@ def read_study(study: Study, reader: Reader = Reader()) -> Rows:  # noqa: B008
     rng = study.rng(Part.READER)
     labels: list[int | str | None] = [study.study_id]
     coordinates = []
+    slices = _choose_slices(study)
     for target, severity in zip(TARGETS, study.grades.labels.ravel(), strict=True):
         # Draw for every cell, so that no cell's outcome shifts the next one's.
         lost, unmarked, turn = rng.random(3)
         jitter = rng.normal(0.0, reader.point_jitter_px, 2)
-        point = _mark(study, target, turn, reader.neighbour_slice, jitter)
-        if point is None or lost < reader.missing_label:
+        chosen = slices.get(target)
+        if chosen is None or lost < reader.missing_label:
             labels.append(None)
             continue
         labels.append(SEVERITY_WORDS[severity])
         if unmarked >= reader.missing_coordinate:
-            coordinates.append(point)
+            aside = (1 if turn < reader.neighbour_slice / 2 else -1) if turn < reader.neighbour_slice else 0
+            coordinates.append(_mark(study, target, chosen, aside, jitter))
     descriptions = {kind: words for words, kind in SERIES_DESCRIPTIONS.items()}
     series = tuple(
         (study.study_id, identifier, descriptions[one.kind])
@@ -85,44 +86,48 @@ def read_study(study: Study, reader: Reader = Reader()) -> Rows:  # noqa: B008
     return Rows(tuple(labels), tuple(coordinates), series)
 
 
-def _mark(
-    study: Study, target: Target, turn: float, slip: float, jitter: Floats
-) -> tuple[int | str | float, ...] | None:
-    """Return the row of `COORDINATE_COLUMNS` for a target, None where no slice shows it."""
-    point = true_point(study, target)
-    kind = KIND_OF_GROUP[target.score_group]
-    nearest = min(
-        (
-            (abs(float(_project(point, series.planes[k])[2])), s, k)
+def _choose_slices(study: Study) -> dict[Target, tuple[int, int]]:
+    """Return series and plane (indices) that show each target best; targets out of reach are left out."""
+    chosen = {}
+    for group, kind in KIND_OF_GROUP.items():
+        targets = [target for target in TARGETS if target.score_group == group]
+        points = np.array([true_point(study, target) for target in targets])
+        places = [
+            (s, k)
             for s, series in enumerate(study.series)
             if series.kind == kind
             for k in range(len(series.planes))
-        ),
-        default=None,
-    )
-    if nearest is None or nearest[0] > IN_REACH_MM:
-        return None
-    _, s, k = nearest
-    series = study.series[s]
-    if turn < slip:
-        other = k + (1 if turn < slip / 2 else -1)
-        if (
-            0 <= other < len(series.planes)
-            and abs(_project(point, series.planes[other])[2]) < 2 * IN_REACH_MM
-        ):
-            k = other
+        ]
+        if not places:
+            continue
+        planes = [study.series[s].planes[k] for s, k in places]
+        distance = np.abs([(points - plane.position) @ plane.normal for plane in planes])  # planes, targets
+        best = distance.argmin(axis=0)
+        if group == "spinal":
+            # All levels on one slice, except where the spine bends away from it.
+            middle = int(distance.mean(axis=1).argmin())
+            best = np.where(distance[middle] < IN_REACH_MM, middle, best)
+        for t, target in enumerate(targets):
+            if distance[best[t], t] <= IN_REACH_MM:
+                chosen[target] = places[best[t]]
+    return chosen
+
+
+def _mark(
+    study: Study, target: Target, chosen: tuple[int, int], aside: int, jitter: Floats
+) -> tuple[int | str | float, ...]:
+    """Return the row of `COORDINATE_COLUMNS` for a target, on the chosen slice or the one beside it."""
+    s, k = chosen
+    series, point = study.series[s], true_point(study, target)
+    if aside and 0 <= k + aside < len(series.planes):
+        beside = series.planes[k + aside]
+        k += aside if abs((point - beside.position) @ beside.normal) < 2 * IN_REACH_MM else 0
     plane = series.planes[k]
-    row, column, _ = _project(point, plane)
+    row, column, _ = to_slice(point, plane.position, plane.orientation, plane.spacing)
     x = round(float(np.clip(column + jitter[0], 0, plane.shape[1] - 1)), 6)
     y = round(float(np.clip(row + jitter[1], 0, plane.shape[0] - 1)), 6)
     words = condition_words(target.condition), level_words(target.level)
     return (study.study_id, study.series_ids[s], k + 1, *words, x, y)
-
-
-def _project(point: Floats, plane: Plane) -> tuple[float, float, float]:
-    """Return row, column and distance (mm) of a point in a slice."""
-    row, column, distance = to_slice(point, plane.position, plane.orientation, plane.spacing)
-    return float(row), float(column), float(distance)
 
 
 def label_table(rows: list[Rows]) -> pd.DataFrame:

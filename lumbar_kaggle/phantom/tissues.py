@@ -42,7 +42,7 @@ class Contrast:
 CONTRASTS = {
     Weighting.T1: Contrast(
         fat=0.95, marrow_fatty=0.68, marrow_red=0.42, cortex=0.11, disc_wet=0.31, disc_dry=0.27,
-        annulus=0.21, csf=0.13, nerve=0.30, cord=0.36, ganglion=0.36, ligament=0.17,
+        annulus=0.21, csf=0.13, nerve=0.30, cord=0.36, ganglion=0.36, ligament=0.23,
         epidural=0.42, muscle=0.28, vessel=0.10, joint=0.24, organ=0.36, bowel=0.30,
         skin=0.45,
     ),

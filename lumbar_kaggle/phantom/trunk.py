@@ -65,13 +65,15 @@ def paint_trunk(
     left, back = (x - course_x) / np.float32(patient.size), (y - course_y) / np.float32(patient.size)
     level = (z - np.float32(patient.origin[2])) / np.float32(LEVEL_MM * patient.size)  # 0 at L3/L4
     coarse = grain_at(grains[1], x, y, z)
-    fine = grain_at(grains[0], x / np.float32(1.5), y / np.float32(1.5), z / np.float32(5))
+    fine = grain_at(grains[0], x, y, z)
+    squeeze = np.float32(1.8)
+    streaks = grain_at(grains[1], x * squeeze, y * squeeze, z * np.float32(0.7)) + np.float32(0.3) * fine
     surface = _surface(x, y, course_y, patient)
     image = np.full(x.shape, contrast.fat, np.float32) * (1 + np.float32(0.02) * (coarse + fine))
     image = _paint_belly(image, left, back, level, coarse, contrast, soft)
     wall = np.abs(surface + np.float32(0.7 * patient.fat + 10)) - 6 + 12 * covered(-back - 20, 30.0)
     image = _over(image, contrast.muscle * (1 + np.float32(0.1) * fine), covered(wall, 2 * soft))
-    image = _paint_muscles(image, left, back, level, fine + 0.6 * coarse, patient, contrast, soft)
+    image = _paint_muscles(image, left, back, level, streaks, patient, contrast, soft)
     image = _paint_vessels(image, left, back, level, patient, contrast, soft)
     image = _over(image, contrast.skin, covered(-surface - np.float32(2.0), soft))
     body: Singles = image * covered(surface, soft)
@@ -128,14 +130,15 @@ def _paint_muscles(
 ) -> Singles:
     """Paint the extensors behind, psoas and quadratus beside, and the ligaments between the spines."""
     side = np.abs(left)
-    streak = np.clip(np.float32(patient.muscle_fat) * (grain * 0.6 + 0.5), 0, 0.85)
+    streak = np.clip(np.float32(patient.muscle_fat) * (grain * 0.55 + 0.35), 0, 0.85)
     muscle = contrast.muscle + (contrast.fat - contrast.muscle) * streak + np.float32(0.02) * grain
     low: Singles = np.clip(-level - 1.0, 0, 3).astype(np.float32)  # how far below L4/L5
     high: Singles = np.clip(level, -2, 4).astype(np.float32)
-    psoas_x, psoas_y = 36.5 - 3.5 * high, 3 * high - 25
+    psoas_x = np.float32(36.5) - np.float32(3.5) * high
+    psoas_y = np.float32(3.0) * high - np.float32(25.0)
     psoas_r: Singles = np.clip(18 - 3.2 * high, 3, 22).astype(np.float32)
     bellies = (
-        _ellipse(side - 19.0, back - 29, 18.0, np.maximum(19 - 3.5 * low, 4)),
+        _ellipse(side - 19, back - 29, 18.0, np.maximum(19 - 3.5 * low, 4)),
         _ellipse(side - 46, back - 23, np.maximum(23 - 3 * low, 5), np.maximum(19 - 5 * low, 4)),
         _ellipse(side - psoas_x, back - psoas_y, psoas_r, psoas_r * 1.15),
         _ellipse(side - 68, back - 2, 17.0, 10.0) + 20 * np.maximum(np.abs(level) - 2.0, 0),

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from fastai.callback.core import Callback, CancelEpochException
 from fastai.callback.tracker import TrackerCallback
@@ -32,6 +33,8 @@ class SeedEpochs(Callback):  # type: ignore[misc]
         seed = derive_seed(self.seed, "epoch", self.epoch)
         set_seed(seed)
         self.learn.dls.train.rng = random.Random(seed)
+        # fastai smooths the training loss over all batches so far; here each epoch's is its own.
+        self.learn.recorder.smooth_loss.reset()
 
 
 class Checkpoint(TrackerCallback):  # type: ignore[misc]
@@ -87,7 +90,9 @@ class Checkpoint(TrackerCallback):  # type: ignore[misc]
                 "history": [[float(value) for value in row] for row in self.recorder.values],
                 "model": dict(self._weights()),
                 "best": self.best_state,
-                "hypers": [dict(group) for group in optimizer["hypers"]],
+                "hypers": [
+                    {name: _plain(value) for name, value in group.items()} for group in optimizer["hypers"]
+                ],
                 "state": list(optimizer["state"]),
             },
         )
@@ -100,6 +105,11 @@ class Checkpoint(TrackerCallback):  # type: ignore[misc]
 
     def _weights(self) -> Any:
         return self.learn.model.state_dict().items()
+
+
+def _plain(value: Any) -> Any:
+    # The schedulers leave NumPy scalars, which a checkpoint read without pickle cannot hold.
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
