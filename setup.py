@@ -35,9 +35,11 @@ setup(
         "opencv-python-headless>=4.9",
         "pandas>=2.2",
         "numpy>=2.0",
+        "scipy>=1.13",
         "scikit-learn>=1.5",
         "matplotlib>=3.8",
         "jinja2>=3.1",
+        "markupsafe>=2.1",
         "tqdm>=4.66",
         "kaggle>=2.2",
         # kaggle 2.x imports six without declaring it.

@@ -87,7 +87,8 @@ def find_faults(root: Path) -> list[Fault]:
     Raises:
         InputError: the folder holds none of the competition's series tables.
     """
-    splits = [name for name in ("train", "test") if (root / f"{name}_series_descriptions.csv").is_file()]
+    marks = {"train": ("train_series_descriptions.csv", "train.csv"), "test": ("test_series_descriptions.csv",)}
+    splits = [split for split, names in marks.items() if any((root / name).is_file() for name in names)]
     if not splits:
         raise InputError(
             f"{root}: holds neither train_series_descriptions.csv nor test_series_descriptions.csv; "
@@ -144,8 +145,8 @@ def _locate(images: Path, described: pd.DataFrame, table: Path) -> tuple[pd.Data
     """Add the folder of each series, and leave out those that are not on disk."""
     folders = [images / study / series for study, series in described[["study_id", "series_id"]].to_numpy()]
     there = np.array([folder.is_dir() for folder in folders], dtype=bool)
-    sentence = f"series {{series_id}} of study {{study_id}} has no folder in {images}; it is left out"
-    faults = faults_of(table, described[~there], sentence, False)
+    sentence = "series {series_id} of study {study_id} has no folder in {images}; it is left out"
+    faults = faults_of(table, described[~there].assign(images=str(images)), sentence, False)
     series = described.assign(folder=[str(folder) for folder in folders])[there]
     return series[["study_id", "series_id", "kind", "folder"]].reset_index(drop=True), faults
 

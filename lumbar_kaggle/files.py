@@ -5,11 +5,12 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from lumbar_kaggle.errors import InputError
+
+if TYPE_CHECKING:  # pandas takes a second to import, and `lumbar --help` comes through here
+    import pandas as pd
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
@@ -37,7 +38,7 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def write_csv(path: Path, frame: pd.DataFrame) -> None:
+def write_csv(path: Path, frame: "pd.DataFrame") -> None:
     """Write `frame` as CSV without its index, floats in full precision, atomically."""
     write_text(path, frame.to_csv(index=False, lineterminator="\n"))
 

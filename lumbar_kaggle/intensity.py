@@ -47,7 +47,7 @@ def to_8bit(image: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
         low, high: intensities; where they are equal the image is constant and becomes 0 throughout.
 
     Returns:
-        uint8, the shape of `image`; pixels that are not finite become 0.
+        uint8, the shape of `image`; NaN becomes 0, infinite values are clipped like others.
     """
     if not high > low:
         return np.zeros(image.shape, dtype=np.uint8)

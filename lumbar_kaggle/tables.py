@@ -62,6 +62,9 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
         raise InputError(f"{path}: the file is empty; it needs the columns {', '.join(columns)}") from None
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a CSV file ({str(error).strip()})") from None
+    if not isinstance(table.index, pd.RangeIndex):
+        # pandas takes surplus fields for row names, and every column would be shifted.
+        raise InputError(f"{path}, line 2: the row has more fields than the header; remove what is too much")
     missing = [name for name in columns if name not in table.columns]
     if missing:
         raise InputError(f"{path}, line 1: column {', '.join(missing)} is missing")
@@ -153,7 +156,11 @@ def read_coordinates(
     for column in ("instance_number", "x", "y"):
         # Negative pixels are outside of every image, whatever its size.
         wrong = ~(numbers[column] >= 0) | ~np.isfinite(numbers[column])
-        sentence = f"{column} is {{{column}!r}}; it must be a number, 0 or more; the row is left out"
+        wanted = "a number, 0 or more"
+        if column == "instance_number":
+            wrong |= numbers[column] % 1 != 0
+            wanted = "a whole number, 0 or more"
+        sentence = f"{column} is {{{column}!r}}; it must be {wanted}; the row is left out"
         faults += faults_of(path, table[wrong], sentence, False)
         bad |= wrong.to_numpy()
     unknown = ~table["study_id"].isin(studies)
@@ -181,11 +188,13 @@ def sample_studies(path: Path) -> list[str]:
     Raises:
         InputError: the file is unreadable, or a row identifier is not study + target.
     """
-    table = read_table(path, ("row_id",))
-    try:
-        return list(dict.fromkeys(split_row_id(identifier)[0] for identifier in table["row_id"]))
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
+    studies: dict[str, None] = {}
+    for index, identifier in read_table(path, ("row_id",))["row_id"].items():
+        try:
+            studies[split_row_id(identifier)[0]] = None
+        except ValueError as error:
+            raise InputError(f"{path}, line {int(index) + 2}: {error}") from None
+    return list(studies)
 
 
 def _bad_identifiers(path: Path, table: pd.DataFrame, column: str) -> list[Fault]:

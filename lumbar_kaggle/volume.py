@@ -79,7 +79,7 @@ class Volume:
     @property
     def has_geometry(self) -> bool:
         """Whether every slice knows its place in the patient."""
-        return bool(np.isfinite(self.positions).all() and np.isfinite(self.orientation).all())
+        return bool(self._placed(list(range(len(self)))).all())
 
     def to_patient(self, slice_index: int, row: ArrayLike, column: ArrayLike) -> NDArray[np.float64]:
         """Return LPS mm ``[..., 3]`` of pixels ``[...]`` of one slice; see `geometry.to_patient`."""
@@ -129,7 +129,7 @@ class Volume:
             return False
         if not np.allclose(self.spacing[first], self.spacing[second], rtol=0.01):
             return False
-        known = np.isfinite(self.orientation[[first, second]]).all(axis=1)
+        known = self._placed([first, second])
         if not known.all():
             return not known.any()
         cosine = np.cos(np.radians(SAME_ORIENTATION_DEGREES))
@@ -139,8 +139,14 @@ class Volume:
         offset = self.positions[second] - self.positions[first]
         return bool(np.abs(both[0] @ offset).max() < SAME_COLUMN_MM)
 
+    def _placed(self, indices: list[int]) -> NDArray[np.bool_]:
+        """Whether each of the slices has both position and orientation, ``[indices]``."""
+        geometry_of = np.hstack([self.positions[indices], self.orientation[indices]])
+        placed: NDArray[np.bool_] = np.isfinite(geometry_of).all(axis=1)
+        return placed
+
     def _along_normal(self, group: list[int]) -> list[int]:
-        if not np.isfinite(self.orientation[group]).all():
+        if not self._placed(group).all():
             return group
         depth = self.positions[group] @ geometry.reading_direction(self.orientation[group[0]])
         ordered: list[int] = []

@@ -24,10 +24,10 @@ def write_small_competition(root: Path, studies: int, test_studies: int, seed: i
         for index in range(count):
             study = first + 17 * index
             grades = generator.choice(3, 25, p=[0.5, 0.3, 0.2])
-            _write_study(root / f"{split}_images" / str(study) / f"{study % 1000}1", grades, generator)
+            _write_study(root / f"{split}_images" / str(study) / f"1{study % 1000}", grades, generator)
             words = [SEVERITY_WORDS[grade] for grade in grades]
             labels.append({"study_id": study, **{t.name: w for t, w in zip(TARGETS, words, strict=True)}})
-            series.append((study, f"{study % 1000}1", "Sagittal T1"))
+            series.append((study, f"1{study % 1000}", "Sagittal T1"))
         table = pd.DataFrame(labels)
         table.to_csv(root / "train.csv" if split == "train" else root.parent / "truth.csv", index=False)
         columns = ["study_id", "series_id", "series_description"]

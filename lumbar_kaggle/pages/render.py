@@ -5,7 +5,6 @@ from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
 
 from lumbar_kaggle.targets import SEVERITIES, SEVERITY_WORDS, condition_words, level_words, target
 
@@ -14,7 +13,7 @@ NOTHING = "–"
 
 
 def render(template: str, **content: Any) -> str:
-    """Fill one of ``pages/templates``; every text in `content` is escaped unless it is `Markup`."""
+    """Fill one of ``pages/templates``; text in `content` is escaped unless it is `Markup`."""
     return _environment().get_template(template).render(**content)
 
 
@@ -73,11 +72,6 @@ def severity_words(name: str) -> str:
     return SEVERITY_WORDS[SEVERITIES.index(name)]
 
 
-def breakable(text: str) -> Markup:
-    """Let a long name break after its underscores."""
-    return Markup("_<wbr>").join(escape(part) for part in text.split("_"))
-
-
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -88,7 +82,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    filters = (fixed, signed, percent, rate, target_words, severity_words, breakable)
+    filters = (fixed, signed, percent, rate, target_words, severity_words)
     environment.filters.update({function.__name__: function for function in filters})
     environment.filters.update(condition=condition_words, level=level_words)
     return environment
