@@ -87,7 +87,10 @@ def find_faults(root: Path) -> list[Fault]:
     Raises:
         InputError: the folder holds none of the competition's series tables.
     """
-    marks = {"train": ("train_series_descriptions.csv", "train.csv"), "test": ("test_series_descriptions.csv",)}
+    marks = {
+        "train": ("train_series_descriptions.csv", "train.csv"),
+        "test": ("test_series_descriptions.csv",),
+    }
     splits = [split for split, names in marks.items() if any((root / name).is_file() for name in names)]
     if not splits:
         raise InputError(

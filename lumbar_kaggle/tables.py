@@ -82,7 +82,8 @@ def label_rows(train: pd.DataFrame) -> pd.DataFrame:
         Columns ``row_id, study_id, target, severity`` (int64 0, 1, 2), studies in table order.
     """
     long = train.melt("study_id", list(TARGET_NAMES), "target", "word")
-    severity = pd.Categorical(long["word"], categories=list(SEVERITY_WORDS), ordered=True).codes
+    grades = {word: grade for grade, word in enumerate(SEVERITY_WORDS)}
+    severity = long["word"].map(grades).fillna(-1)
     long = long.assign(severity=severity.astype(np.int64), position=np.tile(np.arange(len(train)), 25))
     long = long[long["severity"] >= 0].sort_values("position", kind="stable")
     identifiers = [row_id(study, name) for study, name in zip(long["study_id"], long["target"], strict=True)]
@@ -127,6 +128,15 @@ def read_label_table(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
 
 
 def read_series_table(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
+    """Read a table of series descriptions.
+
+    Returns:
+        Text columns ``study_id, series_id, series_description, kind`` (one of `targets.SERIES_KINDS`),
+        and the faults; an unknown description is serious.
+
+    Raises:
+        InputError: the file is missing, empty, no CSV, or lacks a column.
+    """
     table = read_table(path, SERIES_COLUMNS)
     faults = _bad_identifiers(path, table, "study_id") + _bad_identifiers(path, table, "series_id")
     twice = table.duplicated(["study_id", "series_id"])
@@ -142,6 +152,20 @@ def read_series_table(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
 def read_coordinates(
     path: Path, studies: set[str], described: pd.DataFrame
 ) -> tuple[pd.DataFrame, list[Fault]]:
+    """Read ``train_label_coordinates.csv``.
+
+    Args:
+        path: the table.
+        studies: identifiers in ``train.csv``.
+        described: as from `read_series_table`.
+
+    Returns:
+        `COORDINATE_COLUMNS` with conditions and levels as in `targets`, instance numbers int64, x and y
+        float (column and row in px of the stored image), index ``line - 2``; and the faults.
+
+    Raises:
+        InputError: the file is missing, empty, no CSV, or lacks a column.
+    """
     table = read_table(path, COORDINATE_COLUMNS)
     conditions = {condition_words(name): name for name in CONDITIONS}
     levels = {level_words(name): name for name in LEVELS}
@@ -189,11 +213,12 @@ def sample_studies(path: Path) -> list[str]:
         InputError: the file is unreadable, or a row identifier is not study + target.
     """
     studies: dict[str, None] = {}
-    for index, identifier in read_table(path, ("row_id",))["row_id"].items():
+    table = read_table(path, ("row_id",))
+    for index, identifier in zip(table.index, table["row_id"], strict=True):
         try:
             studies[split_row_id(identifier)[0]] = None
         except ValueError as error:
-            raise InputError(f"{path}, line {int(index) + 2}: {error}") from None
+            raise InputError(f"{path}, line {index + 2}: {error}") from None
     return list(studies)
 
 

@@ -102,7 +102,8 @@ def train_target(job: Job, budget: Budget, tell: Tell) -> dict[str, Any]:
             f"{job.target}: {len(job.rows)} labelled pictures are too few for {job.config.folds} folds; "
             "give more studies or fewer --folds"
         )
-    rates = _learning_rates(job, tell)
+    budget.check()
+    rates = _learning_rates(job, budget, tell)
     short = _train_folds(job, "short", job.config.short_epochs, rates["used"], budget, tell)
     accuracy = float(np.mean([record["accuracy"] for record in short]))
     epochs = epochs_after_short_run(accuracy, job.config)
@@ -116,7 +117,7 @@ def train_target(job: Job, budget: Budget, tell: Tell) -> dict[str, Any]:
     return result
 
 
-def _learning_rates(job: Job, tell: Tell) -> dict[str, float]:
+def _learning_rates(job: Job, budget: Budget, tell: Tell) -> dict[str, float]:
     path = job.folder / "lr.json"
     if not path.is_file():
         tell("learning rate")
@@ -124,6 +125,7 @@ def _learning_rates(job: Job, tell: Tell) -> dict[str, float]:
         rows = split_rows(job.rows, 0, job.config, seed)
         job.folder.mkdir(parents=True, exist_ok=True)
         learner, _ = make_learner(rows, job.config, job.target, job.folder, seed)
+        learner.add_cb(WithinBudget(budget))
         rates = find_learning_rate(learner, job.config.lr_find_iterations, seed)
         if job.config.lr is not None:
             rates["used"] = job.config.lr
