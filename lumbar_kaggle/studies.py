@@ -22,6 +22,9 @@ LONG_REPETITION_MS = 1500.0
 """Spin echo: T1 has TR under about 1,000 ms and TE under 30, T2 has TR over 2,000 and TE over 80
 (Westbrook, MRI in Practice, ch. 2); these bounds lie in the gaps."""
 
+LOCALIZER_WORDS = frozenset({"localizer", "localiser", "loc", "scout", "survey", "topogram"})
+"""Words of the description that mark planning images, which have the weightings of no diagnostic series."""
+
 
 def recognise_kind(instance: Instance) -> str | None:
     """Return the series kind that a slice belongs to, or None if it is none of the three.
@@ -41,10 +44,13 @@ def recognise_kind(instance: Instance) -> str | None:
 
 def _weighting(instance: Instance) -> str | None:
     words = set(re.findall(r"[a-z0-9]+", instance.description.lower()))
+    if words & LOCALIZER_WORDS:
+        return None
     # STIR before T1: "STIR T1" sequences exist and are read as fluid-sensitive ones.
     if words & {"stir", "tirm"}:
         return "t2"
-    named = {name for name in ("t1", "t2") if any(word.startswith(name) for word in words)}
+    # "sT1W" and "SagT2" are vendors' spellings; T10 to T12 are vertebrae.
+    named = {found[1] for word in words if (found := re.match(r"(?:s|sag|ax|tra)?(t[12])(?!\d)", word))}
     if len(named) == 1:
         return named.pop()
     if "IR" in instance.sequence.split() and not math.isnan(instance.inversion_time_ms):

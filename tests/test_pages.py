@@ -384,7 +384,7 @@ def test_ticks_are_round() -> None:
     assert [text for _, text in Scale(0, 40, 0, 1).ticks(4)] == ["0", "10", "20", "30", "40"]
 
 
-def test_charts_survive_numbers_that_are_missing() -> None:
+def test_charts_survive_missing_numbers() -> None:
     missing = float("nan")
     names = list(CANAL[:2])
     charts = [

@@ -24,22 +24,21 @@ from PIL import Image
 
 from lumbar_kaggle.recipes.baseline.config import BaselineConfig
 from lumbar_kaggle.recipes.baseline.network import build_network, load_pretrained
-from lumbar_kaggle.targets import SEVERITIES, target
+from lumbar_kaggle.targets import SEVERITIES
 
 SUGGESTIONS = (minimum, steep, valley, slide)
 """fastai's four ways to read the finder's curve; the valley's rate is the one used."""
 
 
-def make_loaders(rows: pd.DataFrame, config: BaselineConfig, target_name: str, stats: Any) -> DataLoaders:
+def make_loaders(rows: pd.DataFrame, config: BaselineConfig, stats: Any) -> DataLoaders:
     """Make the data loaders of one target and fold.
 
-    A horizontal flip turns front into back in a sagittal slice and changes no side; it is off all
-    the same where left and right are different targets, so that no later view can inherit it.
+    A horizontal flip would show a patient who faces the other way, which no sagittal slice does, and in
+    other planes it would exchange left and right; the report had it on, and its protocol has it still.
 
     Args:
         rows: columns ``image`` (path), ``severity`` (0, 1, 2), ``is_valid`` (bool).
         config: sizes.
-        target_name: decides on flips.
         stats: mean and standard deviation of the network's input.
     """
     block = DataBlock(
@@ -49,7 +48,7 @@ def make_loaders(rows: pd.DataFrame, config: BaselineConfig, target_name: str, s
         splitter=ColSplitter("is_valid"),
         item_tfms=Resize(config.image_size),
         batch_tfms=[
-            *aug_transforms(do_flip=target(target_name).side is None),
+            *aug_transforms(do_flip=config.protocol == "report"),
             Normalize.from_stats(*stats),
         ],
     )
@@ -71,15 +70,12 @@ def _picture(path: str, side: int) -> Image.Image:
         return picture.resize((side, side), Image.Resampling.BILINEAR)
 
 
-def make_learner(
-    rows: pd.DataFrame, config: BaselineConfig, target_name: str, folder: Path, seed: int
-) -> tuple[Learner, bool]:
+def make_learner(rows: pd.DataFrame, config: BaselineConfig, folder: Path, seed: int) -> tuple[Learner, bool]:
     """Make the learner of one target and fold.
 
     Args:
         rows: as in `make_loaders`.
         config: architecture, weights, sizes.
-        target_name: one of the 25.
         folder: for fastai's own temporary files.
         seed: of the head's random weights, and of the body's where it is untrained.
 
@@ -89,7 +85,7 @@ def make_learner(
     set_seed(seed)
     network = build_network(config.arch)
     pretrained = bool(load_pretrained(network, config.arch, config.weights))
-    loaders = make_loaders(rows, config, target_name, (network.mean, network.std))
+    loaders = make_loaders(rows, config, (network.mean, network.std))
     learner = Learner(
         loaders,
         network.model,

@@ -124,7 +124,7 @@ def _learning_rates(job: Job, budget: Budget, tell: Tell) -> dict[str, float]:
         seed = derive_seed(job.config.seed, job.target)
         rows = split_rows(job.rows, 0, job.config, seed)
         job.folder.mkdir(parents=True, exist_ok=True)
-        learner, _ = make_learner(rows, job.config, job.target, job.folder, seed)
+        learner, _ = make_learner(rows, job.config, job.folder, seed)
         learner.add_cb(WithinBudget(budget))
         rates = find_learning_rate(learner, job.config.lr_find_iterations, seed)
         if job.config.lr is not None:
@@ -160,7 +160,7 @@ def train_fold(
     seed = derive_seed(job.config.seed, job.target)
     rows = split_rows(job.rows, fold, job.config, seed)
     run_seed = derive_seed(seed, stage, fold)
-    learner, pretrained = make_learner(rows, job.config, job.target, folder, run_seed)
+    learner, pretrained = make_learner(rows, job.config, folder, run_seed)
     clock = _EpochClock(folder / "seconds.csv")
 
     def progress(epoch: int, figures: list[float]) -> None:
