@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,11 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from lumbar_kaggle.bundle import read_manifest
 from lumbar_kaggle.recipes.base import Study
 from lumbar_kaggle.recipes.baseline.images import square
 from lumbar_kaggle.recipes.baseline.predictor import BaselinePredictor, study_slice
-from lumbar_kaggle.targets import SEVERITIES
+from lumbar_kaggle.targets import SEVERITIES, TARGET_NAMES
 
 Floats32 = NDArray[np.float32]
 
@@ -44,7 +42,7 @@ class Explanation:
         facts: of the slice: ``series_id``, ``instance_number``, ``slices``, spacing and size.
         image: ``[rows, columns]`` uint8, the slice as stored, windowed.
         probabilities: ``[25, 3]`` calibrated, in the order of `targets.TARGETS`; NaN for targets that
-            the bundle has no model of.
+            were not asked for or that the bundle has no model of.
         heat_maps: of the targets asked for.
     """
 
@@ -55,69 +53,71 @@ class Explanation:
     heat_maps: tuple[HeatMap, ...]
 
 
-def grad_cam(model: nn.Module, layer: nn.Module, inputs: torch.Tensor, output: int) -> Floats32:
-    """Return the Grad-CAM of one output (Selvaraju et al., ICCV 2017, equations 1 and 2).
+def grad_cam(model: nn.Module, layer: nn.Module, inputs: torch.Tensor) -> tuple[torch.Tensor, Floats32]:
+    """Return the logits of one image and the Grad-CAM of each (Selvaraju et al., ICCV 2017, eq. 1 and 2).
 
     Args:
         model: in eval mode; gives logits ``[1, outputs]``.
         layer: a module in it whose output is a feature map ``[1, channels, rows, columns]``.
         inputs: ``[1, 3, rows, columns]``.
-        output: index of the logit to explain.
 
     Returns:
-        ``[feature rows, feature columns]`` float32 in 0 … 1; all 0 when nothing speaks for the output.
+        Logits ``[outputs]``, and ``[outputs, feature rows, feature columns]`` float32 in 0 … 1; a map is all
+        0 when nothing speaks for its output.
     """
     with _captured(layer) as features:
-        logits = model(inputs)
+        logits = model(inputs)[0]
         activation = features[0]
-        (gradient,) = torch.autograd.grad(logits[0, output], activation)
-    weights = gradient.mean(dim=(2, 3), keepdim=True)
-    heat = (weights * activation).sum(dim=1).clamp(min=0)[0].detach().float().cpu().numpy()
-    peak = float(heat.max())
-    scaled: Floats32 = (heat / peak if peak > 0 else heat).astype(np.float32)
-    return scaled
+        gradients = [torch.autograd.grad(logit, activation, retain_graph=True)[0] for logit in logits]
+    weights = torch.cat(gradients).mean(dim=(2, 3), keepdim=True)
+    heat = (weights * activation).sum(dim=1).clamp(min=0).detach().float().cpu().numpy()
+    peak = heat.max(axis=(1, 2), keepdims=True)
+    scaled: Floats32 = (heat / np.where(peak > 0, peak, 1)).astype(np.float32)
+    return logits.detach(), scaled
 
 
-def explain_study(study: Study, bundle: Path, targets: Iterable[str] | None = None) -> Explanation:
-    """Grade one study and draw heat maps for some targets.
+def explain_study(
+    study: Study, predictor: BaselinePredictor, targets: Iterable[str] | None = None
+) -> Explanation:
+    """Grade one study and draw a heat map for each target asked for.
 
     Each heat map is the mean over the folds' models, enlarged to the original slice.
 
     Args:
         study: with its series.
-        bundle: a baseline bundle.
-        targets: names; by default every target of the bundle.
+        predictor: of a baseline bundle; it may serve several studies.
+        targets: names; by default every target of the bundle. The others are not graded.
 
     Raises:
-        InputError: no usable bundle.
         UnreadableSeries: the study has no usable slice.
     """
-    manifest = read_manifest(bundle)
-    predictor = BaselinePredictor(bundle, manifest)
     image, facts = study_slice(study)
-    picture = square(image)
-    wanted = [name for name in (targets or manifest.targets) if name in manifest.targets]
-    return Explanation(
-        study_id=study.study_id,
-        facts=facts,
-        image=image,
-        probabilities=predictor.grade(picture[None])[0],
-        heat_maps=tuple(_heat_map(predictor, name, picture, image.shape) for name in wanted),
-    )
+    inputs = predictor.normalise(square(image)[None])
+    probabilities = np.full((len(TARGET_NAMES), len(SEVERITIES)), np.nan)
+    heat_maps = []
+    for name in targets or predictor.manifest.targets:
+        graded, heat_map = _explain_target(predictor, name, inputs, image.shape)
+        probabilities[TARGET_NAMES.index(name)] = graded
+        heat_maps.append(heat_map)
+    return Explanation(study.study_id, facts, image, probabilities, tuple(heat_maps))
 
 
-def _heat_map(
-    predictor: BaselinePredictor, name: str, picture: NDArray[np.uint8], shape: tuple[int, ...]
-) -> HeatMap:
-    inputs = predictor.normalise(picture[None])
-    with torch.inference_mode():
-        logits = torch.stack([model(inputs)[0].softmax(0) for _, model in predictor.models(name)])
-    severity = int(logits.mean(0).argmax())
-    # The body's last output is the feature map that the head pools.
-    maps = [grad_cam(model, model[0], inputs.clone(), severity) for _, model in predictor.models(name)]
-    heat = np.mean(maps, axis=0)
+def _explain_target(
+    predictor: BaselinePredictor, name: str, inputs: torch.Tensor, shape: tuple[int, ...]
+) -> tuple[NDArray[np.float64], HeatMap]:
+    graded, raw, maps = [], [], []
+    for fold, model in predictor.models(name):
+        # The body's last output is the feature map that the head pools.
+        logits, heat = grad_cam(model, model[0], inputs)
+        softmax = logits.softmax(0)[None].double().cpu().numpy()
+        graded.append(predictor.calibrate(name, fold, softmax)[0])
+        raw.append(softmax[0])
+        maps.append(heat)
+    severity = int(np.mean(raw, axis=0).argmax())
+    heat = np.mean(maps, axis=0)[severity]
     enlarged = cv2.resize(heat, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
-    return HeatMap(name, SEVERITIES[severity], np.clip(enlarged, 0, 1).astype(np.float32))
+    heat_map = HeatMap(name, SEVERITIES[severity], np.clip(enlarged, 0, 1).astype(np.float32))
+    return np.mean(graded, axis=0), heat_map
 
 
 @contextmanager

@@ -142,8 +142,7 @@ class Volume:
     def _placed(self, indices: list[int]) -> NDArray[np.bool_]:
         """Whether each of the slices has both position and orientation, ``[indices]``."""
         geometry_of = np.hstack([self.positions[indices], self.orientation[indices]])
-        placed: NDArray[np.bool_] = np.isfinite(geometry_of).all(axis=1)
-        return placed
+        return np.asarray(np.isfinite(geometry_of).all(axis=1))
 
     def _along_normal(self, group: list[int]) -> list[int]:
         if not self._placed(group).all():

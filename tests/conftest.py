@@ -1,4 +1,3 @@
-# ruff: noqa: E402
 """Shared folders: a competition of small, quickly written studies, and what is trained on it."""
 
 import os

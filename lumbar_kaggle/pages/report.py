@@ -169,16 +169,18 @@ def _pictured_studies(
     from lumbar_kaggle.bundle import read_manifest
     from lumbar_kaggle.explain import explain_study
     from lumbar_kaggle.inference import study_rows
+    from lumbar_kaggle.recipes.baseline.predictor import BaselinePredictor
     from lumbar_kaggle.studies import find_studies
     from lumbar_kaggle.volume import UnreadableSeries
 
     competition = find_studies(folder)
-    names = _shown_targets(read_manifest(bundle).targets)
+    predictor = BaselinePredictor(bundle, read_manifest(bundle))
+    names = _shown_targets(predictor.manifest.targets)
     shown = []
     for study_id in studies:
         study = study_rows(competition, study_id)
         try:
-            shown.append(_pictured(explain_study(study, bundle, names)))
+            shown.append(_pictured(explain_study(study, predictor, names)))
         except UnreadableSeries as error:
             reason = str(error).replace(f"{folder}/", "")
             shown.append({"study_id": study_id, "reason": reason, "maps": []})

@@ -41,6 +41,7 @@ def write_study_page(folder: Path, study_id: str, bundle: Path, out: Path) -> Pa
     # Here and not above: they bring torch along.
     from lumbar_kaggle.explain import explain_study
     from lumbar_kaggle.inference import study_rows
+    from lumbar_kaggle.recipes.baseline.predictor import BaselinePredictor
     from lumbar_kaggle.studies import find_studies
     from lumbar_kaggle.volume import UnreadableSeries
 
@@ -49,7 +50,7 @@ def write_study_page(folder: Path, study_id: str, bundle: Path, out: Path) -> Pa
     content: dict[str, Any] = {"slice": None, "facts": {}, "maps": [], "reason": ""}
     probabilities = np.full((len(TARGET_NAMES), len(SEVERITIES)), np.nan)
     try:
-        explanation = explain_study(study, bundle)
+        explanation = explain_study(study, BaselinePredictor(bundle, manifest))
     except UnreadableSeries as error:
         content["reason"] = str(error).replace(f"{folder}/", "")
     else:

@@ -1,6 +1,7 @@
 """Training all targets of a run, and what is concluded from them: OOF, calibration, the report's table."""
 
 import sys
+import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -103,7 +104,7 @@ def fit(train: Competition, cache: Path, run: Path, config: BaselineConfig, budg
 def _show(progress: "tqdm[Any]", target_name: str, text: str) -> None:
     # A terminal is redrawn at most once a second, a log file gets a line at most every ten.
     seconds = 1.0 if sys.stderr.isatty() else 10.0
-    due = progress._time() - progress.last_print_t >= seconds
+    due = time.time() - progress.last_print_t >= seconds
     progress.set_postfix_str(f"{target_name} {text}", refresh=due)
 
 

@@ -67,7 +67,7 @@ class BaselinePredictor:
         graded = np.full((len(images), len(TARGET_NAMES), 3), np.nan)
         for index, name in enumerate(TARGET_NAMES):
             if name in self.manifest.targets:
-                folds = [self._calibrated(name, fold, inputs) for fold, _ in self.models(name)]
+                folds = [self.calibrate(name, fold, self._softmax(inputs)) for fold, _ in self.models(name)]
                 graded[:, index] = np.mean(folds, axis=0)
         return graded
 
@@ -92,13 +92,17 @@ class BaselinePredictor:
         std = torch.tensor(self.network.std)[:, None, None]
         return ((gray - mean) / std).to(self.device)
 
-    def _calibrated(self, name: str, fold: dict[str, Any], inputs: torch.Tensor) -> NDArray[np.float64]:
-        with torch.inference_mode():
-            raw = self.model(inputs).softmax(dim=1).double().cpu().numpy()
+    def calibrate(self, name: str, fold: dict[str, Any], raw: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Calibrate one fold's softmax ``[studies, 3]`` of a target; see `calibration.calibrate`."""
         seen = np.tile([index in fold["severities_seen"] for index in range(3)], (len(raw), 1))
         prior = np.tile(self.prior.loc[name, list(SEVERITIES)].to_numpy(dtype=np.float64), (len(raw), 1))
         trust = Calibration(**self.manifest.models["calibration"][target(name).score_group])
         return calibrate(raw, prior, seen, trust)
+
+    def _softmax(self, inputs: torch.Tensor) -> NDArray[np.float64]:
+        with torch.inference_mode():
+            probabilities: NDArray[np.float64] = self.model(inputs).softmax(dim=1).double().cpu().numpy()
+        return probabilities
 
 
 def study_slice(study: Study) -> tuple[NDArray[np.uint8], dict[str, object]]:
