@@ -188,6 +188,7 @@ def test_a_rescale_that_changes_nothing_keeps_the_stored_type(tmp_path: Path, ta
     [
         (np.uint16, 12, 0, 4095),
         (np.uint16, 16, 0, 65535),
+        (np.int16, 12, -2048, 2047),
         (np.int16, 16, -32768, 32767),
         (np.uint8, 8, 0, 255),
     ],
@@ -240,14 +241,25 @@ def test_the_competitions_headers_are_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(decode(path), pixels)
 
 
-@pytest.mark.parametrize("uid", ["no uid at all", "1..2", "01.2.3", "1.2.-3", ""])
-def test_identifiers_that_are_no_uids_draw_no_warning(
-    tmp_path: Path, uid: str, recwarn: pytest.WarningsRecorder
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"SOPInstanceUID": "no uid at all", "SeriesInstanceUID": "1..2"},
+        {"StudyInstanceUID": "01.2.-3", "SeriesInstanceUID": ""},
+        {"ImagePositionPatient": ["-12.345678901234567890"] * 3},
+        {"SeriesDescription": "T1 " * 40, "PatientID": "x" * 100},
+    ],
+    ids=["no identifiers", "empty identifier", "too many digits", "too long"],
+)
+def test_values_against_the_standard_draw_no_warning(
+    tmp_path: Path, tags: dict[str, object], recwarn: pytest.WarningsRecorder
 ) -> None:
     """A file per slice would otherwise print its complaint thousands of times."""
-    path = rewrite(write_slice(tmp_path / "1.dcm", noise()), SOPInstanceUID=uid, SeriesInstanceUID=uid)
+    path = rewrite(write_slice(tmp_path / "1.dcm", noise()), **tags)
     recwarn.clear()
-    assert read_instance(path).rows == 24
+    instance = read_instance(path)
+    assert instance.rows == 24
+    assert instance.position is not None
     assert decode(path).shape == (24, 20)
     assert not recwarn.list
 

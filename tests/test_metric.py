@@ -384,6 +384,7 @@ def test_the_confusion_matrix_has_truth_in_rows_and_all_three_grades() -> None:
     np.testing.assert_array_equal(matrix, confusion_matrix(SMALL_SEVERITY, predicted, labels=[0, 1, 2]))
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("severity", "known"),
     [([0, 1, 0, 1, 0, 1], [True, True, False]), ([0] * 6, [False] * 3), ([0, 1, 2, 0, 1, 2], [True] * 3)],

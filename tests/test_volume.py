@@ -173,6 +173,19 @@ def test_every_slice_is_in_exactly_one_stack(tilted_stacks: Volume) -> None:
     assert sorted(together) == sorted(values(tilted_stacks))
 
 
+def test_slices_of_another_plane_do_not_disturb_the_order(tmp_path: Path) -> None:
+    """Sagittal slices stay in order of x, although they drift in z and two axial ones lie among them."""
+    for place in range(3):
+        position = (4.0 * place, 0.0, 20.0 * place)
+        write_slice(tmp_path / f"{place}.dcm", flat(place), position=position)
+    for value in (8, 9):
+        position = (4.0, 0.0, float(value))
+        write_slice(tmp_path / f"{value}.dcm", flat(value), position=position, orientation=AXIAL)
+    volume = read_series(tmp_path)
+    assert [value for value in values(volume) if value < 3] == [0, 1, 2]
+    assert sorted(map(values, volume.stacks())) == [[0], [1], [2], [9, 8]]
+
+
 def test_slices_of_two_sizes_are_kept_and_separated(tmp_path: Path) -> None:
     """A localiser-sized slice within a series stays in the volume and is a stack of its own."""
     for index in range(5):
