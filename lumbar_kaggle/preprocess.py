@@ -22,6 +22,7 @@ from tqdm import tqdm
 from lumbar_kaggle import intensity
 from lumbar_kaggle.cache import OK, Batch, Cache, CacheConfig, Source
 from lumbar_kaggle.files import write_atomic, write_json
+from lumbar_kaggle.processes import start_method
 from lumbar_kaggle.volume import UnreadableSeries, read_series
 
 Worker = Callable[[Source, Path], dict[str, object]]
@@ -70,8 +71,7 @@ def make_pool(kind: str, workers: int) -> Executor:
     """
     if kind == "threads":
         return ThreadPoolExecutor(workers)
-    # A forked child of a process that has started torch's threads can hang; a fork server cannot.
-    return ProcessPoolExecutor(workers, mp_context=get_context("forkserver"))
+    return ProcessPoolExecutor(workers, mp_context=get_context(start_method()))
 
 
 def scan_sources(series: pd.DataFrame, pool: Executor) -> list[Source]:

@@ -25,6 +25,9 @@ LONG_REPETITION_MS = 1500.0
 LOCALIZER_WORDS = frozenset({"localizer", "localiser", "loc", "scout", "survey", "topogram"})
 """Words of the description that mark planning images, which have the weightings of no diagnostic series."""
 
+FAT_NULLING_MS = 300.0
+"""STIR nulls fat with an inversion time of 120 to 250 ms, by field strength; T1 FLAIR takes 700 and more."""
+
 
 def recognise_kind(instance: Instance) -> str | None:
     """Return the series kind that a slice belongs to, or None if it is none of the three.
@@ -53,8 +56,11 @@ def _weighting(instance: Instance) -> str | None:
     named = {found[1] for word in words if (found := re.match(r"(?:s|sag|ax|tra)?(t[12])(?!\d)", word))}
     if len(named) == 1:
         return named.pop()
-    if "IR" in instance.sequence.split() and not math.isnan(instance.inversion_time_ms):
+    if "IR" in instance.sequence.split() and instance.inversion_time_ms <= FAT_NULLING_MS:
         return "t2"
+    if "IR" in instance.sequence.split() and instance.echo_time_ms < LONG_ECHO_MS:
+        # T1 FLAIR: a long inversion time nulls the fluid, and the short echo keeps it T1.
+        return "t1"
     if not math.isnan(instance.echo_time_ms):
         if instance.echo_time_ms >= LONG_ECHO_MS:
             return "t2"

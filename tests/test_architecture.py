@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lumbar_kaggle"
 
 ROOMS = (
-    ("errors", "targets", "files"),
+    ("errors", "targets", "files", "processes"),
     ("metric", "evaluation", "geometry", "intensity", "budget", "config", "tables"),
     ("competition", "instances", "folds", "bundle", "cache"),
     ("volume", "submission"),

@@ -93,6 +93,7 @@ def test_the_kind_is_recognised_from_plane_and_description(
         (SAGITTAL, T1_TIMES, "sagittal_t1"),
         (SAGITTAL, T2_TIMES, "sagittal_t2"),
         (SAGITTAL, INVERSION_TIMES, "sagittal_t2"),
+        (SAGITTAL, {**INVERSION_TIMES, "InversionTime": 860, "EchoTime": 24}, "sagittal_t1"),
         (SAGITTAL, PROTON_DENSITY_TIMES, None),
         (AXIAL, T2_TIMES, "axial_t2"),
         (AXIAL, T1_TIMES, None),

@@ -29,6 +29,7 @@ from lumbar_kaggle.phantom.tables import (
     sample_table,
     series_table,
 )
+from lumbar_kaggle.processes import start_method, usable_cores
 
 COMPETITION_TABLES = (
     "train.csv",
@@ -117,7 +118,7 @@ def write_competition(
     _clean(request)
     for split in SPLITS:
         request.images(split).mkdir(parents=True, exist_ok=True)
-    rows = _write_studies(request, len(os.sched_getaffinity(0)) if workers is None else workers)
+    rows = _write_studies(request, usable_cores() if workers is None else workers)
     _write_tables(request, rows)
     _clean(request)
     write_json(request.truth / MANIFEST, request.manifest(complete=True))
@@ -213,7 +214,7 @@ def _write_studies(request: Request, workers: int) -> dict[tuple[str, int], Rows
                 rows[split, index] = make_study(request, split, index)
                 bar.update()
             return rows
-        with ProcessPoolExecutor(workers, get_context("forkserver"), _start_worker) as pool:
+        with ProcessPoolExecutor(workers, get_context(start_method()), _start_worker) as pool:
             jobs = {pool.submit(make_study, request, *study): study for study in studies}
             try:
                 for job in as_completed(jobs):

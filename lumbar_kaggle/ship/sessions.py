@@ -1,6 +1,5 @@
 """What the Kaggle kernels run: the same verbs as the command line, with paths found in the session."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.inference import Outcome, predict
 from lumbar_kaggle.pages.report import write_report
 from lumbar_kaggle.pipeline import preprocess_folder
+from lumbar_kaggle.processes import usable_cores
 from lumbar_kaggle.recipes.baseline.config import BaselineConfig
 from lumbar_kaggle.recipes.baseline.export import export
 from lumbar_kaggle.recipes.baseline.fit import FitResult, fit
@@ -39,7 +39,7 @@ def train_baseline_session(
     budget = Budget(hours, reserve_minutes=min(30.0, hours * 6))
     competition = find_competition(inputs)
     _take_up(working, inputs)
-    print(preprocess_folder(competition, working / "cache", workers=4 * (os.cpu_count() or 1)).sentence())
+    print(preprocess_folder(competition, working / "cache", workers=4 * usable_cores()).sentence())
     train = read_competition(competition, "train")
     result = fit(train, working / "cache", working / "run", config or BaselineConfig(), budget)
     print(result.sentence())
