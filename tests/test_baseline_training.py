@@ -142,8 +142,9 @@ def test_a_run_stopped_by_its_budget_ends_with_the_same_weights(
     train(competition, cache, tmp_path / "whole", ONE, Budget())
     stops = 0
     while True:
-        # Each session's clock allows a few more batches than one epoch takes.
-        result = train(competition, cache, tmp_path / "cut", ONE, Budget(5 / 3600, clock=Clock()))
+        # The first session has time for the finder's 30 batches, the others for little more than an epoch.
+        seconds = 5 if stops else 45
+        result = train(competition, cache, tmp_path / "cut", ONE, Budget(seconds / 3600, clock=Clock()))
         if not result.unfinished:
             break
         assert "resumable" in result.sentence()
@@ -186,11 +187,11 @@ def test_the_head_phase_is_resumed_too(competition: Path, cache: Path, tmp_path:
     safetensors.torch.save_file(body.state_dict(), weights)
     config = replace(ONE, weights=str(weights), folds=2, short_epochs=2, long_epochs=1)
     train(competition, cache, tmp_path / "whole", config, Budget())
-    for _ in range(40):
-        if not train(
-            competition, cache, tmp_path / "cut", config, Budget(5 / 3600, clock=Clock())
-        ).unfinished:
+    for session in range(40):
+        budget = Budget((5 if session else 45) / 3600, clock=Clock())
+        if not train(competition, cache, tmp_path / "cut", config, budget).unfinished:
             break
+    assert session >= 2
     assert lasting(tmp_path / "cut") == lasting(tmp_path / "whole")
     assert read_results(tmp_path / "cut")[0]["folds"][0]["pretrained"] is True
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from fastai.callback.core import Callback, CancelEpochException
 from fastai.callback.tracker import TrackerCallback
-from fastai.torch_core import set_seed
+from fastai.torch_core import set_seed, to_device
 
 from lumbar_kaggle.budget import Budget
 from lumbar_kaggle.files import write_atomic
@@ -67,7 +67,8 @@ class Checkpoint(TrackerCallback):  # type: ignore[misc]
             self.done = [list(row) for row in state["history"]]
             self.best_state = state["best"]
             self.learn.model.load_state_dict(state["model"])
-            self.learn.opt.load_state_dict({"hypers": state["hypers"], "state": state["state"]})
+            moments = to_device(state["state"], self.learn.dls.device)
+            self.learn.opt.load_state_dict({"hypers": state["hypers"], "state": moments})
 
     def before_epoch(self) -> None:
         """Skip an epoch that is already done, with its recorded figures."""
