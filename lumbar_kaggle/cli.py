@@ -87,6 +87,16 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
+def _pretrain(args: argparse.Namespace) -> int:
+    from lumbar_kaggle.config import from_options
+    from lumbar_kaggle.pretraining.config import PretrainConfig
+    from lumbar_kaggle.pretraining.train import pretrain
+
+    loss = pretrain(args.out, from_options(args, PretrainConfig))
+    print(f"{args.out}: validation loss {loss:.4f}")
+    return 0
+
+
 def _export(args: argparse.Namespace) -> int:
     from lumbar_kaggle.recipes.baseline.export import export
 
@@ -203,6 +213,10 @@ def _parser() -> argparse.ArgumentParser:
         "--batch-size", type=_positive, default=64, metavar="N", help="series per commit (default: 64)"
     )
 
+    sub = add("pretrain", _pretrain, "weights from phantom slices, where those of ImageNet are not at hand")
+    sub.add_argument("out", type=Path, help="safetensors file to write, for lumbar train --weights")
+    _add_pretrain_options(sub)
+
     sub = add("train", _train, "train the baseline recipe; run again, it goes on where it stopped")
     sub.add_argument("folder", type=Path, help="competition folder")
     sub.add_argument("--cache", type=Path, required=True, help="cache made by lumbar preprocess")
@@ -258,6 +272,13 @@ def _add_baseline_options(parser: argparse.ArgumentParser) -> None:
     from lumbar_kaggle.recipes.baseline.config import BaselineConfig
 
     add_options(parser.add_argument_group("the recipe's configuration"), BaselineConfig)
+
+
+def _add_pretrain_options(parser: argparse.ArgumentParser) -> None:
+    from lumbar_kaggle.config import add_options
+    from lumbar_kaggle.pretraining.config import PretrainConfig
+
+    add_options(parser.add_argument_group("the configuration"), PretrainConfig)
 
 
 def _positive(text: str) -> int:

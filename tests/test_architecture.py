@@ -20,7 +20,7 @@ ROOMS = (
     ("studies", "checking", "preprocess", "scoring"),
     ("phantom",),
     ("recipes",),
-    ("pipeline", "inference"),
+    ("pipeline", "inference", "pretraining"),
     ("explain",),
     ("pages",),
     ("demo", "ship"),

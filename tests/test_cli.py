@@ -11,8 +11,8 @@ from lumbar_kaggle.cli import main
 
 ROOT = Path(__file__).parents[1]
 VERBS = (
-    *("demo", "phantom", "check", "preprocess", "train", "export"),
-    *("predict", "validate", "score", "report", "study"),
+    *("demo", "phantom", "check", "preprocess", "pretrain", "train"),
+    *("export", "predict", "validate", "score", "report", "study"),
 )
 
 

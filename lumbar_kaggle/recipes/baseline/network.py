@@ -99,6 +99,21 @@ def load_pretrained(network: Network, arch: str, weights: str) -> str:
     return "hub"
 
 
+def body_state(network: Network, arch: str) -> dict[str, torch.Tensor]:
+    """Return the body's weights under the names of the whole model: what `load_pretrained` takes."""
+    if not _in_torchvision(arch):
+        timm_body: Any = network.model[0]
+        state: dict[str, torch.Tensor] = timm_body.model.state_dict()
+        return state
+    create = getattr(torchvision.models, arch)
+    whole = create(weights=None)
+    body = create_body(whole, 3, False, model_meta.get(create, _default_meta)["cut"])
+    body.load_state_dict(network.model[0].state_dict())
+    kept = {id(tensor) for tensor in (*body.parameters(), *body.buffers())}
+    named = (*whole.named_parameters(), *whole.named_buffers())
+    return {name: tensor.detach() for name, tensor in named if id(tensor) in kept}
+
+
 def _from_hub(arch: str) -> nn.Module:
     if _in_torchvision(arch):
         model: nn.Module = getattr(torchvision.models, arch)(weights="DEFAULT")
