@@ -87,10 +87,11 @@ def fit(train: Competition, cache: Path, run: Path, config: BaselineConfig, budg
         from lumbar_kaggle.recipes.baseline.training import Job, train_target
 
         with tqdm(total=len(todo), unit="target", desc=f"train ({config.protocol})") as progress:
+            tell = _Postfix(progress)
             for name in todo:
                 job = Job(name, rows[rows["target"] == name], target_folder(run, name), config)
                 try:
-                    train_target(job, budget, partial(_show, progress, name))
+                    train_target(job, budget, partial(tell, name))
                 except OutOfTime:
                     break
                 progress.update()
@@ -101,11 +102,19 @@ def fit(train: Competition, cache: Path, run: Path, config: BaselineConfig, budg
     return FitResult(run, finished, unfinished)
 
 
-def _show(progress: "tqdm[Any]", target_name: str, text: str) -> None:
-    # A terminal is redrawn at most once a second, a log file gets a line at most every ten.
-    seconds = 1.0 if sys.stderr.isatty() else 10.0
-    due = time.time() - progress.last_print_t >= seconds
-    progress.set_postfix_str(f"{target_name} {text}", refresh=due)
+class _Postfix:
+    """Tells the progress bar what is being done: a terminal each second, a log file every ten."""
+
+    def __init__(self, progress: "tqdm[Any]") -> None:
+        self.progress = progress
+        self.pause_s = 1.0 if sys.stderr.isatty() else 10.0
+        self.last = 0.0
+
+    def __call__(self, target_name: str, text: str) -> None:
+        due = time.monotonic() - self.last >= self.pause_s
+        self.progress.set_postfix_str(f"{target_name} {text}", refresh=due)
+        if due:
+            self.last = time.monotonic()
 
 
 def _open_run(
