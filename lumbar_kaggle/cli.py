@@ -11,7 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lumbar_kaggle import __version__
+from lumbar_kaggle.config import add_options, from_options
 from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.pretraining.config import PretrainConfig
+from lumbar_kaggle.recipes.baseline.config import BaselineConfig
 
 Verb = Callable[[argparse.Namespace], int]
 
@@ -79,8 +82,6 @@ def _preprocess(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace) -> int:
     from lumbar_kaggle.budget import Budget
     from lumbar_kaggle.competition import read_competition
-    from lumbar_kaggle.config import from_options
-    from lumbar_kaggle.recipes.baseline.config import BaselineConfig
     from lumbar_kaggle.recipes.baseline.fit import fit
 
     config = from_options(args, BaselineConfig)
@@ -91,8 +92,6 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _pretrain(args: argparse.Namespace) -> int:
-    from lumbar_kaggle.config import from_options
-    from lumbar_kaggle.pretraining.config import PretrainConfig
     from lumbar_kaggle.pretraining.train import pretrain
 
     loss = pretrain(args.out, from_options(args, PretrainConfig))
@@ -218,7 +217,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("pretrain", _pretrain, "weights from phantom slices, where those of ImageNet are not at hand")
     sub.add_argument("out", type=Path, help="safetensors file to write, for lumbar train --weights")
-    _add_pretrain_options(sub)
+    _add_settings(sub, PretrainConfig)
 
     sub = add("train", _train, "train the baseline recipe; run again, it goes on where it stopped")
     sub.add_argument("folder", type=Path, help="competition folder")
@@ -228,7 +227,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--reserve-minutes", type=float, default=5.0, help="kept for the clean stop (default: 5)"
     )
-    _add_baseline_options(sub)
+    _add_settings(sub, BaselineConfig)
 
     sub = add("export", _export, "write the bundle of a trained run")
     sub.add_argument("run", type=Path, help="run folder of lumbar train")
@@ -270,18 +269,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_baseline_options(parser: argparse.ArgumentParser) -> None:
-    from lumbar_kaggle.config import add_options
-    from lumbar_kaggle.recipes.baseline.config import BaselineConfig
-
-    add_options(parser.add_argument_group("the recipe's configuration"), BaselineConfig)
-
-
-def _add_pretrain_options(parser: argparse.ArgumentParser) -> None:
-    from lumbar_kaggle.config import add_options
-    from lumbar_kaggle.pretraining.config import PretrainConfig
-
-    add_options(parser.add_argument_group("the configuration"), PretrainConfig)
+def _add_settings(parser: argparse.ArgumentParser, kind: type[object]) -> None:
+    add_options(parser.add_argument_group("the configuration, saved beside the result"), kind)
 
 
 def _positive(text: str) -> int:
