@@ -16,14 +16,21 @@ from tests.dicom_files import write_slice
 SIDE = 64
 
 
-def write_small_competition(root: Path, studies: int, test_studies: int, seed: int = 0) -> Path:
-    """Write the folder, and beside it ``truth.csv`` with the test studies' labels."""
+def write_small_competition(
+    root: Path, studies: int, test_studies: int, seed: int = 0, *, alike: bool = False
+) -> Path:
+    """Write the folder, and beside it ``truth.csv`` with the test studies' labels.
+
+    With `alike` the canal has the same grade at all five levels, which is easier to see.
+    """
     generator = np.random.default_rng(seed)
     for split, count, first in (("train", studies, 4_003_253), ("test", test_studies, 4_290_000_000)):
         labels, series = [], []
         for index in range(count):
             study = first + 17 * index
             grades = generator.choice(3, 25, p=[0.5, 0.3, 0.2])
+            if alike:
+                grades[:5] = grades[2]
             _write_study(root / f"{split}_images" / str(study) / f"1{study % 1000}", grades, generator)
             words = [SEVERITY_WORDS[grade] for grade in grades]
             labels.append({"study_id": study, **{t.name: w for t, w in zip(TARGETS, words, strict=True)}})
