@@ -112,7 +112,7 @@ def read_split(root: Path, split: str) -> Competition:
         raise InputError(f"{root}: no such folder; give the folder that holds train.csv and test_images")
     series_table = root / f"{split}_series_descriptions.csv"
     described, faults = read_series_table(series_table)
-    labels, coordinates = _no_labels(), _no_coordinates()
+    labels, coordinates = no_labels(), no_coordinates()
     if split == "train":
         table, more = read_label_table(root / "train.csv")
         labels, studies = label_rows(table), tuple(table["study_id"])
@@ -154,11 +154,13 @@ def _locate(images: Path, described: pd.DataFrame, table: Path) -> tuple[pd.Data
     return series[["study_id", "series_id", "kind", "folder"]].reset_index(drop=True), faults
 
 
-def _no_labels() -> pd.DataFrame:
+def no_labels() -> pd.DataFrame:
+    """Return an empty `Competition.labels`."""
     return pd.DataFrame(
         {"row_id": [], "study_id": [], "target": [], "severity": np.array([], dtype=np.int64)}
     )
 
 
-def _no_coordinates() -> pd.DataFrame:
+def no_coordinates() -> pd.DataFrame:
+    """Return an empty `Competition.coordinates`."""
     return pd.DataFrame({name: [] for name in COORDINATE_COLUMNS})

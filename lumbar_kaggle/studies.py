@@ -11,10 +11,10 @@ from pathlib import Path
 import pandas as pd
 
 from lumbar_kaggle import geometry
-from lumbar_kaggle.competition import Competition, read_competition
+from lumbar_kaggle.competition import Competition, no_coordinates, no_labels, read_competition
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.instances import Instance
-from lumbar_kaggle.tables import COORDINATE_COLUMNS, Fault
+from lumbar_kaggle.tables import Fault
 from lumbar_kaggle.volume import UnreadableSeries, read_headers
 
 LONG_ECHO_MS = 60.0
@@ -106,9 +106,7 @@ def find_studies(root: Path) -> Competition:
                 continue
             rows.append((study, folder.name, kind, str(folder)))
     series = pd.DataFrame(rows, columns=["study_id", "series_id", "kind", "folder"], dtype=str)
-    labels = pd.DataFrame(columns=["row_id", "study_id", "target", "severity"])
-    coordinates = pd.DataFrame(columns=list(COORDINATE_COLUMNS))
-    return Competition(images, "test", tuple(studies), series, labels, coordinates, tuple(faults))
+    return Competition(images, "test", tuple(studies), series, no_labels(), no_coordinates(), tuple(faults))
 
 
 def _is_study(path: Path) -> bool:

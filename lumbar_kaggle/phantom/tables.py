@@ -10,6 +10,7 @@ from lumbar_kaggle.geometry import to_slice
 from lumbar_kaggle.phantom.anatomy import foramen_point, recess_point
 from lumbar_kaggle.phantom.settings import Reader
 from lumbar_kaggle.phantom.study import Part, Study
+from lumbar_kaggle.tables import COORDINATE_COLUMNS, SERIES_COLUMNS
 from lumbar_kaggle.targets import (
     LEVELS,
     SAMPLE_ORDER,
@@ -26,8 +27,6 @@ from lumbar_kaggle.targets import (
 
 Floats = NDArray[np.float64]
 
-COORDINATE_COLUMNS = ("study_id", "series_id", "instance_number", "condition", "level", "x", "y")
-SERIES_COLUMNS = ("study_id", "series_id", "series_description")
 KIND_OF_GROUP = {"spinal": "sagittal_t2", "foraminal": "sagittal_t1", "subarticular": "axial_t2"}
 """Series kind in which the points of each score group lie."""
 
