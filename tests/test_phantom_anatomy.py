@@ -19,13 +19,14 @@ from lumbar_kaggle.phantom.tissues import CONTRASTS, Weighting
 from lumbar_kaggle.targets import CONDITIONS
 
 STEPS = (0.0, 0.7, 1.4, 2.1, 2.8)
+NO_GRADES = Grades(np.zeros((5, 5)), np.zeros((5, 5), np.int64), np.zeros((5, 5)))
 
 
 def patient_with(condition: str, g: float) -> Patient:
     """The same patient with one condition at severity g at L3/L4, and nothing else."""
     severity = np.zeros((5, 5))
     severity[CONDITIONS.index(condition), 2] = g
-    patient = draw_patient(np.random.default_rng(4), Grades(np.zeros((5, 5)), np.zeros((5, 5), np.int64)))
+    patient = draw_patient(np.random.default_rng(4), NO_GRADES)
     return replace(patient, severity=severity)
 
 

@@ -25,6 +25,7 @@ from lumbar_kaggle.phantom.tables import (
     Rows,
     coordinate_table,
     label_table,
+    oracle_table,
     read_study,
     sample_table,
     series_table,
@@ -38,7 +39,7 @@ COMPETITION_TABLES = (
     "test_series_descriptions.csv",
     "sample_submission.csv",
 )
-TRUTH_TABLES = ("test.csv", "test_label_coordinates.csv")
+TRUTH_TABLES = ("test.csv", "test_label_coordinates.csv", "oracle.csv")
 MANIFEST = "phantom.json"
 
 
@@ -102,8 +103,8 @@ def write_competition(
         workers: processes; None for one per usable core, 1 for none but this.
 
     Returns:
-        The folder ``{folder.name}-truth`` beside it, with ``test.csv``, ``test_label_coordinates.csv`` and
-        the manifest.
+        The folder ``{folder.name}-truth`` beside it, with ``test.csv``, ``test_label_coordinates.csv``,
+        ``oracle.csv`` (of all studies of both splits) and the manifest.
 
     Raises:
         InputError: the folder holds something else, or a number is out of range.
@@ -278,6 +279,7 @@ def _write_tables(request: Request, rows: dict[tuple[str, int], Rows]) -> None:
     write_csv(request.folder / "sample_submission.csv", sample_table(test))
     write_csv(request.truth / "test.csv", label_table(test))
     write_csv(request.truth / "test_label_coordinates.csv", coordinate_table(test))
+    write_csv(request.truth / "oracle.csv", oracle_table([*train, *test]))
 
 
 def _study_of(rows: Rows) -> int:

@@ -64,10 +64,12 @@ class Grades:
         severity: ``[5 conditions, 5 levels]`` continuous g, 0 (none) to 3.4, in the order of
             `targets.CONDITIONS` and `targets.LEVELS`.
         labels: ``[5, 5]`` the reader's 0, 1 or 2.
+        latent: ``[5, 5]`` the latent grades, standard normal.
     """
 
     severity: Floats
     labels: NDArray[np.int64]
+    latent: Floats
 
 
 def frequencies() -> Floats:
@@ -89,7 +91,8 @@ def draw_grades(rng: np.random.Generator, reader: Reader) -> Grades:
     spread = np.sqrt(1.0 + reader.noise**2)
     reading = (latent + reader.noise * rng.standard_normal(25)) / spread
     labels = (reading[:, None] > thresholds()).sum(axis=1)
-    return Grades(_severity(latent, thresholds() * spread).reshape(5, 5), labels.reshape(5, 5))
+    severity = _severity(latent, thresholds() * spread)
+    return Grades(severity.reshape(5, 5), labels.reshape(5, 5), latent.reshape(5, 5))
 
 
 def _severity(latent: Floats, cuts: Floats) -> Floats:

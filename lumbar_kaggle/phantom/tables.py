@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from lumbar_kaggle.geometry import to_slice
 from lumbar_kaggle.phantom.anatomy import foramen_point, recess_point
+from lumbar_kaggle.phantom.oracle import ORACLE_COLUMNS, best_submission, reader_probabilities
 from lumbar_kaggle.phantom.settings import Reader
 from lumbar_kaggle.phantom.study import Part, Study
 from lumbar_kaggle.tables import COORDINATE_COLUMNS, SERIES_COLUMNS
@@ -42,11 +43,13 @@ class Rows:
         labels: study_id and 25 severity words or None.
         coordinates: rows of `COORDINATE_COLUMNS`.
         series: rows of `SERIES_COLUMNS`.
+        oracle: rows of `ORACLE_COLUMNS`, all 25, in `targets.SAMPLE_ORDER`.
     """
 
     labels: tuple[int | str | None, ...]
     coordinates: tuple[tuple[int | str | float, ...], ...]
     series: tuple[tuple[int | str, ...], ...]
+    oracle: tuple[tuple[str | float, ...], ...]
 
 
 def true_point(study: Study, target: Target) -> Floats:
@@ -82,7 +85,18 @@ def read_study(study: Study, reader: Reader = Reader()) -> Rows:  # noqa: B008
         (study.study_id, identifier, descriptions[one.kind])
         for one, identifier in zip(study.series, study.series_ids, strict=True)
     )
-    return Rows(tuple(labels), tuple(coordinates), series)
+    return Rows(tuple(labels), tuple(coordinates), series, _oracle(study, reader))
+
+
+def _oracle(study: Study, reader: Reader) -> tuple[tuple[str | float, ...], ...]:
+    """Return the study's rows of `ORACLE_COLUMNS`."""
+    plain = reader_probabilities(study.grades, reader)
+    # Ten decimals: the same bytes on every machine, and still a sum of 1.
+    values = np.round(np.hstack([best_submission(plain), plain]), 10)
+    return tuple(
+        (row_id(str(study.study_id), name), *values[TARGET_NAMES.index(name)].tolist())
+        for name in SAMPLE_ORDER
+    )
 
 
 def _choose_slices(study: Study) -> dict[Target, tuple[int, int]]:
@@ -150,3 +164,8 @@ def sample_table(rows: list[Rows]) -> pd.DataFrame:
     return pd.DataFrame(
         [(name, 0.333333, 0.333333, 0.333333) for name in names], columns=["row_id", *SEVERITIES]
     )
+
+
+def oracle_table(rows: list[Rows]) -> pd.DataFrame:
+    """Return the table of ``oracle.csv``: a valid submission, with the plain probabilities beside."""
+    return pd.DataFrame([row for one in rows for row in one.oracle], columns=list(ORACLE_COLUMNS))
