@@ -44,7 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _phantom(args: argparse.Namespace) -> int:
     from lumbar_kaggle.phantom import write_competition
+    from lumbar_kaggle.phantom.preview import write_preview
 
+    if args.preview:
+        print(write_preview(args.preview, args.seed).resolve())
+        if args.folder is None:
+            return 0
+    if args.folder is None:
+        raise InputError("phantom: name the folder to write, or give --preview for a picture alone")
     truth = write_competition(
         args.folder,
         studies=args.studies,
@@ -180,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     sub = add("phantom", _phantom, "write a competition folder of synthetic patients")
-    sub.add_argument("folder", type=Path, help="folder to write")
+    sub.add_argument("folder", type=Path, nargs="?", help="folder to write")
     sub.add_argument(
         "--studies", type=_positive, default=40, metavar="N", help="training studies (default: 40)"
     )
@@ -189,6 +196,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--seed", type=int, default=1, help="same seed, same bytes (default: 1)")
     sub.add_argument("--workers", type=_positive, help="processes (default: one per core)")
+    sub.add_argument(
+        "--preview",
+        type=Path,
+        nargs="?",
+        const=Path("phantom.png"),
+        metavar="FILE.png",
+        help="draw three patients of the seed on one sheet (default: phantom.png); FOLDER may be left out",
+    )
 
     sub = add("check", _check, "check a competition folder and list every fault in it")
     sub.add_argument("folder", type=Path, help="competition folder")
