@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-FORMAT = "phantom-0"
+FORMAT = "phantom-1"
 """Version of the phantom; the same version, seed and index give the same bytes."""
 
 SPLITS = ("train", "test")
