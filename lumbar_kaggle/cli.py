@@ -43,23 +43,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _phantom(args: argparse.Namespace) -> int:
-    from lumbar_kaggle.phantom import write_competition
+    from lumbar_kaggle.phantom import write_set
     from lumbar_kaggle.phantom.preview import write_preview
+    from lumbar_kaggle.phantom.sets import choose_set, default_folder
 
+    patients = choose_set(args.set, args.studies, args.test_studies, args.seed)
+    folder = args.folder or default_folder(patients, args.clean)
     if args.preview:
-        print(write_preview(args.preview, args.seed).resolve())
+        print(write_preview(args.preview, patients.seed).resolve())
         if args.folder is None:
             return 0
-    if args.folder is None:
-        raise InputError("phantom: name the folder to write, or give --preview for a picture alone")
-    truth = write_competition(
-        args.folder,
-        studies=args.studies,
-        test_studies=args.test_studies,
-        seed=args.seed,
-        workers=args.workers,
-    )
-    print(f"The competition folder is {args.folder}; the test truth is in {truth}")
+    if folder is None:
+        raise InputError("phantom: name the folder to write, or a set, or give --preview for a picture alone")
+    truth = write_set(folder, patients, clean=args.clean, workers=args.workers)
+    print(f"The competition folder is {folder}; the test truth is in {truth}")
     return 0
 
 
@@ -187,14 +184,19 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     sub = add("phantom", _phantom, "write a competition folder of synthetic patients")
-    sub.add_argument("folder", type=Path, nargs="?", help="folder to write")
+    sub.add_argument("folder", type=Path, nargs="?", help="folder to write (default with --set: phantom-SET)")
+    sub.add_argument("--studies", type=_positive, metavar="N", help="training studies (default: 40)")
+    sub.add_argument("--test-studies", type=_positive, metavar="M", help="test studies (default: 10)")
+    sub.add_argument("--seed", type=int, metavar="S", help="same seed, same bytes (default: 1)")
     sub.add_argument(
-        "--studies", type=_positive, default=40, metavar="N", help="training studies (default: 40)"
+        "--set",
+        metavar="SET",
+        help="in place of sizes and seed, a standard set: tiny (12 + 6 small studies, for tests), "
+        "small (400 + 200) or standard (2,000 + 700)",
     )
     sub.add_argument(
-        "--test-studies", type=_positive, default=10, metavar="M", help="test studies (default: 10)"
+        "--clean", action="store_true", help="without the real set's defects: gaps, odd headers, odd orders"
     )
-    sub.add_argument("--seed", type=int, default=1, help="same seed, same bytes (default: 1)")
     sub.add_argument("--workers", type=_positive, help="processes (default: one per core)")
     sub.add_argument(
         "--preview",

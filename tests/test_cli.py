@@ -47,6 +47,10 @@ def test_each_verb_stands_in_the_readme(verb: str) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
+        (["phantom"], "name the folder to write"),
+        (["phantom", "--set", "huge"], "the sets are tiny, small, standard"),
+        (["phantom", "--set", "small", "--seed", "3"], "leave out --set"),
+        (["phantom", "--preview", "sheet.jpg"], "sheet.jpg: the preview is a PNG"),
         (["check", "nowhere"], "nowhere: holds neither train_series_descriptions.csv nor"),
         (["preprocess", "nowhere", "--cache", "c"], "nowhere: no such folder; give the folder that holds"),
         (["train", "nowhere", "--cache", "c", "--out", "r"], "nowhere: no such folder"),

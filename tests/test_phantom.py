@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.geometry import to_patient
 from lumbar_kaggle.phantom import write_competition
 from lumbar_kaggle.phantom.generate import MANIFEST, Request, make_study
+from lumbar_kaggle.phantom.sets import PhantomSet
 from lumbar_kaggle.targets import LEVELS, SAMPLE_ORDER, SERIES_DESCRIPTIONS, SEVERITY_WORDS, TARGET_NAMES
 
 STUDIES, TEST_STUDIES, SEED = 2, 1, 7
@@ -54,6 +56,7 @@ def test_the_layout_is_the_competitions(folder: Path) -> None:
     ]
     truth = folder.with_name("competition-truth")
     assert sorted(entry.name for entry in truth.iterdir()) == [
+        "oracle.csv",
         MANIFEST,
         "test.csv",
         "test_label_coordinates.csv",
@@ -194,12 +197,13 @@ def test_a_deleted_study_is_written_again(folder: Path, tmp_path: Path) -> None:
     ("changes", "words"),
     [
         pytest.param({"seed": 8}, "another seed", id="seed"),
+        pytest.param({"clean": True}, "other choice of --clean", id="clean"),
         pytest.param({"studies": 1}, "larger phantom", id="smaller"),
         pytest.param({"studies": 0}, "at least 1", id="no study"),
         pytest.param({"seed": -1}, "at least 0", id="negative seed"),
     ],
 )
-def test_another_phantom_is_refused(folder: Path, changes: dict[str, int], words: str) -> None:
+def test_another_phantom_is_refused(folder: Path, changes: dict[str, Any], words: str) -> None:
     before = contents(folder)
     with pytest.raises(InputError, match=words):
         write_competition(
@@ -216,7 +220,7 @@ def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_study_that_is_there_is_not_written_again(folder: Path) -> None:
-    request = Request(folder, SEED, (STUDIES, TEST_STUDIES))
+    request = Request(folder, PhantomSet("", SEED, STUDIES, TEST_STUDIES))
     start = time.monotonic()
     rows = make_study(request, "train", 0)
     assert time.monotonic() - start < 0.5

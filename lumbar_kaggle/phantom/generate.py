@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from lumbar_kaggle.files import read_json, write_csv, write_json
 from lumbar_kaggle.phantom.dicom import write_instance
 from lumbar_kaggle.phantom.imaging import STORED_MAX, STORED_MAX_SIGNED, draw_setting, take_image
 from lumbar_kaggle.phantom.rendering import Scene
-from lumbar_kaggle.phantom.settings import FORMAT, SPLITS, Scanners
+from lumbar_kaggle.phantom.sets import PhantomSet
+from lumbar_kaggle.phantom.settings import FORMAT, SPLITS, Defects, Reader, Scanners
 from lumbar_kaggle.phantom.study import MOST_STUDIES, Part, Study, plan_study, study_id
 from lumbar_kaggle.phantom.tables import (
     Rows,
@@ -41,6 +42,13 @@ COMPETITION_TABLES = (
 )
 TRUTH_TABLES = ("test.csv", "test_label_coordinates.csv", "oracle.csv")
 MANIFEST = "phantom.json"
+_MUST_AGREE = {
+    "format": "of another version",
+    "clean": "made with the other choice of --clean",
+    "set": "that is another set",
+    "seed": "of another seed",
+}
+"""Entries of the manifest that a run which continues cannot change, and what stands otherwise."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +57,13 @@ class Request:
 
     Attributes:
         folder: the competition folder.
-        seed: of all randomness.
-        counts: studies of each split, in the order of `SPLITS`.
+        patients: which ones.
+        clean: whether studies and tables are without the real ones' defects.
     """
 
     folder: Path
-    seed: int
-    counts: tuple[int, int]
+    patients: PhantomSet
+    clean: bool = False
 
     @property
     def truth(self) -> Path:
@@ -67,39 +75,63 @@ class Request:
         """Where studies are written before they are moved into place."""
         return self.truth / ".partial"
 
+    @property
+    def reader(self) -> Reader:
+        """Who fills the tables; a clean phantom keeps the doubt about each grade, but no gap or slip."""
+        slips = {"off_by_one": 0.0, "swapped": 0.0, "gross": (0.0, 0.0, 0.0), "neighbour_slice": 0.0}
+        gaps = {"missing_label": 0.0, "missing_coordinate": 0.0}
+        return replace(Reader(), **slips, **gaps) if self.clean else Reader()
+
+    def plan(self, split: str, index: int) -> Study:
+        """Return the plan of one study."""
+        defects = Defects.clean() if self.clean else Defects()
+        return plan_study(self.patients.seed, split, index, defects, self.patients.scanners, self.reader)
+
     def images(self, split: str) -> Path:
         """Folder of a split's studies."""
         return self.folder / f"{split}_images"
 
     def studies(self) -> Iterator[tuple[str, int]]:
         """Return split and number of every study."""
-        for split, count in zip(SPLITS, self.counts, strict=True):
+        for split, count in zip(SPLITS, self.patients.counts, strict=True):
             for index in range(count):
                 yield split, index
 
     def manifest(self, *, complete: bool) -> dict[str, Any]:
         """Return what is written to `MANIFEST`."""
-        train, test = self.counts
         return {
             "format": FORMAT,
-            "seed": self.seed,
-            "studies": train,
-            "test_studies": test,
+            "set": self.patients.name,
+            "seed": self.patients.seed,
+            "clean": self.clean,
+            "studies": self.patients.studies,
+            "test_studies": self.patients.test_studies,
             "complete": complete,
         }
 
 
 def write_competition(
-    folder: Path, *, studies: int, test_studies: int, seed: int, workers: int | None = None
+    folder: Path,
+    *,
+    studies: int,
+    test_studies: int,
+    seed: int,
+    clean: bool = False,
+    workers: int | None = None,
 ) -> Path:
+    """Write synthetic patients of any number and seed as a competition folder, see `write_set`."""
+    return write_set(folder, PhantomSet("", seed, studies, test_studies), clean=clean, workers=workers)
+
+
+def write_set(folder: Path, patients: PhantomSet, *, clean: bool = False, workers: int | None = None) -> Path:
     """Write synthetic patients as a competition folder; continue where an interrupted run stopped.
 
     Args:
         folder: gets ``train_images/``, ``test_images/`` and the five tables, nothing else. A folder with
             fewer studies of the same seed grows.
-        studies: number of training studies, at least 1.
-        test_studies: number of test studies.
-        seed: of all randomness, at least 0. Study k of a split depends on nothing else.
+        patients: at least 1 training study, and a seed of at least 0. Study k of a split depends on the
+            seed, the scanners and `clean`, and on nothing else.
+        clean: leave out every defect of the real set: see `settings.Defects` and `Request.reader`.
         workers: processes; None for one per usable core, 1 for none but this.
 
     Returns:
@@ -109,12 +141,13 @@ def write_competition(
     Raises:
         InputError: the folder holds something else, or a number is out of range.
     """
-    request = Request(Path(folder).resolve(), seed, (studies, test_studies))
+    request = Request(Path(folder).resolve(), patients, clean)
     _check_numbers(request)
+    number = f"{patients.studies} + {patients.test_studies}"
     if _is_complete(request):
-        print(f"{request.folder}: already complete ({studies} + {test_studies} studies, seed {seed})")
+        print(f"{request.folder}: already complete ({number} studies, seed {patients.seed})")
         return request.truth
-    print(f"Writing {studies} + {test_studies} phantom studies to {request.folder}")
+    print(f"Writing {number} phantom studies to {request.folder}")
     write_json(request.truth / MANIFEST, request.manifest(complete=False))
     _clean(request)
     for split in SPLITS:
@@ -128,13 +161,13 @@ def write_competition(
 
 def _check_numbers(request: Request) -> None:
     for name, value, least in (
-        ("studies", request.counts[0], 1),
-        ("test studies", request.counts[1], 0),
-        ("seed", request.seed, 0),
+        ("number of studies", request.patients.studies, 1),
+        ("number of test studies", request.patients.test_studies, 0),
+        ("seed", request.patients.seed, 0),
     ):
         if value < least:
-            raise InputError(f"{request.folder}: the number of {name} must be at least {least}, not {value}")
-    if max(request.counts) > MOST_STUDIES:
+            raise InputError(f"{request.folder}: the {name} must be at least {least}, not {value}")
+    if max(request.patients.counts) > MOST_STUDIES:
         raise InputError(f"{request.folder}: at most {MOST_STUDIES} studies can be written")
 
 
@@ -156,8 +189,9 @@ def _is_complete(request: Request) -> bool:
         return False
     found = read_json(truth / MANIFEST)
     wanted = request.manifest(complete=True)
-    if not isinstance(found, dict) or any(found.get(key) != wanted[key] for key in ("format", "seed")):
-        raise InputError(f"{folder}: holds a phantom of another seed or version; {mend}")
+    for key, words in _MUST_AGREE.items():
+        if not isinstance(found, dict) or found.get(key) != wanted[key]:
+            raise InputError(f"{folder}: holds a phantom {words}; {mend}")
     if found["studies"] > wanted["studies"] or found["test_studies"] > wanted["test_studies"]:
         raise InputError(
             f"{folder}: holds a larger phantom ({found['studies']} + {found['test_studies']} studies); {mend}"
@@ -174,8 +208,8 @@ def _missing_or_foreign(request: Request, mend: str) -> bool:
         request.truth: {MANIFEST, request.partial.name, *TRUTH_TABLES},
     }
     needed = {request.folder: allowed[request.folder], request.truth: {MANIFEST, *TRUTH_TABLES}}
-    for split, count in zip(SPLITS, request.counts, strict=True):
-        names = {str(study_id(request.seed, split, index)) for index in range(count)}
+    for split, count in zip(SPLITS, request.patients.counts, strict=True):
+        names = {str(study_id(request.patients.seed, split, index)) for index in range(count)}
         allowed[request.images(split)] = needed[request.images(split)] = names
     missing = False
     for place, names in allowed.items():
@@ -244,23 +278,23 @@ def _start_worker() -> None:
 
 def make_study(request: Request, split: str, index: int) -> Rows:
     """Write one study unless it is there, and return its part of the tables."""
-    study = plan_study(request.seed, split, index)
+    study = request.plan(split, index)
     place = request.images(split) / str(study.study_id)
     if not place.exists():
         partial = request.partial / f"{study.study_id}.{os.getpid()}"
         shutil.rmtree(partial, ignore_errors=True)
-        write_images(partial, study)
+        write_images(partial, study, request.patients.scanners)
         os.replace(partial, place)
-    return read_study(study)
+    return read_study(study, request.reader)
 
 
-def write_images(folder: Path, study: Study) -> None:
-    """Write a study's series as ``folder/{series}/{instance}.dcm``."""
+def write_images(folder: Path, study: Study, scanners: Scanners) -> None:
+    """Write a study's series, planned with the same scanners, as ``folder/{series}/{instance}.dcm``."""
     scene = Scene(study.patient, study.rng(Part.ROOTLETS))
     for number, (series, identifier) in enumerate(zip(study.series, study.series_ids, strict=True)):
         place = folder / str(identifier)
         place.mkdir(parents=True)
-        setting = draw_setting(study.rng(Part.IMAGES, number), series, Scanners())
+        setting = draw_setting(study.rng(Part.IMAGES, number), series, scanners)
         limit = STORED_MAX_SIGNED if series.signed else STORED_MAX
         for k, plane in enumerate(series.planes):
             rng = study.rng(Part.IMAGES, number, k + 1)
