@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lumbar_kaggle.phantom.anatomy import FIRST_SACRAL, SIDES, closing, recess_x
-from lumbar_kaggle.phantom.patient import FIRST_DISC, Patient
-from lumbar_kaggle.phantom.shapes import covered
+from lumbar_kaggle.phantom.anatomy import SIDES, closing, recess_x
+from lumbar_kaggle.phantom.patient import Patient
+from lumbar_kaggle.phantom.shapes import covered, covered_through
 from lumbar_kaggle.phantom.spine import STEP, Singles, Spine
 from lumbar_kaggle.phantom.tissues import Contrast
 
@@ -34,10 +34,10 @@ class Canal:
         bounds: rows front, back, left, right: ``[4, n]`` extent of the sac from the line, mm, as signed
             positions front to back and positive half widths.
         bony: ``[3, n]`` front, back (signed) and half width of the bony canal, mm.
-        trefoil: ``[n]`` how far the joints dent the sac from behind, 0 to 0.6.
+        arch: ``[2, n]`` inner surface of the yellow ligaments: its place in the middle (mm behind the line)
+            and how far it comes forward per mm to the side.
         ligament: ``[n]`` 1 where a disc lies in front and the yellow ligament behind, 0 between.
         caudal: ``[n]`` 0 down to L5, rising to 1 in the sacrum, where fat takes the sac's place.
-        pad: ``[n]`` height of the triangle of fat behind the sac, mm.
         cord: ``[n]`` radius of the cord, 0 below the conus.
         rootlets: ``[m, 2, n]`` position of each rootlet, as part of the sac's half width and half depth;
             `ABSENT` where it is not in the sac.
@@ -49,10 +49,9 @@ class Canal:
 
     bounds: Singles
     bony: Singles
-    trefoil: Singles
+    arch: Singles
     ligament: Singles
     caudal: Singles
-    pad: Singles
     cord: Singles
     rootlets: Singles
     roots: Singles
@@ -68,15 +67,15 @@ def build_canal(patient: Patient, spine: Spine, rng: np.random.Generator) -> Can
     roots, root_depth = _roots(patient, spine, along)
     vertebra_at = spine.vertebra_at[::-1]
     half_width = np.interp(along, vertebra_at, (patient.pedicle - patient.pedicle_half_width)[::-1])
-    bony = np.stack([0 * along - patient.canal_half, 0 * along + patient.canal_half + 2.5, half_width + 0.5])
-    discs = np.stack([_hill(along - at, 6.5) for at in spine.disc_at[:FIRST_SACRAL]])
+    rear = patient.canal_half + 7.0 * patient.size
+    bony = np.stack([0 * along - patient.canal_half, 0 * along + rear, half_width + 0.5])
+    discs = np.stack([_hill(along - at, 8.0) for at in spine.disc_at[: patient.first_sacral]])
     return Canal(
         bounds=bounds.astype(np.float32),
         bony=bony.astype(np.float32),
-        trefoil=(0.55 * np.clip(crowding, 0, 1.5) / 1.5).astype(np.float32),
+        arch=_arch(patient, spine, along, bounds).astype(np.float32),
         ligament=np.clip(discs.sum(axis=0) * 1.25, 0, 1).astype(np.float32),
-        caudal=_caudal(spine, along).astype(np.float32),
-        pad=_pad(patient, spine, along).astype(np.float32),
+        caudal=_caudal(patient, spine, along).astype(np.float32),
         cord=_cord(patient, spine, along).astype(np.float32),
         rootlets=_rootlets(patient, spine, along, crowding, rng).astype(np.float32),
         roots=roots.astype(np.float32),
@@ -91,15 +90,15 @@ def _hill(distance: Floats, width: float) -> Floats:
     return hill
 
 
-def _caudal(spine: Spine, along: Floats) -> Floats:
-    start, end = spine.vertebra_at[FIRST_SACRAL - 1], spine.vertebra_at[FIRST_SACRAL]
+def _caudal(patient: Patient, spine: Spine, along: Floats) -> Floats:
+    start, end = spine.vertebra_at[patient.first_sacral - 1], spine.vertebra_at[patient.first_sacral]
     part: Floats = np.clip((start - along) / (start - end), 0, 1)
     return part
 
 
 def _sac(patient: Patient, spine: Spine, along: Floats, near: Floats) -> tuple[Floats, Floats]:
     """Return the sac's extent ``[4, n]`` and the crowding ``[n]`` (0 none, 1 and more severe)."""
-    size, depth = patient.size, 2 * patient.canal_half * 0.84
+    size, depth = patient.size, 2 * patient.canal_half * patient.sac_share
     lost, width, crowding = np.zeros((2, len(along))), np.ones((2, len(along))), np.zeros(len(along))
     for level in range(5):
         g = patient.severity[:, level]
@@ -110,9 +109,10 @@ def _sac(patient: Patient, spine: Spine, along: Floats, near: Floats) -> tuple[F
             narrowing = 1 - closing(g[0], 3.6) * (1 - 0.09 * min(g[3 + side], 3.0))
             width[side] *= 1 - narrowing * near[level]
         crowding += max(g[0] - 0.7, 0.0) / 1.3 * near[level]
-    ends = [spine.vertebra_at[FIRST_SACRAL + 2], spine.vertebra_at[FIRST_SACRAL + 1]]
-    taper = np.interp(along, [*ends, spine.vertebra_at[FIRST_SACRAL - 1]], [0.02, 0.5, 1.0])
-    sunk = 2.6 * size * _caudal(spine, along)  # fat in front pushes the sac back at L5/S1
+    sacral = patient.first_sacral
+    ends = [spine.vertebra_at[sacral + 2], spine.vertebra_at[sacral + 1]]
+    taper = np.interp(along, [*ends, spine.vertebra_at[sacral - 1]], [0.02, 0.5, 1.0])
+    sunk = 2.6 * size * _caudal(patient, spine, along)  # fat in front pushes the sac back at L5/S1
     middle = 0.0 + sunk
     front = middle - depth / 2 * taper + lost[0]
     back = middle + depth / 2 * taper - lost[1]
@@ -120,19 +120,21 @@ def _sac(patient: Patient, spine: Spine, along: Floats, near: Floats) -> tuple[F
     return np.stack([front, np.maximum(back, front + 0.3), half[0], half[1]]), crowding
 
 
-def _pad(patient: Patient, spine: Spine, along: Floats) -> Floats:
-    pad = np.zeros(len(along))
-    for k in range(FIRST_SACRAL):
-        level = k - FIRST_DISC
-        g = patient.severity[0, level] if level >= 0 else 0.0
-        height = 8.0 * patient.size * patient.epidural_fat * closing(g, 2.2)
-        pad = np.maximum(pad, height * _hill(along - spine.disc_at[k] - 2.0, 7.0))
-    return pad
+def _arch(patient: Patient, spine: Spine, along: Floats, bounds: Floats) -> Floats:
+    """Return the inner surface of the yellow ligaments: in front of it lies fat, then the sac ``[2, n]``."""
+    pad = np.full(len(along), 0.7)
+    slope = np.full(len(along), 0.42)
+    for k in range(patient.first_sacral):
+        g = float(patient.disc_severity(k)[0])
+        near = _hill(along - spine.disc_at[k] - 3.0, 8.5)
+        pad += 4.2 * patient.size * patient.epidural_fat * closing(g, 2.4) * near
+        slope += (0.1 + 0.05 * min(g, 3.0)) * near
+    return np.stack([bounds[1] + pad, slope])
 
 
 def _cord(patient: Patient, spine: Spine, along: Floats) -> Floats:
     """Return the cord's radius: full above, swollen, then a cone that ends at the conus."""
-    tip = spine.level_at(0) - patient.conus
+    tip = spine.level_at(0) + patient.conus
     radius: Floats = 4.4 * patient.size * np.clip((along - tip) / 30.0, 0, 1) ** 0.6
     return radius
 
@@ -141,11 +143,11 @@ def _rootlets(
     patient: Patient, spine: Spine, along: Floats, crowding: Floats, rng: np.random.Generator
 ) -> Floats:
     """Return the cauda equina: two rootlets a side for each root L2 to S5, sinking to the back."""
-    tip = spine.level_at(0) - patient.conus
+    tip = spine.level_at(0) + patient.conus
     crowd = np.clip(crowding, 0, 1)
     rootlets = []
     for order in range(7):  # L2 leaves first and lies outermost; the sacral roots end in the middle
-        leaves = spine.disc_at[min(FIRST_DISC + order, len(spine.disc_at) - 1)]
+        leaves = spine.disc_at[min(patient.first_disc + order, len(spine.disc_at) - 1)]
         across = 0.78 - 0.11 * order
         for _, sign in SIDES:
             for forward in (0.0, 0.28):
@@ -165,7 +167,7 @@ def _roots(patient: Patient, spine: Spine, along: Floats) -> tuple[Floats, Float
     """Return the course of the roots L2 to S1 from the sac through the recess to below the pedicle."""
     size, courses, depths = patient.size, [], []
     for level in range(5):
-        k = FIRST_DISC + level + 1
+        k = patient.first_disc + level + 1
         pedicle, inner = patient.pedicle[k], patient.pedicle[k] - patient.pedicle_half_width[k]
         disc, body = spine.level_at(level), spine.vertebra_at[k]
         knots = [body - 12.0 * size, body - 2.0, body + 4.0, disc - 3.0, disc + 9.0]
@@ -208,37 +210,42 @@ def paint_canal(
     contrast: Contrast,
     softness: float,
 ) -> Singles:
-    """Return `values` (``[n]``, brightness of pixels near the line) with the canal painted over them.
+    """Return the brightness of pixels near the line with the canal painted over it.
 
     Args:
-        values: ``[n]`` brightness before.
-        place: three ``[n]``: mm left, back, along.
+        values: ``[heights, n]`` brightness before.
+        place: three ``[heights, n]``: mm left, back, along.
         canal: the tables.
         contrast: the tissues' signals.
         softness: width of an edge, mm.
     """
     left, back, along = place
-    index = np.clip((along * np.float32(1 / STEP)).astype(np.int32), 0, canal.pad.shape[0] - 1)
-    values = _paint_space(values, left, back, index, canal, contrast, softness)
+    index = np.clip((along * np.float32(1 / STEP)).astype(np.int32), 0, canal.cord.shape[0] - 1)
+    apex, slope = canal.arch.take(index, axis=1)
+    behind = back - apex + slope * np.abs(left)  # mm behind the inner surface of the ligaments
+    values = _paint_space(values, left, back, behind, index, canal, contrast, softness)
     front, rear, half_left, half_right = canal.bounds.take(index, axis=1)
     half_depth, middle = (rear - front) / 2, (rear + front) / 2
     u = left / np.where(left > 0, half_left, half_right)
     v = (back - middle) / half_depth
-    dent = 1 + canal.trefoil.take(index) * np.clip(v + 0.3, 0, 1) * np.abs(u)
-    radius = np.sqrt(u * u + v * v) * dent
-    distance = (radius - 1) * np.minimum(half_depth, half_left)
-    values = _mix(values, contrast.ligament, covered(distance - np.float32(0.5), softness))
-    sac = covered(distance, softness)
-    inside = np.flatnonzero(sac > 0)
+    # Flatter than an ellipse in front, where the sac lies on the discs.
+    flat = np.where(v < 0, v * v * (np.float32(0.75) + np.float32(0.25) * v * v), v * v)
+    distance = (np.sqrt(u * u + flat) - 1) * np.minimum(half_depth, half_left)
+    distance = np.maximum(distance, np.float32(0.85) * behind + np.float32(0.3))
+    values = _mix(values, contrast.ligament, covered_through(distance - np.float32(0.45), softness))
+    sac = covered_through(distance, softness)
+    inside = np.flatnonzero(sac.ravel() > 0)
     fluid = _paint_fluid(
-        (u[inside], v[inside], half_left[inside], half_depth[inside]),
-        index[inside],
+        tuple(part.ravel()[inside] for part in (u, v, half_left, half_depth, along)),
+        index.ravel()[inside],
         canal,
         contrast,
         softness,
     )
-    values[inside] += (fluid - values[inside]) * sac[inside]
-    return _paint_roots(values, left, back, index, canal, contrast, softness)
+    flat_values = values.ravel()
+    flat_values[inside] += (fluid - flat_values[inside]) * sac.ravel()[inside]
+    painted = flat_values.reshape(values.shape)
+    return _paint_roots(painted, left, back, index, canal, contrast, softness)
 
 
 def _mix(values: Singles, over: Singles | float, part: Singles) -> Singles:
@@ -250,23 +257,30 @@ def _paint_space(
     values: Singles,
     left: Singles,
     back: Singles,
+    behind: Singles,
     index: NDArray[np.int32],
     canal: Canal,
     contrast: Contrast,
     softness: float,
 ) -> Singles:
-    """Paint the space between bone and sac: veins, fat, the yellow ligament, the fat pads."""
+    """Paint the space between bone and sac: veins, fat, the yellow ligaments."""
     front, rear, half = canal.bony.take(index, axis=1)
-    middle, half_depth = (front + rear) / 2, (rear - front) / 2
-    radius = np.sqrt((left / half) ** 2 + ((back - middle) / half_depth) ** 2)
-    fill = contrast.epidural + (contrast.fat - contrast.epidural) * canal.caudal.take(index)
-    fill = _mix(fill.astype(np.float32), contrast.ligament, canal.ligament.take(index) * np.float32(0.9))
-    values = _mix(values, fill, covered((radius - 1) * half_depth, softness))
-    sac_back = canal.bounds[1].take(index)
-    tip = sac_back + canal.pad.take(index)
-    # A triangle on the sac's back: its sides lean inwards.
-    edge = np.maximum(np.abs(left) - np.float32(0.9) * (tip - back), sac_back - 2 - back)
-    values = _mix(values, contrast.fat * 0.95, covered(edge, softness))
+    caudal = canal.caudal.take(index)
+    # From the ligaments' inner surface back to the laminae.
+    lamina = back - rear + np.float32(1.6) + np.float32(0.4) * np.abs(left)
+    outer = np.maximum(behind - np.float32(1.0) - np.float32(12.0) * canal.ligament.take(index), lamina)
+    walls = np.maximum(np.maximum(front - back, outer), np.abs(left) - half - np.float32(2.0))
+    # Veins lie in front of the sac; behind it and towards the foramina there is fat.
+    fatty = np.clip(np.maximum(back * np.float32(0.5) + 1, np.abs(left) * np.float32(0.2) - 1), 0, 1)
+    fatty = np.maximum(fatty, caudal)
+    fill = contrast.epidural + (np.float32(0.95 * contrast.fat) - np.float32(contrast.epidural)) * fatty
+    values = _mix(values, fill.astype(np.float32), covered_through(walls, softness))
+    yellow = np.maximum(np.maximum(-behind, outer), np.abs(left) - half - np.float32(4.0))
+    yellow = np.maximum(yellow, (caudal - np.float32(0.6)) * 10)
+    values = _mix(values, contrast.ligament, covered_through(yellow, softness))
+    # The ligament on the back of the bodies and discs.
+    behind_body = np.maximum(np.abs(back - front) - np.float32(0.6), np.abs(left) - np.float32(7.0))
+    values = _mix(values, contrast.ligament, covered_through(behind_body, softness) * np.float32(0.8))
     for x, y, half_x, half_y in canal.recess_fat.take(index, axis=2):
         spot = np.sqrt(((left - x) / half_x) ** 2 + ((back - y) / half_y) ** 2)
         values = _mix(values, contrast.fat * 0.9, covered((spot - 1) * np.minimum(half_x, half_y), softness))
@@ -274,15 +288,18 @@ def _paint_space(
 
 
 def _paint_fluid(
-    place: tuple[Singles, Singles, Singles, Singles],
+    place: tuple[Singles, ...],
     index: NDArray[np.int32],
     canal: Canal,
     contrast: Contrast,
     softness: float,
 ) -> Singles:
-    """Return the brightness inside the sac: fluid, cord, rootlets."""
-    u, v, half_width, half_depth = place
-    fluid = np.full(u.shape, contrast.csf, np.float32)
+    """Return the brightness inside the sac: fluid with its pulsation, cord, rootlets."""
+    u, v, half_width, half_depth, along = place
+    # Pulsating fluid loses signal in clouds, mostly behind the cord and roots and between the discs.
+    wave = np.sin(along * np.float32(0.19)) * np.sin(np.float32(2.1) * u + along * np.float32(0.07))
+    cloud = np.clip(wave * np.float32(0.9) + np.float32(0.5) * v - np.float32(0.15), 0, 1)
+    fluid = np.float32(contrast.csf) * (1 - np.float32(contrast.flow) * cloud)
     cord = canal.cord.take(index)
     x, y = u * half_width, (v + np.float32(0.05)) * half_depth
     distance = np.sqrt(x * x + (y * np.float32(1.25)) ** 2) - cord
@@ -304,6 +321,8 @@ def _paint_roots(
     softness: float,
 ) -> Singles:
     """Paint the roots between sac and foramen, flattened where their recess is narrow."""
+    shape, index = values.shape, index.ravel()
+    values, left, back = values.ravel(), left.ravel(), back.ravel()
     for course, depth in zip(canal.roots, canal.root_depth, strict=True):
         x = course[0].take(index)
         here = np.flatnonzero(np.abs(left - x) < 4.0)
@@ -314,4 +333,4 @@ def _paint_roots(
         y = (back[here] - course[1].take(at)) * (np.float32(ROOT_RADIUS) / radius)
         distance = np.sqrt((left[here] - x[here]) ** 2 + y * y) - np.float32(ROOT_RADIUS)
         values[here] = _mix(values[here], contrast.nerve, covered(distance, softness))
-    return values
+    return values.reshape(shape)

@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumbar_kaggle.geometry import slice_normal
-from lumbar_kaggle.phantom.anatomy import Solid, Tissue, before_canal, behind_canal
+from lumbar_kaggle.phantom.anatomy import Solid, Tissue, discs, foramina
 from lumbar_kaggle.phantom.canal import REACH_BACK, REACH_SIDE, Canal, build_canal, paint_canal
 from lumbar_kaggle.phantom.patient import Patient
-from lumbar_kaggle.phantom.shapes import Disc, Singles, bump, covered
+from lumbar_kaggle.phantom.shapes import Disc, Singles, bump, covered_through
 from lumbar_kaggle.phantom.spine import CentreLine, Spine, build_spine
 from lumbar_kaggle.phantom.tissues import Contrast
 from lumbar_kaggle.phantom.trunk import grain_at, make_grain, paint_trunk
+from lumbar_kaggle.phantom.vertebrae import bones
 
 Floats = NDArray[np.float64]
 
@@ -22,6 +23,9 @@ SUB_SLICES = (-1 / 3, 0.0, 1 / 3)
 """Planes that stand for the slice's thickness, as parts of it."""
 
 CORTEX_MM = 0.75
+
+ROUGHNESS_MM = 0.35
+"""Standard deviation by which the surfaces of bones are uneven."""
 
 
 @dataclass(frozen=True)
@@ -94,31 +98,40 @@ class Scene:
         self.spine: Spine = build_spine(patient)
         self.line = CentreLine(self.spine)
         self.canal: Canal = build_canal(patient, self.spine, rng)
-        self.fine, self.coarse = (
-            make_grain(patient.texture_seed, 1.3),
-            make_grain(patient.texture_seed + 1, 4.0),
+        seed = patient.texture_seed
+        self.fine, self.coarse, self.lumps = (
+            make_grain(seed + k, width) for k, width in enumerate((1.3, 4.0, 9.0))
         )
-        self._behind = _Layer(behind_canal(patient, self.spine))
-        self._before = _Layer(before_canal(patient, self.spine))
+        self._behind = _Layer(foramina(patient, self.spine))
+        self._before = _Layer([*discs(patient, self.spine), *bones(patient, self.spine)])
 
-    def render(self, plane: Plane, thickness: float, contrast: Contrast) -> Singles:
+    def render(
+        self, plane: Plane, thickness: float, contrast: Contrast, *, fat_shift: float = 0.0
+    ) -> Singles:
         """Return ``[rows, columns]`` float32 brightness, 0 (air) to about 1.
 
         Args:
             plane: the middle of the slice.
             thickness: mm.
             contrast: the tissues' signals.
+            fat_shift: mm down the columns by which the fat of the marrow appears beside its place, because
+                fat and water resonate at different frequencies; it thickens one end plate and thins the other.
         """
         pixel = min(plane.spacing)
         coarse = paint_trunk(
-            plane.grid(2), self.patient, self.line, (self.fine, self.coarse), contrast, 1.5 * pixel
+            plane.grid(2),
+            self.patient,
+            self.line,
+            (self.fine, self.coarse, self.lumps),
+            contrast,
+            1.5 * pixel,
         )
         trunk = cv2.resize(coarse, plane.shape[::-1], interpolation=cv2.INTER_LINEAR)
         image: Singles = np.repeat(trunk[None].astype(np.float32), len(SUB_SLICES), axis=0)
         heights = tuple(part * thickness for part in SUB_SLICES)
-        self._behind.paint(image, plane, heights, contrast, self)
+        self._behind.paint(image, plane, heights, contrast, self, fat_shift)
         self._paint_canal(image, plane, heights, contrast)
-        self._before.paint(image, plane, heights, contrast, self)
+        self._before.paint(image, plane, heights, contrast, self, fat_shift)
         mean: Singles = image.mean(axis=0)
         return mean
 
@@ -135,9 +148,9 @@ class Scene:
         up = plane.normal[:, None] * np.asarray(heights)
         points = (points + up.astype(np.float32)[:, :, None]).reshape(3, -1)
         flat = image.reshape(len(heights), -1)
-        values = flat[:, index].ravel()
-        painted = paint_canal(values, self.line.curved(points), self.canal, contrast, min(plane.spacing))
-        flat[:, index] = painted.reshape(len(heights), -1)
+        left, back, along = (part.reshape(len(heights), -1) for part in self.line.curved(points))
+        place = left, back, along
+        flat[:, index] = paint_canal(flat[:, index], place, self.canal, contrast, min(plane.spacing))
 
 
 class _Layer:
@@ -150,9 +163,16 @@ class _Layer:
         self._reach = np.array([solid.axes for solid in solids]) * extents[:, :, None]
 
     def paint(
-        self, image: Singles, plane: Plane, heights: tuple[float, ...], contrast: Contrast, scene: Scene
+        self,
+        image: Singles,
+        plane: Plane,
+        heights: tuple[float, ...],
+        contrast: Contrast,
+        scene: Scene,
+        fat_shift: float,
     ) -> None:
         """Paint every solid that the slice meets over `image` ``[heights, rows, columns]``, in place."""
+        shift = plane.orientation[3:] * fat_shift
         directions = plane.orientation[:3], plane.orientation[3:], plane.normal
         middle = [(self._origins - plane.position) @ direction for direction in directions]
         reach = [np.abs(self._reach @ direction).sum(axis=1) for direction in directions]
@@ -169,7 +189,8 @@ class _Layer:
                 local = plane.local(solid, heights, rows, columns)
                 view = image[:, rows, columns]
                 if solid.tissue is Tissue.BONE:
-                    marrow.append(_paint_rim(view, solid, local, contrast, scene, min(plane.spacing)))
+                    moved = (solid.axes @ shift).astype(np.float32)
+                    marrow.append(_paint_rim(view, solid, local, moved, contrast, scene, min(plane.spacing)))
                 else:
                     _paint_solid(view, solid, local, contrast, min(plane.spacing))
         _fill(marrow)
@@ -189,13 +210,14 @@ def _paint_solid(
         value = _disc(solid, local, contrast)
     else:
         value = float(getattr(contrast, solid.tissue.value))
-    view += (value - view) * covered(solid.shape.distance(*local), softness)
+    view += (value - view) * covered_through(solid.shape.distance(*local), softness)
 
 
 def _paint_rim(
     view: Singles,
     solid: Solid,
     local: tuple[Singles, Singles, Singles],
+    shift: Singles,
     contrast: Contrast,
     scene: Scene,
     softness: float,
@@ -204,14 +226,45 @@ def _paint_rim(
 
     The marrow comes when the shells of all parts of the bone are there, so that no rim is left inside.
     """
-    distance = solid.shape.distance(*local)
-    view += (np.float32(contrast.cortex) - view) * covered(distance, softness)
     offset = (solid.axes @ solid.origin).astype(np.float32)
-    grain = grain_at(scene.fine, *(axis + shift for axis, shift in zip(local, offset, strict=True)))
-    fatty = scene.patient.marrow_fat
-    marrow = contrast.marrow_red * (1 - fatty) + contrast.marrow_fatty * fatty
-    value = np.float32(marrow) * (1 + np.float32(0.05) * grain)
-    return view, value, covered(distance + np.float32(CORTEX_MM), softness)
+    place = [axis + by for axis, by in zip(local, offset, strict=True)]
+    fine, coarse = grain_at(scene.fine, *place), grain_at(scene.coarse, *place)
+    uneven = np.float32(ROUGHNESS_MM) * coarse
+    distance = solid.shape.distance(*local) + uneven
+    view += (np.float32(contrast.cortex) - view) * covered_through(distance, softness)
+    value = _marrow(solid, local, (fine, coarse), contrast, scene)
+    if shift.any():
+        moved = (axis - by for axis, by in zip(local, shift, strict=True))
+        distance = solid.shape.distance(*moved) + uneven
+    return view, value, covered_through(distance + np.float32(CORTEX_MM), softness)
+
+
+def _marrow(
+    solid: Solid,
+    local: tuple[Singles, Singles, Singles],
+    grains: tuple[Singles, Singles],
+    contrast: Contrast,
+    scene: Scene,
+) -> Singles:
+    """Return the marrow's brightness: red and fatty in patches, changed beside worn discs."""
+    (x, y, z), (fine, coarse) = local, grains
+    patchy = np.clip(np.float32(scene.patient.marrow_fat) + np.float32(0.13) * coarse, 0, 1)
+    red, fatty = np.float32(contrast.marrow_red), np.float32(contrast.marrow_fatty)
+    value: Singles = (red + (fatty - red) * patchy) * (1 + np.float32(0.06) * fine)
+    marrow = solid.marrow
+    if marrow is None:
+        return value
+    beside = {1: contrast.marrow_water, 2: 0.5 * (contrast.fat + contrast.marrow_fatty), 3: contrast.ligament}
+    for sign, kind, depth in zip((1, -1), marrow.modic, marrow.depth, strict=True):
+        if kind:
+            inner = sign * z - np.float32(marrow.half_height - depth)
+            part = np.clip(inner * np.float32(0.35) + np.float32(0.4) * coarse + np.float32(0.5), 0, 1)
+            value += (np.float32(beside[kind]) - value) * part * np.float32(0.8)
+    sx, sy, sz, radius = (np.float32(part) for part in marrow.spot)
+    if radius:
+        away = np.sqrt((x - sx) ** 2 + (y - sy) ** 2 + (z - sz) ** 2) - radius
+        value += (np.float32(contrast.fat) - value) * np.clip(np.float32(0.5) - away * np.float32(0.5), 0, 1)
+    return value
 
 
 def _fill(marrow: list[tuple[Singles, Singles, Singles]]) -> None:
@@ -228,6 +281,8 @@ def _disc(solid: Solid, local: tuple[Singles, Singles, Singles], contrast: Contr
     radius = solid.shape.radius(x, y - np.float32(1.5))
     nucleus = contrast.disc_dry + (contrast.disc_wet - contrast.disc_dry) * solid.amount
     cleft = 1 - np.float32(0.3 * solid.amount) * bump(z, 0.0, 0.9)
-    inside = np.clip((np.float32(0.82) - radius) * 5, 0, 1)
-    value: Singles = contrast.annulus + (np.float32(nucleus) * cleft - contrast.annulus) * inside
+    inside = np.clip((np.float32(0.9) - radius) * np.float32(4.0), 0, 1)
+    inner = contrast.annulus + np.float32(0.5) * (contrast.disc_dry - contrast.annulus)
+    ring = inner + (contrast.annulus - inner) * np.clip((radius - np.float32(0.86)) * 8, 0, 1)
+    value: Singles = ring + (np.float32(nucleus) * cleft - ring) * inside
     return value

@@ -30,6 +30,18 @@ def covered(distance: Singles, softness: float) -> Singles:
     return part
 
 
+def covered_through(distance: Singles, softness: float) -> Singles:
+    """Return which part of each voxel lies inside, for distances at several heights ``[heights, ...]``.
+
+    Where a surface runs slanting through the slice its edge is widened to the step between two heights, so
+    that a slice's few planes blend into one edge and not into a staircase.
+    """
+    step = np.abs(distance[-1] - distance[0]) * np.float32(1 / max(len(distance) - 1, 1))
+    wide = np.maximum(step, np.float32(softness))
+    part: Singles = np.clip(np.float32(0.5) - distance / wide, 0, 1)
+    return part
+
+
 def bump(x: Singles, centre: float, width: float) -> Singles:
     """Return a smooth hill of height 1 (a normal curve without its constant)."""
     scaled = (x - np.float32(centre)) * np.float32(1 / width)
@@ -128,30 +140,55 @@ def _rounded(sideways: Singles, upwards: Singles, radius: float) -> Singles:
 class Body:
     """A vertebral body: waisted, with hollow end plates and a slightly hollow back wall.
 
-    Sizes are half width, half depth, half height at the back; `wedge` is the angle by which the front is
-    opened, `hollow` the depth of each end plate's dish, mm; `taper` narrows it towards the foot (sacrum).
+    Attributes:
+        a, b, c: half width, half depth, half height at the back, mm.
+        wedge: angle by which the front is opened, radians.
+        hollow: depth of each end plate's dish, mm.
+        taper: how it narrows towards the foot (sacrum), part of its size.
+        lips: how far the upper and the lower rim stand out in front and at the sides, mm.
+        dents: depth of a round dent in the upper and the lower end plate, mm.
+        crush: part of the height that is lost in the front half and the middle.
     """
 
     a: float
     b: float
     c: float
     wedge: float = 0.0
-    hollow: float = 1.8
+    hollow: float = 1.6
     taper: float = 0.0
+    lips: tuple[float, float] = (0.0, 0.0)
+    dents: tuple[float, float] = (0.0, 0.0)
+    crush: float = 0.0
 
     @property
     def extent(self) -> tuple[float, float, float]:
-        return 1.1 * self.a, 1.1 * self.b, self.c + abs(self.wedge) * self.b
+        lip = max(self.lips)
+        return 1.1 * self.a + lip, 1.1 * self.b + lip, self.c + abs(self.wedge) * self.b + 0.5
 
     def distance(self, x: Singles, y: Singles, z: Singles) -> Singles:
         level = z * np.float32(1 / self.c)
-        waist = 1 - np.float32(0.07) * np.clip(1 - level * level, 0, 1) + np.float32(self.taper) * level
+        waist = 1 - np.float32(0.08) * np.clip(1 - level * level, 0, 1) + np.float32(self.taper) * level
         back = np.clip(y * np.float32(1 / self.b), 0, 1)
         y_wall = y + np.float32(1.3) * bump(x, 0.0, self.a / 3) * back
         radius = _oval(x / (waist * np.float32(self.a)), y_wall / (waist * np.float32(self.b)))
-        dish = np.float32(self.hollow) * np.clip(1 - radius * radius, 0, 1)
-        half_height = np.float32(self.c) + np.float32(self.wedge / 2) * (np.float32(self.b) - y) - dish
-        return _rounded((radius - 1) * np.float32(min(self.a, self.b)), np.abs(z) - half_height, 2.0)
+        half_height = np.float32(self.c) + np.float32(self.wedge / 2) * (np.float32(self.b) - y)
+        half_height -= np.float32(self.hollow) * np.clip(1 - radius * radius, 0, 1)
+        if self.crush:
+            half_height *= 1 - np.float32(self.crush) * np.clip(np.float32(0.8) - back, 0, 1)
+        half_height = self._dented(half_height, x, y, z)
+        sideways = (radius - 1) * np.float32(min(self.a, self.b))
+        if max(self.lips) > 0.3:
+            lip = np.where(z > 0, np.float32(self.lips[0]), np.float32(self.lips[1]))
+            near = np.clip(1 - (half_height - np.abs(z)) * np.float32(1 / 4.5), 0, 1)
+            sideways = sideways - lip * near * near * (1 - np.float32(0.8) * back)
+        return _rounded(sideways, np.abs(z) - half_height, 1.8)
+
+    def _dented(self, half_height: Singles, x: Singles, y: Singles, z: Singles) -> Singles:
+        if max(self.dents) == 0:
+            return half_height
+        depth = np.where(z > 0, np.float32(self.dents[0]), np.float32(self.dents[1]))
+        dented: Singles = half_height - depth * bump(x, 0.2 * self.a, 4.5) * bump(y, 0.1 * self.b, 4.0)
+        return dented
 
 
 @dataclass(frozen=True)
@@ -165,20 +202,22 @@ class Disc:
         bulge: how far the back edge stands out, mm: all along, centrally, and then left and right under
             the joint (subarticular) and in the foramen.
         joint_x, foramen_x: where those two are, mm from the middle.
+        ahead: how far the front edge stands out, mm.
     """
 
     a: float
     b: float
     height: float
     opening: float
-    bulge: tuple[float, float, float, float, float, float]
+    bulge: tuple[float, ...]
     joint_x: float
     foramen_x: float
+    ahead: float = 0.0
 
     @property
     def extent(self) -> tuple[float, float, float]:
         out = sum(abs(b) for b in self.bulge)
-        return self.a, self.b + out, self.height / 2 + 4.5 + max(self.opening, 0.0) * self.b
+        return self.a, self.b + out + self.ahead, self.height / 2 + 4.5 + max(self.opening, 0.0) * self.b
 
     def radius(self, x: Singles, y: Singles) -> Singles:
         """Return the scaled distance from the axis, 1 on the bulging rim."""
@@ -189,8 +228,9 @@ class Disc:
         stand_out += np.float32(left_far) * bump(x, self.foramen_x, 4.5)
         stand_out += np.float32(right_far) * bump(x, -self.foramen_x, 4.5)
         stand_out -= np.float32(1.3) * bump(x, 0.0, self.a / 3)
-        back = np.clip(y * np.float32(1 / self.b), 0, 1)
-        return _oval(x * np.float32(1 / self.a), (y - stand_out * back) * np.float32(1 / self.b))
+        back = np.clip(y * np.float32(1 / self.b), -1, 1)
+        shift = np.where(back > 0, stand_out, np.float32(self.ahead)) * back
+        return _oval(x * np.float32(1 / self.a), (y - shift) * np.float32(1 / self.b))
 
     def distance(self, x: Singles, y: Singles, z: Singles) -> Singles:
         ahead = np.maximum(np.float32(self.b) - y, 0)

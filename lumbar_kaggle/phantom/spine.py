@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lumbar_kaggle.phantom.patient import FIRST_DISC, VERTEBRAE, Patient
+from lumbar_kaggle.phantom.patient import FIRST_LUMBAR, Patient
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
@@ -26,12 +26,14 @@ class Spine:
         points: ``[n, 3]`` LPS mm, every `STEP` mm along the line.
         axes: ``[n, 3, 3]`` unit vectors to the left, back and up (rows) at each point.
         vertebra_at, disc_at: ``[13]``, ``[12]`` mm along the line.
+        first_disc: index of the disc of level 0.
     """
 
     points: Floats
     axes: Floats
     vertebra_at: Floats
     disc_at: Floats
+    first_disc: int
 
     def frame(self, along: float) -> tuple[Floats, Floats]:
         """Return origin ``[3]`` and axes ``[3, 3]`` at `along` mm of the line."""
@@ -44,8 +46,8 @@ class Spine:
         return origin + np.asarray(local) @ axes
 
     def level_at(self, level: int) -> float:
-        """Return mm along the line of the disc of level 0 (``l1_l2``) to 4 (``l5_s1``)."""
-        return float(self.disc_at[FIRST_DISC + level])
+        """Return mm along the line of the disc of level 0 (``l1_l2``) to 4 (``l5_s1``); -1 and 5 are beside."""
+        return float(self.disc_at[self.first_disc + level])
 
 
 def build_spine(patient: Patient) -> Spine:
@@ -61,8 +63,8 @@ def build_spine(patient: Patient) -> Spine:
     along = np.arange(0.0, vertebra_at[0] + 60.0, STEP)
     lean = np.interp(along, vertebra_at[::-1], patient.angles[::-1])
     lean = _smooth(lean, 6.0)
-    amplitude, phase = patient.scoliosis
-    turn = 2 * np.pi / 240.0
+    amplitude, wave, phase = patient.scoliosis
+    turn = 2 * np.pi / wave
     sideways = amplitude * np.sin(turn * along + phase)
     roll = amplitude * turn * np.cos(turn * along + phase)
     up = np.stack([roll, np.sin(lean), np.cos(lean)], axis=1)
@@ -72,8 +74,8 @@ def build_spine(patient: Patient) -> Spine:
     up /= np.linalg.norm(up, axis=1, keepdims=True)
     left /= np.linalg.norm(left, axis=1, keepdims=True)
     axes = np.stack([left, np.cross(up, left), up], axis=1)
-    middle = round(float(disc_at[VERTEBRAE.index("L3")]) / STEP)
-    return Spine(points - points[middle] + patient.origin, axes, vertebra_at, disc_at)
+    middle = round(float(disc_at[FIRST_LUMBAR + 2]) / STEP)
+    return Spine(points - points[middle] + patient.origin, axes, vertebra_at, disc_at, patient.first_disc)
 
 
 def _smooth(values: Floats, sd_mm: float) -> Floats:

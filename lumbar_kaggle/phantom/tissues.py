@@ -1,7 +1,15 @@
-"""Brightness of the tissues in each weighting, 0 (air) to 1 (the brightest)."""
+"""Brightness of the tissues in each weighting, from their relaxation times, 0 (air) to 1 (the brightest).
 
-from dataclasses import dataclass, fields, replace
+Signals follow the spin-echo equation ``PD (1 - exp(-TR/T1)) exp(-TE/T2)``, with inversion for STIR
+(Bernstein, King, Zhou: Handbook of MRI Pulse Sequences, 2004, ch. 14). Relaxation times are rounded from
+published ones at 1.5 T (Stanisz et al., Magn Reson Med 54:507, 2005; de Bazelaire et al., Radiology 230:652,
+2004); those of fat are lengthened, as trains of echoes do. Timing and field strength vary between scanners,
+so whole contrasts vary together as they do in hospitals; each tissue then varies a little by its own.
+"""
+
+from dataclasses import asdict, dataclass
 from enum import Enum
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +22,39 @@ class Weighting(Enum):
     STIR = "STIR"
 
 
+class Relaxation(NamedTuple):
+    """Proton density (0 to 1) and relaxation times in ms of one tissue."""
+
+    density: float
+    t1: float
+    t2: float
+
+
+TISSUES = {
+    "fat": Relaxation(0.95, 285, 125),
+    "marrow_fatty": Relaxation(0.88, 340, 105),
+    "marrow_red": Relaxation(0.70, 760, 72),
+    "marrow_water": Relaxation(0.85, 1100, 110),
+    "cortex": Relaxation(0.10, 500, 25),
+    "disc_wet": Relaxation(0.95, 1350, 140),
+    "disc_dry": Relaxation(0.72, 950, 52),
+    "annulus": Relaxation(0.50, 900, 44),
+    "csf": Relaxation(1.00, 4000, 1700),
+    "nerve": Relaxation(0.80, 1000, 78),
+    "cord": Relaxation(0.80, 900, 90),
+    "ganglion": Relaxation(0.86, 1100, 95),
+    "ligament": Relaxation(0.48, 820, 45),
+    "epidural": Relaxation(0.85, 560, 110),
+    "muscle": Relaxation(0.82, 950, 50),
+    "vessel": Relaxation(0.20, 1200, 100),
+    "joint": Relaxation(0.85, 1800, 130),
+    "organ": Relaxation(0.85, 900, 85),
+    "bowel": Relaxation(0.80, 850, 75),
+    "skin": Relaxation(0.60, 600, 60),
+}
+"""``epidural`` is the mixture of fat and veins around the sac; ``vessel`` is mostly void of signal by flow."""
+
+
 @dataclass(frozen=True)
 class Contrast:
     """Signal of each tissue."""
@@ -21,6 +62,7 @@ class Contrast:
     fat: float
     marrow_fatty: float
     marrow_red: float
+    marrow_water: float
     cortex: float
     disc_wet: float
     disc_dry: float
@@ -30,42 +72,66 @@ class Contrast:
     cord: float
     ganglion: float
     ligament: float
-    epidural: float  # epidural veins and fat, mixed
+    epidural: float
     muscle: float
     vessel: float
     joint: float
     organ: float
     bowel: float
     skin: float
+    flow: float = 0.0  # how much pulsation darkens parts of the fluid, 0 to 1
 
 
-CONTRASTS = {
-    Weighting.T1: Contrast(
-        fat=0.95, marrow_fatty=0.68, marrow_red=0.42, cortex=0.11, disc_wet=0.31, disc_dry=0.27,
-        annulus=0.21, csf=0.13, nerve=0.30, cord=0.36, ganglion=0.36, ligament=0.23,
-        epidural=0.42, muscle=0.28, vessel=0.10, joint=0.24, organ=0.36, bowel=0.30,
-        skin=0.45,
-    ),
-    Weighting.T2: Contrast(
-        fat=0.74, marrow_fatty=0.47, marrow_red=0.30, cortex=0.08, disc_wet=0.66, disc_dry=0.15,
-        annulus=0.10, csf=0.98, nerve=0.36, cord=0.40, ganglion=0.46, ligament=0.13,
-        epidural=0.50, muscle=0.19, vessel=0.06, joint=0.62, organ=0.42, bowel=0.34,
-        skin=0.35,
-    ),
-    Weighting.STIR: Contrast(
-        fat=0.10, marrow_fatty=0.10, marrow_red=0.20, cortex=0.04, disc_wet=0.62, disc_dry=0.12,
-        annulus=0.08, csf=0.98, nerve=0.36, cord=0.38, ganglion=0.52, ligament=0.10,
-        epidural=0.22, muscle=0.24, vessel=0.12, joint=0.60, organ=0.50, bowel=0.36,
-        skin=0.20,
-    ),
-}  # fmt: skip
+@dataclass(frozen=True)
+class Timing:
+    """Of one sequence, ms; `inversion` 0 for none. `field` stretches T1 beside 1.5 T."""
+
+    repetition: float
+    echo: float
+    inversion: float = 0.0
+    field: float = 1.0
+
+
+TIMINGS = {
+    Weighting.T1: Timing(550.0, 11.0),
+    Weighting.T2: Timing(3600.0, 104.0),
+    Weighting.STIR: Timing(4200.0, 58.0, 162.0),
+}
+_RANGES = {
+    Weighting.T1: ((380.0, 820.0), (8.0, 20.0), (0.0, 0.0)),
+    Weighting.T2: ((2300.0, 6000.0), (78.0, 132.0), (0.0, 0.0)),
+    Weighting.STIR: ((2800.0, 5600.0), (28.0, 82.0), (135.0, 190.0)),
+}
+
+
+def signal(tissue: Relaxation, timing: Timing) -> float:
+    """Return the magnitude of a spin echo, 0 to 1."""
+    t1 = tissue.t1 * timing.field
+    recovered = 1.0 - np.exp(-timing.repetition / t1)
+    if timing.inversion:
+        recovered = 1.0 - 2.0 * np.exp(-timing.inversion / t1) + np.exp(-timing.repetition / t1)
+    return float(tissue.density * abs(recovered) * np.exp(-timing.echo / tissue.t2))
+
+
+def contrast_of(timing: Timing) -> Contrast:
+    """Return the tissues' signals, scaled so that the brightest is 0.97."""
+    signals = {name: signal(tissue, timing) for name, tissue in TISSUES.items()}
+    top = max(signals.values())
+    return Contrast(**{name: 0.97 * value / top for name, value in signals.items()})
+
+
+CONTRASTS = {weighting: contrast_of(timing) for weighting, timing in TIMINGS.items()}
+"""The contrast of an average scanner."""
 
 
 def draw_contrast(rng: np.random.Generator, weighting: Weighting) -> Contrast:
-    """Return the tissues' signals for one series: each varies by some per cent between scanners."""
-    mean = CONTRASTS[weighting]
-    drawn = {
-        field.name: float(np.clip(getattr(mean, field.name) * rng.normal(1.0, 0.07), 0.02, 1.0))
-        for field in fields(mean)
-    }
-    return replace(mean, **drawn)
+    """Return the tissues' signals for one series of one scanner."""
+    repetition, echo, inversion = (rng.uniform(*limits) for limits in _RANGES[weighting])
+    timing = Timing(repetition, echo, inversion, float(rng.choice([1.0, 1.12, 1.25])))
+    values = asdict(contrast_of(timing))
+    for name in TISSUES:
+        values[name] = float(np.clip(values[name] * np.exp(rng.normal(0.0, 0.12)), 0.015, 1.05))
+    # Slow or gated blood is not void everywhere.
+    values["vessel"] = float(rng.uniform(0.02, 0.12) if rng.random() < 0.7 else rng.uniform(0.12, 0.4))
+    values["flow"] = float(rng.uniform(0.0, 0.6) if weighting is not Weighting.T1 else 0.0)
+    return Contrast(**values)

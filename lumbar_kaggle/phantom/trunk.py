@@ -1,5 +1,7 @@
 """The trunk around the spine: skin, fat, muscles, great vessels, kidneys, bowel. Soft and cheap."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
@@ -42,11 +44,32 @@ def _ellipse(x: Singles, y: Singles, half_x: float | Singles, half_y: float | Si
     return distance
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where pixels lie beside the spine, all of one shape.
+
+    Attributes:
+        left, back: mm of an average adult from the canal's line; `side` is the size of `left`.
+        level: in disc distances, 0 at L3/L4, growing to the head.
+        inside: mm below the skin, negative outside.
+        fine, coarse, lumps: smooth noise, standard deviation 1; `lumps` is as large as loops of bowel.
+    """
+
+    left: Singles
+    back: Singles
+    side: Singles
+    level: Singles
+    inside: Singles
+    fine: Singles
+    coarse: Singles
+    lumps: Singles
+
+
 def paint_trunk(
     points: tuple[Singles, Singles, Singles],
     patient: Patient,
     line: CentreLine,
-    grains: tuple[Singles, Singles],
+    grains: tuple[Singles, Singles, Singles],
     contrast: Contrast,
     soft: float,
 ) -> Singles:
@@ -56,28 +79,42 @@ def paint_trunk(
         points: LPS mm x, y, z of any shape.
         patient: sizes and fat.
         line: centre line of the canal, which the muscles follow.
-        grains: fine and coarse, see `make_grain`.
+        grains: fine, coarse and lumpy, see `make_grain`.
         contrast: the tissues' signals.
         soft: width of the edges, mm.
     """
+    place = _place(points, patient, line, grains)
+    septa = np.clip(1 - np.abs(place.coarse) * 5, 0, 1)
+    image = np.float32(contrast.fat) * (1 + np.float32(0.02) * place.fine - np.float32(0.12) * septa)
+    image = _paint_belly(image, place, patient, contrast, soft)
+    image = _paint_back(image, place, patient, contrast, soft)
+    image = _paint_beside(image, place, patient, contrast, soft)
+    image = _paint_vessels(image, place, patient, contrast, soft)
+    image = _over(image, contrast.skin, covered(place.inside - np.float32(2.0), soft))
+    body: Singles = image * covered(-place.inside, soft)
+    return body
+
+
+def _place(
+    points: tuple[Singles, Singles, Singles],
+    patient: Patient,
+    line: CentreLine,
+    grains: tuple[Singles, Singles, Singles],
+) -> _Place:
     x, y, z = points
     course_x, course_y = line.at_height(z)
-    left, back = (x - course_x) / np.float32(patient.size), (y - course_y) / np.float32(patient.size)
-    level = (z - np.float32(patient.origin[2])) / np.float32(LEVEL_MM * patient.size)  # 0 at L3/L4
-    coarse = grain_at(grains[1], x, y, z)
-    fine = grain_at(grains[0], x, y, z)
-    squeeze = np.float32(1.8)
-    streaks = grain_at(grains[1], x * squeeze, y * squeeze, z * np.float32(0.7)) + np.float32(0.3) * fine
-    surface = _surface(x, y, course_y, patient)
-    image = np.full(x.shape, contrast.fat, np.float32) * (1 + np.float32(0.02) * (coarse + fine))
-    image = _paint_belly(image, left, back, level, coarse, contrast, soft)
-    wall = np.abs(surface + np.float32(0.7 * patient.fat + 10)) - 6 + 12 * covered(-back - 20, 30.0)
-    image = _over(image, contrast.muscle * (1 + np.float32(0.1) * fine), covered(wall, 2 * soft))
-    image = _paint_muscles(image, left, back, level, streaks, patient, contrast, soft)
-    image = _paint_vessels(image, left, back, level, patient, contrast, soft)
-    image = _over(image, contrast.skin, covered(-surface - np.float32(2.0), soft))
-    body: Singles = image * covered(surface, soft)
-    return body
+    scale = np.float32(1 / patient.size)
+    left, back = (x - course_x) * scale, (y - course_y) * scale
+    return _Place(
+        left=left,
+        back=back,
+        side=np.abs(left),
+        level=(z - np.float32(patient.origin[2])) * np.float32(1 / (LEVEL_MM * patient.size)),
+        inside=-_surface(x, y, course_y, patient),
+        fine=grain_at(grains[0], x, y, z),
+        coarse=grain_at(grains[1], x, y, z),
+        lumps=grain_at(grains[2], x, y, z),
+    )
 
 
 def _over(image: Singles, value: Singles | float, part: Singles) -> Singles:
@@ -87,85 +124,107 @@ def _over(image: Singles, value: Singles | float, part: Singles) -> Singles:
 
 def _surface(x: Singles, y: Singles, course_y: Singles, patient: Patient) -> Singles:
     """Return mm from the skin, negative inside; the back follows the spine's course half-way."""
-    half_depth = 95.0 * patient.size + patient.fat
-    half_width = 145.0 * patient.size + patient.fat
+    half_width = 138.0 * patient.size + 0.8 * patient.fat
     behind = np.float32(50.0 * patient.size + patient.fat + 0.5 * patient.origin[1]) + course_y / 2
-    behind = np.maximum(behind, course_y + np.float32(40.0 * patient.size + 0.7 * patient.fat))
+    behind = np.maximum(behind, course_y + np.float32(43.0 * patient.size + 0.75 * patient.fat))
+    half_depth = np.float32((95.0 * patient.size + patient.fat + patient.belly) / 2)
     u = np.abs((x - np.float32(patient.origin[0])) / np.float32(half_width))
-    v = np.abs((y - behind + np.float32(half_depth)) / np.float32(half_depth))
+    v = np.abs((y - behind + half_depth) / half_depth)
     radius = np.sqrt(np.sqrt(u**4 + v**4 + np.float32(0.6) * (u * v) ** 2))
-    distance: Singles = (radius - 1) * np.float32(half_depth)
+    distance: Singles = (radius - 1) * half_depth
     return distance
 
 
-def _paint_belly(
-    image: Singles,
-    left: Singles,
-    back: Singles,
-    level: Singles,
-    coarse: Singles,
-    contrast: Contrast,
-    soft: float,
-) -> Singles:
-    """Paint bowel in front and at the sides, and the kidneys."""
-    side = np.abs(left)
-    edge = back + np.float32(70.0) + 5 * coarse - np.maximum(side - 45, 0)
-    loops = contrast.bowel * (1 + np.float32(0.2) * coarse)
-    loops = _over(loops, contrast.fat * 0.8, covered(coarse + 0.5, 0.5))
-    loops = _over(loops, 0.05, covered(np.float32(1.2) - coarse, 0.4))  # gas
-    image = _over(image, loops, covered(edge, 8.0))
-    kidney = _ellipse(side - 62, back + 16, 27.0, 23.0) + 9 * np.maximum(np.abs(level - 2.6) - 0.9, 0) ** 2
-    return _over(image, contrast.organ, covered(kidney, soft * 2))
-
-
-def _paint_muscles(
-    image: Singles,
-    left: Singles,
-    back: Singles,
-    level: Singles,
-    grain: Singles,
-    patient: Patient,
-    contrast: Contrast,
-    soft: float,
-) -> Singles:
-    """Paint the extensors behind, psoas and quadratus beside, and the ligaments between the spines."""
-    side = np.abs(left)
-    streak = np.clip(np.float32(patient.muscle_fat) * (grain * 0.55 + 0.35), 0, 0.85)
-    muscle = contrast.muscle + (contrast.fat - contrast.muscle) * streak + np.float32(0.02) * grain
-    low: Singles = np.clip(-level - 1.0, 0, 3).astype(np.float32)  # how far below L4/L5
-    high: Singles = np.clip(level, -2, 4).astype(np.float32)
-    psoas_x = np.float32(36.5) - np.float32(3.5) * high
-    psoas_y = np.float32(3.0) * high - np.float32(25.0)
-    psoas_r: Singles = np.clip(18 - 3.2 * high, 3, 22).astype(np.float32)
-    bellies = (
-        _ellipse(side - 19, back - 29, 18.0, np.maximum(19 - 3.5 * low, 4)),
-        _ellipse(side - 46, back - 23, np.maximum(23 - 3 * low, 5), np.maximum(19 - 5 * low, 4)),
-        _ellipse(side - psoas_x, back - psoas_y, psoas_r, psoas_r * 1.15),
-        _ellipse(side - 68, back - 2, 17.0, 10.0) + 20 * np.maximum(np.abs(level) - 2.0, 0),
+def _paint_belly(image: Singles, place: _Place, patient: Patient, contrast: Contrast, soft: float) -> Singles:
+    """Paint the wall of the belly, bowel in front and at the sides, kidneys, liver, bladder."""
+    wall_depth = np.float32(0.55 * patient.fat + 9)
+    ahead = covered(place.back + 28, 30.0)
+    wall = np.abs(place.inside - wall_depth) - 5 - 3 * place.lumps + 14 * (1 - ahead)
+    image = _over(image, contrast.muscle * (1 + np.float32(0.1) * place.fine), covered(wall, 2 * soft))
+    # Loops: content differs between lumps, from gas to fluid; their walls are seen.
+    edge = place.back + np.float32(62.0) + 4 * place.lumps - np.maximum(place.side - 42, 0) * np.float32(0.8)
+    edge = np.maximum(edge, wall_depth + 6 - place.inside)
+    turn = np.sin(place.lumps * np.float32(2.6) + np.float32(patient.texture_seed % 7))
+    inner = np.float32(contrast.bowel) * (1 + np.float32(0.7) * turn + np.float32(0.15) * place.coarse)
+    inner = _over(inner, 0.04, covered(np.float32(1.25) - place.lumps, 0.3))  # gas
+    loops = _over(inner, contrast.bowel, covered(np.abs(place.coarse) - np.float32(0.12), 0.15))
+    between = covered(place.lumps + np.float32(0.35), 0.3)
+    loops = _over(loops, contrast.fat * 0.85, between)
+    image = _over(image, np.clip(loops, 0, 1).astype(np.float32), covered(edge, 8.0))
+    kidney = _ellipse(place.side - 60, place.back + 16, 25.0, 21.0)
+    kidney = kidney + 9 * np.maximum(np.abs(place.level - 2.6) - 0.9, 0) ** 2
+    image = _over(image, contrast.organ * (1 + np.float32(0.06) * place.coarse), covered(kidney, soft * 2))
+    liver = (
+        _ellipse(place.left + 75, place.back + 65, 52.0, 50.0) + 22 * np.maximum(2.2 - place.level, 0) ** 2
     )
-    for belly in bellies:
-        image = _over(image, muscle, covered(belly + grain * 0.8, soft))
-    between = np.maximum(side - 2.5, np.abs(back - 30) - 16)
-    septum = (0.35 * contrast.ligament + 0.65 * contrast.fat) * (1 + np.float32(0.1) * grain)
+    image = _over(image, contrast.organ * (1 + np.float32(0.04) * place.fine), covered(liver, soft * 2))
+    full = 12.0 + patient.texture_seed % 19
+    bladder = _ellipse(place.left, place.back + 100, 1.4 * full, full)
+    bladder = bladder + 28 * np.maximum(np.abs(place.level + 4.0) - 0.6, 0) ** 2
+    return _over(image, contrast.csf, covered(bladder, soft * 2))
+
+
+def _paint_back(image: Singles, place: _Place, patient: Patient, contrast: Contrast, soft: float) -> Singles:
+    """Paint the extensors behind the laminae, parted by septa, and the ligaments between the spines."""
+    side, back = place.side, place.back
+    low: Singles = np.clip(-place.level - 1.0, 0, 3).astype(np.float32)  # how far below L4/L5
+    rear = np.float32(43.0) - np.float32(0.0034) * (side - 22) ** 2 - 4 * low
+    ahead = np.float32(12.0) - np.clip((side - 14) * np.float32(0.5), 0, 9)
+    reach = np.float32(76.0 * patient.muscle) - 13 * low
+    compartment = np.maximum(np.maximum(back - rear, ahead - back), side - reach) + place.lumps
+    seam = np.float32(19.0) + np.float32(0.45) * (back - 10) + 2 * place.lumps
+    medial = covered(side - seam, 6.0)
+    fatty = np.float32(patient.muscle_fat) * (
+        np.float32(0.7) + medial * (np.float32(0.35) + np.float32(0.2) * low)
+    )
+    streaks = place.coarse * np.float32(0.5) + place.fine * np.float32(0.25) + np.float32(0.3)
+    streak = np.clip(fatty * streaks * np.float32(1.3), 0, 0.9)
+    muscle = contrast.muscle + (contrast.fat - contrast.muscle) * streak + np.float32(0.015) * place.fine
+    image = _over(image, muscle, covered(compartment, soft))
+    outer = np.float32(44.0) + np.float32(0.2) * (back - 10) - 2 * place.lumps
+    septa = np.minimum(np.abs(side - seam), np.abs(side - outer)) - np.float32(0.5 + 0.8 * patient.muscle_fat)
+    part = covered(septa, 1.5 * soft) * covered(compartment, soft) * np.float32(0.7)
+    image = _over(image, contrast.fat * 0.85, part)
+    fascia = np.maximum(np.abs(back - rear - 1) - np.float32(0.7), side - reach)
+    image = _over(image, contrast.ligament, covered(fascia, soft) * np.float32(0.7))
+    between = np.maximum(side - np.float32(2.3), np.abs(back - 29) - 15)
+    mixed = np.float32(0.5) + np.float32(0.14) * place.coarse
+    septum = contrast.ligament + (contrast.fat - contrast.ligament) * np.clip(mixed, 0, 1)
     image = _over(image, septum, covered(between, soft * 2))
-    cord = np.maximum(side - 3.0, np.abs(back - 47 + 4 * low) - 1.2)
+    cord = np.maximum(side - 3.0, np.abs(back - 45 + 4 * low) - 1.2)
     return _over(image, contrast.ligament, covered(cord, soft) * np.float32(0.8))
 
 
+def _paint_beside(
+    image: Singles, place: _Place, patient: Patient, contrast: Contrast, soft: float
+) -> Singles:
+    """Paint psoas and quadratus beside the bodies."""
+    high: Singles = np.clip(place.level, -2, 4).astype(np.float32)
+    x = np.float32(36.0) - np.float32(3.3) * high
+    y = np.float32(3.0) * high - np.float32(24.0)
+    radius: Singles = np.clip((18.5 - 3.2 * high) * patient.muscle, 3, 24).astype(np.float32)
+    bellies = (
+        _ellipse(place.side - x, place.back - y, radius, radius * np.float32(1.15)),
+        _ellipse(place.side - 64, place.back + 1, 17.0, 9.0) + 20 * np.maximum(np.abs(place.level) - 2.0, 0),
+    )
+    streak = np.clip(np.float32(0.5 * patient.muscle_fat) * (place.coarse + place.fine) * 0.5, 0, 0.7)
+    muscle = contrast.muscle + (contrast.fat - contrast.muscle) * streak + np.float32(0.015) * place.fine
+    for belly in bellies:
+        image = _over(image, muscle, covered(belly + place.lumps, soft))
+    return image
+
+
 def _paint_vessels(
-    image: Singles,
-    left: Singles,
-    back: Singles,
-    level: Singles,
-    patient: Patient,
-    contrast: Contrast,
-    soft: float,
+    image: Singles, place: _Place, patient: Patient, contrast: Contrast, soft: float
 ) -> Singles:
     """Paint aorta and vena cava in front of the bodies; below L4 their branches part."""
     in_front = -(patient.canal_half + float(patient.depth[5])) / patient.size - 11.0
-    apart: Singles = np.clip(-level - 0.6, 0, 3).astype(np.float32) * np.float32(15)
-    for sign, x, radius in ((1.0, 9.0, 8.5), (-1.0, 13.0, 9.5)):
+    apart: Singles = np.clip(-place.level - 0.6, 0, 3).astype(np.float32) * np.float32(15)
+    winding = 3 * np.sin(place.level * np.float32(1.3) + np.float32(patient.texture_seed % 11))
+    for sign, x, radius, flat in ((1.0, 9.0, 8.5, 1.0), (-1.0, 13.0, 10.5, 0.75)):
         narrowed = radius - apart * 0.08
-        vessel = _ellipse(left * sign - x - apart, back - in_front - 0.35 * apart, narrowed, narrowed)
+        across = place.left * sign - x - apart - winding
+        vessel = _ellipse(across, place.back - in_front - 0.35 * apart, narrowed, narrowed * flat)
+        image = _over(image, contrast.ligament, covered(vessel - np.float32(1.0), soft))
         image = _over(image, contrast.vessel, covered(vessel, soft))
     return image
