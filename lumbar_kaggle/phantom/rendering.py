@@ -115,7 +115,7 @@ class Scene:
             thickness: mm.
             contrast: the tissues' signals.
             fat_shift: mm down the columns by which the fat of the marrow appears beside its place, because
-                fat and water resonate at different frequencies; it thickens one end plate and thins the other.
+                fat and water resonate at different frequencies: one end plate thickens, the other thins.
         """
         pixel = min(plane.spacing)
         coarse = paint_trunk(

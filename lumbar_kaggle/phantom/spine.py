@@ -46,7 +46,7 @@ class Spine:
         return origin + np.asarray(local) @ axes
 
     def level_at(self, level: int) -> float:
-        """Return mm along the line of the disc of level 0 (``l1_l2``) to 4 (``l5_s1``); -1 and 5 are beside."""
+        """Return mm along the line of the disc of level 0 (``l1_l2``) to 4; -1 and 5 are beside."""
         return float(self.disc_at[self.first_disc + level])
 
 

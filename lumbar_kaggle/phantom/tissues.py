@@ -52,7 +52,7 @@ TISSUES = {
     "bowel": Relaxation(0.80, 850, 75),
     "skin": Relaxation(0.60, 600, 60),
 }
-"""``epidural`` is the mixture of fat and veins around the sac; ``vessel`` is mostly void of signal by flow."""
+"""``epidural`` is the mixture of fat and veins around the sac; flow voids most of ``vessel``."""
 
 
 @dataclass(frozen=True)

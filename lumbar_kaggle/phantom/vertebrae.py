@@ -48,8 +48,10 @@ def _vertebra(patient: Patient, spine: Spine, k: int) -> list[Solid]:
     solids = [replace(solid, bone=k) for solid in solids]
     if not sacral:
         axes = spine.frame(spine.vertebra_at[k])[1]
-        vein = Ellipsoid(4.0 * patient.size, 5.0 * patient.size, 1.6 * patient.size)
-        solids.append(Solid(vein, _place_body(patient, spine, k, (0.0, -4.0, 0.5)), axes, Tissue.VEIN))
+        vein = Ellipsoid(4.0 * patient.size, 4.5 * patient.size, 1.6 * patient.size)
+        solids.append(
+            Solid(vein, _place_body(patient, spine, k, (0.0, -6.5 * patient.size, 0.5)), axes, Tissue.VEIN)
+        )
     return solids
 
 
