@@ -124,11 +124,12 @@ def _foramen(patient: Patient, spine: Spine, k: int, side: int, sign: float) -> 
     steps of the grading of Lee et al., AJR 194:1095 (2010).
     """
     g = float(patient.disc_severity(k)[1 + side])
-    size, at, axes = patient.size, spine.disc_at[k], spine.frame(spine.disc_at[k])[1]
+    at, axes = spine.disc_at[k], spine.frame(spine.disc_at[k])[1]
+    size, inborn = patient.size, float(patient.foramen_size[k, side])
     x = sign * foramen_x(patient, k)
-    full_height = (0.55 * patient.height[k] + 0.42 * patient.disc_height[k]) * 0.78
+    full_height = inborn * (0.55 * patient.height[k] + 0.42 * patient.disc_height[k]) * 0.78
     half_height = full_height * closing(g, 3.0)
-    half_depth = 7.4 * size * closing(0.85 * g, 2.1)
+    half_depth = 7.4 * size * inborn * closing(0.85 * g, 2.1)
     up = 0.42 * full_height + 0.45 * (full_height - half_height)
     root_up = 0.42 * full_height + 3.4 * size
     flat = closing(g, 3.6)

@@ -89,6 +89,7 @@ class Patient:
         conus: mm by which the cord ends below (-) or above (+) the L1/L2 disc.
         flavum_share: ``[5]`` share of a canal's narrowing that comes from behind.
         facet_turn: ``[12, 2]`` degrees of the joints' planes beside the mean (tropism).
+        facet_size, foramen_size: ``[12, 2]`` inborn scale of the joints and of the foramina, left and right.
         wear: what no label grades.
         severity: ``[5, 5]`` g, see `population.Grades`.
         texture_seed: for the grain of marrow, muscle and bowel.
@@ -119,6 +120,8 @@ class Patient:
     conus: float
     flavum_share: Floats
     facet_turn: Floats
+    facet_size: Floats
+    foramen_size: Floats
     wear: Wear
     severity: Floats
     texture_seed: int
@@ -172,6 +175,8 @@ def draw_patient(rng: np.random.Generator, grades: Grades) -> Patient:
         conus=float(rng.normal(10.0, 11.0)),
         flavum_share=rng.uniform(0.3, 0.7, 5),
         facet_turn=rng.normal(0.0, 6.0, (12, 2)),
+        facet_size=np.clip(rng.normal(1.0, 0.06) * rng.normal(1.0, 0.09, (12, 2)), 0.75, 1.3),
+        foramen_size=np.clip(rng.normal(1.0, 0.06) * rng.normal(1.0, 0.07, (12, 2)), 0.78, 1.25),
         wear=_draw_wear(rng, age, size, first_sacral),
         severity=grades.severity,
         texture_seed=int(rng.integers(2**31)),

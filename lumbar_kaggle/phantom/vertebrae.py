@@ -146,12 +146,13 @@ def _superior_process(patient: Patient, spine: Spine, k: int, side: int, sign: f
     Worn joints grow: forwards and upwards into the foramen, inwards over the recess.
     """
     g = patient.disc_severity(k)
-    size, narrow, recess = patient.size, g[1 + side], g[3 + side]
+    narrow, recess = g[1 + side], g[3 + side]
+    size = patient.size * float(patient.facet_size[k, side])
     axes = _turned(patient, spine, k, side, sign)
-    thick = 4.3 * size + 0.75 * narrow + 0.55 * recess
-    shape = Ellipsoid(7.0 * size + 0.35 * recess, thick, 9.5 * size + 0.9 * narrow)
+    thick = 5.0 * size + 0.75 * narrow + 0.55 * recess
+    shape = Ellipsoid(8.0 * size + 0.35 * recess, thick, 10.0 * size + 0.9 * narrow)
     inwards = spine.frame(spine.disc_at[k])[1][0] * (-sign * 0.55 * recess)
-    middle = _joint(patient, spine, k, sign) - axes[1] * (4.4 * size + 0.35 * narrow) + inwards
+    middle = _joint(patient, spine, k, sign) - axes[1] * (5.0 * size + 0.35 * narrow) + inwards
     process = Solid(shape, middle, axes, Tissue.BONE)
     foot = spine.place(spine.vertebra_at[k + 1], (sign * patient.pedicle[k + 1], 3.0 * size, 4.0 * size))
     return [_rod(spine, spine.disc_at[k], (foot, middle), 4.4 * size, 1.2), process]
@@ -160,15 +161,17 @@ def _superior_process(patient: Patient, spine: Spine, k: int, side: int, sign: f
 def _inferior_process(patient: Patient, spine: Spine, k: int, side: int, sign: float) -> Solid:
     """Return the process that vertebra k sends down to its joint with k + 1."""
     wear = float(patient.disc_severity(k)[[1 + side, 3 + side]].mean())
-    size, axes = patient.size, _turned(patient, spine, k, side, sign)
-    shape = Ellipsoid(7.2 * size + 0.4 * wear, 5.0 * size + 0.4 * wear, 11.0 * size)
-    return Solid(shape, _joint(patient, spine, k, sign) + axes[1] * (5.2 * size), axes, Tissue.BONE)
+    size = patient.size * float(patient.facet_size[k, side])
+    axes = _turned(patient, spine, k, side, sign)
+    shape = Ellipsoid(8.4 * size + 0.4 * wear, 6.2 * size + 0.4 * wear, 11.5 * size)
+    return Solid(shape, _joint(patient, spine, k, sign) + axes[1] * (6.2 * size), axes, Tissue.BONE)
 
 
 def _joint(patient: Patient, spine: Spine, k: int, sign: float) -> Floats:
     """Return LPS mm ``[3]`` of the middle of a joint."""
     size = patient.size
-    return spine.place(spine.disc_at[k], (sign * (facet_x(patient, k) + 0.6 * size), 12.4 * size, 1.0 * size))
+    across = sign * (facet_x(patient, k) + 1.0 * size)
+    return spine.place(spine.disc_at[k], (across, 12.8 * size, 1.0 * size))
 
 
 def _turned(patient: Patient, spine: Spine, k: int, side: int, sign: float) -> Floats:
@@ -182,7 +185,7 @@ def _turned(patient: Patient, spine: Spine, k: int, side: int, sign: float) -> F
 
 def _joint_space(patient: Patient, spine: Spine, k: int, side: int, sign: float) -> Solid:
     """Return cartilage and fluid between the processes."""
-    shape = Ellipsoid(6.4 * patient.size, 0.95 * patient.size, 8.0 * patient.size)
+    shape = Ellipsoid(7.4 * patient.size, 0.95 * patient.size, 8.0 * patient.size)
     middle, axes = _joint(patient, spine, k, sign), _turned(patient, spine, k, side, sign)
     return Solid(shape, middle, axes, Tissue.JOINT)
 
