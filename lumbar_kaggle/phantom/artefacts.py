@@ -106,13 +106,18 @@ def widened(plane: Plane, artefacts: Artefacts) -> tuple[Plane, int]:
 
 
 def fold_over(image: Singles, extra: int, artefacts: Artefacts) -> Singles:
-    """Return `image` without its `extra` lines on both sides; they are added on the other side's end."""
+    """Return `image` without its `extra` lines on both sides; they are added on the other side's end.
+
+    The further a line lies outside the field, the less of it is excited: none at the outer end.
+    """
     if not extra:
         return image
     lines = np.moveaxis(image, artefacts.phase_axis, 0)
     folded = lines[extra:-extra].copy()
-    folded[-extra:] += np.float32(artefacts.wrap) * lines[:extra]
-    folded[:extra] += np.float32(artefacts.wrap) * lines[-extra:]
+    if artefacts.wrap:
+        excited = np.linspace(0.0, artefacts.wrap, extra, dtype=np.float32)[:, None]
+        folded[-extra:] += excited * lines[:extra]
+        folded[:extra] += excited[::-1] * lines[-extra:]
     return np.moveaxis(folded, 0, artefacts.phase_axis)
 
 

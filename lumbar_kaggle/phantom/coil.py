@@ -58,12 +58,12 @@ def draw_coil(rng: np.random.Generator, vendor: Vendor) -> Coil:
     amplitudes = rng.uniform(0.0, 0.12, (3, 1))
     phases = rng.uniform(0.0, 2 * np.pi, (3, 1))
     uniform = rng.random() < 0.25
-    body = rng.uniform(0.4, 0.9) if uniform else rng.uniform(0.0, 0.25)
+    body = rng.uniform(0.4, 0.9) if uniform else rng.uniform(0.0, 0.12)
     corrects = rng.random() < vendor.corrected
     share = rng.uniform(0.55, 1.0)
     return Coil(
         behind=float(rng.uniform(85.0, 130.0)),
-        depth=float(rng.uniform(50.0, 130.0)),
+        depth=float(rng.uniform(40.0, 120.0)),
         heights=heights,
         weights=rng.uniform(0.75, 1.25, loops),
         body=float(body),

@@ -143,10 +143,12 @@ def acquired_plane(plane: Plane, detail: float) -> Plane:
 
 def _with_noise(image: Singles, noise: Singles, rng: np.random.Generator) -> Complexes:
     """Return the complex signal ``[rows, columns]`` with noise of the given deviation in both channels."""
-    channels = rng.standard_normal((*image.shape, 2), dtype=np.float32)
-    channels *= noise[..., None]
-    channels[..., 0] += image
-    return channels.view(np.complex64)[..., 0]
+    drawn = rng.standard_normal((2, *image.shape), dtype=np.float32)
+    drawn *= noise
+    drawn[0] += image
+    channels = np.empty(image.shape, np.complex64)
+    channels.real, channels.imag = drawn
+    return channels
 
 
 def reconstruct(channels: Complexes, shape: tuple[int, int], setting: Setting) -> Singles:

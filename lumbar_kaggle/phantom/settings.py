@@ -38,7 +38,7 @@ class Defects:
     # The series
     tilted_axial: float = 0.5  # of axial series: one short stack per disc, along the disc
     block_axial: float = 0.1  # of axial series: two stacks, each through some levels
-    double_axial: float = 0.06  # of axial series: a straight stack and one stack per disc
+    double_axial: float = 0.08  # of axial series: a straight stack and one stack per disc
     duplicate_position: float = 0.03  # of series: a slice was taken twice
     sagittal_reversed: float = 0.36  # of studies: the instances run from left to right
     axial_reversed: float = 0.125  # of series: the instances run from foot to head
