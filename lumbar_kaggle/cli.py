@@ -134,9 +134,15 @@ def _validate(args: argparse.Namespace) -> int:
 
 
 def _score(args: argparse.Namespace) -> int:
-    from lumbar_kaggle.scoring import score_file
+    from lumbar_kaggle.scoring import compare_files, score_file
 
-    print(score_file(args.file, args.truth, args.prior).text(per_target=args.targets))
+    if args.oracle or args.against:
+        compared = compare_files(args.file, args.truth, args.prior, oracle=args.oracle, against=args.against)
+        print(compared.text())
+        if args.targets:
+            print("\n" + score_file(args.file, args.truth, args.prior).target_text())
+    else:
+        print(score_file(args.file, args.truth, args.prior).text(per_target=args.targets))
     return 0
 
 
@@ -264,6 +270,19 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("file", type=Path, help="predictions: row_id, normal_mild, moderate, severe; any rows")
     sub.add_argument("--truth", type=Path, required=True, help="labels, with the columns of train.csv")
     sub.add_argument("--prior", type=Path, help="labels that the prior is taken from (default: the truth)")
+    sub.add_argument(
+        "--oracle",
+        type=Path,
+        metavar="ORACLE.csv",
+        help="oracle.csv of lumbar phantom, the best predictions possible: the labels' probabilities times "
+        "their sample weights; prints the skill (0: the prior's, 1: the oracle's) and 95 %% intervals",
+    )
+    sub.add_argument(
+        "--against",
+        type=Path,
+        metavar="OTHER.csv",
+        help="other predictions: the difference, with its interval",
+    )
     sub.add_argument("--targets", action="store_true", help="also one line per target")
 
     sub = add("report", _report, "the page of a training run")

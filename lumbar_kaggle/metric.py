@@ -125,6 +125,38 @@ def score(predictions: pd.DataFrame, truth: pd.DataFrame) -> Score:
     )
 
 
+def study_sums(predictions: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
+    """Return what each study adds to the score, so that a resample of studies is scored by a sum.
+
+    Args:
+        predictions: as in `score`.
+        truth: as in `score`.
+
+    Returns:
+        Index: the studies that have a row in both. Columns: ``(part, "loss")`` and ``(part, "weight")``
+        for each of `PARTS`, where the part's loss over any studies is the sum of the first over that of the
+        second; 0 and 0 where a study has no such row.
+    """
+    rows = truth.merge(predictions[["row_id", *SEVERITIES]], on="row_id", how="inner", validate="1:1")
+    probabilities = rows[list(SEVERITIES)].to_numpy(dtype=np.float64)
+    severity = rows["severity"].to_numpy(dtype=np.int64)
+    clipped = np.clip(probabilities, _EPSILON, 1 - _EPSILON)
+    weight = np.asarray(SEVERITY_WEIGHTS)[severity]
+    loss = -weight * np.log(clipped[np.arange(len(rows)), severity] / clipped.sum(axis=1))
+    table = pd.DataFrame({"study": rows["study_id"], "loss": loss, "weight": weight})
+    group = np.array([target(name).score_group for name in rows["target"]], dtype=object)
+    sums = {name: table[group == name].groupby("study").sum() for name in SCORE_GROUPS}
+    canal = rows.assign(grade=severity)[group == "spinal"]
+    worst = canal.groupby("study_id").agg(severe=("severe", "max"), grade=("grade", "max"))
+    severe = np.clip(worst["severe"].to_numpy(dtype=np.float64), _EPSILON, 1 - _EPSILON)
+    grade = worst["grade"].to_numpy()
+    weight = np.asarray(SEVERITY_WEIGHTS)[grade]
+    loss = -weight * np.log(np.where(grade == 2, severe, 1 - severe))
+    sums["any_severe_spinal"] = pd.DataFrame({"loss": loss, "weight": weight}, index=worst.index)
+    joined: pd.DataFrame = pd.concat(sums, axis=1).fillna(0.0).sort_index()
+    return joined
+
+
 def weighted_prior(truth: pd.DataFrame, *, smoothing: float = 0.0) -> pd.DataFrame:
     """Return, per target, the constant probabilities that score best on `truth`.
 

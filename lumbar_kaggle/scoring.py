@@ -1,15 +1,25 @@
-"""``lumbar score``: a file of predictions against the labels, beside the prior."""
+"""``lumbar score``: a file of predictions against the labels, beside the prior, an oracle, another file."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.evaluation import evaluate_targets
-from lumbar_kaggle.metric import PARTS, Score, prior_predictions, score, weighted_prior
+from lumbar_kaggle.metric import PARTS, Score, prior_predictions, score, study_sums, weighted_prior
 from lumbar_kaggle.submission import read_predictions
 from lumbar_kaggle.tables import read_labels
+
+Floats = NDArray[np.float64]
+
+NAMES = (*PARTS, "total")
+"""Lines of a comparison."""
+
+RESAMPLES = 1000
+"""Bootstrap resamples of the studies."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +57,81 @@ class Scoring:
         if self.score.rescaled:
             lines.append(f"{self.score.rescaled} rows did not sum to 1 and were rescaled")
         lines.append(f"prior: weighted, per condition and level, from {self.prior_source}")
-        if per_target:
-            shown = ["target", "rows", "weighted_log_loss", "prior", "accuracy", "precision", "recall"]
-            aucs = [name for name in self.targets.columns if name.startswith("auc_")]
-            lines += ["", self.targets[shown + aucs].to_string(index=False, float_format="%.4f")]
+        return "\n".join([*lines, "", self.target_text()] if per_target else lines)
+
+    def target_text(self) -> str:
+        """Return the table of the targets."""
+        shown = ["target", "rows", "weighted_log_loss", "prior", "accuracy", "precision", "recall"]
+        aucs = [name for name in self.targets.columns if name.startswith("auc_")]
+        table: str = self.targets[shown + aucs].to_string(index=False, float_format="%.4f")
+        return table
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Values ``[5]`` in the order of `NAMES`, ends of their 95 % intervals ``[2, 5]``; NaN without rows."""
+
+    value: Floats
+    interval: Floats
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Scores of one file beside those of others on the same rows; ``[5]`` each, in the order of `NAMES`.
+
+    Attributes:
+        score: of the predictions.
+        prior: of the prior.
+        oracle: of the oracle, where there is one.
+        skill: ``(prior - score) / (prior - oracle)``: 0 is the prior's, 1 the oracle's.
+        against: of another file of predictions, where there is one.
+        difference: score minus that.
+        rows, studies: how many were scored.
+        prior_source: file whose labels gave the prior.
+    """
+
+    score: Estimate
+    prior: Floats
+    oracle: Floats | None
+    skill: Estimate | None
+    against: Floats | None
+    difference: Estimate | None
+    rows: int
+    studies: int
+    prior_source: Path
+
+    def text(self) -> str:
+        """Return the table that the command prints."""
+        columns = [
+            ["", *NAMES],
+            ["score", *_numbers(self.score.value)],
+            ["95 % interval", *_spans(self.score)],
+        ]
+        columns.append(["prior", *_numbers(self.prior)])
+        if self.oracle is not None and self.skill is not None:
+            columns += [["oracle", *_numbers(self.oracle)], ["skill", *_numbers(self.skill.value)]]
+            columns.append(["95 % interval", *_spans(self.skill)])
+        if self.against is not None and self.difference is not None:
+            columns += [
+                ["against", *_numbers(self.against)],
+                ["difference", *_numbers(self.difference.value)],
+            ]
+            columns.append(["95 % interval", *_spans(self.difference)])
+        widths = [max(map(len, column)) for column in columns]
+        lines = [
+            "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
+            for line in zip(*columns, strict=True)
+        ]
+        lines += [
+            f"rows: {self.rows} of {self.studies} studies, those that all files have in common",
+            f"prior: weighted, per condition and level, from {self.prior_source}",
+            f"intervals: {RESAMPLES} bootstrap resamples of the studies, the same for all columns",
+        ]
+        if self.oracle is not None:
+            lines.append(
+                "any_severe_spinal is read off the canal rows by a maximum: there the oracle is a reference, "
+                "not a bound"
+            )
         return "\n".join(lines)
 
 
@@ -68,8 +149,7 @@ def score_file(predictions: Path, truth: Path, prior_from: Path | None = None) -
     """
     labels = _labels(truth)
     source = prior_from or truth
-    smoothing = 0.0 if source == truth else 0.5
-    prior = weighted_prior(labels if source == truth else _labels(source), smoothing=smoothing)
+    prior = _prior(labels, truth, prior_from)
     table = read_predictions(predictions)
     result = score(table, labels)
     if not result.scored:
@@ -84,6 +164,136 @@ def score_file(predictions: Path, truth: Path, prior_from: Path | None = None) -
         targets=targets.assign(prior=targets["target"].map(prior_losses)),
         prior_source=source,
     )
+
+
+def compare_files(
+    predictions: Path,
+    truth: Path,
+    prior_from: Path | None = None,
+    *,
+    oracle: Path | None = None,
+    against: Path | None = None,
+) -> Comparison:
+    """Score a file of predictions beside the prior, an oracle and another file, with paired intervals.
+
+    Studies are resampled with replacement, the same ones for every file, always in the same way.
+
+    Args:
+        predictions, truth, prior_from: as in `score_file`.
+        oracle: the best predictions that are possible, as ``lumbar phantom`` writes them; it must have every
+            row that is scored.
+        against: another file of predictions; only rows that it has too are scored.
+
+    Raises:
+        InputError: a file is unreadable, nothing is in common, or the oracle lacks a row.
+    """
+    labels = _labels(truth)
+    prior = _prior(labels, truth, prior_from)
+    given = {path: read_predictions(path) for path in (predictions, against) if path}
+    labels = _common(labels, truth, given)
+    tables = {"score": given[predictions], "prior": prior_predictions(prior, labels)}
+    if oracle:
+        tables["oracle"] = _read_oracle(oracle, labels, truth)
+    if against:
+        tables["against"] = given[against]
+    sums = np.stack([_sums_of(table, labels) for table in tables.values()])
+    values = dict(zip(tables, _totalled(sums.sum(axis=1)), strict=True))
+    draws = dict(zip(tables, _resampled(sums), strict=True))
+    return Comparison(
+        score=_estimate(values["score"], draws["score"]),
+        prior=values["prior"],
+        oracle=values.get("oracle"),
+        skill=_estimate(_skill(values), _skill(draws)) if oracle else None,
+        against=values.get("against"),
+        difference=_estimate(_difference(values), _difference(draws)) if against else None,
+        rows=len(labels),
+        studies=sums.shape[1],
+        prior_source=prior_from or truth,
+    )
+
+
+def _prior(labels: pd.DataFrame, truth: Path, prior_from: Path | None) -> pd.DataFrame:
+    """Return the prior of `prior_from`, or of the truth itself, whose labels are given."""
+    if prior_from is None or prior_from == truth:
+        return weighted_prior(labels)
+    # A severity that another label table lacks at a level may well occur in the truth.
+    return weighted_prior(_labels(prior_from), smoothing=0.5)
+
+
+def _common(labels: pd.DataFrame, truth: Path, files: dict[Path, pd.DataFrame]) -> pd.DataFrame:
+    """Return the labels whose rows all files have."""
+    known = [str(truth)]
+    for path, table in files.items():
+        labels = labels[labels["row_id"].isin(table["row_id"])]
+        if labels.empty:
+            raise InputError(
+                f"{path}: none of its {len(table)} rows has a label in {' and a row in '.join(known)}; "
+                "give files of the same studies"
+            )
+        known.append(str(path))
+    return labels
+
+
+def _skill(scores: dict[str, Floats]) -> Floats:
+    """Return the share of the way from the prior to the oracle, ``[..., 5]``."""
+    # An oracle that is no better than the prior leaves no way to go, and no skill to be told.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        skill: Floats = (scores["prior"] - scores["score"]) / (scores["prior"] - scores["oracle"])
+    return skill
+
+
+def _difference(scores: dict[str, Floats]) -> Floats:
+    """Return how much more than the other file the predictions lose, ``[..., 5]``."""
+    return scores["score"] - scores["against"]
+
+
+def _read_oracle(path: Path, labels: pd.DataFrame, truth: Path) -> pd.DataFrame:
+    """Return the oracle's predictions; raise when it lacks one of the labelled rows."""
+    table = read_predictions(path)
+    lacking = labels.loc[~labels["row_id"].isin(table["row_id"]), "row_id"]
+    if len(lacking):
+        raise InputError(
+            f"{path}: lacks {len(lacking)} of the {len(labels)} scored rows, the first is {lacking.iloc[0]}; "
+            f"give the oracle.csv of the phantom that {truth} belongs to"
+        )
+    return table
+
+
+def _sums_of(table: pd.DataFrame, labels: pd.DataFrame) -> Floats:
+    """Return ``[studies, 4 parts, 2]`` losses and weights."""
+    sums = study_sums(table, labels)
+    return sums.to_numpy(dtype=np.float64).reshape(len(sums), len(PARTS), 2)
+
+
+def _totalled(sums: Floats) -> Floats:
+    """Return ``[..., 5]`` scores of the parts and their mean from ``[..., 4, 2]``; NaN without any weight."""
+    loss, weight = sums[..., 0], sums[..., 1]
+    parts = np.divide(loss, weight, out=np.full_like(loss, np.nan), where=weight > 0)
+    scores: Floats = np.concatenate([parts, parts.mean(axis=-1, keepdims=True)], axis=-1)
+    return scores
+
+
+def _resampled(sums: Floats) -> Floats:
+    """Return ``[files, RESAMPLES, 5]`` scores of the same resamples for all files."""
+    studies = sums.shape[1]
+    drawn = np.random.default_rng(0).multinomial(studies, np.full(studies, 1 / studies), size=RESAMPLES)
+    return _totalled(np.einsum("rs,fspk->frpk", drawn.astype(np.float64), sums, optimize=True))
+
+
+def _estimate(value: Floats, draws: Floats) -> Estimate:
+    """Return values ``[5]`` with intervals from resamples ``[RESAMPLES, 5]``, of those that have all rows."""
+    interval = np.full((2, len(NAMES)), np.nan)
+    for k in np.flatnonzero(np.isfinite(value)):
+        interval[:, k] = np.quantile(draws[np.isfinite(draws[:, k]), k], [0.025, 0.975])
+    return Estimate(value, interval)
+
+
+def _numbers(values: Floats) -> list[str]:
+    return [f"{value:.4f}" if np.isfinite(value) else "-" for value in values]
+
+
+def _spans(estimate: Estimate) -> list[str]:
+    return [f"{low:.4f} to {high:.4f}" if np.isfinite(low) else "-" for low, high in estimate.interval.T]
 
 
 def _labels(path: Path) -> pd.DataFrame:

@@ -155,8 +155,9 @@ def read_grades(rng: np.random.Generator, latent: Floats, reader: Reader) -> Rea
         reader: who reads.
     """
     group = np.array(GROUP_OF_TARGET)
-    strict = reader.strictness * rng.standard_normal() + reader.group_strictness * rng.standard_normal(3)
-    seen = latent.ravel() + strict[group] + per_target(reader.noise) * rng.standard_normal(25)
+    strict = reader.strictness * rng.standard_normal()
+    strict_here = np.asarray(reader.group_strictness) * rng.standard_normal(len(SCORE_GROUPS))
+    seen = latent.ravel() + strict + strict_here[group] + per_target(reader.noise) * rng.standard_normal(25)
     grades = (seen[:, None] > thresholds()).sum(axis=1)
     ways = confusions(reader)
     chosen = rng.choice(len(ways), size=len(SCORE_GROUPS), p=[way.share for way in ways])

@@ -114,10 +114,10 @@ class Reader:
     """The simulated radiologist who fills the tables; what `phantom.reader` does with it is said there.
 
     Fields with three values have one for each of `targets.SCORE_GROUPS`. Standard deviations are in units of
-    the latent grade. They are set so that the oracle scores a little better than the best published
-    ensembles (0.249, 0.464, 0.524 out of fold). The oracle's disagreements are those of an ensemble too: the
-    published shares of labels that contradict one by more than 0.85 are 1.6, 3.0 and 4.2 %, and hold
-    borderline readings, so that about half of each is put down to gross errors.
+    the latent grade; they are set so that the oracle scores a little better than the best ensembles whose
+    out-of-fold losses were published (0.249, 0.464, 0.524). Of the real labels 1.6, 3.0 and 4.2 % contradict
+    such an ensemble by more than 0.85; as that includes borderline readings, about half of each is put down
+    to gross errors.
     """
 
     strictness: float = 0.12  # standard deviation of a leaning shared by all readings of a study
