@@ -99,7 +99,7 @@ def plan_series(
     )
     absent = SERIES_KINDS[int(rng.integers(3))] if _turn(index, defects.missing_series_every, 5) else None
     second = Weighting.STIR if rng.random() < defects.inversion_recovery else Weighting.T2
-    extra, coronal = rng.random(2)
+    extra = rng.random()
     field_mm = _sagittal_field(rng, scanners)
     first = _sagittal_size(rng, habits)
     series = [_sagittal(rng, spine, "sagittal_t1", Weighting.T1, habits, first, field_mm)]
@@ -110,13 +110,7 @@ def plan_series(
     size = first if copied[0] else other
     field_mm = field_mm if copied[1] else _sagittal_field(rng, scanners)
     series.append(_sagittal(rng, spine, "sagittal_t2", second, habits, size, field_mm))
-    two_sizes = _turn(index, defects.two_sizes_every, 2)
-    grid = _axial_grid(rng, habits)
-    for levels in draw_levels(rng, defects):
-        series.append(_axial(rng, spine, levels, habits, grid, two_sizes))
-    if coronal < defects.coronal_as_axial:
-        planes, step = coronal_planes(rng, spine, Grid(grid.shape, round(300.0 / max(grid.shape), 6)))
-        series.append(_series(rng, "axial_t2", Weighting.T2, planes, step, habits))
+    series += _axials(rng, spine, _turn(index, defects.two_sizes_every, 2), habits)
     return tuple(one for one in series if one.kind != absent)
 
 
@@ -168,6 +162,17 @@ def _sagittal(
     planes, step = sagittal_planes(rng, spine, grid, scanners)
     planes = planes[::-1] if habits.reversed_sagittal else planes
     return _series(rng, kind, weighting, planes, step, habits)
+
+
+def _axials(rng: np.random.Generator, spine: Spine, two_sizes: bool, habits: _Habits) -> list[Series]:
+    """Return the axial series of a study, and what passes for one."""
+    grid = _axial_grid(rng, habits)
+    parts = draw_levels(rng, habits.defects)
+    series = [_axial(rng, spine, levels, habits, grid, two_sizes) for levels in parts]
+    if rng.random() < habits.defects.coronal_as_axial:
+        planes, step = coronal_planes(rng, spine, Grid(grid.shape, round(300.0 / max(grid.shape), 6)))
+        series.append(_series(rng, "axial_t2", Weighting.T2, planes, step, habits))
+    return series
 
 
 def _axial_grid(rng: np.random.Generator, habits: _Habits) -> Grid:

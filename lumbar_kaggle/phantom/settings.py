@@ -36,9 +36,9 @@ class Defects:
     axial_below_fourth_level: float = 0.0015  # and all but L5/S1
     axial_above_last_level: float = 0.0055  # L5/S1 is missing
     # The series
-    tilted_axial: float = 0.5  # of axial series: one short stack per disc, along the disc
-    block_axial: float = 0.1  # of axial series: two stacks, each through some levels
-    double_axial: float = 0.08  # of axial series: a straight stack and one stack per disc
+    tilted_axial: float = 0.62  # of axial series: one short stack per disc, along the disc
+    block_axial: float = 0.06  # of axial series: two stacks, each through some levels
+    double_axial: float = 0.12  # of axial series: a straight stack and one stack per disc
     duplicate_position: float = 0.03  # of series: a slice was taken twice
     sagittal_reversed: float = 0.36  # of studies: the instances run from left to right
     axial_reversed: float = 0.125  # of series: the instances run from foot to head
