@@ -78,9 +78,17 @@ class Request:
     @property
     def reader(self) -> Reader:
         """Who fills the tables; a clean phantom keeps the doubt about each grade, but no gap or slip."""
-        slips = {"off_by_one": 0.0, "swapped": 0.0, "gross": (0.0, 0.0, 0.0), "neighbour_slice": 0.0}
-        gaps = {"missing_label": 0.0, "missing_coordinate": 0.0}
-        return replace(Reader(), **slips, **gaps) if self.clean else Reader()
+        if not self.clean:
+            return Reader()
+        return replace(
+            Reader(),
+            off_by_one=0.0,
+            swapped=0.0,
+            gross=(0.0, 0.0, 0.0),
+            missing_label=0.0,
+            missing_coordinate=0.0,
+            neighbour_slice=0.0,
+        )
 
     def plan(self, split: str, index: int) -> Study:
         """Return the plan of one study."""

@@ -150,9 +150,7 @@ def choose_studies(seed: int, candidates: int = CANDIDATES) -> tuple[Study, Stud
         seed: of the patients.
         candidates: how many of the seed's training studies are looked through.
     """
-    studies = [plan_study(seed, "train", index, _plain()) for index in range(candidates)]
-    wanted = {panel.kind for panel in PANELS}
-    studies = [study for study in studies if wanted <= {series.kind for series in study.series}]
+    studies = [plan_study(seed, "train", index, Defects.clean()) for index in range(candidates)]
     sums = np.array([study.grades.severity.sum() for study in studies])
     # Most patients have little; the median would look like the least.
     middle = (sums.min() + sums.max()) / 2
@@ -197,11 +195,6 @@ def _patch_affine(
             [0.0, down, row - down * (shape[0] - 1) / 2],
         ]
     )
-
-
-def _plain() -> Defects:
-    """Return defects without STIR, which looks like another weighting beside T2."""
-    return Defects(inversion_recovery=0.0)
 
 
 def _shape(panel: Panel) -> tuple[int, int]:
