@@ -90,7 +90,7 @@ class Scanners:
     )
     sagittal_half_width_mm: float = 31.0  # at least this far from the middle slice's plane to the outer ones
     sagittal_shift: float = 0.045  # of the field; standard deviation of where the spine lies in it
-    axial_field_mm: tuple[float, float] = (196.0, 25.0)  # mean, standard deviation
+    axial_field_mm: tuple[float, float] = (193.0, 25.0)  # mean, standard deviation
     axial_spacing_mm: tuple[float, float] = (0.2, 1.1)
     axial_steps_mm: tuple[tuple[float, float], ...] = (
         *((1.0, 0.003), (2.0, 0.003), (3.0, 0.03), (3.3, 0.04), (3.6, 0.02), (4.0, 0.14), (4.2, 0.04)),
