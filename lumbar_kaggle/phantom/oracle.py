@@ -21,6 +21,9 @@ Floats = NDArray[np.float64]
 ORACLE_COLUMNS = ("row_id", *SEVERITIES, *(f"reader_{name}" for name in SEVERITIES))
 """Of ``oracle.csv``: what to submit, see `best_submission`; then the plain probabilities."""
 
+ALL = slice(25)
+"""The targets, all of them."""
+
 _WEIGHTS = np.asarray(SEVERITY_WEIGHTS)
 _LEAST = float(np.finfo(np.float64).eps)  # the metric clips there
 
@@ -64,16 +67,16 @@ def worst_canal_probabilities(latent: Floats, reader: Reader) -> Floats:
         latent: ``[n, 5 conditions, 5 levels]`` latent grades.
         reader: who reads.
     """
-    nodes, weights = np.polynomial.hermite_e.hermegauss(40)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(20)
     leaning = np.hypot(reader.strictness, reader.group_strictness[0])
-    cells = latent.reshape(-1, 25)
-    none, not_severe = np.zeros(len(cells)), np.zeros(len(cells))
+    canal = latent[:, 0]
+    none, not_severe = np.zeros(len(canal)), np.zeros(len(canal))
     for node, weight in zip(nodes, weights / weights.sum(), strict=True):
-        grades = _grade_probabilities(cells + leaning * node, per_target(reader.noise))
+        grades = _grade_probabilities(canal + leaning * node, per_target(reader.noise), slice(5))
         for way in confusions(reader):
-            canal = _with_gross_errors(way.source @ grades, reader)[:, :5]
-            none += weight * way.share * canal[..., 0].prod(axis=1)
-            not_severe += weight * way.share * canal[..., :2].sum(axis=2).prod(axis=1)
+            labels = _with_gross_errors(way.source[:5, :5] @ grades, reader, slice(5))
+            none += weight * way.share * labels[..., 0].prod(axis=1)
+            not_severe += weight * way.share * labels[..., :2].sum(axis=2).prod(axis=1)
     return np.stack([none, not_severe - none, 1.0 - not_severe], axis=1)
 
 
@@ -107,20 +110,24 @@ def with_total(parts: dict[str, float], names: Sequence[str]) -> dict[str, float
     return parts | {"total": float(np.mean([parts[name] for name in names]))}
 
 
-def _grade_probabilities(cells: Floats, noise: Floats) -> Floats:
-    """Return ``[..., 25, 3]`` probabilities of what is read in the right cells, from latent ``[..., 25]``."""
-    # A reader without noise is the limit of a tiny one.
-    below = ndtr((thresholds() - cells[..., None]) / np.maximum(noise, 1e-12)[:, None])
+def _grade_probabilities(cells: Floats, noise: Floats, targets: slice = ALL) -> Floats:
+    """Return ``[..., n, 3]`` probabilities of what is read in the right cells, from latent ``[..., n]``.
+
+    `noise` is ``[25]``; `targets` says which n of the 25 are given.
+    """
+    # A reader without noise is the limit of one with hardly any.
+    sd = np.maximum(noise, 1e-12)[targets, None]
+    below = ndtr((thresholds()[targets] - cells[..., None]) / sd)
     probabilities: Floats = np.diff(below, axis=-1, prepend=0.0, append=1.0)
     return probabilities
 
 
-def _with_gross_errors(mixed: Floats, reader: Reader) -> Floats:
-    """Return the labels' probabilities from those of the grades that stand for them.
+def _with_gross_errors(mixed: Floats, reader: Reader, targets: slice = ALL) -> Floats:
+    """Return the labels' probabilities ``[..., n, 3]`` from those of the grades that stand for them.
 
     A row that sums to less than 1 stands, for the rest, for a disc beyond the five, which is healthy.
     """
     mixed = np.concatenate([1.0 - mixed[..., 1:].sum(axis=-1, keepdims=True), mixed[..., 1:]], axis=-1)
-    gross = per_target(reader.gross)[:, None]
-    probabilities: Floats = (1.0 - gross) * mixed + gross * frequencies()
+    gross = per_target(reader.gross)[targets, None]
+    probabilities: Floats = (1.0 - gross) * mixed + gross * frequencies()[targets]
     return probabilities
