@@ -226,13 +226,15 @@ def _paint_rim(
 
     The marrow comes when the shells of all parts of the bone are there, so that no rim is left inside.
     """
+    # Marrow and roughness change slowly, so the slice's middle stands for its thickness.
+    x, y, z = (axis[len(axis) // 2][None] for axis in local)
     offset = (solid.axes @ solid.origin).astype(np.float32)
-    place = [axis + by for axis, by in zip(local, offset, strict=True)]
+    place = [axis + by for axis, by in zip((x, y, z), offset, strict=True)]
     fine, coarse = grain_at(scene.fine, *place), grain_at(scene.coarse, *place)
     uneven = np.float32(ROUGHNESS_MM) * coarse
     distance = solid.shape.distance(*local) + uneven
     view += (np.float32(contrast.cortex) - view) * covered_through(distance, softness)
-    value = _marrow(solid, local, (fine, coarse), contrast, scene)
+    value = _marrow(solid, (x, y, z), (fine, coarse), contrast, scene)
     if shift.any():
         moved = (axis - by for axis, by in zip(local, shift, strict=True))
         distance = solid.shape.distance(*moved) + uneven
