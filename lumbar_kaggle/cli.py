@@ -46,15 +46,20 @@ def _phantom(args: argparse.Namespace) -> int:
     from lumbar_kaggle.phantom import write_set
     from lumbar_kaggle.phantom.preview import write_preview
     from lumbar_kaggle.phantom.sets import choose_set, default_folder
+    from lumbar_kaggle.phantom.statistics import print_statistics
 
     patients = choose_set(args.set, args.studies, args.test_studies, args.seed)
     folder = args.folder or default_folder(patients, args.clean)
     if args.preview:
         print(write_preview(args.preview, patients.seed).resolve())
-        if args.folder is None:
-            return 0
+    if args.statistics:
+        print_statistics(args.statistics, patients.seed)
+    if args.folder is None and (args.preview or args.statistics):
+        return 0
     if folder is None:
-        raise InputError("phantom: name the folder to write, or a set, or give --preview for a picture alone")
+        raise InputError(
+            "phantom: name the folder to write, or a set, or give --preview or --statistics alone"
+        )
     truth = write_set(folder, patients, clean=args.clean, workers=args.workers)
     print(f"The competition folder is {folder}; the test truth is in {truth}")
     return 0
@@ -211,6 +216,13 @@ def _parser() -> argparse.ArgumentParser:
         const=Path("phantom.png"),
         metavar="FILE.png",
         help="draw three patients of the seed on one sheet (default: phantom.png); FOLDER may be left out",
+    )
+    sub.add_argument(
+        "--statistics",
+        type=_positive,
+        metavar="N",
+        help="print frequencies and correlations of N studies' labels, made without images, beside the real "
+        "ones; FOLDER may be left out",
     )
 
     sub = add("check", _check, "check a competition folder and list every fault in it")

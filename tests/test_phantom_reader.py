@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lumbar_kaggle.cli import main
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.phantom.population import (
     CAP,
@@ -28,6 +29,7 @@ from lumbar_kaggle.phantom.reader import (
     thresholds,
 )
 from lumbar_kaggle.phantom.settings import Reader
+from lumbar_kaggle.phantom.statistics import correlation, figures, make_tables, share
 from lumbar_kaggle.phantom.study import Part, plan_study
 from lumbar_kaggle.phantom.tables import read_study, true_point
 from lumbar_kaggle.targets import CONDITIONS, SCORE_GROUPS, TARGETS
@@ -193,3 +195,54 @@ def test_labels_do_not_depend_on_the_other_streams() -> None:
     again = draw_grades(study.rng(Part.GRADES), STANDARD)
     np.testing.assert_array_equal(again.labels, study.grades.labels)
     np.testing.assert_array_equal(again.latent, study.grades.latent)
+
+
+def test_standard_errors_are_those_of_repeated_samples() -> None:
+    """Five values a study that hang together, a tenth of them missing: no simple formula holds."""
+    generator = np.random.default_rng(8)
+    shares, correlations = [], []
+    for _ in range(400):
+        common = generator.standard_normal((150, 1))
+        first, second = (np.exp(0.7 * (common + generator.standard_normal((150, 5)))) for _ in range(2))
+        first[generator.random((150, 5)) < 0.1] = np.nan
+        shares.append(share(np.where(np.isnan(first), np.nan, first > 1)))
+        correlations.append(correlation(first, second))
+    for results, tolerance in ((np.array(shares), 0.12), (np.array(correlations), 0.25)):
+        spread, told = results[:, 0].std(), results[:, 1]
+        assert told.mean() == pytest.approx(spread, rel=tolerance)
+    assert share(np.array([[1.0, 0.0], [1.0, np.nan], [0.0, 0.0]]))[0] == pytest.approx(0.4)
+    first, second = np.array([[1.0], [2.0], [4.0], [np.nan]]), np.array([[2.0], [1.0], [5.0], [9.0]])
+    assert correlation(first, second)[0] == pytest.approx(np.corrcoef([1, 2, 4], [2, 1, 5])[0, 1])
+    assert np.isnan(correlation(np.zeros((5, 1)), np.arange(5.0)[:, None])[0])
+
+
+def test_the_figures_are_counted_from_the_tables() -> None:
+    studies = [plan_study(0, "train", k) for k in range(130)]
+    rows = [read_study(study) for study in studies]
+    found = {(one.kind, one.name): one for one in figures(make_tables(studies))}
+    words = [one.labels[1 + 3] for one in rows]  # the canal at l4_l5
+    severe = words.count("Severe") / sum(word is not None for word in words)
+    one = found["Shares of the severities", "spinal_canal_stenosis_l4_l5 Severe"]
+    assert one.found == pytest.approx(severe)
+    assert one.wanted == pytest.approx(255 / 1974)
+    cells = [word for row in rows for word in row.labels[16:]]
+    lost = found["Cells without a label", "subarticular"].found
+    assert lost == pytest.approx(cells.count(None) / len(cells))
+    healthy = [not {"Moderate", "Severe"} & set(row.labels[1:]) for row in rows]
+    assert found["Shares of studies", "without moderate or severe"].found == pytest.approx(np.mean(healthy))
+    points = sum(len(row.coordinates) for row in rows)
+    labelled = sum(word is not None for row in rows for word in row.labels[1:])
+    assert found["Coordinates", "labelled cells without a point"].found == pytest.approx(
+        1 - points / labelled
+    )
+    assert len(found) == 75 + 12 + 20 + 6 + 8 + 2 + 4
+
+
+def test_the_command_prints_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["phantom", "--statistics", "120"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("left_subarticular_stenosis_l") for line in lines) == 5
+    assert any(line.startswith("correlations (38; root mean square") for line in lines)
+    assert any(line.startswith("oracle") and "any_severe_spinal 0.2" in line for line in lines)
+    assert main(["phantom", "--statistics", "5"]) == 2
+    assert "give --statistics 100 or more" in capsys.readouterr().err
