@@ -84,7 +84,7 @@ def pooled_problem(table: pd.DataFrame, labels: Ints, group: str) -> Problem:
 
 
 def boosted(problem: Problem, train: NDArray[np.bool_]) -> Floats:
-    """Return ``[rows, 3]`` of a gradient-boosted classifier fitted to the training rows."""
+    """Return ``[held-out rows, 3]`` of a gradient-boosted classifier fitted to the training rows."""
     model = HistGradientBoostingClassifier(
         max_iter=20,
         learning_rate=0.08,
@@ -97,16 +97,16 @@ def boosted(problem: Problem, train: NDArray[np.bool_]) -> Floats:
         random_state=0,
     )
     model.fit(problem.features[train], problem.severity[train])
-    return _three_classes(model.predict_proba(problem.features), model.classes_)
+    return _three_classes(model.predict_proba(problem.features[~train]), model.classes_)
 
 
 def logistic(problem: Problem, train: NDArray[np.bool_]) -> Floats:
-    """Return ``[rows, 3]`` of a logistic regression on the features and the cell."""
+    """Return ``[held-out rows, 3]`` of a logistic regression on the features and the cell."""
     cells = (problem.cell[:, None] == np.unique(problem.cell)).astype(np.float64)
     features = np.hstack([problem.features, cells])
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=300))
     model.fit(features[train], problem.severity[train])
-    return _three_classes(model.predict_proba(features), model.classes_)
+    return _three_classes(model.predict_proba(features[~train]), model.classes_)
 
 
 def _three_classes(probabilities: Floats, classes: Ints) -> Floats:
@@ -131,11 +131,10 @@ def losses(problem: Problem, classify=None, share: float = 0.5) -> Floats:  # ty
     fold = np.random.default_rng(0).permutation(int(problem.study.max()) + 1)[problem.study] % FOLDS
     for k in range(FOLDS):
         train = fold != k
-        probabilities = _prior(problem, train)
+        probabilities = _prior(problem, train)[~train]
         if classify is not None:
             probabilities = (1 - share) * probabilities + share * classify(problem, train)
-        picked = probabilities[np.arange(len(result)), problem.severity]
-        result[~train] = -np.log(picked[~train])
+        result[~train] = -np.log(probabilities[np.arange(len(probabilities)), problem.severity[~train]])
     return result
 
 
@@ -240,6 +239,6 @@ def _position(severity: Floats) -> Floats:
 
 
 def compressed(problem: Problem, train: NDArray[np.bool_]) -> Floats:
-    """Return ``[rows, 3]`` of a logistic regression on the patches' principal components and the cell."""
+    """Return ``[held-out rows, 3]`` of a logistic regression on principal components and the cell."""
     components = PCA(PATCH_COMPONENTS, random_state=0).fit(problem.features[train])
     return logistic(replace(problem, features=components.transform(problem.features)), train)

@@ -28,8 +28,8 @@ from tests.leak_measure import (
     planted,
 )
 
-HEADER_SEED, HEADER_STUDIES = 300, 1200
-RENDERED_SEED, RENDERED_STUDIES = 301, 360
+HEADER_SEED, HEADER_STUDIES = 300, 1000
+RENDERED_SEED, RENDERED_STUDIES = 301, 300
 CROP_SHARE = 0.8
 """Of a crop's classifier in the blend with the prior: it is meant to learn something."""
 
