@@ -187,15 +187,18 @@ def compare_files(
     Raises:
         InputError: a file is unreadable, nothing is in common, or the oracle lacks a row.
     """
-    labels = _labels(truth)
-    prior = _prior(labels, truth, prior_from)
+    all_labels = _labels(truth)
     given = {path: read_predictions(path) for path in (predictions, against) if path}
-    labels = _common(labels, truth, given)
-    tables = {"score": given[predictions], "prior": prior_predictions(prior, labels)}
-    if oracle:
-        tables["oracle"] = _read_oracle(oracle, labels, truth)
-    if against:
-        tables["against"] = given[against]
+    labels = _common(all_labels, truth, given)
+    constant = prior_predictions(_prior(all_labels, truth, prior_from), labels)
+    tables = {"score": given[predictions], "prior": constant}
+    tables |= {"oracle": _read_oracle(oracle, labels, truth)} if oracle else {}
+    tables |= {"against": given[against]} if against else {}
+    return _compared(tables, labels, prior_from or truth)
+
+
+def _compared(tables: dict[str, pd.DataFrame], labels: pd.DataFrame, prior_source: Path) -> Comparison:
+    """Return the comparison of ``score`` with ``prior`` and, where given, with ``oracle`` and ``against``."""
     sums = np.stack([_sums_of(table, labels) for table in tables.values()])
     values = dict(zip(tables, _totalled(sums.sum(axis=1)), strict=True))
     draws = dict(zip(tables, _resampled(sums), strict=True))
@@ -203,12 +206,12 @@ def compare_files(
         score=_estimate(values["score"], draws["score"]),
         prior=values["prior"],
         oracle=values.get("oracle"),
-        skill=_estimate(_skill(values), _skill(draws)) if oracle else None,
+        skill=_estimate(_skill(values), _skill(draws)) if "oracle" in tables else None,
         against=values.get("against"),
-        difference=_estimate(_difference(values), _difference(draws)) if against else None,
+        difference=_estimate(_difference(values), _difference(draws)) if "against" in tables else None,
         rows=len(labels),
         studies=sums.shape[1],
-        prior_source=prior_from or truth,
+        prior_source=prior_source,
     )
 
 

@@ -5,8 +5,6 @@ everything here is in closed form. Nobody who sees the images alone can predict 
 expectation: the images show the grades, and the reader adds chance that no image shows.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
@@ -102,12 +100,7 @@ def expected_score(latent: Floats, submitted: Floats, reader: Reader) -> dict[st
     severe = np.clip(submitted[:, group == 0, 2].max(axis=1), _LEAST, 1.0 - _LEAST)
     loss = worst[:, 2] * -np.log(severe) + worst[:, :2].sum(axis=1) * -np.log1p(-severe)
     parts["any_severe_spinal"] = float(loss.sum() / worst.sum())
-    return with_total(parts, PARTS)
-
-
-def with_total(parts: dict[str, float], names: Sequence[str]) -> dict[str, float]:
-    """Return the parts with their plain mean as ``total``."""
-    return parts | {"total": float(np.mean([parts[name] for name in names]))}
+    return parts | {"total": float(np.mean([parts[name] for name in PARTS]))}
 
 
 def _grade_probabilities(cells: Floats, noise: Floats, targets: slice = ALL) -> Floats:

@@ -70,7 +70,9 @@ def read_study(study: Study, reader: Reader = Reader()) -> Rows:  # noqa: B008
     rng = study.rng(Part.READER)
     labels: list[int | str | None] = [study.study_id]
     coordinates = []
-    scanned, slices = _choose_slices(study, NO_SHIFTS), _choose_slices(study, study.grades.shifts)
+    scanned = _choose_slices(study, NO_SHIFTS)
+    shifts = study.grades.shifts
+    slices = scanned if shifts == NO_SHIFTS else _choose_slices(study, shifts)
     for target, severity in zip(TARGETS, study.grades.labels.ravel(), strict=True):
         # Draw for every cell, so that no cell's outcome shifts the next one's.
         lost, unmarked, turn = rng.random(3)
