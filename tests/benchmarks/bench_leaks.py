@@ -29,7 +29,6 @@ from tests.leak_features import (
 )
 from tests.leak_measure import all_labels, carriers, feature_table, leak
 
-
 LEAST_STUDIES = 100
 
 
