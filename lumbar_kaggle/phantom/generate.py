@@ -307,7 +307,9 @@ def write_images(folder: Path, study: Study, scanners: Scanners) -> None:
         for k, plane in enumerate(series.planes):
             rng = study.rng(Part.IMAGES, number, k + 1)
             pixels = take_image(scene, plane, series.thickness, setting, rng, limit=limit)
-            write_instance(place / f"{k + 1}.dcm", pixels, study=study, series=number, instance=k + 1)
+            instance = series.numbers[k]
+            file = place / f"{instance}.dcm"
+            write_instance(file, pixels, study=study, series=number, instance=instance)
 
 
 def _write_tables(request: Request, rows: dict[tuple[str, int], Rows]) -> None:

@@ -248,7 +248,8 @@ def _labelled_points(study: Study) -> Iterator[tuple[Target, Floats]]:
     """Yield target and LPS mm ``[3]`` of every row of the study's coordinate table."""
     targets = {(condition_words(target.condition), level_words(target.level)): target for target in TARGETS}
     for _, series_id, instance, condition, level, x, y in read_study(study).coordinates:
-        plane = study.series[study.series_ids.index(int(series_id))].planes[int(instance) - 1]
+        series = study.series[study.series_ids.index(int(series_id))]
+        plane = series.planes[series.numbers.index(int(instance))]
         point = to_patient(float(y), float(x), plane.position, plane.orientation, plane.spacing)
         yield targets[str(condition), str(level)], point
 

@@ -150,7 +150,7 @@ def _mark(
     x = round(float(np.clip(column + jitter[0], 0, plane.shape[1] - 1)), 6)
     y = round(float(np.clip(row + jitter[1], 0, plane.shape[0] - 1)), 6)
     words = condition_words(target.condition), level_words(target.level)
-    return (study.study_id, study.series_ids[s], k + 1, *words, x, y)
+    return (study.study_id, study.series_ids[s], series.numbers[k], *words, x, y)
 
 
 def label_table(rows: list[Rows]) -> pd.DataFrame:
