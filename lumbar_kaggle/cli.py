@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lumbar_kaggle import __version__
+from lumbar_kaggle.blend.options import add_blend_options
 from lumbar_kaggle.config import add_options, from_options
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.pretraining.config import PretrainConfig
@@ -148,6 +149,14 @@ def _score(args: argparse.Namespace) -> int:
             print("\n" + score_file(args.file, args.truth, args.prior).target_text())
     else:
         print(score_file(args.file, args.truth, args.prior).text(per_target=args.targets))
+    return 0
+
+
+def _blend(args: argparse.Namespace) -> int:
+    from lumbar_kaggle.blend.command import blend_files
+
+    given = {name: value for name, value in vars(args).items() if name != "verb"}
+    print(blend_files(**given).text())
     return 0
 
 
@@ -296,6 +305,9 @@ def _parser() -> argparse.ArgumentParser:
         help="other predictions: the difference, with its interval",
     )
     sub.add_argument("--targets", action="store_true", help="also one line per target")
+
+    sub = add("blend", _blend, "one prediction from several, fitted on out-of-fold predictions, cross-fitted")
+    add_blend_options(sub)
 
     sub = add("report", _report, "the page of a training run")
     sub.add_argument("run", type=Path, help="run folder of lumbar train")

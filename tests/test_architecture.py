@@ -18,6 +18,7 @@ ROOMS = (
     ("competition", "instances", "folds", "bundle", "cache"),
     ("volume", "submission"),
     ("studies", "checking", "preprocess", "scoring"),
+    ("blend",),
     ("phantom",),
     ("recipes",),
     ("pipeline", "inference", "pretraining"),
