@@ -109,7 +109,7 @@ def _written(study: Study, number: int, scene: Scene | None) -> Scanned:
     shape = series.planes[middle].shape
     pixels = np.zeros(shape, np.uint16) if scene is None else take_slice(study, scene, number, middle)
     buffer = io.BytesIO()
-    write_instance(buffer, pixels, study=study, series=number, instance=middle + 1)
+    write_instance(buffer, pixels, study=study, series=number, instance=series.numbers[middle])
     data = buffer.getvalue()
     ends = np.array([series.planes[k].position for k in (0, -1)])
     dataset = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
