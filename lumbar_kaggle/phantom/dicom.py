@@ -14,6 +14,7 @@ from pydicom.uid import UID
 from lumbar_kaggle.geometry import slice_normal
 from lumbar_kaggle.phantom.acquisition import Series
 from lumbar_kaggle.phantom.rendering import Plane
+from lumbar_kaggle.phantom.settings import FORMAT
 from lumbar_kaggle.phantom.study import Part, Study
 from lumbar_kaggle.phantom.tissues import Weighting
 
@@ -64,7 +65,7 @@ def write_instance(
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     dataset.file_meta.TransferSyntaxUID = UID(SYNTAXES[acquisition.syntax])
     dataset.file_meta.ImplementationClassUID = UID(ROOT + "1")
-    dataset.file_meta.ImplementationVersionName = "PHANTOM_0"
+    dataset.file_meta.ImplementationVersionName = FORMAT.upper().replace("-", "_")
     dcmwrite(path, dataset, enforce_file_format=True)
 
 
