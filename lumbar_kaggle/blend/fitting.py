@@ -19,6 +19,9 @@ from lumbar_kaggle.targets import SCORE_GROUPS
 CERTAINTY = 0.9
 """A blend is used when at least this share of the bootstrap resamples finds it better than the plain mean."""
 
+LEAST_GAIN = 1e-5
+"""A step is not worth having for less, however sure: two equal files differ by their rounding."""
+
 _INNER = 4  # folds that are made where only one is left to fit on
 
 
@@ -145,7 +148,7 @@ def _try(
         ]
         new = _held_out(after, views, cells, group)
         better, error = change(new, best, parts_of(group))
-        if better < -error:
+        if better < -max(error, LEAST_GAIN):
             kept, best = after, new
             decision = _decision(step, group, True, *change(new, old, parts_of(group)))
         elif decision is None:
