@@ -2,7 +2,8 @@
 
 A step is fitted on all folds but one and looked at on that one, in turn; it is kept where the loss of these
 held-out rows falls by more than its standard error. Cross-fitted predictions repeat all of that, choices
-included, once per fold without any label of that fold.
+included, once per fold without any label of that fold. One thing alone all folds decide together: whether
+the blend or the plain mean is used in the end.
 """
 
 from collections.abc import Sequence
