@@ -1,7 +1,4 @@
-"""The ``lumbar`` command: parse, call one function, print. No logic here.
-
-Heavy libraries are imported inside the verbs, so that ``lumbar --help`` answers at once.
-"""
+"""The ``lumbar`` command: its options, and what becomes of errors. The verbs are in `verbs`."""
 
 import argparse
 import os
@@ -10,12 +7,13 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lumbar_kaggle import __version__
+from lumbar_kaggle import __version__, verbs
 from lumbar_kaggle.blend.options import add_blend_options
-from lumbar_kaggle.config import add_options, from_options
+from lumbar_kaggle.config import add_options
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.pretraining.config import PretrainConfig
 from lumbar_kaggle.recipes.baseline.config import BaselineConfig
+from lumbar_kaggle.recipes.two_stage.config import LocateConfig
 
 Verb = Callable[[argparse.Namespace], int]
 
@@ -43,167 +41,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _phantom(args: argparse.Namespace) -> int:
-    from lumbar_kaggle.phantom import write_set
-    from lumbar_kaggle.phantom.preview import write_preview
-    from lumbar_kaggle.phantom.sets import choose_set, default_folder
-    from lumbar_kaggle.phantom.statistics import print_statistics
-
-    patients = choose_set(args.set, args.studies, args.test_studies, args.seed)
-    folder = args.folder or default_folder(patients, args.clean)
-    if args.preview:
-        print(write_preview(args.preview, patients.seed).resolve())
-    if args.statistics:
-        print_statistics(args.statistics, patients.seed)
-    if args.folder is None and (args.preview or args.statistics):
-        return 0
-    if folder is None:
-        raise InputError(
-            "phantom: name the folder to write, or a set, or give --preview or --statistics alone"
-        )
-    truth = write_set(folder, patients, clean=args.clean, workers=args.workers)
-    print(f"The competition folder is {folder}; the test truth is in {truth}")
-    return 0
-
-
-def _check(args: argparse.Namespace) -> int:
-    from lumbar_kaggle.checking import check, fault_table
-
-    faults = check(args.folder)
-    print(fault_table(faults, args.folder))
-    return 2 if any(fault.serious for fault in faults) else 0
-
-
-def _preprocess(args: argparse.Namespace) -> int:
-    from lumbar_kaggle.pipeline import preprocess_folder
-
-    summary = preprocess_folder(
-        args.folder,
-        args.cache,
-        kind=args.kind,
-        pool_kind=args.pool,
-        workers=args.workers,
-        batch_size=args.batch_size,
-    )
-    print(summary.sentence())
-    return 0
-
-
-def _train(args: argparse.Namespace) -> int:
-    from lumbar_kaggle.budget import Budget
-    from lumbar_kaggle.competition import read_competition
-    from lumbar_kaggle.recipes.baseline.fit import fit
-
-    config = from_options(args, BaselineConfig)
-    budget = Budget(args.hours, reserve_minutes=args.reserve_minutes)
-    result = fit(read_competition(args.folder, "train"), args.cache, args.out, config, budget)
-    print(result.sentence())
-    return 0
-
-
-def _pretrain(args: argparse.Namespace) -> int:
-    from lumbar_kaggle.pretraining.train import pretrain
-
-    loss = pretrain(args.out, from_options(args, PretrainConfig))
-    print(f"{args.out}: validation loss {loss:.4f}")
-    return 0
-
-
-def _export(args: argparse.Namespace) -> int:
-    from lumbar_kaggle.recipes.baseline.export import export
-
-    manifest = export(args.run, args.out)
-    print(
-        f"Bundle {manifest.fingerprint} in {args.out}: "
-        f"{len(manifest.weights)} models of {len(manifest.targets)} targets"
-    )
-    return 0
-
-
-def _predict(args: argparse.Namespace) -> int:
-    from lumbar_kaggle.budget import Budget
-    from lumbar_kaggle.inference import predict
-
-    outcome = predict(args.folder, args.bundle, args.out, Budget(args.hours))
-    print(f"{outcome.path}: {outcome.sentence()}")
-    return 0
-
-
-def _validate(args: argparse.Namespace) -> int:
-    from lumbar_kaggle.submission import validate
-
-    faults = validate(args.file, args.competition)
-    for fault in faults:
-        print(fault)
-    print(f"{args.file}: {len(faults)} faults" if faults else f"{args.file}: valid")
-    return 2 if faults else 0
-
-
-def _score(args: argparse.Namespace) -> int:
-    from lumbar_kaggle.scoring import compare_files, score_file
-
-    if args.oracle or args.against:
-        compared = compare_files(args.file, args.truth, args.prior, oracle=args.oracle, against=args.against)
-        print(compared.text())
-        if args.targets:
-            print("\n" + score_file(args.file, args.truth, args.prior).target_text())
-    else:
-        print(score_file(args.file, args.truth, args.prior).text(per_target=args.targets))
-    return 0
-
-
-def _blend(args: argparse.Namespace) -> int:
-    from lumbar_kaggle.blend.command import blend_files
-
-    given = {name: value for name, value in vars(args).items() if name != "verb"}
-    print(blend_files(**given).text())
-    return 0
-
-
-def _report(args: argparse.Namespace) -> int:
-    from lumbar_kaggle.pages.report import write_report
-
-    write_report(
-        args.run, args.out, against=args.against, bundle=args.bundle, studies=args.studies, folder=args.folder
-    )
-    print(args.out.resolve())
-    return 0
-
-
-def _study(args: argparse.Namespace) -> int:
-    from lumbar_kaggle.pages.study import write_study_page
-
-    write_study_page(args.folder, args.study, args.bundle, args.out)
-    print(args.out.resolve())
-    return 0
-
-
-def _demo(args: argparse.Namespace) -> int:
-    from lumbar_kaggle.demo import run_demo
-
-    print(run_demo(args.folder))
-    return 0
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lumbar",
         description="Grade lumbar-spine MRI: RSNA 2024 Lumbar Spine Degenerative Classification.",
     )
     parser.add_argument("--version", action="version", version=f"lumbar_kaggle {__version__}")
-    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    actions = parser.add_subparsers(metavar="VERB", required=True)
 
     def add(name: str, verb: Verb, text: str) -> argparse.ArgumentParser:
-        sub = verbs.add_parser(name, help=text, description=text)
+        sub = actions.add_parser(name, help=text, description=text)
         sub.set_defaults(verb=verb)
         return sub
 
-    sub = add("demo", _demo, "the whole job on synthetic studies, ending with a report")
+    sub = add("demo", verbs.demo, "the whole job on synthetic studies, ending with a report")
     sub.add_argument(
         "--folder", type=Path, default=Path("demo"), help="where everything goes (default: demo)"
     )
 
-    sub = add("phantom", _phantom, "write a competition folder of synthetic patients")
+    sub = add("phantom", verbs.phantom, "write a competition folder of synthetic patients")
     sub.add_argument("folder", type=Path, nargs="?", help="folder to write (default with --set: phantom-SET)")
     sub.add_argument("--studies", type=_positive, metavar="N", help="training studies (default: 40)")
     sub.add_argument("--test-studies", type=_positive, metavar="M", help="test studies (default: 10)")
@@ -234,10 +90,10 @@ def _parser() -> argparse.ArgumentParser:
         "ones; FOLDER may be left out",
     )
 
-    sub = add("check", _check, "check a competition folder and list every fault in it")
+    sub = add("check", verbs.check, "check a competition folder and list every fault in it")
     sub.add_argument("folder", type=Path, help="competition folder")
 
-    sub = add("preprocess", _preprocess, "read the series once and cache what training needs")
+    sub = add("preprocess", verbs.preprocess, "read the series once and cache what training needs")
     sub.add_argument("folder", type=Path, help="competition folder")
     sub.add_argument("--cache", type=Path, required=True, help="folder for the cache")
     sub.add_argument(
@@ -259,11 +115,13 @@ def _parser() -> argparse.ArgumentParser:
         "--batch-size", type=_positive, default=64, metavar="N", help="series per commit (default: 64)"
     )
 
-    sub = add("pretrain", _pretrain, "weights from phantom slices, where those of ImageNet are not at hand")
+    sub = add(
+        "pretrain", verbs.pretrain, "weights from phantom slices, where those of ImageNet are not at hand"
+    )
     sub.add_argument("out", type=Path, help="safetensors file to write, for lumbar train --weights")
     _add_settings(sub, PretrainConfig)
 
-    sub = add("train", _train, "train the baseline recipe; run again, it goes on where it stopped")
+    sub = add("train", verbs.train, "train the baseline recipe; run again, it goes on where it stopped")
     sub.add_argument("folder", type=Path, help="competition folder")
     sub.add_argument("--cache", type=Path, required=True, help="cache made by lumbar preprocess")
     sub.add_argument("--out", type=Path, required=True, help="run folder")
@@ -273,21 +131,36 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_settings(sub, BaselineConfig)
 
-    sub = add("export", _export, "write the bundle of a trained run")
+    sub = add(
+        "locate", verbs.locate, "find discs, foramina and recesses: train by folds, or use a trained locator"
+    )
+    sub.add_argument("folder", type=Path, help="folder in the competition's layout, with coordinates")
+    sub.add_argument(
+        "--cache", type=Path, required=True, help="cache made by lumbar preprocess --kind volumes"
+    )
+    sub.add_argument("--out", type=Path, required=True, help="run folder")
+    sub.add_argument("--weights", type=Path, help="run folder of a locator to start from, or to use as it is")
+    sub.add_argument("--hours", type=float, help="time budget; then stop cleanly, resumable (default: none)")
+    sub.add_argument(
+        "--reserve-minutes", type=float, default=5.0, help="kept for the clean stop (default: 5)"
+    )
+    _add_settings(sub, LocateConfig)
+
+    sub = add("export", verbs.export, "write the bundle of a trained run")
     sub.add_argument("run", type=Path, help="run folder of lumbar train")
     sub.add_argument("--out", type=Path, required=True, help="bundle folder")
 
-    sub = add("predict", _predict, "grade the test studies and write the submission")
+    sub = add("predict", verbs.predict, "grade the test studies and write the submission")
     sub.add_argument("folder", type=Path, help="competition folder, or any folder of studies")
     sub.add_argument("--bundle", type=Path, required=True, help="bundle of lumbar export")
     sub.add_argument("--out", type=Path, default=Path("submission.csv"), help="submission to write")
     sub.add_argument("--hours", type=float, help="time budget; what is left keeps the prior (default: none)")
 
-    sub = add("validate", _validate, "check a submission and name every fault in it")
+    sub = add("validate", verbs.validate, "check a submission and name every fault in it")
     sub.add_argument("file", type=Path, help="submission.csv")
     sub.add_argument("--competition", type=Path, required=True, help="competition folder")
 
-    sub = add("score", _score, "the official score of a file of predictions, beside the prior's")
+    sub = add("score", verbs.score, "the official score of a file of predictions, beside the prior's")
     sub.add_argument("file", type=Path, help="predictions: row_id, normal_mild, moderate, severe; any rows")
     sub.add_argument("--truth", type=Path, required=True, help="labels, with the columns of train.csv")
     sub.add_argument("--prior", type=Path, help="labels that the prior is taken from (default: the truth)")
@@ -306,10 +179,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--targets", action="store_true", help="also one line per target")
 
-    sub = add("blend", _blend, "one prediction from several, fitted on out-of-fold predictions, cross-fitted")
+    sub = add(
+        "blend", verbs.blend, "one prediction from several, fitted on out-of-fold predictions, cross-fitted"
+    )
     add_blend_options(sub)
 
-    sub = add("report", _report, "the page of a training run")
+    sub = add("report", verbs.report, "the page of a training run")
     sub.add_argument("run", type=Path, help="run folder of lumbar train")
     sub.add_argument("--out", type=Path, default=Path("report.html"), help="page to write")
     sub.add_argument(
@@ -321,7 +196,7 @@ def _parser() -> argparse.ArgumentParser:
         "--studies", nargs="+", default=(), metavar="STUDY", help="studies for Grad-CAM pictures"
     )
 
-    sub = add("study", _study, "the page of one study: slices, probabilities, heat maps")
+    sub = add("study", verbs.study, "the page of one study: slices, probabilities, heat maps")
     sub.add_argument("folder", type=Path, help="competition folder, or any folder of studies")
     sub.add_argument("study", help="identifier of the study")
     sub.add_argument("--bundle", type=Path, required=True, help="bundle of lumbar export")

@@ -79,6 +79,26 @@ def read_competition(root: Path, split: str) -> Competition:
     return competition
 
 
+def read_marked(root: Path) -> Competition:
+    """Read the training split for its labelled points; grades need not be there.
+
+    Raises:
+        InputError: the series table is missing or faulty, or there is no table of coordinates.
+    """
+    if (root / "train.csv").is_file():
+        return read_competition(root, "train")
+    table, path = root / "train_series_descriptions.csv", root / "train_label_coordinates.csv"
+    described, faults = read_series_table(table)
+    coordinates, found = read_coordinates(path, set(described["study_id"]), described)
+    series, more = _locate(root / "train_images", described, table)
+    faults += found + more
+    serious = [fault for fault in faults if fault.serious]
+    if serious:
+        raise InputError(str(serious[0]))
+    studies = tuple(dict.fromkeys(described["study_id"]))
+    return Competition(root, "train", studies, series, no_labels(), coordinates, tuple(faults))
+
+
 def find_faults(root: Path) -> list[Fault]:
     """Read all tables of a competition folder and return every fault in them.
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lumbar_kaggle.cache import Cache
-from lumbar_kaggle.competition import read_competition
+from lumbar_kaggle.competition import read_competition, read_marked
 from lumbar_kaggle.preprocess import VOLUMES, Summary, make_pool, preprocess, scan_sources, volume_worker
 from lumbar_kaggle.recipes.baseline.images import CACHE_CONFIG, choose_series, image_worker
 
@@ -29,7 +29,8 @@ def preprocess_folder(
     Raises:
         InputError: a table is faulty, or the cache was made with other settings.
     """
-    series = read_competition(root, "train").series
+    # Grades are not needed to cache the volumes: a locator learns from coordinates alone.
+    series = (read_marked(root) if kind == "volumes" else read_competition(root, "train")).series
     config, worker = VOLUMES, volume_worker
     if kind == "baseline":
         series, config, worker = choose_series(series), CACHE_CONFIG, image_worker

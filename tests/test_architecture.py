@@ -25,6 +25,7 @@ ROOMS = (
     ("explain",),
     ("pages",),
     ("demo", "ship"),
+    ("verbs",),
     ("cli",),
     ("__main__",),
 )

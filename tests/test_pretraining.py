@@ -1,6 +1,7 @@
 """Weights from phantom slices: what is drawn, and that the file fits where it is meant to go."""
 
 from dataclasses import replace
+import json
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def test_pretraining_writes_weights_that_training_takes(
     assert 0 < loss < 10
     assert {path.name for path in tmp_path.iterdir()} == {"body.safetensors", "body.json"}
     with safetensors.safe_open(out, "pt") as file:
-        assert file.metadata()["patients"] == "24"
+        assert json.loads(file.metadata()["config"])["patients"] == 24
     network = build_network(TINY.arch)
     assert load_pretrained(network, TINY.arch, str(out)) == str(out)
     with pytest.raises(InputError, match=r"body\.json: these weights were made with other settings"):

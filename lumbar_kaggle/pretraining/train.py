@@ -5,6 +5,7 @@ levels at once (nothing else can be seen on that slice), and saves it as a file 
 The patients are drawn from a seed of their own and are never those of a benchmark.
 """
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,8 @@ def pretrain(out: Path, config: PretrainConfig) -> float:
             learner.fit_one_cycle(config.epochs, config.lr, cbs=callbacks)
     loss = min(float(row[1]) for row in learner.recorder.values)
     state = {name: value.contiguous().cpu() for name, value in body_state(network, config.arch).items()}
-    facts = {name: str(value) for name, value in asdict(config).items()}
+    # One entry only: safetensors writes several in an order of its own.
+    facts = {"config": json.dumps(asdict(config))}
     write_atomic(out, lambda path: safetensors.torch.save_file(state, path, metadata=facts))
     checkpoint.unlink(missing_ok=True)
     return loss

@@ -1,0 +1,172 @@
+"""Training the locator by folds, its out-of-fold points, and the use of a trained one."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import KFold
+from tqdm import tqdm
+
+from lumbar_kaggle.budget import Budget
+from lumbar_kaggle.config import load_config, save_config
+from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.files import write_csv
+from lumbar_kaggle.recipes.two_stage.axial import (
+    AXIAL_CHANNELS,
+    AxialStudy,
+    locate_axial,
+    make_axial_samples,
+)
+from lumbar_kaggle.recipes.two_stage.config import LocateConfig
+from lumbar_kaggle.recipes.two_stage.locating import COLUMNS, locate, study_points
+from lumbar_kaggle.recipes.two_stage.network import Locator
+from lumbar_kaggle.recipes.two_stage.points import CHANNELS, Series
+from lumbar_kaggle.recipes.two_stage.samples import Sample, make_samples
+from lumbar_kaggle.recipes.two_stage.training import load_network, network_file, train_network
+
+CONFIG = "locate.json"
+
+
+def fit(
+    series: Sequence[Series],
+    axial: Sequence[AxialStudy],
+    out: Path,
+    config: LocateConfig,
+    budget: Budget,
+    start: Path | None = None,
+) -> pd.DataFrame:
+    """Train the networks fold by fold and return the out-of-fold points of all series.
+
+    Args:
+        series: sagittal series with their labelled points.
+        axial: the studies' axial stacks with theirs; may be empty.
+        out: run folder: ``locate.json``, ``folds.csv``, per fold ``sagittal-{k}.safetensors`` and
+            ``axial-{k}.safetensors``, ``points.csv``.
+        config: what to train.
+        budget: `budget.OutOfTime` ends the run; started again, it goes on at the epoch where it was.
+        start: run folder whose networks the training starts from.
+
+    Returns:
+        As `locating.locate`.
+
+    Raises:
+        InputError: too few studies or no labelled point, or `out` was made with another configuration.
+    """
+    _open(out, config)
+    folds = _make_folds([one.study_id for one in series] + [one.study_id for one in axial], config)
+    write_csv(out / "folds.csv", folds)
+    fold_of = dict(folds.to_numpy().tolist())
+    samples = {
+        "sagittal": [sample for one in series for sample in make_samples(one, config)],
+        "axial": [sample for one in axial for sample in make_axial_samples(one, config)],
+    }
+    if not any(samples.values()):
+        raise InputError(f"{out}: no series of these studies has a labelled point to learn from")
+    counts = ", ".join(f"{len(some)} {name} slices" for name, some in samples.items())
+    print(f"Training the locator on {counts} of {len(folds)} studies into {out}")
+    parts = []
+    for fold in range(config.folds):
+        networks = {
+            name: train_network(
+                name, fold, _split(some, fold_of, fold), out, config, budget, _first(start, name)
+            )
+            for name, some in samples.items()
+            if some
+        }
+        parts.append(
+            _locate_all(
+                [one for one in series if fold_of[one.study_id] == fold],
+                [one for one in axial if fold_of[one.study_id] == fold],
+                [networks["sagittal"]] if "sagittal" in networks else [],
+                [networks["axial"]] if "axial" in networks else [],
+                config,
+            )
+        )
+    points = pd.concat(parts, ignore_index=True)
+    write_csv(out / "points.csv", points)
+    return points
+
+
+def apply(series: Sequence[Series], axial: Sequence[AxialStudy], run: Path) -> pd.DataFrame:
+    """Return the points that a trained run's networks find together, as `locating.locate`.
+
+    Raises:
+        InputError: the folder holds no trained locator.
+    """
+    config = read_config(run)
+    sagittal, across = (load_networks(run, name) for name in ("sagittal", "axial"))
+    if not sagittal:
+        raise InputError(f"{run}: no fold of this locator is finished; run lumbar locate with it as --out")
+    return _locate_all(series, axial, sagittal, across, config)
+
+
+def read_config(run: Path) -> LocateConfig:
+    """Return the configuration of a run.
+
+    Raises:
+        InputError: the folder holds no locator.
+    """
+    if not (run / CONFIG).is_file():
+        raise InputError(f"{run}: holds no locator; give a folder that lumbar locate wrote")
+    return load_config(run / CONFIG, LocateConfig)
+
+
+def load_networks(run: Path, name: str) -> list[Locator]:
+    """Return the finished folds' networks called ``sagittal`` or ``axial``; none is no error."""
+    config = read_config(run)
+    outputs = CHANNELS if name == "sagittal" else AXIAL_CHANNELS
+    files = [network_file(run, name, fold) for fold in range(config.folds)]
+    return [load_network(file, config, outputs) for file in files if file.is_file()]
+
+
+def _first(run: Path | None, name: str) -> Locator | None:
+    networks = load_networks(run, name) if run is not None else []
+    return networks[0] if networks else None
+
+
+def _split(samples: list[Sample], fold_of: dict[str, int], fold: int) -> tuple[list[Sample], list[Sample]]:
+    """Return what the fold trains on and validates on; few samples may leave nothing to validate on."""
+
+    def part(keep: Callable[[int], bool]) -> list[Sample]:
+        return [sample for sample in samples if keep(fold_of[sample.study_id])]
+
+    training, validation = part(lambda other: other != fold), part(lambda other: other == fold)
+    return training or validation, validation or training
+
+
+def _locate_all(
+    series: Sequence[Series],
+    axial: Sequence[AxialStudy],
+    sagittal: list[Locator],
+    across: list[Locator],
+    config: LocateConfig,
+) -> pd.DataFrame:
+    parts = [pd.DataFrame(columns=list(COLUMNS))]
+    if sagittal:
+        parts += [locate(one, sagittal, config) for one in tqdm(series, unit="series", desc="locate")]
+    found = pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
+    if across:
+        centres = study_points(found)
+        bar = tqdm(axial, unit="study", desc="locate axial")
+        more = [locate_axial(one, centres.get(one.study_id), across, config) for one in bar]
+        found = pd.concat([found, *(part for part in more if len(part))], ignore_index=True)
+    return found
+
+
+def _open(out: Path, config: LocateConfig) -> None:
+    path = out / CONFIG
+    if path.is_file() and load_config(path, LocateConfig) != config:
+        raise InputError(f"{path}: this locator was made with other settings; choose another --out")
+    save_config(path, config)
+
+
+def _make_folds(studies: Sequence[str], config: LocateConfig) -> pd.DataFrame:
+    names = sorted(set(studies))
+    if len(names) < config.folds:
+        raise InputError(f"{len(names)} studies cannot be split into {config.folds} folds; use fewer folds")
+    fold = np.empty(len(names), dtype=np.int64)
+    splitter = KFold(config.folds, shuffle=True, random_state=config.seed)
+    for number, (_, held_out) in enumerate(splitter.split(names)):
+        fold[held_out] = number
+    return pd.DataFrame({"study_id": names, "fold": fold})

@@ -1,0 +1,104 @@
+"""The labelled points of the sagittal series, in the patient: what the locator learns and is judged by."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from lumbar_kaggle.cache import OK, Cache
+from lumbar_kaggle.competition import Competition
+from lumbar_kaggle.recipes.two_stage.stacks import Stack, read_stacks
+from lumbar_kaggle.targets import LEVELS
+
+Floats = NDArray[np.float64]
+
+CANAL, FORAMEN = 0, 5
+"""First channel of the five canal points and of the five foramina, L1/L2 first."""
+CHANNELS = 10
+
+PLACES = ("canal", "left foramen", "right foramen")
+"""Rows of a study's points."""
+
+_PLACE_OF = {
+    "spinal_canal_stenosis": 0,
+    "left_neural_foraminal_narrowing": 1,
+    "right_neural_foraminal_narrowing": 2,
+}
+
+
+class Series:
+    """One sagittal series with what is known of its points.
+
+    Attributes:
+        study_id, series_id, kind: as in the competition's table.
+        stack: its largest stack.
+        own: ``[3 places, 5 levels, 3]`` points that were marked on this series, patient mm; NaN: none.
+        shared: the same, those marked on the study's other sagittal series included.
+    """
+
+    def __init__(self, study_id: str, series_id: str, kind: str, stack: Stack, own: Floats) -> None:
+        self.study_id, self.series_id, self.kind, self.stack = study_id, series_id, kind, stack
+        self.own = own
+        self.shared = own
+
+
+def read_sagittal(competition: Competition, cache: Path) -> list[Series]:
+    """Read the sagittal series of a split with their labelled points.
+
+    Args:
+        competition: the split.
+        cache: cache folder that holds its volumes.
+
+    Raises:
+        InputError: the cache is not there.
+    """
+    volumes = Cache(cache, "volumes")
+    index = volumes.index()
+    index = index[(index["status"] == OK) & index["kind"].str.startswith("sagittal")]
+    index = index[index["study_id"].isin(competition.studies)]
+    marks = dict(list(competition.coordinates.groupby(["study_id", "series_id"])))
+    series = []
+    for row in index.itertuples():
+        stack = max(read_stacks(volumes.folder, str(row.file)), key=len)
+        own = empty_points(len(PLACES))
+        fill_points(own, stack, marks.get((row.study_id, row.series_id)), _PLACE_OF)
+        series.append(Series(str(row.study_id), str(row.series_id), str(row.kind), stack, own))
+    _share(series)
+    return series
+
+
+def empty_points(places: int) -> Floats:
+    """Return ``[places, 5 levels, 3]`` unknown points."""
+    return np.full((places, len(LEVELS), 3), np.nan)
+
+
+def fill_points(points: Floats, stack: Stack, marks: pd.DataFrame | None, place_of: dict[str, int]) -> None:
+    """Put the marks that lie on a stack's slices into `points` ``[places, 5, 3]``, in patient mm.
+
+    Args:
+        points: changed in place.
+        stack: whose slices are looked at.
+        marks: rows of `competition.Competition.coordinates` of its series; None for none.
+        place_of: index of the place of each condition; other conditions are left out.
+    """
+    if marks is None:
+        return
+    at = {number: index for index, number in enumerate(stack.instance_numbers.tolist())}
+    for mark in marks.to_dict("records"):
+        place, index = place_of.get(mark["condition"]), at.get(mark["instance_number"])
+        if place is not None and index is not None:
+            points[place, LEVELS.index(mark["level"])] = stack.to_patient(index, mark["y"], mark["x"])
+
+
+def _share(series: list[Series]) -> None:
+    """Fill in, per study, points that were marked on another series of the same patient frame."""
+    studies: dict[str, list[Series]] = {}
+    for one in series:
+        studies.setdefault(one.study_id, []).append(one)
+    for members in studies.values():
+        placed = [one for one in members if one.stack.placed]
+        for one in placed:
+            one.shared = one.own.copy()
+            for other in placed:
+                one.shared = np.where(np.isnan(one.shared), other.own, one.shared)

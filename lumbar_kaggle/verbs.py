@@ -1,0 +1,178 @@
+"""What each verb of the ``lumbar`` command does: call one function, print, give the exit code.
+
+Heavy libraries are imported inside, so that ``lumbar --help`` answers at once.
+"""
+
+import argparse
+
+from lumbar_kaggle.config import from_options
+from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.pretraining.config import PretrainConfig
+from lumbar_kaggle.recipes.baseline.config import BaselineConfig
+from lumbar_kaggle.recipes.two_stage.config import LocateConfig
+
+
+def phantom(args: argparse.Namespace) -> int:
+    """Write phantom studies, draw them, or print their statistics."""
+    from lumbar_kaggle.phantom import write_set
+    from lumbar_kaggle.phantom.preview import write_preview
+    from lumbar_kaggle.phantom.sets import choose_set, default_folder
+    from lumbar_kaggle.phantom.statistics import print_statistics
+
+    patients = choose_set(args.set, args.studies, args.test_studies, args.seed)
+    folder = args.folder or default_folder(patients, args.clean)
+    if args.preview:
+        print(write_preview(args.preview, patients.seed).resolve())
+    if args.statistics:
+        print_statistics(args.statistics, patients.seed)
+    if args.folder is None and (args.preview or args.statistics):
+        return 0
+    if folder is None:
+        raise InputError(
+            "phantom: name the folder to write, or a set, or give --preview or --statistics alone"
+        )
+    truth = write_set(folder, patients, clean=args.clean, workers=args.workers)
+    print(f"The competition folder is {folder}; the test truth is in {truth}")
+    return 0
+
+
+def check(args: argparse.Namespace) -> int:
+    """List every fault of a competition folder."""
+    from lumbar_kaggle.checking import check, fault_table
+
+    faults = check(args.folder)
+    print(fault_table(faults, args.folder))
+    return 2 if any(fault.serious for fault in faults) else 0
+
+
+def preprocess(args: argparse.Namespace) -> int:
+    """Fill the cache."""
+    from lumbar_kaggle.pipeline import preprocess_folder
+
+    summary = preprocess_folder(
+        args.folder,
+        args.cache,
+        kind=args.kind,
+        pool_kind=args.pool,
+        workers=args.workers,
+        batch_size=args.batch_size,
+    )
+    print(summary.sentence())
+    return 0
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train the baseline recipe."""
+    from lumbar_kaggle.budget import Budget
+    from lumbar_kaggle.competition import read_competition
+    from lumbar_kaggle.recipes.baseline.fit import fit
+
+    config = from_options(args, BaselineConfig)
+    budget = Budget(args.hours, reserve_minutes=args.reserve_minutes)
+    result = fit(read_competition(args.folder, "train"), args.cache, args.out, config, budget)
+    print(result.sentence())
+    return 0
+
+
+def pretrain(args: argparse.Namespace) -> int:
+    """Train a body on phantom slices."""
+    from lumbar_kaggle.pretraining.train import pretrain
+
+    loss = pretrain(args.out, from_options(args, PretrainConfig))
+    print(f"{args.out}: validation loss {loss:.4f}")
+    return 0
+
+
+def locate(args: argparse.Namespace) -> int:
+    """Train a locator, or use one."""
+    from lumbar_kaggle.budget import Budget
+    from lumbar_kaggle.recipes.two_stage.locator import run_locate
+
+    budget = Budget(args.hours, reserve_minutes=args.reserve_minutes)
+    config = from_options(args, LocateConfig)
+    print(run_locate(args.folder, args.cache, args.out, config, budget, args.weights).text())
+    return 0
+
+
+def export(args: argparse.Namespace) -> int:
+    """Write the bundle of a run."""
+    from lumbar_kaggle.recipes.baseline.export import export
+
+    manifest = export(args.run, args.out)
+    print(
+        f"Bundle {manifest.fingerprint} in {args.out}: "
+        f"{len(manifest.weights)} models of {len(manifest.targets)} targets"
+    )
+    return 0
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Grade the test studies."""
+    from lumbar_kaggle.budget import Budget
+    from lumbar_kaggle.inference import predict
+
+    outcome = predict(args.folder, args.bundle, args.out, Budget(args.hours))
+    print(f"{outcome.path}: {outcome.sentence()}")
+    return 0
+
+
+def validate(args: argparse.Namespace) -> int:
+    """Name every fault of a submission."""
+    from lumbar_kaggle.submission import validate
+
+    faults = validate(args.file, args.competition)
+    for fault in faults:
+        print(fault)
+    print(f"{args.file}: {len(faults)} faults" if faults else f"{args.file}: valid")
+    return 2 if faults else 0
+
+
+def score(args: argparse.Namespace) -> int:
+    """Print the official score."""
+    from lumbar_kaggle.scoring import compare_files, score_file
+
+    if args.oracle or args.against:
+        compared = compare_files(args.file, args.truth, args.prior, oracle=args.oracle, against=args.against)
+        print(compared.text())
+        if args.targets:
+            print("\n" + score_file(args.file, args.truth, args.prior).target_text())
+    else:
+        print(score_file(args.file, args.truth, args.prior).text(per_target=args.targets))
+    return 0
+
+
+def blend(args: argparse.Namespace) -> int:
+    """Combine files of out-of-fold predictions."""
+    from lumbar_kaggle.blend.command import blend_files
+
+    given = {name: value for name, value in vars(args).items() if name != "verb"}
+    print(blend_files(**given).text())
+    return 0
+
+
+def report(args: argparse.Namespace) -> int:
+    """Write the page of a run."""
+    from lumbar_kaggle.pages.report import write_report
+
+    write_report(
+        args.run, args.out, against=args.against, bundle=args.bundle, studies=args.studies, folder=args.folder
+    )
+    print(args.out.resolve())
+    return 0
+
+
+def study(args: argparse.Namespace) -> int:
+    """Write the page of a study."""
+    from lumbar_kaggle.pages.study import write_study_page
+
+    write_study_page(args.folder, args.study, args.bundle, args.out)
+    print(args.out.resolve())
+    return 0
+
+
+def demo(args: argparse.Namespace) -> int:
+    """Run the whole job on synthetic studies."""
+    from lumbar_kaggle.demo import run_demo
+
+    print(run_demo(args.folder))
+    return 0
