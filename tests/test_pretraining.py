@@ -1,7 +1,7 @@
 """Weights from phantom slices: what is drawn, and that the file fits where it is meant to go."""
 
-from dataclasses import replace
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
