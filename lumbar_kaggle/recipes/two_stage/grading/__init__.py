@@ -1,0 +1,1 @@
+"""The second stage: crops around the located points, and the network that grades them."""

@@ -1,0 +1,190 @@
+"""The cache of crops: study by study, resumable, and what the training reads of it."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from lumbar_kaggle.budget import Budget
+from lumbar_kaggle.cache import OK, Batch, Cache, CacheConfig, Source
+from lumbar_kaggle.files import digest, write_atomic
+from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
+from lumbar_kaggle.recipes.two_stage.grading.crops import CropFacts, Placed, StudyCrops, crop_study
+from lumbar_kaggle.recipes.two_stage.grading.views import VIEWS, window
+from lumbar_kaggle.recipes.two_stage.stacks import read_stacks
+from lumbar_kaggle.targets import LEVELS
+
+Floats = NDArray[np.float64]
+
+BATCH = 32
+"""Studies that are committed together."""
+
+VERSION = 1
+"""Raised when the same points and slices would give other crops."""
+
+
+def cache_crops(
+    volumes: Cache,
+    points: dict[str, Floats],
+    annotated: dict[str, Floats],
+    folder: Path,
+    config: GradeConfig,
+    budget: Budget,
+) -> "CropSet":
+    """Cut the crops of all studies that have points, or go on where an earlier call stopped.
+
+    Args:
+        volumes: the cache of kind ``volumes``.
+        points: per study ``[5 places, 5 levels, 3]`` LPS mm, NaN where not known.
+        annotated: the same of the annotated points, for the slice attention's target.
+        folder: where to; see `cache.Cache`.
+        config: sizes and windows.
+        budget: asked between batches.
+
+    Raises:
+        OutOfTime: the budget is spent; the next call goes on.
+        InputError: the folder was made with other settings, or the volumes are missing.
+    """
+    index = volumes.index()
+    index = index[(index["status"] == OK) & index["study_id"].isin(list(points))]
+    series = {str(study): rows for study, rows in index.groupby("study_id", sort=False)}
+    cache = Cache(folder, "crops")
+    cache.open(_settings(config))
+    sources = [
+        Source(study, "", "crops", "", 0, _fingerprint(rows, points[study], annotated.get(study)))
+        for study, rows in series.items()
+    ]
+    batches = cache.plan(sources, BATCH)
+    todo = [batch for batch in batches if not cache.has(batch)]
+    with (
+        ThreadPoolExecutor(os.cpu_count() or 1) as pool,
+        tqdm(total=sum(len(b.sources) for b in todo), unit="study", desc="crop", disable=not todo) as bar,
+    ):
+        for batch in todo:
+            budget.check()
+            target = cache.begin(batch)
+            jobs = [
+                pool.submit(_one, volumes, series[name], points[name], annotated.get(name), target, config)
+                for name in (source.study_id for source in batch.sources)
+            ]
+            _commit(cache, batch, [job.result() for job in jobs])
+            bar.update(len(jobs))
+    return CropSet(cache.folder, cache.finish(batches), config)
+
+
+def _commit(cache: Cache, batch: Batch, facts: list[pd.DataFrame]) -> None:
+    cache.commit(batch, pd.concat(facts, ignore_index=True))
+
+
+def _settings(config: GradeConfig) -> CacheConfig:
+    windows = [list(asdict(window(view, config)).values()) for view in VIEWS]
+    return CacheConfig(
+        "crops",
+        VERSION,
+        {"windows": windows, "step": config.step_mm, "reach": config.reach_mm, "align": config.align},
+    )
+
+
+def _fingerprint(rows: pd.DataFrame, points: Floats, annotated: Floats | None) -> str:
+    marks = [] if annotated is None else np.nan_to_num(annotated, nan=-1e6).round(3).tolist()
+    return digest([rows["source"].tolist(), np.nan_to_num(points, nan=-1e6).round(3).tolist(), marks])
+
+
+def read_placed(volumes: Cache, rows: pd.DataFrame) -> Iterator[Placed]:
+    """Yield the stacks of a study's series that know their place.
+
+    Args:
+        volumes: the cache of kind ``volumes``.
+        rows: of its index, those of one study.
+    """
+    for row in rows.itertuples():
+        for stack in read_stacks(volumes.folder, str(row.file)):
+            if stack.placed:
+                yield Placed(str(row.series_id), str(row.kind), stack)
+
+
+def _one(
+    volumes: Cache,
+    rows: pd.DataFrame,
+    points: Floats,
+    annotated: Floats | None,
+    folder: Path,
+    config: GradeConfig,
+) -> pd.DataFrame:
+    study = str(rows["study_id"].iloc[0])
+    crops = crop_study(list(read_placed(volumes, rows)), points, config, annotated)
+    name = f"{study}.npy"
+    flat = np.concatenate([image.ravel() for image in crops.images])
+    write_atomic(folder / name, lambda path: np.save(path, flat))
+    return facts_table(study, crops).assign(file=name)
+
+
+def facts_table(study: str, crops: StudyCrops) -> pd.DataFrame:
+    """Return a row per crop: ``study_id`` and the fields of `crops.CropFacts`."""
+    columns = list(CropFacts.__dataclass_fields__)
+    table = pd.DataFrame([list(asdict(fact).values()) for fact in crops.facts], columns=columns)
+    table.insert(0, "study_id", study)
+    return table
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """The crops of one level of one study.
+
+    Attributes:
+        images: per view ``[sides, cached slices, px, px]`` uint8.
+        present: per view ``[sides, cached slices]`` bool, whether there is a slice.
+        targets: per view ``[sides]``, the annotated slice's place in the cached window, -1 for none.
+    """
+
+    images: tuple[NDArray[np.uint8], ...]
+    present: tuple[NDArray[np.bool_], ...]
+    targets: tuple[NDArray[np.int64], ...]
+
+
+class CropSet:
+    """Cached crops of many studies, read level by level.
+
+    Args:
+        folder: of the cache.
+        index: its table, see `facts_table`; all columns text.
+        config: sizes and windows.
+    """
+
+    def __init__(self, folder: Path, index: pd.DataFrame, config: GradeConfig) -> None:
+        self.folder, self.index = folder, index
+        self.shapes = []
+        for view in VIEWS:
+            size = window(view, config)
+            self.shapes.append((len(LEVELS), view.sides, size.cached_slices, size.cached_px, size.cached_px))
+        first = index.drop_duplicates("study_id")
+        self.files = dict(zip(first["study_id"], first["file"], strict=True))
+        numbers = index[["first", "last", "target"]].to_numpy().astype(np.int64)
+        per_study = len(LEVELS) * sum(view.sides for view in VIEWS)
+        self._facts = dict(zip(self.files, numbers.reshape(-1, per_study, 3), strict=True))
+
+    def __contains__(self, study: str) -> bool:
+        return study in self.files
+
+    def level(self, study: str, level: int) -> Level:
+        """Return the crops of a level, 0 to 4."""
+        flat = np.load(self.folder / self.files[study], mmap_mode="r")
+        facts, images, present, targets, start = self._facts[study], [], [], [], 0
+        row = 0
+        for shape in self.shapes:
+            size = int(np.prod(shape[1:]))
+            at = start + level * size
+            images.append(np.array(flat[at : at + size]).reshape(shape[1:]))
+            start += shape[0] * size
+            mine = facts[row + level * shape[1] : row + (level + 1) * shape[1]]
+            row += shape[0] * shape[1]
+            slices = np.arange(shape[2])
+            present.append((slices >= mine[:, :1]) & (slices <= mine[:, 1:2]))
+            targets.append(mine[:, 2].copy())
+        return Level(tuple(images), tuple(present), tuple(targets))

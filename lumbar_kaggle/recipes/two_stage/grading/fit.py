@@ -1,0 +1,203 @@
+"""The second stage from points to out-of-fold predictions: crops, folds, training, ``oof.csv``."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from lumbar_kaggle.budget import Budget, OutOfTime
+from lumbar_kaggle.cache import Cache
+from lumbar_kaggle.competition import Competition
+from lumbar_kaggle.config import load_config, save_config
+from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.files import write_csv
+from lumbar_kaggle.folds import make_folds
+from lumbar_kaggle.metric import prior_predictions, score, weighted_prior
+from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
+from lumbar_kaggle.recipes.two_stage.grading.cropping import CropSet, cache_crops
+from lumbar_kaggle.recipes.two_stage.grading.data import Samples, study_labels
+from lumbar_kaggle.recipes.two_stage.grading.places import annotated_places, to_points
+from lumbar_kaggle.recipes.two_stage.grading.training import (
+    PRIOR_SMOOTHING,
+    level_prior,
+    predict_studies,
+    train_fold,
+)
+from lumbar_kaggle.recipes.two_stage.grading.views import PLACE_OF_CONDITION, PLACES
+from lumbar_kaggle.targets import LEVELS, SEVERITIES, TARGETS, row_id
+
+CONFIG = "grade.json"
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """State of a run after `fit`.
+
+    Attributes:
+        run: its folder.
+        finished: folds that are trained.
+        folds: how many there are.
+        score: of the out-of-fold predictions, once all folds are trained; None without all conditions.
+    """
+
+    run: Path
+    finished: int
+    folds: int
+    score: float | None
+
+    def sentence(self) -> str:
+        """Return one line on the result; the word ``resumable`` when something is left to do."""
+        if self.finished < self.folds:
+            left = self.folds - self.finished
+            return (
+                f"{left} of {self.folds} folds are left in {self.run}: resumable, run the same command again"
+            )
+        told = "" if self.score is None else f"; out-of-fold score {self.score:.4f}"
+        return f"{self.folds} folds are trained in {self.run}{told}"
+
+
+def fit(
+    competition: Competition,
+    cache: Path,
+    places: pd.DataFrame | None,
+    out: Path,
+    config: GradeConfig,
+    budget: Budget,
+    weights: pd.DataFrame | None = None,
+) -> FitResult:
+    """Train all folds, or go on where an earlier call stopped.
+
+    Args:
+        competition: the training split.
+        cache: folder that holds its cached volumes.
+        places: located points, out-of-fold; see `places.to_points`. None: the annotated points alone.
+        out: run folder: ``grade.json``, ``folds.csv``, ``prior.csv``, the crops, per fold its weights and
+            predictions, ``oof.csv`` once all folds are there.
+        config: what to train.
+        budget: when it is spent, the run ends and the same call goes on later.
+        weights: columns ``row_id, weight``: how much each label counts.
+
+    Raises:
+        InputError: the run was begun with another configuration, or there is nothing to train on.
+    """
+    _open(out, config)
+    folds = make_folds(competition.labels, config.folds, config.seed)
+    write_csv(out / "folds.csv", folds)
+    write_csv(out / "prior.csv", weighted_prior(competition.labels, smoothing=PRIOR_SMOOTHING).reset_index())
+    finished = 0
+    try:
+        crops = _make_crops(competition, cache, places, out, config, budget)
+        for fold in range(config.folds):
+            _fit_fold(competition, folds, crops, fold, out, config, budget, weights)
+            finished += 1
+    except OutOfTime:
+        return FitResult(out, finished, config.folds, None)
+    return FitResult(out, finished, config.folds, _conclude(competition, folds, out, config))
+
+
+@dataclass(frozen=True, eq=False)
+class _Crops:
+    """Crops around located points, and around annotated ones where the two differ."""
+
+    located: CropSet
+    annotated: CropSet | None
+
+
+def _open(out: Path, config: GradeConfig) -> None:
+    path = out / CONFIG
+    if path.is_file():
+        before = asdict(load_config(path, GradeConfig))
+        changed = [name for name, value in asdict(config).items() if before[name] != value]
+        if changed:
+            raise InputError(
+                f"{path}: this run was begun with another {', '.join(changed)}; choose another --out folder"
+            )
+    save_config(path, config)
+
+
+def _make_crops(
+    competition: Competition,
+    cache: Path,
+    places: pd.DataFrame | None,
+    out: Path,
+    config: GradeConfig,
+    budget: Budget,
+) -> _Crops:
+    volumes = Cache(cache, "volumes")
+    marked = annotated_places(competition, cache)
+    annotated = to_points(marked)
+    print(f"Cropping the views of {len(competition.studies)} studies into {out}")
+    around_marks = cache_crops(volumes, annotated, annotated, out / "annotated", config, budget)
+    if places is None:
+        return _Crops(around_marks, None)
+    located = to_points(places[places["study_id"].astype(str).isin(competition.studies)])
+    return _Crops(cache_crops(volumes, located, annotated, out / "located", config, budget), around_marks)
+
+
+def _fit_fold(
+    competition: Competition,
+    folds: pd.DataFrame,
+    crops: _Crops,
+    fold: int,
+    out: Path,
+    config: GradeConfig,
+    budget: Budget,
+    weights: pd.DataFrame | None,
+) -> None:
+    predictions = out / f"fold-{fold}-predictions.csv"
+    if predictions.is_file():
+        return
+    budget.check()
+    labels = study_labels(competition.labels, weights)
+    held_out = set(folds.loc[folds["fold"] == fold, "study_id"])
+    known = [study for study in folds["study_id"] if study in crops.located]
+    inside = [study for study in known if study in held_out]
+    outside = [
+        study
+        for study in folds["study_id"]
+        if study not in held_out
+        and (study in crops.located or (crops.annotated is not None and study in crops.annotated))
+    ]
+    if not inside or not outside:
+        raise InputError(f"{out}: fold {fold} has no study with a located point to train or to judge on")
+    training = Samples(outside, labels, crops.located, crops.annotated, config.annotated_share)
+    rest = competition.labels[~competition.labels["study_id"].isin(held_out)]
+    prior = level_prior(rest, weighted=config.severity_weights)
+    network = train_fold(training, Samples(inside, labels, crops.located), prior, fold, out, config, budget)
+    table = to_rows(inside, predict_studies([network], inside, crops.located, config))
+    # Studies without any point keep the prior of the training part.
+    lost = competition.labels[competition.labels["study_id"].isin(held_out - set(inside))]
+    fallback = prior_predictions(weighted_prior(rest, smoothing=PRIOR_SMOOTHING), lost)
+    write_csv(predictions, pd.concat([table, fallback], ignore_index=True).assign(fold=fold))
+
+
+def to_rows(studies: list[str], probabilities: NDArray[np.float64]) -> pd.DataFrame:
+    """Return ``row_id, normal_mild, moderate, severe`` of ``[studies, 5 levels, 5 places, 3]``."""
+    probabilities = probabilities / probabilities.sum(axis=-1, keepdims=True)
+    at = [(LEVELS.index(of.level), PLACES.index(PLACE_OF_CONDITION[of.condition])) for of in TARGETS]
+    rows = [
+        (row_id(study, of.name), *probabilities[s, level, place].tolist())
+        for s, study in enumerate(studies)
+        for of, (level, place) in zip(TARGETS, at, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=["row_id", *SEVERITIES])
+
+
+def _conclude(competition: Competition, folds: pd.DataFrame, out: Path, config: GradeConfig) -> float | None:
+    """Write ``oof.csv`` over all labelled rows, print its score beside the prior's, and return it."""
+    parts = [pd.read_csv(out / f"fold-{fold}-predictions.csv") for fold in range(config.folds)]
+    everything = pd.concat(parts, ignore_index=True)
+    oof = competition.labels[["row_id"]].merge(everything, on="row_id", validate="1:1")
+    oof = oof[["row_id", "fold", *SEVERITIES]]
+    write_csv(out / "oof.csv", oof)
+    mine = score(oof, competition.labels)
+    prior = score(
+        prior_predictions(weighted_prior(competition.labels), competition.labels), competition.labels
+    )
+    for name, value in mine.parts.items():
+        print(f"{name:<20}{value:>10.4f}  prior {prior.parts[name]:.4f}")
+    if mine.total is not None and prior.total is not None:
+        print(f"{'total':<20}{mine.total:>10.4f}  prior {prior.total:.4f}")
+    return mine.total

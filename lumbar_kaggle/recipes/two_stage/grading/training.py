@@ -1,0 +1,184 @@
+"""Training one fold of the second stage with fastai, and predicting with its network."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+from fastai.callback import schedule as _schedule  # noqa: F401 — gives Learner its fit_one_cycle
+from fastai.data.core import DataLoaders
+from fastai.data.load import DataLoader
+from fastai.learner import Learner
+from fastai.torch_core import set_seed
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from lumbar_kaggle.budget import Budget
+from lumbar_kaggle.files import write_atomic, write_csv
+from lumbar_kaggle.folds import derive_seed
+from lumbar_kaggle.metric import weighted_prior
+from lumbar_kaggle.recipes.baseline.callbacks import ReportEpochs, SeedEpochs, WithinBudget
+from lumbar_kaggle.recipes.two_stage.grading.augment import cut, mirror, unpack
+from lumbar_kaggle.recipes.two_stage.grading.callbacks import (
+    Accumulate,
+    LastEpoch,
+    MixSamples,
+    MovingAverage,
+    PrepareBatch,
+)
+from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
+from lumbar_kaggle.recipes.two_stage.grading.cropping import CropSet
+from lumbar_kaggle.recipes.two_stage.grading.data import INPUTS, Labels, Samples
+from lumbar_kaggle.recipes.two_stage.grading.losses import GradeLoss
+from lumbar_kaggle.recipes.two_stage.grading.network import Grader
+from lumbar_kaggle.targets import LEVELS, SCORE_GROUPS, SEVERITIES, TARGET_NAMES, target
+
+PRIOR_SMOOTHING = 0.5
+"""Rows added per severity, so that one never seen at a level is not declared impossible."""
+
+
+def level_prior(labels: pd.DataFrame, *, weighted: bool) -> torch.Tensor:
+    """Return the prior ``[3 groups, 5 levels, 3]`` of `competition.Competition.labels`.
+
+    Args:
+        labels: of the training part.
+        weighted: with the score's weights 1, 2 and 4.
+    """
+    table = weighted_prior(labels, smoothing=PRIOR_SMOOTHING)
+    values = table.loc[list(TARGET_NAMES), list(SEVERITIES)].to_numpy(dtype=np.float64)
+    if not weighted:
+        values = values / np.array([1.0, 2.0, 4.0])
+    prior = np.zeros((len(SCORE_GROUPS), len(LEVELS), len(SEVERITIES)))
+    for name, row in zip(TARGET_NAMES, values, strict=True):
+        of = target(name)
+        prior[SCORE_GROUPS.index(of.score_group), LEVELS.index(of.level)] = row / row.sum()
+    return torch.from_numpy(prior)
+
+
+def train_fold(
+    training: Samples,
+    validation: Samples,
+    prior: torch.Tensor,
+    fold: int,
+    folder: Path,
+    config: GradeConfig,
+    budget: Budget,
+) -> Grader:
+    """Train one fold, or load it if that is done; killed at any moment, it goes on at the epoch it was in.
+
+    Args:
+        training, validation: levels of the fold's two parts.
+        prior: see `level_prior`.
+        fold: its number.
+        folder: run folder; the fold leaves ``fold-{k}.safetensors`` and ``fold-{k}-history.csv`` there.
+        config: what to train.
+        budget: `OutOfTime` ends the training between two batches.
+    """
+    file, checkpoint = folder / f"fold-{fold}.safetensors", folder / f"fold-{fold}.checkpoint.pt"
+    seed = derive_seed(config.seed, "grade", fold)
+    set_seed(seed)
+    network = Grader(config, prior)
+    if file.is_file():
+        network.load_state_dict(safetensors.torch.load_file(file))
+        return network
+    learner = make_learner(network, training, validation, folder, config)
+    with tqdm(total=config.epochs, unit="epoch", desc=f"train fold {fold + 1}/{config.folds}") as progress:
+
+        def tell(_epoch: int, figures: list[float]) -> None:
+            progress.set_postfix_str(f"train {figures[0]:.4f} valid {figures[1]:.4f}")
+            progress.update()
+
+        average = MovingAverage(config.ema) if config.ema else None
+        callbacks = [
+            LastEpoch(checkpoint, average),
+            SeedEpochs(seed),
+            ReportEpochs(tell),
+            WithinBudget(budget),
+        ]
+        callbacks += [average] if average is not None else []
+        with learner.no_bar(), learner.no_logging():
+            learner.fit_one_cycle(config.epochs, config.lr, wd=config.weight_decay, cbs=callbacks)
+    write_csv(folder / f"fold-{fold}-history.csv", _history(learner))
+    state = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
+    write_atomic(file, lambda path: safetensors.torch.save_file(state, path))
+    checkpoint.unlink(missing_ok=True)
+    return network
+
+
+def _history(learner: Learner) -> pd.DataFrame:
+    rows = [[float(value) for value in row] for row in learner.recorder.values]
+    return pd.DataFrame(rows, columns=["train_loss", "valid_loss"]).rename_axis("epoch").reset_index()
+
+
+def make_learner(
+    network: Grader, training: Samples, validation: Samples, folder: Path, config: GradeConfig
+) -> Learner:
+    """Return the fastai learner of one fold."""
+    batch = min(config.batch_size, len(training))
+    loaders = DataLoaders(
+        DataLoader(
+            training, bs=batch, shuffle=True, drop_last=True, n_inp=INPUTS, num_workers=config.workers
+        ),
+        DataLoader(validation, bs=batch, n_inp=INPUTS, num_workers=config.workers),
+    )
+    if torch.cuda.is_available():
+        loaders.cuda()
+    loss = GradeLoss(config)
+    callbacks = [PrepareBatch(config)]
+    if config.mixup:
+        callbacks.append(MixSamples(config.mixup, loss))
+    if config.accumulate > 1:
+        callbacks.append(Accumulate(batch * config.accumulate))
+    if config.channels_last:
+        network.to(memory_format=torch.channels_last)
+    learner = Learner(loaders, network, loss_func=loss, path=folder, model_dir=".", cbs=callbacks)
+    return learner.to_fp16() if config.mixed_precision and torch.cuda.is_available() else learner
+
+
+def predict_studies(
+    networks: Sequence[Grader],
+    studies: Sequence[str],
+    crops: CropSet,
+    config: GradeConfig,
+) -> NDArray[np.float64]:
+    """Return probabilities ``[studies, 5 levels, 5 places, 3]``: the mean over networks and mirror images.
+
+    Args:
+        networks: of one configuration.
+        studies: all of them in `crops`.
+        crops: around the points to grade at.
+        config: of the networks.
+    """
+    blank = Labels(np.full((5, 5), -1, np.int64), np.ones((5, 5), np.float32))
+    samples = Samples(studies, dict.fromkeys(studies, blank), crops)
+    parts = [
+        predict_batch(networks, batch, config) for batch in DataLoader(samples, bs=2 * config.batch_size)
+    ]
+    probabilities: NDArray[np.float64] = torch.cat(parts).double().numpy()
+    return probabilities.reshape(len(studies), len(LEVELS), -1, len(SEVERITIES))
+
+
+@torch.inference_mode()
+def predict_batch(
+    networks: Sequence[Grader], batch: tuple[torch.Tensor, ...], config: GradeConfig
+) -> torch.Tensor:
+    """Return probabilities ``[batch, 5, 3]`` of a batch as `data.Samples` gives it."""
+    device = next(networks[0].parameters()).device
+    plain = cut(*unpack(tuple(tensor.to(device) for tensor in batch)), config)
+    everyone = torch.ones(len(plain[0].level), dtype=torch.bool, device=device)
+    found = []
+    for network in networks:
+        network.eval()
+        found.append(network(*plain[0].flat()).logits.softmax(dim=2))
+        if config.flip_predictions:
+            flipped = network(*mirror(*plain, everyone)[0].flat()).logits.softmax(dim=2)
+            found.append(flipped[:, [0, 2, 1, 4, 3]])
+    return torch.stack(found).mean(dim=0).cpu()
+
+
+def describe(config: GradeConfig) -> dict[str, str]:
+    """Return the configuration as text, for the header of a weight file."""
+    return {name: str(value) for name, value in asdict(config).items()}
