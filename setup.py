@@ -40,9 +40,13 @@ setup(
         "jinja2>=3.1",
         "markupsafe>=2.1",
         "tqdm>=4.66",
-        "kaggle>=2.2",
+        # 2.2.4 pages outputs and asks for one version's status; older clients do neither.
+        "kaggle>=2.2.4",
         # kaggle 2.x imports six without declaring it.
         "six>=1.16",
+        # What the client is made of, and its scripts-to-notebooks converter.
+        "requests>=2.31",
+        "jupytext>=1.16",
     ],
     extras_require={
         "test": [
