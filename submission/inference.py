@@ -13,7 +13,7 @@ from pathlib import Path
 PACKAGE = ""
 BUNDLE = ""
 # The session's limit; half an hour of it is kept for a clean stop.
-HOURS = float(os.environ.get("LUMBAR_HOURS", "9"))
+HOURS = 9.0
 
 # %%
 INPUT = Path(os.environ.get("LUMBAR_INPUT", "/kaggle/input"))

@@ -13,7 +13,7 @@ from pathlib import Path
 # Filled in by `lumbar ship kernels`; empty takes any version.
 PACKAGE = ""
 # The session's limit; half an hour of it is kept for a clean stop.
-HOURS = float(os.environ.get("LUMBAR_HOURS", "12"))
+HOURS = 12.0
 
 # %%
 INPUT = Path(os.environ.get("LUMBAR_INPUT", "/kaggle/input"))

@@ -5,7 +5,6 @@
 # with its own output attached, it goes on where it stopped.
 
 # %%
-import json
 import os
 import sys
 from pathlib import Path
@@ -14,9 +13,9 @@ from pathlib import Path
 # Filled in by `lumbar ship kernels`; empty takes any version.
 PACKAGE = ""
 # The session's limit; half an hour of it is kept for a clean stop.
-HOURS = float(os.environ.get("LUMBAR_HOURS", "12"))
-# Settings of the baseline that differ from its defaults, by name: `lumbar train --help` lists them.
-SETTINGS = json.loads(os.environ.get("LUMBAR_SETTINGS", "{}"))
+HOURS = 12.0
+# Settings of the baseline that differ from its defaults, such as {"arch": "convnext_nano"}.
+SETTINGS = {}
 
 # %%
 INPUT = Path(os.environ.get("LUMBAR_INPUT", "/kaggle/input"))

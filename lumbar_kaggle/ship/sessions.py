@@ -1,6 +1,12 @@
-"""What the Kaggle kernels run: the same verbs as the command line, with paths found in the session."""
+"""What the Kaggle kernels run: the same verbs as the command line, with paths found in the session.
+
+Two environment variables change what a kernel does; a rehearsal sets them, a user may: ``LUMBAR_HOURS``,
+the session's limit, and ``LUMBAR_CONFIG``, settings by recipe: ``{"baseline": {"arch": "convnext_nano"}}``.
+"""
 
 import contextlib
+import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,7 +15,7 @@ from typing import Any
 
 from lumbar_kaggle.budget import Budget, OutOfTime
 from lumbar_kaggle.competition import read_competition
-from lumbar_kaggle.config import from_dict
+from lumbar_kaggle.config import Config, from_dict
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.inference import Outcome, predict
 from lumbar_kaggle.pages.report import write_report
@@ -31,8 +37,44 @@ RESUMABLE = "resumable: push this kernel again with its own output attached"
 """What a session says that ended before its work did."""
 
 
-def session_budget(hours: float) -> Budget:
-    """Return the budget of a session that Kaggle ends after `hours`."""
+def session_hours(default: float) -> float:
+    """Return the session's limit: ``LUMBAR_HOURS`` where it is set, `default` otherwise.
+
+    Raises:
+        InputError: ``LUMBAR_HOURS`` is not a number.
+    """
+    text = os.environ.get("LUMBAR_HOURS", "")
+    try:
+        return float(text) if text else default
+    except ValueError:
+        raise InputError(f"LUMBAR_HOURS is {text!r}; it must be a number of hours") from None
+
+
+def session_config(recipe: str, kind: type[Config], settings: Mapping[str, Any] | None = None) -> Config:
+    """Return a recipe's configuration: its defaults, changed by `settings`, changed by ``LUMBAR_CONFIG``.
+
+    Args:
+        recipe: the key in ``LUMBAR_CONFIG``, for example ``baseline``.
+        kind: the recipe's configuration class.
+        settings: where they differ from its defaults, by name.
+
+    Raises:
+        InputError: ``LUMBAR_CONFIG`` is not JSON of the form above, or a setting is unknown.
+    """
+    text = os.environ.get("LUMBAR_CONFIG", "") or "{}"
+    try:
+        every = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"LUMBAR_CONFIG is not JSON ({error}); give {{recipe: {{key: value}}}}") from None
+    values = every.get(recipe, {}) if isinstance(every, dict) else None
+    if not isinstance(values, dict):
+        raise InputError(f"LUMBAR_CONFIG is {text!r}; it must be of the form {{recipe: {{setting: value}}}}")
+    return from_dict({**(settings or {}), **values}, kind, "SETTINGS and LUMBAR_CONFIG")
+
+
+def session_budget(default: float) -> Budget:
+    """Return the budget of a session that Kaggle ends after `default` hours, or ``LUMBAR_HOURS``."""
+    hours = session_hours(default)
     return Budget(hours, reserve_minutes=min(SPARE_MINUTES, hours * 6))
 
 
@@ -41,7 +83,7 @@ def preprocess_session(working: Path, *, hours: float, package: str = "", inputs
 
     Args:
         working: the session's output folder; ``cache`` goes there.
-        hours: the session's limit.
+        hours: the session's limit, unless ``LUMBAR_HOURS`` gives another.
         package: fingerprint of the package that is meant; empty takes any.
         inputs: where the inputs are mounted.
 
@@ -73,7 +115,7 @@ def train_baseline_session(
 
     Args:
         working: the session's output folder; ``cache``, ``run``, ``bundle`` and ``report.html`` go there.
-        hours: the session's limit.
+        hours: the session's limit, unless ``LUMBAR_HOURS`` gives another.
         settings: of `BaselineConfig`, where they differ from its defaults.
         package: fingerprint of the package that is meant; empty takes any.
         inputs: where the inputs are mounted.
@@ -83,7 +125,7 @@ def train_baseline_session(
     """
     budget = session_budget(hours)
     check_package(package)
-    config = from_dict(dict(settings or {}), BaselineConfig, "SETTINGS")
+    config = session_config("baseline", BaselineConfig, settings)
     competition = find_competition(inputs)
     _take_up(working, inputs)
     config = _with_weights(config, working, inputs)
@@ -111,7 +153,7 @@ def inference_session(
 
     Args:
         working: the session's output folder.
-        hours: the session's limit.
+        hours: the session's limit, unless ``LUMBAR_HOURS`` gives another.
         bundle, package: fingerprints of what is meant; empty takes any.
         inputs: where the inputs are mounted.
 
