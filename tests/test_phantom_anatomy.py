@@ -1,4 +1,4 @@
-"""The phantom's patients: frequencies, visible severity, variety of series."""
+"""The phantom's patients: visible severity, variety of series."""
 
 import io
 from dataclasses import replace
@@ -10,9 +10,8 @@ import pytest
 from lumbar_kaggle.phantom.acquisition import Series
 from lumbar_kaggle.phantom.dicom import SYNTAXES, write_instance
 from lumbar_kaggle.phantom.patient import Patient, draw_patient
-from lumbar_kaggle.phantom.population import Grades, draw_grades, frequencies
+from lumbar_kaggle.phantom.population import Grades
 from lumbar_kaggle.phantom.rendering import Plane, Scene
-from lumbar_kaggle.phantom.settings import Reader
 from lumbar_kaggle.phantom.study import plan_study
 from lumbar_kaggle.phantom.tables import read_study
 from lumbar_kaggle.phantom.tissues import CONTRASTS, Weighting
@@ -106,33 +105,6 @@ def test_the_recess_fills_on_its_own_side(side: str, sign: int) -> None:
         other.append((far if sign > 0 else near).mean())
     assert np.all(np.diff(seen) < 0)
     assert np.ptp(other) < 0.3 * np.ptp(seen)
-
-
-def test_label_frequencies_are_the_real_ones() -> None:
-    count = 4000
-    labels = np.array(
-        [draw_grades(np.random.default_rng([1, k]), Reader()).labels.ravel() for k in range(count)]
-    )
-    shares = (labels[:, :, None] == np.arange(3)).mean(axis=0)
-    expected = frequencies()
-    error = np.sqrt(expected * (1 - expected) / count)
-    assert np.abs((shares - expected) / error).max() < 4.5
-
-
-def test_labels_hang_together_as_the_real_ones_do() -> None:
-    labels = np.array([draw_grades(np.random.default_rng([2, k]), Reader()).labels for k in range(4000)])
-    pooled = np.corrcoef(labels.transpose(1, 0, 2).reshape(5, -1))
-    wanted = {(0, 1): 0.278, (0, 2): 0.284, (0, 3): 0.57, (0, 4): 0.559, (1, 2): 0.438, (3, 4): 0.582,
-              (1, 3): 0.396, (2, 4): 0.433}  # fmt: skip
-    for pair, value in wanted.items():
-        assert pooled[pair] == pytest.approx(value, abs=0.05)
-    assert np.corrcoef(labels[:, 0, 2], labels[:, 0, 1])[0, 1] == pytest.approx(0.46, abs=0.08)
-
-
-def test_the_severity_is_what_the_label_reads() -> None:
-    grades = [draw_grades(np.random.default_rng([3, k]), Reader(noise=0.0)) for k in range(300)]
-    severity, labels = (np.array([getattr(one, name) for one in grades]) for name in ("severity", "labels"))
-    np.testing.assert_array_equal((severity > 1).astype(int) + (severity > 2), labels)
 
 
 def test_every_peculiarity_occurs() -> None:

@@ -30,8 +30,10 @@ MR_IMAGE, ENHANCED_MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.
 ROOT = "1.2.826.0.1.3680043.8.498."
 """Prefix of generated UIDs."""
 
+RESCALED = 0.4
+"""Share of the studies with a scanner's header that have the rescale attributes; they change nothing."""
+
 _TIMES = {Weighting.T1: (600.0, 10.0), Weighting.T2: (3600.0, 105.0), Weighting.STIR: (4200.0, 60.0)}  # ms
-_SCANNERS = (("Alpha Imaging", 1.5), ("Beta Medical", 1.5), ("Beta Medical", 3.0), ("Gamma Systems", 3.0))
 
 
 def write_instance(
@@ -44,10 +46,10 @@ def write_instance(
         pixels: ``[rows, columns]``, at most 12 bits (11 when the series is signed).
         study: whose slice it is.
         series: number of the series within the study, from 0.
-        instance: InstanceNumber, from 1.
+        instance: InstanceNumber, one of the series' `Series.numbers`.
     """
     acquisition = study.series[series]
-    plane = acquisition.planes[instance - 1]
+    plane = acquisition.planes[acquisition.numbers.index(instance)]
     dataset = Dataset()
     if study.standard:
         _standard_header(dataset, study, series, instance)
@@ -55,6 +57,8 @@ def write_instance(
         _competition_header(dataset, study, series, instance)
     _geometry(dataset, acquisition, plane, instance)
     _pixels(dataset, pixels, acquisition)
+    for name in acquisition.absent:
+        delattr(dataset, name)
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.MediaStorageSOPClassUID = UID(MR_IMAGE if study.standard else ENHANCED_MR_IMAGE)
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
@@ -78,14 +82,15 @@ def _competition_header(dataset: Dataset, study: Study, series: int, instance: i
 def _standard_header(dataset: Dataset, study: Study, series: int, instance: int) -> None:
     """Identifiers, sequence and scanner as a hospital's archive has them."""
     acquisition = study.series[series]
-    maker, field = _SCANNERS[int(study.rng(Part.HEADER, 1).integers(len(_SCANNERS)))]
-    repetition, echo = _TIMES[acquisition.weighting]
+    vendor = acquisition.machine.vendor
+    repetition, echo = _times(study, series)
     plane = "AX" if acquisition.kind == "axial_t2" else "SAG"
-    weighted = "STIR" if acquisition.weighting is Weighting.STIR else f"{acquisition.weighting.value} TSE"
+    weighting = acquisition.weighting.value
+    weighted = weighting if acquisition.weighting is Weighting.STIR else f"{weighting} {vendor.spin_echo}"
     dataset.SOPClassUID = MR_IMAGE
     dataset.SOPInstanceUID = _uid(study, "instance", series, instance)
     dataset.Modality = "MR"
-    dataset.Manufacturer = maker
+    dataset.Manufacturer = vendor.name
     dataset.SeriesDescription = f"{plane} {weighted}"
     dataset.PatientName = "PHANTOM"
     dataset.PatientID = f"P{study.study_id}"
@@ -96,11 +101,20 @@ def _standard_header(dataset: Dataset, study: Study, series: int, instance: int)
     dataset.EchoTime = echo
     if acquisition.weighting is Weighting.STIR:
         dataset.InversionTime = 160.0
-    dataset.MagneticFieldStrength = field
+    dataset.MagneticFieldStrength = acquisition.machine.tesla
     dataset.StudyInstanceUID = _uid(study, "study")
     dataset.SeriesInstanceUID = _uid(study, "series", series)
     dataset.SeriesNumber = series + 1
+    if study.rng(Part.HEADER, 2).random() < RESCALED:
+        dataset.RescaleIntercept, dataset.RescaleSlope, dataset.RescaleType = 0.0, 1.0, "US"
     dataset.FrameOfReferenceUID = _uid(study, "frame")
+
+
+def _times(study: Study, series: int) -> tuple[float, float]:
+    """Return the header's repetition and echo time of a series, ms."""
+    mean = np.array(_TIMES[study.series[series].weighting])
+    repetition, echo = mean * study.rng(Part.HEADER, 1, series).normal(1.0, 0.08, 2)
+    return round(float(repetition)), round(float(echo), 1)
 
 
 def _geometry(dataset: Dataset, acquisition: Series, plane: Plane, instance: int) -> None:
@@ -115,7 +129,7 @@ def _geometry(dataset: Dataset, acquisition: Series, plane: Plane, instance: int
 
 
 def _pixels(dataset: Dataset, pixels: NDArray[np.uint16], acquisition: Series) -> None:
-    low, high = np.percentile(pixels[::4, ::4], (1, 99))
+    low, high = np.percentile(pixels[::4, ::4], acquisition.machine.vendor.window_percentiles)
     dataset.SamplesPerPixel = 1
     dataset.PhotometricInterpretation = "MONOCHROME2"
     dataset.Rows, dataset.Columns = pixels.shape

@@ -1,16 +1,36 @@
-"""From brightness to stored pixels: coil, saturation band, point spread, noise, scale."""
+"""From brightness to stored pixels, as a scanner does it: coil, k-space, noise, interpolation, scale.
+
+A slice is rendered at the resolution at which it is acquired, which is coarser than the stored one.
+Noise is added there; the stored matrix comes from k-space filled up with zeros. So noise is correlated
+between stored pixels, and sharp edges ring, as in real images.
+"""
 
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import scipy.fft
 from numpy.typing import NDArray
 
 from lumbar_kaggle.phantom.acquisition import Series
+from lumbar_kaggle.phantom.artefacts import (
+    Artefacts,
+    add_replicas,
+    band_signal,
+    blank_border,
+    fold_over,
+    widened,
+)
+from lumbar_kaggle.phantom.coil import EVERY, Coil, draw_coil, enlarged, gains
 from lumbar_kaggle.phantom.rendering import Plane, Scene
 from lumbar_kaggle.phantom.settings import Scanners
 from lumbar_kaggle.phantom.shapes import Singles
 from lumbar_kaggle.phantom.tissues import Contrast, draw_contrast
+
+Complexes = NDArray[np.complex64]
+
+FAT_SHIFT_HZ = 145.0
+"""Between the resonances of fat and water, per tesla: 3.4 ppm of 42.58 MHz."""
 
 STORED_MAX, STORED_MAX_SIGNED = 4095, 2047  # 12 bits
 
@@ -21,60 +41,172 @@ class Setting:
 
     Attributes:
         contrast: the tissues' signals.
-        noise: standard deviation, brightness units.
-        bias: depth of the coil's fall-off.
-        blur: standard deviation of the point spread, pixels.
-        scale: stored value of brightness 1.
-        saturated: whether a band in front of the spine is darkened, as against breathing.
+        coil: what is received from where.
+        noise: standard deviation in each channel at the canal of L3/L4, as brightness there.
+        detail: mm of an acquired pixel, never below the stored one's.
+        phase_lines: part of the lines along the phase axis that is acquired.
+        fat_shift: mm down the columns by which fat appears beside its place.
+        smooth: part of the signal that the window takes at the rim of k-space.
+        sharpen: gain that the edge filter adds at the rim of k-space.
+        scale: stored value of brightness 1 where the coil is most sensitive.
+        tone: bend of the intensity scale: mid values are brighter (+) or darker (-).
+        artefacts: what goes wrong.
     """
 
     contrast: Contrast
+    coil: Coil
     noise: float
-    bias: float
-    blur: float
+    detail: float
+    phase_lines: float
+    fat_shift: float
+    smooth: float
+    sharpen: float
     scale: float
-    saturated: bool
+    tone: float
+    artefacts: Artefacts
 
 
 def draw_setting(rng: np.random.Generator, series: Series, scanners: Scanners) -> Setting:
-    """Draw one series' setting."""
-    limit = 0.9 * (STORED_MAX_SIGNED if series.signed else STORED_MAX)
+    """Draw one series' setting: its scanner's habits with this series' variation."""
+    limit = 0.95 * (STORED_MAX_SIGNED if series.signed else STORED_MAX)
+    vendor, artefacts = series.machine.vendor, series.artefacts
+    axial = series.kind == "axial_t2"
+    scale = min(limit, _between(rng, vendor.full_scale))
+    detail = float(rng.uniform(*(scanners.axial_detail_mm if axial else scanners.sagittal_detail_mm)))
+    # Fat is displaced along the axis that is not phase-encoded, to either side.
+    pixels = series.machine.tesla * FAT_SHIFT_HZ / _between(rng, scanners.bandwidth_hz)
+    side = rng.choice((-1.0, 1.0)) * (artefacts.phase_axis == 1)
     return Setting(
         contrast=draw_contrast(rng, series.weighting),
-        noise=float(rng.uniform(*scanners.noise)),
-        bias=float(rng.uniform(*scanners.bias)),
-        blur=float(rng.uniform(*scanners.blur_pixels)),
-        scale=float(min(limit, rng.uniform(*scanners.full_scale))),
-        saturated=bool(series.kind != "axial_t2" and rng.random() < 0.7),
+        coil=draw_coil(rng, vendor),
+        noise=_between(rng, scanners.noise),
+        detail=detail,
+        phase_lines=float(rng.uniform(*scanners.phase_lines)),
+        fat_shift=float(side * pixels * detail),
+        smooth=float(rng.uniform(*vendor.smooth)),
+        sharpen=float(rng.uniform(*vendor.sharpen)),
+        scale=limit * artefacts.clipped if artefacts.clipped else scale,
+        tone=float(rng.uniform(*scanners.tone)),
+        artefacts=artefacts,
     )
+
+
+def _between(rng: np.random.Generator, ends: tuple[float, float]) -> float:
+    """Draw between the ends, uniformly on a logarithmic scale."""
+    return float(np.exp(rng.uniform(*np.log(ends))))
 
 
 def take_image(
     scene: Scene, plane: Plane, thickness: float, setting: Setting, rng: np.random.Generator, *, limit: int
 ) -> NDArray[np.uint16]:
-    """Return the stored pixels ``[rows, columns]`` of one slice, 0 to `limit`."""
-    image = scene.render(plane, thickness, setting.contrast)
-    image *= _sensitivity(scene, plane, setting)
-    image = cv2.GaussianBlur(image, (5, 5), setting.blur).astype(np.float32)
-    # Magnitude of a complex signal with noise in both channels (Rician).
-    real = image + np.float32(setting.noise) * rng.standard_normal(image.shape, dtype=np.float32)
-    imaginary = np.float32(setting.noise) * rng.standard_normal(image.shape, dtype=np.float32)
-    magnitude = np.sqrt(real * real + imaginary * imaginary)
-    stored: NDArray[np.uint16] = np.clip(np.rint(magnitude * np.float32(setting.scale)), 0, limit).astype(
-        np.uint16
+    """Return the stored pixels ``[rows, columns]`` of one slice, 0 to `limit`.
+
+    Args:
+        scene: the patient.
+        plane: the middle of the slice, with the stored matrix.
+        thickness: mm.
+        setting: of the series.
+        rng: of the slice.
+        limit: highest value that may be stored.
+    """
+    acquired, extra = widened(acquired_plane(plane, setting.detail), setting.artefacts)
+    image = scene.render(acquired, thickness, setting.contrast, fat_shift=setting.fat_shift)
+    x, y, z = (
+        axis - np.float32(origin)
+        for axis, origin in zip(acquired.grid(EVERY), scene.patient.origin, strict=True)
     )
+    signal, noise = gains(setting.coil, x, y, z)
+    gain = enlarged(signal * band_signal(y, z, setting.artefacts), acquired.shape)
+    image *= gain
+    add_replicas(image, gain, (x, y), setting.artefacts, rng)
+    if setting.artefacts.blur:
+        image = cv2.GaussianBlur(image, (5, 5), setting.artefacts.blur).astype(np.float32, copy=False)
+    lines = fold_over(image, extra, setting.artefacts)
+    noise = fold_over(enlarged(noise, acquired.shape), extra, Artefacts(setting.artefacts.phase_axis))
+    channels = _with_noise(lines, np.float32(setting.noise) * noise, rng)
+    return _store(reconstruct(channels, plane.shape, setting), setting, limit)
+
+
+def acquired_plane(plane: Plane, detail: float) -> Plane:
+    """Return `plane` with a matrix of pixels of about `detail` mm, or its own where that is coarser.
+
+    The first pixel keeps its place and the matrix its period, as when k-space is filled up with zeros.
+    """
+    sizes = []
+    for size, spacing in zip(plane.shape, plane.spacing, strict=True):
+        wanted = scipy.fft.next_fast_len(max(16, round(size * spacing / detail)))
+        sizes.append(int(min(size, wanted)))
+    rows, columns = sizes
+    down, across = plane.spacing[0] * plane.shape[0] / rows, plane.spacing[1] * plane.shape[1] / columns
+    return Plane(plane.position, plane.orientation, (down, across), (rows, columns))
+
+
+def _with_noise(image: Singles, noise: Singles, rng: np.random.Generator) -> Complexes:
+    """Return the complex signal ``[rows, columns]`` with noise of the given deviation in both channels."""
+    drawn = rng.standard_normal((2, *image.shape), dtype=np.float32)
+    drawn *= noise
+    drawn[0] += image
+    channels = np.empty(image.shape, np.complex64)
+    channels.real, channels.imag = drawn
+    return channels
+
+
+def reconstruct(channels: Complexes, shape: tuple[int, int], setting: Setting) -> Singles:
+    """Return the magnitude ``[rows, columns]`` of size `shape` of a complex slice acquired more coarsely.
+
+    Args:
+        channels: ``[acquired rows, acquired columns]``; is overwritten.
+        shape: stored rows, columns.
+        setting: the filters, and which lines are left out.
+    """
+    spectrum = scipy.fft.fft2(channels, overwrite_x=True, workers=1)
+    for axis in (0, 1):
+        lines = setting.phase_lines if axis == setting.artefacts.phase_axis else 1.0
+        window = _window(spectrum.shape[axis], lines, setting)
+        # The inverse transform divides by the longer length.
+        window *= np.float32(shape[axis] / spectrum.shape[axis])
+        spectrum *= window[:, None] if axis == 0 else window
+    for axis in (0, 1):
+        spectrum = scipy.fft.ifft(_filled_up(spectrum, axis, shape[axis]), axis=axis, workers=1)
+    square = spectrum.real**2
+    square += spectrum.imag**2
+    magnitude: Singles = np.sqrt(square, out=square)
+    return magnitude
+
+
+def _window(size: int, lines: float, setting: Setting) -> Singles:
+    """Return ``[size]`` float32: what each frequency is multiplied by, in the order of a transform."""
+    frequency = np.abs(scipy.fft.fftfreq(size)) * 2 / lines  # 1 at the rim
+    rise = 0.5 - 0.5 * np.cos(np.pi * np.minimum(frequency, 1.0))
+    window = (1 - setting.smooth * rise) * (1 + setting.sharpen * rise)
+    window[frequency >= 1.0] = 0.0
+    singles: Singles = window.astype(np.float32)
+    return singles
+
+
+def _filled_up(spectrum: Complexes, axis: int, size: int) -> Complexes:
+    """Return the spectrum with zeros for the high frequencies along an axis, up to `size`."""
+    if spectrum.shape[axis] == size:
+        return spectrum
+    half = (spectrum.shape[axis] - 1) // 2
+    shape = list(spectrum.shape)
+    shape[axis] = size
+    filled = np.zeros(shape, np.complex64)
+    target, source = np.moveaxis(filled, axis, 0), np.moveaxis(spectrum, axis, 0)
+    target[: half + 1] = source[: half + 1]
+    target[-half:] = source[-half:]
+    return filled
+
+
+def _store(magnitude: Singles, setting: Setting, limit: int) -> NDArray[np.uint16]:
+    """Return whole numbers, 0 to `limit`; overwrites the magnitude."""
+    if setting.tone:
+        # Quadratic: 0 and 1 stay, a half moves by a quarter of the tone.
+        bend = np.float32(-setting.tone) * magnitude
+        bend += np.float32(1 + setting.tone)
+        magnitude *= bend
+    magnitude *= np.float32(setting.scale)
+    np.rint(magnitude, out=magnitude)
+    stored = np.clip(magnitude, 0, limit, out=magnitude).astype(np.uint16)
+    blank_border(stored, setting.artefacts)
     return stored
-
-
-def _sensitivity(scene: Scene, plane: Plane, setting: Setting) -> Singles:
-    """Return ``[rows, columns]``: strongest near the coil under the back, weaker in front and at the ends."""
-    every = 8
-    x, y, z = plane.grid(every)
-    x, y, z = (c - np.float32(o) for c, o in zip((x, y, z), scene.patient.origin, strict=True))
-    ahead = np.maximum(np.float32(45.0) - y, 0) * np.float32(1 / 100)
-    field = 1 / (1 + np.float32(setting.bias) * (ahead * ahead + (x / 150) ** 2 + (z / 160) ** 2))
-    if setting.saturated:
-        field *= np.float32(0.14) + np.float32(0.86) / (1 + np.exp(-(y + np.float32(80.0)) / 7))
-    rows, columns = plane.shape
-    resized: Singles = cv2.resize(field.astype(np.float32), (columns, rows), interpolation=cv2.INTER_LINEAR)
-    return resized

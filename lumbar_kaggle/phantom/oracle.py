@@ -1,35 +1,126 @@
-"""The best that can be known of a label before it is written: its probabilities given the true grades."""
+"""The best that can be known of a label before it is written: its probabilities given the true grades.
+
+The reader of `phantom.reader` is a known mixture of normal noise, shifts, swaps and gross errors, so that
+everything here is in closed form. Nobody who sees the images alone can predict better than the oracle, in
+expectation: the images show the grades, and the reader adds chance that no image shows.
+"""
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from lumbar_kaggle.phantom.population import Grades, thresholds
+from lumbar_kaggle.metric import PARTS
+from lumbar_kaggle.phantom.reader import confusions, frequencies, mixing, per_target, thresholds, total_noise
 from lumbar_kaggle.phantom.settings import Reader
-from lumbar_kaggle.targets import SEVERITIES, SEVERITY_WEIGHTS
+from lumbar_kaggle.targets import SCORE_GROUPS, SEVERITIES, SEVERITY_WEIGHTS, TARGETS
 
 Floats = NDArray[np.float64]
 
 ORACLE_COLUMNS = ("row_id", *SEVERITIES, *(f"reader_{name}" for name in SEVERITIES))
+"""Of ``oracle.csv``: what to submit, see `best_submission`; then the plain probabilities."""
+
+_WEIGHTS = np.asarray(SEVERITY_WEIGHTS)
+_LEAST = float(np.finfo(np.float64).eps)  # the metric clips there
 
 
-def reader_probabilities(grades: Grades, reader: Reader) -> Floats:
-    """Return ``[25, 3]`` probabilities of the labels given a patient's grades, in `targets.TARGETS` order."""
-    cuts = thresholds() * np.sqrt(1.0 + reader.noise**2)
-    below = ndtr((cuts - grades.latent.reshape(25, 1)) / reader.noise)
-    probabilities: Floats = np.diff(below, axis=1, prepend=0.0, append=1.0)
-    return probabilities
+def reader_probabilities(latent: Floats, reader: Reader) -> Floats:
+    """Return the probabilities of each label given the true grades of its study.
+
+    Args:
+        latent: ``[..., 5 conditions, 5 levels]`` latent grades; severities g say the same, up to their cap.
+        reader: who reads.
+
+    Returns:
+        ``[..., 25, 3]`` in the order of `targets.TARGETS`; rows sum to 1.
+    """
+    grades = _grade_probabilities(latent.reshape(*latent.shape[:-2], 25), total_noise(reader))
+    return _with_gross_errors(mixing(reader) @ grades, reader)
 
 
 def best_submission(probabilities: Floats) -> Floats:
     """Return what scores best in expectation when labels have the given probabilities.
 
     A label of severity k costs its sample weight times -log q of it, so the expected loss of a row is least
-    at q proportional to probability times weight.
+    at q proportional to probability times weight. For the any-severe term, which is read off the same rows
+    by a maximum, that is a reference and not a strict bound.
 
     Args:
         probabilities: ``[..., 3]``, rows sum to 1.
     """
-    weighted = probabilities * np.asarray(SEVERITY_WEIGHTS)
+    weighted = probabilities * _WEIGHTS
     submitted: Floats = weighted / weighted.sum(axis=-1, keepdims=True)
     return submitted
+
+
+def worst_canal_probabilities(latent: Floats, reader: Reader) -> Floats:
+    """Return the probabilities ``[n, 3]`` of a study's worst canal label given its true grades.
+
+    The five labels share the reader's leaning and the shift; given both they are independent. The
+    leaning is integrated by a Gauss-Hermite rule.
+
+    Args:
+        latent: ``[n, 5 conditions, 5 levels]`` latent grades.
+        reader: who reads.
+    """
+    nodes, weights = np.polynomial.hermite_e.hermegauss(40)
+    leaning = np.hypot(reader.strictness, reader.group_strictness[0])
+    cells = latent.reshape(-1, 25)
+    none, not_severe = np.zeros(len(cells)), np.zeros(len(cells))
+    for node, weight in zip(nodes, weights / weights.sum(), strict=True):
+        grades = _grade_probabilities(cells + leaning * node, per_target(reader.noise))
+        for way in confusions(reader):
+            canal = _with_gross_errors(way.source @ grades, reader)[:, :5]
+            none += weight * way.share * canal[..., 0].prod(axis=1)
+            not_severe += weight * way.share * canal[..., :2].sum(axis=2).prod(axis=1)
+    return np.stack([none, not_severe - none, 1.0 - not_severe], axis=1)
+
+
+def expected_score(latent: Floats, submitted: Floats, reader: Reader) -> dict[str, float]:
+    """Return what a submission scores in expectation: each part of `metric.PARTS`, and the ``total``.
+
+    Of each part it is the expected sum of weight times loss over the expected sum of weights, all rows being
+    labelled; over many studies that is the expectation of the score.
+
+    Args:
+        latent: ``[n, 5 conditions, 5 levels]`` latent grades.
+        submitted: ``[n, 25, 3]`` probabilities in the order of `targets.TARGETS`, rows sum to 1.
+        reader: who reads.
+    """
+    weighted = reader_probabilities(latent, reader) * _WEIGHTS
+    losses = (weighted * -np.log(np.clip(submitted, _LEAST, 1.0 - _LEAST))).sum(axis=2)
+    group = np.array([SCORE_GROUPS.index(target.score_group) for target in TARGETS])
+    parts = {
+        name: float(losses[:, group == number].sum() / weighted[:, group == number].sum())
+        for number, name in enumerate(SCORE_GROUPS)
+    }
+    worst = worst_canal_probabilities(latent, reader) * _WEIGHTS
+    severe = np.clip(submitted[:, group == 0, 2].max(axis=1), _LEAST, 1.0 - _LEAST)
+    loss = worst[:, 2] * -np.log(severe) + worst[:, :2].sum(axis=1) * -np.log1p(-severe)
+    parts["any_severe_spinal"] = float(loss.sum() / worst.sum())
+    return with_total(parts, PARTS)
+
+
+def with_total(parts: dict[str, float], names: Sequence[str]) -> dict[str, float]:
+    """Return the parts with their plain mean as ``total``."""
+    return parts | {"total": float(np.mean([parts[name] for name in names]))}
+
+
+def _grade_probabilities(cells: Floats, noise: Floats) -> Floats:
+    """Return ``[..., 25, 3]`` probabilities of what is read in the right cells, from latent ``[..., 25]``."""
+    # A reader without noise is the limit of a tiny one.
+    below = ndtr((thresholds() - cells[..., None]) / np.maximum(noise, 1e-12)[:, None])
+    probabilities: Floats = np.diff(below, axis=-1, prepend=0.0, append=1.0)
+    return probabilities
+
+
+def _with_gross_errors(mixed: Floats, reader: Reader) -> Floats:
+    """Return the labels' probabilities from those of the grades that stand for them.
+
+    A row that sums to less than 1 stands, for the rest, for a disc beyond the five, which is healthy.
+    """
+    mixed = np.concatenate([1.0 - mixed[..., 1:].sum(axis=-1, keepdims=True), mixed[..., 1:]], axis=-1)
+    gross = per_target(reader.gross)[:, None]
+    probabilities: Floats = (1.0 - gross) * mixed + gross * frequencies()
+    return probabilities

@@ -1,9 +1,9 @@
-"""The patients' 25 grades: drawn jointly, shaped like the real label table, read with noise.
+"""The patients' 25 grades: drawn jointly, so that the labels hang together as the real ones do.
 
-A study has 25 latent grades, standard normal, with the correlations of the real labels. Each becomes a
-continuous severity ``g >= 0`` that shapes the anatomy: below 1 is what a reader calls Normal/Mild, 1 to 2
-Moderate, above 2 Severe. The label is a noisy reading of the latent grade, with thresholds that give the
-real class frequencies. Frequencies and correlations are those of the competition's ``train.csv``.
+A study has 25 latent grades, standard normal and correlated. Each becomes a continuous severity ``g >= 0``
+that shapes the anatomy: below 1 is what a reader without noise calls Normal/Mild, 1 to 2 Moderate, above 2
+Severe. The latent correlations are found such that the labels, after all that the standard reader of
+`phantom.reader` does to them, have the correlations of the competition's ``train.csv``.
 """
 
 from dataclasses import dataclass
@@ -11,33 +11,14 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
 
+from lumbar_kaggle.phantom.reader import STANDARD, frequencies, label_correlation, read_grades, thresholds
 from lumbar_kaggle.phantom.settings import Reader
 from lumbar_kaggle.targets import CONDITIONS, LEVELS
 
 Floats = NDArray[np.float64]
 
-# Normal/Mild, Moderate, Severe of the 1,975 real studies, per level.
-COUNTS: dict[str, tuple[tuple[int, int, int], ...]] = {
-    "spinal_canal_stenosis": (
-        (1886, 67, 21), (1770, 151, 53), (1622, 230, 122), (1482, 237, 255), (1904, 51, 19),
-    ),
-    "left_neural_foraminal_narrowing": (
-        (1908, 63, 2), (1791, 171, 11), (1522, 411, 40), (1204, 629, 140), (1247, 520, 206),
-    ),
-    "right_neural_foraminal_narrowing": (
-        (1891, 63, 13), (1793, 168, 6), (1512, 414, 41), (1208, 629, 130), (1281, 496, 190),
-    ),
-    "left_subarticular_stenosis": (
-        (1690, 93, 28), (1555, 255, 83), (1324, 454, 194), (887, 624, 461), (1408, 409, 147),
-    ),
-    "right_subarticular_stenosis": (
-        (1680, 110, 24), (1577, 243, 73), (1322, 454, 197), (891, 622, 460), (1399, 396, 173),
-    ),
-}  # fmt: skip
-
-# Pearson correlations of the labels (0, 1, 2): a level and the next one below, within a condition.
+# Pearson correlations of the real labels (0, 1, 2), computed from public copies of the competition's tables.
 NEXT_LEVEL = {
     "spinal_canal_stenosis": (0.365, 0.460, 0.387, 0.186),
     "left_neural_foraminal_narrowing": (0.314, 0.438, 0.455, 0.379),
@@ -45,125 +26,124 @@ NEXT_LEVEL = {
     "left_subarticular_stenosis": (0.445, 0.547, 0.468, 0.330),
     "right_subarticular_stenosis": (0.391, 0.475, 0.472, 0.362),
 }
-# Left and right of one level.
-FORAMINAL_SIDES = (0.194, 0.284, 0.316, 0.382, 0.413)
-SUBARTICULAR_SIDES = (0.395, 0.515, 0.608, 0.570, 0.374)
-# Different conditions at one level. The real figures (0.565, 0.281, 0.415) pool all levels and so hold the
-# differences between levels too; these are the values within a level that bring the pooled ones about.
-CANAL_SUBARTICULAR = 0.58
-CANAL_FORAMINAL = 0.30
-SAME_SIDE = 0.37
-OTHER_SIDE = 0.28
+"""A level and the next one below, within a condition."""
+
+SIDES = {(1, 2): (0.194, 0.284, 0.316, 0.382, 0.413), (3, 4): (0.395, 0.515, 0.608, 0.570, 0.374)}
+"""Left and right at each level, by the indices of the two conditions."""
+
+POOLED = {(0, 1): 0.278, (0, 2): 0.284, (0, 3): 0.570, (0, 4): 0.559, (1, 3): 0.396, (2, 4): 0.433}
+"""Two conditions at the same level, all five levels taken together."""
+
+OPPOSITE = {(1, 4): 0.36, (2, 3): 0.36}
+"""The same for foramen and recess of opposite sides: no figure is known; a little less than on one side."""
+
+FAR = np.array([1.5, 0.2, 0.2, 0.2, 0.2])
+"""How much touch two levels lose with each further step between them, per condition; 1 is as much as with the
+first. No figure is known; these bring the shares of studies without any finding, and with a severe canal,
+near the real ones (12.9 and 18.5 %)."""
+
+CAP = 3.4
+"""Greatest g: what lies beyond looks the same."""
 
 
 @dataclass(frozen=True)
 class Grades:
-    """One patient's severities.
+    """One patient's grades.
 
     Attributes:
-        severity: ``[5 conditions, 5 levels]`` continuous g, 0 (none) to 3.4, in the order of
+        severity: ``[5 conditions, 5 levels]`` continuous g, 0 (none) to `CAP`, in the order of
             `targets.CONDITIONS` and `targets.LEVELS`.
         labels: ``[5, 5]`` the reader's 0, 1 or 2.
         latent: ``[5, 5]`` the latent grades, standard normal.
+        shifts: ``[3 score groups]`` how many levels too far down the discs lie that were read.
     """
 
     severity: Floats
     labels: NDArray[np.int64]
     latent: Floats
-
-
-def frequencies() -> Floats:
-    """Return ``[25, 3]`` shares of the severities among the labelled cells, in `targets.TARGETS` order."""
-    counts = np.array([row for condition in CONDITIONS for row in COUNTS[condition]], dtype=np.float64)
-    shares: Floats = counts / counts.sum(axis=1, keepdims=True)
-    return shares
-
-
-def thresholds() -> Floats:
-    """Return ``[25, 2]`` standard normal quantiles where Moderate and Severe begin."""
-    cuts: Floats = ndtri(np.cumsum(frequencies(), axis=1)[:, :2])
-    return cuts
+    shifts: tuple[int, ...] = (0, 0, 0)
 
 
 def draw_grades(rng: np.random.Generator, reader: Reader) -> Grades:
     """Draw one patient's grades and the reading of them."""
-    latent = _latent_factor(reader.noise) @ rng.standard_normal(25)
-    spread = np.sqrt(1.0 + reader.noise**2)
-    reading = (latent + reader.noise * rng.standard_normal(25)) / spread
-    labels = (reading[:, None] > thresholds()).sum(axis=1)
-    severity = _severity(latent, thresholds() * spread)
-    return Grades(severity.reshape(5, 5), labels.reshape(5, 5), latent.reshape(5, 5))
+    latent = (latent_factor() @ rng.standard_normal(25)).reshape(5, 5)
+    reading = read_grades(rng, latent, reader)
+    return Grades(severity_of(latent), reading.labels, latent, reading.shifts)
 
 
-def _severity(latent: Floats, cuts: Floats) -> Floats:
-    """Return g: 1 and 2 at the two cuts, straight between and above, fading to 0 below."""
-    position = (latent - cuts[:, 0]) / (cuts[:, 1] - cuts[:, 0])
+def severity_of(latent: Floats) -> Floats:
+    """Return g of latent grades ``[..., 5, 5]``: 1 and 2 at the thresholds, strictly rising to `CAP`.
+
+    It is straight between and above the thresholds; below the first it fades towards 0.
+    """
+    first, second = np.moveaxis(thresholds().reshape(5, 5, 2), -1, 0)
+    position = (latent - first) / (second - first)
     grown: Floats = np.where(position < 0, np.exp(np.minimum(position, 0.0)), 1.0 + position)
-    return np.minimum(grown, 3.4)
+    return np.minimum(grown, CAP)
 
 
-@lru_cache(maxsize=4)
-def _latent_factor(reader_noise: float) -> Floats:
-    """Return ``[25, 25]``, which turns independent normals into correlated latent grades."""
-    # Reading noise is independent between cells and so weakens the correlations of the labels.
-    wanted = _label_correlation() * (1.0 + reader_noise**2)
-    np.fill_diagonal(wanted, 1.0)
-    values, vectors = np.linalg.eigh(wanted)
-    root = vectors * np.sqrt(np.maximum(values, 1e-3))
-    factor: Floats = root / np.linalg.norm(root, axis=1, keepdims=True)
+@lru_cache(maxsize=1)
+def latent_factor() -> Floats:
+    """Return ``[25, 25]``, which turns independent normals into correlated latent grades.
+
+    The correlations within a level and from a level to the next are moved by what the labels lack of the
+    real figures, until nothing changes; the others follow from them.
+    """
+    within, step = np.full((5, 5, 5), 0.5), np.full((5, 4), 0.6)
+    within[:, np.arange(5), np.arange(5)] = 1.0
+    for _ in range(60):
+        factor = _factor(_assembled(within, step))
+        missing_within, missing_step = _missing(label_correlation(factor @ factor.T, STANDARD))
+        within = np.clip(within + missing_within, 0.02, 1.0)
+        step = np.clip(step + missing_step, 0.02, 1.0)
     return factor
 
 
-def _label_correlation() -> Floats:
-    """Return ``[25, 25]`` correlation of the readings before they are cut into classes."""
-    cuts = thresholds().reshape(5, 5, 2)
-    within = np.stack([_within_level(level, cuts[:, level]) for level in range(5)])
-    step = np.array(
-        [
-            [_latent(NEXT_LEVEL[name][k], cuts[c, k], cuts[c, k + 1]) for k in range(4)]
-            for c, name in enumerate(CONDITIONS)
-        ]
-    )
+def pooled_correlation(correlation: Floats, first: int, second: int) -> float:
+    """Return the correlation of two conditions' labels at the same level, over all levels together.
+
+    Args:
+        correlation: ``[25, 25]`` of the labels.
+        first, second: indices in `targets.CONDITIONS`.
+    """
+    mean = (frequencies() @ np.arange(3)).reshape(5, 5)
+    square = (frequencies() @ np.arange(3) ** 2).reshape(5, 5)
+    sd = np.sqrt(square - mean**2)
+    at_level = correlation.reshape(5, 5, 5, 5)[first, range(5), second, range(5)]
+    product = (at_level * sd[first] * sd[second] + mean[first] * mean[second]).mean()
+    pooled_mean = mean.mean(axis=1)
+    pooled_sd = np.sqrt(square.mean(axis=1) - pooled_mean**2)
+    covariance = product - pooled_mean[first] * pooled_mean[second]
+    return float(covariance / (pooled_sd[first] * pooled_sd[second]))
+
+
+def _missing(found: Floats) -> tuple[Floats, Floats]:
+    """Return wanted minus found label correlations: ``[5 levels, 5, 5]`` within, ``[5, 4]`` to the next."""
+    cells = found.reshape(5, 5, 5, 5)  # condition, level, condition, level
+    within = np.zeros((5, 5, 5))
+    for (a, b), wanted in SIDES.items():
+        within[:, a, b] = wanted - cells[a, range(5), b, range(5)]
+    for (a, b), pooled in (POOLED | OPPOSITE).items():
+        within[:, a, b] = pooled - pooled_correlation(found, a, b)
+    following = np.array([cells[c, range(4), c, range(1, 5)] for c in range(5)])
+    return within + within.transpose(0, 2, 1), np.array([NEXT_LEVEL[name] for name in CONDITIONS]) - following
+
+
+def _assembled(within: Floats, step: Floats) -> Floats:
+    """Return ``[25, 25]``, about a correlation matrix, from those within a level and from one to the next."""
     matrix = np.zeros((5, 5, 5, 5))  # condition, level, condition, level
     for i in range(len(LEVELS)):
         for j in range(len(LEVELS)):
-            path = np.prod(step[:, min(i, j) : max(i, j)], axis=1)
+            steps = abs(i - j)
+            reach = (1.0 + FAR * (steps - 1)) / steps if steps else 1.0
+            path = np.prod(step[:, min(i, j) : max(i, j)], axis=1) ** reach
             matrix[:, i, :, j] = np.sqrt(within[i] * within[j] * np.outer(path, path))
     return matrix.reshape(25, 25)
 
 
-def _within_level(level: int, cuts: Floats) -> Floats:
-    """Return ``[5, 5]`` correlation of the conditions' readings at one level."""
-    labels = np.full((5, 5), OTHER_SIDE)
-    labels[0, 1:3] = CANAL_FORAMINAL
-    labels[0, 3:] = CANAL_SUBARTICULAR
-    labels[1, 2] = FORAMINAL_SIDES[level]
-    labels[3, 4] = SUBARTICULAR_SIDES[level]
-    labels[1, 3] = labels[2, 4] = SAME_SIDE
-    matrix = np.eye(5)
-    for a in range(5):
-        for b in range(a + 1, 5):
-            matrix[a, b] = matrix[b, a] = _latent(float(labels[a, b]), cuts[a], cuts[b])
-    return matrix
-
-
-def _latent(label_correlation: float, first: Floats, second: Floats) -> float:
-    """Return the correlation of two normals whose classes 0, 1, 2 have the given Pearson correlation.
-
-    The covariance of the classes is the integral, over the correlation r, of the bivariate normal
-    density at each pair of cuts; it is tabulated over r and inverted.
-    """
-    r = np.linspace(0.0, 0.97, 195)
-    a, b = np.meshgrid(first, second)
-    a, b = a.ravel()[:, None], b.ravel()[:, None]
-    exponent = -(a * a - 2 * r * a * b + b * b) / (2 * (1 - r * r))
-    density = (np.exp(exponent) / (2 * np.pi * np.sqrt(1 - r * r))).sum(axis=0)
-    covariance = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2 * np.diff(r))])
-    return float(np.interp(label_correlation * _class_sd(first) * _class_sd(second), covariance, r))
-
-
-def _class_sd(cuts: Floats) -> float:
-    """Return the standard deviation of the class 0, 1, 2 of a standard normal cut twice."""
-    above = 1.0 - ndtr(cuts)
-    mean, square = above.sum(), above[0] + 3.0 * above[1]
-    return float(np.sqrt(square - mean**2))
+def _factor(matrix: Floats) -> Floats:
+    """Return a root of the correlation matrix nearest to `matrix`: no eigenvalue below 0, diagonal 1."""
+    values, vectors = np.linalg.eigh(matrix)
+    root = vectors * np.sqrt(np.maximum(values, 1e-3))
+    factor: Floats = root / np.linalg.norm(root, axis=1, keepdims=True)
+    return factor

@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 SUB_SLICES = (-1 / 3, 0.0, 1 / 3)
 """Planes that stand for the slice's thickness, as parts of it."""
 
-CORTEX_MM = 0.75
+CORTEX_MM = 0.55
 
 ROUGHNESS_MM = 0.35
 """Standard deviation by which the surfaces of bones are uneven."""

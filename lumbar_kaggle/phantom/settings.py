@@ -1,6 +1,9 @@
 """What may be turned: how often each defect occurs, and how the scanners vary."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from lumbar_kaggle.phantom.vendors import VENDORS, Vendor
 
 FORMAT = "phantom-1"
 """Version of the phantom; the same version, seed and index give the same bytes."""
@@ -10,57 +13,119 @@ SPLITS = ("train", "test")
 
 @dataclass(frozen=True)
 class Defects:
-    """Shares of studies (or of series) with each peculiarity of the real set.
+    """Shares of studies (or of series) with each peculiarity of the real set; `clean` has none.
 
-    Fields that end in ``_every`` are not drawn: one study of so many has the defect, so that a small
-    folder has it too.
+    Shares that are counts of the competition's tables or are known from its entrants' writings: number
+    of axial series, missing levels, extra and coronal series, order of the instances, gaps. The others
+    are estimates. Fields that end in ``_every`` are not drawn: one study of so many has the defect (0:
+    none), so that a folder of a few studies has it too; a deliberate exaggeration, as the real set lacks
+    three series in 1,975 studies.
     """
 
+    # The study
     missing_series_every: int = 32  # studies; one of the three series is absent
     two_sizes_every: int = 24  # studies; the axial series changes its matrix half-way
-    standard_headers: float = 0.15  # of studies: Modality, valid UIDs, echo times
+    standard_headers: float = 0.15  # of studies: Modality, valid UIDs, echo times; real: hardly any
     inversion_recovery: float = 0.15  # of studies: STIR in place of T2
-    two_axial_series: float = 0.15  # of studies: an upper and a lower axial series
-    tilted_axial: float = 0.5  # of studies: one short stack per disc, along the disc
-    axial_below_first_level: float = 0.083  # of studies: no axial slice at L1/L2
-    axial_below_second_level: float = 0.042  # of studies: nor at L2/L3
-    duplicate_position: float = 0.05  # of series: the last slice was taken twice
-    reversed_order: float = 0.4  # of series: instances run left to right, or foot to head
+    extra_sagittal_t1: float = 0.0035  # of studies
+    coronal_as_axial: float = 0.0005  # of studies: a coronal series among the axial ones
+    axial_series: tuple[float, ...] = (0.830, 0.155, 0.0142, 0.0008)  # of studies: 1, 2, 3, 4 series
+    # Levels that no axial series covers: shares of studies
+    axial_below_first_level: float = 0.083  # L1/L2 is missing,
+    axial_below_second_level: float = 0.0415  # and L2/L3,
+    axial_below_fourth_level: float = 0.0015  # and all but L5/S1
+    axial_above_last_level: float = 0.0055  # L5/S1 is missing
+    # The series
+    tilted_axial: float = 0.5  # of axial series: one short stack per disc, along the disc
+    block_axial: float = 0.1  # of axial series: two stacks, each through some levels
+    double_axial: float = 0.08  # of axial series: a straight stack and one stack per disc
+    duplicate_position: float = 0.03  # of series: a slice was taken twice
+    sagittal_reversed: float = 0.36  # of studies: the instances run from left to right
+    axial_reversed: float = 0.125  # of series: the instances run from foot to head
+    interleaved: float = 0.01  # of series: every second slice first
+    instance_gaps: float = 0.0  # of series: an instance number is left out; real: 0.0013
     signed_pixels: float = 0.06  # of series, when not compressed by a JPEG
+    absent_tags: float = 0.04  # of series: some tags that say nothing of the place are absent
+    # The images: shares of series
+    saturation: float = 0.6  # sagittal: a band in front of the spine without signal; axial: a third as often
+    wrap: float = 0.035  # anatomy beyond the field comes in on the other side
+    motion: float = 0.1  # the breathing front leaves replicas, and edges are blurred
+    flow: float = 0.25  # the great vessels leave replicas
+    clipped: float = 0.03  # the brightest fat exceeds the range
+    mask: float = 0.04  # nothing outside a circle or a frame
+    padding: float = 0.04  # a narrower field, filled up with zeros
     syntaxes: tuple[tuple[str, float], ...] = (
-        ("rle", 0.72),
+        ("rle", 0.78),
         ("explicit", 0.10),
-        ("jpeg_lossless", 0.06),
-        ("jpeg_ls", 0.06),
-        ("jpeg_2000", 0.06),
+        ("jpeg_lossless", 0.05),
+        ("jpeg_ls", 0.04),
+        ("jpeg_2000", 0.03),
     )
+
+    @classmethod
+    def clean(cls) -> "Defects":
+        """Return no defect at all: three series, all levels, one size, the usual order, RLE or plain."""
+        off: dict[str, Any] = {field.name: 0 for field in fields(cls) if field.type in (int, float)}
+        off["tilted_axial"] = cls.tilted_axial  # both are proper ways to scan
+        return replace(cls(), **off, axial_series=(1.0,), syntaxes=(("rle", 0.8), ("explicit", 0.2)))
 
 
 @dataclass(frozen=True)
 class Scanners:
-    """Ranges that the acquisitions are drawn from; pairs are lowest and highest."""
+    """What the acquisitions are drawn from; pairs are lowest and highest unless they say mean and spread."""
 
-    sagittal_sizes: tuple[int, ...] = (256, 320, 320, 384)  # pixels
-    sagittal_field_mm: tuple[float, float] = (270.0, 320.0)
-    sagittal_slices: tuple[int, int] = (11, 17)
-    sagittal_step_mm: tuple[float, float] = (4.4, 5.2)
-    sagittal_shift: float = 0.04  # of the field; standard deviation of where the spine lies in it
-    axial_sizes: tuple[int, ...] = (256, 320, 320)
-    axial_field_mm: tuple[float, float] = (180.0, 220.0)
-    axial_step_mm: tuple[float, float] = (4.4, 5.4)
-    axial_slices_per_disc: tuple[int, int] = (4, 6)
-    gap_share: tuple[float, float] = (0.08, 0.2)  # of the step that lies between two slices
-    noise: tuple[float, float] = (0.012, 0.035)  # standard deviation, of the brightest tissue
-    bias: tuple[float, float] = (0.1, 0.4)  # depth of the coil's fall-off
-    blur_pixels: tuple[float, float] = (0.5, 0.8)  # standard deviation of the point spread
-    full_scale: tuple[float, float] = (500.0, 1900.0)  # stored value of the brightest tissue
+    vendors: tuple[Vendor, ...] = VENDORS
+    # Pixels of square matrices that take the place of the makers' own; none: theirs.
+    sagittal_sizes: tuple[int, ...] = ()
+    axial_sizes: tuple[int, ...] = ()
+    # The planes. Fields are the longer side; their lengths follow from the labels' distances as parts of the
+    # image (0.442 from L1/L2 to L5/S1, 0.094 between the recesses).
+    sagittal_field_mm: tuple[float, float] = (284.0, 24.0)  # mean, standard deviation
+    sagittal_spacing_mm: tuple[float, float] = (0.27, 1.18)
+    sagittal_slices: tuple[int, int] = (8, 38)
+    sagittal_slices_usual: tuple[float, float] = (16.5, 3.0)  # mean, standard deviation
+    sagittal_steps_mm: tuple[tuple[float, float], ...] = (
+        *((3.3, 0.05), (3.6, 0.04), (3.85, 0.04), (4.0, 0.20), (4.4, 0.38), (4.5, 0.10)),
+        *((4.8, 0.08), (5.0, 0.06), (5.2, 0.02), (5.5, 0.02), (6.0, 0.01)),
+    )
+    sagittal_half_width_mm: float = 31.0  # at least this far from the middle slice's plane to the outer ones
+    sagittal_shift: float = 0.045  # of the field; standard deviation of where the spine lies in it
+    axial_field_mm: tuple[float, float] = (196.0, 25.0)  # mean, standard deviation
+    axial_spacing_mm: tuple[float, float] = (0.2, 1.1)
+    axial_steps_mm: tuple[tuple[float, float], ...] = (
+        *((1.0, 0.003), (2.0, 0.003), (3.0, 0.03), (3.3, 0.04), (3.6, 0.02), (4.0, 0.14), (4.2, 0.04)),
+        *((4.4, 0.32), (4.5, 0.08), (4.8, 0.08), (5.0, 0.10), (5.5, 0.07), (6.0, 0.05), (7.0, 0.02)),
+    )
+    axial_margin_mm: tuple[float, float] = (11.0, 26.0)  # of a straight stack beyond its outer levels
+    axial_slices_per_disc: tuple[int, int] = (4, 8)
+    axial_shift: tuple[float, float] = (0.018, 0.04)  # of the field; standard deviations, across and down
+    gap_share: tuple[float, float] = (0.0, 0.2)  # of the step that lies between two slices
+    # The images
+    sagittal_detail_mm: tuple[float, float] = (0.7, 1.1)  # size of the acquired pixel, never below the stored
+    axial_detail_mm: tuple[float, float] = (0.5, 0.8)
+    phase_lines: tuple[float, float] = (0.6, 1.0)  # part of the phase-encoding lines that is acquired
+    bandwidth_hz: tuple[float, float] = (150.0, 500.0)  # of one pixel; logarithmic
+    noise: tuple[float, float] = (0.006, 0.07)  # standard deviation at the spine, brightness; logarithmic
+    tone: tuple[float, float] = (-0.2, 0.2)  # bend of the intensity scale
 
 
 @dataclass(frozen=True)
 class Reader:
-    """The simulated radiologist who fills the tables."""
+    """The simulated radiologist who fills the tables; what `phantom.reader` does with it is said there.
 
-    noise: float = 0.35  # standard deviation of a reading, in units of the latent grade
+    Fields with three values have one for each of `targets.SCORE_GROUPS`. Standard deviations are in units of
+    the latent grade. They are set so that the oracle scores a little better than the best published
+    ensembles (0.249, 0.464, 0.524 out of fold). The oracle's disagreements are those of an ensemble too: the
+    published shares of labels that contradict one by more than 0.85 are 1.6, 3.0 and 4.2 %, and hold
+    borderline readings, so that about half of each is put down to gross errors.
+    """
+
+    strictness: float = 0.12  # standard deviation of a leaning shared by all readings of a study
+    group_strictness: tuple[float, ...] = (0.08, 0.22, 0.18)  # of a further one shared by a score group
+    noise: tuple[float, ...] = (0.23, 0.50, 0.41)  # of what differs from cell to cell
+    off_by_one: float = 0.0074  # of score groups of studies; an entrant dropped 364 of 49,375 cells for it
+    swapped: float = 0.005  # of paired score groups of studies; assumed, no source gives a rate
+    gross: tuple[float, ...] = (0.008, 0.015, 0.021)  # of cells: the label has nothing to do with the disc
     missing_label: float = 0.001  # of cells, beside those whose series is absent
     missing_coordinate: float = 0.0035  # of labelled cells
     point_jitter_px: float = 1.0  # standard deviation, each axis

@@ -15,6 +15,7 @@ from lumbar_kaggle.tables import COORDINATE_COLUMNS, SERIES_COLUMNS
 from lumbar_kaggle.targets import (
     LEVELS,
     SAMPLE_ORDER,
+    SCORE_GROUPS,
     SERIES_DESCRIPTIONS,
     SEVERITIES,
     SEVERITY_WORDS,
@@ -27,6 +28,8 @@ from lumbar_kaggle.targets import (
 )
 
 Floats = NDArray[np.float64]
+
+NO_SHIFTS = (0, 0, 0)
 
 KIND_OF_GROUP = {"spinal": "sagittal_t2", "foraminal": "sagittal_t1", "subarticular": "axial_t2"}
 """Series kind in which the points of each score group lie."""
@@ -52,9 +55,9 @@ class Rows:
     oracle: tuple[tuple[str | float, ...], ...]
 
 
-def true_point(study: Study, target: Target) -> Floats:
-    """Return LPS mm ``[3]`` of the place that a target's label points at."""
-    level = LEVELS.index(target.level)
+def true_point(study: Study, target: Target, shift: int = 0) -> Floats:
+    """Return LPS mm ``[3]`` of the place that a target's label points at, or the one `shift` levels below."""
+    level = LEVELS.index(target.level) + shift
     if target.side is None:
         return study.spine.place(study.spine.level_at(level), (0.0, 0.0, 0.0))
     sign = 1.0 if target.side == "left" else -1.0
@@ -67,17 +70,18 @@ def read_study(study: Study, reader: Reader = Reader()) -> Rows:  # noqa: B008
     rng = study.rng(Part.READER)
     labels: list[int | str | None] = [study.study_id]
     coordinates = []
-    slices = _choose_slices(study)
+    scanned, slices = _choose_slices(study, NO_SHIFTS), _choose_slices(study, study.grades.shifts)
     for target, severity in zip(TARGETS, study.grades.labels.ravel(), strict=True):
         # Draw for every cell, so that no cell's outcome shifts the next one's.
         lost, unmarked, turn = rng.random(3)
         jitter = rng.normal(0.0, reader.point_jitter_px, 2)
-        chosen = slices.get(target)
-        if chosen is None or lost < reader.missing_label:
+        if target not in scanned or lost < reader.missing_label:
             labels.append(None)
             continue
         labels.append(SEVERITY_WORDS[severity])
-        if unmarked >= reader.missing_coordinate:
+        # Who reads the disc beside may have no slice of it to mark.
+        chosen = slices.get(target)
+        if chosen is not None and unmarked >= reader.missing_coordinate:
             aside = (1 if turn < reader.neighbour_slice / 2 else -1) if turn < reader.neighbour_slice else 0
             coordinates.append(_mark(study, target, chosen, aside, jitter))
     descriptions = {kind: words for words, kind in SERIES_DESCRIPTIONS.items()}
@@ -90,7 +94,7 @@ def read_study(study: Study, reader: Reader = Reader()) -> Rows:  # noqa: B008
 
 def _oracle(study: Study, reader: Reader) -> tuple[tuple[str | float, ...], ...]:
     """Return the study's rows of `ORACLE_COLUMNS`."""
-    plain = reader_probabilities(study.grades, reader)
+    plain = reader_probabilities(study.grades.latent, reader)
     # Ten decimals: the same bytes on every machine, and still a sum of 1.
     values = np.round(np.hstack([best_submission(plain), plain]), 10)
     return tuple(
@@ -99,12 +103,15 @@ def _oracle(study: Study, reader: Reader) -> tuple[tuple[str | float, ...], ...]
     )
 
 
-def _choose_slices(study: Study) -> dict[Target, tuple[int, int]]:
-    """Return series and plane (indices) that show each target best; targets out of reach are left out."""
+def _choose_slices(study: Study, shifts: tuple[int, ...]) -> dict[Target, tuple[int, int]]:
+    """Return series and plane (indices) that show each target best; targets out of reach are left out.
+
+    The targets of each score group are those so many levels further down as `shifts` says.
+    """
     chosen = {}
-    for group, kind in KIND_OF_GROUP.items():
+    for (group, kind), shift in zip(KIND_OF_GROUP.items(), shifts, strict=True):
         targets = [target for target in TARGETS if target.score_group == group]
-        points = np.array([true_point(study, target) for target in targets])
+        points = np.array([true_point(study, target, shift) for target in targets])
         places = [
             (s, k)
             for s, series in enumerate(study.series)
@@ -131,7 +138,8 @@ def _mark(
 ) -> tuple[int | str | float, ...]:
     """Return the row of `COORDINATE_COLUMNS` for a target, on the chosen slice or the one beside it."""
     s, k = chosen
-    series, point = study.series[s], true_point(study, target)
+    shift = study.grades.shifts[SCORE_GROUPS.index(target.score_group)]
+    series, point = study.series[s], true_point(study, target, shift)
     if aside and 0 <= k + aside < len(series.planes):
         beside = series.planes[k + aside]
         k += aside if abs((point - beside.position) @ beside.normal) < 2 * IN_REACH_MM else 0
