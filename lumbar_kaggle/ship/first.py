@@ -29,7 +29,7 @@ def write_first_submission(competition: Path, out: Path, inputs: Path | None = N
     """
     if out.is_file():
         return
-    Submission(out, find_studies(competition).studies, _prior(inputs)).write()
+    Submission(out, find_studies(competition, strict=False).studies, _prior(inputs)).write()
     print(f"{out}: complete, with the prior in every row")
 
 
