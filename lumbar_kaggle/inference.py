@@ -86,6 +86,8 @@ def predict(root: Path, bundle: Path, out: Path, budget: Budget, *, strict: bool
     """
     manifest = read_manifest(bundle)
     competition = find_studies(root, strict=strict)
+    for fault in competition.faults:
+        print(f"{fault}; the row is left out" if fault.serious else fault)
     studies = _studies(competition)
     sources = {study.study_id: _fingerprint(study) for study in studies}
     submission = Submission(out, competition.studies, manifest.prior_table())

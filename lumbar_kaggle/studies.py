@@ -85,14 +85,8 @@ def find_studies(root: Path, *, strict: bool = True) -> Competition:
         InputError: there is no such folder, no study in it, or a serious fault in its tables.
     """
     if (root / "test_series_descriptions.csv").is_file():
-        if strict:
-            return read_competition(root, "test")
-        competition = read_split(root, "test")
         # A scoring run's hidden tables may be odd; the sound rows are graded, and the rest gets the prior.
-        for fault in competition.faults:
-            if fault.serious:
-                print(f"{fault}; the row is left out")
-        return competition
+        return read_competition(root, "test") if strict else read_split(root, "test")
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give a competition folder or a folder of studies")
     images = root / "test_images" if (root / "test_images").is_dir() else root

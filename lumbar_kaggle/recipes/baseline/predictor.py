@@ -153,6 +153,8 @@ def study_slice(study: Study) -> tuple[NDArray[np.uint8], dict[str, object]]:
 
 def _try_picture(study: Study) -> tuple[NDArray[np.uint8] | None, str]:
     try:
-        return square(study_slice(study)[0]), ""
+        image, facts = study_slice(study)
     except UnreadableSeries as error:
         return None, str(error)
+    left_out = f"{facts['skipped']} files of series {facts['series_id']} are no usable slices"
+    return square(image), left_out if facts["skipped"] else ""
