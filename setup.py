@@ -40,8 +40,9 @@ setup(
         "jinja2>=3.1",
         "markupsafe>=2.1",
         "tqdm>=4.66",
-        # 2.2.4 pages outputs and asks for one version's status; older clients do neither.
+        # The oldest client that the tests drive, and the oldest kagglesdk that asks for one version of a kernel.
         "kaggle>=2.2.4",
+        "kagglesdk>=0.1.37",
         # kaggle 2.x imports six without declaring it.
         "six>=1.16",
         # What the client is made of, and its scripts-to-notebooks converter.

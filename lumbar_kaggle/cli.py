@@ -15,6 +15,7 @@ from lumbar_kaggle.config import add_options, from_options
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.pretraining.config import PretrainConfig
 from lumbar_kaggle.recipes.baseline.config import BaselineConfig
+from lumbar_kaggle.ship.command import add_actions
 
 Verb = Callable[[argparse.Namespace], int]
 
@@ -182,6 +183,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--folder", type=Path, default=Path("demo"), help="where everything goes (default: demo)"
     )
+
+    text = "send datasets and kernels to Kaggle, follow them, fetch outputs, submit"
+    add_actions(verbs.add_parser("ship", help=text, description=text))
 
     sub = add("phantom", _phantom, "write a competition folder of synthetic patients")
     sub.add_argument("folder", type=Path, nargs="?", help="folder to write (default with --set: phantom-SET)")

@@ -1,10 +1,15 @@
 """What the package consists of on Kaggle: its files, and the fingerprint that tells versions apart."""
 
+import re
 from pathlib import Path
 
+from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import digest, sha256_file
 
 PACKAGE_FOLDER = Path(__file__).parents[1]
+
+_SECRETS = re.compile(rb'KGAT_[A-Za-z0-9]{16,}|"key"\s*:\s*"[0-9a-f]{32}"')
+"""The shapes of Kaggle's access tokens and of the key in kaggle.json."""
 
 _SUFFIXES = {".py", ".html", ".css", ".js", ".svg", ".jinja", ".j2", ".typed"}
 
@@ -24,6 +29,22 @@ def package_files(folder: Path = PACKAGE_FOLDER) -> dict[str, str]:
 def package_fingerprint(folder: Path = PACKAGE_FOLDER) -> str:
     """Return 16 hexadecimal digits that identify the package's source."""
     return digest(package_files(folder))
+
+
+def has_secret(content: bytes) -> bool:
+    """Whether a file holds what looks like a Kaggle credential."""
+    return _SECRETS.search(content) is not None
+
+
+def check_no_secrets(folder: Path = PACKAGE_FOLDER) -> None:
+    """Look through the package before it goes up.
+
+    Raises:
+        InputError: a file holds a credential.
+    """
+    for name in package_files(folder):
+        if has_secret((folder / name).read_bytes()):
+            raise InputError(f"{folder / name}: holds a Kaggle credential; remove it before anything is sent")
 
 
 def _hidden(path: Path, folder: Path) -> bool:

@@ -15,7 +15,7 @@ from lumbar_kaggle import __version__
 from lumbar_kaggle.bundle import MANIFEST, read_manifest
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import digest, read_json, sha256_file, write_atomic, write_json
-from lumbar_kaggle.ship.contents import PACKAGE_FOLDER, package_files, package_fingerprint
+from lumbar_kaggle.ship.contents import PACKAGE_FOLDER, check_no_secrets, package_files, package_fingerprint
 from lumbar_kaggle.ship.kernels import MODELS, OWNER, PACKAGE
 
 DATASET_METADATA = "dataset-metadata.json"
@@ -61,6 +61,7 @@ def build_package(root: Path, out: Path, owner: str) -> BuiltDataset:
     Raises:
         InputError: the template is missing.
     """
+    check_no_secrets()
     folder = out / "datasets" / PACKAGE
     files = package_files()
     archive, fingerprint = folder / "lumbar_kaggle.zip", package_fingerprint()
@@ -101,8 +102,8 @@ def build_models(
     names = sorted(path.name for path in folder.glob("pretrained-*.safetensors")) + sorted(bundles)
     if not names:
         return None
-    hashes = {name: sha256_file(folder / name) for name in names}
-    return _finish(root, folder, owner, digest(hashes), {"files": hashes, "bundles": bundles}, names)
+    fingerprint = digest({name: sha256_file(folder / name) for name in names})
+    return _finish(root, folder, owner, fingerprint, {"bundles": bundles}, names)
 
 
 def built_bundle(out: Path) -> str:
@@ -126,7 +127,9 @@ def _finish(
     root: Path, folder: Path, owner: str, fingerprint: str, content: Mapping[str, Any], names: list[str]
 ) -> BuiltDataset:
     """Write manifest and metadata beside the files named."""
-    manifest = {"name": folder.name, "version": __version__, "fingerprint": fingerprint, **content}
+    sent = {name: sha256_file(folder / name) for name in names}
+    head = {"name": folder.name, "version": __version__, "fingerprint": fingerprint}
+    manifest = {**head, "sent": sent, **content}
     if not manifest_path(folder).is_file() or read_json(manifest_path(folder)) != manifest:
         write_json(manifest_path(folder), manifest)
     metadata = read_json(root / "datasets" / folder.name / DATASET_METADATA)

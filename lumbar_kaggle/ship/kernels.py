@@ -4,6 +4,7 @@ Limits of slugs and titles, the machine's name and the meaning of each key are t
 (`kaggle kernels push`, version 2.2) and of Kaggle's documentation of kernel-metadata.json.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,12 @@ def find_kernel(name: str) -> Kernel:
 
 
 def kernel_metadata(
-    kernel: Kernel, owner: str = OWNER, *, resume: bool = False, docker_image: str = ""
+    kernel: Kernel,
+    owner: str = OWNER,
+    *,
+    resume: bool = False,
+    docker_image: str = "",
+    slugs: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Return the content of ``kernel-metadata.json``.
 
@@ -98,7 +104,9 @@ def kernel_metadata(
         owner: the user's name on Kaggle.
         resume: attach the kernel's own earlier output, so that it goes on from there.
         docker_image: one of Kaggle's images, to pin the libraries; empty for the latest.
+        slugs: by kernel name, where Kaggle gave another than was asked for.
     """
+    given = slugs or {}
     sources = (*kernel.kernels, *((kernel.name,) if resume else ()))
     content: dict[str, Any] = {
         "id": f"{owner}/{kernel.slug}",
@@ -112,7 +120,7 @@ def kernel_metadata(
         "enable_internet": False,
         "dataset_sources": [f"{owner}/{slug}" for slug in kernel.datasets],
         "competition_sources": [COMPETITION],
-        "kernel_sources": [f"{owner}/lumbar-{name}" for name in sources],
+        "kernel_sources": [f"{owner}/{given.get(name, find_kernel(name).slug)}" for name in sources],
         "model_sources": [],
     }
     if kernel.gpu:
