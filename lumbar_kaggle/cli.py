@@ -16,6 +16,7 @@ from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.pretraining.config import PretrainConfig
 from lumbar_kaggle.recipes.baseline.config import BaselineConfig
 from lumbar_kaggle.ship.command import add_actions
+from lumbar_kaggle.ship.rehearsal.settings import RehearsalSettings
 
 Verb = Callable[[argparse.Namespace], int]
 
@@ -166,6 +167,13 @@ def _demo(args: argparse.Namespace) -> int:
     return 0
 
 
+def _rehearse(args: argparse.Namespace) -> int:
+    from lumbar_kaggle.ship.rehearsal.rehearse import rehearse
+
+    print(f"Transcript: {rehearse(args.folder, from_options(args, RehearsalSettings))}")
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lumbar",
@@ -287,6 +295,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("study", help="identifier of the study")
     sub.add_argument("--bundle", type=Path, required=True, help="bundle of lumbar export")
     sub.add_argument("--out", type=Path, default=Path("study.html"), help="page to write")
+
+    sub = add("rehearse", _rehearse, "play the whole chain on this machine as Kaggle would, offline")
+    sub.add_argument(
+        "--folder", type=Path, default=Path("rehearsal"), help="where everything goes (default: rehearsal)"
+    )
+    _add_settings(sub, RehearsalSettings)
     return parser
 
 
