@@ -63,12 +63,12 @@ setup(
             "papermill>=2.6",
         ],
         # `lumbar rehearse` runs the notebooks as Kaggle does.
-        "rehearsal": ["papermill>=2.6", "ipykernel>=6.29"],
+        "rehearsal": ["papermill>=2.6", "ipykernel>=6.29", "jupytext>=1.16"],
         # What Kaggle's image holds, as far as it is known: the Dockerfile's base of May 2026 (torch, pandas,
         # numpy and their like as in Colab's freeze of that day; fastcore below 2, which breaks that fastai).
         "image": [
             "fastai==2.8.7",
-            "fastcore>=1.12,<2",
+            "fastcore>=1.12,<1.13",
             "torch==2.10.0",
             "torchvision==0.25.0",
             "timm==1.0.26",
@@ -79,6 +79,8 @@ setup(
             "opencv-python-headless==4.13.0.92",
             "pillow==11.3.0",
             "pydicom==3.0.*",
+            # Decodes there what pydicom cannot: the image has no codec plug-ins.
+            "SimpleITK>=2.5",
         ],
     },
     entry_points={"console_scripts": ["lumbar=lumbar_kaggle.cli:main"]},
