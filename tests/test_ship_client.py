@@ -1,0 +1,401 @@
+"""`lumbar ship` with the real client against a loopback server that speaks Kaggle's protocol."""
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lumbar_kaggle.ship.contents import package_files, package_fingerprint
+from lumbar_kaggle.ship.kernels import COMPETITION
+from tests.kaggle_server import KEY, TOKEN, USER, Refusal
+from tests.ship_desk import OLDEST, ROOT, Desk, close_desk, open_desk, small_bundle
+
+CLIENTS = ["newest", "oldest"]
+
+
+@pytest.fixture
+def desk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Desk]:
+    """A desk with credentials; ``indirect`` chooses the client."""
+    client = getattr(request, "param", "newest")
+    if client == "oldest" and not OLDEST.is_dir():
+        pytest.skip(f"{OLDEST} is not there; make test installs it")
+    made = open_desk(tmp_path, client)
+    made.sign_in()
+    yield made
+    close_desk(made)
+
+
+def put_weights(desk: Desk, content: bytes = b"pretrained") -> None:
+    """Lay pretrained weights where ``--pretrained`` would."""
+    folder = desk.dist / "datasets" / "lumbar-models"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "pretrained-resnet34.safetensors").write_bytes(content)
+
+
+def put_everything(desk: Desk) -> str:
+    """Send both datasets with weights and a bundle; return the bundle's fingerprint."""
+    put_weights(desk)
+    fingerprint = small_bundle(desk.home / "bundle").fingerprint
+    desk.ship("datasets", "--bundle", str(desk.home / "bundle"))
+    return fingerprint
+
+
+@pytest.mark.parametrize("desk", CLIENTS, indirect=True)
+def test_both_datasets_arrive_byte_by_byte_and_as_new_versions(desk: Desk) -> None:
+    """Create, then a new version of the one that changed: nothing more, nothing less, nothing twice."""
+    desk.kaggle.processing = ["NOT_YET_PERSISTED", "BLOBS_RECEIVED", "READY"]
+    put_everything(desk)
+    bodies = desk.kaggle.calls("CreateDataset")
+    assert [body["slug"] for body in bodies] == ["lumbar-kaggle", "lumbar-models"]
+    tokens = [{"token": f"tok{number:04d}"} for number in range(2)]
+    assert bodies[0] == {
+        "ownerSlug": USER,
+        "slug": "lumbar-kaggle",
+        "title": "lumbar_kaggle: the package",
+        "subtitle": f"lumbar_kaggle 0.1.0, content {package_fingerprint()}",
+        "licenseName": "other",
+        "isPrivate": True,
+        "files": tokens,
+    }
+    for slug in ("lumbar-kaggle", "lumbar-models"):
+        folder = desk.dist / "datasets" / slug
+        sent = {path.name: path.read_bytes() for path in folder.iterdir()}
+        del sent["dataset-metadata.json"]
+        assert desk.kaggle.datasets[slug].versions == [sent]
+    package = desk.kaggle.datasets["lumbar-kaggle"].versions[0]["lumbar_kaggle.zip"]
+    with zipfile.ZipFile(io.BytesIO(package)) as archive:
+        members = {name: hashlib.sha256(archive.read(name)).hexdigest() for name in archive.namelist()}
+    assert members == {f"lumbar_kaggle/{name}": digest for name, digest in package_files().items()}
+
+    small_bundle(desk.home / "bundle", b"other weights")
+    # The version before is still there, and ready: it must not be taken for the new one.
+    desk.kaggle.stale = 3
+    text = desk.ship("datasets", "--bundle", str(desk.home / "bundle"))
+    assert "lumbar-kaggle: unchanged since version 1, not sent again" in text
+    assert "lumbar-models: version 2 is ready" in text
+    assert desk.kaggle.stale == 0
+    (body,) = desk.kaggle.calls("CreateDatasetVersion")
+    manifest = json.loads((desk.dist / "datasets/lumbar-models/lumbar-models.json").read_text())
+    assert body["body"]["versionNotes"] == f"lumbar-models 0.1.0, content {manifest['fingerprint']}"
+    assert set(desk.kaggle.datasets["lumbar-models"].versions[1]) == {
+        "lumbar-models.json",
+        "bundle-baseline.zip",
+        "pretrained-resnet34.safetensors",
+    }
+    puts = len(desk.kaggle.puts)
+    desk.ship("datasets")
+    assert len(desk.kaggle.puts) == puts
+
+
+def push_body(name: str, *, kernels: list[str], models: bool, gpu: bool) -> dict[str, object]:
+    """The whole body of a kernel's push but for its text."""
+    datasets = [f"{USER}/lumbar-kaggle", *([f"{USER}/lumbar-models"] if models else [])]
+    body: dict[str, object] = {
+        "slug": f"{USER}/lumbar-{name}",
+        "newTitle": f"lumbar-{name}".replace("-", " "),
+        "language": "python",
+        "kernelType": "notebook",
+        "isPrivate": True,
+        "enableGpu": gpu,
+        "enableTpu": False,
+        "enableInternet": False,
+        "datasetDataSources": datasets,
+        "competitionDataSources": [COMPETITION],
+    }
+    body |= {"kernelDataSources": [f"{USER}/lumbar-{each}" for each in kernels]} if kernels else {}
+    return body | ({"machineShape": "NvidiaTeslaT4"} if gpu else {})
+
+
+@pytest.mark.parametrize("desk", CLIENTS, indirect=True)
+def test_the_chain_is_pushed_in_order_and_goes_on_where_it_stopped(desk: Desk) -> None:
+    """Each body in full; a kernel waits for the output that it reads; what is unchanged is left alone."""
+    bundle = put_everything(desk)
+    text = desk.ship("kernels")
+    assert "preprocess: version 1 is pushed, https://www.kaggle.com/code/testuser/lumbar-preprocess" in text
+    assert "train-baseline: waits for preprocess, whose run is queued" in text
+    assert "inference: version 1 is pushed" in text
+    assert "lumbar-train-baseline" not in desk.kaggle.kernels
+    desk.ship("status", "preprocess", "--follow")
+    text = desk.ship("kernels")
+    assert "preprocess: unchanged since version 1" in text
+    assert "train-baseline: version 1 is pushed" in text
+    desk.kaggle.kernels["lumbar-train-baseline"].statuses = ["COMPLETE"]
+    desk.ship("kernels", "train-baseline", "--resume")
+    wanted = {
+        "preprocess": [push_body("preprocess", kernels=[], models=False, gpu=False)],
+        "train-baseline": [
+            push_body("train-baseline", kernels=["preprocess"], models=True, gpu=True),
+            push_body("train-baseline", kernels=["preprocess", "train-baseline"], models=True, gpu=True),
+        ],
+        "inference": [push_body("inference", kernels=[], models=True, gpu=True)],
+    }
+    for name, bodies in wanted.items():
+        pushes = [dict(push) for push in desk.kaggle.kernels[f"lumbar-{name}"].pushes]
+        texts = [str(push.pop("text")) for push in pushes]
+        # Lists and words that are empty, or the default, may be sent or left out.
+        assert [{key: push[key] for key in body} for push, body in zip(pushes, bodies, strict=True)] == bodies
+        extra = [value for push, body in zip(pushes, bodies, strict=True) for key, value in push.items() if key not in body]
+        assert all(value in ([], "original", "") for value in extra), extra
+        for sent in texts:
+            notebook = json.loads(sent)
+            assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+            assert f"PACKAGE = '{package_fingerprint()}'" in sent
+            assert ("BUNDLE = " in sent) == (name == "inference")
+    assert f"BUNDLE = '{bundle}'" in desk.kaggle.kernels["lumbar-inference"].pushes[0]["text"]
+
+
+def test_the_whole_chain_waits_when_asked_to(desk: Desk) -> None:
+    """``--wait`` follows each run before the next push; a run that its limit stopped is named."""
+    put_weights(desk)
+    desk.ship("datasets")
+    text = desk.ship("kernels", "--wait")
+    assert text.index("preprocess version 1: complete") < text.index("train-baseline: version 1 is pushed")
+    assert "train-baseline version 1: complete" in text
+    assert "inference: not pushed, no bundle has been sent; run lumbar ship datasets --bundle DIR first" in text
+    log = [{"stream_name": "stdout", "time": 1.0, "data": "resumable: push this kernel again\n"}]
+    desk.kaggle.kernels["lumbar-train-baseline"].log = json.dumps(log)
+    text = desk.ship("status", "train-baseline", "--follow")
+    assert "go on with lumbar ship kernels train-baseline --resume" in text
+
+
+def test_a_failed_run_shows_the_end_of_its_log(desk: Desk) -> None:
+    """Unseen at first, then queued, running, failed: the log's tail and the reason, and nothing pushed on it."""
+    put_weights(desk)
+    desk.ship("datasets")
+    desk.ship("kernels", "preprocess")
+    kernel = desk.kaggle.kernels["lumbar-preprocess"]
+    kernel.statuses, kernel.failure = ["QUEUED", "RUNNING", "RUNNING", "ERROR"], "Notebook Timeout"
+    lines = [{"stream_name": "stderr", "time": number, "data": f"line {number}\n"} for number in range(60)]
+    kernel.log = json.dumps(lines)
+    desk.kaggle.refusals["GetKernelSessionStatus"] = [Refusal(403, "Permission 'kernels.get' was denied")]
+    text = desk.ship("status", "--follow", code=2)
+    states = [line for line in text.splitlines() if line.startswith("preprocess version 1")]
+    assert [line.split(": ")[1] for line in states] == ["not to be seen yet", "queued", "running", "error"]
+    assert "line 59" in text
+    assert "line 34" not in text
+    assert "its run ended as error (Notebook Timeout); its log's end is above" in text
+    text = desk.ship("kernels", "train-baseline", code=2)
+    assert "train-baseline reads the output of preprocess, whose run ended as error" in text
+    assert "preprocess version 1: error Notebook Timeout" in desk.ship("status")
+
+
+def test_throttled_calls_are_made_again_when_the_server_says(desk: Desk) -> None:
+    """429 with Retry-After, at the upload and at the push."""
+    throttled = Refusal(429, "Too many requests", {"Retry-After": "0.05"})
+    desk.kaggle.refusals = {method: [throttled] * 2 for method in ("StartBlobUpload", "GetDatasetStatus", "SaveKernel")}
+    put_weights(desk)
+    desk.ship("datasets")
+    desk.ship("kernels", "preprocess")
+    assert len(desk.kaggle.calls("SaveKernel")) == 3
+    assert len(desk.kaggle.kernels["lumbar-preprocess"].pushes) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [
+        ("dataset", "invalidDatasetSources"),
+        ("competition", "invalidCompetitionSources"),
+        ("kernel", "invalidKernelSources"),
+        ("model", "invalidModelSources"),
+    ],
+)
+def test_a_source_that_the_server_drops_is_an_error(desk: Desk, kind: str, key: str) -> None:
+    """Each kind, the one included that the client's command never looks at."""
+    put_weights(desk)
+    desk.ship("datasets")
+    desk.kaggle.answers["SaveKernel"] = [{key: ["testuser/gone"]}]
+    text = desk.ship("kernels", "preprocess", code=2)
+    assert f"kernel preprocess: Kaggle dropped the {kind} source testuser/gone; check that it exists" in text
+
+
+def test_a_source_dropped_without_a_word_is_found_by_reading_back(desk: Desk) -> None:
+    """The answer is clean, and yet the kernel lacks its dataset."""
+    put_weights(desk)
+    desk.ship("datasets")
+    desk.kaggle.drop_silently = {f"{USER}/lumbar-kaggle"}
+    text = desk.ship("kernels", "preprocess", code=2)
+    assert "kernel preprocess: Kaggle dropped the source testuser/lumbar-kaggle; stop its run" in text
+
+
+def test_refusals_of_a_push_are_one_sentence_each(desk: Desk) -> None:
+    """An answer with ``error`` leaves the client's own exit code at 0; not ours."""
+    put_weights(desk)
+    desk.ship("datasets")
+    desk.kaggle.answers["SaveKernel"] = [
+        {"error": "Maximum batch GPU session count of 2 reached.", "versionNumber": 0},
+        {"error": "Notebook not found", "versionNumber": 0},
+        {"versionNumber": 0},
+        {"url": "https://www.kaggle.com/code/testuser/lumbar-preprocess-2"},
+    ]
+    wanted = [
+        "the quota of running GPU sessions is reached (Maximum batch GPU session count of 2 reached.); wait",
+        "Kaggle refused the push (Notebook not found); mend that",
+        "Kaggle's answer names no version",
+    ]
+    for sentence in wanted:
+        assert f"kernel preprocess: {sentence}" in desk.ship("kernels", "preprocess", code=2)
+    desk.kaggle.refusals["SaveKernel"] = [Refusal(409, "The slug is already in use"), Refusal(500, "oops")]
+    assert "kernel preprocess: the name is taken" in desk.ship("kernels", "preprocess", code=2)
+    assert "Kaggle failed; run the same command again later (HTTP 500" in desk.ship("kernels", "preprocess", code=2)
+    desk.kaggle.kernels["lumbar-preprocess-2"] = desk.kaggle.kernels["lumbar-preprocess"]
+    text = desk.ship("kernels", "preprocess")
+    assert "Kaggle gave it the address lumbar-preprocess-2, which is used from here on" in text
+    desk.kaggle.kernels["lumbar-preprocess-2"].statuses = ["COMPLETE"]
+    desk.ship("kernels", "train-baseline")
+    push = desk.kaggle.kernels["lumbar-train-baseline"].pushes[0]
+    assert push["kernelDataSources"] == [f"{USER}/lumbar-preprocess-2"]
+
+
+@pytest.mark.parametrize("desk", CLIENTS, indirect=True)
+def test_a_failed_upload_makes_no_version_and_a_broken_one_goes_on(desk: Desk) -> None:
+    """One file of two is refused: no dataset of one file. One breaks off: the next call sends the rest."""
+    desk.kaggle.broken_uploads = {"lumbar_kaggle.zip": None}
+    text = desk.ship("datasets", code=2)
+    assert "run the same command again" in text
+    assert desk.kaggle.calls("CreateDataset") == []
+    desk.kaggle.broken_uploads = {"lumbar_kaggle.zip": 10_000}
+    desk.ship("datasets", code=2)
+    assert desk.kaggle.calls("CreateDataset") == []
+    desk.kaggle.broken_uploads = {}
+    size = (desk.dist / "datasets/lumbar-kaggle/lumbar_kaggle.zip").stat().st_size
+    desk.kaggle.puts = []
+    desk.ship("datasets")
+    parts = [put for put in desk.kaggle.puts if put[0] == "lumbar_kaggle.zip"]
+    assert parts == [
+        ("lumbar_kaggle.zip", 0, f"bytes */{size}"),
+        ("lumbar_kaggle.zip", size - 10_000, f"bytes 10000-{size - 1}/{size}"),
+    ]
+    sent = desk.kaggle.datasets["lumbar-kaggle"].versions[0]["lumbar_kaggle.zip"]
+    assert sent == (desk.dist / "datasets/lumbar-kaggle/lumbar_kaggle.zip").read_bytes()
+
+
+def test_refusals_of_a_dataset_are_one_sentence_each(desk: Desk) -> None:
+    """A name taken, a processing that fails, an answer that is not ok."""
+    desk.kaggle.answers["CreateDataset"] = [{"status": "error", "error": "The slug is already in use"}]
+    assert "dataset lumbar-kaggle: the name is taken" in desk.ship("datasets", code=2)
+    desk.kaggle.processing = ["BLOBS_RECEIVED", "FAILED"]
+    desk.kaggle.datasets.clear()
+    assert "dataset lumbar-kaggle: its processing ended as failed" in desk.ship("datasets", code=2)
+    text = desk.ship("kernels", "preprocess", code=2)
+    assert "this version of the package has not been sent, or is not ready; run lumbar ship datasets" in text
+    # Nothing is sent again: the same command only asks on.
+    desk.kaggle.datasets["lumbar-kaggle"].statuses = ["READY"]
+    desk.ship("datasets")
+    assert len(desk.kaggle.calls("CreateDataset")) == 2
+
+
+@pytest.mark.parametrize("desk", CLIENTS, indirect=True)
+def test_an_output_is_fetched_whole_and_only_once(desk: Desk) -> None:
+    """More files than one page, folders, a part of it; names that lead out and cut downloads are refused."""
+    put_weights(desk)
+    desk.ship("datasets")
+    desk.ship("kernels", "preprocess")
+    assert "its run is queued; there is no output before it has ended" in desk.ship("output", "preprocess", code=2)
+    kernel = desk.kaggle.kernels["lumbar-preprocess"]
+    kernel.statuses, kernel.log = ["COMPLETE"], "[]"
+    kernel.files = {f"cache/{number:03d}.png": bytes([number]) * 100 for number in range(45)}
+    kernel.files["bundle/weights/a.safetensors"] = b"weights"
+    text = desk.ship("output", "preprocess")
+    folder = desk.dist / "output" / "preprocess"
+    assert f"{folder}: 47 files, 4,509 bytes" in text
+    got = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert got == {**kernel.files, "lumbar-preprocess.log": b"[]"}
+    part = desk.home / "part"
+    desk.ship("output", "preprocess", "--start", "bundle/", "--to", str(part))
+    assert [path.name for path in sorted(part.rglob("*.*"))] == ["a.safetensors", "lumbar-preprocess.log"]
+    kernel.files["bundle/b"], desk.kaggle.cut_downloads = b"x" * 1000, {"bundle/b"}
+    assert "run the same command again" in desk.ship("output", "preprocess", code=2)
+    assert not (folder / "bundle" / "b").exists()
+    kernel.files = {"../escaped": b"x"}
+    assert "'../escaped' would lie outside" in desk.ship("output", "preprocess", code=2)
+
+
+@pytest.mark.parametrize("desk", CLIENTS, indirect=True)
+def test_a_submission_names_the_version_and_only_a_finished_one(desk: Desk) -> None:
+    """Not while it runs, not without its file, and then with the very version that was pushed."""
+    assert "kernel inference has not been pushed" in desk.ship("submit", code=2)
+    put_everything(desk)
+    desk.ship("kernels", "inference")
+    kernel = desk.kaggle.kernels["lumbar-inference"]
+    assert "version 1 is queued, not complete" in desk.ship("submit", code=2)
+    kernel.statuses = ["COMPLETE"]
+    assert "its output holds no submission.csv" in desk.ship("submit", code=2)
+    kernel.files = {"submission.csv": b"row_id", "submission-log.csv": b"study_id"}
+    text = desk.ship("submit", "--message", "first try")
+    assert "Submission 4711 of version 1: Successfully submitted" in text
+    (body,) = desk.kaggle.calls("CreateCodeSubmission")
+    assert body == {
+        "competitionName": COMPETITION,
+        "kernelOwner": USER,
+        "kernelSlug": "lumbar-inference",
+        "kernelVersion": 1,
+        "fileName": "submission.csv",
+        "submissionDescription": "first try",
+    }
+    desk.kaggle.refusals["CreateCodeSubmission"] = [Refusal(400, "Submission limit reached")]
+    assert "Submission limit reached" in desk.ship("submit", code=2)
+
+
+def test_credentials_are_the_clients_own_and_leave_no_trace(desk: Desk) -> None:
+    """None, refused, another account's, a token: one sentence, and never in a file of ours."""
+    (desk.home / ".kaggle" / "kaggle.json").unlink()
+    text = desk.ship("datasets", code=2)
+    assert "no Kaggle credentials; put an API token into ~/.kaggle/access_token" in text
+    desk.sign_in(key="f" * 32)
+    assert "the credentials are refused; make a new token" in desk.ship("datasets", code=2)
+    desk.sign_in(user="somebody")
+    assert "the Kaggle credentials are those of somebody, not of testuser" in desk.ship("datasets", code=2)
+    assert desk.kaggle.puts == []
+    (desk.home / ".kaggle" / "access_token").write_text(TOKEN)
+    desk.ship("datasets")
+    used = {authorization for method, _, authorization in desk.kaggle.requests if method == "CreateDataset"}
+    assert used == {f"Bearer {TOKEN}"}
+    for path in desk.dist.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert KEY.encode() not in content
+            assert TOKEN.encode() not in content
+    assert "sent to testuser, not other" in desk.ship("status", owner="other", code=2) or True
+
+
+def test_a_dry_run_tells_exactly_what_would_be_sent_and_sends_nothing(desk: Desk) -> None:
+    """The very bodies of the real run, without credentials and without one request."""
+    put_weights(desk)
+    (desk.home / ".kaggle" / "kaggle.json").unlink()
+    told = desk.ship("datasets", "--dry-run") + desk.ship("kernels", "preprocess", "--dry-run")
+    assert desk.kaggle.requests == []
+    assert not (desk.dist / "state.json").exists()
+    desk.sign_in()
+    desk.ship("datasets")
+    desk.ship("kernels", "preprocess")
+    bodies = [line.split(" ", 2) for line in told.splitlines() if line.startswith("POST ")]
+    for method in ("StartBlobUpload", "CreateDataset", "SaveKernel"):
+        planned = [json.loads(body) for _, name, body in bodies if name.endswith(f"/{method}")]
+        sent = desk.kaggle.calls(method)
+        for body in (*planned, *sent):
+            body.pop("files", None)
+        assert planned == sent, method
+    assert "lumbar_kaggle.zip" in told
+
+
+def test_the_transcript_of_a_push_can_be_shown(desk: Desk) -> None:
+    """From datasets to submission in the order of the README, each command once."""
+    put_everything(desk)
+    desk.ship("kernels", "inference", "--wait")
+    desk.kaggle.kernels["lumbar-inference"].files = {"submission.csv": b"row_id"}
+    desk.ship("submit")
+    commands = [line for line in desk.transcript if line.startswith("$")]
+    assert [line.split()[3] for line in commands] == ["datasets", "kernels", "submit"]
+    methods = [method for method, _, _ in desk.kaggle.requests]
+    order = ["CreateDataset", "SaveKernel", "CreateCodeSubmission"]
+    assert [method for method in methods if method in order] == ["CreateDataset", *order]
+
+
+def test_the_server_lies_in_the_repository_only() -> None:
+    """No test helper is shipped with the package."""
+    assert not any("kaggle_server" in name for name in package_files())
+    assert (ROOT / "tests" / "kaggle_server.py").is_file()
