@@ -72,8 +72,16 @@ class Desk:
         options = ["--owner", owner, "--out", str(self.dist), "--poll", "0.02"]
         command = [sys.executable, "-m", "lumbar_kaggle", "ship", words[0], *options, *words[1:]]
         if lone_network():
-            command = [*lone_network(), sys.executable, str(ROOT / "tests/lone_network.py"), self.address, *command]
-        result = subprocess.run(command, env=self._environment(), capture_output=True, text=True, cwd=self.home)
+            command = [
+                *lone_network(),
+                sys.executable,
+                str(ROOT / "tests/lone_network.py"),
+                self.address,
+                *command,
+            ]
+        result = subprocess.run(
+            command, env=self._environment(), capture_output=True, text=True, cwd=self.home
+        )
         text = result.stdout + result.stderr
         self.transcript += [f"$ lumbar ship {' '.join(words)} --owner {owner}", text]
         assert result.returncode == code, text

@@ -12,7 +12,7 @@ import pytest
 from lumbar_kaggle.ship.contents import package_files, package_fingerprint
 from lumbar_kaggle.ship.kernels import COMPETITION
 from tests.kaggle_server import KEY, TOKEN, USER, Refusal
-from tests.ship_desk import OLDEST, ROOT, Desk, close_desk, open_desk, small_bundle
+from tests.ship_desk import OLDEST, Desk, close_desk, open_desk, small_bundle
 
 CLIENTS = ["newest", "oldest"]
 
@@ -138,7 +138,12 @@ def test_the_chain_is_pushed_in_order_and_goes_on_where_it_stopped(desk: Desk) -
         texts = [str(push.pop("text")) for push in pushes]
         # Lists and words that are empty, or the default, may be sent or left out.
         assert [{key: push[key] for key in body} for push, body in zip(pushes, bodies, strict=True)] == bodies
-        extra = [value for push, body in zip(pushes, bodies, strict=True) for key, value in push.items() if key not in body]
+        extra = [
+            value
+            for push, body in zip(pushes, bodies, strict=True)
+            for key, value in push.items()
+            if key not in body
+        ]
         assert all(value in ([], "original", "") for value in extra), extra
         for sent in texts:
             notebook = json.loads(sent)
@@ -155,7 +160,9 @@ def test_the_whole_chain_waits_when_asked_to(desk: Desk) -> None:
     text = desk.ship("kernels", "--wait")
     assert text.index("preprocess version 1: complete") < text.index("train-baseline: version 1 is pushed")
     assert "train-baseline version 1: complete" in text
-    assert "inference: not pushed, no bundle has been sent; run lumbar ship datasets --bundle DIR first" in text
+    assert (
+        "inference: not pushed, no bundle has been sent; run lumbar ship datasets --bundle DIR first" in text
+    )
     log = [{"stream_name": "stdout", "time": 1.0, "data": "resumable: push this kernel again\n"}]
     desk.kaggle.kernels["lumbar-train-baseline"].log = json.dumps(log)
     text = desk.ship("status", "train-baseline", "--follow")
@@ -163,7 +170,7 @@ def test_the_whole_chain_waits_when_asked_to(desk: Desk) -> None:
 
 
 def test_a_failed_run_shows_the_end_of_its_log(desk: Desk) -> None:
-    """Unseen at first, then queued, running, failed: the log's tail and the reason, and nothing pushed on it."""
+    """Unseen at first, then queued, running, failed: the log's tail, the reason, nothing pushed on it."""
     put_weights(desk)
     desk.ship("datasets")
     desk.ship("kernels", "preprocess")
@@ -186,7 +193,9 @@ def test_a_failed_run_shows_the_end_of_its_log(desk: Desk) -> None:
 def test_throttled_calls_are_made_again_when_the_server_says(desk: Desk) -> None:
     """429 with Retry-After, at the upload and at the push."""
     throttled = Refusal(429, "Too many requests", {"Retry-After": "0.05"})
-    desk.kaggle.refusals = {method: [throttled] * 2 for method in ("StartBlobUpload", "GetDatasetStatus", "SaveKernel")}
+    desk.kaggle.refusals = {
+        method: [throttled] * 2 for method in ("StartBlobUpload", "GetDatasetStatus", "SaveKernel")
+    }
     put_weights(desk)
     desk.ship("datasets")
     desk.ship("kernels", "preprocess")
@@ -240,7 +249,9 @@ def test_refusals_of_a_push_are_one_sentence_each(desk: Desk) -> None:
         assert f"kernel preprocess: {sentence}" in desk.ship("kernels", "preprocess", code=2)
     desk.kaggle.refusals["SaveKernel"] = [Refusal(409, "The slug is already in use"), Refusal(500, "oops")]
     assert "kernel preprocess: the name is taken" in desk.ship("kernels", "preprocess", code=2)
-    assert "Kaggle failed; run the same command again later (HTTP 500" in desk.ship("kernels", "preprocess", code=2)
+    assert "Kaggle failed; run the same command again later (HTTP 500" in desk.ship(
+        "kernels", "preprocess", code=2
+    )
     desk.kaggle.kernels["lumbar-preprocess-2"] = desk.kaggle.kernels["lumbar-preprocess"]
     text = desk.ship("kernels", "preprocess")
     assert "Kaggle gave it the address lumbar-preprocess-2, which is used from here on" in text
@@ -294,7 +305,9 @@ def test_an_output_is_fetched_whole_and_only_once(desk: Desk) -> None:
     put_weights(desk)
     desk.ship("datasets")
     desk.ship("kernels", "preprocess")
-    assert "its run is queued; there is no output before it has ended" in desk.ship("output", "preprocess", code=2)
+    assert "its run is queued; there is no output before it has ended" in desk.ship(
+        "output", "preprocess", code=2
+    )
     kernel = desk.kaggle.kernels["lumbar-preprocess"]
     kernel.statuses, kernel.log = ["COMPLETE"], "[]"
     kernel.files = {f"cache/{number:03d}.png": bytes([number]) * 100 for number in range(45)}
@@ -302,7 +315,9 @@ def test_an_output_is_fetched_whole_and_only_once(desk: Desk) -> None:
     text = desk.ship("output", "preprocess")
     folder = desk.dist / "output" / "preprocess"
     assert f"{folder}: 47 files, 4,509 bytes" in text
-    got = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    got = {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
     assert got == {**kernel.files, "lumbar-preprocess.log": b"[]"}
     part = desk.home / "part"
     desk.ship("output", "preprocess", "--start", "bundle/", "--to", str(part))
@@ -359,7 +374,6 @@ def test_credentials_are_the_clients_own_and_leave_no_trace(desk: Desk) -> None:
             content = path.read_bytes()
             assert KEY.encode() not in content
             assert TOKEN.encode() not in content
-    assert "sent to testuser, not other" in desk.ship("status", owner="other", code=2) or True
 
 
 def test_a_dry_run_tells_exactly_what_would_be_sent_and_sends_nothing(desk: Desk) -> None:
@@ -393,9 +407,3 @@ def test_the_transcript_of_a_push_can_be_shown(desk: Desk) -> None:
     methods = [method for method, _, _ in desk.kaggle.requests]
     order = ["CreateDataset", "SaveKernel", "CreateCodeSubmission"]
     assert [method for method in methods if method in order] == ["CreateDataset", *order]
-
-
-def test_the_server_lies_in_the_repository_only() -> None:
-    """No test helper is shipped with the package."""
-    assert not any("kaggle_server" in name for name in package_files())
-    assert (ROOT / "tests" / "kaggle_server.py").is_file()

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from lumbar_kaggle import __version__
-from lumbar_kaggle.bundle import MANIFEST, read_manifest
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import digest, read_json, sha256_file, write_atomic, write_json
 from lumbar_kaggle.ship.contents import PACKAGE_FOLDER, check_no_secrets, package_files, package_fingerprint
@@ -93,6 +92,9 @@ def build_models(
         _write_pretrained(folder / f"pretrained-{arch}.safetensors", arch, file or "auto")
     bundles = dict(read_json(manifest_path(folder))["bundles"]) if manifest_path(folder).is_file() else {}
     if bundle is not None:
+        # Here and not above: it imports pandas, which no other part of shipping needs.
+        from lumbar_kaggle.bundle import MANIFEST, read_manifest
+
         manifest = read_manifest(bundle)
         archive = folder / f"bundle-{manifest.recipe}.zip"
         if not archive.is_file() or bundles.get(archive.name) != manifest.fingerprint:

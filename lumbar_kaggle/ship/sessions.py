@@ -17,7 +17,7 @@ from lumbar_kaggle.budget import Budget, OutOfTime
 from lumbar_kaggle.competition import read_competition
 from lumbar_kaggle.config import Config, from_dict
 from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.inference import Outcome, predict
+from lumbar_kaggle.inference import GRADED, Outcome, predict
 from lumbar_kaggle.pages.report import write_report
 from lumbar_kaggle.pipeline import preprocess_folder
 from lumbar_kaggle.processes import usable_cores
@@ -166,6 +166,9 @@ def inference_session(
     check_package(package)
     outcome = predict(competition, find_bundle(inputs, bundle), out, budget, strict=False)
     print(f"{outcome.path}: {outcome.sentence()}")
+    if not (outcome.log["status"] == GRADED).any():
+        # Not an error: the priors still score, where a notebook that fails does not.
+        print("No study at all was graded; look into the log before you submit this version")
     faults = validate(outcome.path, competition)
     if faults:
         raise InputError(str(faults[0]))
