@@ -17,6 +17,9 @@ from lumbar_kaggle.ship.rehearsal.settings import SMALL_RECIPES, RehearsalSettin
 from lumbar_kaggle.ship.rehearsal.stage import OWNER, Phantom, Stage
 from lumbar_kaggle.ship.rehearsal.transcript import Step, Transcript
 
+BEGUN = ("checkpoint.pt", "record.json")
+"""Files of a run by which it is known to have trained something: an epoch, or a whole fold."""
+
 TRIES = 6
 """Budgets that are tried until one cuts a training kernel in the middle."""
 
@@ -185,9 +188,7 @@ class Rehearsal:
             played = self.play(kernel, name, layout="old", minutes=round(minutes, 3))
             if "resumable" not in played.log:
                 high = minutes
-            elif not any(played.output.glob("run/targets/*/**/checkpoint.pt")) and not any(
-                played.output.glob("run/targets/*/target.json")
-            ):
+            elif not any(found for name in BEGUN for found in played.output.glob(f"run/**/{name}")):
                 low = minutes
             else:
                 self.transcript.check(f"{kernel.name} was cut while it trained", True)
