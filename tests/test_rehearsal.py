@@ -417,6 +417,7 @@ def test_a_faulty_submission_and_a_silent_log_are_caught(rehearsed: Path, tmp_pa
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(InputError, match=r"complete and valid .* is missing"):
         check_submission(transcript, played, folder, truth)
+    assert "**Failed:** no valid submission" in transcript.write(failure="no valid submission").read_text()
 
 
 def test_settings_out_of_range_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -40,14 +41,18 @@ def rehearse(folder: Path, settings: RehearsalSettings) -> Path:
     for module in ("papermill", "ipykernel", "jupytext"):
         if importlib.util.find_spec(module) is None:
             raise InputError(f"{module} is not installed; pip install 'lumbar_kaggle[rehearsal]' brings it")
+    if sys.platform == "win32":
+        raise InputError("a rehearsal needs Linux, or macOS without a sandbox; Windows has WSL for it")
     rehearsal = Rehearsal(Path(folder).resolve(), settings)
-    rehearsal.train()
-    if settings.variant in ("plain", "all"):
-        rehearsal.submit()
-    if settings.variant in ("cut", "all"):
-        rehearsal.cut_and_resume()
-    if settings.variant in ("hidden", "all"):
-        rehearsal.rerun()
+    acts = {"plain": rehearsal.submit, "cut": rehearsal.cut_and_resume, "hidden": rehearsal.rerun}
+    try:
+        rehearsal.train()
+        for variant, act in acts.items():
+            if settings.variant in (variant, "all"):
+                act()
+    except InputError as error:
+        rehearsal.transcript.write(failure=str(error))
+        raise
     print()
     print(rehearsal.transcript.table())
     return rehearsal.transcript.write()

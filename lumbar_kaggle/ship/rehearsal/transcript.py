@@ -101,7 +101,9 @@ class Transcript:
 
     def table(self) -> str:
         """Return the closing table."""
-        width = max(len(step.name) for step in self.steps)
+        width = max(
+            len(name) for name in ("total, without what was done before", *(step.name for step in self.steps))
+        )
         lines = [f"{'step':<{width}}  {'seconds':>8}  {'memory':>8}  {'output':>8}  result"]
         for step in self.steps:
             memory, output = (_megabytes(size) for size in (step.peak_bytes, step.output_bytes))
@@ -111,8 +113,12 @@ class Transcript:
         lines.append(f"{'total, without what was done before':<{width}}  {fresh:>8.1f}")
         return "\n".join(lines)
 
-    def write(self) -> Path:
-        """Write both files; return the Markdown one."""
+    def write(self, failure: str = "") -> Path:
+        """Write both files; return the Markdown one.
+
+        Args:
+            failure: why the rehearsal ended early, or empty.
+        """
         uncovered = [NOT_COVERED, *([PLAIN_COVERS_LESS] if self.sandbox == "plain" else [])]
         content = {
             "version": __version__,
@@ -122,6 +128,7 @@ class Transcript:
             "settings": self.settings,
             "steps": [asdict(step) for step in self.steps],
             "checks": self.checks,
+            "failure": failure,
             "seconds": time.monotonic() - self.start,
         }
         write_json(self.folder / "transcript.json", content)
@@ -130,6 +137,7 @@ class Transcript:
             "",
             f"Python {platform.python_version()}, sandbox {self.sandbox}.",
             "",
+            *([f"**Failed:** {failure}", ""] if failure else []),
             "```",
             self.table(),
             "```",
