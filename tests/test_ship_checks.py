@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from lumbar_kaggle.cli import main
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.ship.checks import check_dataset, check_kernel, check_owner
 from lumbar_kaggle.ship.contents import PACKAGE_FOLDER, check_no_secrets, package_files, package_fingerprint
@@ -256,6 +257,22 @@ def test_the_models_dataset_keeps_what_earlier_calls_put_there(tmp_path: Path) -
     (tmp_path / "bundle" / "weights" / "a-fold-0.safetensors").write_bytes(b"changed")
     with pytest.raises(InputError, match="its SHA-256 is not the manifest's"):
         build_models(ROOT, tmp_path, "someone", bundle=tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("action", ["datasets", "kernels", "status", "output", "submit", "notebooks"])
+def test_each_action_has_help(action: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every option is explained, and the README shows the action."""
+    with pytest.raises(SystemExit) as stop:
+        main(["ship", action, "--help"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: lumbar ship {action}")
+    assert f"lumbar ship {action}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_notebooks_are_in_step_when_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    """`lumbar ship notebooks` changes nothing in a repository that is in step."""
+    assert main(["ship", "notebooks"]) == 0
+    assert "every notebook is in step" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("owner", ["OWNER", "some one", "a/b", ""])

@@ -394,6 +394,14 @@ def test_a_dry_run_tells_exactly_what_would_be_sent_and_sends_nothing(desk: Desk
             body.pop("files", None)
         assert planned == sent, method
     assert "lumbar_kaggle.zip" in told
+    small_bundle(desk.home / "bundle")
+    desk.ship("datasets", "--bundle", "bundle")
+    desk.ship("kernels", "inference")
+    requests = len(desk.kaggle.requests)
+    told = desk.ship("submit", "--dry-run", "--message", "later")
+    assert len(desk.kaggle.requests) == requests
+    assert '"kernelVersion": 1, ' in told
+    assert "nothing was sent" in told
 
 
 def test_the_transcript_of_a_push_can_be_shown(desk: Desk) -> None:

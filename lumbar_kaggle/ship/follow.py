@@ -141,6 +141,18 @@ def submit(kaggle: Kaggle, state: State, message: str = "") -> str:
         InputError: the run is not complete, left no submission, or the submission is refused.
     """
     sent = state.kernel("inference")
+    if not state.dry:
+        _check_submittable(kaggle, sent)
+    text = message or f"{find_kernel('inference').slug} version {sent.version}"
+    number, answer = kaggle.submit(COMPETITION, sent.slug, sent.version, SUBMISSION, text)
+    if state.dry:
+        return "nothing was sent"
+    if not number and "success" not in answer.lower():
+        raise InputError(f"submission to {COMPETITION}: not taken ({answer or 'no reason given'})")
+    return f"Submission {number or ''} of version {sent.version}: {answer}"
+
+
+def _check_submittable(kaggle: Kaggle, sent: Sent) -> None:
     session = kaggle.session(sent.slug, sent.version)
     if session.status != "complete":
         raise InputError(
@@ -150,11 +162,6 @@ def submit(kaggle: Kaggle, state: State, message: str = "") -> str:
     names = [file.file_name for page in kaggle.output_pages(sent.slug, sent.version) for file in page.files]
     if SUBMISSION not in names:
         raise InputError(f"kernel inference: its output holds no {SUBMISSION}; look into its log")
-    text = message or f"{find_kernel('inference').slug} version {sent.version}"
-    number, answer = kaggle.submit(COMPETITION, sent.slug, sent.version, SUBMISSION, text)
-    if not number and "success" not in answer.lower():
-        raise InputError(f"submission to {COMPETITION}: not taken ({answer or 'no reason given'})")
-    return f"Submission {number or ''} of version {sent.version}: {answer}"
 
 
 def _inside(folder: Path, name: str) -> Path:
