@@ -18,7 +18,7 @@ from lumbar_kaggle.files import digest, read_json, sha256_file, write_json
 from lumbar_kaggle.ship.rehearsal.inputs import Input, lay_out
 from lumbar_kaggle.ship.rehearsal.sandbox import RUNNER, Limits, Mount, run, system_mounts, wrap
 
-START_UP_S = 90.0
+START_UP_S = 180.0
 """Added to a session's limit: beside minutes the start of Python and its libraries counts."""
 
 TAIL = 15
