@@ -201,6 +201,7 @@ def test_a_session_leaves_its_output_and_is_not_played_twice(kind: str, tmp_path
     assert (first.output / "result.txt").read_text() == "7 0.01"
     assert {path.name for path in first.output.iterdir()} == {"result.txt"}
     assert first.log.split() == ["done", "1"]
+    assert first.processor_seconds > 0
     assert first.seconds > 0
     assert first.peak_bytes > 1e6
     assert not first.again
@@ -403,7 +404,7 @@ def test_a_faulty_submission_and_a_silent_log_are_caught(rehearsed: Path, tmp_pa
     """A row too few, an odd study at the wrong status or without a word: each stops the rehearsal."""
     source = rehearsed / "all" / "sessions" / "inference-hidden"
     shutil.copytree(source, tmp_path / "inference-hidden")
-    played = Played("inference-hidden", "new", tmp_path / "inference-hidden", 1.0, 1, 1, False, "key")
+    played = Played("inference-hidden", "new", tmp_path / "inference-hidden", 1.0, 1.0, 1, 1, False, "key")
     folder, truth = (rehearsed / "all" / "hidden" / name for name in ("competition", "truth.csv"))
     transcript = Transcript(tmp_path, {}, "plain")
     check_submission(transcript, played, folder, truth)

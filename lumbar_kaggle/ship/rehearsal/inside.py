@@ -37,7 +37,9 @@ def run(spec: dict[str, Any]) -> int:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         code = TIMED_OUT
-    figures = {"seconds": time.monotonic() - start, "peak_bytes": _peak_bytes()}
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    figures = {"seconds": time.monotonic() - start, "peak_bytes": _peak_bytes(used)}
+    figures["processor_seconds"] = used.ru_utime + used.ru_stime
     figures["output_bytes"] = _size(Path(spec["working"]))
     # A session that the platform ends at its limit leaves no output there either.
     if spec["output"] and code != TIMED_OUT:
@@ -56,9 +58,8 @@ def _limit(cores: int, memory: int) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
 
 
-def _peak_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+def _peak_bytes(used: resource.struct_rusage) -> int:
+    return used.ru_maxrss if sys.platform == "darwin" else used.ru_maxrss * 1024
 
 
 def _size(folder: Path) -> int:

@@ -57,6 +57,7 @@ class Played:
         name, layout: the session's.
         folder: holds ``session.log`` and ``output/``.
         seconds: wall time.
+        processor_seconds: of all its processes; less than `seconds` where other work shares the machine.
         peak_bytes: memory of its largest process.
         output_bytes: size of its output.
         again: whether an earlier rehearsal had played it.
@@ -67,6 +68,7 @@ class Played:
     layout: str
     folder: Path
     seconds: float
+    processor_seconds: float
     peak_bytes: int
     output_bytes: int
     again: bool
@@ -130,7 +132,7 @@ def play(session: Session, folder: Path, sandbox: str, limits: Limits) -> Played
 
 
 def _played(session: Session, folder: Path, facts: dict[str, Any], *, again: bool) -> Played:
-    figures = (facts["seconds"], facts["peak_bytes"], facts["output_bytes"])
+    figures = [facts[name] for name in ("seconds", "processor_seconds", "peak_bytes", "output_bytes")]
     return Played(session.name, session.layout, folder, *figures, again, facts["key"])
 
 

@@ -206,4 +206,5 @@ def _step(played: Played) -> Step:
     said = [line for line in played.log.splitlines() if "resumable" in line]
     result = "cut, resumable" if said else "ended"
     name = f"{played.name} ({played.layout} paths)"
-    return Step(name, played.seconds, result, played.again, played.peak_bytes, played.output_bytes)
+    figures = (played.processor_seconds, played.peak_bytes, played.output_bytes)
+    return Step(name, played.seconds, result, played.again, *figures)

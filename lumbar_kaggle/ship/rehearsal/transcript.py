@@ -34,13 +34,14 @@ class Step:
         seconds: how long it took; of a session that was there already, what it had taken.
         result: in a few words.
         again: whether an earlier rehearsal had done it.
-        peak_bytes, output_bytes: of a session; 0 elsewhere.
+        processor_seconds, peak_bytes, output_bytes: of a session; 0 elsewhere.
     """
 
     name: str
     seconds: float
     result: str
     again: bool = False
+    processor_seconds: float = 0.0
     peak_bytes: int = 0
     output_bytes: int = 0
 
@@ -104,11 +105,13 @@ class Transcript:
         width = max(
             len(name) for name in ("total, without what was done before", *(step.name for step in self.steps))
         )
-        lines = [f"{'step':<{width}}  {'seconds':>8}  {'memory':>8}  {'output':>8}  result"]
+        lines = [f"{'step':<{width}}  {'seconds':>8}  {'on cpu':>8}  {'memory':>8}  {'output':>8}  result"]
         for step in self.steps:
             memory, output = (_megabytes(size) for size in (step.peak_bytes, step.output_bytes))
             result = step.result + (" (done before)" if step.again else "")
-            lines.append(f"{step.name:<{width}}  {step.seconds:>8.1f}  {memory:>8}  {output:>8}  {result}")
+            cpu = f"{step.processor_seconds:.1f}" if step.processor_seconds else ""
+            figures = f"{step.seconds:>8.1f}  {cpu:>8}  {memory:>8}  {output:>8}"
+            lines.append(f"{step.name:<{width}}  {figures}  {result}")
         fresh = sum(step.seconds for step in self.steps if not step.again)
         lines.append(f"{'total, without what was done before':<{width}}  {fresh:>8.1f}")
         return "\n".join(lines)
