@@ -20,6 +20,10 @@ OLDEST = Path(sys.prefix) / "oldest-kaggle"
 """The oldest client that the package promises, 2.2.4; `make test` puts it there."""
 
 
+CLIENTS = ["newest", "oldest"]
+"""What the fixture ``desk`` may be parametrised with."""
+
+
 @cache
 def lone_network() -> list[str]:
     """Return the words before a command that give it a network of its own; none where that is not allowed."""
@@ -136,3 +140,18 @@ def small_bundle(folder: Path, content: bytes = b"weights") -> Manifest:
         weights=["weights/a-fold-0.safetensors"],
         models={},
     )
+
+
+def put_weights(desk: Desk, content: bytes = b"pretrained") -> None:
+    """Lay pretrained weights where ``--pretrained`` would."""
+    folder = desk.dist / "datasets" / "lumbar-models"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "pretrained-resnet34.safetensors").write_bytes(content)
+
+
+def put_everything(desk: Desk) -> str:
+    """Send both datasets with weights and a bundle; return the bundle's fingerprint."""
+    put_weights(desk)
+    fingerprint = small_bundle(desk.home / "bundle").fingerprint
+    desk.ship("datasets", "--bundle", str(desk.home / "bundle"))
+    return fingerprint

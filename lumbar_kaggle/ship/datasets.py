@@ -92,16 +92,8 @@ def build_models(
         _write_pretrained(folder / f"pretrained-{arch}.safetensors", arch, file or "auto")
     bundles = dict(read_json(manifest_path(folder))["bundles"]) if manifest_path(folder).is_file() else {}
     if bundle is not None:
-        # Here and not above: it imports pandas, which no other part of shipping needs.
-        from lumbar_kaggle.bundle import MANIFEST, read_manifest
-
-        manifest = read_manifest(bundle)
-        archive = folder / f"bundle-{manifest.recipe}.zip"
-        if not archive.is_file() or bundles.get(archive.name) != manifest.fingerprint:
-            names = [MANIFEST, *manifest.weights]
-            _write_zip(archive, {f"bundle-{manifest.recipe}/{name}": bundle / name for name in names})
-        bundles[archive.name] = manifest.fingerprint
-    names = sorted(path.name for path in folder.glob("pretrained-*.safetensors")) + sorted(bundles)
+        bundles |= _pack_bundle(folder, bundle, bundles)
+    names = [*sorted(path.name for path in folder.glob("pretrained-*.safetensors")), *sorted(bundles)]
     if not names:
         return None
     fingerprint = digest({name: sha256_file(folder / name) for name in names})
@@ -154,6 +146,19 @@ def _write_zip(path: Path, members: Mapping[str, Path], compression: int = zipfi
                     shutil.copyfileobj(file, member, 1 << 20)
 
     write_atomic(path, write)
+
+
+def _pack_bundle(folder: Path, bundle: Path, packed: Mapping[str, str]) -> dict[str, str]:
+    """Pack a bundle, unless it is packed already; return the archive's name and the bundle's fingerprint."""
+    # Here and not above: it imports pandas, which no other part of shipping needs.
+    from lumbar_kaggle.bundle import MANIFEST, read_manifest
+
+    manifest = read_manifest(bundle)
+    stem = f"bundle-{manifest.recipe}"
+    archive = folder / f"{stem}.zip"
+    if not archive.is_file() or packed.get(archive.name) != manifest.fingerprint:
+        _write_zip(archive, {f"{stem}/{name}": bundle / name for name in (MANIFEST, *manifest.weights)})
+    return {archive.name: manifest.fingerprint}
 
 
 def _write_pretrained(path: Path, arch: str, weights: str) -> None:

@@ -106,8 +106,7 @@ def kernel_metadata(
         docker_image: one of Kaggle's images, to pin the libraries; empty for the latest.
         slugs: by kernel name, where Kaggle gave another than was asked for.
     """
-    given = slugs or {}
-    sources = (*kernel.kernels, *((kernel.name,) if resume else ()))
+    given, sources = slugs or {}, kernel.kernels + ((kernel.name,) if resume else ())
     content: dict[str, Any] = {
         "id": f"{owner}/{kernel.slug}",
         "title": kernel.slug.replace("-", " "),

@@ -144,11 +144,10 @@ def ship_kernels(
     Raises:
         InputError: a kernel lacks something, is refused, or fails.
     """
-    wanted = [find_kernel(name) for name in names]
+    check_owner(plan.owner)
+    wanted, state = [find_kernel(name) for name in names], plan.state()
     if resume and not wanted:
         raise InputError("--resume: name the kernel that is to go on, for example train-baseline")
-    check_owner(plan.owner)
-    state = plan.state()
     built = {
         kernel: build_kernel(plan, kernel, state, resume=resume, docker_image=docker_image)
         for kernel in KERNELS

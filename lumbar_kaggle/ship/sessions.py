@@ -134,13 +134,9 @@ def train_baseline_session(
         return FitResult(run, (), config.targets)
     # The weights are named relative to the output folder, since the next session may have another one.
     with contextlib.chdir(working):
-        result = fit(read_competition(competition, "train"), working / "cache", run, config, budget)
-    print(result.sentence())
-    if result.finished:
-        print(f"Bundle {export(run, working / 'bundle').fingerprint}")
-        write_report(run, working / "report.html")
-    if result.unfinished:
-        print(RESUMABLE)
+        train = read_competition(competition, "train")
+        result = fit(train, working / "cache", run, config, budget)
+    _conclude(result, working)
     return result
 
 
@@ -188,6 +184,16 @@ def check_package(fingerprint: str) -> None:
             f"the attached package is {own}, not {fingerprint}; wait until its dataset is ready, "
             "then push this notebook again"
         )
+
+
+def _conclude(result: FitResult, working: Path) -> None:
+    """Export and report what is finished, and say whether something is left."""
+    print(result.sentence())
+    if result.finished:
+        print(f"Bundle {export(result.run, working / 'bundle').fingerprint}")
+        write_report(result.run, working / "report.html")
+    if result.unfinished:
+        print(RESUMABLE)
 
 
 def _preprocess(competition: Path, working: Path, budget: Budget) -> bool:
