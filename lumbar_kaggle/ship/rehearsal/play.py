@@ -132,8 +132,9 @@ def play(session: Session, folder: Path, sandbox: str, limits: Limits) -> Played
 
 
 def _played(session: Session, folder: Path, facts: dict[str, Any], *, again: bool) -> Played:
-    figures = [facts[name] for name in ("seconds", "processor_seconds", "peak_bytes", "output_bytes")]
-    return Played(session.name, session.layout, folder, *figures, again, facts["key"])
+    names = ("seconds", "processor_seconds", "peak_bytes", "output_bytes", "key")
+    values = {name: facts[name] for name in names}
+    return Played(session.name, session.layout, folder, again=again, **values)
 
 
 def _command(session: Session, stage: Path, sandbox: str, limits: Limits) -> list[str]:
