@@ -1,13 +1,20 @@
 # make demo   set up, then the whole job on synthetic studies, ending with a report
 # make test   set up, then the tests
 # make check  lint and types
+# make rehearse    set up, then the whole chain as Kaggle would play it, with both variants
+# make test-image  the tests again, with the versions of Kaggle's image (another 8 GB)
 
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lint types benchmark clean
+# Kaggle's image has Python 3.12; without one the tests run with its libraries all the same.
+IMAGE_VENV ?= .venv-image
+IMAGE_PYTHON ?= $(shell python3.12 -c 'import sys; print(sys.executable)' 2>/dev/null || echo $(PYTHON))
+IMAGE_BIN := $(IMAGE_VENV)/bin
+
+.PHONY: demo test check lint types benchmark rehearse test-image clean
 
 demo: $(VENV)/.package
 	$(BIN)/lumbar demo --folder $(DEMO)
@@ -27,6 +34,12 @@ types: $(VENV)/.test
 benchmark: $(VENV)/.test
 	$(BIN)/python -m pytest tests/benchmarks -s -o python_files='bench_*.py'
 
+rehearse: $(VENV)/.test
+	$(BIN)/lumbar rehearse --variant all
+
+test-image: $(IMAGE_VENV)/.image
+	$(IMAGE_BIN)/python -m pytest -n 2 --dist loadfile
+
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
@@ -40,7 +53,15 @@ $(VENV)/.package: $(BIN)/python setup.py
 $(VENV)/.test: $(VENV)/.package setup.py
 	@echo "Installing the test tools into $(VENV)"
 	$(BIN)/python -m pip install --quiet -e '.[test]'
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/oldest-kaggle kaggle==2.2.4
+	@touch $@
+
+$(IMAGE_VENV)/.image: setup.py
+	@echo "Installing the package with the versions of Kaggle's image into $(IMAGE_VENV) (about 8 GB, some minutes)"
+	$(IMAGE_PYTHON) -m venv $(IMAGE_VENV)
+	$(IMAGE_BIN)/python -m pip install --quiet --upgrade pip
+	$(IMAGE_BIN)/python -m pip install --quiet -e '.[test,image]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(DEMO) build dist *.egg-info
+	rm -rf $(VENV) $(IMAGE_VENV) $(DEMO) rehearsal build dist *.egg-info

@@ -40,9 +40,14 @@ setup(
         "jinja2>=3.1",
         "markupsafe>=2.1",
         "tqdm>=4.66",
-        "kaggle>=2.2",
+        # The oldest client that the tests drive, and the oldest kagglesdk that asks for one kernel version.
+        "kaggle>=2.2.4",
+        "kagglesdk>=0.1.37",
         # kaggle 2.x imports six without declaring it.
         "six>=1.16",
+        # What the client is made of, and its scripts-to-notebooks converter.
+        "requests>=2.31",
+        "jupytext>=1.16",
     ],
     extras_require={
         "test": [
@@ -55,6 +60,27 @@ setup(
             "nbclient>=0.10",
             "nbformat>=5.10",
             "ipykernel>=6.29",
+            "papermill>=2.6",
+        ],
+        # `lumbar rehearse` runs the notebooks as Kaggle does.
+        "rehearsal": ["papermill>=2.6", "ipykernel>=6.29", "jupytext>=1.16"],
+        # What Kaggle's image holds, as far as it is known: the Dockerfile's base of May 2026 (torch, pandas,
+        # numpy and their like as in Colab's freeze of that day; fastcore below 2, which breaks that fastai).
+        "image": [
+            "fastai==2.8.7",
+            "fastcore>=1.12,<1.13",
+            "torch==2.10.0",
+            "torchvision==0.25.0",
+            "timm==1.0.26",
+            "pandas==2.2.2",
+            "numpy==2.0.2",
+            "scipy==1.16.3",
+            "scikit-learn==1.6.1",
+            "opencv-python-headless==4.13.0.92",
+            "pillow==11.3.0",
+            "pydicom==3.0.*",
+            # Decodes there what pydicom cannot: the image has no codec plug-ins.
+            "SimpleITK>=2.5",
         ],
     },
     entry_points={"console_scripts": ["lumbar=lumbar_kaggle.cli:main"]},

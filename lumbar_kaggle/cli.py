@@ -14,6 +14,8 @@ from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.pretraining.config import PretrainConfig
 from lumbar_kaggle.recipes.baseline.config import BaselineConfig
 from lumbar_kaggle.recipes.two_stage.config import LocateConfig
+from lumbar_kaggle.ship.command import add_actions
+from lumbar_kaggle.ship.rehearsal.settings import RehearsalSettings
 
 Verb = Callable[[argparse.Namespace], int]
 
@@ -58,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--folder", type=Path, default=Path("demo"), help="where everything goes (default: demo)"
     )
+
+    text = "send datasets and kernels to Kaggle, follow them, fetch outputs, submit"
+    add_actions(actions.add_parser("ship", help=text, description=text))
 
     sub = add("phantom", verbs.phantom, "write a competition folder of synthetic patients")
     sub.add_argument("folder", type=Path, nargs="?", help="folder to write (default with --set: phantom-SET)")
@@ -201,6 +206,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("study", help="identifier of the study")
     sub.add_argument("--bundle", type=Path, required=True, help="bundle of lumbar export")
     sub.add_argument("--out", type=Path, default=Path("study.html"), help="page to write")
+
+    sub = add("rehearse", verbs.rehearse, "play the whole chain on this machine as Kaggle would, offline")
+    sub.add_argument(
+        "--folder", type=Path, default=Path("rehearsal"), help="where everything goes (default: rehearsal)"
+    )
+    _add_settings(sub, RehearsalSettings)
     return parser
 
 

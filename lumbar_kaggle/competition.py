@@ -150,6 +150,7 @@ def read_split(root: Path, split: str) -> Competition:
         faults += more
     else:
         studies = _test_studies(root, described)
+        faults += _unnamed_folders(root / "test_images", set(studies))
     series, more = _locate(root / f"{split}_images", described, series_table)
     return Competition(root, split, studies, series, labels, coordinates, tuple(faults + more))
 
@@ -162,6 +163,13 @@ def _test_studies(root: Path, described: pd.DataFrame) -> tuple[str, ...]:
         studies.update(dict.fromkeys(sample_studies(sample)))
     studies.update(dict.fromkeys(described["study_id"]))
     return tuple(studies)
+
+
+def _unnamed_folders(images: Path, studies: set[str]) -> list[Fault]:
+    """Return a fault for each study folder that no table names; it needs no rows and gets none."""
+    there = sorted(images.iterdir()) if images.is_dir() else []
+    unnamed = [path for path in there if path.name not in studies and path.name[0] != "." and path.is_dir()]
+    return [Fault(path, 0, False, "no table names this study folder; it is left out") for path in unnamed]
 
 
 def _locate(images: Path, described: pd.DataFrame, table: Path) -> tuple[pd.DataFrame, list[Fault]]:

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
@@ -18,7 +19,7 @@ from lumbar_kaggle.cache import Source
 from lumbar_kaggle.competition import Competition
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import digest, write_csv
-from lumbar_kaggle.recipes.base import Predictor, Study
+from lumbar_kaggle.recipes.base import Prediction, Predictor, Study
 from lumbar_kaggle.studies import find_studies
 from lumbar_kaggle.submission import Submission, read_predictions
 from lumbar_kaggle.targets import SEVERITIES, TARGET_NAMES, row_id
@@ -70,7 +71,7 @@ def load_predictor(bundle: Path, manifest: Manifest) -> Predictor:
     )
 
 
-def predict(root: Path, bundle: Path, out: Path, budget: Budget) -> Outcome:
+def predict(root: Path, bundle: Path, out: Path, budget: Budget, *, strict: bool = True) -> Outcome:
     """Grade every study of a folder.
 
     Args:
@@ -78,12 +79,15 @@ def predict(root: Path, bundle: Path, out: Path, budget: Budget) -> Outcome:
         bundle: exported models.
         out: the submission to write; a run that was interrupted goes on from it.
         budget: when it is spent, the remaining studies keep the prior.
+        strict: see `studies.find_studies`.
 
     Raises:
         InputError: there is no study, or no usable bundle.
     """
     manifest = read_manifest(bundle)
-    competition = find_studies(root)
+    competition = find_studies(root, strict=strict)
+    for fault in competition.faults:
+        print(f"{fault}; the row is left out" if fault.serious else fault)
     studies = _studies(competition)
     sources = {study.study_id: _fingerprint(study) for study in studies}
     submission = Submission(out, competition.studies, manifest.prior_table())
@@ -99,7 +103,7 @@ def predict(root: Path, bundle: Path, out: Path, budget: Budget) -> Outcome:
         while todo and predictor is not None and budget.left_s() > 0:
             batch, todo = todo[: predictor.batch_size], todo[predictor.batch_size :]
             start = time.perf_counter()
-            predictions = predictor.predict(batch)
+            predictions = _grade(predictor, batch)
             seconds = (time.perf_counter() - start) / len(batch)
             for study, prediction in zip(batch, predictions, strict=True):
                 replaced = submission.replace(study.study_id, prediction.probabilities)
@@ -134,6 +138,22 @@ def _studies(competition: Competition) -> list[Study]:
     groups = dict(list(competition.series.groupby("study_id")))
     nothing = competition.series.iloc[:0]
     return [Study(name, groups.get(name, nothing)) for name in competition.studies]
+
+
+def _grade(predictor: Predictor, batch: list[Study]) -> list[Prediction]:
+    """Grade a batch; where it fails, study by study, so that one odd study costs no other its rows.
+
+    Nothing is known of the studies of a scoring run, which shows no traceback either: what a study
+    raised becomes its reason in the log.
+    """
+    try:
+        return predictor.predict(batch)
+    except Exception as error:
+        if len(batch) > 1:
+            return [prediction for study in batch for prediction in _grade(predictor, [study])]
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        print(f"study {batch[0].study_id} cannot be graded ({reason})")
+        return [Prediction(np.full((len(TARGET_NAMES), len(SEVERITIES)), np.nan), reason)]
 
 
 def _fingerprint(study: Study) -> str:

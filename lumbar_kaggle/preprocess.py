@@ -20,6 +20,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from lumbar_kaggle import intensity
+from lumbar_kaggle.budget import Budget
 from lumbar_kaggle.cache import OK, Batch, Cache, CacheConfig, Source
 from lumbar_kaggle.files import write_atomic, write_json
 from lumbar_kaggle.processes import start_method
@@ -92,6 +93,7 @@ def preprocess(
     pool: Executor,
     *,
     batch_size: int = 64,
+    budget: Budget | None = None,
 ) -> Summary:
     """Fill a cache.
 
@@ -105,9 +107,11 @@ def preprocess(
         worker: makes one entry; it must be a module-level function where the pool is of processes.
         pool: any `concurrent.futures.Executor`.
         batch_size: series per batch.
+        budget: asked before each batch.
 
     Raises:
         InputError: the cache folder was made with other settings.
+        OutOfTime: the budget is spent; the batches so far are kept.
     """
     cache.open(config)
     batches = cache.plan(sources, batch_size)
@@ -118,6 +122,8 @@ def preprocess(
     start, total = time.perf_counter(), sum(item.slices for batch in todo for item in batch.sources)
     with tqdm(total=total, unit="slice", desc="preprocess", disable=not todo) as progress:
         for batch in todo:
+            if budget:
+                budget.check()
             _run_batch(batch, cache, worker, pool, progress)
     index = cache.finish(batches) if batches else pd.DataFrame({"status": []})
     failed = int((index["status"] != OK).sum())

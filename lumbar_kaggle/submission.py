@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lumbar_kaggle.competition import read_competition, submission_rows
+from lumbar_kaggle.competition import read_split, submission_rows
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import write_csv
 from lumbar_kaggle.metric import prior_predictions
@@ -85,7 +85,7 @@ def validate(path: Path, competition: Path) -> list[Fault]:
     table = table.assign(total=table[list(SEVERITIES)].sum(axis=1))
     off = table[(table["total"] - 1).abs() > SUM_TOLERANCE]
     faults += faults_of(path, off, "row {row_id} sums to {total:.6g}; it must be 1", True)
-    rows = read_competition(competition, "test").rows()
+    rows = read_split(competition, "test").rows()
     present = read_table(path, COLUMNS)["row_id"]
     known = set(rows["row_id"])
     extra = present[~present.isin(known)].to_frame()

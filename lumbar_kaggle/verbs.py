@@ -10,6 +10,7 @@ from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.pretraining.config import PretrainConfig
 from lumbar_kaggle.recipes.baseline.config import BaselineConfig
 from lumbar_kaggle.recipes.two_stage.config import LocateConfig
+from lumbar_kaggle.ship.rehearsal.settings import RehearsalSettings
 
 
 def phantom(args: argparse.Namespace) -> int:
@@ -175,4 +176,12 @@ def demo(args: argparse.Namespace) -> int:
     from lumbar_kaggle.demo import run_demo
 
     print(run_demo(args.folder))
+    return 0
+
+
+def rehearse(args: argparse.Namespace) -> int:
+    """Play the whole chain as Kaggle would."""
+    from lumbar_kaggle.ship.rehearsal.rehearse import rehearse as play
+
+    print(f"Transcript: {play(args.folder, from_options(args, RehearsalSettings))}")
     return 0

@@ -6,6 +6,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from lumbar_kaggle.pipeline import preprocess_folder
 from lumbar_kaggle.recipes.baseline.config import BaselineConfig
 from lumbar_kaggle.recipes.baseline.export import export
 from lumbar_kaggle.recipes.baseline.fit import fit
+from tests.ship_desk import OLDEST, Desk, close_desk, open_desk
 from tests.small_competition import write_small_competition
 
 warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
@@ -64,3 +66,15 @@ def bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundles") / "bundle"
     export(run, folder)
     return folder
+
+
+@pytest.fixture
+def desk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Desk]:
+    """A user's desk with credentials for `lumbar ship`; ``indirect`` chooses the client."""
+    client = getattr(request, "param", "newest")
+    if client == "oldest" and not OLDEST.is_dir():
+        pytest.skip(f"{OLDEST} is not there; make test installs it")
+    made = open_desk(tmp_path, client)
+    made.sign_in()
+    yield made
+    close_desk(made)

@@ -12,7 +12,7 @@ from lumbar_kaggle.cli import main
 ROOT = Path(__file__).parents[1]
 VERBS = (
     *("demo", "phantom", "check", "preprocess", "pretrain", "train"),
-    *("export", "predict", "validate", "score", "report", "study"),
+    *("export", "predict", "validate", "score", "report", "study", "rehearse", "ship"),
 )
 
 
@@ -60,6 +60,7 @@ def test_each_verb_stands_in_the_readme(verb: str) -> None:
         (["validate", "no.csv", "--competition", "nowhere"], "no.csv: no such file"),
         (["score", "no.csv", "--truth", "train.csv"], "train.csv: no such file"),
         (["report", "nowhere"], "nowhere: holds no training run"),
+        (["rehearse", "--minutes", "0"], "minutes is 0.0; it must be more than 0"),
         (["study", "nowhere", "7", "--bundle", "b"], "no such f"),
     ],
 )

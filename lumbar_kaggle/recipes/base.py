@@ -26,7 +26,7 @@ class Prediction(NamedTuple):
     Attributes:
         probabilities: ``[25, 3]`` float64 in the order of `targets.TARGETS`, rows sum to 1; rows of NaN
             where the predictor cannot tell.
-        reason: why it cannot, or empty.
+        reason: why it cannot, or what of the study it had to leave out; or empty.
     """
 
     probabilities: NDArray[np.float64]

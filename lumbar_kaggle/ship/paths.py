@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.files import read_json
 
 INPUT = Path("/kaggle/input")
 DEPTH = 5
@@ -16,27 +17,32 @@ DEPTH = 5
 
 COMPETITION_MARKER = "test_series_descriptions.csv"
 BUNDLE_MARKER = "bundle.json"
-RUN_MARKER = "config.json"
+RUN_MARKER = "run/config.json"
+CACHE_MARKER = "cache/baseline/config.json"
 
 # Folders of tens of thousands of images; walking into them would take minutes on the mount.
 _NEVER = {"train_images", "test_images"}
 
 
-def find_marker(marker: str, root: Path | None = None) -> Path:
-    """Return the folder that holds the file `marker`, the shallowest first.
+def find_markers(marker: str, root: Path | None = None) -> Iterator[Path]:
+    """Yield the folders that hold the file `marker`, the shallowest first.
 
     Args:
-        marker: file name.
+        marker: file name, also with folders before it.
         root: where to look; by default the environment variable ``LUMBAR_INPUT``, or `INPUT`.
+    """
+    return (folder for folder in _breadth_first(_start(root)) if (folder / marker).is_file())
+
+
+def find_marker(marker: str, root: Path | None = None) -> Path:
+    """Return the first folder that holds the file `marker`; see `find_markers`.
 
     Raises:
         InputError: no such file within `DEPTH` levels.
     """
-    start = root or Path(os.environ.get("LUMBAR_INPUT", INPUT))
-    for folder in _breadth_first(start):
-        if (folder / marker).is_file():
-            return folder
-    raise InputError(f"{start}: no {marker} within {DEPTH} levels; attach the input that holds it")
+    for folder in find_markers(marker, root):
+        return folder
+    raise InputError(f"{_start(root)}: no {marker} within {DEPTH} levels; attach the input that holds it")
 
 
 def find_competition(root: Path | None = None) -> Path:
@@ -44,9 +50,34 @@ def find_competition(root: Path | None = None) -> Path:
     return find_marker(COMPETITION_MARKER, root)
 
 
-def find_bundle(root: Path | None = None) -> Path:
-    """Return the folder of the exported models."""
-    return find_marker(BUNDLE_MARKER, root)
+def find_bundle(root: Path | None = None, fingerprint: str = "") -> Path:
+    """Return the folder of the exported models.
+
+    Args:
+        root: see `find_markers`.
+        fingerprint: of the bundle that is meant; empty takes the first.
+
+    Raises:
+        InputError: there is none, or only others: Kaggle silently mounts the previous version of a
+            dataset whose new one was not ready when the notebook was pushed.
+    """
+    found = {
+        folder: str(read_json(folder / BUNDLE_MARKER).get("fingerprint"))
+        for folder in find_markers(BUNDLE_MARKER, root)
+    }
+    if not found:
+        return find_marker(BUNDLE_MARKER, root)
+    for folder, its in found.items():
+        if fingerprint in ("", its):
+            return folder
+    raise InputError(
+        f"bundle {fingerprint} is not among the inputs, only {', '.join(found.values())}; "
+        "wait until its dataset is ready, then push this notebook again"
+    )
+
+
+def _start(root: Path | None) -> Path:
+    return root or Path(os.environ.get("LUMBAR_INPUT", INPUT))
 
 
 def _breadth_first(start: Path) -> Iterator[Path]:

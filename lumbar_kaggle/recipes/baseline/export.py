@@ -41,7 +41,8 @@ def export(run: Path, bundle: Path) -> Manifest:
         read_json(run / "calibration.json"),
         pd.read_csv(run / "prior.csv", index_col="target"),
     )
-    source = digest([results, calibration, prior.to_numpy().tolist(), asdict(config)])
+    facts = [_without_times(result) for result in results]
+    source = digest([facts, calibration, prior.to_numpy().tolist(), asdict(config)])
     if (bundle / MANIFEST).is_file():
         before = read_manifest(bundle)
         if before.models.get("source") == source:
@@ -68,6 +69,15 @@ def export(run: Path, bundle: Path) -> Manifest:
         weights=[fold["file"] for entries in folds.values() for fold in entries],
         models={"arch": config.arch, "folds": folds, "calibration": calibration, "source": source},
     )
+
+
+def _without_times(result: dict[str, Any]) -> dict[str, Any]:
+    """Drop how long training took: the same models make the same bundle, resumed or not, on any day."""
+    folds = [
+        {name: value for name, value in fold.items() if name != "seconds_per_epoch"}
+        for fold in result["folds"]
+    ]
+    return {**result, "folds": folds}
 
 
 def _export_target(run: Path, bundle: Path, result: dict[str, Any]) -> list[dict[str, Any]]:

@@ -27,17 +27,28 @@ READERS = 8
 class BaselinePredictor:
     """Grades studies with the classifiers of a bundle.
 
-    One network is built; the weights of each target and fold are loaded into it in turn, so memory
-    does not grow with their number. See `recipes.base.Predictor`.
+    One network is built per device; the weights of each target and fold are loaded into it in turn, so
+    memory does not grow with their number. Several devices share the targets out, so that each reads
+    only its part of the weights. See `recipes.base.Predictor`.
+
+    Args:
+        bundle: its folder.
+        manifest: its manifest.
+        devices: where to compute; by default every GPU, or the CPU.
     """
 
     batch_size = 64
 
-    def __init__(self, bundle: Path, manifest: Manifest) -> None:
+    def __init__(
+        self, bundle: Path, manifest: Manifest, devices: Sequence[torch.device] | None = None
+    ) -> None:
         self.bundle, self.manifest = bundle, manifest
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        devices = devices or usable_devices()
+        self.device = devices[0]
         self.network = build_network(manifest.models["arch"])
         self.model = self.network.model.to(self.device).eval()
+        others = [build_network(manifest.models["arch"]).model.to(device).eval() for device in devices[1:]]
+        self.replicas = list(zip(devices, [self.model, *others], strict=True))
         self.image_size = int(manifest.input["image_size"])
         self.prior = manifest.prior_table()
 
@@ -65,18 +76,33 @@ class BaselinePredictor:
         """
         inputs = self.normalise(images)
         graded = np.full((len(images), len(TARGET_NAMES), 3), np.nan)
-        for index, name in enumerate(TARGET_NAMES):
-            if name in self.manifest.targets:
-                folds = [self.calibrate(name, fold, self._softmax(inputs)) for fold, _ in self.models(name)]
-                graded[:, index] = np.mean(folds, axis=0)
+        with ThreadPoolExecutor(len(self.replicas)) as pool:
+            for part in pool.map(lambda number: self._grade_share(number, inputs), range(len(self.replicas))):
+                for name, probabilities in part.items():
+                    graded[:, TARGET_NAMES.index(name)] = probabilities
+        return graded
+
+    def _grade_share(self, number: int, inputs: torch.Tensor) -> dict[str, NDArray[np.float64]]:
+        """Grade on device `number` its share of the targets: every n-th of them."""
+        device, model = self.replicas[number]
+        moved, graded = inputs.to(device), {}
+        for name in self.manifest.targets[number :: len(self.replicas)]:
+            folds = [
+                self.calibrate(name, fold, _softmax(model, moved)) for fold in self._load_folds(name, model)
+            ]
+            graded[name] = np.mean(folds, axis=0)
         return graded
 
     def models(self, target_name: str) -> Iterator[tuple[dict[str, Any], nn.Sequential]]:
         """Yield each fold's manifest entry and the network holding its weights (the same object)."""
+        for fold in self._load_folds(target_name, self.model):
+            yield fold, self.model
+
+    def _load_folds(self, target_name: str, model: nn.Sequential) -> Iterator[dict[str, Any]]:
         for fold in self.manifest.models["folds"][target_name]:
             # Half precision in the file, full precision in the network: load_state_dict converts.
-            self.model.load_state_dict(safetensors.torch.load_file(self.bundle / fold["file"]))
-            yield fold, self.model
+            model.load_state_dict(safetensors.torch.load_file(self.bundle / fold["file"]))
+            yield fold
 
     def normalise(self, images: NDArray[np.uint8]) -> torch.Tensor:
         """Turn pictures ``[studies, 256, 256]`` into the network's input ``[studies, 3, side, side]``.
@@ -99,10 +125,17 @@ class BaselinePredictor:
         trust = Calibration(**self.manifest.models["calibration"][target(name).score_group])
         return calibrate(raw, prior, seen, trust)
 
-    def _softmax(self, inputs: torch.Tensor) -> NDArray[np.float64]:
-        with torch.inference_mode():
-            probabilities: NDArray[np.float64] = self.model(inputs).softmax(dim=1).double().cpu().numpy()
-        return probabilities
+
+def usable_devices() -> list[torch.device]:
+    """Return every GPU, or the CPU where there is none."""
+    gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    return gpus if torch.cuda.is_available() and gpus else [torch.device("cpu")]
+
+
+def _softmax(model: nn.Sequential, inputs: torch.Tensor) -> NDArray[np.float64]:
+    with torch.inference_mode():
+        probabilities: NDArray[np.float64] = model(inputs).softmax(dim=1).double().cpu().numpy()
+    return probabilities
 
 
 def study_slice(study: Study) -> tuple[NDArray[np.uint8], dict[str, object]]:
@@ -120,6 +153,8 @@ def study_slice(study: Study) -> tuple[NDArray[np.uint8], dict[str, object]]:
 
 def _try_picture(study: Study) -> tuple[NDArray[np.uint8] | None, str]:
     try:
-        return square(study_slice(study)[0]), ""
+        image, facts = study_slice(study)
     except UnreadableSeries as error:
         return None, str(error)
+    left_out = f"{facts['skipped']} files of series {facts['series_id']} are no usable slices"
+    return square(image), left_out if facts["skipped"] else ""
