@@ -15,7 +15,7 @@ from lumbar_kaggle.targets import LEVELS
 
 Floats = NDArray[np.float64]
 
-LEFT, BACK, FOOT = np.eye(3)[0], np.eye(3)[1], -np.eye(3)[2]
+LEFT, BACK, FOOT = np.array([1.0, 0, 0]), np.array([0, 1.0, 0]), np.array([0, 0, -1.0])
 """Directions in the patient, LPS."""
 
 
@@ -158,8 +158,7 @@ def _upright(points: Floats, level: int) -> Floats:
     length = float(np.linalg.norm(along))
     if float(along @ FOOT) < 0.5 * length or length < 5.0:
         return FOOT
-    direction: Floats = along / length
-    return direction
+    return np.asarray(along / length, dtype=np.float64)
 
 
 def _choose(cut: _Cut, stacks: Sequence[Placed], reach_mm: float) -> tuple[Placed, int] | None:
