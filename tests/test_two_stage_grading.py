@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
+import timm
 import torch
+import torchvision
 
 from lumbar_kaggle.budget import Budget
 from lumbar_kaggle.competition import Competition
@@ -25,9 +28,10 @@ from lumbar_kaggle.recipes.two_stage.grading.augment import (
 from lumbar_kaggle.recipes.two_stage.grading.callbacks import MovingAverage
 from lumbar_kaggle.recipes.two_stage.grading.config import PRESETS, GradeConfig, preset
 from lumbar_kaggle.recipes.two_stage.grading.data import study_labels
+from lumbar_kaggle.recipes.two_stage.grading.encoders import build_encoder
 from lumbar_kaggle.recipes.two_stage.grading.fit import FitResult, fit
 from lumbar_kaggle.recipes.two_stage.grading.losses import GradeLoss, slice_loss
-from lumbar_kaggle.recipes.two_stage.grading.network import Graded, Grader, build_encoder
+from lumbar_kaggle.recipes.two_stage.grading.network import Graded, Grader
 from lumbar_kaggle.recipes.two_stage.grading.training import level_prior, predict_batch
 from lumbar_kaggle.recipes.two_stage.grading.views import VIEWS, window
 from tests.test_preprocess import folder_bytes
@@ -245,6 +249,33 @@ def test_encoders_of_both_libraries_take_one_channel(name: str) -> None:
     encoder, features = build_encoder(name)
     with torch.inference_mode():
         assert encoder.eval()(torch.zeros(2, 1, 64, 64)).shape == (2, features)
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix"), [("resnet18", ".pth"), ("mobilenetv3_small_050", ".safetensors")]
+)
+def test_weights_of_colour_pictures_fit_one_channel(name: str, suffix: str, tmp_path: Path) -> None:
+    """A three-channel classifier's file: a grey slice gives what the same slice in all colours gave."""
+    torch.manual_seed(2)
+    whole = torchvision.models.resnet18() if name == "resnet18" else timm.create_model(name, num_classes=7)
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save(whole.state_dict(), path)
+    else:
+        safetensors.torch.save_file(whole.state_dict(), path)
+    encoder, _ = build_encoder(name, str(path))
+    grey = torch.randn(2, 1, 64, 64)
+    if name == "resnet18":
+        whole.fc = torch.nn.Identity()
+    else:
+        whole.reset_classifier(0)
+    with torch.inference_mode():
+        expected = whole.eval()(grey.expand(-1, 3, -1, -1))
+        torch.testing.assert_close(encoder.eval()(grey), expected, atol=1e-4, rtol=1e-4)
+    with pytest.raises(InputError, match="these weights do not fit"):
+        build_encoder("small_resnet", str(path))
+    with pytest.raises(InputError, match="no such file; weights are a file, auto or none"):
+        build_encoder(name, str(tmp_path / "nothing.pth"))
 
 
 def test_wrong_settings_are_refused() -> None:

@@ -3,14 +3,11 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import timm
 import torch
-import torchvision
-from fastai.vision.learner import _default_meta, create_body, model_meta
 from torch import nn
 
-from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
+from lumbar_kaggle.recipes.two_stage.grading.encoders import build_encoder
 from lumbar_kaggle.recipes.two_stage.grading.views import VIEWS
 from lumbar_kaggle.targets import LEVELS, SEVERITIES
 
@@ -34,90 +31,6 @@ class Graded(NamedTuple):
     by_view: tuple[torch.Tensor, ...]
     slices: tuple[torch.Tensor, ...]
     attention: tuple[torch.Tensor, ...]
-
-
-class SmallResNet(nn.Module):
-    """A residual network of 15 million multiplications at 64 px, for training from scratch on a CPU.
-
-    Args:
-        width: channels of the first stage; they double three times.
-    """
-
-    def __init__(self, width: int = 16) -> None:
-        super().__init__()
-        self.num_features = 8 * width
-        self.stem = nn.Sequential(_conv(1, width, 2), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
-        sizes = [
-            (width, width, 1),
-            (width, 2 * width, 2),
-            (2 * width, 4 * width, 2),
-            (4 * width, 8 * width, 2),
-        ]
-        self.stages = nn.Sequential(*(_Residual(*size) for size in sizes))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return features ``[images, num_features]`` of ``[images, 1, px, px]``."""
-        features: torch.Tensor = self.stages(self.stem(images))
-        return features.mean(dim=(2, 3))
-
-
-def _conv(before: int, after: int, stride: int) -> nn.Conv2d:
-    return nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
-
-
-class _Residual(nn.Module):
-    def __init__(self, before: int, after: int, stride: int) -> None:
-        super().__init__()
-        self.path = nn.Sequential(
-            _conv(before, after, stride),
-            nn.BatchNorm2d(after),
-            nn.ReLU(inplace=True),
-            _conv(after, after, 1),
-            nn.BatchNorm2d(after),
-        )
-        plain = before == after and stride == 1
-        self.short = (
-            nn.Identity()
-            if plain
-            else nn.Sequential(
-                nn.AvgPool2d(stride, ceil_mode=True),
-                nn.Conv2d(before, after, 1, bias=False),
-                nn.BatchNorm2d(after),
-            )
-        )
-        self.last = nn.ReLU(inplace=True)
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.last(self.path(features) + self.short(features))
-        return out
-
-
-def build_encoder(name: str) -> tuple[nn.Module, int]:
-    """Return an untrained encoder of one-channel images, and how many features it gives.
-
-    Args:
-        name: ``small_resnet``, or a model of torchvision, or else of timm.
-
-    Raises:
-        InputError: there is no such model.
-    """
-    if name == "small_resnet":
-        small = SmallResNet()
-        return small, small.num_features
-    if name in torchvision.models.list_models(module=torchvision.models):
-        create = getattr(torchvision.models, name)
-        meta = model_meta.get(create, _default_meta)
-        body = create_body(create(weights=None), 1, False, meta["cut"])
-        encoder = nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        with torch.inference_mode():
-            features = encoder.eval()(torch.zeros(1, 1, 64, 64)).shape[1]
-        return encoder.train(), int(features)
-    if not timm.is_model(name):
-        raise InputError(f"backbone {name!r} is neither small_resnet nor a model of torchvision or timm")
-    model = timm.create_model(name, pretrained=False, in_chans=1, num_classes=0)
-    with torch.inference_mode():
-        features = model.eval()(torch.zeros(1, 1, 64, 64)).shape[1]
-    return model.train(), int(features)
 
 
 class SlicePool(nn.Module):
@@ -172,12 +85,16 @@ class Grader(nn.Module):
         config: of the network.
         prior: ``[3 groups, 5 levels, 3]`` probabilities that the heads start from (groups as in
             `targets.SCORE_GROUPS`).
+        pretrained: give the encoders the weights of the configuration; without, all is random.
     """
 
-    def __init__(self, config: GradeConfig, prior: torch.Tensor | None = None) -> None:
+    def __init__(
+        self, config: GradeConfig, prior: torch.Tensor | None = None, *, pretrained: bool = False
+    ) -> None:
         super().__init__()
         self.config = config
-        built = [build_encoder(name) for name in config.backbones]
+        weights = config.weights if pretrained else ("none", "none")
+        built = [build_encoder(name, file) for name, file in zip(config.backbones, weights, strict=True)]
         self.encoders = nn.ModuleList(encoder for encoder, _ in built)
         widths = dict(zip(PLANES, (features for _, features in built), strict=True))
         width = config.features

@@ -80,7 +80,7 @@ def train_fold(
     file, checkpoint = folder / f"fold-{fold}.safetensors", folder / f"fold-{fold}.checkpoint.pt"
     seed = derive_seed(config.seed, "grade", fold)
     set_seed(seed)
-    network = Grader(config, prior)
+    network = Grader(config, prior, pretrained=not file.is_file() and not checkpoint.is_file())
     if file.is_file():
         network.load_state_dict(safetensors.torch.load_file(file))
         return network
