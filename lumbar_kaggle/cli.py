@@ -14,6 +14,7 @@ from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.pretraining.config import PretrainConfig
 from lumbar_kaggle.recipes.baseline.config import BaselineConfig
 from lumbar_kaggle.recipes.two_stage.config import LocateConfig
+from lumbar_kaggle.recipes.two_stage.grading.config import PRESETS, GradeConfig
 from lumbar_kaggle.ship.command import add_actions
 from lumbar_kaggle.ship.rehearsal.settings import RehearsalSettings
 
@@ -150,6 +151,25 @@ def _parser() -> argparse.ArgumentParser:
         "--reserve-minutes", type=float, default=5.0, help="kept for the clean stop (default: 5)"
     )
     _add_settings(sub, LocateConfig)
+
+    sub = add("grade", verbs.grade, "train the second stage of the two-stage recipe on crops, by folds")
+    sub.add_argument("folder", type=Path, help="competition folder")
+    sub.add_argument(
+        "--cache", type=Path, required=True, help="cache made by lumbar preprocess --kind volumes"
+    )
+    sub.add_argument("--out", type=Path, required=True, help="run folder; oof.csv is written there")
+    sub.add_argument("--preset", default="cpu", metavar="NAME", help=f"{', '.join(PRESETS)} (default: cpu)")
+    sub.add_argument(
+        "--points", type=Path, metavar="POINTS.csv", help="of lumbar locate; default: the annotated points"
+    )
+    sub.add_argument(
+        "--label-weights", type=Path, metavar="NOISE.csv", help="row_id, weight: as of lumbar blend --noise"
+    )
+    sub.add_argument("--hours", type=float, help="time budget; then stop cleanly, resumable (default: none)")
+    sub.add_argument(
+        "--reserve-minutes", type=float, default=5.0, help="kept for the clean stop (default: 5)"
+    )
+    _add_settings(sub, GradeConfig)
 
     sub = add("export", verbs.export, "write the bundle of a trained run")
     sub.add_argument("run", type=Path, help="run folder of lumbar train")

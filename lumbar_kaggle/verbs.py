@@ -10,6 +10,7 @@ from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.pretraining.config import PretrainConfig
 from lumbar_kaggle.recipes.baseline.config import BaselineConfig
 from lumbar_kaggle.recipes.two_stage.config import LocateConfig
+from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
 from lumbar_kaggle.ship.rehearsal.settings import RehearsalSettings
 
 
@@ -92,6 +93,26 @@ def locate(args: argparse.Namespace) -> int:
     budget = Budget(args.hours, reserve_minutes=args.reserve_minutes)
     config = from_options(args, LocateConfig)
     print(run_locate(args.folder, args.cache, args.out, config, budget, args.weights).text())
+    return 0
+
+
+def grade(args: argparse.Namespace) -> int:
+    """Train the second stage of the two-stage recipe."""
+    from lumbar_kaggle.budget import Budget
+    from lumbar_kaggle.recipes.two_stage.grading.command import run_grade
+
+    results = run_grade(
+        args.folder,
+        args.cache,
+        args.out,
+        args.preset,
+        lambda base: from_options(args, GradeConfig, base),
+        Budget(args.hours, reserve_minutes=args.reserve_minutes),
+        points=args.points,
+        weights=args.label_weights,
+    )
+    for result in results:
+        print(result.sentence())
     return 0
 
 

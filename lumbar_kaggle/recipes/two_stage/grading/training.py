@@ -103,7 +103,8 @@ def train_fold(
             learner.fit_one_cycle(config.epochs, config.lr, wd=config.weight_decay, cbs=callbacks)
     write_csv(folder / f"fold-{fold}-history.csv", _history(learner))
     state = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
-    write_atomic(file, lambda path: safetensors.torch.save_file(state, path))
+    facts = {name: str(value) for name, value in asdict(config).items()}
+    write_atomic(file, lambda path: safetensors.torch.save_file(state, path, metadata=facts))
     checkpoint.unlink(missing_ok=True)
     return network
 
@@ -152,6 +153,8 @@ def predict_studies(
         crops: around the points to grade at.
         config: of the networks.
     """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    networks = [network.to(device) for network in networks]
     blank = Labels(np.full((5, 5), -1, np.int64), np.ones((5, 5), np.float32))
     samples = Samples(studies, dict.fromkeys(studies, blank), crops)
     parts = [
@@ -177,8 +180,3 @@ def predict_batch(
             flipped = network(*mirror(*plain, everyone)[0].flat()).logits.softmax(dim=2)
             found.append(flipped[:, [0, 2, 1, 4, 3]])
     return torch.stack(found).mean(dim=0).cpu()
-
-
-def describe(config: GradeConfig) -> dict[str, str]:
-    """Return the configuration as text, for the header of a weight file."""
-    return {name: str(value) for name, value in asdict(config).items()}

@@ -1,0 +1,57 @@
+"""``lumbar grade``: the second stage over a folder, by preset: one run per backbone."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from lumbar_kaggle.budget import Budget
+from lumbar_kaggle.competition import read_competition
+from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig, preset
+from lumbar_kaggle.recipes.two_stage.grading.fit import FitResult, fit
+from lumbar_kaggle.tables import read_table
+
+
+def run_grade(
+    root: Path,
+    cache: Path,
+    out: Path,
+    name: str,
+    change: Callable[[GradeConfig], GradeConfig],
+    budget: Budget,
+    *,
+    points: Path | None = None,
+    weights: Path | None = None,
+) -> Sequence[FitResult]:
+    """Train every configuration of a preset by folds; started again, it goes on where it was.
+
+    Args:
+        root: competition folder.
+        cache: holds its volumes.
+        out: run folder; with several backbones one folder below it for each.
+        name: of the preset.
+        change: what the caller sets otherwise than the preset.
+        budget: time for all of them together.
+        points: ``points.csv`` of ``lumbar locate``; None: the annotated points alone.
+        weights: table of ``row_id, weight``: how much each label counts.
+
+    Raises:
+        InputError: a table is missing or faulty, or a run was begun with other settings.
+    """
+    competition = read_competition(root, "train")
+    # Identifiers are text throughout; everything else in the table is a number.
+    places = None if points is None else _numbers(read_table(points, _POINTS), _POINTS[3:])
+    labels = None if weights is None else _numbers(read_table(weights, ("row_id", "weight")), ("weight",))
+    configs = preset(name)
+    results = []
+    for number, base in enumerate(configs):
+        folder = out if len(configs) == 1 else out / f"model-{number + 1}"
+        results.append(fit(competition, cache, places, folder, change(base), budget, labels))
+    return results
+
+
+_POINTS = ("study_id", "place", "level", "x_mm", "y_mm", "z_mm", "confidence")
+
+
+def _numbers(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    return table.astype(dict.fromkeys(columns, float))
