@@ -137,7 +137,11 @@ def _decode_with_simpleitk(path: Path) -> NDArray[Any] | None:
         import SimpleITK
     except ImportError:
         return None
-    image: NDArray[Any] = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))[0]
+    try:
+        image: NDArray[Any] = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))[0]
+    except RuntimeError:
+        # It cannot either; pydicom's reason, which names the encoding, says more.
+        return None
     return image
 
 

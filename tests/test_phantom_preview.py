@@ -41,8 +41,9 @@ def test_every_panel_has_a_picture_and_the_points_their_colours(sheet: np.ndarra
         strip = sheet[44 + row * step : 44 + row * step + PANEL_PX]
         for part in np.array_split(strip, len(PANELS), axis=1):
             assert part.std() > 30
-    seen = {tuple(colour) for colour in sheet.reshape(-1, 3).tolist()}
-    assert set(COLOURS) <= seen
+    # Older OpenCV draws no pixel of a smoothed circle or letter in quite its full colour.
+    for colour in COLOURS:
+        assert np.abs(sheet.astype(int) - colour).max(axis=2).min() <= 10
 
 
 def test_the_same_seed_gives_the_same_sheet(sheet: np.ndarray) -> None:

@@ -142,7 +142,7 @@ run(command, {{"PATH": "/usr/bin:/bin"}}, Path({str(tmp_path / "log")!r}))
 """
     process = subprocess.Popen([sys.executable, "-c", outer], cwd=ROOT)
     deadline = time.monotonic() + 60
-    while not beat.exists() and time.monotonic() < deadline:
+    while not (beat.exists() and beat.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
