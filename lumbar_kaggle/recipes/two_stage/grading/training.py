@@ -1,5 +1,6 @@
 """Training one fold of the second stage with fastai, and predicting with its network."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -103,7 +104,8 @@ def train_fold(
             learner.fit_one_cycle(config.epochs, config.lr, wd=config.weight_decay, cbs=callbacks)
     write_csv(folder / f"fold-{fold}-history.csv", _history(learner))
     state = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
-    facts = {name: str(value) for name, value in asdict(config).items()}
+    # One entry only: safetensors writes several in an order that differs from run to run.
+    facts = {"config": json.dumps(asdict(config), sort_keys=True)}
     write_atomic(file, lambda path: safetensors.torch.save_file(state, path, metadata=facts))
     checkpoint.unlink(missing_ok=True)
     return network
