@@ -15,7 +15,8 @@ Floats = NDArray[np.float64]
 ASSUMED_FIELD_MM = 280.0
 """Height of a sagittal picture whose spacing is not known: the mean of the competition's is about that."""
 
-_PLAUSIBLE_FIELD_MM = (120.0, 700.0)
+_PLAUSIBLE_FIELD_MM = (60.0, 700.0)
+"""Fields outside of these are a wrong spacing's; axial ones of 100 mm do occur."""
 
 
 @dataclass(frozen=True, eq=False)
