@@ -85,7 +85,6 @@ setup(
     },
     entry_points={"console_scripts": ["lumbar=lumbar_kaggle.cli:main"]},
     classifiers=[
-        "License :: OSI Approved :: MIT License",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",
