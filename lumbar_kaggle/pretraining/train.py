@@ -27,8 +27,8 @@ from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import write_atomic
 from lumbar_kaggle.phantom.slices import draw_middle_slices
 from lumbar_kaggle.pretraining.config import HELD_OUT, PretrainConfig
-from lumbar_kaggle.recipes.baseline.callbacks import Checkpoint, ReportEpochs, SeedEpochs
 from lumbar_kaggle.recipes.baseline.network import Network, body_state, build_network
+from lumbar_kaggle.recipes.callbacks import Checkpoint, ReportEpochs, SeedEpochs
 from lumbar_kaggle.targets import SEVERITY_WEIGHTS, TARGETS
 
 CANAL = [index for index, target in enumerate(TARGETS) if target.side is None]

@@ -28,15 +28,15 @@ from lumbar_kaggle.budget import Budget
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import read_json, write_atomic, write_csv, write_json
 from lumbar_kaggle.folds import balance, derive_seed
-from lumbar_kaggle.recipes.baseline.callbacks import (
+from lumbar_kaggle.recipes.baseline.config import BaselineConfig, epochs_after_short_run
+from lumbar_kaggle.recipes.baseline.learner import find_learning_rate, make_learner
+from lumbar_kaggle.recipes.callbacks import (
     Checkpoint,
     ReportEpochs,
     SeedEpochs,
     WithinBudget,
     read_checkpoint,
 )
-from lumbar_kaggle.recipes.baseline.config import BaselineConfig, epochs_after_short_run
-from lumbar_kaggle.recipes.baseline.learner import find_learning_rate, make_learner
 from lumbar_kaggle.targets import SEVERITIES
 
 Tell = Callable[[str], None]

@@ -19,7 +19,7 @@ from lumbar_kaggle.budget import Budget
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import write_atomic
 from lumbar_kaggle.folds import derive_seed
-from lumbar_kaggle.recipes.baseline.callbacks import Checkpoint, ReportEpochs, SeedEpochs, WithinBudget
+from lumbar_kaggle.recipes.callbacks import Checkpoint, ReportEpochs, SeedEpochs, WithinBudget
 from lumbar_kaggle.recipes.two_stage.config import LocateConfig
 from lumbar_kaggle.recipes.two_stage.locating import to_input
 from lumbar_kaggle.recipes.two_stage.network import Locator

@@ -9,7 +9,7 @@ from fastai.callback.tracker import TrackerCallback
 from fastai.callback.training import GradientAccumulation
 from fastai.torch_core import to_device
 
-from lumbar_kaggle.recipes.baseline.callbacks import read_checkpoint, write_checkpoint
+from lumbar_kaggle.recipes.callbacks import read_checkpoint, write_checkpoint
 from lumbar_kaggle.recipes.two_stage.grading.augment import (
     Inputs,
     Truth,

@@ -21,7 +21,7 @@ from lumbar_kaggle.budget import Budget
 from lumbar_kaggle.files import write_atomic, write_csv
 from lumbar_kaggle.folds import derive_seed
 from lumbar_kaggle.metric import weighted_prior
-from lumbar_kaggle.recipes.baseline.callbacks import ReportEpochs, SeedEpochs, WithinBudget
+from lumbar_kaggle.recipes.callbacks import ReportEpochs, SeedEpochs, WithinBudget
 from lumbar_kaggle.recipes.two_stage.grading.augment import cut, mirror, unpack
 from lumbar_kaggle.recipes.two_stage.grading.callbacks import (
     Accumulate,

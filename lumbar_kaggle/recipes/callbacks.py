@@ -1,4 +1,4 @@
-"""fastai callbacks of the baseline: reproducible epochs, checkpoints, the time budget, progress."""
+"""fastai callbacks that all recipes share: reproducible epochs, checkpoints, the time budget, progress."""
 
 import random
 from collections.abc import Callable
