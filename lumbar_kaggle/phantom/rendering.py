@@ -27,6 +27,9 @@ CORTEX_MM = 0.55
 ROUGHNESS_MM = 0.35
 """Standard deviation by which the surfaces of bones are uneven."""
 
+PASSES_BY_MM = 3.0
+"""Further than this from a bone neither its roughness nor a soft edge reaches."""
+
 
 @dataclass(frozen=True)
 class Plane:
@@ -190,7 +193,9 @@ class _Layer:
                 view = image[:, rows, columns]
                 if solid.tissue is Tissue.BONE:
                     moved = (solid.axes @ shift).astype(np.float32)
-                    marrow.append(_paint_rim(view, solid, local, moved, contrast, scene, min(plane.spacing)))
+                    painted = _paint_rim(view, solid, local, moved, contrast, scene, min(plane.spacing))
+                    if painted is not None:
+                        marrow.append(painted)
                 else:
                     _paint_solid(view, solid, local, contrast, min(plane.spacing))
         _fill(marrow)
@@ -205,12 +210,15 @@ def _paint_solid(
     view: Singles, solid: Solid, local: tuple[Singles, Singles, Singles], contrast: Contrast, softness: float
 ) -> None:
     """Paint a solid other than bone over a view of the image, in place."""
+    part = covered_through(solid.shape.distance(*local), softness)
+    if not part.any():
+        return
     value: Singles | float
     if solid.tissue is Tissue.DISC:
         value = _disc(solid, local, contrast)
     else:
         value = float(getattr(contrast, solid.tissue.value))
-    view += (value - view) * covered_through(solid.shape.distance(*local), softness)
+    view += (value - view) * part
 
 
 def _paint_rim(
@@ -221,18 +229,22 @@ def _paint_rim(
     contrast: Contrast,
     scene: Scene,
     softness: float,
-) -> tuple[Singles, Singles, Singles]:
+) -> tuple[Singles, Singles, Singles] | None:
     """Paint a bone's dark shell; return the view, the marrow's brightness and the part that it covers.
 
-    The marrow comes when the shells of all parts of the bone are there, so that no rim is left inside.
+    The marrow comes when the shells of all parts of the bone are there, so that no rim is left inside. None
+    where the slice only passes by.
     """
+    bare = solid.shape.distance(*local)
+    if bare.min() > PASSES_BY_MM + np.abs(shift).sum():
+        return None
     # Marrow and roughness change slowly, so the slice's middle stands for its thickness.
     x, y, z = (axis[len(axis) // 2][None] for axis in local)
     offset = (solid.axes @ solid.origin).astype(np.float32)
     place = [axis + by for axis, by in zip((x, y, z), offset, strict=True)]
     fine, coarse = grain_at(scene.fine, *place), grain_at(scene.coarse, *place)
     uneven = np.float32(ROUGHNESS_MM) * coarse
-    distance = solid.shape.distance(*local) + uneven
+    distance = bare + uneven
     view += (np.float32(contrast.cortex) - view) * covered_through(distance, softness)
     value = _marrow(solid, (x, y, z), (fine, coarse), contrast, scene)
     if shift.any():
