@@ -131,32 +131,23 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("folder", type=Path, help="competition folder")
     sub.add_argument("--cache", type=Path, required=True, help="cache made by lumbar preprocess")
     sub.add_argument("--out", type=Path, required=True, help="run folder")
-    sub.add_argument("--hours", type=float, help="time budget; then stop cleanly, resumable (default: none)")
-    sub.add_argument(
-        "--reserve-minutes", type=float, default=5.0, help="kept for the clean stop (default: 5)"
-    )
+    _add_budget(sub)
     _add_settings(sub, BaselineConfig)
 
+    volumes = "cache made by lumbar preprocess --kind volumes"
     sub = add(
         "locate", verbs.locate, "find discs, foramina and recesses: train by folds, or use a trained locator"
     )
     sub.add_argument("folder", type=Path, help="folder in the competition's layout, with coordinates")
-    sub.add_argument(
-        "--cache", type=Path, required=True, help="cache made by lumbar preprocess --kind volumes"
-    )
+    sub.add_argument("--cache", type=Path, required=True, help=volumes)
     sub.add_argument("--out", type=Path, required=True, help="run folder")
     sub.add_argument("--weights", type=Path, help="run folder of a locator to start from, or to use as it is")
-    sub.add_argument("--hours", type=float, help="time budget; then stop cleanly, resumable (default: none)")
-    sub.add_argument(
-        "--reserve-minutes", type=float, default=5.0, help="kept for the clean stop (default: 5)"
-    )
+    _add_budget(sub)
     _add_settings(sub, LocateConfig)
 
     sub = add("grade", verbs.grade, "train the second stage of the two-stage recipe on crops, by folds")
     sub.add_argument("folder", type=Path, help="competition folder")
-    sub.add_argument(
-        "--cache", type=Path, required=True, help="cache made by lumbar preprocess --kind volumes"
-    )
+    sub.add_argument("--cache", type=Path, required=True, help=volumes)
     sub.add_argument("--out", type=Path, required=True, help="run folder; oof.csv is written there")
     sub.add_argument("--preset", default="cpu", metavar="NAME", help=f"{', '.join(PRESETS)} (default: cpu)")
     sub.add_argument(
@@ -165,10 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--label-weights", type=Path, metavar="NOISE.csv", help="row_id, weight: as of lumbar blend --noise"
     )
-    sub.add_argument("--hours", type=float, help="time budget; then stop cleanly, resumable (default: none)")
-    sub.add_argument(
-        "--reserve-minutes", type=float, default=5.0, help="kept for the clean stop (default: 5)"
-    )
+    _add_budget(sub)
     _add_settings(sub, GradeConfig)
 
     sub = add("export", verbs.export, "write the bundle of a trained run")
@@ -233,6 +221,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_settings(sub, RehearsalSettings)
     return parser
+
+
+def _add_budget(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--hours", type=float, help="time budget; then stop cleanly, resumable (default: none)"
+    )
+    parser.add_argument(
+        "--reserve-minutes", type=float, default=5.0, help="kept for the clean stop (default: 5)"
+    )
 
 
 def _add_settings(parser: argparse.ArgumentParser, kind: type[object]) -> None:

@@ -1,13 +1,11 @@
 """The network of the baseline: a torchvision or timm body with fastai's head, and its weights."""
 
 import difflib
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import timm
 import torch
 import torchvision
@@ -22,6 +20,7 @@ from fastai.vision.learner import (
 from torch import nn
 
 from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.recipes.weights import HUB_ERRORS, read_weights, warn_of_hub
 from lumbar_kaggle.targets import SEVERITIES
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -82,18 +81,13 @@ def load_pretrained(network: Network, arch: str, weights: str) -> str:
     if weights == "none":
         return ""
     if weights != "auto":
-        _load_state(network, arch, _read_state(Path(weights)), weights)
+        state = read_weights(Path(weights), "--weights takes a file, auto or none")
+        _load_state(network, arch, state, weights)
         return weights
     try:
         pretrained = _from_hub(arch)
-    except (OSError, RuntimeError) as error:
-        # What a hub's client raises without a network: URLError, ConnectionError, LocalEntryNotFoundError.
-        reason = " ".join(str(error).split())[:200]
-        warnings.warn(
-            f"no pretrained weights for {arch}: the hub cannot be reached and nothing is cached ({reason}); "
-            "training starts from random weights. Give a file with --weights, or --weights none.",
-            stacklevel=2,
-        )
+    except HUB_ERRORS as error:
+        warn_of_hub(arch, error)
         return ""
     _load_state(network, arch, pretrained.state_dict(), f"the hub's {arch}")
     return "hub"
@@ -153,22 +147,6 @@ def _body_parameters(whole: nn.Module, body: nn.Module) -> set[str]:
     """Names in `whole` of the parameters that its cut-off `body` keeps."""
     kept = {id(parameter) for parameter in body.parameters()}
     return {name for name, parameter in whole.named_parameters() if id(parameter) in kept}
-
-
-def _read_state(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; --weights takes a file, auto or none")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        # weights_only: a checkpoint from elsewhere must not run code.
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(
-            f"{path}: no readable weights ({type(error).__name__}); give a safetensors file or a state dict"
-        ) from error
-    plain: dict[str, torch.Tensor] = state.get("state_dict", state.get("model", state))
-    return plain
 
 
 def _in_torchvision(arch: str) -> bool:

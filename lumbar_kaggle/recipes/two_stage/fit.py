@@ -65,12 +65,11 @@ def fit(
         raise InputError(f"{out}: no series of these studies has a labelled point to learn from")
     counts = ", ".join(f"{len(some)} {name} slices" for name, some in samples.items())
     print(f"Training the locator on {counts} of {len(folds)} studies into {out}")
+    starts = {name: _first(start, name) for name in samples}
     parts = []
     for fold in range(config.folds):
         networks = {
-            name: train_network(
-                name, fold, _split(some, fold_of, fold), out, config, budget, _first(start, name)
-            )
+            name: train_network(name, fold, _split(some, fold_of, fold), out, config, budget, starts[name])
             for name, some in samples.items()
             if some
         }

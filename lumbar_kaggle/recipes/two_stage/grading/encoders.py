@@ -1,10 +1,8 @@
 """Encoders of one-channel slices: a small one of our own, any of torchvision or timm; their weights."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import timm
 import torch
 import torchvision
@@ -12,10 +10,11 @@ from fastai.vision.learner import _default_meta, create_body, model_meta
 from torch import nn
 
 from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.recipes.weights import HUB_ERRORS, State, read_weights, warn_of_hub
 
 OWN = "small_resnet"
 
-State = dict[str, torch.Tensor]
+MEND = "weights are a file, auto or none"
 
 
 class SmallResNet(nn.Module):
@@ -89,7 +88,7 @@ def build_encoder(name: str, weights: str = "none") -> tuple[nn.Module, int]:
     if name == OWN:
         own = SmallResNet()
         if weights not in ("none", "auto"):
-            _load(own, _read(Path(weights)), weights)
+            _load(own, read_weights(Path(weights), MEND), weights)
         return own, own.num_features
     if name in torchvision.models.list_models(module=torchvision.models):
         encoder = _torchvision_encoder(name, weights)
@@ -109,7 +108,7 @@ def _torchvision_encoder(name: str, weights: str) -> nn.Module:
         whole = _from_hub(name, lambda: create(weights="DEFAULT"))
     elif weights != "none":
         whole = create(weights=None)
-        _load(whole, _read(Path(weights)), weights, classifier=_classifier_keys(name, whole))
+        _load(whole, read_weights(Path(weights), MEND), weights, classifier=_classifier_keys(name, whole))
     pretrained = whole is not None
     body = create_body(whole if pretrained else create(weights=None), 1, pretrained, _cut(name))
     return nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -134,21 +133,15 @@ def _timm_encoder(name: str, weights: str) -> nn.Module:
             return found
     model: nn.Module = timm.create_model(name, pretrained=False, in_chans=1, num_classes=0)
     if weights not in ("none", "auto"):
-        _load(model, _read(Path(weights)), weights)
+        _load(model, read_weights(Path(weights), MEND), weights)
     return model
 
 
 def _from_hub(name: str, create: Any) -> nn.Module | None:
     try:
         model: nn.Module = create()
-    except (OSError, RuntimeError) as error:
-        # What a hub's client raises without a network: URLError, ConnectionError, LocalEntryNotFoundError.
-        reason = " ".join(str(error).split())[:200]
-        warnings.warn(
-            f"no pretrained weights for {name}: the hub cannot be reached and nothing is cached ({reason}); "
-            "training starts from random weights. Give a file with --weights, or --weights none.",
-            stacklevel=2,
-        )
+    except HUB_ERRORS as error:
+        warn_of_hub(name, error)
         return None
     return model
 
@@ -175,19 +168,3 @@ def _one_channel(value: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     if value.dim() == 4 and value.shape[1] == 3 and wanted.shape[1:2] == (1,):
         return value.sum(dim=1, keepdim=True)
     return value
-
-
-def _read(path: Path) -> State:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; weights are a file, auto or none")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        # weights_only: a checkpoint from elsewhere must not run code.
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(
-            f"{path}: no readable weights ({type(error).__name__}); give a safetensors file or a state dict"
-        ) from error
-    plain: State = state.get("state_dict", state.get("model", state))
-    return plain

@@ -11,6 +11,7 @@ from lumbar_kaggle.cache import OK, Cache
 from lumbar_kaggle.competition import Competition
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.recipes.two_stage.grading.views import PLACE_OF_CONDITION, PLACES
+from lumbar_kaggle.recipes.two_stage.points import empty_points, fill_points
 from lumbar_kaggle.recipes.two_stage.stacks import read_stacks
 from lumbar_kaggle.targets import LEVELS
 
@@ -159,6 +160,9 @@ def _median(offsets: Floats) -> Floats:
     return median
 
 
+_INDEX_OF_CONDITION = {condition: PLACES.index(place) for condition, place in PLACE_OF_CONDITION.items()}
+
+
 def _marked(competition: Competition, cache: Path) -> dict[str, Floats]:
     """Return per study the marked points ``[5 places, 5 levels, 3]``, NaN where there is none."""
     volumes = Cache(cache, "volumes")
@@ -172,16 +176,8 @@ def _marked(competition: Competition, cache: Path) -> dict[str, Floats]:
         study, series = (str(part) for part in key)
         if (study, series) not in files:
             continue
-        at = {
-            number: (stack, k)
-            for stack in read_stacks(volumes.folder, files[study, series])
-            if stack.placed
-            for k, number in enumerate(stack.instance_numbers.tolist())
-        }
-        points = found.setdefault(study, np.full((len(PLACES), len(LEVELS), 3), np.nan))
-        for mark in marks.to_dict("records"):
-            if mark["instance_number"] in at:
-                stack, k = at[mark["instance_number"]]
-                place = PLACES.index(PLACE_OF_CONDITION[mark["condition"]])
-                points[place, LEVELS.index(mark["level"])] = stack.to_patient(k, mark["y"], mark["x"])
+        points = found.setdefault(study, empty_points(len(PLACES)))
+        for stack in read_stacks(volumes.folder, files[study, series]):
+            if stack.placed:
+                fill_points(points, stack, marks, _INDEX_OF_CONDITION)
     return {study: points for study, points in found.items() if np.isfinite(points).any()}
