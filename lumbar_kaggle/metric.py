@@ -157,6 +157,49 @@ def study_sums(predictions: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
     return joined
 
 
+RESAMPLES = 1000
+"""Bootstrap resamples of the studies."""
+
+
+def part_scores(sums: Floats) -> Floats:
+    """Return ``[..., 4]`` losses of `PARTS` from ``[..., 4, 2]`` sums of losses and weights.
+
+    NaN where a part has no weight, that is, no row.
+    """
+    loss, weight = sums[..., 0], sums[..., 1]
+    parts: Floats = np.divide(loss, weight, out=np.full_like(loss, np.nan), where=weight > 0)
+    return parts
+
+
+def with_total(parts: Floats) -> Floats:
+    """Add the mean of the four parts ``[..., 4]`` as a fifth, NaN where one is."""
+    return np.concatenate([parts, parts.mean(axis=-1, keepdims=True)], axis=-1)
+
+
+def resampled_scores(sums: Floats) -> Floats:
+    """Return ``[files, RESAMPLES, 4]`` losses of the same bootstrap resamples of the studies for all files.
+
+    Args:
+        sums: ``[files, studies, 4, 2]`` what each study adds to losses and weights.
+    """
+    studies = sums.shape[1]
+    drawn = np.random.default_rng(0).multinomial(studies, np.full(studies, 1 / studies), size=RESAMPLES)
+    return part_scores(np.einsum("rs,fspk->frpk", drawn.astype(np.float64), sums, optimize=True))
+
+
+def confidence_interval(value: Floats, draws: Floats) -> Floats:
+    """Return the ends ``[2, n]`` of the 95 % intervals, NaN where the value is.
+
+    Args:
+        value: ``[n]``.
+        draws: ``[RESAMPLES, n]``; a resample without a part's rows does not count for it.
+    """
+    ends = np.full((2, len(value)), np.nan)
+    for k in np.flatnonzero(np.isfinite(value)):
+        ends[:, k] = np.quantile(draws[np.isfinite(draws[:, k]), k], [0.025, 0.975])
+    return ends
+
+
 def weighted_prior(truth: pd.DataFrame, *, smoothing: float = 0.0) -> pd.DataFrame:
     """Return, per target, the constant probabilities that score best on `truth`.
 

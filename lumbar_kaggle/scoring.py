@@ -9,7 +9,19 @@ from numpy.typing import NDArray
 
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.evaluation import evaluate_targets
-from lumbar_kaggle.metric import PARTS, Score, prior_predictions, score, study_sums, weighted_prior
+from lumbar_kaggle.metric import (
+    PARTS,
+    RESAMPLES,
+    Score,
+    confidence_interval,
+    part_scores,
+    prior_predictions,
+    resampled_scores,
+    score,
+    study_sums,
+    weighted_prior,
+    with_total,
+)
 from lumbar_kaggle.submission import read_predictions
 from lumbar_kaggle.tables import read_labels
 
@@ -17,9 +29,6 @@ Floats = NDArray[np.float64]
 
 NAMES = (*PARTS, "total")
 """Lines of a comparison."""
-
-RESAMPLES = 1000
-"""Bootstrap resamples of the studies."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,11 @@ class Estimate:
 
     value: Floats
     interval: Floats
+
+    @classmethod
+    def of(cls, value: Floats, draws: Floats) -> "Estimate":
+        """Return values ``[5]`` with the intervals of their resamples ``[RESAMPLES, 5]``."""
+        return cls(value, confidence_interval(value, draws))
 
 
 @dataclass(frozen=True)
@@ -200,15 +214,15 @@ def compare_files(
 def _compared(tables: dict[str, pd.DataFrame], labels: pd.DataFrame, prior_source: Path) -> Comparison:
     """Return the comparison of ``score`` with ``prior`` and, where given, with ``oracle`` and ``against``."""
     sums = np.stack([_sums_of(table, labels) for table in tables.values()])
-    values = dict(zip(tables, _totalled(sums.sum(axis=1)), strict=True))
-    draws = dict(zip(tables, _resampled(sums), strict=True))
+    values = dict(zip(tables, with_total(part_scores(sums.sum(axis=1))), strict=True))
+    draws = dict(zip(tables, with_total(resampled_scores(sums)), strict=True))
     return Comparison(
-        score=_estimate(values["score"], draws["score"]),
+        score=Estimate.of(values["score"], draws["score"]),
         prior=values["prior"],
         oracle=values.get("oracle"),
-        skill=_estimate(_skill(values), _skill(draws)) if "oracle" in tables else None,
+        skill=Estimate.of(_skill(values), _skill(draws)) if "oracle" in tables else None,
         against=values.get("against"),
-        difference=_estimate(_difference(values), _difference(draws)) if "against" in tables else None,
+        difference=Estimate.of(_difference(values), _difference(draws)) if "against" in tables else None,
         rows=len(labels),
         studies=sums.shape[1],
         prior_source=prior_source,
@@ -266,29 +280,6 @@ def _sums_of(table: pd.DataFrame, labels: pd.DataFrame) -> Floats:
     """Return ``[studies, 4 parts, 2]`` losses and weights."""
     sums = study_sums(table, labels)
     return sums.to_numpy(dtype=np.float64).reshape(len(sums), len(PARTS), 2)
-
-
-def _totalled(sums: Floats) -> Floats:
-    """Return ``[..., 5]`` scores of the parts and their mean from ``[..., 4, 2]``; NaN without any weight."""
-    loss, weight = sums[..., 0], sums[..., 1]
-    parts = np.divide(loss, weight, out=np.full_like(loss, np.nan), where=weight > 0)
-    scores: Floats = np.concatenate([parts, parts.mean(axis=-1, keepdims=True)], axis=-1)
-    return scores
-
-
-def _resampled(sums: Floats) -> Floats:
-    """Return ``[files, RESAMPLES, 5]`` scores of the same resamples for all files."""
-    studies = sums.shape[1]
-    drawn = np.random.default_rng(0).multinomial(studies, np.full(studies, 1 / studies), size=RESAMPLES)
-    return _totalled(np.einsum("rs,fspk->frpk", drawn.astype(np.float64), sums, optimize=True))
-
-
-def _estimate(value: Floats, draws: Floats) -> Estimate:
-    """Return values ``[5]`` with intervals from resamples ``[RESAMPLES, 5]``, of those that have all rows."""
-    interval = np.full((2, len(NAMES)), np.nan)
-    for k in np.flatnonzero(np.isfinite(value)):
-        interval[:, k] = np.quantile(draws[np.isfinite(draws[:, k]), k], [0.025, 0.975])
-    return Estimate(value, interval)
 
 
 def _numbers(values: Floats) -> list[str]:

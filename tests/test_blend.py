@@ -10,7 +10,7 @@ import pytest
 
 from lumbar_kaggle.blend.cells import TARGETS_OF, Cells, as_table, gather
 from lumbar_kaggle.blend.fitting import CrossFit, cross_fit, cross_fitted, fit_blend
-from lumbar_kaggle.blend.losses import CANAL, change, group_loss, scores, study_losses
+from lumbar_kaggle.blend.losses import CANAL, change, group_loss, study_losses
 from lumbar_kaggle.blend.model import BlendModel, apply_blend, apply_cells, load_blend, save_blend
 from lumbar_kaggle.blend.noise import SUGGESTED_WEIGHT, find_noise
 from lumbar_kaggle.blend.steps import (
@@ -23,6 +23,7 @@ from lumbar_kaggle.blend.steps import (
     weighted_mean,
 )
 from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.metric import part_scores as scores
 from lumbar_kaggle.metric import score, study_sums
 from lumbar_kaggle.phantom.reader import OTHER_SIDE
 from lumbar_kaggle.tables import label_rows

@@ -9,14 +9,20 @@ import pandas as pd
 
 from lumbar_kaggle.blend.cells import Cells, Floats, as_table, gather
 from lumbar_kaggle.blend.fitting import CERTAINTY, CrossFit, cross_fit
-from lumbar_kaggle.blend.losses import resampled_scores, scores, study_losses
+from lumbar_kaggle.blend.losses import study_losses
 from lumbar_kaggle.blend.model import BlendModel, save_blend
 from lumbar_kaggle.blend.noise import Noise, find_noise
 from lumbar_kaggle.blend.steps import GroupBlend
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import write_csv
-from lumbar_kaggle.metric import PARTS
-from lumbar_kaggle.scoring import RESAMPLES
+from lumbar_kaggle.metric import (
+    PARTS,
+    RESAMPLES,
+    confidence_interval,
+    part_scores,
+    resampled_scores,
+    with_total,
+)
 from lumbar_kaggle.submission import read_predictions
 from lumbar_kaggle.tables import faults_of, read_labels, read_table
 from lumbar_kaggle.targets import SCORE_GROUPS, split_row_id
@@ -193,22 +199,14 @@ def _lines(cells: Cells, fit: CrossFit) -> tuple[Line, ...]:
     """Return the scores of the files, the plain mean and the blend, and the difference of the last two."""
     values = [*cells.files, fit.plain, fit.blended]
     sums = np.stack([study_losses(value, cells.severity) for value in values])
-    value, draws = _with_total(scores(sums.sum(axis=1))), _with_total(resampled_scores(sums))
+    value, draws = with_total(part_scores(sums.sum(axis=1))), with_total(resampled_scores(sums))
     names = [*cells.names, "plain mean", "blend, cross-fitted"]
     lines = [_line(*each) for each in zip(names, value, draws, strict=True)]
     return (*lines, _line("blend - plain mean", value[-1] - value[-2], draws[-1] - draws[-2]))
 
 
-def _with_total(parts: Floats) -> Floats:
-    """Add the mean of the four as a fifth, NaN where one is."""
-    return np.concatenate([parts, parts.mean(axis=-1, keepdims=True)], axis=-1)
-
-
 def _line(name: str, value: Floats, draws: Floats) -> Line:
-    interval = np.full((2, len(value)), np.nan)
-    for k in np.flatnonzero(np.isfinite(value)):
-        interval[:, k] = np.quantile(draws[np.isfinite(draws[:, k]), k], [0.025, 0.975])
-    return Line(name, value, interval)
+    return Line(name, value, confidence_interval(value, draws))
 
 
 def _step_table(model: BlendModel) -> list[list[str]]:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from lumbar_kaggle.blend.cells import TARGETS_OF, Booleans, Cells, Floats, Integers
-from lumbar_kaggle.blend.losses import change, parts_of, resampled_scores, study_losses
+from lumbar_kaggle.blend.losses import change, parts_of, study_losses
 from lumbar_kaggle.blend.model import BlendModel, Decision, apply_cells
 from lumbar_kaggle.blend.steps import STEPS, GroupBlend, Step, plain_mean
+from lumbar_kaggle.metric import resampled_scores
 from lumbar_kaggle.targets import SCORE_GROUPS
 
 CERTAINTY = 0.9

@@ -6,8 +6,7 @@ The formulas are those of `metric`; that both agree is tested.
 import numpy as np
 
 from lumbar_kaggle.blend.cells import TARGETS_OF, Booleans, Floats, Integers
-from lumbar_kaggle.metric import PARTS
-from lumbar_kaggle.scoring import RESAMPLES
+from lumbar_kaggle.metric import PARTS, part_scores
 from lumbar_kaggle.targets import SCORE_GROUPS, SEVERITY_WEIGHTS
 
 CANAL = SCORE_GROUPS.index("spinal")
@@ -54,16 +53,9 @@ def _any_severe(severe: Floats, grade: Integers, scored: Booleans) -> Floats:
     return np.stack([loss, weight], axis=1)
 
 
-def scores(sums: Floats) -> Floats:
-    """Return ``[..., 4]`` losses of the parts from ``[..., 4, 2]`` sums; NaN where a part has no row."""
-    loss, weight = sums[..., 0], sums[..., 1]
-    parts: Floats = np.divide(loss, weight, out=np.full_like(loss, np.nan), where=weight > 0)
-    return parts
-
-
 def group_loss(probabilities: Floats, severity: Integers, group: int) -> float:
     """Return a score group's loss; for the canal the sum of its own and the any-severe one."""
-    return float(scores(study_losses(probabilities, severity).sum(axis=0))[list(parts_of(group))].sum())
+    return float(part_scores(study_losses(probabilities, severity).sum(axis=0))[list(parts_of(group))].sum())
 
 
 def change(new: Floats, old: Floats, parts: tuple[int, ...]) -> tuple[float, float]:
@@ -81,14 +73,3 @@ def change(new: Floats, old: Floats, parts: tuple[int, ...]) -> tuple[float, flo
     influence = (difference - weight * ratio) / total
     chosen = list(parts)
     return float(ratio[chosen].sum()), float(np.sqrt((influence[:, chosen].sum(axis=1) ** 2).sum()))
-
-
-def resampled_scores(sums: Floats) -> Floats:
-    """Return ``[files, RESAMPLES, 4]`` losses of the same bootstrap resamples of the studies for all files.
-
-    Args:
-        sums: ``[files, studies, 4, 2]``.
-    """
-    studies = sums.shape[1]
-    drawn = np.random.default_rng(0).multinomial(studies, np.full(studies, 1 / studies), size=RESAMPLES)
-    return scores(np.einsum("rs,fspk->frpk", drawn.astype(np.float64), sums, optimize=True))
