@@ -25,21 +25,11 @@ from lumbar_kaggle.recipes.baseline.export import export
 from lumbar_kaggle.recipes.baseline.fit import FitResult, fit
 from lumbar_kaggle.recipes.baseline.network import build_network, load_pretrained
 from lumbar_kaggle.recipes.baseline.run import fold_folder, histories, read_results, validation_predictions
+from tests.clock import Clock
 from tests.conftest import SMALL
 from tests.test_preprocess import folder_bytes
 
 ONE = replace(SMALL, targets=("spinal_canal_stenosis_l3_l4",))
-
-
-class Clock:
-    """A clock that jumps one second each time it is read."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        self.now += 1.0
-        return self.now
 
 
 def train(competition: Path, cache: Path, run: Path, config: BaselineConfig, budget: Budget) -> FitResult:

@@ -174,3 +174,23 @@ def test_every_syntax_keeps_the_pixels(syntax: str, signed: bool) -> None:
     dataset = pydicom.dcmread(io.BytesIO(buffer.getvalue()))
     assert dataset.file_meta.TransferSyntaxUID == SYNTAXES[syntax]
     np.testing.assert_array_equal(dataset.pixel_array, pixels)
+
+
+def test_one_patient_in_twenty_is_transitional_and_labelled_as_a_reader_would() -> None:
+    """Four or six lumbar-type vertebrae; the reader counts from the sacrum or from the ribs."""
+    grades = Grades(np.zeros((5, 5)), np.zeros((5, 5), np.int64), np.zeros((5, 5)))
+    patients = [draw_patient(np.random.default_rng([9, k]), grades) for k in range(3000)]
+    share = np.mean([patient.transitional for patient in patients])
+    assert share == pytest.approx(0.052, abs=4 * np.sqrt(0.052 * 0.948 / 3000))
+    seen = {(patient.first_sacral, patient.first_disc) for patient in patients}
+    assert seen == {(8, 3), (9, 3), (9, 4), (7, 3), (7, 2)}
+    for counts in seen:
+        patient = next(one for one in patients if (one.first_sacral, one.first_disc) == counts)
+        scene = Scene(patient, np.random.default_rng(1))
+        heights = [scene.spine.place(scene.spine.level_at(level), (0, 0, 0))[2] for level in range(-1, 6)]
+        assert np.all(np.diff(heights) < -15)
+        # The lowest labelled disc is the last above the sacrum, or the one beside it.
+        assert abs(patient.first_disc + 4 - (patient.first_sacral - 1)) <= 1
+        image = scene.render(sagittal(scene, 0.0), 4.0, CONTRASTS[Weighting.T2])
+        assert image.max() > 0.8
+        assert np.isfinite(image).all()

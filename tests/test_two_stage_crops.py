@@ -25,6 +25,7 @@ from lumbar_kaggle.recipes.two_stage.grading.places import (
     to_points,
 )
 from lumbar_kaggle.recipes.two_stage.grading.views import VIEWS, window
+from tests.clock import Clock
 from tests.test_preprocess import folder_bytes
 from tests.two_stage_studies import (
     AXIAL,
@@ -296,17 +297,6 @@ def test_the_surest_of_several_points_counts() -> None:
     assert np.isnan(points[0, 1]).all()
     with pytest.raises(InputError, match="place 'disc' is none of canal, left foramen"):
         to_points(table.assign(place="disc"))
-
-
-class Clock:
-    """A clock that jumps one second each time it is read."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        self.now += 1.0
-        return self.now
 
 
 def test_an_interrupted_cache_goes_on_and_ends_the_same(

@@ -34,6 +34,7 @@ from lumbar_kaggle.recipes.two_stage.grading.losses import GradeLoss, slice_loss
 from lumbar_kaggle.recipes.two_stage.grading.network import Graded, Grader
 from lumbar_kaggle.recipes.two_stage.grading.training import level_prior, predict_batch
 from lumbar_kaggle.recipes.two_stage.grading.views import VIEWS, window
+from tests.clock import Clock
 from tests.test_preprocess import folder_bytes
 from tests.two_stage_studies import write_competition
 
@@ -336,17 +337,6 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> tuple[Competition, Path
     """Studies whose balls tell the grades, and their cache."""
     root = tmp_path_factory.mktemp("grading")
     return write_competition(root, 12), root
-
-
-class Clock:
-    """A clock that jumps one second each time it is read."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        self.now += 1.0
-        return self.now
 
 
 def train(studies: tuple[Competition, Path], out: Path, config: GradeConfig, budget: Budget) -> FitResult:
