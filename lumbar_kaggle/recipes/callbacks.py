@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from fastai.callback.core import Callback, CancelEpochException
 from fastai.callback.tracker import TrackerCallback
+from fastai.learner import Learner
 from fastai.torch_core import set_seed, to_device
 
 from lumbar_kaggle.budget import Budget
@@ -64,11 +65,8 @@ class Checkpoint(TrackerCallback):  # type: ignore[misc]
         self.done, self.best_state = [], {}
         state = read_checkpoint(self.path_to_checkpoint)
         if state is not None and state["phase"] == self.phase:
-            self.done = [list(row) for row in state["history"]]
+            self.done = restore_learner(self.learn, state)
             self.best_state = state["best"]
-            self.learn.model.load_state_dict(state["model"])
-            moments = to_device(state["state"], self.learn.dls.device)
-            self.learn.opt.load_state_dict({"hypers": state["hypers"], "state": moments})
 
     def before_epoch(self) -> None:
         """Skip an epoch that is already done, with its recorded figures."""
@@ -83,20 +81,8 @@ class Checkpoint(TrackerCallback):  # type: ignore[misc]
             return
         if self.new_best or not self.best_state:
             self.best_state = {name: value.detach().cpu().clone() for name, value in self._weights()}
-        optimizer = self.learn.opt.state_dict()
-        write_checkpoint(
-            self.path_to_checkpoint,
-            {
-                "phase": self.phase,
-                "history": [[float(value) for value in row] for row in self.recorder.values],
-                "model": dict(self._weights()),
-                "best": self.best_state,
-                "hypers": [
-                    {name: _plain(value) for name, value in group.items()} for group in optimizer["hypers"]
-                ],
-                "state": list(optimizer["state"]),
-            },
-        )
+        state = {"phase": self.phase, "best": self.best_state, **learner_state(self.learn)}
+        write_checkpoint(self.path_to_checkpoint, state)
 
     def after_fit(self) -> None:
         """Put the best weights into the model."""
@@ -106,6 +92,25 @@ class Checkpoint(TrackerCallback):  # type: ignore[misc]
 
     def _weights(self) -> Any:
         return self.learn.model.state_dict().items()
+
+
+def learner_state(learner: Learner) -> dict[str, Any]:
+    """Return the history, weights and optimiser of a learner between two epochs, for a checkpoint."""
+    optimizer = learner.opt.state_dict()
+    return {
+        "history": [[float(value) for value in row] for row in learner.recorder.values],
+        "model": dict(learner.model.state_dict()),
+        "hypers": [{name: _plain(value) for name, value in group.items()} for group in optimizer["hypers"]],
+        "state": list(optimizer["state"]),
+    }
+
+
+def restore_learner(learner: Learner, state: dict[str, Any]) -> list[list[float]]:
+    """Bring a learner to what `learner_state` gave; return the figures of the epochs that are done."""
+    learner.model.load_state_dict(state["model"])
+    moments = to_device(state["state"], learner.dls.device)
+    learner.opt.load_state_dict({"hypers": state["hypers"], "state": moments})
+    return [list(row) for row in state["history"]]
 
 
 def _plain(value: Any) -> Any:

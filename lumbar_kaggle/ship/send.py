@@ -12,7 +12,7 @@ from typing import Any
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import digest, write_json, write_text
 from lumbar_kaggle.ship.checks import check_dataset, check_kernel, check_owner
-from lumbar_kaggle.ship.client import Kaggle, connect
+from lumbar_kaggle.ship.client import Kaggle, connect, connect_dry
 from lumbar_kaggle.ship.contents import package_fingerprint
 from lumbar_kaggle.ship.datasets import BuiltDataset, build_models, build_package, built_bundle
 from lumbar_kaggle.ship.follow import follow
@@ -56,11 +56,7 @@ class Plan:
             InputError: the owner's name cannot be one, or the credentials are not the owner's.
         """
         check_owner(self.owner)
-        if not self.dry:
-            return connect(self.owner)
-        from lumbar_kaggle.ship.client import connect_dry
-
-        return connect_dry(self.owner)
+        return connect_dry(self.owner) if self.dry else connect(self.owner)
 
     def state(self) -> State:
         """Return what has been sent before."""

@@ -9,7 +9,7 @@ from fastai.callback.tracker import TrackerCallback
 from fastai.callback.training import GradientAccumulation
 from fastai.torch_core import to_device
 
-from lumbar_kaggle.recipes.callbacks import read_checkpoint, write_checkpoint
+from lumbar_kaggle.recipes.callbacks import learner_state, read_checkpoint, restore_learner, write_checkpoint
 from lumbar_kaggle.recipes.two_stage.grading.augment import (
     Inputs,
     Truth,
@@ -173,13 +173,9 @@ class LastEpoch(Callback):  # type: ignore[misc]
         self.done = []
         if state is None:
             return
-        device = self.learn.dls.device
-        self.done = [list(row) for row in state["history"]]
-        self.learn.model.load_state_dict(state["model"])
-        moments = to_device(state["state"], device)
-        self.learn.opt.load_state_dict({"hypers": state["hypers"], "state": moments})
+        self.done = restore_learner(self.learn, state)
         if self.average is not None:
-            self.average.load(state["average"], device)
+            self.average.load(state["average"], self.learn.dls.device)
 
     def before_epoch(self) -> None:
         """Skip an epoch that is already done, with its recorded figures."""
@@ -191,21 +187,5 @@ class LastEpoch(Callback):  # type: ignore[misc]
         """Write the checkpoint."""
         if self.epoch < len(self.done):
             return
-        optimizer = self.learn.opt.state_dict()
-        write_checkpoint(
-            self.path_to_checkpoint,
-            {
-                "history": [[float(value) for value in row] for row in self.recorder.values],
-                "model": dict(self.learn.model.state_dict()),
-                "hypers": [
-                    {k: float(v) if _number(v) else v for k, v in g.items()} for g in optimizer["hypers"]
-                ],
-                "state": list(optimizer["state"]),
-                "average": self.average.state() if self.average is not None else {},
-            },
-        )
-
-
-def _number(value: Any) -> bool:
-    # The schedulers leave NumPy scalars, which a checkpoint read without pickle cannot hold.
-    return hasattr(value, "item") and not isinstance(value, torch.Tensor)
+        average = self.average.state() if self.average is not None else {}
+        write_checkpoint(self.path_to_checkpoint, {**learner_state(self.learn), "average": average})

@@ -1,6 +1,5 @@
 """The cache of crops: study by study, resumable, and what the training reads of it."""
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from lumbar_kaggle.budget import Budget
 from lumbar_kaggle.cache import OK, Batch, Cache, CacheConfig, Source
 from lumbar_kaggle.files import digest, write_atomic
+from lumbar_kaggle.processes import usable_cores
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
 from lumbar_kaggle.recipes.two_stage.grading.crops import CropFacts, Placed, StudyCrops, crop_study
 from lumbar_kaggle.recipes.two_stage.grading.views import VIEWS, window
@@ -63,7 +63,7 @@ def cache_crops(
     batches = cache.plan(sources, BATCH)
     todo = [batch for batch in batches if not cache.has(batch)]
     with (
-        ThreadPoolExecutor(os.cpu_count() or 1) as pool,
+        ThreadPoolExecutor(usable_cores()) as pool,
         tqdm(total=sum(len(b.sources) for b in todo), unit="study", desc="crop", disable=not todo) as bar,
     ):
         for batch in todo:
