@@ -13,8 +13,8 @@ from lumbar_kaggle.config import add_options
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.pretraining.config import PretrainConfig
 from lumbar_kaggle.recipes.baseline.config import BaselineConfig
-from lumbar_kaggle.recipes.two_stage.config import LocateConfig
 from lumbar_kaggle.recipes.two_stage.grading.config import PRESETS, GradeConfig
+from lumbar_kaggle.recipes.two_stage.locating.config import LocateConfig
 from lumbar_kaggle.ship.command import add_actions
 from lumbar_kaggle.ship.rehearsal.settings import RehearsalSettings
 
@@ -143,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, required=True, help="run folder")
     sub.add_argument("--weights", type=Path, help="run folder of a locator to start from, or to use as it is")
     _add_budget(sub)
+    _add_processes(sub)
     _add_settings(sub, LocateConfig)
 
     sub = add("grade", verbs.grade, "train the second stage of the two-stage recipe on crops, by folds")
@@ -156,7 +157,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--label-weights", type=Path, metavar="NOISE.csv", help="row_id, weight: as of lumbar blend --noise"
     )
+    sub.add_argument(
+        "--only-folds", type=int, nargs="+", metavar="K", help="train these folds now, from 0 (default: all)"
+    )
     _add_budget(sub)
+    _add_processes(sub)
     _add_settings(sub, GradeConfig)
 
     sub = add("export", verbs.export, "write the bundle of a trained run")
@@ -229,6 +234,15 @@ def _add_budget(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--reserve-minutes", type=float, default=5.0, help="kept for the clean stop (default: 5)"
+    )
+
+
+def _add_processes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--processes",
+        type=_positive,
+        metavar="N",
+        help="folds trained at once (default: one per GPU, or one)",
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lumbar_kaggle import intensity
@@ -159,36 +160,69 @@ def _entry(worker: Worker, source: Source, folder: Path) -> dict[str, object]:
 VOLUMES = CacheConfig("volumes", 1, {"percentiles": [intensity.LOW, intensity.HIGH], "window": "series"})
 
 
-def volume_worker(source: Source, folder: Path) -> dict[str, object]:
-    """Cache a whole series: per stack one uint8 ``[slices, rows, columns]`` file, and the slice table.
+@dataclass(frozen=True, eq=False)
+class WindowedSeries:
+    """One series in 8 bits, as it is cached.
 
-    The window is taken over the series, so that neighbouring slices keep their relation.
+    Attributes:
+        low, high: MR intensities of the window, over the whole series, so that neighbouring slices keep their
+            relation.
+        pixels: per stack ``[slices, rows, columns]`` uint8.
+        stacks: per stack its slice table: ``positions``, ``orientation``, ``spacing`` and
+            ``instance_numbers``, lists with one entry per slice.
+        skipped: ``file`` and ``reason`` of the files that are no usable slices.
+    """
+
+    low: float
+    high: float
+    pixels: tuple[NDArray[np.uint8], ...]
+    stacks: tuple[dict[str, Any], ...]
+    skipped: tuple[dict[str, str], ...]
+
+
+def window_series(folder: Path) -> WindowedSeries:
+    """Read a series and window it.
 
     Raises:
         UnreadableSeries: no usable slice.
     """
-    volume = read_series(Path(source.folder))
+    volume = read_series(folder)
     low, high = intensity.percentiles(np.concatenate([image.ravel() for image in volume.images]))
-    name = f"{source.study_id}_{source.series_id}"
-    stacks = []
-    for number, stack in enumerate(volume.stacks()):
-        pixels = intensity.to_8bit(stack.pixels, low, high)
-        file = f"{name}_{number}.npy"
-        write_atomic(folder / file, lambda path, pixels=pixels: np.save(path, pixels))  # type: ignore[misc]
-        stacks.append(
+    stacks = volume.stacks()
+    return WindowedSeries(
+        low,
+        high,
+        tuple(intensity.to_8bit(stack.pixels, low, high) for stack in stacks),
+        tuple(
             {
-                "file": file,
                 "positions": stack.positions.round(4).tolist(),
                 "orientation": stack.orientation.round(6).tolist(),
                 "spacing": stack.spacing.round(6).tolist(),
                 "instance_numbers": stack.instance_numbers.tolist(),
             }
-        )
-    write_json(folder / f"{name}.json", {"low": low, "high": high, "stacks": stacks})
-    skipped = [{"file": item.path.name, "reason": item.reason} for item in volume.skipped]
+            for stack in stacks
+        ),
+        tuple({"file": item.path.name, "reason": item.reason} for item in volume.skipped),
+    )
+
+
+def volume_worker(source: Source, folder: Path) -> dict[str, object]:
+    """Cache a whole series: per stack one uint8 ``[slices, rows, columns]`` file, and the slice table.
+
+    Raises:
+        UnreadableSeries: no usable slice.
+    """
+    series = window_series(Path(source.folder))
+    name = f"{source.study_id}_{source.series_id}"
+    stacks = []
+    for number, (pixels, table) in enumerate(zip(series.pixels, series.stacks, strict=True)):
+        file = f"{name}_{number}.npy"
+        write_atomic(folder / file, lambda path, pixels=pixels: np.save(path, pixels))  # type: ignore[misc]
+        stacks.append({"file": file, **table})
+    write_json(folder / f"{name}.json", {"low": series.low, "high": series.high, "stacks": stacks})
     return {
         "file": f"{name}.json",
-        "slices": len(volume),
+        "slices": sum(map(len, series.pixels)),
         "stacks": len(stacks),
-        "skipped": json.dumps(skipped),
+        "skipped": json.dumps(series.skipped),
     }

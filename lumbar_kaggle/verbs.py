@@ -9,8 +9,8 @@ from lumbar_kaggle.config import from_options
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.pretraining.config import PretrainConfig
 from lumbar_kaggle.recipes.baseline.config import BaselineConfig
-from lumbar_kaggle.recipes.two_stage.config import LocateConfig
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
+from lumbar_kaggle.recipes.two_stage.locating.config import LocateConfig
 from lumbar_kaggle.ship.rehearsal.settings import RehearsalSettings
 
 
@@ -88,11 +88,12 @@ def pretrain(args: argparse.Namespace) -> int:
 def locate(args: argparse.Namespace) -> int:
     """Train a locator, or use one."""
     from lumbar_kaggle.budget import Budget
-    from lumbar_kaggle.recipes.two_stage.locator import run_locate
+    from lumbar_kaggle.recipes.two_stage.locating.command import run_locate
 
     budget = Budget(args.hours, reserve_minutes=args.reserve_minutes)
     config = from_options(args, LocateConfig)
-    print(run_locate(args.folder, args.cache, args.out, config, budget, args.weights).text())
+    located = run_locate(args.folder, args.cache, args.out, config, budget, args.weights, args.processes)
+    print(located.text())
     return 0
 
 
@@ -110,6 +111,8 @@ def grade(args: argparse.Namespace) -> int:
         Budget(args.hours, reserve_minutes=args.reserve_minutes),
         points=args.points,
         weights=args.label_weights,
+        only=args.only_folds,
+        processes=args.processes,
     )
     for result in results:
         print(result.sentence())

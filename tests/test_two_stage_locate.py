@@ -12,12 +12,12 @@ from lumbar_kaggle.budget import Budget
 from lumbar_kaggle.cli import main
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.pipeline import preprocess_folder
-from lumbar_kaggle.recipes.two_stage.chain import best_chain, refine
-from lumbar_kaggle.recipes.two_stage.config import LocateConfig
-from lumbar_kaggle.recipes.two_stage.locator import run_locate
-from lumbar_kaggle.recipes.two_stage.pictures import from_picture, picture, to_picture
-from lumbar_kaggle.recipes.two_stage.samples import PRESENT, Sample, augment, heat_maps
-from lumbar_kaggle.recipes.two_stage.stacks import ASSUMED_FIELD_MM, Stack
+from lumbar_kaggle.recipes.two_stage.locating.chain import best_chain, refine
+from lumbar_kaggle.recipes.two_stage.locating.command import run_locate
+from lumbar_kaggle.recipes.two_stage.locating.config import LocateConfig
+from lumbar_kaggle.recipes.two_stage.locating.pictures import from_picture, picture, to_picture
+from lumbar_kaggle.recipes.two_stage.locating.samples import PRESENT, Sample, augment, heat_maps
+from lumbar_kaggle.recipes.two_stage.stacks import ASSUMED_FIELD_MM, ASSUMED_STEP_MM, Stack, fresh_stacks
 from tests.dicom_files import AXIAL, SAGITTAL, rewrite, write_slice
 
 SMALL = LocateConfig(
@@ -109,12 +109,16 @@ def test_a_bright_spot_keeps_its_place_through_the_picture() -> None:
     np.testing.assert_allclose(from_picture(stack, expected, (96, 80), 2.0), [60, 30])
 
 
-def test_points_go_to_the_patient_and_back_with_and_without_geometry() -> None:
-    """Without positions the frame is the picture's own, and still one to one."""
-    for stack in (
-        stack_of(np.zeros((3, 20, 20), np.uint8)),
-        stack_of(np.zeros((3, 20, 20), np.uint8), positions=np.full((3, 3), np.nan)),
-    ):
+def test_points_go_to_the_patient_and_back_with_and_without_geometry(tmp_path: Path) -> None:
+    """Without positions and spacing the frame is an assumed one, and still one to one."""
+    for number in range(1, 4):
+        pixels = np.arange(400, dtype=np.uint16).reshape(20, 20) + number
+        write_slice(tmp_path / f"{number}.dcm", pixels, position=None, orientation=None, number=number)
+    bare = fresh_stacks(tmp_path)[0][0]
+    assert not bare.placed
+    assert not bare.measured
+    assert np.ptp(bare.positions[:, 0]) == pytest.approx(2 * ASSUMED_STEP_MM)
+    for stack in (stack_of(np.zeros((3, 20, 20), np.uint8)), bare):
         row, column, distance = stack.to_slice(1, stack.to_patient(1, 7.5, 3.25))
         assert (float(row), float(column)) == pytest.approx((7.5, 3.25))
         assert float(distance) == pytest.approx(0.0, abs=1e-9)

@@ -1,1 +1,1 @@
-"""The two-stage recipe: locate, crop, grade. So far the first stage: where the discs and foramina lie."""
+"""The two-stage recipe: locate, crop and grade over all three series, blend."""

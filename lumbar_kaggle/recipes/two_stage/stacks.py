@@ -1,4 +1,4 @@
-"""The cached volumes: parallel slices of one series with their geometry, see `preprocess.volume_worker`."""
+"""Parallel slices of one series with their geometry, the same from the cache and fresh from DICOM."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +9,18 @@ from numpy.typing import NDArray
 
 from lumbar_kaggle import geometry
 from lumbar_kaggle.files import read_json
+from lumbar_kaggle.preprocess import window_series
 
 Floats = NDArray[np.float64]
 
 ASSUMED_FIELD_MM = 280.0
 """Height of a sagittal picture whose spacing is not known: the mean of the competition's is about that."""
+
+ASSUMED_STEP_MM = 4.5
+"""Distance of sagittal slices that do not know their place; the competition's median is 4.5."""
+
+_ASSUMED_ORIENTATION = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
+"""Of slices that do not know theirs: sagittal, front to the left, head up, as such pictures are stored."""
 
 _PLAUSIBLE_FIELD_MM = (60.0, 700.0)
 """Fields outside of these are a wrong spacing's; axial ones of 100 mm do occur."""
@@ -25,11 +32,13 @@ class Stack:
 
     Attributes:
         pixels: ``[slices, rows, columns]`` uint8, windowed over the series.
-        positions: ``[slices, 3]`` LPS mm of each first pixel's centre; NaN where unknown.
-        orientation: ``[6]`` direction cosines; NaN where unknown.
+        positions: ``[slices, 3]`` LPS mm of each first pixel's centre.
+        orientation: ``[6]`` direction cosines.
         spacing: ``[2]`` mm between rows, mm between columns.
         instance_numbers: ``[slices]``.
         measured: whether the spacing is a scanner's; otherwise it is an assumption.
+        placed: whether positions and orientation are a scanner's. Otherwise they are those of sagittal
+            slices `ASSUMED_STEP_MM` apart, in the order of their instance numbers, about the origin.
     """
 
     pixels: NDArray[np.uint8]
@@ -38,34 +47,23 @@ class Stack:
     spacing: Floats
     instance_numbers: NDArray[np.int64]
     measured: bool
+    placed: bool = True
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     @property
-    def placed(self) -> bool:
-        """Whether the slices know their place in the patient."""
-        return bool(np.isfinite(self.positions).all() and np.isfinite(self.orientation).all())
-
-    @property
     def normal(self) -> Floats:
-        """Unit vector ``[3]`` across the slices, in the frame of `to_patient`."""
-        return geometry.slice_normal(self.orientation) if self.placed else np.array([1.0, 0.0, 0.0])
+        """Unit vector ``[3]`` across the slices."""
+        return geometry.slice_normal(self.orientation)
 
     def to_patient(self, index: int, row: float, column: float) -> Floats:
-        """Return LPS mm ``[3]`` of a pixel; without geometry, mm in the picture and slice numbers.
-
-        The stand-in frame has the columns as y, the rows upside down as z, and the slice's index as x.
-        """
-        if self.placed:
-            return geometry.to_patient(row, column, self.positions[index], self.orientation, self.spacing)
-        return np.array([float(index), column * self.spacing[1], -row * self.spacing[0]])
+        """Return LPS mm ``[3]`` of a pixel."""
+        return geometry.to_patient(row, column, self.positions[index], self.orientation, self.spacing)
 
     def to_slice(self, index: int, points: Floats) -> tuple[Floats, Floats, Floats]:
-        """Return row, column (px) and distance (mm) of points as `to_patient` gives them, ``[..., 3]``."""
-        if self.placed:
-            return geometry.to_slice(points, self.positions[index], self.orientation, self.spacing)
-        return -points[..., 2] / self.spacing[0], points[..., 1] / self.spacing[1], points[..., 0] - index
+        """Return row, column (px) and distance (mm) of LPS points ``[..., 3]``."""
+        return geometry.to_slice(points, self.positions[index], self.orientation, self.spacing)
 
 
 def read_stacks(folder: Path, file: str) -> list[Stack]:
@@ -79,22 +77,42 @@ def read_stacks(folder: Path, file: str) -> list[Stack]:
         InputError: the file is missing or damaged.
     """
     path = folder / file
-    return [_stack(path.parent, entry) for entry in read_json(path)["stacks"]]
+    return [
+        _stack(np.load(path.parent / entry["file"], mmap_mode="r"), entry)
+        for entry in read_json(path)["stacks"]
+    ]
 
 
-def _stack(folder: Path, entry: dict[str, Any]) -> Stack:
-    pixels = np.load(folder / entry["file"], mmap_mode="r")
+def fresh_stacks(folder: Path) -> tuple[list[Stack], int]:
+    """Read one series from DICOM: the same stacks as from the cache, and how many files are unusable.
+
+    Raises:
+        UnreadableSeries: no file is a usable slice.
+    """
+    series = window_series(folder)
+    entries = zip(series.pixels, series.stacks, strict=True)
+    return [_stack(pixels, entry) for pixels, entry in entries], len(series.skipped)
+
+
+def _stack(pixels: NDArray[np.uint8], entry: dict[str, Any]) -> Stack:
+    positions = np.asarray(entry["positions"], dtype=np.float64)
+    orientation = np.asarray(entry["orientation"], dtype=np.float64)[0]
     spacing = np.asarray(entry["spacing"], dtype=np.float64)[0]
     low, high = _PLAUSIBLE_FIELD_MM
     # Without PixelSpacing the reader gives 1 mm, which is a real spacing too, though a rare one.
     measured = not np.allclose(spacing, 1.0) and low < spacing[0] * pixels.shape[1] < high
     if not measured:
         spacing = np.full(2, ASSUMED_FIELD_MM / pixels.shape[1])
-    return Stack(
-        pixels=pixels,
-        positions=np.asarray(entry["positions"], dtype=np.float64),
-        orientation=np.asarray(entry["orientation"], dtype=np.float64)[0],
-        spacing=spacing,
-        instance_numbers=np.asarray(entry["instance_numbers"], dtype=np.int64),
-        measured=measured,
-    )
+    placed = bool(np.isfinite(positions).all() and np.isfinite(orientation).all())
+    if not placed:
+        positions, orientation = _assumed_place(pixels.shape, spacing), np.array(_ASSUMED_ORIENTATION)
+    numbers = np.asarray(entry["instance_numbers"], dtype=np.int64)
+    return Stack(pixels, positions, orientation, spacing, numbers, measured, placed)
+
+
+def _assumed_place(shape: tuple[int, ...], spacing: Floats) -> Floats:
+    """Return positions ``[slices, 3]`` of slices whose middle is the origin."""
+    slices, rows, columns = shape
+    across = (np.arange(slices) - (slices - 1) / 2) * ASSUMED_STEP_MM
+    corner = -(columns - 1) / 2 * spacing[1], (rows - 1) / 2 * spacing[0]
+    return np.column_stack([across, np.full(slices, corner[0]), np.full(slices, corner[1])])

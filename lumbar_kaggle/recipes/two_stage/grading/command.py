@@ -3,12 +3,11 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from lumbar_kaggle.budget import Budget
 from lumbar_kaggle.competition import read_competition
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig, preset
 from lumbar_kaggle.recipes.two_stage.grading.fit import FitResult, fit
+from lumbar_kaggle.recipes.two_stage.locating.fit import read_points
 from lumbar_kaggle.tables import read_table
 
 
@@ -22,6 +21,8 @@ def run_grade(
     *,
     points: Path | None = None,
     weights: Path | None = None,
+    only: Sequence[int] | None = None,
+    processes: int | None = None,
 ) -> Sequence[FitResult]:
     """Train every configuration of a preset by folds; started again, it goes on where it was.
 
@@ -34,24 +35,30 @@ def run_grade(
         budget: time for all of them together.
         points: ``points.csv`` of ``lumbar locate``; None: the annotated points alone.
         weights: table of ``row_id, weight``: how much each label counts.
+        only: numbers of the folds to train now; None: all.
+        processes: folds at once; see `spread.spread`.
 
     Raises:
         InputError: a table is missing or faulty, or a run was begun with other settings.
     """
     competition = read_competition(root, "train")
-    # Identifiers are text throughout; everything else in the table is a number.
-    places = None if points is None else _numbers(read_table(points, _POINTS), _POINTS[3:])
-    labels = None if weights is None else _numbers(read_table(weights, ("row_id", "weight")), ("weight",))
+    places = None if points is None else read_points(points)
+    labels = None if weights is None else read_table(weights, ("row_id", "weight")).astype({"weight": float})
     configs = preset(name)
     results = []
     for number, base in enumerate(configs):
         folder = out if len(configs) == 1 else out / f"model-{number + 1}"
-        results.append(fit(competition, cache, places, folder, change(base), budget, labels))
+        results.append(
+            fit(
+                competition,
+                cache,
+                places,
+                folder,
+                change(base),
+                budget,
+                labels,
+                only=only,
+                processes=processes,
+            )
+        )
     return results
-
-
-_POINTS = ("study_id", "place", "level", "x_mm", "y_mm", "z_mm", "confidence")
-
-
-def _numbers(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    return table.astype(dict.fromkeys(columns, float))

@@ -1,6 +1,5 @@
 """The cache of crops: study by study, resumable, and what the training reads of it."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,14 @@ from lumbar_kaggle.cache import OK, Batch, Cache, CacheConfig, Source
 from lumbar_kaggle.files import digest, write_atomic
 from lumbar_kaggle.processes import usable_cores
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
-from lumbar_kaggle.recipes.two_stage.grading.crops import CropFacts, Placed, StudyCrops, crop_study
+from lumbar_kaggle.recipes.two_stage.grading.crops import (
+    CropFacts,
+    Placed,
+    StudyCrops,
+    crop_shape,
+    crop_study,
+    in_one_frame,
+)
 from lumbar_kaggle.recipes.two_stage.grading.views import VIEWS, window
 from lumbar_kaggle.recipes.two_stage.stacks import read_stacks
 from lumbar_kaggle.targets import LEVELS
@@ -96,17 +102,20 @@ def _fingerprint(rows: pd.DataFrame, points: Floats, annotated: Floats | None) -
     return digest([rows["source"].tolist(), np.nan_to_num(points, nan=-1e6).round(3).tolist(), marks])
 
 
-def read_placed(volumes: Cache, rows: pd.DataFrame) -> Iterator[Placed]:
-    """Yield the stacks of a study's series that know their place.
+def read_placed(volumes: Cache, rows: pd.DataFrame) -> list[Placed]:
+    """Return the stacks of a study that crops can be cut from, see `crops.in_one_frame`.
 
     Args:
         volumes: the cache of kind ``volumes``.
         rows: of its index, those of one study.
     """
-    for row in rows.itertuples():
-        for stack in read_stacks(volumes.folder, str(row.file)):
-            if stack.placed:
-                yield Placed(str(row.series_id), str(row.kind), stack)
+    return in_one_frame(
+        [
+            Placed(str(row.series_id), str(row.kind), stack)
+            for row in rows.itertuples()
+            for stack in read_stacks(volumes.folder, str(row.file))
+        ]
+    )
 
 
 def _one(
@@ -118,7 +127,7 @@ def _one(
     config: GradeConfig,
 ) -> pd.DataFrame:
     study = str(rows["study_id"].iloc[0])
-    crops = crop_study(list(read_placed(volumes, rows)), points, config, annotated)
+    crops = crop_study(read_placed(volumes, rows), points, config, annotated)
     name = f"{study}.npy"
     flat = np.concatenate([image.ravel() for image in crops.images])
     write_atomic(folder / name, lambda path: np.save(path, flat))
@@ -159,10 +168,7 @@ class CropSet:
 
     def __init__(self, folder: Path, index: pd.DataFrame, config: GradeConfig) -> None:
         self.folder, self.index = folder, index
-        self.shapes = []
-        for view in VIEWS:
-            size = window(view, config)
-            self.shapes.append((len(LEVELS), view.sides, size.cached_slices, size.cached_px, size.cached_px))
+        self.shapes = [crop_shape(view, config) for view in VIEWS]
         first = index.drop_duplicates("study_id")
         self.files = dict(zip(first["study_id"], first["file"], strict=True))
         numbers = index[["first", "last", "target"]].to_numpy().astype(np.int64)
@@ -175,16 +181,37 @@ class CropSet:
     def level(self, study: str, level: int) -> Level:
         """Return the crops of a level, 0 to 4."""
         flat = np.load(self.folder / self.files[study], mmap_mode="r")
-        facts, images, present, targets, start = self._facts[study], [], [], [], 0
-        row = 0
+        images, start = [], 0
         for shape in self.shapes:
             size = int(np.prod(shape[1:]))
             at = start + level * size
             images.append(np.array(flat[at : at + size]).reshape(shape[1:]))
             start += shape[0] * size
-            mine = facts[row + level * shape[1] : row + (level + 1) * shape[1]]
-            row += shape[0] * shape[1]
-            slices = np.arange(shape[2])
-            present.append((slices >= mine[:, :1]) & (slices <= mine[:, 1:2]))
-            targets.append(mine[:, 2].copy())
-        return Level(tuple(images), tuple(present), tuple(targets))
+        return _level(images, self._facts[study], level)
+
+
+class FreshCrops:
+    """The crops of one study in memory, read like a `CropSet`."""
+
+    def __init__(self, study: str, crops: StudyCrops) -> None:
+        self.study, self.crops = study, crops
+        self._facts = np.array([(fact.first, fact.last, fact.target) for fact in crops.facts])
+
+    def __contains__(self, study: str) -> bool:
+        return study == self.study
+
+    def level(self, study: str, level: int) -> Level:
+        """Return the crops of a level, 0 to 4."""
+        return _level([image[level] for image in self.crops.images], self._facts, level)
+
+
+def _level(images: list[NDArray[np.uint8]], facts: NDArray[np.int64], level: int) -> Level:
+    """Return a level of its images ``[sides, slices, px, px]`` and the study's facts ``[crops, 3]``."""
+    present, targets, row = [], [], 0
+    for image in images:
+        sides, slices = image.shape[0], np.arange(image.shape[1])
+        mine = facts[row + level * sides : row + (level + 1) * sides]
+        row += len(LEVELS) * sides
+        present.append((slices >= mine[:, :1]) & (slices <= mine[:, 1:2]))
+        targets.append(mine[:, 2].copy())
+    return Level(tuple(images), tuple(present), tuple(targets))

@@ -21,11 +21,25 @@ LEFT, BACK, FOOT = np.array([1.0, 0, 0]), np.array([0, 1.0, 0]), np.array([0, 0,
 
 @dataclass(frozen=True, eq=False)
 class Placed:
-    """A stack that knows its place in the patient, and the series that it is of."""
+    """A stack and the series that it is of."""
 
     series_id: str
     kind: str
     stack: Stack
+
+
+def in_one_frame(stacks: Sequence[Placed]) -> list[Placed]:
+    """Return the stacks of a study that crops can be cut from.
+
+    Sagittal slices that do not know their place are used in their assumed frame, where the study has no
+    others; axial ones that do not are of no use, since nothing says which level they show.
+    """
+
+    def sagittal(one: Placed) -> bool:
+        return one.kind.startswith("sagittal")
+
+    anchored = any(one.stack.placed and sagittal(one) for one in stacks)
+    return [one for one in stacks if one.stack.placed or (sagittal(one) and not anchored)]
 
 
 @dataclass(frozen=True)
@@ -70,6 +84,12 @@ class StudyCrops:
     facts: tuple[CropFacts, ...]
 
 
+def crop_shape(view: View, config: GradeConfig) -> tuple[int, ...]:
+    """Return the shape of a view's crops of a study: levels, sides, slices, rows, columns."""
+    size = window(view, config)
+    return (len(LEVELS), view.sides, size.cached_slices, size.cached_px, size.cached_px)
+
+
 def crop_study(
     stacks: Sequence[Placed], points: Floats, config: GradeConfig, annotated: Floats | None = None
 ) -> StudyCrops:
@@ -86,8 +106,7 @@ def crop_study(
     images, facts = [], []
     for view in VIEWS:
         size = window(view, config)
-        shape = (len(LEVELS), view.sides, size.cached_slices, size.cached_px, size.cached_px)
-        images.append(np.zeros(shape, dtype=np.uint8))
+        images.append(np.zeros(crop_shape(view, config), dtype=np.uint8))
         for level, name in enumerate(LEVELS):
             for side, place in enumerate(view.places):
                 upright = _upright(named[place], level) if config.align and view.plane == "sagittal" else FOOT

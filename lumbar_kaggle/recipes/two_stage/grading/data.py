@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.recipes.two_stage.grading.cropping import CropSet
+from lumbar_kaggle.recipes.two_stage.grading.cropping import CropSet, FreshCrops
 from lumbar_kaggle.recipes.two_stage.grading.views import PLACE_OF_CONDITION, PLACES, VIEWS
 from lumbar_kaggle.targets import LEVELS, target
 
@@ -90,7 +90,7 @@ class Samples:
         self,
         studies: Sequence[str],
         labels: dict[str, Labels],
-        located: CropSet,
+        located: CropSet | FreshCrops,
         annotated: CropSet | None = None,
         annotated_share: float = 0.0,
     ) -> None:
@@ -110,7 +110,7 @@ class Samples:
         tensors += [torch.from_numpy(labels.weight[level])]
         return (*tensors, *(torch.from_numpy(part) for part in crops.targets))
 
-    def _source(self, study: str) -> CropSet:
+    def _source(self, study: str) -> CropSet | FreshCrops:
         if self.annotated is None or study not in self.annotated:
             return self.located
         if study not in self.located:

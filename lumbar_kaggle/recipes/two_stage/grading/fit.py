@@ -1,5 +1,6 @@
 """The second stage from points to out-of-fold predictions: crops, folds, training, ``oof.csv``."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import write_csv
 from lumbar_kaggle.folds import make_folds
 from lumbar_kaggle.metric import prior_predictions, score, weighted_prior
+from lumbar_kaggle.recipes.spread import spread
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
 from lumbar_kaggle.recipes.two_stage.grading.cropping import CropSet, cache_crops
 from lumbar_kaggle.recipes.two_stage.grading.data import Samples, study_labels
@@ -66,6 +68,9 @@ def fit(
     config: GradeConfig,
     budget: Budget,
     weights: pd.DataFrame | None = None,
+    *,
+    only: Sequence[int] | None = None,
+    processes: int | None = None,
 ) -> FitResult:
     """Train all folds, or go on where an earlier call stopped.
 
@@ -78,23 +83,32 @@ def fit(
         config: what to train.
         budget: when it is spent, the run ends and the same call goes on later.
         weights: columns ``row_id, weight``: how much each label counts.
+        only: numbers of the folds to train now; None: all.
+        processes: folds at once; see `spread.spread`.
 
     Raises:
         InputError: the run was begun with another configuration, or there is nothing to train on.
     """
     _open(out, config)
+    wanted = range(config.folds) if only is None else only
+    if not set(wanted) <= set(range(config.folds)):
+        raise InputError(f"folds {' '.join(map(str, wanted))}: there are those from 0 to {config.folds - 1}")
     folds = make_folds(competition.labels, config.folds, config.seed)
     write_csv(out / "folds.csv", folds)
     write_csv(out / "prior.csv", weighted_prior(competition.labels, smoothing=PRIOR_SMOOTHING).reset_index())
-    finished = 0
     try:
         crops = _make_crops(competition, cache, places, out, config, budget)
-        for fold in range(config.folds):
-            _fit_fold(competition, folds, crops, fold, out, config, budget, weights)
-            finished += 1
+        task = _Task(competition, folds, crops, out, config, budget, weights)
+        spread(_fit_fold, task, [fold for fold in wanted if not _predictions(out, fold).is_file()], processes)
     except OutOfTime:
-        return FitResult(out, finished, config.folds, None)
-    return FitResult(out, finished, config.folds, _conclude(competition, folds, out, config))
+        pass  # what is finished is told below
+    finished = sum(_predictions(out, fold).is_file() for fold in range(config.folds))
+    result = _conclude(competition, out, config) if finished == config.folds else None
+    return FitResult(out, finished, config.folds, result)
+
+
+def _predictions(out: Path, fold: int) -> Path:
+    return out / f"fold-{fold}-predictions.csv"
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +117,9 @@ class _Crops:
 
     located: CropSet
     annotated: CropSet | None
+
+    def __contains__(self, study: str) -> bool:
+        return study in self.located or (self.annotated is not None and study in self.annotated)
 
 
 def _open(out: Path, config: GradeConfig) -> None:
@@ -136,41 +153,39 @@ def _make_crops(
     return _Crops(cache_crops(volumes, located, annotated, out / "located", config, budget), around_marks)
 
 
-def _fit_fold(
-    competition: Competition,
-    folds: pd.DataFrame,
-    crops: _Crops,
-    fold: int,
-    out: Path,
-    config: GradeConfig,
-    budget: Budget,
-    weights: pd.DataFrame | None,
-) -> None:
-    predictions = out / f"fold-{fold}-predictions.csv"
-    if predictions.is_file():
-        return
-    budget.check()
-    labels = study_labels(competition.labels, weights)
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """What all folds share; see `fit`."""
+
+    competition: Competition
+    folds: pd.DataFrame
+    crops: _Crops
+    out: Path
+    config: GradeConfig
+    budget: Budget
+    weights: pd.DataFrame | None
+
+
+def _fit_fold(task: _Task, fold: int) -> None:
+    task.budget.check()
+    folds, crops, out, config = task.folds, task.crops, task.out, task.config
+    labels = study_labels(task.competition.labels, task.weights)
     held_out = set(folds.loc[folds["fold"] == fold, "study_id"])
-    known = [study for study in folds["study_id"] if study in crops.located]
-    inside = [study for study in known if study in held_out]
-    outside = [
-        study
-        for study in folds["study_id"]
-        if study not in held_out
-        and (study in crops.located or (crops.annotated is not None and study in crops.annotated))
-    ]
+    inside = [study for study in folds["study_id"] if study in held_out and study in crops.located]
+    outside = [study for study in folds["study_id"] if study not in held_out and study in crops]
     if not inside or not outside:
         raise InputError(f"{out}: fold {fold} has no study with a located point to train or to judge on")
     training = Samples(outside, labels, crops.located, crops.annotated, config.annotated_share)
-    rest = competition.labels[~competition.labels["study_id"].isin(held_out)]
+    seen = task.competition.labels["study_id"].isin(held_out)
+    rest = task.competition.labels[~seen]
     prior = level_prior(rest, weighted=config.severity_weights)
-    network = train_fold(training, Samples(inside, labels, crops.located), prior, fold, out, config, budget)
+    validation = Samples(inside, labels, crops.located)
+    network = train_fold(training, validation, prior, fold, out, config, task.budget)
     table = to_rows(inside, predict_studies([network], inside, crops.located, config))
     # Studies without any point keep the prior of the training part.
-    lost = competition.labels[competition.labels["study_id"].isin(held_out - set(inside))]
+    lost = task.competition.labels[seen & ~task.competition.labels["study_id"].isin(inside)]
     fallback = prior_predictions(weighted_prior(rest, smoothing=PRIOR_SMOOTHING), lost)
-    write_csv(predictions, pd.concat([table, fallback], ignore_index=True).assign(fold=fold))
+    write_csv(_predictions(out, fold), pd.concat([table, fallback], ignore_index=True).assign(fold=fold))
 
 
 def to_rows(studies: list[str], probabilities: NDArray[np.float64]) -> pd.DataFrame:
@@ -185,9 +200,9 @@ def to_rows(studies: list[str], probabilities: NDArray[np.float64]) -> pd.DataFr
     return pd.DataFrame(rows, columns=["row_id", *SEVERITIES])
 
 
-def _conclude(competition: Competition, folds: pd.DataFrame, out: Path, config: GradeConfig) -> float | None:
+def _conclude(competition: Competition, out: Path, config: GradeConfig) -> float | None:
     """Write ``oof.csv`` over all labelled rows, print its score beside the prior's, and return it."""
-    parts = [pd.read_csv(out / f"fold-{fold}-predictions.csv") for fold in range(config.folds)]
+    parts = [pd.read_csv(_predictions(out, fold)) for fold in range(config.folds)]
     everything = pd.concat(parts, ignore_index=True)
     oof = competition.labels[["row_id"]].merge(everything, on="row_id", validate="1:1")
     oof = oof[["row_id", "fold", *SEVERITIES]]

@@ -11,7 +11,7 @@ from lumbar_kaggle.cache import OK, Cache
 from lumbar_kaggle.competition import Competition
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.recipes.two_stage.grading.views import PLACE_OF_CONDITION, PLACES
-from lumbar_kaggle.recipes.two_stage.points import empty_points, fill_points
+from lumbar_kaggle.recipes.two_stage.locating.points import empty_points, fill_points
 from lumbar_kaggle.recipes.two_stage.stacks import read_stacks
 from lumbar_kaggle.targets import LEVELS
 
@@ -74,7 +74,8 @@ def to_points(places: pd.DataFrame) -> dict[str, Floats]:
 
     Args:
         places: at least ``study_id, place, level, x_mm, y_mm, z_mm``; of several rows of a point the one
-            of the greatest ``confidence`` counts.
+            of the greatest ``confidence`` counts. With a column ``placed``, points of sagittal series that do
+            not know their place count only where the study has no others: the two are of different frames.
 
     Raises:
         InputError: an unknown place or level.
@@ -83,6 +84,8 @@ def to_points(places: pd.DataFrame) -> dict[str, Floats]:
         unknown = sorted(set(places[column]) - set(known))
         if unknown:
             raise InputError(f"table of points: {column} {unknown[0]!r} is none of {', '.join(known)}")
+    if "placed" in places:
+        places = _one_frame(places)
     if "confidence" in places:
         places = places.sort_values("confidence", kind="stable")
     number_of = {study: k for k, study in enumerate(dict.fromkeys(places["study_id"].astype(str)))}
@@ -94,6 +97,13 @@ def to_points(places: pd.DataFrame) -> dict[str, Floats]:
     )
     points[at] = places[["x_mm", "y_mm", "z_mm"]].to_numpy(dtype=np.float64)
     return {study: points[k] for study, k in number_of.items()}
+
+
+def _one_frame(places: pd.DataFrame) -> pd.DataFrame:
+    placed = places["placed"].astype(str) == "True"
+    sagittal = ~places["place"].str.endswith("recess")
+    anchored = places["study_id"].isin(places.loc[placed & sagittal, "study_id"])
+    return places[placed | ~anchored]
 
 
 def fill(points: Floats) -> tuple[Floats, NDArray[np.str_]]:

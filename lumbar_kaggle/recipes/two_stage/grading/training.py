@@ -31,7 +31,7 @@ from lumbar_kaggle.recipes.two_stage.grading.callbacks import (
     PrepareBatch,
 )
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
-from lumbar_kaggle.recipes.two_stage.grading.cropping import CropSet
+from lumbar_kaggle.recipes.two_stage.grading.cropping import CropSet, FreshCrops
 from lumbar_kaggle.recipes.two_stage.grading.data import INPUTS, Labels, Samples
 from lumbar_kaggle.recipes.two_stage.grading.losses import GradeLoss
 from lumbar_kaggle.recipes.two_stage.grading.network import Grader
@@ -144,7 +144,7 @@ def make_learner(
 def predict_studies(
     networks: Sequence[Grader],
     studies: Sequence[str],
-    crops: CropSet,
+    crops: CropSet | FreshCrops,
     config: GradeConfig,
 ) -> NDArray[np.float64]:
     """Return probabilities ``[studies, 5 levels, 5 places, 3]``: the mean over networks and mirror images.

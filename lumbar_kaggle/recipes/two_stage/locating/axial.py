@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from lumbar_kaggle.cache import OK, Cache
 from lumbar_kaggle.competition import Competition
-from lumbar_kaggle.recipes.two_stage.chain import refine
-from lumbar_kaggle.recipes.two_stage.config import LocateConfig
-from lumbar_kaggle.recipes.two_stage.locating import COLUMNS, predict_maps
-from lumbar_kaggle.recipes.two_stage.network import STRIDE, Locator
-from lumbar_kaggle.recipes.two_stage.points import Series, empty_points, fill_points
-from lumbar_kaggle.recipes.two_stage.samples import ABSENT, PRESENT, UNKNOWN, Sample
+from lumbar_kaggle.recipes.two_stage.locating.chain import refine
+from lumbar_kaggle.recipes.two_stage.locating.config import LocateConfig
+from lumbar_kaggle.recipes.two_stage.locating.find import COLUMNS, predict_maps
+from lumbar_kaggle.recipes.two_stage.locating.network import STRIDE, Locator
+from lumbar_kaggle.recipes.two_stage.locating.points import Series, empty_points, fill_points
+from lumbar_kaggle.recipes.two_stage.locating.samples import ABSENT, PRESENT, UNKNOWN, Sample
 from lumbar_kaggle.recipes.two_stage.stacks import Stack, read_stacks
 from lumbar_kaggle.targets import LEVELS
 
@@ -83,10 +83,23 @@ def read_axial(competition: Competition, cache: Path, sagittal: Sequence[Series]
                 fill_points(own, stack, marks.get((study_id, row["series_id"])), _SIDE_OF)
         centres = canal.get(str(study_id), empty_points(1)[0])
         centres = np.where(np.isnan(centres), own.mean(axis=0), centres)
-        placed = tuple(entry for entry in stacks if entry[1].placed)
-        if placed:
-            studies.append(AxialStudy(str(study_id), placed, own, centres))
+        study = axial_study(str(study_id), stacks, own, centres)
+        studies += [study] if study is not None else []
     return studies
+
+
+def axial_study(
+    study_id: str,
+    stacks: Sequence[tuple[str, Stack]],
+    own: Floats | None = None,
+    centres: Floats | None = None,
+) -> AxialStudy | None:
+    """Return the study's stacks that know their place, with what is known of its points; None without any."""
+    placed = tuple(entry for entry in stacks if entry[1].placed)
+    if not placed:
+        return None
+    own = empty_points(len(SIDES)) if own is None else own
+    return AxialStudy(study_id, placed, own, empty_points(1)[0] if centres is None else centres)
 
 
 _SIDE_OF = {"left_subarticular_stenosis": 0, "right_subarticular_stenosis": 1}
@@ -196,7 +209,7 @@ def _find(
         point = stack.to_patient(k, float(row), float(column))
         names = (study.study_id, series_id, "axial_t2", name, level)
         where = (int(stack.instance_numbers[k]), float(k), float(row), float(column))
-        rows.append((*names, *where, *(float(value) for value in point), mass))
+        rows.append((*names, *where, *(float(value) for value in point), mass, True))
     return rows
 
 

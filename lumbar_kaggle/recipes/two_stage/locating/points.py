@@ -37,10 +37,12 @@ class Series:
         shared: the same, those marked on the study's other sagittal series included.
     """
 
-    def __init__(self, study_id: str, series_id: str, kind: str, stack: Stack, own: Floats) -> None:
+    def __init__(
+        self, study_id: str, series_id: str, kind: str, stack: Stack, own: Floats | None = None
+    ) -> None:
         self.study_id, self.series_id, self.kind, self.stack = study_id, series_id, kind, stack
-        self.own = own
-        self.shared = own
+        self.own = empty_points(len(PLACES)) if own is None else own
+        self.shared = self.own
 
 
 def read_sagittal(competition: Competition, cache: Path) -> list[Series]:

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lumbar_kaggle.recipes.two_stage.axial import SIDES, AxialStudy
-from lumbar_kaggle.recipes.two_stage.points import PLACES, Series
+from lumbar_kaggle.recipes.two_stage.locating.axial import SIDES, AxialStudy
+from lumbar_kaggle.recipes.two_stage.locating.points import PLACES, Series
 from lumbar_kaggle.targets import LEVELS
 
 Floats = NDArray[np.float64]

@@ -9,11 +9,11 @@ from lumbar_kaggle.budget import Budget, OutOfTime
 from lumbar_kaggle.competition import read_marked
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import write_csv
-from lumbar_kaggle.recipes.two_stage.axial import read_axial
-from lumbar_kaggle.recipes.two_stage.config import LocateConfig
-from lumbar_kaggle.recipes.two_stage.fit import apply, fit
-from lumbar_kaggle.recipes.two_stage.judging import point_errors, summary
-from lumbar_kaggle.recipes.two_stage.points import read_sagittal
+from lumbar_kaggle.recipes.two_stage.locating.axial import read_axial
+from lumbar_kaggle.recipes.two_stage.locating.config import LocateConfig
+from lumbar_kaggle.recipes.two_stage.locating.fit import apply, fit
+from lumbar_kaggle.recipes.two_stage.locating.judging import point_errors, summary
+from lumbar_kaggle.recipes.two_stage.locating.points import read_sagittal
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,13 @@ class Located:
 
 
 def run_locate(
-    root: Path, cache: Path, out: Path, config: LocateConfig, budget: Budget, weights: Path | None = None
+    root: Path,
+    cache: Path,
+    out: Path,
+    config: LocateConfig,
+    budget: Budget,
+    weights: Path | None = None,
+    processes: int | None = None,
 ) -> Located:
     """Train by folds and judge the out-of-fold points; or, with no epochs, judge a trained locator's.
 
@@ -55,6 +61,7 @@ def run_locate(
         config: what to train; ``epochs`` 0 trains nothing.
         budget: time for training.
         weights: run folder of a locator to start from, or to use.
+        processes: folds at once; see `spread.spread`.
 
     Raises:
         InputError: a table or the cache is missing, or nothing is to be trained and there are no weights.
@@ -71,7 +78,7 @@ def run_locate(
             points = apply(series, axial, weights)
             write_csv(out / "points.csv", points)
         else:
-            points = fit(series, axial, out, config, budget, weights)
+            points = fit(series, axial, out, config, budget, weights, processes)
     except OutOfTime:
         return Located(out, None, False)
     errors = point_errors(points, series, axial)

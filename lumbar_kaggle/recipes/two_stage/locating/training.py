@@ -20,10 +20,10 @@ from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import write_atomic
 from lumbar_kaggle.folds import derive_seed
 from lumbar_kaggle.recipes.callbacks import Checkpoint, ReportEpochs, SeedEpochs, WithinBudget
-from lumbar_kaggle.recipes.two_stage.config import LocateConfig
-from lumbar_kaggle.recipes.two_stage.locating import to_input
-from lumbar_kaggle.recipes.two_stage.network import Locator
-from lumbar_kaggle.recipes.two_stage.samples import Sample, augment, heat_maps
+from lumbar_kaggle.recipes.two_stage.locating.config import LocateConfig
+from lumbar_kaggle.recipes.two_stage.locating.find import to_input
+from lumbar_kaggle.recipes.two_stage.locating.network import Locator
+from lumbar_kaggle.recipes.two_stage.locating.samples import Sample, augment, heat_maps
 
 
 def network_file(run: Path, name: str, fold: int) -> Path:

@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lumbar_kaggle.recipes.two_stage.config import LocateConfig
-from lumbar_kaggle.recipes.two_stage.network import STRIDE
-from lumbar_kaggle.recipes.two_stage.pictures import picture, to_picture
-from lumbar_kaggle.recipes.two_stage.points import CANAL, CHANNELS, FORAMEN, Series
+from lumbar_kaggle.recipes.two_stage.locating.config import LocateConfig
+from lumbar_kaggle.recipes.two_stage.locating.network import STRIDE
+from lumbar_kaggle.recipes.two_stage.locating.pictures import picture, to_picture
+from lumbar_kaggle.recipes.two_stage.locating.points import CANAL, CHANNELS, FORAMEN, Series
+from lumbar_kaggle.recipes.two_stage.stacks import ASSUMED_STEP_MM
 from lumbar_kaggle.targets import LEVELS
 
 Floats = NDArray[np.float64]
@@ -65,8 +66,8 @@ def _targets(series: Series, index: int) -> tuple[Floats, NDArray[np.int64]]:
     row, column, distance = series.stack.to_slice(index, points)
     distance = np.abs(distance)
     if not series.stack.placed:
-        # Slice numbers in place of mm: a point lies on its own slice; of the others nothing is known.
-        distance = np.where(distance < 0.5, 0.0, 5.0)
+        # The distance of the slices is assumed: a point lies on its own; of the others nothing is known.
+        distance = np.where(distance < ASSUMED_STEP_MM / 2, 0.0, 5.0)
     for level in range(len(LEVELS)):
         _set(CANAL + level, (row[0, level], column[0, level]), distance[0, level], True, places, state)
         sides = distance[1:, level]

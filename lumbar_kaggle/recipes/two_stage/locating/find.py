@@ -7,21 +7,21 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from lumbar_kaggle.recipes.two_stage.chain import best_chain, refine
-from lumbar_kaggle.recipes.two_stage.config import LocateConfig
-from lumbar_kaggle.recipes.two_stage.network import STRIDE, Locator
-from lumbar_kaggle.recipes.two_stage.pictures import from_picture, picture
-from lumbar_kaggle.recipes.two_stage.points import CANAL, FORAMEN, PLACES, Series
+from lumbar_kaggle.recipes.two_stage.locating.chain import best_chain, refine
+from lumbar_kaggle.recipes.two_stage.locating.config import LocateConfig
+from lumbar_kaggle.recipes.two_stage.locating.network import STRIDE, Locator
+from lumbar_kaggle.recipes.two_stage.locating.pictures import from_picture, picture
+from lumbar_kaggle.recipes.two_stage.locating.points import CANAL, FORAMEN, PLACES, Series
 from lumbar_kaggle.targets import LEVELS
 
 Floats = NDArray[np.float64]
 
 COLUMNS = (
     *("study_id", "series_id", "kind", "place", "level", "instance_number", "slice", "row", "column"),
-    *("x_mm", "y_mm", "z_mm", "confidence"),
+    *("x_mm", "y_mm", "z_mm", "confidence", "placed"),
 )
 """Of the table of located points: `slice` is an index with fractions, `row` and `column` are pixels of the
-stored image, the mm are LPS (without geometry the stand-in frame of `stacks.Stack.to_patient`)."""
+stored image, the mm are LPS; where not `placed`, in the frame that `stacks.Stack` assumes."""
 
 
 def to_input(images: NDArray[np.uint8]) -> torch.Tensor:
@@ -126,13 +126,16 @@ def _rows(series: Series, place: str, found: Found, config: LocateConfig) -> lis
         point = ends[0] * (1 - part) + ends[1] * part
         place_of = (int(stack.instance_numbers[nearest]), index, float(pixel[0]), float(pixel[1]))
         names = (series.study_id, series.series_id, series.kind, place, level)
-        rows.append((*names, *place_of, *(float(value) for value in point), confidence))
+        rows.append((*names, *place_of, *(float(value) for value in point), confidence, stack.placed))
     return rows
 
 
 def study_points(located: pd.DataFrame) -> dict[str, Floats]:
-    """Return, per study, its canal points ``[5, 3]`` in LPS mm, the most confident of its sagittal series."""
-    canal = located[located["place"] == "canal"].sort_values("confidence")
+    """Return, per study, its canal points ``[5, 3]`` in LPS mm, the most confident of its sagittal series.
+
+    Series that do not know their place do not count: nothing can be projected from them.
+    """
+    canal = located[(located["place"] == "canal") & located["placed"].astype(bool)].sort_values("confidence")
     points = {}
     for study, rows in canal.groupby("study_id"):
         best = rows.drop_duplicates("level", keep="last").set_index("level")
