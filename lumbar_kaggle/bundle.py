@@ -3,6 +3,7 @@
 Loading a bundle executes nothing from it.
 """
 
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,31 @@ class Manifest:
         """Return the prior as `metric.weighted_prior` does."""
         values = np.array([self.prior[name] for name in TARGET_NAMES], dtype=np.float64)
         return pd.DataFrame(values, index=pd.Index(TARGET_NAMES, name="target"), columns=list(SEVERITIES))
+
+
+def open_bundle(bundle: Path, source: str) -> Manifest | None:
+    """Make a folder ready for an export.
+
+    Args:
+        bundle: the folder; a bundle of another source in it is removed.
+        source: identifies what is exported; the new manifest must hold it as ``models["source"]``.
+
+    Returns:
+        The manifest of a bundle that was already made from the same source; else None.
+
+    Raises:
+        InputError: the folder holds something else.
+    """
+    if (bundle / MANIFEST).is_file():
+        before = read_manifest(bundle)
+        if before.models.get("source") == source:
+            print(f"The bundle in {bundle} is already made from this run")
+            return before
+        (bundle / MANIFEST).unlink()
+        shutil.rmtree(bundle / "weights", ignore_errors=True)
+    elif bundle.is_dir() and {path.name for path in bundle.iterdir()} - {"weights"}:
+        raise InputError(f"{bundle}: the folder holds something else; choose an empty one for the bundle")
+    return None
 
 
 def write_manifest(

@@ -1,6 +1,5 @@
 """A run → a bundle: the kept folds' weights in 16 bits, the calibration and the prior."""
 
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,9 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from lumbar_kaggle.bundle import MANIFEST, Manifest, read_manifest, write_manifest
+from lumbar_kaggle.bundle import Manifest, open_bundle, write_manifest
 from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.files import digest, read_json, write_atomic
+from lumbar_kaggle.files import digest, read_json
 from lumbar_kaggle.recipes.baseline.images import CACHE_CONFIG
 from lumbar_kaggle.recipes.baseline.run import fold_folder, read_results, read_run
 
@@ -43,15 +42,9 @@ def export(run: Path, bundle: Path) -> Manifest:
     )
     facts = [_without_times(result) for result in results]
     source = digest([facts, calibration, prior.to_numpy().tolist(), asdict(config)])
-    if (bundle / MANIFEST).is_file():
-        before = read_manifest(bundle)
-        if before.models.get("source") == source:
-            print(f"The bundle in {bundle} is already made from this run")
-            return before
-        (bundle / MANIFEST).unlink()
-        shutil.rmtree(bundle / "weights", ignore_errors=True)
-    elif bundle.is_dir() and {path.name for path in bundle.iterdir()} - {"weights"}:
-        raise InputError(f"{bundle}: the folder holds something else; choose an empty one for the bundle")
+    before = open_bundle(bundle, source)
+    if before is not None:
+        return before
     print(f"Exporting {len(results)} targets into {bundle}")
     folds = {result["target"]: _export_target(run, bundle, result) for result in tqdm(results, unit="target")}
     return write_manifest(
@@ -81,18 +74,13 @@ def _without_times(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _export_target(run: Path, bundle: Path, result: dict[str, Any]) -> list[dict[str, Any]]:
-    import safetensors.torch
+    # Here and not above: torch takes seconds to import.
+    from lumbar_kaggle.recipes.weights import export_weights
 
     entries = []
     for record in result["folds"]:
-        weights = safetensors.torch.load_file(
-            fold_folder(run, result, record["fold"]) / "weights.safetensors"
-        )
-        halved = {
-            name: value.half() if value.is_floating_point() else value for name, value in weights.items()
-        }
         name = f"weights/{result['target']}-fold-{record['fold']}.safetensors"
-        write_atomic(bundle / name, lambda path, halved=halved: safetensors.torch.save_file(halved, path))  # type: ignore[misc]
+        export_weights(fold_folder(run, result, record["fold"]) / "weights.safetensors", bundle / name)
         entries.append({"file": name, "severities_seen": record["severities_seen"]})
     return entries
 

@@ -1,6 +1,6 @@
 """Parallel slices of one series with their geometry, the same from the cache and fresh from DICOM."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,13 @@ class Stack:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go to another process as the name of the cached file: all pixels of a set would fill its memory."""
+        kept: Any = [getattr(self, field.name) for field in fields(self)]
+        if isinstance(self.pixels, np.memmap):
+            kept[0] = Path(str(self.pixels.filename))
+        return _rebuild, tuple(kept)
+
     @property
     def normal(self) -> Floats:
         """Unit vector ``[3]`` across the slices."""
@@ -64,6 +71,10 @@ class Stack:
     def to_slice(self, index: int, points: Floats) -> tuple[Floats, Floats, Floats]:
         """Return row, column (px) and distance (mm) of LPS points ``[..., 3]``."""
         return geometry.to_slice(points, self.positions[index], self.orientation, self.spacing)
+
+
+def _rebuild(pixels: Any, *rest: Any) -> Stack:
+    return Stack(np.load(pixels, mmap_mode="r") if isinstance(pixels, Path) else pixels, *rest)
 
 
 def read_stacks(folder: Path, file: str) -> list[Stack]:

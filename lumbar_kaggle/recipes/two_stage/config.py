@@ -1,0 +1,87 @@
+"""The configuration of the whole recipe, and its presets."""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lumbar_kaggle.config import from_dict
+from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.files import read_json, write_json
+from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
+from lumbar_kaggle.recipes.two_stage.grading.config import preset as grade_preset
+from lumbar_kaggle.recipes.two_stage.locating.config import LocateConfig
+
+
+@dataclass(frozen=True)
+class TwoStageConfig:
+    """Settings of both stages; of the second as many as there are models to blend."""
+
+    locate: LocateConfig
+    grade: tuple[GradeConfig, ...]
+
+    def starting_from(self, weights: str) -> "TwoStageConfig":
+        """Return the configuration with first weights for all encoders; see `encoders.build_encoder`."""
+        return replace(self, grade=tuple(replace(one, weights=(weights, weights)) for one in self.grade))
+
+
+_T4_LOCATE = LocateConfig(
+    epochs=20, batch_size=32, pixel_mm=1.25, picture=(256, 208), channels=(16, 32, 64, 96, 128)
+)
+
+LOCATE_PRESETS = {"cpu": LocateConfig(folds=4, epochs=10), "t4x2-single": _T4_LOCATE, "t4x2-gold": _T4_LOCATE}
+
+
+def preset(name: str) -> TwoStageConfig:
+    """Return a preset: ``cpu``, ``t4x2-single`` or ``t4x2-gold``.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    grade = grade_preset(name)
+    return TwoStageConfig(LOCATE_PRESETS[name], grade)
+
+
+def save(path: Path, config: TwoStageConfig) -> None:
+    """Write the configuration as JSON."""
+    write_json(path, asdict(config))
+
+
+def load(path: Path) -> TwoStageConfig:
+    """Read what `save` wrote.
+
+    Raises:
+        InputError: the file is missing or has unknown settings.
+    """
+    return from_content(read_json(path), str(path))
+
+
+def from_content(content: dict[str, Any], source: str) -> TwoStageConfig:
+    """Build the configuration of the content of its JSON; `source` is named in errors.
+
+    Raises:
+        InputError: an unknown or wrong setting.
+    """
+    grade = tuple(from_dict(values, GradeConfig, f"{source}, grade") for values in content["grade"])
+    return TwoStageConfig(from_dict(content["locate"], LocateConfig, f"{source}, locate"), grade)
+
+
+def change(config: TwoStageConfig, path: Path) -> TwoStageConfig:
+    """Return the configuration with the settings of a JSON file in place of its own.
+
+    Args:
+        config: a preset.
+        path: ``{"locate": {setting: value, …}, "grade": {…}}``; what is left out stays. The settings of
+            ``grade`` are for all models.
+
+    Raises:
+        InputError: the file is missing, no such JSON, or has an unknown or wrong setting.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict) or not set(content) <= {"locate", "grade"}:
+        raise InputError(f'{path}: give an object with "locate", "grade" or both, each with settings')
+    values = asdict(config)
+    merged = {
+        "locate": {**values["locate"], **content.get("locate", {})},
+        "grade": [{**one, **content.get("grade", {})} for one in values["grade"]],
+    }
+    return from_content(merged, str(path))

@@ -1,0 +1,149 @@
+"""The whole recipe from cached volumes to a blend: locate, crop and grade, blend; resumable at every step.
+
+::
+
+    two_stage.json                        the configuration
+    locator/                              see `locating.fit`
+    grade-1/  grade-2/ …                  one per model, see `grading.fit`
+    oof.csv  blend.json  blend.txt        once every fold is there: out-of-fold predictions, their blend
+    noise.csv                             labels that they contradict
+"""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lumbar_kaggle.blend.command import blend_files
+from lumbar_kaggle.budget import Budget
+from lumbar_kaggle.competition import Competition, read_competition
+from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.files import write_text
+from lumbar_kaggle.recipes.two_stage import config as configuration
+from lumbar_kaggle.recipes.two_stage.config import TwoStageConfig
+from lumbar_kaggle.recipes.two_stage.grading import fit as grading
+from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
+from lumbar_kaggle.recipes.two_stage.locating.command import run_locate
+from lumbar_kaggle.recipes.two_stage.locating.fit import read_points
+
+CONFIG = "two_stage.json"
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """State of a run after `fit`.
+
+    Attributes:
+        run: its folder.
+        left: what is still to be done, or empty.
+    """
+
+    run: Path
+    left: str
+
+    def sentence(self) -> str:
+        """Return one line on the result; the word ``resumable`` when something is left to do."""
+        if self.left:
+            return f"{self.run}: {self.left} left; resumable, run the same command again"
+        return f"{self.run}: both stages are trained and blended"
+
+
+def fit(
+    root: Path,
+    cache: Path,
+    run: Path,
+    config: TwoStageConfig,
+    budget: Budget,
+    *,
+    weights: pd.DataFrame | None = None,
+    processes: int | None = None,
+) -> FitResult:
+    """Train both stages and blend, or go on where an earlier call stopped.
+
+    Args:
+        root: competition folder.
+        cache: holds its volumes.
+        run: where everything goes.
+        config: what to train.
+        budget: when it is spent, the run ends and the same call goes on later.
+        weights: columns ``row_id, weight``: how much each label counts in the second stage.
+        processes: folds at once; see `spread.spread`.
+
+    Raises:
+        InputError: a table or the cache is missing or faulty, or the run was begun with other settings.
+    """
+    _open(run, config)
+    competition = read_competition(root, "train")
+    if not (run / "locator" / "errors.csv").is_file():
+        located = run_locate(root, cache, run / "locator", config.locate, budget, processes=processes)
+        print(located.text())
+        if not located.finished:
+            return FitResult(run, "the locator and what follows it are")
+    places = read_points(run / "locator" / "points.csv")
+    errors = pd.read_csv(run / "locator" / "errors.csv")
+    for number, one in enumerate(config.grade, start=1):
+        folder = grade_folder(run, number)
+        result = grading.fit(
+            competition,
+            cache,
+            places,
+            folder,
+            with_measured_jitter(one, errors),
+            budget,
+            weights,
+            processes=processes,
+        )
+        print(result.sentence())
+        if result.finished < result.folds:
+            return FitResult(run, f"folds of model {number} of {len(config.grade)} are")
+    blend(competition, run, len(config.grade))
+    return FitResult(run, "")
+
+
+def grade_folder(run: Path, number: int) -> Path:
+    """Return the folder of a model of the second stage, from 1."""
+    return run / f"grade-{number}"
+
+
+def blend(competition: Competition, run: Path, models: int) -> None:
+    """Blend the models' out-of-fold predictions; see `blend.command.blend_files`."""
+    files = [grade_folder(run, number) / "oof.csv" for number in range(1, models + 1)]
+    blended = blend_files(
+        files,
+        competition.root / "train.csv",
+        grade_folder(run, 1) / "folds.csv",
+        run / "oof.csv",
+        model=run / "blend.json",
+        noise=run / "noise.csv",
+    )
+    write_text(run / "blend.txt", blended.text() + "\n")
+    print(blended.text())
+
+
+def with_measured_jitter(config: GradeConfig, errors: pd.DataFrame) -> GradeConfig:
+    """Return the configuration with shifts as large as the locator's errors were.
+
+    In the plane the standard deviation per axis of the errors that a cached crop has room for; across it the
+    shares of points that lie 0, 1, … slices beside the marked one.
+
+    Args:
+        config: its ``shift_mm`` and ``slice_shift`` are replaced.
+        errors: as from `judging.point_errors`; without any found point nothing changes.
+    """
+    found = errors[errors["found"] & (errors["error_mm"] <= config.margin_mm)]
+    if found.empty:
+        return config
+    shift = float(np.sqrt((found["error_mm"] ** 2).mean() / 2))
+    steps = np.minimum(np.rint(found["depth_mm"] / config.step_mm), config.extra_slices).astype(int)
+    shares = np.bincount(steps, minlength=config.extra_slices + 1) / len(found)
+    # Rounded, so that the file of settings can be read; the first takes what rounding leaves.
+    rest = tuple(round(float(share), 3) for share in shares[1:])
+    return replace(config, shift_mm=round(shift, 3), slice_shift=(round(1 - sum(rest), 3), *rest))
+
+
+def _open(run: Path, config: TwoStageConfig) -> None:
+    path = run / CONFIG
+    if path.is_file() and asdict(configuration.load(path)) != asdict(config):
+        raise InputError(f"{path}: this run was begun with other settings; choose another --out folder")
+    configuration.save(path, config)
