@@ -127,14 +127,24 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("out", type=Path, help="safetensors file to write, for lumbar train --weights")
     _add_settings(sub, PretrainConfig)
 
-    sub = add("train", verbs.train, "train the baseline recipe; run again, it goes on where it stopped")
+    volumes = "cache made by lumbar preprocess --kind volumes"
+    noise = "row_id, weight: as of lumbar blend --noise"
+    sub = add("train", verbs.train, "train a recipe; run again, it goes on where it stopped")
     sub.add_argument("folder", type=Path, help="competition folder")
     sub.add_argument("--cache", type=Path, required=True, help="cache made by lumbar preprocess")
     sub.add_argument("--out", type=Path, required=True, help="run folder")
+    recipes = ("baseline", "two-stage")
+    sub.add_argument("--recipe", choices=recipes, default="baseline", help="default: baseline")
     _add_budget(sub)
-    _add_settings(sub, BaselineConfig)
+    group = sub.add_argument_group("two-stage", f"locate, grade and blend; needs a {volumes}")
+    group.add_argument("--preset", metavar="NAME", help=f"{', '.join(PRESETS)} (default: cpu)")
+    group.add_argument(
+        "--config", type=Path, metavar="FILE.json", help='settings: {"locate": {...}, "grade": {...}}'
+    )
+    group.add_argument("--label-weights", type=Path, metavar="NOISE.csv", help=noise)
+    _add_processes(group)
+    _add_settings(sub, BaselineConfig, "the baseline's configuration, saved beside the result")
 
-    volumes = "cache made by lumbar preprocess --kind volumes"
     sub = add(
         "locate", verbs.locate, "find discs, foramina and recesses: train by folds, or use a trained locator"
     )
@@ -154,9 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--points", type=Path, metavar="POINTS.csv", help="of lumbar locate; default: the annotated points"
     )
-    sub.add_argument(
-        "--label-weights", type=Path, metavar="NOISE.csv", help="row_id, weight: as of lumbar blend --noise"
-    )
+    sub.add_argument("--label-weights", type=Path, metavar="NOISE.csv", help=noise)
     sub.add_argument(
         "--only-folds", type=int, nargs="+", metavar="K", help="train these folds now, from 0 (default: all)"
     )
@@ -237,7 +245,7 @@ def _add_budget(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_processes(parser: argparse.ArgumentParser) -> None:
+def _add_processes(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--processes",
         type=_positive,
@@ -246,8 +254,12 @@ def _add_processes(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_settings(parser: argparse.ArgumentParser, kind: type[object]) -> None:
-    add_options(parser.add_argument_group("the configuration, saved beside the result"), kind)
+def _add_settings(
+    parser: argparse.ArgumentParser,
+    kind: type[object],
+    title: str = "the configuration, saved beside the result",
+) -> None:
+    add_options(parser.add_argument_group(title), kind)
 
 
 def _positive(text: str) -> int:

@@ -74,6 +74,11 @@ def from_options(arguments: argparse.Namespace, kind: type[Config], base: Config
     return from_dict(values, kind, "options")
 
 
+def given_options(arguments: argparse.Namespace, kind: type[Any]) -> list[str]:
+    """Return the fields of the dataclass that the user set among parsed options."""
+    return [field.name for field in fields(kind) if hasattr(arguments, field.name)]
+
+
 def _converter(hint: Any) -> tuple[type, bool]:
     """Return what turns text into the hinted type, and whether several values are taken."""
     if get_origin(hint) is tuple:

@@ -66,6 +66,10 @@ def load_predictor(bundle: Path, manifest: Manifest) -> Predictor:
         from lumbar_kaggle.recipes.baseline.predictor import BaselinePredictor
 
         return BaselinePredictor(bundle, manifest)
+    if manifest.recipe == "two-stage":
+        from lumbar_kaggle.recipes.two_stage.predictor import TwoStagePredictor
+
+        return TwoStagePredictor(bundle, manifest)
     raise InputError(
         f"{bundle}: made by recipe {manifest.recipe!r}, which this version does not know; update it"
     )

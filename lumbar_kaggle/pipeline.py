@@ -3,10 +3,14 @@
 from pathlib import Path
 
 from lumbar_kaggle.budget import Budget
+from lumbar_kaggle.bundle import Manifest
 from lumbar_kaggle.cache import Cache
 from lumbar_kaggle.competition import read_competition, read_marked
 from lumbar_kaggle.preprocess import VOLUMES, Summary, make_pool, preprocess, scan_sources, volume_worker
+from lumbar_kaggle.recipes.baseline.config import BaselineConfig
 from lumbar_kaggle.recipes.baseline.images import CACHE_CONFIG, choose_series, image_worker
+from lumbar_kaggle.recipes.two_stage.config import RUN_FILE
+from lumbar_kaggle.tables import read_table
 
 
 def preprocess_folder(
@@ -42,3 +46,63 @@ def preprocess_folder(
         return preprocess(
             sources, Cache(cache, config.kind), config, worker, pool, batch_size=batch_size, budget=budget
         )
+
+
+def train_baseline(root: Path, cache: Path, run: Path, budget: Budget, config: BaselineConfig) -> str:
+    """Train the baseline recipe, or go on; return one line on the result. See `recipes.baseline.fit.fit`."""
+    from lumbar_kaggle.recipes.baseline.fit import fit
+
+    return fit(read_competition(root, "train"), cache, run, config, budget).sentence()
+
+
+def train_two_stage(
+    root: Path,
+    cache: Path,
+    run: Path,
+    budget: Budget,
+    *,
+    preset: str = "cpu",
+    changes: Path | None = None,
+    weights: str = "",
+    label_weights: Path | None = None,
+    processes: int | None = None,
+) -> str:
+    """Train the two-stage recipe, or go on; return one line on the result. See `recipes.two_stage.fit.fit`.
+
+    Args:
+        root: competition folder.
+        cache: holds its volumes.
+        run: run folder.
+        budget: time for all of it.
+        preset: name of a configuration.
+        changes: file of settings in place of the preset's, see `recipes.two_stage.config.change`.
+        weights: of the encoders, in place of the configuration's.
+        label_weights: table of ``row_id, weight``: how much each label counts.
+        processes: folds at once; None: one per GPU.
+
+    Raises:
+        InputError: a file is missing or faulty, or the run was begun with other settings.
+    """
+    from lumbar_kaggle.recipes.two_stage import config as configuration
+    from lumbar_kaggle.recipes.two_stage.fit import fit
+
+    config = configuration.preset(preset)
+    config = config if changes is None else configuration.change(config, changes)
+    config = config.starting_from(weights) if weights else config
+    counts = None if label_weights is None else read_table(label_weights, ("row_id", "weight"))
+    return fit(root, cache, run, config, budget, weights=counts, processes=processes).sentence()
+
+
+def export_run(run: Path, bundle: Path) -> Manifest:
+    """Write the bundle of a run of either recipe.
+
+    Raises:
+        InputError: the folder holds no run, or nothing is finished in it.
+    """
+    if (run / RUN_FILE).is_file():
+        from lumbar_kaggle.recipes.two_stage.export import export as export_two_stage
+
+        return export_two_stage(run, bundle)
+    from lumbar_kaggle.recipes.baseline.export import export
+
+    return export(run, bundle)

@@ -4,14 +4,18 @@ Heavy libraries are imported inside, so that ``lumbar --help`` answers at once.
 """
 
 import argparse
+from typing import TYPE_CHECKING
 
-from lumbar_kaggle.config import from_options
+from lumbar_kaggle.config import from_options, given_options
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.pretraining.config import PretrainConfig
 from lumbar_kaggle.recipes.baseline.config import BaselineConfig
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
 from lumbar_kaggle.recipes.two_stage.locating.config import LocateConfig
 from lumbar_kaggle.ship.rehearsal.settings import RehearsalSettings
+
+if TYPE_CHECKING:
+    from lumbar_kaggle.budget import Budget
 
 
 def phantom(args: argparse.Namespace) -> int:
@@ -64,16 +68,42 @@ def preprocess(args: argparse.Namespace) -> int:
 
 
 def train(args: argparse.Namespace) -> int:
-    """Train the baseline recipe."""
-    from lumbar_kaggle.budget import Budget
-    from lumbar_kaggle.competition import read_competition
-    from lumbar_kaggle.recipes.baseline.fit import fit
+    """Train a recipe."""
+    from lumbar_kaggle.pipeline import train_baseline, train_two_stage
 
-    config = from_options(args, BaselineConfig)
-    budget = Budget(args.hours, reserve_minutes=args.reserve_minutes)
-    result = fit(read_competition(args.folder, "train"), args.cache, args.out, config, budget)
-    print(result.sentence())
+    settings = given_options(args, BaselineConfig)
+    if args.recipe == "two-stage":
+        if settings:
+            raise InputError(
+                f"--{settings[0].replace('_', '-')} is of the baseline; set the two-stage recipe by --preset "
+                "and --config"
+            )
+        text = train_two_stage(
+            args.folder,
+            args.cache,
+            args.out,
+            _budget(args),
+            preset=args.preset or "cpu",
+            changes=args.config,
+            label_weights=args.label_weights,
+            processes=args.processes,
+        )
+    else:
+        others = ("preset", "config", "label_weights", "processes")
+        wrong = [name for name in others if getattr(args, name) is not None]
+        if wrong:
+            raise InputError(f"--{wrong[0].replace('_', '-')} is for --recipe two-stage")
+        text = train_baseline(
+            args.folder, args.cache, args.out, _budget(args), from_options(args, BaselineConfig)
+        )
+    print(text)
     return 0
+
+
+def _budget(args: argparse.Namespace) -> "Budget":
+    from lumbar_kaggle.budget import Budget
+
+    return Budget(args.hours, reserve_minutes=args.reserve_minutes)
 
 
 def pretrain(args: argparse.Namespace) -> int:
@@ -87,19 +117,18 @@ def pretrain(args: argparse.Namespace) -> int:
 
 def locate(args: argparse.Namespace) -> int:
     """Train a locator, or use one."""
-    from lumbar_kaggle.budget import Budget
     from lumbar_kaggle.recipes.two_stage.locating.command import run_locate
 
-    budget = Budget(args.hours, reserve_minutes=args.reserve_minutes)
     config = from_options(args, LocateConfig)
-    located = run_locate(args.folder, args.cache, args.out, config, budget, args.weights, args.processes)
+    located = run_locate(
+        args.folder, args.cache, args.out, config, _budget(args), args.weights, args.processes
+    )
     print(located.text())
     return 0
 
 
 def grade(args: argparse.Namespace) -> int:
     """Train the second stage of the two-stage recipe."""
-    from lumbar_kaggle.budget import Budget
     from lumbar_kaggle.recipes.two_stage.grading.command import run_grade
 
     results = run_grade(
@@ -108,7 +137,7 @@ def grade(args: argparse.Namespace) -> int:
         args.out,
         args.preset,
         lambda base: from_options(args, GradeConfig, base),
-        Budget(args.hours, reserve_minutes=args.reserve_minutes),
+        _budget(args),
         points=args.points,
         weights=args.label_weights,
         only=args.only_folds,
@@ -121,9 +150,9 @@ def grade(args: argparse.Namespace) -> int:
 
 def export(args: argparse.Namespace) -> int:
     """Write the bundle of a run."""
-    from lumbar_kaggle.recipes.baseline.export import export
+    from lumbar_kaggle.pipeline import export_run
 
-    manifest = export(args.run, args.out)
+    manifest = export_run(args.run, args.out)
     print(
         f"Bundle {manifest.fingerprint} in {args.out}: "
         f"{len(manifest.weights)} models of {len(manifest.targets)} targets"

@@ -11,6 +11,9 @@ from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
 from lumbar_kaggle.recipes.two_stage.grading.config import preset as grade_preset
 from lumbar_kaggle.recipes.two_stage.locating.config import LocateConfig
 
+RUN_FILE = "two_stage.json"
+"""The configuration in a run folder; what else is there: see `fit`."""
+
 
 @dataclass(frozen=True)
 class TwoStageConfig:
@@ -28,7 +31,11 @@ _T4_LOCATE = LocateConfig(
     epochs=20, batch_size=32, pixel_mm=1.25, picture=(256, 208), channels=(16, 32, 64, 96, 128)
 )
 
-LOCATE_PRESETS = {"cpu": LocateConfig(folds=4, epochs=10), "t4x2-single": _T4_LOCATE, "t4x2-gold": _T4_LOCATE}
+LOCATE_PRESETS = {
+    "cpu": LocateConfig(folds=4, epochs=8, slices=4),
+    "t4x2-single": _T4_LOCATE,
+    "t4x2-gold": _T4_LOCATE,
+}
 
 
 def preset(name: str) -> TwoStageConfig:

@@ -11,8 +11,8 @@ from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import digest, read_json, sha256_file, write_json
 from lumbar_kaggle.preprocess import VOLUMES
 from lumbar_kaggle.recipes.two_stage import config as configuration
-from lumbar_kaggle.recipes.two_stage.config import TwoStageConfig
-from lumbar_kaggle.recipes.two_stage.fit import CONFIG, grade_folder
+from lumbar_kaggle.recipes.two_stage.config import RUN_FILE, TwoStageConfig
+from lumbar_kaggle.recipes.two_stage.fit import grade_folder
 from lumbar_kaggle.recipes.two_stage.locating.training import network_file
 from lumbar_kaggle.recipes.weights import export_weights
 from lumbar_kaggle.targets import TARGET_NAMES
@@ -32,7 +32,7 @@ def export(run: Path, bundle: Path) -> Manifest:
     Raises:
         InputError: no fold of one of the stages is finished, or `bundle` is a folder with other content.
     """
-    config = configuration.load(run / CONFIG)
+    config = configuration.load(run / RUN_FILE)
     files = _finished(run, config)
     blend = run / "blend.json"
     settings = [grade_folder(run, number) / "grade.json" for number in _models(files)]

@@ -21,13 +21,11 @@ from lumbar_kaggle.competition import Competition, read_competition
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import write_text
 from lumbar_kaggle.recipes.two_stage import config as configuration
-from lumbar_kaggle.recipes.two_stage.config import TwoStageConfig
+from lumbar_kaggle.recipes.two_stage.config import RUN_FILE, TwoStageConfig
 from lumbar_kaggle.recipes.two_stage.grading import fit as grading
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
 from lumbar_kaggle.recipes.two_stage.locating.command import run_locate
 from lumbar_kaggle.recipes.two_stage.locating.fit import read_points
-
-CONFIG = "two_stage.json"
 
 
 @dataclass(frozen=True)
@@ -143,7 +141,7 @@ def with_measured_jitter(config: GradeConfig, errors: pd.DataFrame) -> GradeConf
 
 
 def _open(run: Path, config: TwoStageConfig) -> None:
-    path = run / CONFIG
+    path = run / RUN_FILE
     if path.is_file() and asdict(configuration.load(path)) != asdict(config):
         raise InputError(f"{path}: this run was begun with other settings; choose another --out folder")
     configuration.save(path, config)

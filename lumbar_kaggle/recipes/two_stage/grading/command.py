@@ -43,7 +43,7 @@ def run_grade(
     """
     competition = read_competition(root, "train")
     places = None if points is None else read_points(points)
-    labels = None if weights is None else read_table(weights, ("row_id", "weight")).astype({"weight": float})
+    labels = None if weights is None else read_table(weights, ("row_id", "weight"))
     configs = preset(name)
     results = []
     for number, base in enumerate(configs):

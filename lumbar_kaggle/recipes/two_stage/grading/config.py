@@ -131,7 +131,7 @@ _T4 = GradeConfig(
 )
 
 PRESETS: dict[str, tuple[GradeConfig, ...]] = {
-    "cpu": (GradeConfig(folds=3, epochs=8),),
+    "cpu": (GradeConfig(folds=4, epochs=8),),
     "t4x2-single": (_T4,),
     "t4x2-gold": (
         _T4,

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from lumbar_kaggle.blend.cells import as_table
 from lumbar_kaggle.budget import Budget, OutOfTime
 from lumbar_kaggle.cache import Cache
 from lumbar_kaggle.competition import Competition
@@ -28,7 +29,7 @@ from lumbar_kaggle.recipes.two_stage.grading.training import (
     train_fold,
 )
 from lumbar_kaggle.recipes.two_stage.grading.views import PLACE_OF_CONDITION, PLACES
-from lumbar_kaggle.targets import LEVELS, SEVERITIES, TARGETS, row_id
+from lumbar_kaggle.targets import LEVELS, SEVERITIES, TARGETS
 
 CONFIG = "grade.json"
 
@@ -181,23 +182,21 @@ def _fit_fold(task: _Task, fold: int) -> None:
     prior = level_prior(rest, weighted=config.severity_weights)
     validation = Samples(inside, labels, crops.located)
     network = train_fold(training, validation, prior, fold, out, config, task.budget)
-    table = to_rows(inside, predict_studies([network], inside, crops.located, config))
+    found = to_targets(predict_studies([network], inside, crops.located, config))
+    table = as_table(tuple(inside), found)
     # Studies without any point keep the prior of the training part.
     lost = task.competition.labels[seen & ~task.competition.labels["study_id"].isin(inside)]
     fallback = prior_predictions(weighted_prior(rest, smoothing=PRIOR_SMOOTHING), lost)
     write_csv(_predictions(out, fold), pd.concat([table, fallback], ignore_index=True).assign(fold=fold))
 
 
-def to_rows(studies: list[str], probabilities: NDArray[np.float64]) -> pd.DataFrame:
-    """Return ``row_id, normal_mild, moderate, severe`` of ``[studies, 5 levels, 5 places, 3]``."""
-    probabilities = probabilities / probabilities.sum(axis=-1, keepdims=True)
-    at = [(LEVELS.index(of.level), PLACES.index(PLACE_OF_CONDITION[of.condition])) for of in TARGETS]
-    rows = [
-        (row_id(study, of.name), *probabilities[s, level, place].tolist())
-        for s, study in enumerate(studies)
-        for of, (level, place) in zip(TARGETS, at, strict=True)
-    ]
-    return pd.DataFrame(rows, columns=["row_id", *SEVERITIES])
+def to_targets(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return ``[studies, 25, 3]``, rows sum to 1, of ``[studies, 5 levels, 5 places, 3]``."""
+    levels = [LEVELS.index(of.level) for of in TARGETS]
+    places = [PLACES.index(PLACE_OF_CONDITION[of.condition]) for of in TARGETS]
+    chosen = probabilities[:, levels, places]
+    normal: NDArray[np.float64] = chosen / chosen.sum(axis=-1, keepdims=True)
+    return normal
 
 
 def _conclude(competition: Competition, out: Path, config: GradeConfig) -> float | None:

@@ -1,0 +1,133 @@
+"""A study's DICOM series → what the second stage is given: stacks, located points, crops.
+
+Stacks, points and crops are made by the very functions that made those of the training.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lumbar_kaggle.recipes.base import Study
+from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
+from lumbar_kaggle.recipes.two_stage.grading.crops import Placed, StudyCrops, crop_study, in_one_frame
+from lumbar_kaggle.recipes.two_stage.grading.places import to_points
+from lumbar_kaggle.recipes.two_stage.grading.views import PLACES
+from lumbar_kaggle.recipes.two_stage.locating.axial import axial_study
+from lumbar_kaggle.recipes.two_stage.locating.config import LocateConfig
+from lumbar_kaggle.recipes.two_stage.locating.fit import locate_all
+from lumbar_kaggle.recipes.two_stage.locating.network import Locator
+from lumbar_kaggle.recipes.two_stage.locating.points import Series, empty_points
+from lumbar_kaggle.recipes.two_stage.stacks import Stack, fresh_stacks
+from lumbar_kaggle.targets import SERIES_KINDS
+from lumbar_kaggle.volume import UnreadableSeries
+
+READERS = 4
+"""Series that are read at once; a study has three or four."""
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What the models are shown of a study.
+
+    Attributes:
+        stacks: that crops are cut from.
+        points: the located ones, columns `find.COLUMNS`.
+        crops: one entry per configuration of the second stage.
+        notes: what was missing or had to be replaced, for the log.
+    """
+
+    stacks: tuple[Placed, ...]
+    points: pd.DataFrame
+    crops: tuple[StudyCrops, ...]
+    notes: tuple[str, ...]
+
+
+def look(
+    study: Study,
+    sagittal: Sequence[Locator],
+    axial: Sequence[Locator],
+    locate: LocateConfig,
+    grade: Sequence[GradeConfig],
+) -> Look:
+    """Read a study, find its points and cut its crops.
+
+    Args:
+        study: with its series; those that cannot be read are noted and left out.
+        sagittal, axial: the locator's networks of each plane; their predictions are averaged.
+        locate: their configuration.
+        grade: one configuration per model of the second stage.
+    """
+    stacks, notes = read_study(study)
+    found = locate_study(study.study_id, stacks, sagittal, axial, locate)
+    notes += _replacements(stacks)
+    kept = in_one_frame(stacks)
+    points = to_points(found).get(study.study_id, empty_points(len(PLACES)))
+    crops = tuple(crop_study(kept, points, config) for config in grade)
+    return Look(tuple(kept), found, crops, (*notes, *_missing_crops(crops)))
+
+
+def read_study(study: Study) -> tuple[list[Placed], list[str]]:
+    """Return the stacks of a study's readable series, and what could not be read."""
+    with ThreadPoolExecutor(READERS) as pool:
+        results = list(pool.map(_read, study.series["folder"]))
+    stacks, notes = [], []
+    for row, (read, note) in zip(study.series.itertuples(), results, strict=True):
+        stacks += [Placed(str(row.series_id), str(row.kind), stack) for stack in read]
+        notes += [f"series {row.series_id}: {note}"] if note else []
+    return stacks, notes
+
+
+def _read(folder: str) -> tuple[list[Stack], str]:
+    try:
+        stacks, skipped = fresh_stacks(Path(folder))
+    except UnreadableSeries as error:
+        return [], str(error)
+    return stacks, f"{skipped} files are no usable slices" if skipped else ""
+
+
+def locate_study(
+    study_id: str,
+    stacks: Sequence[Placed],
+    sagittal: Sequence[Locator],
+    axial: Sequence[Locator],
+    config: LocateConfig,
+) -> pd.DataFrame:
+    """Return the points found in a study's stacks, columns `find.COLUMNS`."""
+    longest: dict[str, Placed] = {}
+    for one in stacks:
+        before = longest.get(one.series_id)
+        if one.kind.startswith("sagittal") and (before is None or len(one.stack) > len(before.stack)):
+            longest[one.series_id] = one
+    series = [Series(study_id, one.series_id, one.kind, one.stack) for one in longest.values()]
+    across = axial_study(study_id, [(one.series_id, one.stack) for one in stacks if one.kind == "axial_t2"])
+    return locate_all(
+        series, [across] if across is not None else [], list(sagittal), list(axial), config, quiet=True
+    )
+
+
+def _replacements(stacks: Sequence[Placed]) -> list[str]:
+    there = {one.kind for one in stacks}
+    notes = [f"no readable {kind} series" for kind in SERIES_KINDS if kind not in there]
+    unplaced = sorted({one.series_id for one in stacks if not one.stack.placed})
+    return notes + [f"series {series}: no position in the headers, assumed" for series in unplaced]
+
+
+def _missing_crops(crops: Sequence[StudyCrops]) -> list[str]:
+    """Say per view how many crops have no picture; the same for all models, or nearly so."""
+    facts = crops[0].facts if crops else ()
+    whole, missing = Counter(fact.view for fact in facts), Counter(fact.view for fact in facts if fact.reason)
+    return [f"{view}: {count} of {whole[view]} crops without a picture" for view, count in missing.items()]
+
+
+def levels_seen(crops: StudyCrops) -> list[bool]:
+    """Return for each level whether any view shows it."""
+    seen = np.zeros(len(crops.images[0]), dtype=bool)
+    levels = list(dict.fromkeys(fact.level for fact in crops.facts))
+    for fact in crops.facts:
+        seen[levels.index(fact.level)] |= not fact.reason
+    return [bool(one) for one in seen]
