@@ -51,6 +51,11 @@ class Manifest:
     weights: dict[str, str]
     models: dict[str, Any]
 
+    @property
+    def networks(self) -> list[str]:
+        """The weight files that are networks; a blend's few numbers are JSON."""
+        return [name for name in self.weights if name.endswith(".safetensors")]
+
     def prior_table(self) -> pd.DataFrame:
         """Return the prior as `metric.weighted_prior` does."""
         values = np.array([self.prior[name] for name in TARGET_NAMES], dtype=np.float64)

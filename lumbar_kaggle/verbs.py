@@ -155,7 +155,7 @@ def export(args: argparse.Namespace) -> int:
     manifest = export_run(args.run, args.out)
     print(
         f"Bundle {manifest.fingerprint} in {args.out}: "
-        f"{len(manifest.weights)} models of {len(manifest.targets)} targets"
+        f"{len(manifest.networks)} models of {len(manifest.targets)} targets"
     )
     return 0
 

@@ -230,6 +230,21 @@ def test_mirroring_twice_is_the_identity_and_swaps_labels() -> None:
     assert torch.equal(canal[1], inputs.images[0][1])
 
 
+def test_predictions_are_the_mean_over_turns() -> None:
+    """Several turns give the mean of each alone; a turn by 90 degrees is the turned picture."""
+    network, _, _ = network_and_inputs()
+    batch = cached_batch(TINY)
+    plain = replace(TINY, flip_predictions=False)
+    each = [
+        predict_batch([network], batch, replace(plain, predict_turns=(turn,))) for turn in (-9.0, 0.0, 9.0)
+    ]
+    together = predict_batch([network], batch, replace(plain, predict_turns=(-9.0, 0.0, 9.0)))
+    torch.testing.assert_close(together, torch.stack(each).mean(dim=0))
+    assert (each[0] - each[2]).abs().max() > 1e-4
+    square = [cut(*unpack(batch), TINY, turn)[0].images[0] for turn in (0.0, 90.0)]
+    torch.testing.assert_close(torch.rot90(square[0], 1, (3, 4)), square[1], atol=1e-3, rtol=1e-3)
+
+
 def test_predictions_of_a_mirrored_patient_are_mirrored() -> None:
     """With the mean over the mirror image, the prediction is symmetric altogether."""
     network, _, _ = network_and_inputs()

@@ -65,17 +65,31 @@ def unpack(batch: tuple[torch.Tensor, ...]) -> tuple[Inputs, Truth]:
     return inputs, Truth(rest[0], rest[1], tuple(rest[2:]))
 
 
-def cut(inputs: Inputs, truth: Truth, config: GradeConfig) -> tuple[Inputs, Truth]:
-    """Cut the middle out of cached crops: what validation and inference see."""
+def cut(inputs: Inputs, truth: Truth, config: GradeConfig, turn: float = 0.0) -> tuple[Inputs, Truth]:
+    """Cut the middle out of cached crops: what validation and inference see.
+
+    Args:
+        inputs, truth: as cached.
+        config: sizes.
+        turn: degrees by which the crops are turned on the way, for predictions averaged over several.
+    """
     images, present, slices = [], [], []
     for view, image, there, at in zip(VIEWS, inputs.images, inputs.present, truth.slices, strict=True):
         size = window(view, config)
-        rows = slice(size.margin_px, size.margin_px + size.px)
         middle = slice(size.extra, size.extra + size.slices)
         present.append(there[:, :, middle])
-        images.append(_standardise(image[:, :, middle, rows, rows].float(), present[-1]))
+        images.append(_standardise(_middle(image[:, :, middle].float(), size, turn), present[-1]))
         slices.append(_within(at - size.extra, size))
     return replace(inputs, images=tuple(images), present=tuple(present)), replace(truth, slices=tuple(slices))
+
+
+def _middle(images: torch.Tensor, size: Window, turn: float) -> torch.Tensor:
+    if turn:
+        count = images.shape[0] * images.shape[1]
+        angle = torch.full((count,), turn * torch.pi / 180, device=images.device)
+        return _resample(images, size, angle, torch.ones_like(angle), angle.new_zeros(count, 2))
+    rows = slice(size.margin_px, size.margin_px + size.px)
+    return images[:, :, :, rows, rows]
 
 
 def augment(inputs: Inputs, truth: Truth, config: GradeConfig) -> tuple[Inputs, Truth]:
@@ -147,19 +161,34 @@ def _first_slices(like: torch.Tensor, size: Window, config: GradeConfig) -> torc
 
 def _warp(images: torch.Tensor, size: Window, config: GradeConfig) -> torch.Tensor:
     """Resample ``[batch, sides, slices, px, px]`` into the network's crop, one random map per crop."""
-    batch, sides, slices, px, _ = images.shape
-    count, device = batch * sides, images.device
+    count, device = images.shape[0] * images.shape[1], images.device
     turn = torch.randn(count, device=device) * torch.pi / 180 * config.turn_degrees
     scale = torch.exp(torch.randn(count, device=device) * config.scale)
     shift = torch.randn(count, 2, device=device) * config.shift_mm / size.pixel_mm
-    shift = shift.clamp(-size.margin_px, size.margin_px)
+    return _resample(images, size, turn, scale, shift.clamp(-size.margin_px, size.margin_px))
+
+
+def _resample(
+    images: torch.Tensor, size: Window, turn: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
+) -> torch.Tensor:
+    """Resample cached crops into the network's, one map per crop.
+
+    Args:
+        images: ``[batch, sides, slices, px, px]``.
+        size: of the network's crop.
+        turn: ``[batch · sides]`` radians.
+        scale: alike; above 1 shows more of the cached crop.
+        shift: ``[batch · sides, 2]`` px.
+    """
+    batch, sides, slices, px, _ = images.shape
+    count = batch * sides
     # `affine_grid` measures in halves of the side of the picture; corners are not aligned.
     ratio = size.px / px
     rows = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], dim=1).view(count, 2, 2)
     matrix = torch.cat([rows * (scale * ratio)[:, None, None], (shift * 2 / px)[:, :, None]], dim=2)
     grid = functional.affine_grid(matrix, [count, slices, size.px, size.px], align_corners=False)
     warped = functional.grid_sample(
-        images.view(count, slices, px, px), grid, padding_mode="border", align_corners=False
+        images.reshape(count, slices, px, px), grid, padding_mode="border", align_corners=False
     )
     return warped.view(batch, sides, slices, size.px, size.px)
 

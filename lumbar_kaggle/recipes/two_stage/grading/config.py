@@ -77,6 +77,9 @@ class GradeConfig:
     noise: float = _option(0.05, "greatest noise, of the crop's own standard deviation", metavar="S")
     mirror: bool = _option(True, "mirror half of the patients, labels included")
     flip_predictions: bool = _option(True, "predict as the mean over the patient and his mirror image")
+    predict_turns: tuple[float, ...] = _option(
+        (0.0,), "predict as the mean over crops turned by these degrees", metavar="DEG"
+    )
 
     workers: int = _option(0, "processes that load crops", metavar="N")
     seed: int = _option(2024, "of everything random", metavar="N")
@@ -127,6 +130,7 @@ _T4 = GradeConfig(
     shift_mm=3.0,
     slice_shift=(0.6, 0.3, 0.1),
     turn_degrees=10.0,
+    predict_turns=(-8.0, 0.0, 8.0),
     workers=2,
 )
 

@@ -22,7 +22,7 @@ from lumbar_kaggle.files import write_atomic, write_csv
 from lumbar_kaggle.folds import derive_seed
 from lumbar_kaggle.metric import weighted_prior
 from lumbar_kaggle.recipes.callbacks import ReportEpochs, SeedEpochs, WithinBudget
-from lumbar_kaggle.recipes.two_stage.grading.augment import cut, mirror, unpack
+from lumbar_kaggle.recipes.two_stage.grading.augment import SWAPPED, cut, mirror, unpack
 from lumbar_kaggle.recipes.two_stage.grading.callbacks import (
     Accumulate,
     LastEpoch,
@@ -170,15 +170,20 @@ def predict_studies(
 def predict_batch(
     networks: Sequence[Grader], batch: tuple[torch.Tensor, ...], config: GradeConfig
 ) -> torch.Tensor:
-    """Return probabilities ``[batch, 5, 3]`` of a batch as `data.Samples` gives it."""
+    """Return probabilities ``[batch, 5, 3]`` of a batch as `data.Samples` gives it.
+
+    They are the mean over networks, turns and, by the configuration, the mirrored patient.
+    """
     device = next(networks[0].parameters()).device
-    plain = cut(*unpack(tuple(tensor.to(device) for tensor in batch)), config)
-    everyone = torch.ones(len(plain[0].level), dtype=torch.bool, device=device)
+    cached = unpack(tuple(tensor.to(device) for tensor in batch))
     found = []
-    for network in networks:
-        network.eval()
-        found.append(network(*plain[0].flat()).logits.softmax(dim=2))
+    for turn in config.predict_turns:
+        plain = cut(*cached, config, turn)
+        shown = [(plain[0], list(range(len(SWAPPED))))]
         if config.flip_predictions:
-            flipped = network(*mirror(*plain, everyone)[0].flat()).logits.softmax(dim=2)
-            found.append(flipped[:, [0, 2, 1, 4, 3]])
+            everyone = torch.ones(len(plain[0].level), dtype=torch.bool, device=device)
+            shown.append((mirror(*plain, everyone)[0], SWAPPED))
+        for network in networks:
+            network.eval()
+            found += [network(*inputs.flat()).logits.softmax(dim=2)[:, order] for inputs, order in shown]
     return torch.stack(found).mean(dim=0).cpu()
