@@ -290,8 +290,39 @@ def test_weights_of_colour_pictures_fit_one_channel(name: str, suffix: str, tmp_
         torch.testing.assert_close(encoder.eval()(grey), expected, atol=1e-4, rtol=1e-4)
     with pytest.raises(InputError, match="these weights do not fit"):
         build_encoder("small_resnet", str(path))
-    with pytest.raises(InputError, match="no such file; weights are a file, auto or none"):
+    with pytest.raises(InputError, match="no such file; weights are a file, a folder of such files, auto or none"):
         build_encoder(name, str(tmp_path / "nothing.pth"))
+
+
+def test_weights_are_found_in_a_folder_by_the_models_name(tmp_path: Path) -> None:
+    """The file of the right name is taken, safetensors before others; an absent one is named with its mend."""
+    for number, file in enumerate(("resnet18.pth", "resnet18.safetensors", "resnet34.safetensors")):
+        torch.manual_seed(number)
+        state = torchvision.models.resnet18().state_dict()
+        path = tmp_path / file
+        torch.save(state, path) if path.suffix == ".pth" else safetensors.torch.save_file(state, path)
+    named, _ = build_encoder("resnet18", str(tmp_path / "resnet18.safetensors"))
+    found, _ = build_encoder("resnet18", str(tmp_path))
+    for one, other in zip(named.parameters(), found.parameters(), strict=True):
+        assert torch.equal(one, other)
+    (tmp_path / "resnet18.safetensors").unlink()
+    other, _ = build_encoder("resnet18", str(tmp_path))
+    assert not torch.equal(next(other.parameters()), next(found.parameters()))
+    with pytest.raises(InputError, match=r"holds no weights of resnet50; put resnet50\.safetensors there"):
+        build_encoder("resnet50", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050"])
+def test_weights_of_the_models_dataset_fit_the_encoders(name: str, tmp_path: Path) -> None:
+    """What ``lumbar ship datasets --pretrained`` writes has all that an encoder needs, of either library."""
+    from lumbar_kaggle.recipes.baseline.network import body_state, build_network
+
+    torch.manual_seed(3)
+    state = {key: value.contiguous() for key, value in body_state(build_network(name), name).items()}
+    safetensors.torch.save_file(state, tmp_path / f"{name}.safetensors")
+    encoder, _ = build_encoder(name, str(tmp_path))
+    last = [value for key, value in state.items() if value.dim() == 4][-1]
+    assert any(value.shape == last.shape and torch.equal(value, last) for value in encoder.parameters())
 
 
 def test_wrong_settings_are_refused() -> None:

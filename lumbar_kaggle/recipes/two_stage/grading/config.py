@@ -24,8 +24,8 @@ class GradeConfig:
     )
     weights: tuple[str, ...] = _option(
         ("none", "none"),
-        "their first weights: none, auto (from the hub), or a file",
-        metavar="none|auto|FILE",
+        "their first weights: none, auto (from the hub), a file, or a folder of files by the models' names",
+        metavar="none|auto|FILE|FOLDER",
     )
     sagittal_px: int = _option(64, "side of the sagittal crops in px", metavar="PX")
     axial_px: int = _option(64, "side of the axial crops in px", metavar="PX")

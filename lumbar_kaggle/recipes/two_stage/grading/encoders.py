@@ -14,7 +14,10 @@ from lumbar_kaggle.recipes.weights import HUB_ERRORS, State, read_weights, warn_
 
 OWN = "small_resnet"
 
-MEND = "weights are a file, auto or none"
+MEND = "weights are a file, a folder of such files, auto or none"
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+"""Of the files that are looked for in a folder of weights, the first of them first."""
 
 
 class SmallResNet(nn.Module):
@@ -79,12 +82,14 @@ def build_encoder(name: str, weights: str = "none") -> tuple[nn.Module, int]:
     Args:
         name: ``small_resnet``, or a model of torchvision, or else of timm.
         weights: ``"none"``; ``"auto"`` for the library's own from its hub or local cache, random ones with a
-            warning where that cannot be reached; or a file, safetensors or a checkpoint of plain tensors. The
-            first layer's weights are added up over the colours.
+            warning where that cannot be reached; a file, safetensors or a checkpoint of plain tensors; or a
+            folder that holds such a file by the model's name. The first layer's weights are added up over
+            the colours.
 
     Raises:
         InputError: there is no such model, or the file does not exist or does not fit.
     """
+    weights = _in_folder(name, weights)
     if name == OWN:
         own = SmallResNet()
         if weights not in ("none", "auto"):
@@ -99,6 +104,20 @@ def build_encoder(name: str, weights: str = "none") -> tuple[nn.Module, int]:
     with torch.inference_mode():
         features = encoder.eval()(torch.zeros(1, 1, 64, 64)).shape[1]
     return encoder.train(), int(features)
+
+
+def _in_folder(name: str, weights: str) -> str:
+    """Return the model's file where `weights` is a folder, and `weights` as it is otherwise."""
+    folder = Path(weights)
+    if weights in ("none", "auto") or not folder.is_dir():
+        return weights
+    for suffix in SUFFIXES:
+        # A checkpoint may have come back from Kaggle as a folder of its members; that is no file to read.
+        if (folder / f"{name}{suffix}").is_file():
+            return str(folder / f"{name}{suffix}")
+    raise InputError(
+        f"{folder}: holds no weights of {name}; put {name}.safetensors there, or .pth, .pt or .bin"
+    )
 
 
 def _torchvision_encoder(name: str, weights: str) -> nn.Module:
