@@ -10,7 +10,6 @@ import pytest
 from numpy.typing import NDArray
 
 from lumbar_kaggle.budget import Budget, OutOfTime
-from lumbar_kaggle.cache import Cache
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.recipes.two_stage.grading import cropping
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
@@ -25,6 +24,7 @@ from lumbar_kaggle.recipes.two_stage.grading.places import (
     to_points,
 )
 from lumbar_kaggle.recipes.two_stage.grading.views import VIEWS, window
+from lumbar_kaggle.recipes.two_stage.reading import CachedStudies
 from tests.clock import Clock
 from tests.test_preprocess import folder_bytes
 from tests.two_stage_studies import (
@@ -305,7 +305,7 @@ def test_an_interrupted_cache_goes_on_and_ends_the_same(
     """Stopped after a batch, then finished: the same bytes as at one go; other settings are refused."""
     monkeypatch.setattr(cropping, "BATCH", 2)
     competition = write_competition(tmp_path, 5)
-    volumes = Cache(tmp_path, "volumes")
+    volumes = CachedStudies(tmp_path)
     points = dict.fromkeys(competition.studies, place_points())
     config = replace(CONFIG, sagittal_px=16, axial_px=16)
     whole = cache_crops(volumes, points, points, tmp_path / "whole", config, Budget())

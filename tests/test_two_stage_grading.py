@@ -290,12 +290,12 @@ def test_weights_of_colour_pictures_fit_one_channel(name: str, suffix: str, tmp_
         torch.testing.assert_close(encoder.eval()(grey), expected, atol=1e-4, rtol=1e-4)
     with pytest.raises(InputError, match="these weights do not fit"):
         build_encoder("small_resnet", str(path))
-    with pytest.raises(InputError, match="no such file; weights are a file, a folder of such files, auto or none"):
+    with pytest.raises(InputError, match="no such file; weights are a file, a folder of such"):
         build_encoder(name, str(tmp_path / "nothing.pth"))
 
 
 def test_weights_are_found_in_a_folder_by_the_models_name(tmp_path: Path) -> None:
-    """The file of the right name is taken, safetensors before others; an absent one is named with its mend."""
+    """The file of the right name is taken, safetensors first; an absent one is named with its mend."""
     for number, file in enumerate(("resnet18.pth", "resnet18.safetensors", "resnet34.safetensors")):
         torch.manual_seed(number)
         state = torchvision.models.resnet18().state_dict()

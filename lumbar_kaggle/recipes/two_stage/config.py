@@ -83,12 +83,25 @@ def change(config: TwoStageConfig, path: Path) -> TwoStageConfig:
     Raises:
         InputError: the file is missing, no such JSON, or has an unknown or wrong setting.
     """
-    content = read_json(path)
+    return changed(config, read_json(path), str(path))
+
+
+def changed(config: TwoStageConfig, content: Any, source: str) -> TwoStageConfig:
+    """Return the configuration with other settings, see `change`.
+
+    Args:
+        config: a preset.
+        content: of the file.
+        source: named in errors.
+
+    Raises:
+        InputError: no such content, or an unknown or wrong setting.
+    """
     if not isinstance(content, dict) or not set(content) <= {"locate", "grade"}:
-        raise InputError(f'{path}: give an object with "locate", "grade" or both, each with settings')
+        raise InputError(f'{source}: give an object with "locate", "grade" or both, each with settings')
     values = asdict(config)
     merged = {
         "locate": {**values["locate"], **content.get("locate", {})},
         "grade": [{**one, **content.get("grade", {})} for one in values["grade"]],
     }
-    return from_content(merged, str(path))
+    return from_content(merged, source)

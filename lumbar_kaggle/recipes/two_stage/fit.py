@@ -1,14 +1,19 @@
 """The whole recipe from cached volumes to a blend: locate, crop and grade, blend; resumable at every step.
 
+`fit` does all of it; its stages can be called one by one, in as many sessions as it takes: `locate`, `grade`
+for some models or folds at a time, `finish`.
+
 ::
 
     two_stage.json                        the configuration
     locator/                              see `locating.fit`
+    annotated.csv                         the annotated points, see `places.annotated_places`
     grade-1/  grade-2/ …                  one per model, see `grading.fit`
     oof.csv  blend.json  blend.txt        once every fold is there: out-of-fold predictions, their blend
     noise.csv                             labels that they contradict
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -19,13 +24,17 @@ from lumbar_kaggle.blend.command import blend_files
 from lumbar_kaggle.budget import Budget
 from lumbar_kaggle.competition import Competition, read_competition
 from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.files import write_text
+from lumbar_kaggle.files import write_csv, write_text
 from lumbar_kaggle.recipes.two_stage import config as configuration
 from lumbar_kaggle.recipes.two_stage.config import RUN_FILE, TwoStageConfig
 from lumbar_kaggle.recipes.two_stage.grading import fit as grading
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
+from lumbar_kaggle.recipes.two_stage.grading.places import annotated_places, read_places
 from lumbar_kaggle.recipes.two_stage.locating.command import run_locate
 from lumbar_kaggle.recipes.two_stage.locating.fit import read_points
+
+LOCATOR, ANNOTATED = "locator", "annotated.csv"
+"""Of the first stage in a run folder."""
 
 
 @dataclass(frozen=True)
@@ -71,32 +80,142 @@ def fit(
     Raises:
         InputError: a table or the cache is missing or faulty, or the run was begun with other settings.
     """
-    _open(run, config)
+    begin(run, config)
     competition = read_competition(root, "train")
-    if not (run / "locator" / "errors.csv").is_file():
-        located = run_locate(root, cache, run / "locator", config.locate, budget, processes=processes)
+    if not locate(competition, cache, run, config, budget, processes=processes):
+        return FitResult(run, "the locator and what follows it are")
+    left = grade(competition, cache, run, config, budget, weights=weights, processes=processes)
+    if not left:
+        blend(competition, run, len(config.grade))
+    return FitResult(run, left)
+
+
+def begin(run: Path, config: TwoStageConfig) -> None:
+    """Write the configuration into a run folder, or check that the run was begun with the same.
+
+    Raises:
+        InputError: it was begun with another.
+    """
+    path = run / RUN_FILE
+    if path.is_file() and asdict(configuration.load(path)) != asdict(config):
+        raise InputError(f"{path}: this run was begun with other settings; choose another --out folder")
+    configuration.save(path, config)
+
+
+def locate(
+    competition: Competition,
+    cache: Path,
+    run: Path,
+    config: TwoStageConfig,
+    budget: Budget,
+    *,
+    processes: int | None = None,
+) -> bool:
+    """Train the first stage, or go on, and write what the second one needs of it.
+
+    Args:
+        competition: the training split.
+        cache: holds its volumes.
+        run: gets ``locator/`` and ``annotated.csv``.
+        config: what to train.
+        budget: when it is spent, the same call goes on later.
+        processes: folds at once; see `spread.spread`.
+
+    Returns:
+        Whether it came to its end.
+
+    Raises:
+        InputError: the cache is missing, or the locator was begun with other settings.
+    """
+    folder = run / LOCATOR
+    if not (folder / "errors.csv").is_file():
+        located = run_locate(competition.root, cache, folder, config.locate, budget, processes=processes)
         print(located.text())
         if not located.finished:
-            return FitResult(run, "the locator and what follows it are")
-    places = read_points(run / "locator" / "points.csv")
-    errors = pd.read_csv(run / "locator" / "errors.csv")
-    for number, one in enumerate(config.grade, start=1):
-        folder = grade_folder(run, number)
+            return False
+    if not (run / ANNOTATED).is_file():
+        write_csv(run / ANNOTATED, annotated_places(competition, cache))
+    return True
+
+
+def grade(
+    competition: Competition,
+    cache: Path | None,
+    run: Path,
+    config: TwoStageConfig,
+    budget: Budget,
+    *,
+    models: Sequence[int] = (),
+    folds: Sequence[int] = (),
+    crops: Path | None = None,
+    weights: pd.DataFrame | None = None,
+    processes: int | None = None,
+) -> str:
+    """Train the second stage, or go on.
+
+    Args:
+        competition: the training split.
+        cache: holds its volumes; None: crops are cut straight from the DICOM files.
+        run: where `locate` came to its end.
+        config: what to train.
+        budget: when it is spent, the same call goes on later.
+        models, folds: numbers of those to train now, models from 1 and folds from 0; empty: all.
+        crops: folder for the crops in place of the run folder.
+        weights: columns ``row_id, weight``: how much each label counts.
+        processes: folds at once; see `spread.spread`.
+
+    Returns:
+        What is left of it, or empty.
+
+    Raises:
+        InputError: the first stage is not finished, or there is no such model or fold.
+    """
+    places, errors = read_points(run / LOCATOR / "points.csv"), pd.read_csv(run / LOCATOR / "errors.csv")
+    annotated = read_places(run / ANNOTATED)
+    if not set(models) <= set(range(1, len(config.grade) + 1)):
+        given = " ".join(map(str, models))
+        raise InputError(f"models {given}: there are those from 1 to {len(config.grade)}")
+    for number in models or range(1, len(config.grade) + 1):
         result = grading.fit(
             competition,
             cache,
             places,
-            folder,
-            with_measured_jitter(one, errors),
+            grade_folder(run, number),
+            with_measured_jitter(config.grade[number - 1], errors),
             budget,
             weights,
+            annotated=annotated,
+            crops=None if crops is None else grade_folder(crops, number),
+            only=folds or None,
             processes=processes,
         )
         print(result.sentence())
-        if result.finished < result.folds:
-            return FitResult(run, f"folds of model {number} of {len(config.grade)} are")
-    blend(competition, run, len(config.grade))
-    return FitResult(run, "")
+        if result.left:
+            return f"folds of model {number} of {len(config.grade)} are"
+    return ""
+
+
+def finish(competition: Competition, run: Path, config: TwoStageConfig) -> str:
+    """Blend the models of a run that was trained piece by piece, if all their folds are there.
+
+    Args:
+        competition: the training split.
+        run: holds the folds' predictions, see `grade`.
+        config: of the run.
+
+    Returns:
+        What is missing, or empty once it is blended.
+    """
+    missing = []
+    for number, one in enumerate(config.grade, start=1):
+        folder = grade_folder(run, number)
+        absent = [k for k in range(one.folds) if not grading.predictions_file(folder, k).is_file()]
+        missing += [f"fold {fold} of model {number}" for fold in absent]
+        if not absent and not (folder / "oof.csv").is_file():
+            grading.conclude(competition, folder, one)
+    if not missing:
+        blend(competition, run, len(config.grade))
+    return ", ".join(missing)
 
 
 def grade_folder(run: Path, number: int) -> Path:
@@ -138,10 +257,3 @@ def with_measured_jitter(config: GradeConfig, errors: pd.DataFrame) -> GradeConf
     # Rounded, so that the file of settings can be read; the first takes what rounding leaves.
     rest = tuple(round(float(share), 3) for share in shares[1:])
     return replace(config, shift_mm=round(shift, 3), slice_shift=(round(1 - sum(rest), 3), *rest))
-
-
-def _open(run: Path, config: TwoStageConfig) -> None:
-    path = run / RUN_FILE
-    if path.is_file() and asdict(configuration.load(path)) != asdict(config):
-        raise InputError(f"{path}: this run was begun with other settings; choose another --out folder")
-    configuration.save(path, config)

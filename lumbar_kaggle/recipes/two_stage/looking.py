@@ -5,9 +5,7 @@ Stacks, points and crops are made by the very functions that made those of the t
 
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,12 +20,8 @@ from lumbar_kaggle.recipes.two_stage.locating.config import LocateConfig
 from lumbar_kaggle.recipes.two_stage.locating.fit import locate_all
 from lumbar_kaggle.recipes.two_stage.locating.network import Locator
 from lumbar_kaggle.recipes.two_stage.locating.points import Series, empty_points
-from lumbar_kaggle.recipes.two_stage.stacks import Stack, fresh_stacks
+from lumbar_kaggle.recipes.two_stage.reading import read_study
 from lumbar_kaggle.targets import SERIES_KINDS
-from lumbar_kaggle.volume import UnreadableSeries
-
-READERS = 4
-"""Series that are read at once; a study has three or four."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,25 +63,6 @@ def look(
     points = to_points(found).get(study.study_id, empty_points(len(PLACES)))
     crops = tuple(crop_study(kept, points, config) for config in grade)
     return Look(tuple(kept), found, crops, (*notes, *_missing_crops(crops)))
-
-
-def read_study(study: Study) -> tuple[list[Placed], list[str]]:
-    """Return the stacks of a study's readable series, and what could not be read."""
-    with ThreadPoolExecutor(READERS) as pool:
-        results = list(pool.map(_read, study.series["folder"]))
-    stacks, notes = [], []
-    for row, (read, note) in zip(study.series.itertuples(), results, strict=True):
-        stacks += [Placed(str(row.series_id), str(row.kind), stack) for stack in read]
-        notes += [f"series {row.series_id}: {note}"] if note else []
-    return stacks, notes
-
-
-def _read(folder: str) -> tuple[list[Stack], str]:
-    try:
-        stacks, skipped = fresh_stacks(Path(folder))
-    except UnreadableSeries as error:
-        return [], str(error)
-    return stacks, f"{skipped} files are no usable slices" if skipped else ""
 
 
 def locate_study(

@@ -10,20 +10,18 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lumbar_kaggle.budget import Budget
-from lumbar_kaggle.cache import OK, Batch, Cache, CacheConfig, Source
+from lumbar_kaggle.cache import Batch, Cache, CacheConfig, Source
 from lumbar_kaggle.files import digest, write_atomic
 from lumbar_kaggle.processes import usable_cores
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
 from lumbar_kaggle.recipes.two_stage.grading.crops import (
     CropFacts,
-    Placed,
     StudyCrops,
     crop_shape,
     crop_study,
-    in_one_frame,
 )
 from lumbar_kaggle.recipes.two_stage.grading.views import VIEWS, window
-from lumbar_kaggle.recipes.two_stage.stacks import read_stacks
+from lumbar_kaggle.recipes.two_stage.reading import Studies
 from lumbar_kaggle.targets import LEVELS
 
 Floats = NDArray[np.float64]
@@ -36,7 +34,7 @@ VERSION = 1
 
 
 def cache_crops(
-    volumes: Cache,
+    studies: Studies,
     points: dict[str, Floats],
     annotated: dict[str, Floats],
     folder: Path,
@@ -46,7 +44,7 @@ def cache_crops(
     """Cut the crops of all studies that have points, or go on where an earlier call stopped.
 
     Args:
-        volumes: the cache of kind ``volumes``.
+        studies: where their stacks come from; the crops are the same from the cache and from DICOM.
         points: per study ``[5 places, 5 levels, 3]`` LPS mm, NaN where not known.
         annotated: the same of the annotated points, for the slice attention's target.
         folder: where to; see `cache.Cache`.
@@ -55,16 +53,14 @@ def cache_crops(
 
     Raises:
         OutOfTime: the budget is spent; the next call goes on.
-        InputError: the folder was made with other settings, or the volumes are missing.
+        InputError: the folder was made with other settings.
     """
-    index = volumes.index()
-    index = index[(index["status"] == OK) & index["study_id"].isin(list(points))]
-    series = {str(study): rows for study, rows in index.groupby("study_id", sort=False)}
     cache = Cache(folder, "crops")
     cache.open(_settings(config))
     sources = [
-        Source(study, "", "crops", "", 0, _fingerprint(rows, points[study], annotated.get(study)))
-        for study, rows in series.items()
+        Source(study, "", "crops", "", 0, _fingerprint(series, points[study], annotated.get(study)))
+        for study, series in studies.sources.items()
+        if study in points
     ]
     batches = cache.plan(sources, BATCH)
     todo = [batch for batch in batches if not cache.has(batch)]
@@ -76,7 +72,7 @@ def cache_crops(
             budget.check()
             target = cache.begin(batch)
             jobs = [
-                pool.submit(_one, volumes, series[name], points[name], annotated.get(name), target, config)
+                pool.submit(_one, studies, name, points[name], annotated.get(name), target, config)
                 for name in (source.study_id for source in batch.sources)
             ]
             _commit(cache, batch, [job.result() for job in jobs])
@@ -97,37 +93,20 @@ def _settings(config: GradeConfig) -> CacheConfig:
     )
 
 
-def _fingerprint(rows: pd.DataFrame, points: Floats, annotated: Floats | None) -> str:
+def _fingerprint(series: list[str], points: Floats, annotated: Floats | None) -> str:
     marks = [] if annotated is None else np.nan_to_num(annotated, nan=-1e6).round(3).tolist()
-    return digest([rows["source"].tolist(), np.nan_to_num(points, nan=-1e6).round(3).tolist(), marks])
-
-
-def read_placed(volumes: Cache, rows: pd.DataFrame) -> list[Placed]:
-    """Return the stacks of a study that crops can be cut from, see `crops.in_one_frame`.
-
-    Args:
-        volumes: the cache of kind ``volumes``.
-        rows: of its index, those of one study.
-    """
-    return in_one_frame(
-        [
-            Placed(str(row.series_id), str(row.kind), stack)
-            for row in rows.itertuples()
-            for stack in read_stacks(volumes.folder, str(row.file))
-        ]
-    )
+    return digest([series, np.nan_to_num(points, nan=-1e6).round(3).tolist(), marks])
 
 
 def _one(
-    volumes: Cache,
-    rows: pd.DataFrame,
+    studies: Studies,
+    study: str,
     points: Floats,
     annotated: Floats | None,
     folder: Path,
     config: GradeConfig,
 ) -> pd.DataFrame:
-    study = str(rows["study_id"].iloc[0])
-    crops = crop_study(read_placed(volumes, rows), points, config, annotated)
+    crops = crop_study(studies.placed(study), points, config, annotated)
     name = f"{study}.npy"
     flat = np.concatenate([image.ravel() for image in crops.images])
     write_atomic(folder / name, lambda path: np.save(path, flat))

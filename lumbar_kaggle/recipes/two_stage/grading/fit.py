@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from lumbar_kaggle.blend.cells import as_table
 from lumbar_kaggle.budget import Budget, OutOfTime
-from lumbar_kaggle.cache import Cache
 from lumbar_kaggle.competition import Competition
 from lumbar_kaggle.config import load_config, save_config
 from lumbar_kaggle.errors import InputError
@@ -29,6 +28,7 @@ from lumbar_kaggle.recipes.two_stage.grading.training import (
     train_fold,
 )
 from lumbar_kaggle.recipes.two_stage.grading.views import PLACE_OF_CONDITION, PLACES
+from lumbar_kaggle.recipes.two_stage.reading import CachedStudies, DicomStudies
 from lumbar_kaggle.targets import LEVELS, SEVERITIES, TARGETS
 
 CONFIG = "grade.json"
@@ -42,34 +42,40 @@ class FitResult:
         run: its folder.
         finished: folds that are trained.
         folds: how many there are.
+        left: of those that were asked for, how many are not trained yet.
         score: of the out-of-fold predictions, once all folds are trained; None without all conditions.
     """
 
     run: Path
     finished: int
     folds: int
+    left: int
     score: float | None
 
     def sentence(self) -> str:
         """Return one line on the result; the word ``resumable`` when something is left to do."""
-        if self.finished < self.folds:
-            left = self.folds - self.finished
+        if self.left:
             return (
-                f"{left} of {self.folds} folds are left in {self.run}: resumable, run the same command again"
+                f"{self.left} of {self.folds} folds are left in {self.run}: "
+                "resumable, run the same command again"
             )
+        if self.finished < self.folds:
+            return f"{self.finished} of {self.folds} folds are trained in {self.run}, all that were asked for"
         told = "" if self.score is None else f"; out-of-fold score {self.score:.4f}"
         return f"{self.folds} folds are trained in {self.run}{told}"
 
 
 def fit(
     competition: Competition,
-    cache: Path,
+    cache: Path | None,
     places: pd.DataFrame | None,
     out: Path,
     config: GradeConfig,
     budget: Budget,
     weights: pd.DataFrame | None = None,
     *,
+    annotated: pd.DataFrame | None = None,
+    crops: Path | None = None,
     only: Sequence[int] | None = None,
     processes: int | None = None,
 ) -> FitResult:
@@ -77,13 +83,15 @@ def fit(
 
     Args:
         competition: the training split.
-        cache: folder that holds its cached volumes.
+        cache: folder that holds its cached volumes; None: crops are cut straight from the DICOM files.
         places: located points, out-of-fold; see `places.to_points`. None: the annotated points alone.
         out: run folder: ``grade.json``, ``folds.csv``, ``prior.csv``, the crops, per fold its weights and
             predictions, ``oof.csv`` once all folds are there.
         config: what to train.
         budget: when it is spent, the run ends and the same call goes on later.
         weights: columns ``row_id, weight``: how much each label counts.
+        annotated: what `places.annotated_places` made of the cached volumes; needed where there are none.
+        crops: folder for the crops, where the run folder has no room for them.
         only: numbers of the folds to train now; None: all.
         processes: folds at once; see `spread.spread`.
 
@@ -98,17 +106,21 @@ def fit(
     write_csv(out / "folds.csv", folds)
     write_csv(out / "prior.csv", weighted_prior(competition.labels, smoothing=PRIOR_SMOOTHING).reset_index())
     try:
-        crops = _make_crops(competition, cache, places, out, config, budget)
-        task = _Task(competition, folds, crops, out, config, budget, weights)
-        spread(_fit_fold, task, [fold for fold in wanted if not _predictions(out, fold).is_file()], processes)
+        todo = [fold for fold in wanted if not predictions_file(out, fold).is_file()]
+        if todo:
+            made = _make_crops(competition, cache, places, annotated, crops or out, config, budget)
+            task = _Task(competition, folds, made, out, config, budget, weights)
+            spread(_fit_fold, task, todo, processes)
     except OutOfTime:
         pass  # what is finished is told below
-    finished = sum(_predictions(out, fold).is_file() for fold in range(config.folds))
-    result = _conclude(competition, out, config) if finished == config.folds else None
-    return FitResult(out, finished, config.folds, result)
+    left = sum(not predictions_file(out, fold).is_file() for fold in wanted)
+    finished = sum(predictions_file(out, fold).is_file() for fold in range(config.folds))
+    result = conclude(competition, out, config) if finished == config.folds else None
+    return FitResult(out, finished, config.folds, left, result)
 
 
-def _predictions(out: Path, fold: int) -> Path:
+def predictions_file(out: Path, fold: int) -> Path:
+    """Return the file of a fold's predictions; it is there once the fold is trained."""
     return out / f"fold-{fold}-predictions.csv"
 
 
@@ -137,21 +149,25 @@ def _open(out: Path, config: GradeConfig) -> None:
 
 def _make_crops(
     competition: Competition,
-    cache: Path,
+    cache: Path | None,
     places: pd.DataFrame | None,
+    annotated: pd.DataFrame | None,
     out: Path,
     config: GradeConfig,
     budget: Budget,
 ) -> _Crops:
-    volumes = Cache(cache, "volumes")
-    marked = annotated_places(competition, cache)
-    annotated = to_points(marked)
+    if annotated is None:
+        if cache is None:
+            raise InputError(f"{out}: neither cached volumes nor a table of annotated points is given")
+        annotated = annotated_places(competition, cache)
+    studies = CachedStudies(cache) if cache is not None else DicomStudies(competition.series)
+    marked = to_points(annotated)
     print(f"Cropping the views of {len(competition.studies)} studies into {out}")
-    around_marks = cache_crops(volumes, annotated, annotated, out / "annotated", config, budget)
+    around_marks = cache_crops(studies, marked, marked, out / "annotated", config, budget)
     if places is None:
         return _Crops(around_marks, None)
     located = to_points(places[places["study_id"].astype(str).isin(competition.studies)])
-    return _Crops(cache_crops(volumes, located, annotated, out / "located", config, budget), around_marks)
+    return _Crops(cache_crops(studies, located, marked, out / "located", config, budget), around_marks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +203,7 @@ def _fit_fold(task: _Task, fold: int) -> None:
     # Studies without any point keep the prior of the training part.
     lost = task.competition.labels[seen & ~task.competition.labels["study_id"].isin(inside)]
     fallback = prior_predictions(weighted_prior(rest, smoothing=PRIOR_SMOOTHING), lost)
-    write_csv(_predictions(out, fold), pd.concat([table, fallback], ignore_index=True).assign(fold=fold))
+    write_csv(predictions_file(out, fold), pd.concat([table, fallback], ignore_index=True).assign(fold=fold))
 
 
 def to_targets(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -199,9 +215,18 @@ def to_targets(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     return normal
 
 
-def _conclude(competition: Competition, out: Path, config: GradeConfig) -> float | None:
-    """Write ``oof.csv`` over all labelled rows, print its score beside the prior's, and return it."""
-    parts = [pd.read_csv(_predictions(out, fold)) for fold in range(config.folds)]
+def conclude(competition: Competition, out: Path, config: GradeConfig) -> float | None:
+    """Write ``oof.csv`` over all labelled rows, print its score beside the prior's, and return it.
+
+    Args:
+        competition: the training split.
+        out: run folder with the predictions of every fold.
+        config: of the run.
+
+    Returns:
+        None without all conditions.
+    """
+    parts = [pd.read_csv(predictions_file(out, fold)) for fold in range(config.folds)]
     everything = pd.concat(parts, ignore_index=True)
     oof = competition.labels[["row_id"]].merge(everything, on="row_id", validate="1:1")
     oof = oof[["row_id", "fold", *SEVERITIES]]

@@ -13,6 +13,7 @@ from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.recipes.two_stage.grading.views import PLACE_OF_CONDITION, PLACES
 from lumbar_kaggle.recipes.two_stage.locating.points import empty_points, fill_points
 from lumbar_kaggle.recipes.two_stage.stacks import read_stacks
+from lumbar_kaggle.tables import read_table
 from lumbar_kaggle.targets import LEVELS
 
 Floats = NDArray[np.float64]
@@ -48,6 +49,16 @@ def annotated_places(competition: Competition, cache: Path) -> pd.DataFrame:
     points = np.stack([marks[study] for study in studies])
     filled, origin = fill(points)
     return to_table(studies, filled, origin)
+
+
+def read_places(path: Path) -> pd.DataFrame:
+    """Read a table as from `annotated_places`.
+
+    Raises:
+        InputError: the file is missing or no such table.
+    """
+    numbers = ("x_mm", "y_mm", "z_mm", "confidence")
+    return read_table(path, COLUMNS).astype(dict.fromkeys(numbers, float))
 
 
 def to_table(studies: list[str], points: Floats, origin: NDArray[np.str_]) -> pd.DataFrame:
