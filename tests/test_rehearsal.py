@@ -428,5 +428,5 @@ def test_settings_out_of_range_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="minutes is 0"):
         RehearsalSettings(minutes=0)
     with pytest.raises(InputError, match=f"give {LEAST_STUDIES} or more"):
-        make_hidden(tmp_path, tmp_path, tmp_path / "hidden", LEAST_STUDIES - 1, "")
+        make_hidden(tmp_path, tmp_path, tmp_path / "hidden", LEAST_STUDIES - 1, "", "baseline")
     assert list(tmp_path.iterdir()) == []

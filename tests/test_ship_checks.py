@@ -240,7 +240,7 @@ def test_the_models_dataset_keeps_what_earlier_calls_put_there(tmp_path: Path) -
     state = {name: value.contiguous() for name, value in body_state(build_network(arch), arch).items()}
     save_file(state, tmp_path / "weights.safetensors")
     weights = f"{arch}={tmp_path / 'weights.safetensors'}"
-    first = build_models(ROOT, tmp_path, "someone", pretrained=weights)
+    first = build_models(ROOT, tmp_path, "someone", pretrained=[weights])
     assert first
     assert list(first.files) == ["lumbar-models.json", f"pretrained-{arch}.safetensors"]
     written = load_file(first.folder / f"pretrained-{arch}.safetensors")

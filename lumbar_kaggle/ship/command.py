@@ -21,9 +21,11 @@ def add_actions(parser: argparse.ArgumentParser) -> None:
     sub = add("datasets", _datasets, "build both datasets, send what changed, wait for it", sends=True)
     sub.add_argument("--bundle", type=Path, metavar="DIR", help="bundle of lumbar export, for inference")
     text = "pretrained weights for training, from the library's hub; ARCH=FILE from a file"
-    sub.add_argument("--pretrained", default="", metavar="ARCH", help=text)
+    sub.add_argument("--pretrained", nargs="+", default=(), metavar="ARCH", help=text)
     sub = add("kernels", _kernels, "push the kernels that have what they need, in order", sends=True)
-    sub.add_argument("names", nargs="*", metavar="KERNEL", help="only these (default: all that can be)")
+    sub.add_argument("names", nargs="*", metavar="KERNEL", help="only these (default: all of the recipe)")
+    text = "whose kernels are pushed (default: baseline)"
+    sub.add_argument("--recipe", choices=("baseline", "two-stage"), default="baseline", help=text)
     sub.add_argument("--resume", action="store_true", help="push again with the kernel's own output attached")
     sub.add_argument("--wait", action="store_true", help="follow each run and push the whole chain")
     sub.add_argument("--docker-image", default="", metavar="IMAGE", help="pin one of Kaggle's images")
@@ -62,7 +64,8 @@ def _kernels(args: argparse.Namespace) -> int:
     from lumbar_kaggle.ship.send import Plan, ship_kernels
 
     plan = Plan(args.owner, args.out, args.dry_run, args.poll)
-    ship_kernels(plan, args.names, resume=args.resume, docker_image=args.docker_image, wait=args.wait)
+    choices = {"recipe": args.recipe, "resume": args.resume, "docker_image": args.docker_image}
+    ship_kernels(plan, args.names, wait=args.wait, **choices)
     return 0
 
 

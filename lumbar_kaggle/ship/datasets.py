@@ -6,7 +6,7 @@ under another name each time, so that an upload that broke off could not be resu
 
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,14 +71,14 @@ def build_package(root: Path, out: Path, owner: str) -> BuiltDataset:
 
 
 def build_models(
-    root: Path, out: Path, owner: str, *, bundle: Path | None = None, pretrained: str = ""
+    root: Path, out: Path, owner: str, *, bundle: Path | None = None, pretrained: Sequence[str] = ()
 ) -> BuiltDataset | None:
     """Build the dataset of weights; what an earlier call put there stays, since a version is sent whole.
 
     Args:
         root, out, owner: as in `build_package`.
         bundle: folder of exported models, checked by its hashes.
-        pretrained: an architecture whose weights are taken from the hub, or ``arch=FILE``.
+        pretrained: architectures whose weights are taken from the hub, or ``arch=FILE``.
 
     Returns:
         None when there is nothing to send yet.
@@ -87,12 +87,14 @@ def build_models(
         InputError: the bundle or the weights cannot be used.
     """
     folder = out / "datasets" / MODELS
-    if pretrained:
-        arch, _, file = pretrained.partition("=")
+    for each in pretrained:
+        arch, _, file = each.partition("=")
         _write_pretrained(folder / f"pretrained-{arch}.safetensors", arch, file or "auto")
     bundles = dict(read_json(manifest_path(folder))["bundles"]) if manifest_path(folder).is_file() else {}
     if bundle is not None:
-        bundles |= _pack_bundle(folder, bundle, bundles)
+        packed = _pack_bundle(folder, bundle, bundles)
+        # The last one is what inference is pushed with, see `built_bundle`.
+        bundles = {name: its for name, its in bundles.items() if name not in packed} | packed
     names = [*sorted(path.name for path in folder.glob("pretrained-*.safetensors")), *sorted(bundles)]
     if not names:
         return None
@@ -101,10 +103,10 @@ def build_models(
 
 
 def built_bundle(out: Path) -> str:
-    """Return the fingerprint of the bundle in the models' dataset, or empty text without one."""
+    """Return the fingerprint of the bundle that was last put into the models' dataset, or empty text."""
     path = manifest_path(out / "datasets" / MODELS)
     bundles = read_json(path)["bundles"] if path.is_file() else {}
-    return str(next(iter(bundles.values()), ""))
+    return str(list(bundles.values())[-1]) if bundles else ""
 
 
 def manifest_path(folder: Path) -> Path:

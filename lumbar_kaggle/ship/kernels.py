@@ -37,6 +37,7 @@ class Kernel:
         kernels: names of the kernels whose output it reads; they must have run before.
         bundle: whether it reads a bundle from the models' dataset, whose fingerprint is filled in.
         weights: whether it starts from pretrained weights of the models' dataset.
+        recipe: that it is of; empty for all recipes.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Kernel:
     kernels: tuple[str, ...] = ()
     bundle: bool = False
     weights: bool = False
+    recipe: str = ""
 
     @property
     def slug(self) -> str:
@@ -65,12 +67,24 @@ class Kernel:
 
 
 BOTH = (PACKAGE, MODELS)
+RECIPES = BASELINE, TWO_STAGE = ("baseline", "two-stage")
 KERNELS = (
-    Kernel("preprocess", "kernels/preprocess", gpu=False, hours=12),
-    Kernel("train-baseline", "kernels/train-baseline", True, 12, BOTH, ("preprocess",), weights=True),
+    Kernel("preprocess", "kernels/preprocess", False, 12, recipe=BASELINE),
+    Kernel(
+        "train-baseline", "kernels/train-baseline", True, 12, BOTH, ("preprocess",), False, True, BASELINE
+    ),
+    # No kernel of this recipe caches volumes for the others: 30 GB are more than an output may have.
+    Kernel("train-locate", "kernels/train-locate", True, 12, recipe=TWO_STAGE),
+    Kernel("train-grade", "kernels/train-grade", True, 12, BOTH, ("train-locate",), False, True, TWO_STAGE),
+    Kernel("blend", "kernels/blend", False, 12, kernels=("train-grade",), recipe=TWO_STAGE),
     Kernel("inference", "submission", True, 9, BOTH, bundle=True),
 )
 """Every kernel after those whose output it reads. A new one is a line here and a script in its folder."""
+
+
+def chain(recipe: str) -> tuple[Kernel, ...]:
+    """Return the kernels of a recipe, in order, with those that serve every recipe."""
+    return tuple(kernel for kernel in KERNELS if kernel.recipe in ("", recipe))
 
 
 def find_kernel(name: str) -> Kernel:

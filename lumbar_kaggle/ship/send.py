@@ -17,11 +17,13 @@ from lumbar_kaggle.ship.contents import package_fingerprint
 from lumbar_kaggle.ship.datasets import BuiltDataset, build_models, build_package, built_bundle
 from lumbar_kaggle.ship.follow import follow
 from lumbar_kaggle.ship.kernels import (
+    BASELINE,
     KERNELS,
     METADATA,
     MODELS,
     PACKAGE,
     Kernel,
+    chain,
     find_kernel,
     kernel_metadata,
     repository,
@@ -63,7 +65,7 @@ class Plan:
         return State(self.out, self.owner, dry=self.dry)
 
 
-def ship_datasets(plan: Plan, *, bundle: Path | None = None, pretrained: str = "") -> None:
+def ship_datasets(plan: Plan, *, bundle: Path | None = None, pretrained: Sequence[str] = ()) -> None:
     """Build both datasets, send those that changed, and wait until they are ready.
 
     Args:
@@ -124,6 +126,7 @@ def ship_kernels(
     plan: Plan,
     names: Sequence[str] = (),
     *,
+    recipe: str = BASELINE,
     resume: bool = False,
     docker_image: str = "",
     wait: bool = False,
@@ -132,7 +135,8 @@ def ship_kernels(
 
     Args:
         plan: see `Plan`.
-        names: which; by default every kernel for which there is what it needs.
+        names: which; by default every kernel of the recipe for which there is what it needs.
+        recipe: one of `kernels.RECIPES`.
         resume: push the named kernels again with their own output attached.
         docker_image: see `kernels.kernel_metadata`.
         wait: follow each run to its end, so that the whole chain is pushed.
@@ -142,12 +146,13 @@ def ship_kernels(
     """
     check_owner(plan.owner)
     wanted, state = [find_kernel(name) for name in names], plan.state()
+    kernels = [kernel for kernel in KERNELS if kernel in wanted] or chain(recipe)
     if resume and not wanted:
         raise InputError("--resume: name the kernel that is to go on, for example train-baseline")
     built = {
         kernel: build_kernel(plan, kernel, state, resume=resume, docker_image=docker_image)
-        for kernel in KERNELS
-        if (kernel in wanted or not wanted) and _has_what_it_needs(plan, kernel, state, named=bool(wanted))
+        for kernel in kernels
+        if _has_what_it_needs(plan, kernel, state, needed=bool(wanted) or kernel == kernels[0])
     }
     kaggle = plan.connect()
     for kernel, folder in built.items():
@@ -184,11 +189,11 @@ def build_kernel(
     return folder
 
 
-def _has_what_it_needs(plan: Plan, kernel: Kernel, state: State, *, named: bool) -> bool:
-    """Tell whether a kernel can be pushed; say what it lacks, and refuse one that was named."""
+def _has_what_it_needs(plan: Plan, kernel: Kernel, state: State, *, needed: bool) -> bool:
+    """Tell whether a kernel can be pushed; say what it lacks, and refuse one without which nothing goes."""
     lack = _lack(plan, kernel, state)
     if lack and not plan.dry:
-        if named or kernel == KERNELS[0]:
+        if needed:
             raise InputError(f"kernel {kernel.name}: {lack}")
         print(f"{kernel.name}: not pushed, {lack}")
     return plan.dry or not lack
@@ -205,7 +210,7 @@ def _lack(plan: Plan, kernel: Kernel, state: State) -> str:
         return "no bundle has been sent; run lumbar ship datasets --bundle DIR first"
     pretrained = (plan.out / "datasets" / MODELS).glob("pretrained-*.safetensors")
     if kernel.weights and (MODELS not in sent or not any(pretrained)):
-        return "no pretrained weights have been sent; run lumbar ship datasets --pretrained resnet34 first"
+        return "no pretrained weights have been sent; run lumbar ship datasets --pretrained ARCH first"
     return ""
 
 

@@ -61,6 +61,15 @@ def session_config(recipe: str, kind: type[Config], settings: Mapping[str, Any] 
     Raises:
         InputError: ``LUMBAR_CONFIG`` is not JSON of the form above, or a setting is unknown.
     """
+    return from_dict({**(settings or {}), **session_settings(recipe)}, kind, "SETTINGS and LUMBAR_CONFIG")
+
+
+def session_settings(recipe: str) -> dict[str, Any]:
+    """Return what ``LUMBAR_CONFIG`` sets of a recipe.
+
+    Raises:
+        InputError: it is not JSON of the form above.
+    """
     text = os.environ.get("LUMBAR_CONFIG", "") or "{}"
     try:
         every = json.loads(text)
@@ -69,7 +78,7 @@ def session_config(recipe: str, kind: type[Config], settings: Mapping[str, Any] 
     values = every.get(recipe, {}) if isinstance(every, dict) else None
     if not isinstance(values, dict):
         raise InputError(f"LUMBAR_CONFIG is {text!r}; it must be of the form {{recipe: {{setting: value}}}}")
-    return from_dict({**(settings or {}), **values}, kind, "SETTINGS and LUMBAR_CONFIG")
+    return values
 
 
 def session_budget(default: float) -> Budget:
@@ -186,6 +195,31 @@ def check_package(fingerprint: str) -> None:
         )
 
 
+def copy_pretrained(arch: str, target: Path, inputs: Path | None = None) -> None:
+    """Copy the attached pretrained weights of an architecture, unless they are there.
+
+    Args:
+        arch: its name.
+        target: file to write.
+        inputs: where the inputs are mounted.
+
+    Raises:
+        InputError: they are not attached.
+    """
+    name = f"pretrained-{arch}.safetensors"
+    if target.is_file():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        shutil.copyfile(find_marker(name, inputs) / name, target)
+    except InputError:
+        raise InputError(
+            f"{name} is not among the inputs; send it with lumbar ship datasets "
+            f"--pretrained {arch}, "
+            'or train from random weights with the setting weights = "none"'
+        ) from None
+
+
 def _conclude(result: FitResult, working: Path) -> None:
     """Export and report what is finished, and say whether something is left."""
     print(result.sentence())
@@ -225,13 +259,5 @@ def _with_weights(config: BaselineConfig, working: Path, inputs: Path | None) ->
     if config.weights != "auto":
         return config
     name = f"pretrained-{config.arch}.safetensors"
-    if not (working / name).is_file():
-        try:
-            shutil.copyfile(find_marker(name, inputs) / name, working / name)
-        except InputError:
-            raise InputError(
-                f"{name} is not among the inputs; send it with lumbar ship datasets "
-                f"--pretrained {config.arch}, "
-                'or train from random weights with the setting weights = "none"'
-            ) from None
+    copy_pretrained(config.arch, working / name, inputs)
     return replace(config, weights=name)

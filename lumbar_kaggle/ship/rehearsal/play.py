@@ -193,7 +193,7 @@ def _environment(session: Session, stage: Path, sandbox: str) -> dict[str, str]:
     if sandbox == "plain":
         # Without a mount of its own the source would be written to: byte code beside it.
         values |= {"LUMBAR_INPUT": str(stage / "input"), "PYTHONDONTWRITEBYTECODE": "1"}
-        values["HOME"] = str(stage / "root")
+        values |= {"HOME": str(stage / "root"), "LUMBAR_SCRATCH": str(stage / "root")}
     return values
 
 

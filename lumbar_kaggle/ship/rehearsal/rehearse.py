@@ -9,7 +9,7 @@ from pathlib import Path
 from lumbar_kaggle.bundle import MANIFEST
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import read_json
-from lumbar_kaggle.ship.kernels import KERNELS, Kernel, find_kernel, repository
+from lumbar_kaggle.ship.kernels import Kernel, chain, find_kernel, repository
 from lumbar_kaggle.ship.rehearsal.checks import check_hidden, check_submission
 from lumbar_kaggle.ship.rehearsal.inputs import Input, tree_hashes, unpack_checkpoints
 from lumbar_kaggle.ship.rehearsal.play import Played, Session, play
@@ -18,7 +18,7 @@ from lumbar_kaggle.ship.rehearsal.settings import SMALL_RECIPES, RehearsalSettin
 from lumbar_kaggle.ship.rehearsal.stage import OWNER, Phantom, Stage
 from lumbar_kaggle.ship.rehearsal.transcript import Step, Transcript
 
-BEGUN = ("checkpoint.pt", "record.json")
+BEGUN = ("*checkpoint.pt", "record.json", "fold-*.safetensors")
 """Files of a run by which it is known to have trained something: an epoch, or a whole fold."""
 
 TRIES = 6
@@ -64,6 +64,7 @@ class Rehearsal:
     def __init__(self, folder: Path, settings: RehearsalSettings) -> None:
         self.folder, self.settings = folder, settings
         self.recipes = read_json(Path(settings.config)) if settings.config else SMALL_RECIPES
+        self.kernels = chain(settings.recipe)
         self.sandbox = choose_sandbox(settings.sandbox)
         self.limits = Limits(settings.cores, int(settings.memory_gb * GIB), int(settings.disk_gb * GIB))
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +83,7 @@ class Rehearsal:
         self.phantom = self.transcript.do("phantom", self.stage.write_phantom, lambda _: counts)
         self.transcript.do("dataset lumbar-kaggle", self.stage.build_package, lambda built: built.fingerprint)
         bundle = None
-        for kernel in [kernel for kernel in KERNELS if not kernel.bundle]:
+        for kernel in [kernel for kernel in self.kernels if not kernel.bundle]:
             played = self.play(kernel, kernel.name)
             self.outputs[kernel.name] = played
             if (played.output / "bundle" / MANIFEST).is_file():
@@ -108,20 +109,22 @@ class Rehearsal:
         self.transcript.check(same, files["new"] == files["old"])
 
     def cut_and_resume(self) -> None:
-        """Cut a training kernel by its budget, attach its output, end with the uncut one's bundle.
+        """Cut the last training kernel by its budget, attach its output, end with what the uncut one left.
 
         Raises:
-            InputError: a session failed, or the bundles differ.
+            InputError: a session failed, or the two outputs differ.
         """
-        kernel = next(kernel for kernel in KERNELS if kernel.name.startswith("train"))
+        kernel = [kernel for kernel in self.kernels if kernel.weights][-1]
         uncut = self.outputs[kernel.name]
         cut = self._cut(kernel, uncut)
         mounted = unpack_checkpoints(cut.output, self.folder / "mounted" / "cut-output")
         own = Input("notebooks", OWNER, kernel.slug, mounted, cut.key)
         resumed = self.play(kernel, f"{kernel.name}-resumed", more=(own,))
-        bundles = [tree_hashes(played.output / "bundle") for played in (uncut, resumed)]
-        sentence = f"{kernel.name}, cut and resumed, left the same bundle byte for byte"
-        self.transcript.check(sentence, bundles[0] == bundles[1] != {})
+        # A kernel without a bundle of its own leaves a run to the one that makes it.
+        what = "bundle" if (uncut.output / "bundle").is_dir() else "run"
+        trees = [tree_hashes(played.output / what) for played in (uncut, resumed)]
+        sentence = f"{kernel.name}, cut and resumed, left the same {what} byte for byte"
+        self.transcript.check(sentence, trees[0] == trees[1] != {})
 
     def rerun(self) -> None:
         """Run the inference notebook on the hidden test set.

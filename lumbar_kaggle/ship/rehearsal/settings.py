@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.ship.kernels import BASELINE, RECIPES
 
 VARIANTS = ("plain", "cut", "hidden", "all")
 
@@ -20,9 +21,33 @@ SMALL_RECIPES: dict[str, dict[str, Any]] = {
         "long_epochs": 2,
         "lr_find_iterations": 30,
         "mixed_precision": False,
-    }
+    },
+    "two-stage": {
+        "preset": "t4x2-gold",
+        "locate": {
+            "folds": 2,
+            "epochs": 4,
+            "batch_size": 8,
+            "pixel_mm": 2.5,
+            "picture": [128, 104],
+            "channels": [8, 16, 32, 48],
+            "slices": 2,
+        },
+        "grade": {
+            "backbones": ["small_resnet", "small_resnet"],
+            "weights": ["none", "none"],
+            "sagittal_px": 32,
+            "axial_px": 32,
+            "slices": [3, 3, 3, 3],
+            "features": 16,
+            "folds": 2,
+            "epochs": 2,
+            "workers": 0,
+        },
+    },
 }
-"""The recipes at a size that minutes suffice for: one level's five targets, a small network."""
+"""The recipes at a size that minutes suffice for: the baseline with one level's five targets and a small
+network, the two-stage recipe with all three models of the largest preset, each a small one."""
 
 
 def _option(default: Any, text: str, **more: Any) -> Any:
@@ -39,6 +64,7 @@ class RehearsalSettings:
         "larger and nastier test set; all: all three",
         choices=VARIANTS,
     )
+    recipe: str = _option(BASELINE, "whose kernels are played", choices=RECIPES)
     studies: int = _option(16, "training studies of the phantom", metavar="N")
     test_studies: int = _option(3, "test studies of the phantom", metavar="M")
     hidden_studies: int = _option(40, "test studies of the hidden set; Kaggle's has about 722", metavar="H")
@@ -57,6 +83,8 @@ class RehearsalSettings:
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
             raise InputError(f"variant is {self.variant!r}; it must be one of {', '.join(VARIANTS)}")
+        if self.recipe not in RECIPES:
+            raise InputError(f"recipe is {self.recipe!r}; it must be one of {', '.join(RECIPES)}")
         for name in ("studies", "test_studies", "cores", "minutes", "memory_gb", "disk_gb"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be more than 0")

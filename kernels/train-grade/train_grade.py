@@ -1,0 +1,33 @@
+# %% [markdown]
+# # Lumbar spine MRI: the two-stage recipe, second stage
+#
+# Grades the levels on crops about the points of the first stage. Stops cleanly before the session's limit;
+# pushed again with its own output attached, it goes on where it stopped.
+
+# %%
+import os
+import sys
+from pathlib import Path
+
+# %% tags=["parameters"]
+# Filled in by `lumbar ship kernels`; empty takes any version.
+PACKAGE = ""
+# The session's limit; half an hour of it is kept for a clean stop.
+HOURS = 12.0
+PRESET = "t4x2-gold"
+# What to train in this session: models of the preset from 1, folds from 0; empty: all of them.
+MODELS = ()
+FOLDS = ()
+
+# %%
+INPUT = Path(os.environ.get("LUMBAR_INPUT", "/kaggle/input"))
+# The package's dataset may be mounted, and its zip unpacked, at any of several depths.
+PLACES = (path for depth in range(1, 6) for path in INPUT.glob("*/" * depth + "lumbar_kaggle/targets.py"))
+FOUND = next(PLACES, None)
+assert FOUND, f"{INPUT}: the dataset lumbar-kaggle is not among the inputs; attach it"
+sys.path.insert(0, str(FOUND.parents[1]))
+
+# %%
+from lumbar_kaggle.ship.two_stage import train_grade_session
+
+train_grade_session(Path.cwd(), hours=HOURS, preset=PRESET, models=MODELS, folds=FOLDS, package=PACKAGE)
