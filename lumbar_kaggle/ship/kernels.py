@@ -71,11 +71,27 @@ RECIPES = BASELINE, TWO_STAGE = ("baseline", "two-stage")
 KERNELS = (
     Kernel("preprocess", "kernels/preprocess", False, 12, recipe=BASELINE),
     Kernel(
-        "train-baseline", "kernels/train-baseline", True, 12, BOTH, ("preprocess",), False, True, BASELINE
+        "train-baseline",
+        "kernels/train-baseline",
+        True,
+        12,
+        BOTH,
+        ("preprocess",),
+        weights=True,
+        recipe=BASELINE,
     ),
     # No kernel of this recipe caches volumes for the others: 30 GB are more than an output may have.
     Kernel("train-locate", "kernels/train-locate", True, 12, recipe=TWO_STAGE),
-    Kernel("train-grade", "kernels/train-grade", True, 12, BOTH, ("train-locate",), False, True, TWO_STAGE),
+    Kernel(
+        "train-grade",
+        "kernels/train-grade",
+        True,
+        12,
+        BOTH,
+        ("train-locate",),
+        weights=True,
+        recipe=TWO_STAGE,
+    ),
     Kernel("blend", "kernels/blend", False, 12, kernels=("train-grade",), recipe=TWO_STAGE),
     Kernel("inference", "submission", True, 9, BOTH, bundle=True),
 )

@@ -7,7 +7,7 @@ again under new identifiers, as often as need be; the first ones are hurt, each 
 
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,14 +15,17 @@ import pandas as pd
 from lumbar_kaggle.competition import submission_rows
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import digest, read_json, write_csv, write_json
+from lumbar_kaggle.ship.kernels import BASELINE
 from lumbar_kaggle.ship.rehearsal.injuries import GRADED, INJURIES, LEFT_OUT, PRIOR
 from lumbar_kaggle.ship.rehearsal.inputs import link_tree
 from lumbar_kaggle.targets import SERIES_DESCRIPTIONS, SEVERITIES
 
 SERIES_TABLE = "test_series_descriptions.csv"
 
+WITHOUT_SERIES = "its sagittal T1 series is not in the tables"
+
 TABLE_INJURIES = (
-    ("its sagittal T1 series is not in the tables", PRIOR),
+    (WITHOUT_SERIES, PRIOR),
     ("only the sample names it", PRIOR),
     ("a folder that no table names", LEFT_OUT),
     ("a series of an unknown description", GRADED),
@@ -67,7 +70,7 @@ class HiddenSet:
     key: str
 
 
-def make_hidden(phantom: Path, truth: Path, folder: Path, studies: int, key: str) -> HiddenSet:
+def make_hidden(phantom: Path, truth: Path, folder: Path, studies: int, key: str, recipe: str) -> HiddenSet:
     """Make a hidden competition folder from a phantom; left as it is when it is there.
 
     Args:
@@ -76,6 +79,8 @@ def make_hidden(phantom: Path, truth: Path, folder: Path, studies: int, key: str
         folder: holds ``competition/``, ``truth.csv`` and ``odd.json`` afterwards.
         studies: number of test folders, `LEAST_STUDIES` or more.
         key: identifies the phantom.
+        recipe: whose models will grade it, one of `kernels.RECIPES`; what must become of a study without its
+            sagittal T1 depends on it.
 
     Raises:
         InputError: too few studies, or no test study of the phantom has all three kinds of series.
@@ -83,17 +88,25 @@ def make_hidden(phantom: Path, truth: Path, folder: Path, studies: int, key: str
     if studies < LEAST_STUDIES:
         raise InputError(f"a hidden set of {studies} studies is too small; give {LEAST_STUDIES} or more")
     names = [*(injury.name for injury in INJURIES), *(what for what, _ in TABLE_INJURIES)]
-    key, listed = digest([key, studies, names]), folder / "odd.json"
+    key, listed = digest([key, studies, names, recipe]), folder / "odd.json"
     if not listed.is_file() or read_json(listed)["key"] != key:
         shutil.rmtree(folder, ignore_errors=True)
         stage = folder.with_name(f".{folder.name}")
         shutil.rmtree(stage, ignore_errors=True)
         (stage / "competition").mkdir(parents=True)
-        odd = _write(phantom, truth, stage, studies)
+        odd = [_as_seen_by(recipe, one) for one in _write(phantom, truth, stage, studies)]
         write_json(stage / "odd.json", {"key": key, "odd": [asdict(one) for one in odd]})
         os.replace(stage, folder)
     entries = read_json(listed)["odd"]
     return HiddenSet(folder / "competition", folder / "truth.csv", tuple(Odd(**one) for one in entries), key)
+
+
+def _as_seen_by(recipe: str, odd: Odd) -> Odd:
+    """Return what must become of an odd study: the baseline has nothing but its sagittal T1 to go by."""
+    series = {WITHOUT_SERIES, *(injury.name for injury in INJURIES if not injury.whole)}
+    if recipe == BASELINE or odd.outcome != PRIOR or odd.what not in series:
+        return odd
+    return replace(odd, outcome=GRADED, noted=True)
 
 
 def _write(phantom: Path, truth: Path, stage: Path, studies: int) -> list[Odd]:

@@ -29,8 +29,8 @@ SMALL_RECIPES: dict[str, dict[str, Any]] = {
             "epochs": 4,
             "batch_size": 8,
             "pixel_mm": 2.5,
-            "picture": [128, 104],
-            "channels": [8, 16, 32, 48],
+            "picture": [128, 96],
+            "channels": [8, 16, 24, 32, 48],
             "slices": 2,
         },
         "grade": {

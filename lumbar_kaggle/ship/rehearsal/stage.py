@@ -61,8 +61,10 @@ class Stage:
 
     def write_hidden(self, phantom: Phantom) -> HiddenSet:
         """Write the hidden competition, see `hidden.make_hidden`."""
+        sizes = self.settings
+        folder = self.folder / "hidden"
         return make_hidden(
-            phantom.folder, phantom.truth, self.folder / "hidden", self.settings.hidden_studies, phantom.key
+            phantom.folder, phantom.truth, folder, sizes.hidden_studies, phantom.key, sizes.recipe
         )
 
     def build_package(self) -> BuiltDataset:
