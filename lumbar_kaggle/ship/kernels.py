@@ -31,24 +31,24 @@ class Kernel:
     Attributes:
         name: its slug is ``lumbar-{name}``.
         folder: where its script and notebook lie, relative to the repository.
+        recipe: that it is of; empty for all recipes.
         gpu: whether it runs on two T4.
         hours: the session's limit.
         datasets: slugs of ours that it reads.
         kernels: names of the kernels whose output it reads; they must have run before.
         bundle: whether it reads a bundle from the models' dataset, whose fingerprint is filled in.
         weights: whether it starts from pretrained weights of the models' dataset.
-        recipe: that it is of; empty for all recipes.
     """
 
     name: str
     folder: str
+    recipe: str
     gpu: bool
     hours: float
     datasets: tuple[str, ...] = (PACKAGE,)
     kernels: tuple[str, ...] = ()
     bundle: bool = False
     weights: bool = False
-    recipe: str = ""
 
     @property
     def slug(self) -> str:
@@ -69,31 +69,15 @@ class Kernel:
 BOTH = (PACKAGE, MODELS)
 RECIPES = BASELINE, TWO_STAGE = ("baseline", "two-stage")
 KERNELS = (
-    Kernel("preprocess", "kernels/preprocess", False, 12, recipe=BASELINE),
+    Kernel("preprocess", "kernels/preprocess", BASELINE, False, 12),
     Kernel(
-        "train-baseline",
-        "kernels/train-baseline",
-        True,
-        12,
-        BOTH,
-        kernels=("preprocess",),
-        weights=True,
-        recipe=BASELINE,
+        "train-baseline", "kernels/train-baseline", BASELINE, True, 12, BOTH, ("preprocess",), weights=True
     ),
     # No kernel of this recipe caches volumes for the others: 30 GB are more than an output may have.
-    Kernel("train-locate", "kernels/train-locate", True, 12, recipe=TWO_STAGE),
-    Kernel(
-        "train-grade",
-        "kernels/train-grade",
-        True,
-        12,
-        BOTH,
-        kernels=("train-locate",),
-        weights=True,
-        recipe=TWO_STAGE,
-    ),
-    Kernel("blend", "kernels/blend", False, 12, kernels=("train-grade",), recipe=TWO_STAGE),
-    Kernel("inference", "submission", True, 9, BOTH, bundle=True),
+    Kernel("train-locate", "kernels/train-locate", TWO_STAGE, True, 12),
+    Kernel("train-grade", "kernels/train-grade", TWO_STAGE, True, 12, BOTH, ("train-locate",), weights=True),
+    Kernel("blend", "kernels/blend", TWO_STAGE, False, 12, kernels=("train-grade",)),
+    Kernel("inference", "submission", "", True, 9, BOTH, bundle=True),
 )
 """Every kernel after those whose output it reads. A new one is a line here and a script in its folder."""
 

@@ -42,6 +42,7 @@ SMALL_RECIPES: dict[str, dict[str, Any]] = {
             "features": 16,
             "folds": 2,
             "epochs": 2,
+            "predict_turns": [0.0],
             "workers": 0,
         },
     },
