@@ -37,7 +37,8 @@ SETTINGS = {
     "locate": {"folds": 2, "epochs": 2, "picture": [96, 80], "pixel_mm": 3.0, "slices": 2, "batch_size": 8},
     "grade": {
         "folds": 2,
-        "epochs": 1,
+        "epochs": 2,
+        "batch_size": 8,
         "sagittal_px": 24,
         "axial_px": 24,
         "slices": [3, 3, 3, 3],
