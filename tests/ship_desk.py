@@ -122,7 +122,7 @@ def close_desk(desk: Desk) -> None:
         shutil.rmtree(Path(desk.address).parent)
 
 
-def small_bundle(folder: Path, content: bytes = b"weights") -> Manifest:
+def small_bundle(folder: Path, content: bytes = b"weights", recipe: str = "baseline") -> Manifest:
     """Write a bundle whose weights are a few bytes: enough for everything but grading."""
     import pandas as pd
 
@@ -131,7 +131,7 @@ def small_bundle(folder: Path, content: bytes = b"weights") -> Manifest:
     labels = pd.DataFrame({"target": TARGET_NAMES * 3, "severity": [0] * 25 + [1] * 25 + [2] * 25})
     return write_manifest(
         folder,
-        recipe="baseline",
+        recipe=recipe,
         config={},
         targets=[TARGET_NAMES[0]],
         contract={},

@@ -144,13 +144,14 @@ def test_preprocessed_then_cut_then_resumed_then_inference(
     assert {path.name for path in fourth.iterdir()} == {"submission.csv", "submission-log.csv"}
 
 
-@pytest.mark.parametrize("name", ["preprocess", "train-baseline"])
+@pytest.mark.parametrize("name", ["preprocess", "train-baseline", "train-locate"])
 def test_a_kernel_without_time_stops_cleanly_and_says_so(
     name: str, competition: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The very notebook: finds package and competition, and ends resumable."""
     inputs, working = mount(tmp_path / "input", "new", competition), session(tmp_path, "working")
     monkeypatch.setenv("LUMBAR_HOURS", "0")
+    monkeypatch.setenv("LUMBAR_SCRATCH", str(tmp_path / "scratch"))
     monkeypatch.setenv("LUMBAR_CONFIG", json.dumps({"baseline": {"weights": "none"}}))
     kernel = next(each for each in KERNELS if each.name == name)
     played = play(ROOT / kernel.folder / kernel.script, working, inputs, monkeypatch)

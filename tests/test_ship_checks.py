@@ -11,7 +11,7 @@ from lumbar_kaggle.cli import main
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.ship.checks import check_dataset, check_kernel, check_owner
 from lumbar_kaggle.ship.contents import PACKAGE_FOLDER, check_no_secrets, package_files, package_fingerprint
-from lumbar_kaggle.ship.datasets import build_models, build_package
+from lumbar_kaggle.ship.datasets import build_models, build_package, built_bundle
 from lumbar_kaggle.ship.kernels import KERNELS, find_kernel, kernel_metadata
 from lumbar_kaggle.ship.send import Plan, build_kernel
 from lumbar_kaggle.ship.state import Sent, State
@@ -257,6 +257,18 @@ def test_the_models_dataset_keeps_what_earlier_calls_put_there(tmp_path: Path) -
     (tmp_path / "bundle" / "weights" / "a-fold-0.safetensors").write_bytes(b"changed")
     with pytest.raises(InputError, match="its SHA-256 is not the manifest's"):
         build_models(ROOT, tmp_path, "someone", bundle=tmp_path / "bundle")
+
+
+def test_inference_is_pushed_with_the_bundle_that_was_put_in_last(tmp_path: Path) -> None:
+    """The bundles of both recipes lie side by side; which one counts is the last call's choice."""
+    fingerprints = {}
+    for recipe in ("baseline", "two-stage", "baseline"):
+        fingerprints[recipe] = small_bundle(tmp_path / recipe, recipe=recipe).fingerprint
+        built = build_models(ROOT, tmp_path, "someone", bundle=tmp_path / recipe)
+        assert built_bundle(tmp_path) == fingerprints[recipe]
+    assert built
+    assert list(built.files)[1:] == ["bundle-baseline.zip", "bundle-two-stage.zip"]
+    assert len(set(fingerprints.values())) == 2
 
 
 @pytest.mark.parametrize("action", ["datasets", "kernels", "status", "output", "submit", "notebooks"])

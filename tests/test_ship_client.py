@@ -122,6 +122,19 @@ def test_the_chain_is_pushed_in_order_and_goes_on_where_it_stopped(desk: Desk) -
     assert f"BUNDLE = '{bundle}'" in desk.kaggle.kernels["lumbar-inference"].pushes[0]["text"]
 
 
+def test_the_two_stage_chain_is_pushed_when_asked_for(desk: Desk) -> None:
+    """Its own kernels and inference, nothing of the baseline's; what a kernel reads is attached."""
+    put_everything(desk)
+    text = desk.ship("kernels", "--recipe", "two-stage", "--wait")
+    pushed = {name.removeprefix("lumbar-") for name in desk.kaggle.kernels}
+    assert pushed == {"train-locate", "train-grade", "blend", "inference"}
+    assert text.index("train-locate version 1: complete") < text.index("train-grade: version 1 is pushed")
+    for name, source in (("train-grade", "train-locate"), ("blend", "train-grade")):
+        push = desk.kaggle.kernels[f"lumbar-{name}"].pushes[0]
+        body = push_body(name, kernels=[source], models=name == "train-grade", gpu=name == "train-grade")
+        assert {key: push[key] for key in body} == body
+
+
 def test_the_whole_chain_waits_when_asked_to(desk: Desk) -> None:
     """``--wait`` follows each run before the next push; a run that its limit stopped is named."""
     put_weights(desk)

@@ -12,7 +12,6 @@ import pytest
 
 from lumbar_kaggle.budget import Budget
 from lumbar_kaggle.bundle import read_manifest
-from lumbar_kaggle.cache import Cache
 from lumbar_kaggle.cli import main
 from lumbar_kaggle.competition import read_competition
 from lumbar_kaggle.errors import InputError
@@ -25,9 +24,9 @@ from lumbar_kaggle.recipes.base import Study
 from lumbar_kaggle.recipes.two_stage.config import change, preset
 from lumbar_kaggle.recipes.two_stage.fit import with_measured_jitter
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
-from lumbar_kaggle.recipes.two_stage.grading.cropping import read_placed
 from lumbar_kaggle.recipes.two_stage.looking import Look
 from lumbar_kaggle.recipes.two_stage.predictor import TwoStagePredictor
+from lumbar_kaggle.recipes.two_stage.reading import CachedStudies
 from lumbar_kaggle.submission import validate
 from lumbar_kaggle.targets import TARGET_NAMES
 from tests.clock import Clock
@@ -105,12 +104,11 @@ def test_a_run_with_other_settings_is_not_continued(place: Path) -> None:
 
 def test_fresh_studies_are_seen_as_cached_ones(place: Path, predictor: TwoStagePredictor) -> None:
     """Every pixel and every number of the geometry is the same from DICOM and from the cache."""
-    volumes = Cache(place / "cache", "volumes")
-    index = volumes.index()
+    cache = CachedStudies(place / "cache")
     train_split = read_competition(place / "competition", "train")
     for study in train_split.studies[:4]:
         fresh = predictor.look(study_rows(train_split, study)).stacks
-        cached = read_placed(volumes, index[(index["study_id"] == study) & (index["status"] == "ok")])
+        cached = cache.placed(study)
         assert sorted((one.series_id, len(one.stack)) for one in fresh) == sorted(
             (one.series_id, len(one.stack)) for one in cached
         )
