@@ -1,7 +1,7 @@
 # make demo   set up, then the whole job on synthetic studies, ending with a report
 # make test   set up, then the tests
 # make check  lint and types
-# make rehearse    set up, then the whole chain as Kaggle would play it, with both variants
+# make rehearse    set up, then both recipes' kernels as Kaggle would play them, with the hidden test set
 # make test-image  the tests again, with the versions of Kaggle's image (another 8 GB)
 
 PYTHON ?= python3
@@ -36,6 +36,7 @@ benchmark: $(VENV)/.test
 
 rehearse: $(VENV)/.test
 	$(BIN)/lumbar rehearse --variant all
+	$(BIN)/lumbar rehearse --recipe two-stage --variant hidden --folder rehearsal-two-stage
 
 test-image: $(IMAGE_VENV)/.image
 	$(IMAGE_BIN)/python -m pytest -n 2 --dist loadfile
@@ -64,4 +65,4 @@ $(IMAGE_VENV)/.image: setup.py
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(IMAGE_VENV) $(DEMO) rehearsal build dist *.egg-info
+	rm -rf $(VENV) $(IMAGE_VENV) $(DEMO) rehearsal rehearsal-two-stage build dist *.egg-info

@@ -41,7 +41,12 @@ TINY = {
         "targets": ["spinal_canal_stenosis_l4_l5", "left_subarticular_stenosis_l5_s1"],
         "image_size": 32,
         "long_epochs": 1,
-    }
+    },
+    "two-stage": {
+        "preset": "t4x2-single",
+        "locate": {**SMALL_RECIPES["two-stage"]["locate"], "epochs": 1},
+        "grade": {**SMALL_RECIPES["two-stage"]["grade"], "epochs": 1},
+    },
 }
 
 
@@ -400,6 +405,25 @@ def test_a_rehearsal_goes_on_where_it_was_killed(rehearsed: Path, capsys: pytest
     assert "(done before)" in capsys.readouterr().out
 
 
+def test_the_two_stage_kernels_end_with_the_hidden_set(rehearsed: Path) -> None:
+    """Locate, grade, blend, and the same inference notebook: it grades what has lost its sagittal T1 alone."""
+    folder = rehearsed / "two-stage"
+    rehearse(folder, settings(rehearsed, variant="hidden", recipe="two-stage"))
+    assert {path.name for path in (folder / "sessions").iterdir()} == {
+        "train-locate",
+        "train-grade",
+        "blend",
+        "inference-hidden",
+    }
+    output = folder / "sessions" / "inference-hidden" / "output"
+    assert validate(output / "submission.csv", folder / "hidden" / "competition") == []
+    log = pd.read_csv(output / "submission-log.csv", dtype=str, keep_default_na=False)
+    assert (log["status"] == "prior").sum() == 2, "of those without any series"
+    assert read_manifest(folder / "sessions" / "blend" / "output" / "bundle").recipe == "two-stage"
+    checks = json.loads((folder / "transcript.json").read_text())["checks"]
+    assert "random bytes in place of files: graded, with the reason in the log" in checks
+
+
 def test_a_faulty_submission_and_a_silent_log_are_caught(rehearsed: Path, tmp_path: Path) -> None:
     """A row too few, an odd study at the wrong status or without a word: each stops the rehearsal."""
     source = rehearsed / "all" / "sessions" / "inference-hidden"
@@ -425,6 +449,8 @@ def test_settings_out_of_range_are_refused(tmp_path: Path) -> None:
     """A sentence each, before anything is written."""
     with pytest.raises(InputError, match="variant is 'loud'"):
         RehearsalSettings(variant="loud")
+    with pytest.raises(InputError, match="recipe is 'three-stage'; it must be one of baseline, two-stage"):
+        RehearsalSettings(recipe="three-stage")
     with pytest.raises(InputError, match="minutes is 0"):
         RehearsalSettings(minutes=0)
     with pytest.raises(InputError, match=f"give {LEAST_STUDIES} or more"):
