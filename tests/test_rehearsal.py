@@ -406,7 +406,7 @@ def test_a_rehearsal_goes_on_where_it_was_killed(rehearsed: Path, capsys: pytest
 
 
 def test_the_two_stage_kernels_end_with_the_hidden_set(rehearsed: Path) -> None:
-    """Locate, grade, blend, and the same inference notebook: it grades what has lost its sagittal T1 alone."""
+    """Locate, grade, blend, the same inference notebook: it grades what has lost only its sagittal T1."""
     folder = rehearsed / "two-stage"
     rehearse(folder, settings(rehearsed, variant="hidden", recipe="two-stage"))
     assert {path.name for path in (folder / "sessions").iterdir()} == {
