@@ -90,23 +90,25 @@ def build_models(
     for each in pretrained:
         arch, _, file = each.partition("=")
         _write_pretrained(folder / f"pretrained-{arch}.safetensors", arch, file or "auto")
-    bundles = dict(read_json(manifest_path(folder))["bundles"]) if manifest_path(folder).is_file() else {}
+    before = read_json(manifest_path(folder)) if manifest_path(folder).is_file() else {"bundles": {}}
+    # Of several bundles the last one is what inference is pushed with.
+    content = {"bundles": dict(before["bundles"]), "inference": before.get("inference", "")}
     if bundle is not None:
-        packed = _pack_bundle(folder, bundle, bundles)
-        # The last one is what inference is pushed with, see `built_bundle`.
-        bundles = {name: its for name, its in bundles.items() if name not in packed} | packed
-    names = [*sorted(path.name for path in folder.glob("pretrained-*.safetensors")), *sorted(bundles)]
+        packed = _pack_bundle(folder, bundle, content["bundles"])
+        content["bundles"] |= packed
+        (content["inference"],) = packed.values()
+    pretrained_files = sorted(path.name for path in folder.glob("pretrained-*.safetensors"))
+    names = [*pretrained_files, *sorted(content["bundles"])]
     if not names:
         return None
     fingerprint = digest({name: sha256_file(folder / name) for name in names})
-    return _finish(root, folder, owner, fingerprint, {"bundles": bundles}, names)
+    return _finish(root, folder, owner, fingerprint, content, names)
 
 
 def built_bundle(out: Path) -> str:
     """Return the fingerprint of the bundle that was last put into the models' dataset, or empty text."""
     path = manifest_path(out / "datasets" / MODELS)
-    bundles = read_json(path)["bundles"] if path.is_file() else {}
-    return str(list(bundles.values())[-1]) if bundles else ""
+    return str(read_json(path).get("inference", "")) if path.is_file() else ""
 
 
 def manifest_path(folder: Path) -> Path:
