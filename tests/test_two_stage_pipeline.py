@@ -93,7 +93,8 @@ def test_a_run_cut_again_and_again_ends_with_the_same_bundle(place: Path, tmp_pa
     assert any("locator" in text for text in texts[:-1])
     assert any("folds of model" in text for text in texts[:-1])
     assert "resumable" not in texts[-1]
-    assert export_run(tmp_path / "run", tmp_path / "bundle") == read_manifest(place / "bundle")
+    again = export_run(tmp_path / "run", tmp_path / "bundle")
+    assert again.fingerprint == read_manifest(place / "bundle").fingerprint
 
 
 def test_a_run_with_other_settings_is_not_continued(place: Path) -> None:

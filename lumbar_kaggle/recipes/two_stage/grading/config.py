@@ -121,8 +121,8 @@ _T4 = GradeConfig(
     extra_slices=2,
     features=256,
     epochs=10,
-    batch_size=16,
-    accumulate=2,
+    batch_size=8,
+    accumulate=4,
     lr=5e-4,
     weight_decay=0.01,
     ema=0.995,
@@ -139,7 +139,14 @@ PRESETS: dict[str, tuple[GradeConfig, ...]] = {
     "t4x2-single": (_T4,),
     "t4x2-gold": (
         _T4,
-        replace(_T4, backbones=("convnext_small", "convnext_small"), lr=2e-4, epochs=8),
+        replace(
+            _T4,
+            backbones=("convnext_small", "convnext_small"),
+            batch_size=6,
+            accumulate=5,
+            lr=2e-4,
+            epochs=8,
+        ),
         replace(
             _T4,
             backbones=("resnet18", "resnet18"),
@@ -153,7 +160,8 @@ PRESETS: dict[str, tuple[GradeConfig, ...]] = {
     ),
 }
 """Named configurations, one or several backbones each: a laptop; one backbone and the whole recipe for two
-16 GB cards. Sizes and rates of the latter are those that the competition's gold solutions report."""
+16 GB cards. Sizes and rates of the latter are those that the competition's gold solutions report; the batches
+leave a third of a card's memory free (docs/two_stage.md has the sums)."""
 
 
 def preset(name: str) -> tuple[GradeConfig, ...]:

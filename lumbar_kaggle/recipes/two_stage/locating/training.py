@@ -93,7 +93,8 @@ def train_network(
     facts = {"config": json.dumps(asdict(config))}
     write_atomic(file, lambda path: safetensors.torch.save_file(state, path, metadata=facts))
     checkpoint.unlink(missing_ok=True)
-    return network.cpu()
+    # As a resumed run has it: the order of the weights in memory shows in the last digits of the points.
+    return load_network(file, config, outputs)
 
 
 class _Slices:
