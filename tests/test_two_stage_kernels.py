@@ -16,8 +16,9 @@ from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.sets import STANDARD_SETS, PhantomSet
 from lumbar_kaggle.pipeline import export_run, preprocess_folder, train_two_stage
 from lumbar_kaggle.recipes.baseline.network import body_state, build_network
+from lumbar_kaggle.recipes.two_stage.config import preset
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
-from lumbar_kaggle.recipes.two_stage.grading.cropping import cache_crops
+from lumbar_kaggle.recipes.two_stage.grading.cropping import cache_crops, crops_folder
 from lumbar_kaggle.recipes.two_stage.grading.places import annotated_places, read_places, to_points
 from lumbar_kaggle.recipes.two_stage.reading import CachedStudies, DicomStudies
 from lumbar_kaggle.ship.sessions import RESUMABLE
@@ -87,6 +88,17 @@ def test_crops_are_the_same_from_the_cache_and_from_dicom(place: Path, tmp_path:
     ):
         cache_crops(studies, points, points, tmp_path / name, config, Budget())
     assert folder_bytes(tmp_path / "cached") == folder_bytes(tmp_path / "fresh") != {}
+
+
+def test_scratch_space_holds_the_crops_of_one_model(tmp_path: Path) -> None:
+    """Three models of a preset need the room of one; two with the same crops do not cut them twice."""
+    first, second, third = preset("t4x2-gold").grade
+    folder = crops_folder(tmp_path, first)
+    (folder / "located").mkdir(parents=True)
+    assert crops_folder(tmp_path, second) == folder
+    assert (folder / "located").is_dir()
+    assert crops_folder(tmp_path, third) != folder
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_annotated_points_are_read_back_as_they_were_written(place: Path) -> None:

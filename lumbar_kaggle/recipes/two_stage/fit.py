@@ -29,6 +29,7 @@ from lumbar_kaggle.recipes.two_stage import config as configuration
 from lumbar_kaggle.recipes.two_stage.config import RUN_FILE, TwoStageConfig
 from lumbar_kaggle.recipes.two_stage.grading import fit as grading
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
+from lumbar_kaggle.recipes.two_stage.grading.cropping import crops_folder
 from lumbar_kaggle.recipes.two_stage.grading.places import annotated_places, read_places
 from lumbar_kaggle.recipes.two_stage.locating.command import run_locate
 from lumbar_kaggle.recipes.two_stage.locating.fit import read_points
@@ -160,7 +161,7 @@ def grade(
         config: what to train.
         budget: when it is spent, the same call goes on later.
         models, folds: numbers of those to train now, models from 1 and folds from 0; empty: all.
-        crops: folder for the crops in place of the run folder.
+        crops: scratch folder for the crops in place of the run folder; it holds one model's at a time.
         weights: columns ``row_id, weight``: how much each label counts.
         processes: folds at once; see `spread.spread`.
 
@@ -176,16 +177,17 @@ def grade(
         given = " ".join(map(str, models))
         raise InputError(f"models {given}: there are those from 1 to {len(config.grade)}")
     for number in models or range(1, len(config.grade) + 1):
+        one = with_measured_jitter(config.grade[number - 1], errors)
         result = grading.fit(
             competition,
             cache,
             places,
             grade_folder(run, number),
-            with_measured_jitter(config.grade[number - 1], errors),
+            one,
             budget,
             weights,
             annotated=annotated,
-            crops=None if crops is None else grade_folder(crops, number),
+            crops=None if crops is None else crops_folder(crops, one),
             only=folds or None,
             processes=processes,
         )

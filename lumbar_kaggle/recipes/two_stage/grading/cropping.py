@@ -1,5 +1,6 @@
 """The cache of crops: study by study, resumable, and what the training reads of it."""
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +32,21 @@ BATCH = 32
 
 VERSION = 1
 """Raised when the same points and slices would give other crops."""
+
+
+def crops_folder(scratch: Path, config: GradeConfig) -> Path:
+    """Return a configuration's folder in scratch space; those of other sizes or windows are removed.
+
+    So a session's space need be enough for one model's crops, and models of the same crops share them.
+
+    Args:
+        scratch: holds nothing but such folders; may not exist yet.
+        config: sizes and windows.
+    """
+    folder = scratch / digest(asdict(_settings(config)))
+    for other in set(scratch.glob("*")) - {folder}:
+        shutil.rmtree(other)
+    return folder
 
 
 def cache_crops(
