@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Lumbar spine MRI: preprocessing
 #
-# Reads the sagittal T1 series of the competition once and leaves what the baseline's training needs in `cache`.
+# Reads each sagittal T1 series of the competition once and leaves what the baseline needs in `cache`.
 # Pushed again with its own output attached, it goes on where it stopped.
 
 # %%
