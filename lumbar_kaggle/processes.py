@@ -1,7 +1,9 @@
-"""How many processes to start, and how."""
+"""How many processes to start, and how; and that none outlives the run that started it."""
 
 import os
 import sys
+import threading
+from multiprocessing import connection, parent_process
 
 
 def usable_cores() -> int:
@@ -18,3 +20,18 @@ def start_method() -> str:
     Windows has neither.
     """
     return "spawn" if sys.platform == "win32" else "forkserver"
+
+
+def end_with_parent() -> None:
+    """Let this worker process end when the run that started it is killed.
+
+    A pool's idle workers would wait for ever, and busy ones go on writing beside the run that resumes theirs.
+    """
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

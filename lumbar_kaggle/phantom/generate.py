@@ -3,11 +3,10 @@
 import os
 import shutil
 import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from lumbar_kaggle.phantom.tables import (
     sample_table,
     series_table,
 )
-from lumbar_kaggle.processes import start_method, usable_cores
+from lumbar_kaggle.processes import end_with_parent, start_method, usable_cores
 
 COMPETITION_TABLES = (
     "train.csv",
@@ -274,14 +273,7 @@ def _start_worker() -> None:
     import cv2
 
     cv2.setNumThreads(1)
-    parent = parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    end_with_parent()
 
 
 def make_study(request: Request, split: str, index: int) -> Rows:

@@ -1,16 +1,13 @@
 """Independent parts of a training, such as folds, over the GPUs of a machine: one process per device."""
 
 import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
 import torch
 
-from lumbar_kaggle.processes import start_method, usable_cores
+from lumbar_kaggle.processes import end_with_parent, start_method, usable_cores
 
 Shared = TypeVar("Shared")
 Item = TypeVar("Item")
@@ -64,21 +61,13 @@ def _take_device(number: Any, count: int, work: Callable[[Any, Any], None], shar
     """Begin a worker process: the n-th one takes the n-th GPU, or without any a share of the cores."""
     global _task
     _task = (work, shared)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     with number.get_lock():
         mine, number.value = number.value, number.value + 1
     if torch.cuda.is_available():
         torch.cuda.set_device(mine % torch.cuda.device_count())
     else:
         torch.set_num_threads(max(1, usable_cores() // count))
-
-
-def _end_with_parent() -> None:
-    """End this process when the run is killed: it must not go on writing beside the run that resumes it."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)
 
 
 def _work(item: Any) -> None:
