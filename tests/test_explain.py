@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from lumbar_kaggle.bundle import read_manifest
-from lumbar_kaggle.explain import explain_study, grad_cam
+from lumbar_kaggle.explain.baseline import explain_study
+from lumbar_kaggle.explain.heat import grad_cam
 from lumbar_kaggle.inference import study_rows
 from lumbar_kaggle.recipes.baseline.network import build_network
 from lumbar_kaggle.recipes.baseline.predictor import BaselinePredictor

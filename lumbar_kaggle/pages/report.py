@@ -16,7 +16,7 @@ from lumbar_kaggle.recipes.baseline.summary import COLUMNS, averages
 from lumbar_kaggle.targets import CONDITIONS, SEVERITIES, TARGET_NAMES, target
 
 if TYPE_CHECKING:
-    from lumbar_kaggle.explain import Explanation
+    from lumbar_kaggle.explain.baseline import Explanation
 
 MAPS_PER_STUDY = 5
 """Heat maps shown of each chosen study; the study page has them all."""
@@ -167,7 +167,7 @@ def _pictured_studies(
         raise InputError("pictures of studies need the models and the images: give --bundle and --folder too")
     # Here and not above: they bring torch along, which a page without pictures does not need.
     from lumbar_kaggle.bundle import read_manifest
-    from lumbar_kaggle.explain import explain_study
+    from lumbar_kaggle.explain.baseline import explain_study
     from lumbar_kaggle.inference import study_rows
     from lumbar_kaggle.recipes.baseline.predictor import BaselinePredictor
     from lumbar_kaggle.studies import find_studies

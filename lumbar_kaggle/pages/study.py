@@ -14,7 +14,7 @@ from lumbar_kaggle.pages.report import heat_map_content
 from lumbar_kaggle.targets import CONDITIONS, LEVELS, SEVERITIES, TARGET_NAMES, Target
 
 if TYPE_CHECKING:
-    from lumbar_kaggle.explain import Explanation
+    from lumbar_kaggle.explain.baseline import Explanation
 
 SLICE_WIDTH = 420
 """Of the study's own slice in px."""
@@ -39,7 +39,7 @@ def write_study_page(folder: Path, study_id: str, bundle: Path, out: Path) -> Pa
         InputError: no such study, or no usable bundle.
     """
     # Here and not above: they bring torch along.
-    from lumbar_kaggle.explain import explain_study
+    from lumbar_kaggle.explain.baseline import explain_study
     from lumbar_kaggle.inference import study_rows
     from lumbar_kaggle.recipes.baseline.predictor import BaselinePredictor
     from lumbar_kaggle.studies import find_studies

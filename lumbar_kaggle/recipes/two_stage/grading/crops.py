@@ -73,15 +73,13 @@ class CropFacts:
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """One crop, and where it comes from.
+    """One crop to make.
 
     Attributes:
         view, level, side: of the crop; the level is its number from 0, side 0 is the left, or the only one.
         size: of the crop.
         point: LPS mm ``[3]`` that its middle lies on; NaN where not known.
         down: direction ``[3]`` in the patient that points down in a sagittal crop.
-        placed: the stack that it is cut from; None without a picture.
-        indices: ``[cached slices]`` slices of the stack, -1 beyond its ends.
     """
 
     view: View
@@ -90,13 +88,29 @@ class Cut:
     size: Window
     point: Floats
     down: Floats
-    placed: Placed | None = None
-    indices: NDArray[np.int64] | None = None
+
+    @property
+    def place(self) -> str:
+        """What the crop is centred on."""
+        return self.view.places[self.side]
 
     @property
     def mirrored(self) -> bool:
         """The patient's right: mirrored, so that both sides look like left ones."""
         return self.side == 1
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What a crop is cut from.
+
+    Attributes:
+        placed: the stack.
+        indices: ``[cached slices]`` its slices, -1 beyond its ends.
+    """
+
+    placed: Placed
+    indices: NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,12 +120,14 @@ class StudyCrops:
     Attributes:
         images: per view ``[5 levels, sides, cached slices, px, px]`` uint8, 0 where there is no picture.
         facts: of every view, level and side, in that order.
-        cuts: where each comes from, in the same order.
+        cuts: what was to be made, in the same order.
+        sources: what each was cut from; None without a picture.
     """
 
     images: tuple[NDArray[np.uint8], ...]
     facts: tuple[CropFacts, ...]
     cuts: tuple[Cut, ...]
+    sources: tuple[Source | None, ...]
 
 
 def crop_shape(view: View, config: GradeConfig) -> tuple[int, ...]:
@@ -133,20 +149,19 @@ def crop_study(
     """
     marked = with_middle(annotated) if annotated is not None else None
     images = [np.zeros(crop_shape(view, config), dtype=np.uint8) for view in VIEWS]
-    facts, cuts = [], []
-    for wanted in _wanted(points, config):
-        place = wanted.view.places[wanted.side]
-        mark = marked[place][wanted.level] if marked is not None else np.full(3, np.nan)
-        image, found, cut = _crop(wanted, stacks, mark, config)
-        if image is not None:
-            images[VIEWS.index(cut.view)][cut.level, cut.side] = image
+    facts, sources, cuts = [], [], tuple(_plan(points, config))
+    for cut in cuts:
+        mark = marked[cut.place][cut.level] if marked is not None else np.full(3, np.nan)
+        found, source = _find(cut, stacks, mark, config)
+        if source is not None:
+            images[VIEWS.index(cut.view)][cut.level, cut.side] = _crop(cut, source)
         facts.append(found)
-        cuts.append(cut)
-    return StudyCrops(tuple(images), tuple(facts), tuple(cuts))
+        sources.append(source)
+    return StudyCrops(tuple(images), tuple(facts), cuts, tuple(sources))
 
 
-def _wanted(points: Floats, config: GradeConfig) -> Iterator[Cut]:
-    """Yield every crop of a study, its stack still to be found: views, levels, sides."""
+def _plan(points: Floats, config: GradeConfig) -> Iterator[Cut]:
+    """Yield every crop of a study: views, levels, sides."""
     named = with_middle(points)
     for view in VIEWS:
         size = window(view, config)
@@ -156,23 +171,20 @@ def _wanted(points: Floats, config: GradeConfig) -> Iterator[Cut]:
                 yield Cut(view, level, side, size, named[place][level], upright)
 
 
-def _crop(
+def _find(
     cut: Cut, stacks: Sequence[Placed], mark: Floats, config: GradeConfig
-) -> tuple[NDArray[np.uint8] | None, CropFacts, Cut]:
-    """Return a crop ``[cached slices, px, px]``, its facts and its stack; no picture gives a reason."""
+) -> tuple[CropFacts, Source | None]:
+    """Return the facts of a crop and what to cut it from; without that, the facts give the reason."""
     facts = CropFacts(cut.view.name, LEVELS[cut.level], cut.side)
     if np.isnan(cut.point).any():
-        return None, replace(facts, reason="the point was not found"), cut
+        return replace(facts, reason="the point was not found"), None
     chosen = _choose(cut, stacks, config.reach_mm)
     if chosen is None:
         reason = f"no {' or '.join(cut.view.kinds)} slice within {config.reach_mm:g} mm of the point"
-        return None, replace(facts, reason=reason), cut
+        return replace(facts, reason=reason), None
     placed, nearest = chosen
     stack, indices = placed.stack, _window(placed.stack, nearest, cut, config.step_mm)
     there = np.flatnonzero(indices >= 0)
-    image = np.zeros((cut.size.cached_slices, cut.size.cached_px, cut.size.cached_px), dtype=np.uint8)
-    for k in there:
-        image[k] = _resample(stack, int(indices[k]), cut)
     row, column, distance = stack.to_slice(nearest, cut.point)
     found = replace(
         facts,
@@ -186,7 +198,15 @@ def _crop(
         last=int(there[-1]),
         target=_slice_of(stack, indices, mark, config.reach_mm),
     )
-    return image, found, replace(cut, placed=placed, indices=indices)
+    return found, Source(placed, indices)
+
+
+def _crop(cut: Cut, source: Source) -> NDArray[np.uint8]:
+    """Return a crop ``[cached slices, px, px]``; 0 in slices that do not exist."""
+    image = np.zeros((cut.size.cached_slices, cut.size.cached_px, cut.size.cached_px), dtype=np.uint8)
+    for k in np.flatnonzero(source.indices >= 0):
+        image[k] = _resample(source.placed.stack, int(source.indices[k]), cut)
+    return image
 
 
 def _upright(points: Floats, level: int) -> Floats:
