@@ -48,6 +48,10 @@ class Mark:
     distance_mm: float
     confidence: float
 
+    def inside(self, shape: tuple[int, ...]) -> bool:
+        """Whether it lies within a picture of so many rows and columns."""
+        return -0.5 <= self.row < shape[0] - 0.5 and -0.5 <= self.column < shape[1] - 0.5
+
 
 @dataclass(frozen=True, eq=False)
 class LocatedSlice:

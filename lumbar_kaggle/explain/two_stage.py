@@ -195,7 +195,8 @@ def _looked(one: Cut, source: Source, each: Sequence[Seen], chosen: NDArray[np.i
     attention = np.mean([seen.attention for seen in each], axis=0)[there]
     pictured = int(attention.argmax())
     stack, index = source.placed.stack, int(indices[there[pictured]])
-    heat = np.mean([to_unit(seen.heat[there[pictured], None])[0] for seen in each], axis=0)
+    # Every network counts the same, whatever the size of its gradients.
+    heat = np.mean([to_unit(seen.heat[there[pictured], None]) for seen in each], axis=0)
     whole = cut_slice(source.placed, index)
     corner, shape = surroundings(stack, index, one)
     # Whole pixels: nothing is resampled; black where the slice ends.
@@ -207,7 +208,7 @@ def _looked(one: Cut, source: Source, each: Sequence[Seen], chosen: NDArray[np.i
         output,
         severity=int(chosen[output]),
         slice=Slice(np.asarray(part, dtype=np.uint8), whole.facts),
-        heat=on_slice(heat.astype(np.float32), stack, index, one),
+        heat=on_slice(to_unit(heat)[0], stack, index, one),
         frame=frame(stack, index, one) - corner,
         instances=tuple(int(stack.instance_numbers[k]) for k in indices[there]),
         attention=tuple(float(weight) for weight in attention),
