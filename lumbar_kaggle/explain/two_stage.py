@@ -103,13 +103,11 @@ def explain_study(study: Study, predictor: TwoStagePredictor) -> Explanation:
     seen = predictor.look(study)
     probabilities = predictor.grade(study.study_id, seen)
     first = predictor.models[0]
-    chosen = _likeliest(probabilities)
-    looked = [one for level in range(len(LEVELS)) for one in _level(first, seen.crops[0], level, chosen)]
     return Explanation(
         study.study_id,
         probabilities,
         tuple(located_slices(seen.stacks, seen.points)),
-        tuple(looked),
+        tuple(where_looked(first, seen.crops[0], _likeliest(probabilities))),
         len(predictor.models),
         len(first.networks),
         seen.notes,
@@ -125,21 +123,32 @@ def _likeliest(probabilities: Floats) -> NDArray[np.int64]:
     return likeliest
 
 
+def where_looked(model: Model, crops: StudyCrops, chosen: NDArray[np.int64]) -> Iterator[Looked | Unseen]:
+    """Yield where a model looked: of every level, view and side, in that order.
+
+    Args:
+        model: of the second stage.
+        crops: of one study, made by its configuration.
+        chosen: ``[5 levels, 5 places]`` severity to explain of each grade, in the order of `views.PLACES`.
+    """
+    for level in range(len(LEVELS)):
+        yield from _level(model, crops, level, chosen[level])
+
+
 def _level(
     model: Model, crops: StudyCrops, level: int, chosen: NDArray[np.int64]
 ) -> Iterator[Looked | Unseen]:
-    """Yield where a model looked in each view of a level, for the severities ``[5 levels, 5 places]``."""
     batch = unlabelled([""], FreshCrops("", crops))[level]
     device = next(model.networks[0].parameters()).device
     inputs, _ = cut(*unpack(tuple(tensor[None].to(device) for tensor in batch)), model.config)
-    each = [attend(network, inputs, chosen[level].tolist()) for network in model.networks]
+    each = [attend(network, inputs, chosen.tolist()) for network in model.networks]
     made = zip(crops.cuts, crops.facts, crops.sources, strict=True)
     mine = [entry for entry in made if entry[0].level == level]
     for (one, facts, source), *seen in zip(mine, *each, strict=True):
         if source is None:
             yield Unseen(LEVELS[level], one.place, one.view.outputs[one.side], facts.reason)
         else:
-            yield _looked(one, source, seen, chosen[level])
+            yield _looked(one, source, seen, chosen)
 
 
 @dataclass(frozen=True, eq=False)
