@@ -1,6 +1,7 @@
 """Pages of the two-stage recipe, of a run that was trained for an epoch on phantoms."""
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,16 @@ import pytest
 
 from lumbar_kaggle.budget import Budget
 from lumbar_kaggle.bundle import read_manifest
+from lumbar_kaggle.competition import read_competition
+from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.explain.points import located_slices
 from lumbar_kaggle.explain.two_stage import Looked, explain_study
 from lumbar_kaggle.files import write_json
 from lumbar_kaggle.inference import study_rows
+from lumbar_kaggle.metric import score
 from lumbar_kaggle.pages.plots import attention_bars
+from lumbar_kaggle.pages.render import fixed
+from lumbar_kaggle.pages.report import write_report
 from lumbar_kaggle.pages.study import write_study_page
 from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.sets import choose_set
@@ -185,3 +191,55 @@ def test_attention_bars_show_shares_over_instance_numbers() -> None:
     heights = [float(height) for height in re.findall(r'<rect[^>]*height="([\d.]+)"', chart)]
     np.testing.assert_allclose(np.array(heights) / max(heights), [0.4, 1.0, 0.6], atol=0.01)
     assert chart.count('class="bar"') == 1
+
+
+def test_report_of_a_run(root: Path, tmp_path: Path) -> None:
+    """Every part of the run; its score beside the prior's with the labels; the same bytes again."""
+    run, folder = root / "run", root / "set"
+    page = write_report(run, tmp_path / "a.html", folder=folder, score_text="part 0.5").read_text()
+    assert_stands_alone(page)
+    assert re.findall(r'<section id="([^"]+)"', page) == ["run", "locator", "models", "blend", "noise"]
+    truth = read_competition(folder, "train").labels
+    mine = score(pd.read_csv(run / "oof.csv"), truth)
+    assert mine.total is not None
+    assert all(fixed(value, 5) in page for value in (mine.total, *mine.parts.values()))
+    assert page.count('aria-label="Confusion matrix of ') == 5
+    assert 'aria-label="Losses of model 1"' in page
+    assert "part 0.5" in page
+    figures = pd.read_csv(run / "locator" / "figures.csv", keep_default_na=False)
+    rows = Tables(page).tables["figures"]
+    assert rows[1][0] == "Left recess, Axial T2"
+    assert rows[-1][0] == "All"
+    assert [row[2] for row in rows[1:]] == [fixed(value, 1) for value in figures["median_mm"]]
+    noise = pd.read_csv(run / "noise.csv")
+    assert len(Tables(page).tables["noise-table"]) == 1 + min(20, len(noise))
+    assert (run / "blend.txt").read_text().splitlines()[0] in page
+    again = write_report(run, tmp_path / "b.html", folder=folder, score_text="part 0.5")
+    assert again.read_text() == page
+    unscored = write_report(run, tmp_path / "c.html").read_text()
+    assert "<code>--folder</code>" in unscored
+    assert "Confusion matrix" not in unscored
+
+
+def test_report_of_an_unfinished_run(root: Path, tmp_path: Path) -> None:
+    """Whatever is there is shown; what is not is said."""
+    run = tmp_path / "run"
+    shutil.copytree(
+        root / "run", run, ignore=shutil.ignore_patterns("oof.csv", "blend.*", "noise.csv", "fold-1*")
+    )
+    page = write_report(run, tmp_path / "a.html").read_text()
+    assert_stands_alone(page)
+    assert "The run is not finished" in page
+    assert "1 of 2 folds finished" in page
+    assert 'id="blend"' not in page
+    shutil.rmtree(run / "locator")
+    shutil.rmtree(run / "grade-1")
+    page = write_report(run, tmp_path / "b.html", folder=root / "set").read_text()
+    assert "The locator is not finished yet." in page
+    assert "No fold is finished yet." in page
+
+
+def test_report_refuses_what_is_of_the_baseline(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="takes no --against"):
+        write_report(root / "run", tmp_path / "a.html", bundle=root / "bundle", studies=["1"])
+    assert not (tmp_path / "a.html").exists()
