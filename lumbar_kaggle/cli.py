@@ -217,7 +217,11 @@ def _parser() -> argparse.ArgumentParser:
         "--against", type=Path, help="run by the report's protocol, to show its accuracies beside"
     )
     sub.add_argument("--bundle", type=Path, help="bundle, for Grad-CAM pictures")
-    sub.add_argument("--folder", type=Path, help="competition folder or studies, for Grad-CAM pictures")
+    sub.add_argument(
+        "--folder",
+        type=Path,
+        help="competition folder or studies, for Grad-CAM pictures; for a two-stage run, for its score",
+    )
     sub.add_argument(
         "--studies", nargs="+", default=(), metavar="STUDY", help="studies for Grad-CAM pictures"
     )

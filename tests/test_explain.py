@@ -2,18 +2,39 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from lumbar_kaggle.bundle import read_manifest
-from lumbar_kaggle.explain import explain_study, grad_cam
+from lumbar_kaggle.explain.baseline import explain_study
+from lumbar_kaggle.explain.heat import captured, grad_cam, last_map
+from lumbar_kaggle.explain.two_stage import (
+    Looked,
+    Unseen,
+    attend,
+    frame,
+    on_slice,
+    surroundings,
+    where_looked,
+)
 from lumbar_kaggle.inference import study_rows
 from lumbar_kaggle.recipes.baseline.network import build_network
 from lumbar_kaggle.recipes.baseline.predictor import BaselinePredictor
+from lumbar_kaggle.recipes.two_stage.grading.augment import Inputs
+from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
+from lumbar_kaggle.recipes.two_stage.grading.crops import Placed, crop_study
+from lumbar_kaggle.recipes.two_stage.grading.encoders import build_encoder
+from lumbar_kaggle.recipes.two_stage.grading.network import Grader
+from lumbar_kaggle.recipes.two_stage.grading.views import PLACES, VIEWS
+from lumbar_kaggle.recipes.two_stage.predictor import Model
 from lumbar_kaggle.studies import find_studies
+from lumbar_kaggle.targets import LEVELS
 from lumbar_kaggle.volume import UnreadableSeries
+from tests.two_stage_studies import AXIAL, SAGITTAL, ball, make_stack, place_points, rotated
 
 
 def test_linear_head_after_average_pooling_gives_class_activation() -> None:
@@ -79,3 +100,178 @@ def test_a_study_without_a_slice_says_why(competition: Path, bundle: Path) -> No
         explain_study(
             study._replace(series=study.series.iloc[:0]), BaselinePredictor(bundle, read_manifest(bundle))
         )
+
+
+TINY = GradeConfig(sagittal_px=32, axial_px=32, slices=(5, 3, 3, 3), features=16)
+
+VIEW_SIDES = [(number, side) for number, view in enumerate(VIEWS) for side in range(view.sides)]
+
+
+def stacks_of(scene: object, degrees: float = 0.0) -> list[Placed]:
+    """A fine stack of each kind, turned in its plane."""
+    sizes = {"sagittal": ((220, 80), 4.5, 15), "axial": ((100, 100), 4.0, 45)}
+    stacks = []
+    for kind, orientation, axis in (
+        ("sagittal_t1", SAGITTAL, (1, 0, 0)),
+        ("sagittal_t2", SAGITTAL, (1, 0, 0)),
+        ("axial_t2", AXIAL, (0, 0, 1)),
+    ):
+        shape, step, slices = sizes[kind.split("_")[0]]
+        turned = rotated(orientation, axis, degrees)
+        stack = make_stack(scene, turned, slices=slices, step=step, shape=shape, spacing=(0.9, 0.95))
+        stacks.append(Placed("7", kind, stack))
+    return stacks
+
+
+@pytest.mark.parametrize("degrees", [0.0, 17.0, 180.0])
+@pytest.mark.parametrize(("number", "side"), VIEW_SIDES)
+def test_heat_returns_to_where_the_crop_was_cut(number: int, side: int, degrees: float) -> None:
+    """A crop laid back like a heat map covers its slice: turned, mirrored and aligned crops alike."""
+    points, level = place_points() + np.array([1.0, 0.5, -0.5]), 2
+    # Leaning, so that the crops are turned to run along the spine.
+    points[..., 1] += 0.2 * points[..., 2]
+    spots = [ball(points[p, level] + shift, 5.0) for p in range(5) for shift in ((1, 7, -2), (-3, -6, 3))]
+    crops = crop_study(stacks_of(lambda places: sum(spot(places) for spot in spots), degrees), points, TINY)
+    k = next(
+        k
+        for k, one in enumerate(crops.cuts)
+        if (one.view, one.level, one.side) == (VIEWS[number], level, side)
+    )
+    one, source = crops.cuts[k], crops.sources[k]
+    assert source is not None
+    middle = one.size.cached_slices // 2
+    index, inside = int(source.indices[middle]), slice(one.size.margin_px, one.size.margin_px + one.size.px)
+    crop = crops.images[number][level, side, middle, inside, inside].astype(np.float32) / 255
+    stack = source.placed.stack
+    corner, shape = surroundings(stack, index, one)
+    covered = on_slice(np.ones((4, 4), np.float32), stack, index, one) > 0.999
+    moved = np.array([[1.0, 0, -corner[0]], [0, 1.0, -corner[1]]])
+    original = cv2.warpAffine(stack.pixels[index], moved, shape[::-1])[covered] / 255
+    assert original.max() > 0.5
+    assert np.abs(on_slice(crop, stack, index, one)[covered] - original).max() < 0.12
+    assert (
+        np.abs(on_slice(np.ascontiguousarray(crop[:, ::-1]), stack, index, one)[covered] - original).max()
+        > 0.3
+    )
+    hull = cv2.fillConvexPoly(np.zeros(shape), np.rint(frame(stack, index, one) - corner).astype(int), 1)
+    assert (hull[covered] == 1).all()
+
+
+@pytest.mark.parametrize("degrees", [0.0, 17.0, 180.0])
+@pytest.mark.parametrize(("number", "side"), VIEW_SIDES)
+def test_heat_in_the_middle_lies_on_the_located_point(number: int, side: int, degrees: float) -> None:
+    """To a pixel of the slice, with the numbers of the crop's own facts."""
+    crops = crop_study(stacks_of(ball((0, 0, 0)), degrees), place_points(), TINY)
+    spot = np.exp(-0.5 * (np.linalg.norm(np.mgrid[:8, :8] - 3.5, axis=0) / 1.2) ** 2).astype(np.float32)
+    for one, source, facts in zip(crops.cuts, crops.sources, crops.facts, strict=True):
+        if (one.view, one.side) != (VIEWS[number], side):
+            continue
+        assert source is not None
+        stack = source.placed.stack
+        index = int(np.flatnonzero(stack.instance_numbers == facts.instance_number)[0])
+        heat = on_slice(spot, stack, index, one)
+        row, column = (np.indices(heat.shape) * heat).sum(axis=(1, 2)) / heat.sum()
+        corner, _ = surroundings(stack, index, one)
+        assert abs(row + corner[1] - facts.row) < 1
+        assert abs(column + corner[0] - facts.column) < 1
+
+
+def grader(config: GradeConfig = TINY, seed: int = 0) -> Grader:
+    """A network of random weights."""
+    torch.manual_seed(seed)
+    return Grader(config).eval()
+
+
+def random_inputs(config: GradeConfig = TINY) -> Inputs:
+    """Noise in every view of one level; the canal's first slice is absent."""
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(1, view.sides, config.slices[k]) for k, view in enumerate(VIEWS)]
+    images = tuple(torch.randn(*shape, 32, 32, generator=generator) for shape in shapes)
+    present = tuple(torch.ones(shape, dtype=torch.bool) for shape in shapes)
+    present[0][..., 0] = False
+    return Inputs(images, present, torch.tensor([3]))
+
+
+RANDOM = [(seed, severity) for seed in range(4) for severity in range(3)]
+"""Random weights speak for some severities only; among these there is one for each view."""
+
+
+def test_each_view_gets_the_heat_of_its_own_slices() -> None:
+    """Exchanging the sides' pictures exchanges attention and heat of the sides, and nothing else."""
+    inputs = random_inputs()
+    swapped = Inputs(tuple(image.flip(1) for image in inputs.images), inputs.present, inputs.level)
+    spoken, apart = np.zeros(len(VIEW_SIDES)), 0.0
+    for seed, severity in RANDOM:
+        network = grader(seed=seed)
+        plain, turned = (attend(network, shown, [severity] * 5) for shown in (inputs, swapped))
+        for here, there in enumerate([0, 2, 1, 3, 5, 4]):
+            np.testing.assert_allclose(plain[here].attention, turned[there].attention, atol=1e-6)
+            np.testing.assert_allclose(plain[here].heat, turned[there].heat, rtol=1e-3, atol=1e-6)
+        for seen, (number, _) in zip(plain, VIEW_SIDES, strict=True):
+            assert seen.attention.sum() == pytest.approx(1)
+            assert seen.heat.shape[0] == TINY.slices[number]
+        assert plain[0].attention[0] == 0
+        spoken += [seen.heat.max() for seen in plain]
+        apart += np.abs(plain[1].heat - plain[2].heat).max() + np.abs(plain[4].heat - plain[5].heat).max()
+    assert (spoken > 0).all()
+    assert apart > 0.1 * spoken.sum()
+
+
+def test_a_view_that_its_grade_does_not_read_has_no_heat() -> None:
+    """Without the axial views in the canal's head nothing of the axial middle counts."""
+    config = GradeConfig(sagittal_px=32, axial_px=32, slices=(5, 3, 3, 3), features=16, axial_for_canal=False)
+    each = [attend(grader(config, seed), random_inputs(), [severity] * 5) for seed, severity in RANDOM]
+    spoken = [any(seen[k].heat.any() for seen in each) for k in range(len(VIEW_SIDES))]
+    assert spoken == [True, True, True, False, True, True]
+
+
+def test_where_a_model_looked_at_a_study() -> None:
+    """Bars sum to 1 over the slices that exist; the picture is of the highest; missing views say why."""
+    points = place_points()
+    points[2, 4] = np.nan
+    stacks = stacks_of(ball(points[0, 2]))[1:]
+    crops = crop_study([one for one in stacks if one.kind == "sagittal_t2"], points, TINY)
+    chosen: NDArray[np.int64] = np.arange(25).reshape(5, 5) % 3
+    model = Model(TINY, (grader(seed=1), grader(seed=2)))
+    found = list(where_looked(model, crops, chosen))
+    assert [one.level for one in found[:: len(VIEW_SIDES)]] == list(LEVELS)
+    assert [one.place for one in found[:6]] == [
+        *("canal", "left foramen", "right foramen"),
+        *("axial middle", "left recess", "right recess"),
+    ]
+    for one in found:
+        if isinstance(one, Unseen):
+            assert one.reason == (
+                "the point was not found"
+                if (one.place, one.level) == ("right foramen", "l5_s1")
+                else "no axial_t2 slice within 6 mm of the point"
+            )
+    seen = [one for one in found if isinstance(one, Looked)]
+    assert len(seen) == 14
+    for one in seen:
+        assert sum(one.attention) == pytest.approx(1)
+        assert len(one.instances) == len(one.attention) == TINY.slices[0 if one.place == "canal" else 1]
+        assert one.attention[one.pictured] == max(one.attention)
+        assert one.slice.facts["instance_number"] == one.instances[one.pictured]
+        assert one.slice.image.shape == one.heat.shape
+        assert one.heat.min() >= 0
+        assert one.heat.max() <= 1
+        assert PLACES[one.output] == one.place
+        assert one.severity == chosen[LEVELS.index(one.level), one.output]
+
+
+@pytest.mark.parametrize("name", ["small_resnet", "resnet18", "convnext_atto", "mobilenetv3_small_050"])
+def test_the_last_feature_map_is_found(name: str) -> None:
+    """Of encoders of all three sources; pooled, that of the plain residual networks is the description."""
+    encoder = build_encoder(name)[0].eval()
+    inputs = torch.randn(2, 1, 64, 64)
+    with captured([last_map(encoder, inputs)]) as features:
+        described = encoder(inputs)
+    assert features[0].shape[2:] == ((4, 4) if name == "small_resnet" else (2, 2))
+    if "resnet" in name:
+        np.testing.assert_allclose(features[0].mean(dim=(2, 3)).detach(), described.detach(), atol=1e-5)
+
+
+def test_an_encoder_without_a_map_is_refused() -> None:
+    with pytest.raises(ValueError, match="no feature map"):
+        last_map(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), torch.zeros(1, 1, 8, 8))

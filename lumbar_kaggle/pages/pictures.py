@@ -46,13 +46,22 @@ def overlay_picture(
     return _encode(np.rint(blended).astype(np.uint8))
 
 
-def _fit(image: NDArray[Any], facts: dict[str, Any], width: int) -> NDArray[Any]:
-    rows, columns = image.shape
-    aspect = rows * float(facts["row_mm"]) / (columns * float(facts["column_mm"]))
+def picture_size(shape: tuple[int, ...], facts: dict[str, Any], width: int) -> tuple[int, int]:
+    """Return width and height in px of the picture of a slice of so many rows and columns.
+
+    Args:
+        shape: rows and columns.
+        facts, width: as in `slice_picture`.
+    """
+    aspect = shape[0] * float(facts["row_mm"]) / (shape[1] * float(facts["column_mm"]))
     # A header with an absurd spacing must not make an absurd picture.
-    height = round(width * min(max(aspect, 0.25), 4.0))
-    shrinking = columns >= width
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
+    return width, round(width * min(max(aspect, 0.25), 4.0))
+
+
+def _fit(image: NDArray[Any], facts: dict[str, Any], width: int) -> NDArray[Any]:
+    size = picture_size(image.shape, facts, width)
+    shrinking = image.shape[1] >= width
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
 
 
 def _encode(image: NDArray[np.uint8]) -> str:

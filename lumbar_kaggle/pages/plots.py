@@ -168,6 +168,27 @@ def confusion_cells(matrix: NDArray[np.int64], title: str) -> Markup:
     return drawing.markup()
 
 
+def attention_bars(instances: Sequence[int], attention: Sequence[float], pictured: int, title: str) -> Markup:
+    """Draw the weight of each slice of a window as an upright bar over its instance number.
+
+    Args:
+        instances: instance numbers, in the order of the window.
+        attention: weights of 0 … 1; the greatest fills the height.
+        pictured: which slice is shown elsewhere; its bar is the coloured one.
+        title: what is shown, for screen readers.
+    """
+    drawing = Drawing(210, 62, title)
+    step = min(210 / len(instances), 42)
+    start, full = (210 - step * len(instances)) / 2, 34.0
+    for index, (number, weight) in enumerate(zip(instances, attention, strict=True)):
+        left, height = start + index * step, full * weight / max(*attention, 1e-9)
+        kind = "bar" if index == pictured else "other"
+        drawing.rect(left + 2, 12 + full - height, step - 4, height, kind)
+        drawing.text(left + step / 2, 9 + full - height, percent(weight), "faint", anchor="middle")
+        drawing.text(left + step / 2, 59, str(number), "strong" if index == pictured else "", anchor="middle")
+    return drawing.markup()
+
+
 def _rows_height(names: Sequence[str]) -> float:
     return ROW * len(names) + HEADING * len({target(name).condition for name in names})
 

@@ -6,7 +6,14 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lumbar_kaggle.targets import SEVERITIES, SEVERITY_WORDS, condition_words, level_words, target
+from lumbar_kaggle.targets import (
+    SERIES_DESCRIPTIONS,
+    SEVERITIES,
+    SEVERITY_WORDS,
+    condition_words,
+    level_words,
+    target,
+)
 
 NOTHING = "–"
 """Stands where there is no number."""
@@ -72,6 +79,17 @@ def severity_words(name: str) -> str:
     return SEVERITY_WORDS[SEVERITIES.index(name)]
 
 
+def in_words(text: str) -> str:
+    """Return a text with the names of series kinds as the competition's tables spell them.
+
+    >>> in_words("no readable sagittal_t2 series")
+    'no readable Sagittal T2/STIR series'
+    """
+    for words, kind in SERIES_DESCRIPTIONS.items():
+        text = text.replace(kind, words)
+    return text
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -82,7 +100,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    filters = (fixed, signed, percent, rate, target_words, severity_words)
+    filters = (fixed, signed, percent, rate, target_words, severity_words, in_words)
     environment.filters.update({function.__name__: function for function in filters})
     environment.filters.update(condition=condition_words, level=level_words)
     return environment

@@ -12,11 +12,13 @@ from lumbar_kaggle.pages import plots
 from lumbar_kaggle.pages.pictures import overlay_picture, slice_picture
 from lumbar_kaggle.pages.render import render, target_words
 from lumbar_kaggle.pages.results import Comparison, RunResults, compare, read_run_results, score_table
+from lumbar_kaggle.pages.two_stage_report import write_two_stage_report
 from lumbar_kaggle.recipes.baseline.summary import COLUMNS, averages
+from lumbar_kaggle.recipes.two_stage.config import RUN_FILE
 from lumbar_kaggle.targets import CONDITIONS, SEVERITIES, TARGET_NAMES, target
 
 if TYPE_CHECKING:
-    from lumbar_kaggle.explain import Explanation
+    from lumbar_kaggle.explain.baseline import Explanation
 
 MAPS_PER_STUDY = 5
 """Heat maps shown of each chosen study; the study page has them all."""
@@ -35,22 +37,30 @@ def write_report(
     """Write the report page of a training run; the same inputs give the same bytes.
 
     Args:
-        run: folder of an honest run; it may still have unfinished targets.
+        run: folder of an honest run, or of a two-stage one; it need not be finished.
         out: the page, written atomically.
         against: run by the report's protocol, whose accuracies are shown beside.
         bundle: exported models for the Grad-CAM pictures.
         studies: identifiers of the studies to picture; needs `bundle` and `folder`.
-        folder: competition folder (its test split) or folder of studies that holds them.
+        folder: competition folder (its test split) or folder of studies that holds them; for a two-stage run
+            the competition folder whose labels its out-of-fold predictions are scored by.
         score_text: a score table to show as it is, such as the one of ``lumbar score``.
 
     Returns:
         `out`.
 
     Raises:
-        InputError: no run or nothing finished in it, runs that cannot be compared, an unknown study,
-            or studies without bundle and folder. A study whose slice cannot be read is no error: the
-            page says why.
+        InputError: no run or nothing finished in it, runs that cannot be compared, an unknown study, studies
+            without bundle and folder, or another run, bundle or studies given with a two-stage run. A study
+            whose slice cannot be read is no error: the page says why.
     """
+    if (run / RUN_FILE).is_file():
+        if against or bundle or studies:
+            raise InputError(
+                f"{run}: the page of a two-stage run takes no --against, --bundle or --studies; "
+                "lumbar study shows where its models look"
+            )
+        return write_two_stage_report(run, out, folder=folder, score_text=score_text)
     results = read_run_results(run)
     comparison = None if against is None else compare(results, read_run_results(against))
     page = render(
@@ -167,7 +177,7 @@ def _pictured_studies(
         raise InputError("pictures of studies need the models and the images: give --bundle and --folder too")
     # Here and not above: they bring torch along, which a page without pictures does not need.
     from lumbar_kaggle.bundle import read_manifest
-    from lumbar_kaggle.explain import explain_study
+    from lumbar_kaggle.explain.baseline import explain_study
     from lumbar_kaggle.inference import study_rows
     from lumbar_kaggle.recipes.baseline.predictor import BaselinePredictor
     from lumbar_kaggle.studies import find_studies

@@ -104,20 +104,26 @@ class ScoreTable(NamedTuple):
 
 
 def score_table(results: RunResults) -> ScoreTable | None:
-    """Score the out-of-fold predictions; None where the run has none.
+    """Score the out-of-fold predictions; None where the run has none."""
+    return None if results.oof is None else score_beside_prior(results.oof, results.truth())
+
+
+def score_beside_prior(oof: pd.DataFrame, truth: pd.DataFrame) -> ScoreTable:
+    """Score predictions beside the prior.
 
     The prior is taken from the very rows it is scored on, which is the best a constant can do.
+
+    Args:
+        oof: columns ``row_id`` and `SEVERITIES`.
+        truth: columns ``row_id, study_id, target, severity``; rows that are not predicted do not count.
     """
-    if results.oof is None:
-        return None
-    truth = results.truth()
-    truth = truth[truth["row_id"].isin(results.oof["row_id"])]
+    truth = truth[truth["row_id"].isin(oof["row_id"])]
     constant = prior_predictions(weighted_prior(truth), truth)
-    ours, prior = score(results.oof, truth), score(constant, truth)
+    ours, prior = score(oof, truth), score(constant, truth)
     lines = [(name, ours.parts.get(name), prior.parts.get(name)) for name in PARTS]
     losses = {
         name: evaluate_targets(table, truth).set_index("target")["weighted_log_loss"]
-        for name, table in (("oof", results.oof), ("prior", constant))
+        for name, table in (("oof", oof), ("prior", constant))
     }
     return ScoreTable([*lines, ("total", ours.total, prior.total)], ours.scored, pd.DataFrame(losses))
 

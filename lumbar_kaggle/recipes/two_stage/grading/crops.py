@@ -1,7 +1,7 @@
 """Crops in millimetres around points of the patient, each resampled once from the original slices."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -72,16 +72,62 @@ class CropFacts:
 
 
 @dataclass(frozen=True, eq=False)
+class Cut:
+    """One crop to make.
+
+    Attributes:
+        view, level, side: of the crop; the level is its number from 0, side 0 is the left, or the only one.
+        size: of the crop.
+        point: LPS mm ``[3]`` that its middle lies on; NaN where not known.
+        down: direction ``[3]`` in the patient that points down in a sagittal crop.
+    """
+
+    view: View
+    level: int
+    side: int
+    size: Window
+    point: Floats
+    down: Floats
+
+    @property
+    def place(self) -> str:
+        """What the crop is centred on."""
+        return self.view.places[self.side]
+
+    @property
+    def mirrored(self) -> bool:
+        """The patient's right: mirrored, so that both sides look like left ones."""
+        return self.side == 1
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What a crop is cut from.
+
+    Attributes:
+        placed: the stack.
+        indices: ``[cached slices]`` its slices, -1 beyond its ends.
+    """
+
+    placed: Placed
+    indices: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
 class StudyCrops:
     """All crops of a study.
 
     Attributes:
         images: per view ``[5 levels, sides, cached slices, px, px]`` uint8, 0 where there is no picture.
         facts: of every view, level and side, in that order.
+        cuts: what was to be made, in the same order.
+        sources: what each was cut from; None without a picture.
     """
 
     images: tuple[NDArray[np.uint8], ...]
     facts: tuple[CropFacts, ...]
+    cuts: tuple[Cut, ...]
+    sources: tuple[Source | None, ...]
 
 
 def crop_shape(view: View, config: GradeConfig) -> tuple[int, ...]:
@@ -101,61 +147,47 @@ def crop_study(
         config: sizes and windows.
         annotated: the annotated points alike, for the slice attention's target.
     """
-    named = with_middle(points)
     marked = with_middle(annotated) if annotated is not None else None
-    images, facts = [], []
+    images = [np.zeros(crop_shape(view, config), dtype=np.uint8) for view in VIEWS]
+    facts, sources, cuts = [], [], tuple(_plan(points, config))
+    for cut in cuts:
+        mark = marked[cut.place][cut.level] if marked is not None else np.full(3, np.nan)
+        found, source = _find(cut, stacks, mark, config)
+        if source is not None:
+            images[VIEWS.index(cut.view)][cut.level, cut.side] = _crop(cut, source)
+        facts.append(found)
+        sources.append(source)
+    return StudyCrops(tuple(images), tuple(facts), cuts, tuple(sources))
+
+
+def _plan(points: Floats, config: GradeConfig) -> Iterator[Cut]:
+    """Yield every crop of a study: views, levels, sides."""
+    named = with_middle(points)
     for view in VIEWS:
         size = window(view, config)
-        images.append(np.zeros(crop_shape(view, config), dtype=np.uint8))
-        for level, name in enumerate(LEVELS):
+        for level in range(len(LEVELS)):
             for side, place in enumerate(view.places):
                 upright = _upright(named[place], level) if config.align and view.plane == "sagittal" else FOOT
-                cut = _Cut(view, side, size, named[place][level], upright)
-                mark = marked[place][level] if marked is not None else np.full(3, np.nan)
-                image, found = _crop(cut, stacks, name, mark, config)
-                if image is not None:
-                    images[-1][level, side] = image
-                facts.append(found)
-    return StudyCrops(tuple(images), tuple(facts))
+                yield Cut(view, level, side, size, named[place][level], upright)
 
 
-@dataclass(frozen=True, eq=False)
-class _Cut:
-    """One crop to make: its point, and the direction that points down in it."""
-
-    view: View
-    side: int
-    size: Window
-    point: Floats
-    down: Floats
-
-    @property
-    def mirrored(self) -> bool:
-        """The patient's right: mirrored, so that both sides look like left ones."""
-        return self.side == 1
-
-
-def _crop(
-    cut: _Cut, stacks: Sequence[Placed], level: str, mark: Floats, config: GradeConfig
-) -> tuple[NDArray[np.uint8] | None, CropFacts]:
-    """Return a crop ``[cached slices, px, px]`` and its facts; no picture gives a reason."""
+def _find(
+    cut: Cut, stacks: Sequence[Placed], mark: Floats, config: GradeConfig
+) -> tuple[CropFacts, Source | None]:
+    """Return the facts of a crop and what to cut it from; without that, the facts give the reason."""
+    facts = CropFacts(cut.view.name, LEVELS[cut.level], cut.side)
     if np.isnan(cut.point).any():
-        return None, CropFacts(cut.view.name, level, cut.side, reason="the point was not found")
+        return replace(facts, reason="the point was not found"), None
     chosen = _choose(cut, stacks, config.reach_mm)
     if chosen is None:
         reason = f"no {' or '.join(cut.view.kinds)} slice within {config.reach_mm:g} mm of the point"
-        return None, CropFacts(cut.view.name, level, cut.side, reason=reason)
+        return replace(facts, reason=reason), None
     placed, nearest = chosen
     stack, indices = placed.stack, _window(placed.stack, nearest, cut, config.step_mm)
     there = np.flatnonzero(indices >= 0)
-    image = np.zeros((cut.size.cached_slices, cut.size.cached_px, cut.size.cached_px), dtype=np.uint8)
-    for k in there:
-        image[k] = resample(stack, int(indices[k]), cut.point, _axes(stack, cut), cut.size)
     row, column, distance = stack.to_slice(nearest, cut.point)
-    return image, CropFacts(
-        cut.view.name,
-        level,
-        cut.side,
+    found = replace(
+        facts,
         series_id=placed.series_id,
         kind=placed.kind,
         instance_number=int(stack.instance_numbers[nearest]),
@@ -166,6 +198,15 @@ def _crop(
         last=int(there[-1]),
         target=_slice_of(stack, indices, mark, config.reach_mm),
     )
+    return found, Source(placed, indices)
+
+
+def _crop(cut: Cut, source: Source) -> NDArray[np.uint8]:
+    """Return a crop ``[cached slices, px, px]``; 0 in slices that do not exist."""
+    image = np.zeros((cut.size.cached_slices, cut.size.cached_px, cut.size.cached_px), dtype=np.uint8)
+    for k in np.flatnonzero(source.indices >= 0):
+        image[k] = _resample(source.placed.stack, int(source.indices[k]), cut)
+    return image
 
 
 def _upright(points: Floats, level: int) -> Floats:
@@ -180,7 +221,7 @@ def _upright(points: Floats, level: int) -> Floats:
     return np.asarray(along / length, dtype=np.float64)
 
 
-def _choose(cut: _Cut, stacks: Sequence[Placed], reach_mm: float) -> tuple[Placed, int] | None:
+def _choose(cut: Cut, stacks: Sequence[Placed], reach_mm: float) -> tuple[Placed, int] | None:
     """Return the stack with the slice nearest to the point, and that slice; None beyond reach."""
     for kind in cut.view.kinds:
         near = [(distance, order, index) for order, distance, index in _distances(cut, stacks, kind)]
@@ -190,7 +231,7 @@ def _choose(cut: _Cut, stacks: Sequence[Placed], reach_mm: float) -> tuple[Place
     return None
 
 
-def _distances(cut: _Cut, stacks: Sequence[Placed], kind: str) -> Iterator[tuple[int, float, int]]:
+def _distances(cut: Cut, stacks: Sequence[Placed], kind: str) -> Iterator[tuple[int, float, int]]:
     """Yield number, distance in mm and slice of each stack of a kind that shows the point."""
     for order, placed in enumerate(stacks):
         stack = placed.stack
@@ -203,7 +244,7 @@ def _distances(cut: _Cut, stacks: Sequence[Placed], kind: str) -> Iterator[tuple
             yield order, round(float(depth[index]), 6), index
 
 
-def _window(stack: Stack, nearest: int, cut: _Cut, step_mm: float) -> NDArray[np.int64]:
+def _window(stack: Stack, nearest: int, cut: Cut, step_mm: float) -> NDArray[np.int64]:
     """Return the window's slices ``[cached slices]`` as indices of the stack, -1 beyond its ends.
 
     Sagittal windows run from the right to the left, those of the right side from the left to the right:
@@ -232,7 +273,7 @@ def _slice_of(stack: Stack, indices: NDArray[np.int64], mark: Floats, reach_mm: 
     return int(found[0]) if len(found) and depth[nearest] <= reach_mm else -1
 
 
-def _axes(stack: Stack, cut: _Cut) -> tuple[Floats, Floats]:
+def _axes(stack: Stack, cut: Cut) -> tuple[Floats, Floats]:
     """Return the patient's directions ``[3]`` along the columns and down the rows of a crop, in its plane.
 
     Sagittal: the back to the right, the spine downwards. Axial: the patient's left to the right, the back
@@ -255,41 +296,42 @@ def _in_plane(direction: Floats, normal: Floats) -> Floats:
     return unit
 
 
-def resample(
-    stack: Stack, index: int, point: Floats, axes: tuple[Floats, Floats], size: Window
-) -> NDArray[np.uint8]:
-    """Return the square ``[px, px]`` of a slice around a point's projection; 0 outside of the slice.
+def crop_to_slice(stack: Stack, index: int, cut: Cut) -> Floats:
+    """Return the affine map ``[2, 3]`` from (column, row, 1) of a cached crop to column and row of a slice.
 
     Args:
         stack: of the slice.
-        index: of the slice.
-        point: LPS mm ``[3]``; it comes to lie in the middle.
-        axes: directions ``[3]`` along the columns and down the rows of the crop, as from `_axes`.
-        size: of the crop.
+        index: of the slice; the crop lies in its plane, its middle at the point's projection.
+        cut: the crop.
     """
-    middle = (size.cached_px - 1) / 2
+    axes = _axes(stack, cut)
+    middle = (cut.size.cached_px - 1) / 2
     corners = [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0)]
     places = [
-        point + size.pixel_mm * ((column - middle) * axes[0] + (row - middle) * axes[1])
+        cut.point + cut.size.pixel_mm * ((column - middle) * axes[0] + (row - middle) * axes[1])
         for column, row in corners
     ]
     row, column, _ = stack.to_slice(index, np.array(places))
-    # From column and row of the crop to column and row of the slice.
-    matrix = np.array(
+    return np.array(
         [
             [column[1] - column[0], column[2] - column[0], column[0]],
             [row[1] - row[0], row[2] - row[0], row[0]],
         ]
     )
-    image, offset = _part(stack.pixels[index], matrix, size.cached_px)
+
+
+def _resample(stack: Stack, index: int, cut: Cut) -> NDArray[np.uint8]:
+    """Return the square ``[px, px]`` of a slice around a crop's point; 0 outside of the slice."""
+    matrix, px = crop_to_slice(stack, index, cut), cut.size.cached_px
+    image, offset = _part(stack.pixels[index], matrix, px)
     matrix[:, 2] -= offset
     # warpAffine samples; where the crop is coarser than the slice, what lies between must be averaged first.
-    coarser = size.pixel_mm / stack.spacing
+    coarser = cut.size.pixel_mm / stack.spacing
     if coarser.max() > 1.2:
         sigma = 0.4 * np.sqrt(np.maximum(coarser**2 - 1, 1e-4))
         image = np.asarray(cv2.GaussianBlur(image, (0, 0), sigma[1], sigmaY=sigma[0]), dtype=np.uint8)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    crop = cv2.warpAffine(image, matrix, (size.cached_px, size.cached_px), flags=flags)
+    crop = cv2.warpAffine(image, matrix, (px, px), flags=flags)
     return np.asarray(crop, dtype=np.uint8)
 
 

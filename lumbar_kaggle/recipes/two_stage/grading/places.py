@@ -84,9 +84,7 @@ def to_points(places: pd.DataFrame) -> dict[str, Floats]:
     """Return per study ``[5 places, 5 levels, 3]`` LPS mm in the order of `PLACES`; NaN where there is none.
 
     Args:
-        places: at least ``study_id, place, level, x_mm, y_mm, z_mm``; of several rows of a point the one
-            of the greatest ``confidence`` counts. With a column ``placed``, points of sagittal series that do
-            not know their place count only where the study has no others: the two are of different frames.
+        places: at least ``study_id, place, level, x_mm, y_mm, z_mm``; see `choose` for which rows count.
 
     Raises:
         InputError: an unknown place or level.
@@ -95,10 +93,7 @@ def to_points(places: pd.DataFrame) -> dict[str, Floats]:
         unknown = sorted(set(places[column]) - set(known))
         if unknown:
             raise InputError(f"table of points: {column} {unknown[0]!r} is none of {', '.join(known)}")
-    if "placed" in places:
-        places = _one_frame(places)
-    if "confidence" in places:
-        places = places.sort_values("confidence", kind="stable")
+    places = choose(places)
     number_of = {study: k for k, study in enumerate(dict.fromkeys(places["study_id"].astype(str)))}
     points = np.full((len(number_of), len(PLACES), len(LEVELS), 3), np.nan)
     at = (
@@ -108,6 +103,23 @@ def to_points(places: pd.DataFrame) -> dict[str, Floats]:
     )
     points[at] = places[["x_mm", "y_mm", "z_mm"]].to_numpy(dtype=np.float64)
     return {study: points[k] for study, k in number_of.items()}
+
+
+def choose(places: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that count, one per study, place and level.
+
+    Of several rows of a point that of the greatest ``confidence`` counts. With a column ``placed``, points of
+    sagittal series that do not know their place count only where the study has no others: the two are of
+    different frames.
+
+    Args:
+        places: at least ``study_id, place, level``.
+    """
+    if "placed" in places:
+        places = _one_frame(places)
+    if "confidence" in places:
+        places = places.sort_values("confidence", kind="stable")
+    return places.drop_duplicates(["study_id", "place", "level"], keep="last")
 
 
 def _one_frame(places: pd.DataFrame) -> pd.DataFrame:

@@ -141,6 +141,12 @@ def make_learner(
     return learner.to_fp16() if config.mixed_precision and torch.cuda.is_available() else learner
 
 
+def unlabelled(studies: Sequence[str], crops: CropSet | FreshCrops) -> Samples:
+    """Return the levels of studies whose grades nobody knows; all of them in `crops`."""
+    blank = Labels(np.full((5, 5), -1, np.int64), np.ones((5, 5), np.float32))
+    return Samples(studies, dict.fromkeys(studies, blank), crops)
+
+
 def predict_studies(
     networks: Sequence[Grader],
     studies: Sequence[str],
@@ -157,8 +163,7 @@ def predict_studies(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     networks = [network.to(device) for network in networks]
-    blank = Labels(np.full((5, 5), -1, np.int64), np.ones((5, 5), np.float32))
-    samples = Samples(studies, dict.fromkeys(studies, blank), crops)
+    samples = unlabelled(studies, crops)
     parts = [
         predict_batch(networks, batch, config) for batch in DataLoader(samples, bs=2 * config.batch_size)
     ]

@@ -1,21 +1,18 @@
-"""Heat maps: where in the slice a classifier found its evidence. They explain a model, not a patient."""
+"""Heat maps of the baseline: where in the slice each classifier found its evidence."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
+from lumbar_kaggle.explain.heat import Floats32, grad_cam
 from lumbar_kaggle.recipes.base import Study
 from lumbar_kaggle.recipes.baseline.images import square
 from lumbar_kaggle.recipes.baseline.predictor import BaselinePredictor, study_slice
 from lumbar_kaggle.targets import SEVERITIES, TARGET_NAMES
-
-Floats32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,29 +48,6 @@ class Explanation:
     image: NDArray[np.uint8]
     probabilities: NDArray[np.float64]
     heat_maps: tuple[HeatMap, ...]
-
-
-def grad_cam(model: nn.Module, layer: nn.Module, inputs: torch.Tensor) -> tuple[torch.Tensor, Floats32]:
-    """Return the logits of one image and the Grad-CAM of each (Selvaraju et al., ICCV 2017, eq. 1 and 2).
-
-    Args:
-        model: in eval mode; gives logits ``[1, outputs]``.
-        layer: a module in it whose output is a feature map ``[1, channels, rows, columns]``.
-        inputs: ``[1, 3, rows, columns]``.
-
-    Returns:
-        Logits ``[outputs]``, and ``[outputs, feature rows, feature columns]`` float32 in 0 … 1; a map is all
-        0 when nothing speaks for its output.
-    """
-    with _captured(layer) as features:
-        logits = model(inputs)[0]
-        activation = features[0]
-        gradients = [torch.autograd.grad(logit, activation, retain_graph=True)[0] for logit in logits]
-    weights = torch.cat(gradients).mean(dim=(2, 3), keepdim=True)
-    heat = (weights * activation).sum(dim=1).clamp(min=0).detach().float().cpu().numpy()
-    peak = heat.max(axis=(1, 2), keepdims=True)
-    scaled: Floats32 = (heat / np.where(peak > 0, peak, 1)).astype(np.float32)
-    return logits.detach(), scaled
 
 
 def explain_study(
@@ -118,13 +92,3 @@ def _explain_target(
     enlarged = cv2.resize(heat, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
     heat_map = HeatMap(name, SEVERITIES[severity], np.clip(enlarged, 0, 1).astype(np.float32))
     return np.mean(graded, axis=0), heat_map
-
-
-@contextmanager
-def _captured(layer: nn.Module) -> Iterator[list[torch.Tensor]]:
-    outputs: list[torch.Tensor] = []
-    handle = layer.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
-    try:
-        yield outputs
-    finally:
-        handle.remove()

@@ -1,0 +1,94 @@
+"""Grad-CAM: where in a picture a network found its evidence."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+Floats32 = NDArray[np.float32]
+
+
+def grad_cam(model: nn.Module, layer: nn.Module, inputs: torch.Tensor) -> tuple[torch.Tensor, Floats32]:
+    """Return the logits of one image and the Grad-CAM of each (Selvaraju et al., ICCV 2017, eq. 1 and 2).
+
+    Args:
+        model: in eval mode; gives logits ``[1, outputs]``.
+        layer: a module in it whose output is a feature map ``[1, channels, rows, columns]``.
+        inputs: ``[1, 3, rows, columns]``.
+
+    Returns:
+        Logits ``[outputs]``, and ``[outputs, feature rows, feature columns]`` float32 in 0 … 1; a map is all
+        0 when nothing speaks for its output.
+    """
+    with captured([layer]) as features:
+        logits = model(inputs)[0]
+        activation = features[0]
+        gradients = [torch.autograd.grad(logit, activation, retain_graph=True)[0] for logit in logits]
+    return logits.detach(), to_unit(weigh(activation, torch.cat(gradients)))
+
+
+def weigh(activation: torch.Tensor, gradient: torch.Tensor) -> Floats32:
+    """Return the channels' sum, each weighted by its mean gradient, where it is positive.
+
+    Args:
+        activation, gradient: ``[maps, channels, rows, columns]``; one of them may have 1 map for all.
+
+    Returns:
+        ``[maps, rows, columns]``, 0 or more.
+    """
+    weights = gradient.mean(dim=(2, 3), keepdim=True)
+    heat: Floats32 = (weights * activation).sum(dim=1).clamp(min=0).detach().float().cpu().numpy()
+    return heat
+
+
+def to_unit(heat: Floats32) -> Floats32:
+    """Return maps ``[maps, rows, columns]`` with a maximum of 1 each; those of 0 throughout stay."""
+    peak = heat.max(axis=(1, 2), keepdims=True)
+    scaled: Floats32 = (heat / np.where(peak > 0, peak, 1)).astype(np.float32)
+    return scaled
+
+
+def last_map(encoder: nn.Module, inputs: torch.Tensor) -> nn.Module:
+    """Return the module of an encoder whose output is the last feature map before the pooling.
+
+    Args:
+        encoder: in eval mode; gives ``[images, features]``.
+        inputs: that it takes: ``[images, channels, rows, columns]``.
+
+    Raises:
+        ValueError: it has none.
+    """
+    found: list[nn.Module] = []
+
+    def note(module: nn.Module, _inputs: object, output: object) -> None:
+        if isinstance(output, torch.Tensor) and output.dim() == 4 and output[0, 0].numel() > 1:
+            found.append(module)
+
+    handles = [module.register_forward_hook(note) for module in encoder.modules()]
+    try:
+        with torch.inference_mode():
+            encoder(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not found:
+        raise ValueError(f"{type(encoder).__name__} has no feature map of more than one place")
+    return found[-1]
+
+
+@contextmanager
+def captured(layers: Sequence[nn.Module]) -> Iterator[list[torch.Tensor]]:
+    """Collect the outputs of some modules, in the order in which they are called."""
+    outputs: list[torch.Tensor] = []
+    handles = [
+        layer.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+        for layer in layers
+    ]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,130 @@
+"""The located points of a study on the slices that show them best."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from lumbar_kaggle import geometry
+from lumbar_kaggle.recipes.two_stage.grading.crops import Placed
+from lumbar_kaggle.recipes.two_stage.grading.places import choose
+from lumbar_kaggle.recipes.two_stage.grading.views import VIEWS, View
+from lumbar_kaggle.targets import LEVELS
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """A slice as it is stored, or a part of it.
+
+    Attributes:
+        image: ``[rows, columns]`` uint8, windowed over the series.
+        facts: ``series_id``, ``kind``, ``instance_number``, and ``row_mm`` and ``column_mm``, the distances
+            between rows and between columns.
+    """
+
+    image: NDArray[np.uint8]
+    facts: dict[str, object]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A located point seen from a slice.
+
+    Attributes:
+        place, level: what it is.
+        row, column: px of the slice; beyond its edges where the point was located outside of the picture.
+        distance_mm: from the slice's plane, 0 or more.
+        confidence: the locator's, 0 … 1.
+    """
+
+    place: str
+    level: str
+    row: float
+    column: float
+    distance_mm: float
+    confidence: float
+
+    def inside(self, shape: tuple[int, ...]) -> bool:
+        """Whether it lies within a picture of so many rows and columns."""
+        return -0.5 <= self.row < shape[0] - 0.5 and -0.5 <= self.column < shape[1] - 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class LocatedSlice:
+    """A slice with the points that it was chosen for.
+
+    Attributes:
+        view: name of the view in `views.VIEWS`.
+        slice: nearest to the points.
+        marks: the points.
+    """
+
+    view: str
+    slice: Slice
+    marks: tuple[Mark, ...]
+
+
+def cut_slice(placed: Placed, index: int) -> Slice:
+    """Return a slice of a stack."""
+    stack = placed.stack
+    facts: dict[str, object] = {
+        "series_id": placed.series_id,
+        "kind": placed.kind,
+        "instance_number": int(stack.instance_numbers[index]),
+        "row_mm": float(stack.spacing[0]),
+        "column_mm": float(stack.spacing[1]),
+    }
+    return Slice(np.ascontiguousarray(stack.pixels[index]), facts)
+
+
+def located_slices(stacks: Sequence[Placed], points: pd.DataFrame) -> list[LocatedSlice]:
+    """Return the canal, the left and the right foramina on a sagittal slice each, the recesses per level.
+
+    Args:
+        stacks: of the study.
+        points: its located ones, columns `find.COLUMNS`; of several rows of a point the one that the crops
+            lie around counts.
+
+    Returns:
+        Those for which there are points and a slice of a suitable series.
+    """
+    chosen = choose(points)
+    canal, foramen, _, recess = VIEWS
+    wanted = [(canal, chosen["place"] == "canal")]
+    wanted += [(foramen, chosen["place"] == place) for place in foramen.places]
+    wanted += [(recess, chosen["place"].isin(recess.places) & (chosen["level"] == level)) for level in LEVELS]
+    shown = [_located_slice(stacks, view, chosen[rows]) for view, rows in wanted]
+    return [one for one in shown if one is not None]
+
+
+def _located_slice(stacks: Sequence[Placed], view: View, rows: pd.DataFrame) -> LocatedSlice | None:
+    points = rows[["x_mm", "y_mm", "z_mm"]].to_numpy(dtype=np.float64)
+    nearest = _nearest(stacks, view, points) if len(points) else None
+    if nearest is None:
+        return None
+    placed, index = nearest
+    row, column, distance = placed.stack.to_slice(index, points)
+    places = zip(rows["place"], rows["level"], row, column, np.abs(distance), rows["confidence"], strict=True)
+    marks = [Mark(place, level, *map(float, numbers)) for place, level, *numbers in places]
+    marks.sort(key=lambda mark: (LEVELS.index(mark.level), view.places.index(mark.place)))
+    return LocatedSlice(view.name, cut_slice(placed, index), tuple(marks))
+
+
+def _nearest(stacks: Sequence[Placed], view: View, points: Floats) -> tuple[Placed, int] | None:
+    """Return the slice of the view's first available kind with the least squared distance to the points."""
+    for kind in view.kinds:
+        near = []
+        for order, placed in enumerate(stacks):
+            stack = placed.stack
+            if placed.kind == kind and geometry.plane(stack.orientation) == view.plane:
+                depth = (stack.positions[:, None] - points) @ stack.normal
+                far = (depth**2).mean(axis=1)
+                near.append((round(float(far.min()), 6), order, int(far.argmin())))
+        if near:
+            _, order, index = min(near)
+            return stacks[order], index
+    return None
