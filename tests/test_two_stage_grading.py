@@ -51,6 +51,10 @@ TINY = GradeConfig(
     epochs=2,
     batch_size=8,
     ema=0.9,
+    annotated_share=0.5,
+    axial_for_canal=True,
+    mirror=True,
+    flip_predictions=True,
     mixup=0.3,
     accumulate=2,
 )

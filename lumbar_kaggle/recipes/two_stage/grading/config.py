@@ -39,13 +39,13 @@ class GradeConfig:
     extra_slices: int = _option(1, "cached on both sides of each window, for shifts", metavar="N")
     align: bool = _option(True, "turn the sagittal crops so that the spine runs upright")
     annotated_share: float = _option(
-        0.5, "of the training crops around annotated points; the others lie around located ones", metavar="P"
+        1.0, "of the training crops around annotated points; the others lie around located ones", metavar="P"
     )
 
     features: int = _option(128, "width of a view's description", metavar="N")
     sequence: str = _option("gru", "what joins the slices of a view", choices=("gru", "none"))
     level_input: bool = _option(True, "tell the heads which level it is")
-    axial_for_canal: bool = _option(True, "let the canal's head see the axial views")
+    axial_for_canal: bool = _option(False, "let the canal's head see the axial views")
     dropout: float = _option(0.2, "before the heads", metavar="P")
     view_dropout: float = _option(0.1, "share of views taken away in training", metavar="P")
 
@@ -75,8 +75,8 @@ class GradeConfig:
     scale: float = _option(0.08, "standard deviation of the logarithm of scales", metavar="S")
     contrast: float = _option(0.15, "standard deviation of gains and gammas, logarithmic", metavar="S")
     noise: float = _option(0.05, "greatest noise, of the crop's own standard deviation", metavar="S")
-    mirror: bool = _option(True, "mirror half of the patients, labels included")
-    flip_predictions: bool = _option(True, "predict as the mean over the patient and his mirror image")
+    mirror: bool = _option(False, "mirror half of the patients, labels included")
+    flip_predictions: bool = _option(False, "predict as the mean over the patient and his mirror image")
     predict_turns: tuple[float, ...] = _option(
         (0.0,), "predict as the mean over crops turned by these degrees", metavar="DEG"
     )
@@ -119,6 +119,8 @@ _T4 = GradeConfig(
     size_mm=(50.0, 45.0, 70.0, 45.0),
     slices=(7, 7, 5, 5),
     extra_slices=2,
+    annotated_share=0.5,
+    axial_for_canal=True,
     features=256,
     epochs=10,
     batch_size=8,
@@ -130,6 +132,8 @@ _T4 = GradeConfig(
     shift_mm=3.0,
     slice_shift=(0.6, 0.3, 0.1),
     turn_degrees=10.0,
+    mirror=True,
+    flip_predictions=True,
     predict_turns=(-8.0, 0.0, 8.0),
     workers=2,
 )
@@ -161,7 +165,9 @@ PRESETS: dict[str, tuple[GradeConfig, ...]] = {
 }
 """Named configurations, one or several backbones each: a laptop; one backbone and the whole recipe for two
 16 GB cards. Sizes and rates of the latter are those that the competition's gold solutions report; the batches
-leave a third of a card's memory free (docs/two_stage.md has the sums)."""
+leave a third of a card's memory free (docs/two_stage.md has the sums). Mirroring, located points in training
+and axial views for the canal changed nothing measurable on the phantom (RESULTS.md), so ``cpu`` is without; the T4
+presets are for the real set, where entrants found a use for each."""
 
 
 def preset(name: str) -> tuple[GradeConfig, ...]:
