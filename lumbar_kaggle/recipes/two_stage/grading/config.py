@@ -164,10 +164,10 @@ PRESETS: dict[str, tuple[GradeConfig, ...]] = {
     ),
 }
 """Named configurations, one or several backbones each: a laptop; one backbone and the whole recipe for two
-16 GB cards. Sizes and rates of the latter are those that the competition's gold solutions report; the batches
-leave a third of a card's memory free (docs/two_stage.md has the sums). On the phantom mirroring, located points
-in training and axial views for the canal changed nothing measurable (RESULTS.md), so ``cpu`` is without; the
-T4 presets are for the real set, where entrants found a use for each."""
+16 GB cards. Sizes and rates of the latter are those that the competition's gold solutions report; the
+batches leave a third of a card's memory free (docs/two_stage.md has the sums). On the phantom mirroring,
+located points in training and axial views for the canal changed nothing measurable (RESULTS.md), so ``cpu``
+is without; the T4 presets are for the real set, where entrants found a use for each."""
 
 
 def preset(name: str) -> tuple[GradeConfig, ...]:
