@@ -102,7 +102,7 @@ def test_a_study_without_a_slice_says_why(competition: Path, bundle: Path) -> No
         )
 
 
-TINY = GradeConfig(sagittal_px=32, axial_px=32, slices=(5, 3, 3, 3), features=16)
+TINY = GradeConfig(sagittal_px=32, axial_px=32, slices=(5, 3, 3, 3), features=16, axial_for_canal=True)
 
 VIEW_SIDES = [(number, side) for number, view in enumerate(VIEWS) for side in range(view.sides)]
 

@@ -21,7 +21,7 @@ from lumbar_kaggle.ship.rehearsal.transcript import Step, Transcript
 BEGUN = ("*checkpoint.pt", "record.json", "fold-*.safetensors")
 """Files of a run by which it is known to have trained something: an epoch, or a whole fold."""
 
-TRIES = 6
+TRIES = 12
 """Budgets that are tried until one cuts a training kernel in the middle."""
 
 
