@@ -26,6 +26,28 @@ def load_config(path: Path, kind: type[Config]) -> Config:
     return from_dict(read_json(path), kind, str(path))
 
 
+def begin_run(path: Path, config: object, free: tuple[str, ...] = ()) -> None:
+    """Write the configuration into a run folder, or check that the run was begun with the same.
+
+    Args:
+        path: the file; the run's folder is its parent.
+        config: a dataclass of plain values.
+        free: fields that may differ from the earlier ones.
+
+    Raises:
+        InputError: the run was begun with another configuration; the fields are named.
+    """
+    if path.is_file():
+        before = asdict(load_config(path, type(config)))  # type: ignore[call-overload]
+        now = asdict(config)  # type: ignore[call-overload]
+        changed = [name for name, value in now.items() if name not in free and before[name] != value]
+        if changed:
+            raise InputError(
+                f"{path}: this run was begun with another {', '.join(changed)}; choose another --out folder"
+            )
+    save_config(path, config)
+
+
 def from_dict(values: dict[str, Any], kind: type[Config], source: str) -> Config:
     """Build the dataclass `kind` from a dictionary as JSON gives it (lists become tuples).
 

@@ -14,7 +14,7 @@ from lumbar_kaggle.pages import plots
 from lumbar_kaggle.pages.render import render
 from lumbar_kaggle.pages.results import score_beside_prior
 from lumbar_kaggle.recipes.two_stage import config as configuration
-from lumbar_kaggle.recipes.two_stage.config import RUN_FILE
+from lumbar_kaggle.recipes.two_stage.config import RUN_FILE, grade_folder
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
 from lumbar_kaggle.targets import CONDITIONS, SEVERITIES, TARGET_NAMES, condition_words, split_row_id, target
 
@@ -69,7 +69,7 @@ def _read(path: Path) -> pd.DataFrame | None:
 
 def _model(run: Path, number: int, config: GradeConfig) -> dict[str, Any]:
     """Return a model's settings and the losses of the folds that are finished."""
-    folder = run / f"grade-{number}"
+    folder = grade_folder(run, number)
     files = {fold: folder / f"fold-{fold}-history.csv" for fold in range(config.folds)}
     parts = [pd.read_csv(path).assign(fold=fold) for fold, path in files.items() if path.is_file()]
     finished = sum((folder / f"fold-{fold}-predictions.csv").is_file() for fold in range(config.folds))

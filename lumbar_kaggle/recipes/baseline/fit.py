@@ -2,7 +2,7 @@
 
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from lumbar_kaggle.budget import Budget, OutOfTime
 from lumbar_kaggle.competition import Competition
-from lumbar_kaggle.config import load_config, save_config
+from lumbar_kaggle.config import begin_run
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import write_csv, write_json
 from lumbar_kaggle.folds import make_folds
@@ -121,16 +121,7 @@ def _open_run(
     train: Competition, cache: Path, run: Path, config: BaselineConfig
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     images = cached_images(cache)
-    saved = run / "config.json"
-    if saved.is_file():
-        before = load_config(saved, BaselineConfig)
-        if replace(before, targets=config.targets) != config:
-            changed = [name for name, value in asdict(config).items() if getattr(before, name) != value]
-            changed = [name for name in changed if name != "targets"]
-            raise InputError(
-                f"{saved}: this run was begun with another {', '.join(changed)}; choose another --out folder"
-            )
-    save_config(saved, config)
+    begin_run(run / "config.json", config, free=("targets",))
     folds = make_folds(train.labels, config.folds, config.seed)
     rows = train.labels.merge(images, on="study_id").merge(folds, on="study_id")
     if rows.empty:

@@ -15,6 +15,11 @@ RUN_FILE = "two_stage.json"
 """The configuration in a run folder; what else is there: see `fit`."""
 
 
+def grade_folder(run: Path, number: int) -> Path:
+    """Return the folder of a model of the second stage, from 1."""
+    return run / f"grade-{number}"
+
+
 @dataclass(frozen=True)
 class TwoStageConfig:
     """Settings of both stages; of the second as many as there are models to blend."""

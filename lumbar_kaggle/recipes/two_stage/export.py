@@ -11,8 +11,7 @@ from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import digest, read_json, sha256_file, write_json
 from lumbar_kaggle.preprocess import VOLUMES
 from lumbar_kaggle.recipes.two_stage import config as configuration
-from lumbar_kaggle.recipes.two_stage.config import RUN_FILE, TwoStageConfig
-from lumbar_kaggle.recipes.two_stage.fit import grade_folder
+from lumbar_kaggle.recipes.two_stage.config import RUN_FILE, TwoStageConfig, grade_folder
 from lumbar_kaggle.recipes.two_stage.locating.training import network_file
 from lumbar_kaggle.recipes.weights import export_weights
 from lumbar_kaggle.targets import TARGET_NAMES

@@ -26,7 +26,7 @@ from lumbar_kaggle.competition import Competition, read_competition
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import write_csv, write_text
 from lumbar_kaggle.recipes.two_stage import config as configuration
-from lumbar_kaggle.recipes.two_stage.config import RUN_FILE, TwoStageConfig
+from lumbar_kaggle.recipes.two_stage.config import RUN_FILE, TwoStageConfig, grade_folder
 from lumbar_kaggle.recipes.two_stage.grading import fit as grading
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
 from lumbar_kaggle.recipes.two_stage.grading.cropping import crops_folder
@@ -218,11 +218,6 @@ def finish(competition: Competition, run: Path, config: TwoStageConfig) -> str:
     if not missing:
         blend(competition, run, len(config.grade))
     return ", ".join(missing)
-
-
-def grade_folder(run: Path, number: int) -> Path:
-    """Return the folder of a model of the second stage, from 1."""
-    return run / f"grade-{number}"
 
 
 def blend(competition: Competition, run: Path, models: int) -> None:

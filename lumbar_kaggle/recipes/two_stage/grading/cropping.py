@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lumbar_kaggle.budget import Budget
-from lumbar_kaggle.cache import Batch, Cache, CacheConfig, Source
+from lumbar_kaggle.cache import Cache, CacheConfig, Source
 from lumbar_kaggle.files import digest, write_atomic
 from lumbar_kaggle.processes import usable_cores
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
@@ -91,13 +91,9 @@ def cache_crops(
                 pool.submit(_one, studies, name, points[name], annotated.get(name), target, config)
                 for name in (source.study_id for source in batch.sources)
             ]
-            _commit(cache, batch, [job.result() for job in jobs])
+            cache.commit(batch, pd.concat([job.result() for job in jobs], ignore_index=True))
             bar.update(len(jobs))
     return CropSet(cache.folder, cache.finish(batches), config)
-
-
-def _commit(cache: Cache, batch: Batch, facts: list[pd.DataFrame]) -> None:
-    cache.commit(batch, pd.concat(facts, ignore_index=True))
 
 
 def _settings(config: GradeConfig) -> CacheConfig:

@@ -1,7 +1,7 @@
 """The second stage from points to out-of-fold predictions: crops, folds, training, ``oof.csv``."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lumbar_kaggle.blend.cells import as_table
 from lumbar_kaggle.budget import Budget, OutOfTime
 from lumbar_kaggle.competition import Competition
-from lumbar_kaggle.config import load_config, save_config
+from lumbar_kaggle.config import begin_run
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import write_csv
 from lumbar_kaggle.folds import make_folds
@@ -98,7 +98,7 @@ def fit(
     Raises:
         InputError: the run was begun with another configuration, or there is nothing to train on.
     """
-    _open(out, config)
+    begin_run(out / CONFIG, config)
     wanted = range(config.folds) if only is None else only
     if not set(wanted) <= set(range(config.folds)):
         raise InputError(f"folds {' '.join(map(str, wanted))}: there are those from 0 to {config.folds - 1}")
@@ -133,18 +133,6 @@ class _Crops:
 
     def __contains__(self, study: str) -> bool:
         return study in self.located or (self.annotated is not None and study in self.annotated)
-
-
-def _open(out: Path, config: GradeConfig) -> None:
-    path = out / CONFIG
-    if path.is_file():
-        before = asdict(load_config(path, GradeConfig))
-        changed = [name for name, value in asdict(config).items() if before[name] != value]
-        if changed:
-            raise InputError(
-                f"{path}: this run was begun with another {', '.join(changed)}; choose another --out folder"
-            )
-    save_config(path, config)
 
 
 def _make_crops(
