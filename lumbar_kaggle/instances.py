@@ -32,34 +32,60 @@ class UnreadableInstance(Exception):
 
 @dataclass(frozen=True)
 class Instance:
-    """Header of one slice.
+    """Header of one slice. What is absent is None, or empty where it is text; never a value that occurs.
 
     Attributes:
         path: the file.
-        instance_number: InstanceNumber, or -1 where the tag is absent.
-        position: ImagePositionPatient, LPS mm, or None.
-        orientation: ImageOrientationPatient, six unit-vector components, or None.
-        spacing: PixelSpacing, mm between rows and mm between columns; (1, 1) where absent or not positive.
         rows, columns: size in px.
-        transfer_syntax: UID of the pixel encoding.
-        description: SeriesDescription, or empty.
-        echo_time_ms, repetition_time_ms, inversion_time_ms: NaN where absent.
-        sequence: ScanningSequence values joined by a space, or empty.
+        transfer_syntax: UID of the pixel encoding, or empty.
+        frame, frames: which frame of the file the slice is, from 0, and how many it holds.
+        instance_number: InstanceNumber; any integer is a real one.
+        position: ImagePositionPatient, LPS mm.
+        orientation: ImageOrientationPatient, six unit-vector components.
+        spacing: PixelSpacing, mm between rows and mm between columns.
+        slice_thickness_mm: SliceThickness.
+        study_uid, series_uid, sop_uid: the identifiers as they stand; the competition's are no UIDs.
+        series_number: SeriesNumber.
+        echo_number, temporal_position: EchoNumbers, TemporalPositionIdentifier.
+        image_type: values of ImageType, in upper case.
+        modality, body_part, contrast_agent: Modality, BodyPartExamined, ContrastBolusAgent.
+        description, protocol: SeriesDescription, ProtocolName.
+        sequence: ScanningSequence values joined by a space.
+        echo_time_ms, repetition_time_ms, inversion_time_ms, flip_angle_degrees: of the sequence.
+        b_value: DiffusionBValue, s/mm².
+        remarks: one sentence for each attribute that is there but cannot be meant, and so counts as absent.
     """
 
     path: Path
-    instance_number: int
-    position: tuple[float, ...] | None
-    orientation: tuple[float, ...] | None
-    spacing: tuple[float, float]
     rows: int
     columns: int
-    transfer_syntax: str
-    description: str
-    echo_time_ms: float
-    repetition_time_ms: float
-    inversion_time_ms: float
-    sequence: str
+    transfer_syntax: str = ""
+    frame: int = 0
+    frames: int = 1
+    instance_number: int | None = None
+    position: tuple[float, ...] | None = None
+    orientation: tuple[float, ...] | None = None
+    spacing: tuple[float, float] | None = None
+    slice_thickness_mm: float | None = None
+    study_uid: str = ""
+    series_uid: str = ""
+    sop_uid: str = ""
+    series_number: int | None = None
+    echo_number: int | None = None
+    temporal_position: int | None = None
+    image_type: tuple[str, ...] = ()
+    modality: str = ""
+    body_part: str = ""
+    contrast_agent: str = ""
+    description: str = ""
+    protocol: str = ""
+    sequence: str = ""
+    echo_time_ms: float | None = None
+    repetition_time_ms: float | None = None
+    inversion_time_ms: float | None = None
+    flip_angle_degrees: float | None = None
+    b_value: float | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def read_instance(path: Path) -> Instance:
@@ -106,7 +132,8 @@ def decode(path: Path) -> NDArray[Any]:
     stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
     wide = np.int16 if stored.dtype.kind == "i" else np.uint16
     image = stored if stored.dtype.itemsize > 1 else stored.astype(wide)
-    slope, intercept = _number(dataset, "RescaleSlope", 1.0), _number(dataset, "RescaleIntercept", 0.0)
+    slope, intercept = _number(dataset, "RescaleSlope"), _number(dataset, "RescaleIntercept")
+    slope, intercept = 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
     if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
         bits = int(dataset.get("BitsStored") or 16)
         signed = int(dataset.get("PixelRepresentation") or 0)
@@ -156,30 +183,44 @@ def _plugin(syntax: UID) -> str:
 def _instance(path: Path, header: pydicom.Dataset) -> Instance:
     if "Rows" not in header or "Columns" not in header:
         raise UnreadableInstance("no image in it (Rows or Columns is absent)")
-    frames = int(_number(header, "NumberOfFrames", 1.0))
+    frames = _integer(header, "NumberOfFrames") or 1
     if frames > 1:
         raise UnreadableInstance(f"holds {frames} frames; convert it to one frame per file")
     palette = header.get("PhotometricInterpretation") == "PALETTE COLOR"
     if palette or int(header.get("SamplesPerPixel") or 1) != 1:
         raise UnreadableInstance("a colour image, not an MR slice")
-    spacing = _numbers(header, "PixelSpacing", 2) or (1.0, 1.0)
-    if min(spacing) <= 0:
-        spacing = (1.0, 1.0)
+    spacing = _numbers(header, "PixelSpacing", 2)
+    if spacing is not None and min(spacing) <= 0:
+        spacing = None
     syntax = getattr(header.file_meta, "TransferSyntaxUID", None)
     return Instance(
         path=path,
-        instance_number=int(_number(header, "InstanceNumber", -1.0)),
-        position=_numbers(header, "ImagePositionPatient", 3),
-        orientation=_orientation(header),
-        spacing=(spacing[0], spacing[1]),
         rows=int(header.Rows),
         columns=int(header.Columns),
         transfer_syntax=str(syntax) if syntax else "",
-        description=str(header.get("SeriesDescription", "")),
-        echo_time_ms=_number(header, "EchoTime", math.nan),
-        repetition_time_ms=_number(header, "RepetitionTime", math.nan),
-        inversion_time_ms=_number(header, "InversionTime", math.nan),
+        instance_number=_integer(header, "InstanceNumber"),
+        position=_numbers(header, "ImagePositionPatient", 3),
+        orientation=_orientation(header),
+        spacing=None if spacing is None else (spacing[0], spacing[1]),
+        slice_thickness_mm=_number(header, "SliceThickness"),
+        study_uid=_text(header, "StudyInstanceUID"),
+        series_uid=_text(header, "SeriesInstanceUID"),
+        sop_uid=_text(header, "SOPInstanceUID"),
+        series_number=_integer(header, "SeriesNumber"),
+        echo_number=_integer(header, "EchoNumbers"),
+        temporal_position=_integer(header, "TemporalPositionIdentifier"),
+        image_type=tuple(part.upper() for part in _texts(header, "ImageType")),
+        modality=_text(header, "Modality"),
+        body_part=_text(header, "BodyPartExamined"),
+        contrast_agent=_text(header, "ContrastBolusAgent"),
+        description=_text(header, "SeriesDescription"),
+        protocol=_text(header, "ProtocolName"),
         sequence=" ".join(_texts(header, "ScanningSequence")),
+        echo_time_ms=_number(header, "EchoTime"),
+        repetition_time_ms=_number(header, "RepetitionTime"),
+        inversion_time_ms=_number(header, "InversionTime"),
+        flip_angle_degrees=_number(header, "FlipAngle"),
+        b_value=_number(header, "DiffusionBValue"),
     )
 
 
@@ -202,12 +243,23 @@ def _read(path: Path, *, pixels: bool) -> pydicom.Dataset:
         raise UnreadableInstance(f"header is damaged ({type(error).__name__}: {error})") from error
 
 
-def _number(header: pydicom.Dataset, keyword: str, default: float) -> float:
+def _number(header: pydicom.Dataset, keyword: str) -> float | None:
     try:
         value = header.get(keyword)
-        return default if value in (None, "") else float(value)
+        number = None if value in (None, "") else float(value)
     except (TypeError, ValueError):
-        return default
+        return None
+    return number if number is not None and math.isfinite(number) else None
+
+
+def _integer(header: pydicom.Dataset, keyword: str) -> int | None:
+    number = _number(header, keyword)
+    return None if number is None else int(number)
+
+
+def _text(header: pydicom.Dataset, keyword: str) -> str:
+    value = header.get(keyword)
+    return "" if value is None else str(value)
 
 
 def _numbers(header: pydicom.Dataset, keyword: str, count: int) -> tuple[float, ...] | None:

@@ -157,7 +157,7 @@ def _entry(worker: Worker, source: Source, folder: Path) -> dict[str, object]:
         return {**entry, "status": "failed", "reason": str(error), "file": ""}
 
 
-VOLUMES = CacheConfig("volumes", 1, {"percentiles": [intensity.LOW, intensity.HIGH], "window": "series"})
+VOLUMES = CacheConfig("volumes", 2, {"percentiles": [intensity.LOW, intensity.HIGH], "window": "series"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +169,7 @@ class WindowedSeries:
             relation.
         pixels: per stack ``[slices, rows, columns]`` uint8.
         stacks: per stack its slice table: ``positions``, ``orientation``, ``spacing`` and
-            ``instance_numbers``, lists with one entry per slice.
+            ``instance_numbers``, lists with one entry per slice, None where it is not known.
         skipped: ``file`` and ``reason`` of the files that are no usable slices.
     """
 
@@ -195,15 +195,20 @@ def window_series(folder: Path) -> WindowedSeries:
         tuple(intensity.to_8bit(stack.pixels, low, high) for stack in stacks),
         tuple(
             {
-                "positions": stack.positions.round(4).tolist(),
-                "orientation": stack.orientation.round(6).tolist(),
-                "spacing": stack.spacing.round(6).tolist(),
-                "instance_numbers": stack.instance_numbers.tolist(),
+                "positions": _table(stack.positions, 4),
+                "orientation": _table(stack.orientation, 6),
+                "spacing": _table(stack.spacing, 6),
+                "instance_numbers": list(stack.instance_numbers),
             }
             for stack in stacks
         ),
         tuple({"file": item.path.name, "reason": item.reason} for item in volume.skipped),
     )
+
+
+def _table(values: NDArray[np.float64], digits: int) -> list[list[float] | None]:
+    """Return rows ``[slices, n]`` as lists; None for a row that is not known, which JSON has a word for."""
+    return [row.tolist() if np.isfinite(row).all() else None for row in values.round(digits)]
 
 
 def volume_worker(source: Source, folder: Path) -> dict[str, object]:

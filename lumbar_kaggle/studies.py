@@ -56,16 +56,20 @@ def _weighting(instance: Instance) -> str | None:
     named = {found[1] for word in words if (found := re.match(r"(?:s|sag|ax|tra)?(t[12])(?!\d)", word))}
     if len(named) == 1:
         return named.pop()
-    if "IR" in instance.sequence.split() and instance.inversion_time_ms <= FAT_NULLING_MS:
+    echo, repetition, inversion = (
+        math.nan if time is None else time
+        for time in (instance.echo_time_ms, instance.repetition_time_ms, instance.inversion_time_ms)
+    )
+    if "IR" in instance.sequence.split() and inversion <= FAT_NULLING_MS:
         return "t2"
-    if "IR" in instance.sequence.split() and instance.echo_time_ms < LONG_ECHO_MS:
+    if "IR" in instance.sequence.split() and echo < LONG_ECHO_MS:
         # T1 FLAIR: a long inversion time nulls the fluid, and the short echo keeps it T1.
         return "t1"
-    if not math.isnan(instance.echo_time_ms):
-        if instance.echo_time_ms >= LONG_ECHO_MS:
+    if not math.isnan(echo):
+        if echo >= LONG_ECHO_MS:
             return "t2"
         # A short echo with a long repetition is proton density, which none of the three series is.
-        if not instance.repetition_time_ms >= LONG_REPETITION_MS:
+        if not repetition >= LONG_REPETITION_MS:
             return "t1"
     return None
 

@@ -4,6 +4,7 @@ Order and laterality come from positions, never from instance numbers. A file th
 is skipped and listed; only a series without any usable slice is an error.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,8 +50,8 @@ class Volume:
         positions: ``[slices, 3]`` LPS mm, centre of each slice's first pixel; NaN where the header
             has none.
         orientation: ``[slices, 6]`` direction cosines; NaN where the header has none.
-        spacing: ``[slices, 2]`` mm between rows, mm between columns.
-        instance_numbers: ``[slices]`` int64.
+        spacing: ``[slices, 2]`` mm between rows, mm between columns; NaN where the header has none.
+        instance_numbers: one per slice, None where the header has none.
         skipped: files that were left out, with the reason.
     """
 
@@ -58,7 +59,7 @@ class Volume:
     positions: NDArray[np.float64]
     orientation: NDArray[np.float64]
     spacing: NDArray[np.float64]
-    instance_numbers: NDArray[np.int64]
+    instance_numbers: tuple[int | None, ...]
     skipped: tuple[Skipped, ...] = ()
 
     def __len__(self) -> int:
@@ -103,7 +104,7 @@ class Volume:
             positions=self.positions[chosen],
             orientation=self.orientation[chosen],
             spacing=self.spacing[chosen],
-            instance_numbers=self.instance_numbers[chosen],
+            instance_numbers=tuple(self.instance_numbers[index] for index in chosen),
             skipped=self.skipped,
         )
 
@@ -127,7 +128,7 @@ class Volume:
     def _same_stack(self, first: int, second: int) -> bool:
         if self.images[first].shape != self.images[second].shape:
             return False
-        if not np.allclose(self.spacing[first], self.spacing[second], rtol=0.01):
+        if not np.allclose(self.spacing[first], self.spacing[second], rtol=0.01, equal_nan=True):
             return False
         known = self._placed([first, second])
         if not known.all():
@@ -187,7 +188,7 @@ def sort_instances(instances: list[Instance]) -> list[Instance]:
     placed = [item for item in instances if item.position is not None and item.orientation is not None]
     planes = [geometry.plane(item.orientation) for item in placed if item.orientation is not None]
     if not placed:
-        return sorted(instances, key=lambda item: (item.instance_number, item.path.name))
+        return sorted(instances, key=_acquired)
     common = Counter(planes).most_common(1)[0][0]
     directions = [
         geometry.reading_direction(item.orientation)
@@ -196,15 +197,26 @@ def sort_instances(instances: list[Instance]) -> list[Instance]:
     ]
     direction = np.mean(directions, axis=0)
 
-    def key(item: Instance) -> tuple[bool, float, int, str]:
+    def key(item: Instance) -> tuple[Any, ...]:
         if item.position is None or item.orientation is None:
-            return True, 0.0, item.instance_number, item.path.name
+            return True, 0.0, *_acquired(item)
         middle = ((item.rows - 1) / 2, (item.columns - 1) / 2)
-        centre = geometry.to_patient(*middle, item.position, item.orientation, item.spacing)
+        centre = geometry.to_patient(*middle, item.position, item.orientation, item.spacing or (0.0, 0.0))
         # Rounded, so that two takes of one slice fall back on their instance numbers.
-        return False, round(float(centre @ direction), 3), item.instance_number, item.path.name
+        return False, round(float(centre @ direction), 3), *_acquired(item)
 
     return sorted(instances, key=key)
+
+
+def _acquired(item: Instance) -> tuple[Any, ...]:
+    """Return the key of the order in which slices were taken, as far as their files tell it.
+
+    Without numbers, names sort as people count: ``2.dcm`` before ``10.dcm``.
+    """
+    parts = re.split(r"(\d+)", item.path.name)
+    natural = tuple((int(part), "") if part.isdecimal() else (-1, part) for part in parts)
+    number = item.instance_number
+    return number is None, 0 if number is None else number, natural, item.frame
 
 
 def read_series(folder: Path) -> Volume:
@@ -231,8 +243,8 @@ def read_series(folder: Path) -> Volume:
         images=tuple(images),
         positions=np.array([item.position or (np.nan,) * 3 for item in kept], dtype=np.float64),
         orientation=np.array([item.orientation or (np.nan,) * 6 for item in kept], dtype=np.float64),
-        spacing=np.array([item.spacing for item in kept], dtype=np.float64),
-        instance_numbers=np.array([item.instance_number for item in kept], dtype=np.int64),
+        spacing=np.array([item.spacing or (np.nan, np.nan) for item in kept], dtype=np.float64),
+        instance_numbers=tuple(item.instance_number for item in kept),
         skipped=tuple(skipped),
     )
 

@@ -168,7 +168,7 @@ def test_heat_in_the_middle_lies_on_the_located_point(number: int, side: int, de
             continue
         assert source is not None
         stack = source.placed.stack
-        index = int(np.flatnonzero(stack.instance_numbers == facts.instance_number)[0])
+        index = stack.instance_numbers.index(facts.instance_number)
         heat = on_slice(spot, stack, index, one)
         row, column = (np.indices(heat.shape) * heat).sum(axis=(1, 2)) / heat.sum()
         corner, _ = surroundings(stack, index, one)

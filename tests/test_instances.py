@@ -74,13 +74,13 @@ def test_the_header_becomes_plain_data(tmp_path: Path) -> None:
 
 
 def test_absent_tags_have_defined_values(tmp_path: Path) -> None:
-    """Without optional tags there is no geometry, spacing is 1 mm, the number -1, times are NaN."""
+    """Without optional tags there is no geometry, spacing, number and times are None."""
     path = write_slice(tmp_path / "1.dcm", noise(), position=None, orientation=None)
     instance = read_instance(rewrite(path, remove=("InstanceNumber", "PixelSpacing")))
-    assert (instance.position, instance.orientation, instance.spacing) == (None, None, (1.0, 1.0))
-    assert (instance.instance_number, instance.description, instance.sequence) == (-1, "", "")
+    assert (instance.position, instance.orientation, instance.spacing) == (None, None, None)
+    assert (instance.instance_number, instance.description, instance.sequence) == (None, "", "")
     times = (instance.echo_time_ms, instance.repetition_time_ms, instance.inversion_time_ms)
-    assert np.isnan(times).all()
+    assert times == (None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -91,10 +91,10 @@ def test_absent_tags_have_defined_values(tmp_path: Path) -> None:
         ({"ImageOrientationPatient": [1, 0, 0]}, "orientation", None),
         ({"ImagePositionPatient": [1, 2]}, "position", None),
         ({"ImagePositionPatient": None}, "position", None),
-        ({"PixelSpacing": [0, 0]}, "spacing", (1.0, 1.0)),
-        ({"PixelSpacing": [0.5]}, "spacing", (1.0, 1.0)),
-        ({"EchoTime": [10, 90]}, "echo_time_ms", pytest.approx(np.nan, nan_ok=True)),
-        ({"InstanceNumber": None}, "instance_number", -1),
+        ({"PixelSpacing": [0, 0]}, "spacing", None),
+        ({"PixelSpacing": [0.5]}, "spacing", None),
+        ({"EchoTime": [10, 90]}, "echo_time_ms", None),
+        ({"InstanceNumber": None}, "instance_number", None),
     ],
 )
 def test_useless_values_count_as_absent(

@@ -175,7 +175,7 @@ def test_volume_cache_keeps_geometry_and_pixels(competition: Path, tmp_path: Pat
     assert pixels.dtype == np.uint8
     np.testing.assert_array_equal(pixels, intensity.to_8bit(volume.pixels, table["low"], table["high"]))
     np.testing.assert_allclose(table["stacks"][0]["positions"], volume.positions, atol=1e-4)
-    assert table["stacks"][0]["instance_numbers"] == volume.instance_numbers.tolist()
+    assert table["stacks"][0]["instance_numbers"] == list(volume.instance_numbers)
 
 
 def test_an_unfinished_cache_is_named(tmp_path: Path) -> None:

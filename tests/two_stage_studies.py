@@ -76,7 +76,7 @@ def make_stack(
         positions=positions,
         orientation=orientation,
         spacing=np.asarray(spacing),
-        instance_numbers=np.arange(1, slices + 1),
+        instance_numbers=tuple(range(1, slices + 1)),
         measured=True,
     )
 
@@ -145,7 +145,7 @@ def _write_series(folder: Path, study: str, series: str, kind: str, stack: Stack
         "positions": stack.positions.tolist(),
         "orientation": np.tile(stack.orientation, (count, 1)).tolist(),
         "spacing": np.tile(stack.spacing, (count, 1)).tolist(),
-        "instance_numbers": stack.instance_numbers.tolist(),
+        "instance_numbers": list(stack.instance_numbers),
     }
     write_json(folder / f"{name}.json", {"low": 0, "high": 255, "stacks": [entry]})
     return {
@@ -169,5 +169,5 @@ def _mark(
     normal = slice_normal(stack.orientation)
     index = int(np.abs((stack.positions - point) @ normal).argmin())
     row, column, _ = to_slice(point, stack.positions[index], stack.orientation, stack.spacing)
-    number = int(stack.instance_numbers[index])
+    number = stack.instance_numbers[index]
     return study, str(list(stacks).index(kind)), number, condition, level, float(column), float(row)

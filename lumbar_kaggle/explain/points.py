@@ -74,7 +74,7 @@ def cut_slice(placed: Placed, index: int) -> Slice:
     facts: dict[str, object] = {
         "series_id": placed.series_id,
         "kind": placed.kind,
-        "instance_number": int(stack.instance_numbers[index]),
+        "instance_number": stack.instance_numbers[index],
         "row_mm": float(stack.spacing[0]),
         "column_mm": float(stack.spacing[1]),
     }

@@ -20,7 +20,8 @@ def slice_picture(image: NDArray[np.uint8], facts: dict[str, Any], width: int = 
 
     Args:
         image: ``[rows, columns]``.
-        facts: ``row_mm`` and ``column_mm``, the distances between rows and between columns.
+        facts: ``row_mm`` and ``column_mm``, the distances between rows and between columns;
+            None where not known.
         width: in px.
     """
     return _encode(_fit(image, facts, width))
@@ -53,7 +54,9 @@ def picture_size(shape: tuple[int, ...], facts: dict[str, Any], width: int) -> t
         shape: rows and columns.
         facts, width: as in `slice_picture`.
     """
-    aspect = shape[0] * float(facts["row_mm"]) / (shape[1] * float(facts["column_mm"]))
+    # Without a known spacing, pixels are taken as square.
+    ratio = float(facts["row_mm"]) / float(facts["column_mm"]) if facts["row_mm"] else 1.0
+    aspect = shape[0] / shape[1] * ratio
     # A header with an absurd spacing must not make an absurd picture.
     return width, round(width * min(max(aspect, 0.25), 4.0))
 

@@ -77,8 +77,8 @@ def middle_slice(folder: Path) -> tuple[NDArray[np.uint8], dict[str, object]]:
             "transfer_syntax": header.transfer_syntax,
             "rows": header.rows,
             "columns": header.columns,
-            "row_mm": header.spacing[0],
-            "column_mm": header.spacing[1],
+            "row_mm": None if header.spacing is None else header.spacing[0],
+            "column_mm": None if header.spacing is None else header.spacing[1],
         }
     raise UnreadableSeries(f"{folder}: none of {len(headers)} slices can be decoded; {reason}")
 

@@ -35,7 +35,7 @@ class Stack:
         positions: ``[slices, 3]`` LPS mm of each first pixel's centre.
         orientation: ``[6]`` direction cosines.
         spacing: ``[2]`` mm between rows, mm between columns.
-        instance_numbers: ``[slices]``.
+        instance_numbers: one per slice, None where not known.
         measured: whether the spacing is a scanner's; otherwise it is an assumption.
         placed: whether positions and orientation are a scanner's. Otherwise they are those of sagittal
             slices `ASSUMED_STEP_MM` apart, in the order of their instance numbers, about the origin.
@@ -45,7 +45,7 @@ class Stack:
     positions: Floats
     orientation: Floats
     spacing: Floats
-    instance_numbers: NDArray[np.int64]
+    instance_numbers: tuple[int | None, ...]
     measured: bool
     placed: bool = True
 
@@ -106,19 +106,23 @@ def fresh_stacks(folder: Path) -> tuple[list[Stack], int]:
 
 
 def _stack(pixels: NDArray[np.uint8], entry: dict[str, Any]) -> Stack:
-    positions = np.asarray(entry["positions"], dtype=np.float64)
-    orientation = np.asarray(entry["orientation"], dtype=np.float64)[0]
-    spacing = np.asarray(entry["spacing"], dtype=np.float64)[0]
+    positions = _rows(entry["positions"], 3)
+    orientation = _rows(entry["orientation"], 6)[0]
+    spacing = _rows(entry["spacing"], 2)[0]
     low, high = _PLAUSIBLE_FIELD_MM
-    # Without PixelSpacing the reader gives 1 mm, which is a real spacing too, though a rare one.
-    measured = not np.allclose(spacing, 1.0) and low < spacing[0] * pixels.shape[1] < high
+    measured = bool(low < spacing[0] * pixels.shape[1] < high)
     if not measured:
         spacing = np.full(2, ASSUMED_FIELD_MM / pixels.shape[1])
     placed = bool(np.isfinite(positions).all() and np.isfinite(orientation).all())
     if not placed:
         positions, orientation = _assumed_place(pixels.shape, spacing), np.array(_ASSUMED_ORIENTATION)
-    numbers = np.asarray(entry["instance_numbers"], dtype=np.int64)
+    numbers = tuple(entry["instance_numbers"])
     return Stack(pixels, positions, orientation, spacing, numbers, measured, placed)
+
+
+def _rows(table: list[list[float] | None], width: int) -> Floats:
+    """Return ``[slices, width]`` of a slice table, NaN where a row is not known."""
+    return np.array([[np.nan] * width if row is None else row for row in table], dtype=np.float64)
 
 
 def _assumed_place(shape: tuple[int, ...], spacing: Floats) -> Floats:

@@ -61,7 +61,7 @@ class CropFacts:
     side: int
     series_id: str = ""
     kind: str = ""
-    instance_number: int = -1
+    instance_number: int | None = None
     row: float = -1.0
     column: float = -1.0
     distance_mm: float = -1.0
@@ -190,7 +190,7 @@ def _find(
         facts,
         series_id=placed.series_id,
         kind=placed.kind,
-        instance_number=int(stack.instance_numbers[nearest]),
+        instance_number=stack.instance_numbers[nearest],
         row=round(float(row), 3),
         column=round(float(column), 3),
         distance_mm=round(abs(float(distance)), 3),

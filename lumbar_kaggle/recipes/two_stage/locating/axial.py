@@ -197,7 +197,7 @@ def _find(
     maps = predict_maps(np.stack(pictures), networks)  # [slices, 2, rows, columns]
     # The network knows what a recess looks like, the projection which level it is.
     closeness = np.exp(-0.5 * (np.array([distance for *_, distance in near]) / 4.0) ** 2)
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for side, name in enumerate(SIDES):
         best = int((maps[:, side].sum(axis=(1, 2)) * closeness).argmax())
         chosen = maps[best, side]
@@ -208,7 +208,7 @@ def _find(
         column, row = np.linalg.solve(matrices[best][:, :2], place - matrices[best][:, 2])
         point = stack.to_patient(k, float(row), float(column))
         names = (study.study_id, series_id, "axial_t2", name, level)
-        where = (int(stack.instance_numbers[k]), float(k), float(row), float(column))
+        where = (stack.instance_numbers[k], float(k), float(row), float(column))
         rows.append((*names, *where, *(float(value) for value in point), mass, True))
     return rows
 

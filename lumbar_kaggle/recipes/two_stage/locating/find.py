@@ -20,8 +20,9 @@ COLUMNS = (
     *("study_id", "series_id", "kind", "place", "level", "instance_number", "slice", "row", "column"),
     *("x_mm", "y_mm", "z_mm", "confidence", "placed"),
 )
-"""Of the table of located points: `slice` is an index with fractions, `row` and `column` are pixels of the
-stored image, the mm are LPS; where not `placed`, in the frame that `stacks.Stack` assumes."""
+"""Of the table of located points: `instance_number` is None where the header has none, `slice` an index with
+fractions, `row` and `column` are pixels of the stored image, the mm are LPS; where not `placed`, in the frame
+that `stacks.Stack` assumes."""
 
 
 def to_input(images: NDArray[np.uint8]) -> torch.Tensor:
@@ -114,7 +115,7 @@ def _chain_of(maps: Floats, slices: NDArray[np.int64], cell_mm: float) -> Found:
 
 
 def _rows(series: Series, place: str, found: Found, config: LocateConfig) -> list[tuple[object, ...]]:
-    stack, rows = series.stack, []
+    stack, rows = series.stack, list[tuple[object, ...]]()
     shape = config.picture[0], config.picture[1]
     for level, (index, row, column, confidence) in zip(LEVELS, found, strict=False):
         cell = np.array([column, row]) * STRIDE + (STRIDE - 1) / 2
@@ -124,7 +125,7 @@ def _rows(series: Series, place: str, found: Found, config: LocateConfig) -> lis
         above, part = min(below + 1, len(stack) - 1), index - np.floor(index)
         ends = [stack.to_patient(k, pixel[0], pixel[1]) for k in (below, above)]
         point = ends[0] * (1 - part) + ends[1] * part
-        place_of = (int(stack.instance_numbers[nearest]), index, float(pixel[0]), float(pixel[1]))
+        place_of = (stack.instance_numbers[nearest], index, float(pixel[0]), float(pixel[1]))
         names = (series.study_id, series.series_id, series.kind, place, level)
         rows.append((*names, *place_of, *(float(value) for value in point), confidence, stack.placed))
     return rows

@@ -130,7 +130,9 @@ def read_points(path: Path) -> pd.DataFrame:
     """
     table = read_table(path, COLUMNS)
     kinds = dict.fromkeys(("slice", "row", "column", "x_mm", "y_mm", "z_mm", "confidence"), float)
-    return table.astype({**kinds, "instance_number": int}).assign(placed=table["placed"] == "True")
+    numbers = [int(text) if text else None for text in table["instance_number"]]
+    table = table.astype(kinds).assign(placed=table["placed"] == "True")
+    return table.assign(instance_number=pd.array(numbers, dtype=object))
 
 
 def apply(series: Sequence[Series], axial: Sequence[AxialStudy], run: Path) -> pd.DataFrame:

@@ -86,7 +86,7 @@ def fill_points(points: Floats, stack: Stack, marks: pd.DataFrame | None, place_
     """
     if marks is None:
         return
-    at = {number: index for index, number in enumerate(stack.instance_numbers.tolist())}
+    at = {number: index for index, number in enumerate(stack.instance_numbers)}
     for mark in marks.to_dict("records"):
         place, index = place_of.get(mark["condition"]), at.get(mark["instance_number"])
         if place is not None and index is not None:
