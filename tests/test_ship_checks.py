@@ -273,12 +273,12 @@ def test_inference_is_pushed_with_the_bundle_that_was_put_in_last(tmp_path: Path
 
 @pytest.mark.parametrize("action", ["datasets", "kernels", "status", "output", "submit", "notebooks"])
 def test_each_action_has_help(action: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every option is explained, and the README shows the action."""
+    """Every option is explained, and the page on Kaggle shows the action."""
     with pytest.raises(SystemExit) as stop:
         main(["ship", action, "--help"])
     assert stop.value.code == 0
     assert capsys.readouterr().out.startswith(f"usage: lumbar ship {action}")
-    assert f"lumbar ship {action}" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"lumbar ship {action}" in (ROOT / "docs/kaggle.md").read_text(encoding="utf-8")
 
 
 def test_notebooks_are_in_step_when_asked(capsys: pytest.CaptureFixture[str]) -> None:

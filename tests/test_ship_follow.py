@@ -115,7 +115,7 @@ def test_a_dry_run_tells_exactly_what_would_be_sent_and_sends_nothing(desk: Desk
 
 
 def test_the_transcript_of_a_push_can_be_shown(desk: Desk) -> None:
-    """From datasets to submission in the order of the README, each command once."""
+    """From datasets to submission in the order of docs/kaggle.md, each command once."""
     put_everything(desk)
     desk.ship("kernels", "inference", "--wait")
     desk.kaggle.kernels["lumbar-inference"].files = {"submission.csv": b"row_id"}
