@@ -4,6 +4,7 @@ Loading a bundle executes nothing from it.
 """
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from lumbar_kaggle import __version__
+from lumbar_kaggle.config import from_dict
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import digest, read_json, sha256_file, write_json
 from lumbar_kaggle.targets import SEVERITIES, TARGET_NAMES
@@ -55,6 +57,18 @@ class Manifest:
     def networks(self) -> list[str]:
         """The weight files that are networks; a blend's few numbers are JSON."""
         return [name for name in self.weights if name.endswith(".safetensors")]
+
+    def check_files(self, bundle: Path, names: Iterable[str]) -> None:
+        """Raise where a file is to be used that is not among the hashed `weights`.
+
+        Raises:
+            InputError: the first such name.
+        """
+        for name in names:
+            if name not in self.weights:
+                raise InputError(
+                    f"{bundle / MANIFEST}: {name} is used but is not among the weights; export it again"
+                )
 
     def prior_table(self) -> pd.DataFrame:
         """Return the prior as `metric.weighted_prior` does."""
@@ -133,7 +147,8 @@ def read_manifest(bundle: Path) -> Manifest:
     """Read a bundle's manifest and check every weight file against its hash.
 
     Raises:
-        InputError: no bundle, one of another format, or a file that is missing or was changed.
+        InputError: no bundle, one of another format, a value that cannot be, or a file that is missing, was
+            changed or lies outside of the bundle.
     """
     path = bundle / MANIFEST
     if not path.is_file():
@@ -141,16 +156,32 @@ def read_manifest(bundle: Path) -> Manifest:
     content = read_json(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path}: not a bundle of format {FORMAT}; export it again with this version")
-    try:
-        manifest = Manifest(**content)
-    except TypeError as error:
-        raise InputError(f"{path}: not a complete bundle manifest ({error}); export it again") from None
+    manifest = from_dict(content, Manifest, f"{path}: not a bundle's manifest; export it again")
+    _check_prior(path, manifest.prior)
+    strange = [name for name in manifest.targets if name not in TARGET_NAMES]
+    if strange or len(set(manifest.targets)) < len(manifest.targets):
+        raise InputError(f"{path}: targets are not different ones of the 25 ({strange[:1]}); export it again")
     for name, expected in manifest.weights.items():
         file = bundle / name
+        if not file.resolve().is_relative_to(bundle.resolve()):
+            raise InputError(f"{path}: the weight file {name!r} lies outside of the bundle; export it again")
         if not file.is_file():
             raise InputError(f"{file}: no such file; the bundle is incomplete, copy it again")
         if sha256_file(file) != expected:
             raise InputError(
                 f"{file}: its SHA-256 is not the manifest's; the file was changed, copy it again"
             )
+    if digest({key: value for key, value in content.items() if key != "fingerprint"}) != manifest.fingerprint:
+        raise InputError(f"{path}: its content is not that of its fingerprint; it was changed, copy it again")
     return manifest
+
+
+def _check_prior(path: Path, prior: dict[str, list[float]]) -> None:
+    """Raise where a target has no prior, or one that would make an invalid submission."""
+    for name in TARGET_NAMES:
+        values = prior.get(name, [])
+        if len(values) != len(SEVERITIES) or min(values) <= 0 or abs(sum(values) - 1) > 1e-6:
+            raise InputError(
+                f"{path}: the prior of {name} is {values[:4]}; it must be three numbers above 0 whose sum "
+                "is 1; export it again"
+            )

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from lumbar_kaggle.competition import find_faults, read_split
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.instances import UnreadableInstance, read_instance
-from lumbar_kaggle.tables import Fault, faults_of
+from lumbar_kaggle.tables import Fault, clipped, faults_of, shortened
 
 READERS = 8
 
@@ -59,12 +59,13 @@ def fault_table(faults: list[Fault], root: Path) -> str:
     """Return the faults as a table of file, line, gravity and sentence, and a last line that counts them."""
     if not faults:
         return f"{root}: no faults"
+    shown = shortened(faults)
     rows = pd.DataFrame(
         {
-            "file": [_relative(fault.file, root) for fault in faults],
-            "line": [str(fault.line or "") for fault in faults],
-            "": ["serious" if fault.serious else "left out" for fault in faults],
-            "fault": [fault.message for fault in faults],
+            "file": [_relative(fault.file, root) for fault in shown],
+            "line": [str(fault.line or "") for fault in shown],
+            "": ["serious" if fault.serious else "left out" for fault in shown],
+            "fault": [clipped(fault.message, 240) for fault in shown],
         }
     )
     widths = {name: max(len(name), *rows[name].str.len()) for name in rows.columns}

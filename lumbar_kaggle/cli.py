@@ -1,6 +1,8 @@
 """The ``lumbar`` command: its options, and what becomes of errors. The verbs are in `verbs`."""
 
 import argparse
+import io
+import math
 import os
 import sys
 import warnings
@@ -10,7 +12,7 @@ from pathlib import Path
 from lumbar_kaggle import __version__, verbs
 from lumbar_kaggle.blend.options import add_blend_options
 from lumbar_kaggle.config import add_options
-from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.errors import InputError, system_sentence
 from lumbar_kaggle.pretraining.config import PretrainConfig
 from lumbar_kaggle.recipes.baseline.config import BaselineConfig
 from lumbar_kaggle.recipes.two_stage.grading.config import PRESETS, GradeConfig
@@ -18,11 +20,18 @@ from lumbar_kaggle.recipes.two_stage.locating.config import LocateConfig
 from lumbar_kaggle.ship.command import add_actions
 from lumbar_kaggle.ship.rehearsal.settings import RehearsalSettings
 
+MOST = 1_000_000
+"""Of studies, processes and the like; more is a slip of the finger."""
+
 Verb = Callable[[argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code (0 done, 2 bad input, 130 interrupted)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Names of files need be no text in any encoding; they are printed all the same.
+            stream.reconfigure(errors="backslashreplace")
     parsed = _parser().parse_args(arguments)
     # Where other work shares the cores, torch's waiting threads would spin and stop it and each other:
     # seen here as a tenth of the speed. It must be set before torch is imported.
@@ -42,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader (head, less) has gone; nothing more can be printed, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        print(f"lumbar: {system_sentence(error)}", file=sys.stderr)
+        return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("folder", type=Path, nargs="?", help="folder to write (default with --set: phantom-SET)")
     sub.add_argument("--studies", type=_positive, metavar="N", help="training studies (default: 40)")
     sub.add_argument("--test-studies", type=_positive, metavar="M", help="test studies (default: 10)")
-    sub.add_argument("--seed", type=int, metavar="S", help="same seed, same bytes (default: 1)")
+    sub.add_argument("--seed", type=_whole, metavar="S", help="same seed, same bytes (default: 1)")
     sub.add_argument(
         "--set",
         metavar="SET",
@@ -166,7 +178,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--label-weights", type=Path, metavar="NOISE.csv", help=noise)
     sub.add_argument(
-        "--only-folds", type=int, nargs="+", metavar="K", help="train these folds now, from 0 (default: all)"
+        "--only-folds",
+        type=_whole,
+        nargs="+",
+        metavar="K",
+        help="train these folds now, from 0 (default: all)",
     )
     _add_budget(sub)
     _add_processes(sub)
@@ -180,7 +196,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("folder", type=Path, help="competition folder, or any folder of studies")
     sub.add_argument("--bundle", type=Path, required=True, help="bundle of lumbar export")
     sub.add_argument("--out", type=Path, default=Path("submission.csv"), help="submission to write")
-    sub.add_argument("--hours", type=float, help="time budget; what is left keeps the prior (default: none)")
+    sub.add_argument(
+        "--hours", type=_above_zero, help="time budget; what is left keeps the prior (default: none)"
+    )
 
     sub = add("validate", verbs.validate, "check a submission and name every fault in it")
     sub.add_argument("file", type=Path, help="submission.csv")
@@ -242,10 +260,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_budget(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--hours", type=float, help="time budget; then stop cleanly, resumable (default: none)"
+        "--hours", type=_above_zero, help="time budget; then stop cleanly, resumable (default: none)"
     )
     parser.add_argument(
-        "--reserve-minutes", type=float, default=5.0, help="kept for the clean stop (default: 5)"
+        "--reserve-minutes", type=_zero_or_more, default=5.0, help="kept for the clean stop (default: 5)"
     )
 
 
@@ -267,7 +285,31 @@ def _add_settings(
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of 1 or more")
+    value = _whole(text)
+    if not 1 <= value <= MOST:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 to {MOST:,}")
+    return value
+
+
+def _whole(text: str) -> int:
+    # Not int() alone: it takes 1_000, and a fault of it names this function.
+    if not text.isascii() or not text.isdecimal() or len(text) > 18:
+        raise argparse.ArgumentTypeError(f"{text[:40]} is not a whole number of 0 or more")
+    return int(text)
+
+
+def _above_zero(text: str) -> float:
+    value = _zero_or_more(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
+def _zero_or_more(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text[:40]} is not a number of 0 or more")
     return value

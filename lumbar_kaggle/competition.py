@@ -176,8 +176,9 @@ def _locate(images: Path, described: pd.DataFrame, table: Path) -> tuple[pd.Data
     """Add the folder of each series, and leave out those that are not on disk."""
     folders = [images / study / series for study, series in described[["study_id", "series_id"]].to_numpy()]
     there = np.array([folder.is_dir() for folder in folders], dtype=bool)
-    sentence = "series {series_id} of study {study_id} has no folder in {images}; it is left out"
-    faults = faults_of(table, described[~there].assign(images=str(images)), sentence, False)
+    place = str(images).replace("{", "{{").replace("}", "}}")
+    sentence = f"series {{series_id}} of study {{study_id}} has no folder in {place}; it is left out"
+    faults = faults_of(table, described[~there], sentence, False)
     series = described.assign(folder=[str(folder) for folder in folders])[there]
     return series[["study_id", "series_id", "kind", "folder"]].reset_index(drop=True), faults
 

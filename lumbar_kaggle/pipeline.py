@@ -10,7 +10,7 @@ from lumbar_kaggle.preprocess import VOLUMES, Summary, make_pool, preprocess, sc
 from lumbar_kaggle.recipes.baseline.config import BaselineConfig
 from lumbar_kaggle.recipes.baseline.images import CACHE_CONFIG, choose_series, image_worker
 from lumbar_kaggle.recipes.two_stage.config import RUN_FILE
-from lumbar_kaggle.tables import read_table
+from lumbar_kaggle.tables import read_label_weights
 
 
 def preprocess_folder(
@@ -89,7 +89,7 @@ def train_two_stage(
     config = configuration.preset(preset)
     config = config if changes is None else configuration.change(config, changes)
     config = config.starting_from(weights) if weights else config
-    counts = None if label_weights is None else read_table(label_weights, ("row_id", "weight"))
+    counts = None if label_weights is None else read_label_weights(label_weights)
     return fit(root, cache, run, config, budget, weights=counts, processes=processes).sentence()
 
 

@@ -10,12 +10,18 @@ from lumbar_kaggle.competition import read_split, submission_rows
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import write_csv
 from lumbar_kaggle.metric import prior_predictions
-from lumbar_kaggle.tables import Fault, faults_of, read_table
+from lumbar_kaggle.tables import Fault, clipped, faults_of, read_table
 from lumbar_kaggle.targets import SEVERITIES, TARGET_NAMES, row_id
 
 COLUMNS = ("row_id", *SEVERITIES)
 SUM_TOLERANCE = 1e-6
 """How far a row's sum may be from 1; the platform does not say what it does with such rows."""
+
+
+LONGEST_ROW = 300
+"""Characters of a row's identifier: a study that names a folder (255 at most), and its target."""
+
+MISSING = "row {row_id} is missing; every test study needs its 25 rows"
 
 
 class Submission:
@@ -54,7 +60,8 @@ class Submission:
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
-    """Read a file of predictions for scoring: unique rows with finite, non-negative numbers.
+    """Read a file of predictions for scoring: unique rows with numbers from 0 to 1, whatever their
+    sum; further columns are left out.
 
     Returns:
         Columns ``row_id, normal_mild, moderate, severe``.
@@ -82,6 +89,12 @@ def validate(path: Path, competition: Path) -> list[Fault]:
         InputError: a file is missing or lacks its columns.
     """
     table, faults = _read(path)
+    # Kaggle's server refuses the file for any further column.
+    further = [name for name in pd.read_csv(path, nrows=0).columns if name not in COLUMNS]
+    faults += [
+        Fault(path, 1, True, f"column {clipped(name)!r} is not in the sample submission; remove it")
+        for name in further
+    ]
     table = table.assign(total=table[list(SEVERITIES)].sum(axis=1))
     off = table[(table["total"] - 1).abs() > SUM_TOLERANCE]
     faults += faults_of(path, off, "row {row_id} sums to {total:.6g}; it must be 1", True)
@@ -92,8 +105,7 @@ def validate(path: Path, competition: Path) -> list[Fault]:
     faults += faults_of(path, extra, "row {row_id} is not among the test rows; remove it", True)
     missing = rows[~rows["row_id"].isin(set(present))]
     faults += [
-        Fault(path, 0, True, f"row {identifier} is missing; every test study needs its 25 rows")
-        for identifier in missing["row_id"]
+        Fault(path, 0, True, MISSING.format(row_id=identifier), MISSING) for identifier in missing["row_id"]
     ]
     return sorted(faults, key=lambda fault: (fault.line == 0, fault.line))
 
@@ -103,8 +115,11 @@ def _read(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
     text = read_table(path, COLUMNS)
     numbers = text[list(SEVERITIES)].apply(pd.to_numeric, errors="coerce").astype(np.float64)
     faults: list[Fault] = []
-    bad = text["row_id"].duplicated()
-    faults += faults_of(path, text[bad], "row {row_id} stands here a second time; keep one", True)
+    bad = text["row_id"].str.len() > LONGEST_ROW
+    faults += faults_of(path, text[bad], "row {row_id} has an identifier of too many characters", True)
+    twice = text["row_id"].duplicated()
+    faults += faults_of(path, text[twice], "row {row_id} stands here a second time; keep one", True)
+    bad |= twice
     for name in SEVERITIES:
         strange = ~np.isfinite(numbers[name])
         faults += faults_of(
@@ -114,7 +129,11 @@ def _read(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
         faults += faults_of(
             path, text[negative], f"row {{row_id}}: {name} is {{{name}}}; it must be 0 or more", True
         )
-        bad |= strange | negative
+        large = np.isfinite(numbers[name]) & (numbers[name] > 1)
+        faults += faults_of(
+            path, text[large], f"row {{row_id}}: {name} is {{{name}}}; it must be 1 or less", True
+        )
+        bad |= strange | negative | large
     zero = (numbers.sum(axis=1) <= 0) & ~bad
     faults += faults_of(path, text[zero], "row {row_id}: all three are 0; they must sum to 1", True)
     return text[["row_id"]].join(numbers)[~(bad | zero)], faults

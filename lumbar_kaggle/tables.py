@@ -1,7 +1,11 @@
 """The competition's tables, read as text and checked: every fault with its file and line."""
 
+import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from string import Formatter
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,6 +24,12 @@ from lumbar_kaggle.targets import (
 )
 
 COORDINATE_COLUMNS = ("study_id", "series_id", "instance_number", "condition", "level", "x", "y")
+LONGEST_ID = 64
+"""Characters of a study's or series' identifier in a table; the competition's have 10, a DICOM UID 64."""
+
+SHOWN = 20
+"""Faults of one kind that are printed."""
+
 SERIES_COLUMNS = ("study_id", "series_id", "series_description")
 
 
@@ -31,12 +41,14 @@ class Fault(NamedTuple):
         line: line in that file, the header being line 1; 0 when it is the file as a whole.
         serious: True when the table cannot be used as it is; otherwise the row is left out.
         message: one clear sentence.
+        kind: the sentence without the row's values; faults of one kind can be told together.
     """
 
     file: Path
     line: int
     serious: bool
     message: str
+    kind: str = ""
 
     def __str__(self) -> str:
         place = f"{self.file}, line {self.line}" if self.line else str(self.file)
@@ -50,7 +62,8 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
         Text columns, empty text where nothing stands, and an index that gives ``line - 2``.
 
     Raises:
-        InputError: the file is missing, empty, no CSV, or lacks a column.
+        InputError: the file is missing, empty, no CSV, lacks a column or has one twice, or a field holds a
+            line break or a NUL.
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False)
@@ -60,14 +73,30 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
         raise InputError(f"{path}: a folder, where a CSV file was expected") from None
     except pd.errors.EmptyDataError:
         raise InputError(f"{path}: the file is empty; it needs the columns {', '.join(columns)}") from None
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a CSV file ({str(error).strip()})") from None
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: not a CSV file (no text in UTF-8: {error.reason}); save it as UTF-8"
+        ) from None
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        # Each kind of archive fails in a way of its own, and a file may only be called one.
+        reason = clipped(" ".join(str(error).split()), 160) or type(error).__name__
+        raise InputError(f"{path}: not a CSV file ({reason}); give one, or a whole archive of one") from error
     if not isinstance(table.index, pd.RangeIndex):
         # pandas takes surplus fields for row names, and every column would be shifted.
         raise InputError(f"{path}, line 2: the row has more fields than the header; remove what is too much")
     missing = [name for name in columns if name not in table.columns]
     if missing:
         raise InputError(f"{path}, line 1: column {', '.join(missing)} is missing")
+    # pandas gives a second column of one name the number 1.
+    twice = [name for name in columns if f"{name}.1" in table.columns]
+    if twice:
+        raise InputError(f"{path}, line 1: column {twice[0]} is there twice; keep one")
+    broken = table[list(columns)].apply(lambda column: column.str.contains(r"[\r\n\0]")).any(axis=1)
+    if broken.any():
+        line = int(broken.idxmax()) + 2
+        raise InputError(f"{path}, line {line}: a field holds a line break or a NUL; remove it")
     # A blank line is no row, yet it counts as a line of the file.
     return table.loc[(table != "").any(axis=1), list(columns)]
 
@@ -115,7 +144,7 @@ def read_label_table(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
         InputError: the file is missing, empty, no CSV, or lacks a column.
     """
     table = read_table(path, ("study_id", *TARGET_NAMES))
-    faults = _bad_identifiers(path, table, "study_id")
+    table, faults = _sound_identifiers(path, table, "study_id")
     twice = table["study_id"].duplicated()
     faults += faults_of(path, table[twice], "study {study_id} stands here a second time; keep one row", True)
     bad = np.zeros(len(table), dtype=bool)
@@ -138,7 +167,7 @@ def read_series_table(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
         InputError: the file is missing, empty, no CSV, or lacks a column.
     """
     table = read_table(path, SERIES_COLUMNS)
-    faults = _bad_identifiers(path, table, "study_id") + _bad_identifiers(path, table, "series_id")
+    table, faults = _sound_identifiers(path, table, "study_id", "series_id")
     twice = table.duplicated(["study_id", "series_id"])
     sentence = "series {series_id} of study {study_id} stands here a second time; the row is left out"
     faults += faults_of(path, table[twice], sentence, False)
@@ -176,14 +205,15 @@ def read_coordinates(
         sentence = f"{column} is {{{column}!r}}; it must be one of {', '.join(names)}"
         faults += faults_of(path, table[unknown], sentence, True)
         bad |= unknown.to_numpy()
-    numbers = table[["instance_number", "x", "y"]].apply(pd.to_numeric, errors="coerce")
+    numbers = table[["instance_number", "x", "y"]].apply(pd.to_numeric, errors="coerce").astype(np.float64)
     for column in ("instance_number", "x", "y"):
         # Negative pixels are outside of every image, whatever its size.
         wrong = ~(numbers[column] >= 0) | ~np.isfinite(numbers[column])
         wanted = "a number, 0 or more"
         if column == "instance_number":
-            wrong |= numbers[column] % 1 != 0
-            wanted = "a whole number, 0 or more"
+            # The standard's integer strings are of 32 bits (DICOM PS3.5, 6.2).
+            wrong |= (numbers[column] % 1 != 0) | (numbers[column] >= 2**31)
+            wanted = "a whole number, 0 or more and of 32 bits"
         sentence = f"{column} is {{{column}!r}}; it must be {wanted}; the row is left out"
         faults += faults_of(path, table[wrong], sentence, False)
         bad |= wrong.to_numpy()
@@ -216,28 +246,84 @@ def sample_studies(path: Path) -> list[str]:
     table = read_table(path, ("row_id",))
     for index, identifier in zip(table.index, table["row_id"], strict=True):
         try:
-            studies[split_row_id(identifier)[0]] = None
+            study = split_row_id(identifier)[0]
         except ValueError as error:
             raise InputError(f"{path}, line {index + 2}: {error}") from None
+        if len(study) > LONGEST_ID or "/" in study:
+            raise InputError(
+                f"{path}, line {index + 2}: study {clipped(study)} cannot name a folder: at most "
+                f"{LONGEST_ID} characters, without /"
+            )
+        studies[study] = None
     return list(studies)
 
 
-def _bad_identifiers(path: Path, table: pd.DataFrame, column: str) -> list[Fault]:
-    bad = table[~table[column].str.fullmatch(r"\d+")]
-    return faults_of(path, bad, f"{column} is {{{column}!r}}; it must be a whole number", True)
+def as_numbers(path: Path, table: pd.DataFrame, *columns: str, least: float = -np.inf) -> pd.DataFrame:
+    """Return the table of `read_table` with some columns as float64.
+
+    Raises:
+        InputError: one of them is no finite number, or is less than `least`; file and line are named.
+    """
+    for column in columns:
+        values = pd.to_numeric(table[column], errors="coerce").astype(np.float64)
+        wrong = ~np.isfinite(values) | (values < least)
+        wanted = "a number" if least == -np.inf else f"a number, {least:g} or more"
+        faults = faults_of(
+            path, table[wrong].head(1), f"{column} is {{{column}!r}}; it must be {wanted}", True
+        )
+        if faults:
+            raise InputError(str(faults[0]))
+        table = table.assign(**{column: values})
+    return table
+
+
+def read_label_weights(path: Path) -> pd.DataFrame:
+    """Read how much each label counts: ``row_id``, and ``weight`` as float64 of 0 or more.
+
+    Raises:
+        InputError: the file is unreadable, or a weight is no such number.
+    """
+    return as_numbers(path, read_table(path, ("row_id", "weight")), "weight", least=0)
+
+
+def _sound_identifiers(path: Path, table: pd.DataFrame, *columns: str) -> tuple[pd.DataFrame, list[Fault]]:
+    """Return the rows whose identifiers can name a folder, and the faults of the others."""
+    sound, faults = np.ones(len(table), dtype=bool), []
+    for column in columns:
+        good = table[column].str.fullmatch(rf"[0-9]{{1,{LONGEST_ID}}}").to_numpy(dtype=bool)
+        sentence = f"{column} is {{{column}!r}}; it must be a whole number of at most {LONGEST_ID} digits"
+        faults += faults_of(path, table[~good], sentence, True)
+        sound &= good
+    return table[sound], faults
 
 
 def faults_of(path: Path, rows: pd.DataFrame, sentence: str, serious: bool) -> list[Fault]:
     """One fault per row; `sentence` is filled with the row's own values."""
-    if rows.empty:
-        # The usual case; turning a frame of no rows into records takes milliseconds.
-        return []
+    names = {name for _, name, _, _ in Formatter().parse(sentence) if name}
+    columns = [[clipped(value) for value in rows[name].tolist()] for name in names]
     return [
         Fault(
-            path,
-            int(index) + 2,
-            serious,
-            sentence.format_map({str(key): value for key, value in row.items()}),
+            path, int(index) + 2, serious, sentence.format(**dict(zip(names, values, strict=True))), sentence
         )
-        for index, row in zip(rows.index, rows.to_dict("records"), strict=True)
+        for index, *values in zip(rows.index, *columns, strict=True)
     ]
+
+
+def shortened(faults: Sequence[Fault]) -> list[Fault]:
+    """Return the first `SHOWN` faults of each kind, and after them how many more there are of each."""
+    seen: Counter[tuple[Path, str]] = Counter()
+    shown, more = [], {}
+    for fault in faults:
+        kind = (fault.file, fault.kind or fault.message)
+        seen[kind] += 1
+        if seen[kind] <= SHOWN:
+            shown.append(fault)
+        else:
+            told = re.sub(r"\{[^}]*\}", "…", kind[1])
+            more[kind] = Fault(fault.file, 0, fault.serious, f"{seen[kind] - SHOWN} more rows: {told}")
+    return [*shown, *more.values()]
+
+
+def clipped(value: Any, most: int = 60) -> Any:
+    """Return a value as it is, text beyond `most` characters cut off and marked."""
+    return f"{value[:most]}…" if isinstance(value, str) and len(value) > most else value

@@ -102,7 +102,7 @@ def split_row_id(identifier: str) -> tuple[str, str]:
         if identifier[start + 1 :] in _BY_NAME and start > 0:
             return identifier[:start], identifier[start + 1 :]
         start = identifier.find("_", start + 1)
-    raise ValueError(f"{identifier!r} does not end in one of the 25 target names")
+    raise ValueError(f"{identifier[:80]!r} does not end in one of the 25 target names")
 
 
 def condition_words(condition: str) -> str:

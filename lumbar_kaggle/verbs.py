@@ -173,9 +173,10 @@ def predict(args: argparse.Namespace) -> int:
 def validate(args: argparse.Namespace) -> int:
     """Name every fault of a submission."""
     from lumbar_kaggle.submission import validate
+    from lumbar_kaggle.tables import shortened
 
     faults = validate(args.file, args.competition)
-    for fault in faults:
+    for fault in shortened(faults):
         print(fault)
     print(f"{args.file}: {len(faults)} faults" if faults else f"{args.file}: valid")
     return 2 if faults else 0

@@ -184,12 +184,29 @@ def test_a_spoilt_blend_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "blend.json"
     group = {"weights": [0.5], "stack": None, "share": 0.5, "temperature": 1.0, "worst_scale": 1.0}
     whole = {"format": 1, "files": ["a", "b"], "groups": [group] * 3, "decisions": []}
+    one = {**whole, "files": ["a"]}
+    stack = {"fill": [0.0] * 19, "scale": [1.0] * 19, "coefficients": [[0.0] * 3] * 19}
+
+    def changed(**values: object) -> dict[str, object]:
+        return {**one, "groups": [{**group, **values}] * 3}
+
     for content, message in (
         ([], "not a blend of format 1"),
         ({**whole, "format": 2}, "not a blend of format 1; write it again"),
-        (whole, r"not a complete blend \(an array of shape \(1,\) where finite numbers of shape \(2,\)"),
-        ({**whole, "files": ["a"], "groups": [group]}, "1 score groups where 3 are needed"),
-        ({"format": 1, "files": ["a"]}, "not a complete blend"),
+        (whole, "not a complete blend; .*: 1 weights where there are 2 files"),
+        ({**one, "groups": [group]}, "1 score groups where 3 are needed"),
+        ({"format": 1, "files": "a"}, "files is 'a'; it must be a list"),
+        ({"format": 1, "groups": [group] * 3}, "'files' is missing"),
+        ({**one, "groups": [5]}, r"groups\[0\]: 5 where an object"),
+        ({**one, "decisions": [{"step": 1}]}, r"decisions\[0\]: 'group' is missing"),
+        (changed(weights=["a"]), r"weights\[0\] is 'a'; it must be a finite number"),
+        (changed(weights=[-1]), "each must be 0 or more"),
+        (changed(temperature=float("nan")), "temperature is nan; it must be a finite number"),
+        (changed(temperature=0), "temperature is 0.0; it must be 0.01 or more"),
+        (changed(share=2), "share is 2.0; it must be 1 or less"),
+        (changed(stack={**stack, "scale": [0.0] * 19}), "scale is .*; each must be more than 0"),
+        (changed(stack={**stack, "fill": [0.0] * 5}), "fill has 5 values; it needs 19"),
+        (changed(stack={**stack, "coefficients": [[0.0] * 2] * 19}), "a line that is not of three numbers"),
     ):
         path.write_text(json.dumps(content))
         with pytest.raises(InputError, match=message):

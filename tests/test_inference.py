@@ -41,7 +41,7 @@ def test_the_exported_model_repeats_the_trained_ones_predictions(
     images = _images(pictures[rows["row_id"].str.split("_").str[0]])
     fold, model = list(predictor.models(result["target"]))[1]
     raw = model(predictor.normalise(images)).softmax(1).detach().numpy()
-    assert fold["file"].endswith("fold-1.safetensors")
+    assert fold.file.endswith("fold-1.safetensors")
     np.testing.assert_allclose(raw, rows[list(SEVERITIES)].to_numpy(), atol=2e-3)
 
 

@@ -199,6 +199,11 @@ FAULTS = {
         3,
         f"row {ROW} sums to 0.95; it must be 1",
     ),
+    "above one": (
+        lambda path: set_line(path, 3, f"{ROW},1.5,0.25,0.2"),
+        3,
+        f"row {ROW}: normal_mild is 1.5; it must be 1 or less",
+    ),
     "sum too great": (
         lambda path: set_line(path, 3, f"{ROW},1,1,1"),
         3,
@@ -240,13 +245,42 @@ def test_a_valid_file_has_no_faults(
 def test_all_faults_are_named_in_the_order_of_the_file(submission: Path, competition: Path) -> None:
     """Several faults come line by line, after a blank line too, and what is missing comes last."""
     set_line(submission, 2, "")
-    set_line(submission, 3, f"{ROW},-1,nan,2")
+    set_line(submission, 3, f"{ROW},-1,nan,0.5")
     set_line(submission, 5, f"{STUDIES[0]}_{SAMPLE_ORDER[3]},0.5,0.5,0.5")
     append(submission, "x,1,0,0")
     faults = validate(submission, competition)
     assert [fault.line for fault in faults] == [3, 3, 5, 52, 0]
     assert faults[-1].message.startswith(f"row {STUDIES[0]}_{SAMPLE_ORDER[0]} is missing")
     assert {fault.message.split(": ")[1][:11] for fault in faults[:2]} == {"moderate is", "normal_mild"}
+
+
+@pytest.mark.parametrize(
+    ("change", "column"),
+    [
+        (lambda table: table.assign(fold=0), "fold"),
+        (lambda table: table.rename_axis("").reset_index(), "Unnamed: 0"),
+        (lambda table: table.assign(usage="Public", id=1), "usage"),
+    ],
+)
+def test_a_column_too_many_is_a_fault(
+    submission: Path, competition: Path, change: Callable[[pd.DataFrame], pd.DataFrame], column: str
+) -> None:
+    """Kaggle's server refuses such a file ("Unexpected Column")."""
+    change(pd.read_csv(submission)).to_csv(submission, index=False)
+    faults = validate(submission, competition)
+    assert (
+        str(faults[0])
+        == f"{submission}, line 1: column '{column}' is not in the sample submission; remove it"
+    )
+
+
+def test_a_doubled_column_is_refused(submission: Path, competition: Path, truth: Path) -> None:
+    """Which of the two counts cannot be known, neither here nor for a score."""
+    table = pd.read_csv(submission)
+    pd.concat([table, table[["severe"]]], axis=1).to_csv(submission, index=False)
+    for read in (lambda: validate(submission, competition), lambda: score_file(submission, truth)):
+        with pytest.raises(InputError, match="line 1: column severe is there twice; keep one"):
+            read()
 
 
 def test_a_missing_study_is_25_faults(submission: Path, competition: Path) -> None:
@@ -379,7 +413,7 @@ def test_rows_that_do_not_sum_to_one_are_mentioned(tmp_path: Path, truth: Path) 
     """The text says how many scored rows were rescaled."""
     path = random_predictions(tmp_path / "predictions.csv")
     table = pd.read_csv(path)
-    table.loc[0, "severe"] += 0.5
+    table.loc[0, "severe"] /= 2
     table.to_csv(path, index=False)
     assert "1 rows did not sum to 1 and were rescaled" in score_file(path, truth).text()
 
@@ -417,12 +451,19 @@ def test_predictions_with_a_fault_are_not_scored(tmp_path: Path, truth: Path, li
 
 
 def test_predictions_need_not_sum_to_one_and_may_have_further_columns(tmp_path: Path) -> None:
-    """Out-of-fold tables with a fold column are read as they are."""
+    """Out-of-fold tables with a fold column are read as they are, a byte order mark at the start or not."""
     path = tmp_path / "oof.csv"
-    path.write_text(f"fold,{HEADER}\n0,a,2,1,1\n")
+    path.write_text(f"\ufefffold,{HEADER}\n0,a,1,0.5,0.5\n")
     table = read_predictions(path)
-    assert table.to_numpy().tolist() == [["a", 2.0, 1.0, 1.0]]
+    assert table.to_numpy().tolist() == [["a", 1.0, 0.5, 0.5]]
     assert table.columns.tolist() == HEADER.split(",")
+
+
+def test_an_identifier_of_too_many_characters_is_refused(tmp_path: Path) -> None:
+    """And is not printed at full length."""
+    (tmp_path / "p.csv").write_text(f"{HEADER}\n{'9' * 300}_{SAMPLE_ORDER[0]},1,0,0\n")
+    with pytest.raises(InputError, match=r"line 2: row 9{60}… has an identifier of too many characters"):
+        read_predictions(tmp_path / "p.csv")
 
 
 def test_labels_with_a_fault_are_not_used(tmp_path: Path, truth: Path) -> None:

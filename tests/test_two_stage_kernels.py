@@ -18,7 +18,7 @@ from lumbar_kaggle.pipeline import export_run, preprocess_folder, train_two_stag
 from lumbar_kaggle.recipes.baseline.network import body_state, build_network
 from lumbar_kaggle.recipes.two_stage.config import preset
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
-from lumbar_kaggle.recipes.two_stage.grading.cropping import cache_crops, crops_folder
+from lumbar_kaggle.recipes.two_stage.grading.cropping import cache_crops, crops_folder, evict_other_crops
 from lumbar_kaggle.recipes.two_stage.grading.places import annotated_places, read_places, to_points
 from lumbar_kaggle.recipes.two_stage.reading import CachedStudies, DicomStudies
 from lumbar_kaggle.ship.sessions import RESUMABLE
@@ -94,11 +94,29 @@ def test_scratch_space_holds_the_crops_of_one_model(tmp_path: Path) -> None:
     """Three models of a preset need the room of one; two with the same crops do not cut them twice."""
     first, second, third = preset("t4x2-gold").grade
     folder = crops_folder(tmp_path, first)
-    (folder / "located").mkdir(parents=True)
+    evict_other_crops(folder)
+    (folder / "located").mkdir()
     assert crops_folder(tmp_path, second) == folder
     assert (folder / "located").is_dir()
-    assert crops_folder(tmp_path, third) != folder
-    assert list(tmp_path.iterdir()) == []
+    other = crops_folder(tmp_path, third)
+    assert other != folder
+    assert (folder / "located").is_dir()  # asking for a name removes nothing
+    evict_other_crops(other)
+    assert list(tmp_path.iterdir()) == [other]
+
+
+def test_what_is_no_folder_of_crops_stays(tmp_path: Path) -> None:
+    """Scratch space is shared: neither strangers' folders nor files nor links are removed."""
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "text.txt").write_text("years of work")
+    (tmp_path / "note").write_text("x")
+    away = tmp_path.parent / f"{tmp_path.name}-away"
+    evict_other_crops(away / "crops")
+    (tmp_path / "link").symlink_to(away / "crops")
+    evict_other_crops(crops_folder(tmp_path, preset("cpu").grade[0]))
+    assert (tmp_path / "thesis" / "text.txt").is_file()
+    assert {path.name for path in tmp_path.iterdir()} >= {"thesis", "note", "link"}
+    assert (away / "crops").is_dir()
 
 
 def test_annotated_points_are_read_back_as_they_were_written(place: Path) -> None:

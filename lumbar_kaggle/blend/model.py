@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from lumbar_kaggle.blend.cells import TARGETS_OF, Floats, arrange, as_table
-from lumbar_kaggle.blend.stacking import Stack
 from lumbar_kaggle.blend.steps import STEPS, GroupBlend, plain_mean
+from lumbar_kaggle.config import from_dict
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import read_json, write_json
 from lumbar_kaggle.targets import SCORE_GROUPS
@@ -51,6 +49,13 @@ class BlendModel:
     files: tuple[str, ...]
     groups: tuple[GroupBlend, ...] = (GroupBlend(), GroupBlend(), GroupBlend())
     decisions: tuple[Decision, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.groups) != len(SCORE_GROUPS):
+            raise InputError(f"{len(self.groups)} score groups where {len(SCORE_GROUPS)} are needed")
+        for group in self.groups:
+            if group.weights is not None and len(group.weights) != len(self.files):
+                raise InputError(f"{len(group.weights)} weights where there are {len(self.files)} files")
 
     @property
     def is_plain_mean(self) -> bool:
@@ -110,36 +115,7 @@ def load_blend(path: Path) -> BlendModel:
     content = read_json(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path}: not a blend of format {FORMAT}; write it again with lumbar blend --model")
-    try:
-        groups = tuple(_group(values, len(content["files"])) for values in content["groups"])
-        if len(groups) != len(SCORE_GROUPS):
-            raise ValueError(f"{len(groups)} score groups where {len(SCORE_GROUPS)} are needed")
-        decisions = tuple(Decision(**values) for values in content["decisions"])
-        return BlendModel(tuple(content["files"]), groups, decisions)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: not a complete blend ({error}); write it again with lumbar blend --model"
-        ) from None
-
-
-def _group(values: dict[str, Any], files: int) -> GroupBlend:
-    """Build the settings of one score group from JSON; raise ValueError where a shape is wrong."""
-    weights = None if values["weights"] is None else _numbers(values["weights"], (files,))
-    stack = None
-    if values["stack"] is not None:
-        coefficients = values["stack"]["coefficients"]
-        inputs = len(coefficients)
-        stack = Stack(
-            fill=_numbers(values["stack"]["fill"], (inputs,)),
-            scale=_numbers(values["stack"]["scale"], (inputs,)),
-            coefficients=tuple(_numbers(line, (3,)) for line in coefficients),
-        )
-    share, temperature, worst = (float(values[name]) for name in ("share", "temperature", "worst_scale"))
-    return GroupBlend(weights, stack, share, temperature, worst)
-
-
-def _numbers(values: list[float], shape: tuple[int, ...]) -> tuple[float, ...]:
-    array = np.asarray(values, dtype=np.float64)
-    if array.shape != shape or not np.isfinite(array).all():
-        raise ValueError(f"an array of shape {array.shape} where finite numbers of shape {shape} are needed")
-    return tuple(array.tolist())
+    values = {name: value for name, value in content.items() if name != "format"}
+    return from_dict(
+        values, BlendModel, f"{path}: not a complete blend; write it again with lumbar blend --model"
+    )

@@ -8,14 +8,16 @@ It is penalised towards no correction, so that few studies leave the base as it 
 set of coefficients: inputs are the own side and the other side; the canal sees the worse and the better one.
 """
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 
 import numpy as np
 from scipy.optimize import minimize
 
 from lumbar_kaggle.blend.cells import TARGETS_OF, Floats, Integers, normalised
 from lumbar_kaggle.blend.losses import CANAL, WEIGHTS
-from lumbar_kaggle.targets import CONDITIONS, LEVELS, SCORE_GROUPS
+from lumbar_kaggle.config import check_settings, option
+from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.targets import CONDITIONS, LEVELS, SCORE_GROUPS, SEVERITIES
 
 PENALTY = 30.0
 """Of squared coefficients, beside the sum of the weighted losses: each is expected within about ± 0.2 per
@@ -23,6 +25,9 @@ standard deviation of its input, whatever the number of studies."""
 
 LEAST = 1e-6
 """Probabilities below this count as this before their logarithm is taken."""
+
+INPUTS = 19
+"""Of the regression; see `stack_inputs`."""
 
 _PAIR = {group: [k for k, name in enumerate(CONDITIONS) if SCORE_GROUPS[group] in name] for group in (1, 2)}
 """Score group → places of its left and its right condition."""
@@ -38,9 +43,14 @@ class Stack:
         coefficients: ``[inputs][3]``.
     """
 
-    fill: tuple[float, ...]
-    scale: tuple[float, ...]
-    coefficients: tuple[tuple[float, ...], ...]
+    fill: tuple[float, ...] = option(MISSING, "means", count=INPUTS)
+    scale: tuple[float, ...] = option(MISSING, "standard deviations", count=INPUTS, above=0)
+    coefficients: tuple[tuple[float, ...], ...] = option(MISSING, "of the regression", count=INPUTS)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if any(len(line) != len(SEVERITIES) for line in self.coefficients):
+            raise InputError("coefficients has a line that is not of three numbers")
 
 
 def stack_inputs(probabilities: Floats, group: int) -> Floats:

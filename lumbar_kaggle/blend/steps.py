@@ -13,6 +13,8 @@ from scipy.optimize import minimize, minimize_scalar
 from lumbar_kaggle.blend.cells import TARGETS_OF, Booleans, Floats, Integers, normalised
 from lumbar_kaggle.blend.losses import CANAL, WEIGHTS, group_loss
 from lumbar_kaggle.blend.stacking import LEAST, PENALTY, Stack, apply_stack, fit_stack
+from lumbar_kaggle.config import check_settings, option
+from lumbar_kaggle.errors import InputError
 
 SHARES = (0.5, 0.25, 0.75, 1.0)
 """Shares of the stack that are tried, the rest being the base; the first is the default."""
@@ -38,9 +40,14 @@ class GroupBlend:
 
     weights: tuple[float, ...] | None = None
     stack: Stack | None = None
-    share: float = SHARES[0]
-    temperature: float = 1.0
-    worst_scale: float = 1.0
+    share: float = option(SHARES[0], "of the stack", least=0, most=1)
+    temperature: float = option(1.0, "divides the logarithms", least=0.01, most=100)
+    worst_scale: float = option(1.0, "of the canal's worst level", least=0.01, most=100)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.weights is not None and (min(self.weights) < 0 or sum(self.weights) <= 0):
+            raise InputError(f"weights is {self.weights}; each must be 0 or more, and their sum more than 0")
 
 
 @dataclass(frozen=True)

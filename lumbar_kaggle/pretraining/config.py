@@ -1,8 +1,8 @@
 """The configuration of ``lumbar pretrain``."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.config import check_settings, option
 
 HELD_OUT = 10
 """One patient in ten is kept aside and tells whether it learns."""
@@ -12,18 +12,15 @@ HELD_OUT = 10
 class PretrainConfig:
     """What determines the weights."""
 
-    arch: str = field(
-        default="resnet10t", metadata={"help": "any torchvision or timm model", "metavar": "NAME"}
+    arch: str = option("resnet10t", "any torchvision or timm model", metavar="NAME")
+    patients: int = option(
+        5000, "patients to draw, 20 or more", metavar="N", least=2 * HELD_OUT, most=1_000_000
     )
-    patients: int = field(default=5000, metadata={"help": "patients to draw, 20 or more", "metavar": "N"})
-    image_size: int = field(default=96, metadata={"help": "side of the input in px", "metavar": "PX"})
-    batch_size: int = field(default=48, metadata={"help": "images per training step", "metavar": "N"})
-    epochs: int = field(default=3, metadata={"help": "passes over the patients", "metavar": "N"})
-    lr: float = field(default=3e-3, metadata={"help": "greatest learning rate", "metavar": "RATE"})
-    seed: int = field(
-        default=20_000_001, metadata={"help": "of the patients and the training", "metavar": "N"}
-    )
+    image_size: int = option(96, "side of the input in px", metavar="PX", least=32, most=1024)
+    batch_size: int = option(48, "images per training step", metavar="N", least=2, most=4096)
+    epochs: int = option(3, "passes over the patients", metavar="N", least=1, most=10_000)
+    lr: float = option(3e-3, "greatest learning rate", metavar="RATE", above=0, most=10)
+    seed: int = option(20_000_001, "of the patients and the training", metavar="N", least=0, most=2**63 - 1)
 
     def __post_init__(self) -> None:
-        if self.patients < 2 * HELD_OUT:
-            raise InputError(f"patients is {self.patients}; it must be {2 * HELD_OUT} or more")
+        check_settings(self)

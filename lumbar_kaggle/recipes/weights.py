@@ -1,10 +1,12 @@
 """Pretrained weights from elsewhere: a file read without running code, a hub that may be out of reach."""
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
 import torch
+from torch import nn
 
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import write_atomic
@@ -15,29 +17,75 @@ HUB_ERRORS = (OSError, RuntimeError)
 """What a hub's client raises without a network: URLError, ConnectionError, LocalEntryNotFoundError."""
 
 
-def read_weights(path: Path, mend: str) -> State:
-    """Read a safetensors file or a checkpoint of plain tensors.
+WRAPPERS = (
+    *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "state"),
+    *("state_dict_ema", "model_ema", "ema"),
+)
+"""Keys under which training programs save a network's state, beside epoch, optimiser and the like."""
+
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+"""What DataParallel, torch.compile and Lightning put before every name."""
+
+
+def read_weights(path: Path, hint: str) -> State:
+    """Read a safetensors file or a checkpoint of plain tensors, bare or in one of the common wrappers.
 
     Args:
         path: the file.
-        mend: what the caller takes, for the sentence about a missing file.
+        hint: what the caller takes, for the sentence about a missing file.
 
     Raises:
-        InputError: there is no such file, or it holds no readable weights.
+        InputError: there is no such file, it holds no readable weights, or one of them is NaN or infinite.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file; {mend}")
+        raise InputError(f"{path}: {'a folder, no file' if path.is_dir() else 'no such file'}; {hint}")
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        # weights_only: a checkpoint from elsewhere must not run code.
-        state = torch.load(path, map_location="cpu", weights_only=True)
+            content: object = safetensors.torch.load_file(path)
+        else:
+            # weights_only: a checkpoint from elsewhere must not run code.
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise InputError(
             f"{path}: no readable weights ({type(error).__name__}); give a safetensors file or a state dict"
         ) from error
-    plain: State = state.get("state_dict", state.get("model", state))
-    return plain
+    state = _find_state(content, depth=3)
+    if not state:
+        raise InputError(
+            f"{path}: holds a {type(content).__name__} without named weights; give a safetensors file or a "
+            f"state dict, bare or under one of {', '.join(WRAPPERS)}"
+        )
+    for name, value in state.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise InputError(f"{path}: {name} holds NaN or infinite numbers; give other weights")
+    return state
+
+
+def load_weights(network: nn.Module, path: Path, hint: str) -> None:
+    """Load a file of ours into the network it is of; half precision in the file becomes the network's.
+
+    Raises:
+        InputError: as `read_weights`, or the weights are those of another network.
+    """
+    try:
+        network.load_state_dict(read_weights(path, hint))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise InputError(f"{path}: its weights are of another network ({reason}); {hint}") from None
+
+
+def _find_state(content: object, depth: int) -> State:
+    """Return a checkpoint's named tensors, those in a wrapper first; empty where there are none."""
+    if not isinstance(content, Mapping):
+        return {}
+    for key in WRAPPERS:
+        inner = _find_state(content.get(key), depth - 1) if depth else {}
+        if inner:
+            return inner
+    state = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    while prefix := next((p for p in PREFIXES if state and all(name.startswith(p) for name in state)), ""):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
 
 
 def export_weights(source: Path, target: Path) -> None:

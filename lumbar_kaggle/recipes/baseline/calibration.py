@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lumbar_kaggle.config import check_settings, option
 from lumbar_kaggle.metric import weighted_log_loss
 
 Floats = NDArray[np.float64]
@@ -28,8 +29,11 @@ MIXES = (0.02, 0.05, 0.1, 0.2, 0.4)
 class Calibration:
     """How far a score group's classifiers are trusted; see the module's formula."""
 
-    strength: float
-    mix: float
+    strength: float = option(0.0, "exponent of the classifier's answer", least=0, most=10)
+    mix: float = option(MIXES[0], "share of the prior", least=0, most=1)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
 
 DISTRUST = Calibration(0.0, MIXES[0])

@@ -1,14 +1,10 @@
 """The one configuration object of the baseline recipe."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
+from lumbar_kaggle.config import check_settings, option
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.targets import CONDITIONS, LEVELS, TARGET_NAMES
-
-
-def _option(default: Any, text: str, **more: Any) -> Any:
-    return field(default=default, metadata={"help": text, **more})
 
 
 @dataclass(frozen=True)
@@ -18,39 +14,41 @@ class BaselineConfig:
     The defaults are the report's where it states a value. Each field's help says what it means.
     """
 
-    targets: tuple[str, ...] = _option(
+    targets: tuple[str, ...] = option(
         TARGET_NAMES, "targets, conditions or levels to train, by name", metavar="NAME"
     )
-    protocol: str = _option(
+    protocol: str = option(
         "honest",
         "honest: split by study, then upsample the training part; report: upsample first, as the report did",
         choices=("honest", "report"),
     )
-    arch: str = _option("resnet34", "any torchvision or timm model", metavar="NAME")
-    weights: str = _option(
+    arch: str = option("resnet34", "any torchvision or timm model", metavar="NAME")
+    weights: str = option(
         "auto", "pretrained weights: auto (from the hub), none, or a file", metavar="auto|none|FILE"
     )
-    image_size: int = _option(256, "side of the network's input in px", metavar="PX")
-    batch_size: int = _option(64, "images per training step", metavar="N")
-    folds: int = _option(5, "folds of the cross-validation, 2 or more", metavar="N")
-    short_epochs: int = _option(4, "epochs of the short cross-validated run", metavar="N")
-    middle_epochs: int = _option(5, "epochs when the short run's accuracy is 0.91 to 0.95", metavar="N")
-    long_epochs: int = _option(10, "epochs when it is below 0.91", metavar="N")
-    patience: int = _option(3, "epochs without a better validation loss before stopping", metavar="N")
-    lr: float | None = _option(None, "learning rate; none: the finder's valley", metavar="RATE")
-    lr_find_iterations: int = _option(100, "steps of the learning-rate finder, 30 or more", metavar="N")
-    mixed_precision: bool = _option(True, "16-bit floats where there is a GPU")
-    seed: int = _option(2024, "of everything random", metavar="N")
+    image_size: int = option(256, "side of the network's input in px", metavar="PX", least=32, most=1024)
+    batch_size: int = option(64, "images per training step", metavar="N", least=2, most=4096)
+    folds: int = option(5, "folds of the cross-validation, 2 or more", metavar="N", least=2, most=100)
+    short_epochs: int = option(
+        4, "epochs of the short cross-validated run", metavar="N", least=1, most=10_000
+    )
+    middle_epochs: int = option(
+        5, "epochs when the short run's accuracy is 0.91 to 0.95", metavar="N", least=1, most=10_000
+    )
+    long_epochs: int = option(10, "epochs when it is below 0.91", metavar="N", least=1, most=10_000)
+    patience: int = option(3, "epochs without a better validation loss before stopping", metavar="N", least=1)
+    lr: float | None = option(
+        None, "learning rate; none: the finder's valley", metavar="RATE", above=0, most=10
+    )
+    lr_find_iterations: int = option(
+        100, "steps of the learning-rate finder, 30 or more", metavar="N", least=30, most=100_000
+    )
+    mixed_precision: bool = option(True, "16-bit floats where there is a GPU")
+    seed: int = option(2024, "of everything random", metavar="N", least=0, most=2**63 - 1)
 
     def __post_init__(self) -> None:
+        check_settings(self)
         object.__setattr__(self, "targets", expand_targets(self.targets))
-        least = {"image_size": 32, "batch_size": 2, "folds": 2, "lr_find_iterations": 30, "patience": 1}
-        least |= {"short_epochs": 1, "middle_epochs": 1, "long_epochs": 1}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be {value} or more")
-        if self.protocol not in ("honest", "report"):
-            raise InputError(f"protocol is {self.protocol!r}; it must be honest or report")
 
 
 KEEP_ABOVE = 0.95

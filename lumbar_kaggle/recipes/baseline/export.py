@@ -1,19 +1,67 @@
 """A run → a bundle: the kept folds' weights in 16 bits, the calibration and the prior."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
 
-from lumbar_kaggle.bundle import Manifest, open_bundle, write_manifest
+from lumbar_kaggle.bundle import MANIFEST, Manifest, open_bundle, write_manifest
+from lumbar_kaggle.config import check_settings, from_dict, option
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import digest, read_json
+from lumbar_kaggle.recipes.baseline.calibration import Calibration
 from lumbar_kaggle.recipes.baseline.images import CACHE_CONFIG
 from lumbar_kaggle.recipes.baseline.run import fold_folder, read_results, read_run
+from lumbar_kaggle.targets import target
 
 RECIPE = "baseline"
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One classifier of a bundle: its weight file, and the severities its training part held."""
+
+    file: str
+    severities_seen: tuple[int, ...] = option((0, 1, 2), "of its training part", least=0, most=2)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+@dataclass(frozen=True)
+class Models:
+    """`bundle.Manifest.models` of this recipe.
+
+    Attributes:
+        arch: of all networks.
+        folds: per target its classifiers.
+        calibration: per score group.
+        source: digest of the run; see `bundle.open_bundle`.
+    """
+
+    arch: str
+    folds: dict[str, list[Fold]]
+    calibration: dict[str, Calibration]
+    source: str = ""
+
+
+def read_models(bundle: Path, manifest: Manifest) -> Models:
+    """Return what a bundle of this recipe says of its models.
+
+    Raises:
+        InputError: something is missing or cannot be; the manifest is named.
+    """
+    path = bundle / MANIFEST
+    models = from_dict(manifest.models, Models, f"{path}, models")
+    for name in manifest.targets:
+        if not models.folds.get(name):
+            raise InputError(f"{path}, models: target {name} has no fold; export it again")
+        manifest.check_files(bundle, [fold.file for fold in models.folds[name]])
+        if target(name).score_group not in models.calibration:
+            raise InputError(f"{path}, models: target {name} has no calibration; export it again")
+    return models
 
 
 def export(run: Path, bundle: Path) -> Manifest:

@@ -3,20 +3,22 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from lumbar_kaggle.bundle import Manifest
+from lumbar_kaggle.bundle import MANIFEST, Manifest
+from lumbar_kaggle.config import from_dict
 from lumbar_kaggle.recipes.base import Prediction, Study
-from lumbar_kaggle.recipes.baseline.calibration import Calibration, calibrate
+from lumbar_kaggle.recipes.baseline.calibration import calibrate
+from lumbar_kaggle.recipes.baseline.config import BaselineConfig
+from lumbar_kaggle.recipes.baseline.export import Fold, read_models
 from lumbar_kaggle.recipes.baseline.images import choose_series, middle_slice, square
 from lumbar_kaggle.recipes.baseline.network import build_network
+from lumbar_kaggle.recipes.weights import load_weights
 from lumbar_kaggle.targets import SEVERITIES, TARGET_NAMES, target
 from lumbar_kaggle.volume import UnreadableSeries
 
@@ -45,12 +47,18 @@ class BaselinePredictor:
         self.bundle, self.manifest = bundle, manifest
         devices = devices or usable_devices()
         self.device = devices[0]
-        self.network = build_network(manifest.models["arch"])
+        self.trained = read_models(bundle, manifest)
+        size = {"image_size": manifest.input.get("image_size")}
+        self.image_size = from_dict(size, BaselineConfig, f"{bundle / MANIFEST}, input").image_size
+        self.network = build_network(self.trained.arch)
         self.model = self.network.model.to(self.device).eval()
-        others = [build_network(manifest.models["arch"]).model.to(device).eval() for device in devices[1:]]
+        others = [build_network(self.trained.arch).model.to(device).eval() for device in devices[1:]]
         self.replicas = list(zip(devices, [self.model, *others], strict=True))
-        self.image_size = int(manifest.input["image_size"])
         self.prior = manifest.prior_table()
+        for name in manifest.targets:
+            # Damaged weights end the run now, not once per study.
+            for _ in self._load_folds(name, self.model):
+                pass
 
     def predict(self, studies: Sequence[Study]) -> list[Prediction]:
         """Grade some studies; one without a readable sagittal T1 series gives a reason."""
@@ -93,15 +101,14 @@ class BaselinePredictor:
             graded[name] = np.mean(folds, axis=0)
         return graded
 
-    def models(self, target_name: str) -> Iterator[tuple[dict[str, Any], nn.Sequential]]:
+    def models(self, target_name: str) -> Iterator[tuple[Fold, nn.Sequential]]:
         """Yield each fold's manifest entry and the network holding its weights (the same object)."""
         for fold in self._load_folds(target_name, self.model):
             yield fold, self.model
 
-    def _load_folds(self, target_name: str, model: nn.Sequential) -> Iterator[dict[str, Any]]:
-        for fold in self.manifest.models["folds"][target_name]:
-            # Half precision in the file, full precision in the network: load_state_dict converts.
-            model.load_state_dict(safetensors.torch.load_file(self.bundle / fold["file"]))
+    def _load_folds(self, target_name: str, model: nn.Sequential) -> Iterator[Fold]:
+        for fold in self.trained.folds[target_name]:
+            load_weights(model, self.bundle / fold.file, "export the bundle again")
             yield fold
 
     def normalise(self, images: NDArray[np.uint8]) -> torch.Tensor:
@@ -118,12 +125,11 @@ class BaselinePredictor:
         std = torch.tensor(self.network.std)[:, None, None]
         return ((gray - mean) / std).to(self.device)
 
-    def calibrate(self, name: str, fold: dict[str, Any], raw: NDArray[np.float64]) -> NDArray[np.float64]:
+    def calibrate(self, name: str, fold: Fold, raw: NDArray[np.float64]) -> NDArray[np.float64]:
         """Calibrate one fold's softmax ``[studies, 3]`` of a target; see `calibration.calibrate`."""
-        seen = np.tile([index in fold["severities_seen"] for index in range(3)], (len(raw), 1))
+        seen = np.tile([index in fold.severities_seen for index in range(3)], (len(raw), 1))
         prior = np.tile(self.prior.loc[name, list(SEVERITIES)].to_numpy(dtype=np.float64), (len(raw), 1))
-        trust = Calibration(**self.manifest.models["calibration"][target(name).score_group])
-        return calibrate(raw, prior, seen, trust)
+        return calibrate(raw, prior, seen, self.trained.calibration[target(name).score_group])
 
 
 def usable_devices() -> list[torch.device]:

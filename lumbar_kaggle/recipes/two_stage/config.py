@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lumbar_kaggle.config import from_dict
+from lumbar_kaggle.config import check_settings, from_dict
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import read_json, write_json
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
@@ -26,6 +26,9 @@ class TwoStageConfig:
 
     locate: LocateConfig
     grade: tuple[GradeConfig, ...]
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def starting_from(self, weights: str) -> "TwoStageConfig":
         """Return the configuration with first weights for all encoders; see `encoders.build_encoder`."""
@@ -67,14 +70,13 @@ def load(path: Path) -> TwoStageConfig:
     return from_content(read_json(path), str(path))
 
 
-def from_content(content: dict[str, Any], source: str) -> TwoStageConfig:
+def from_content(content: Any, source: str) -> TwoStageConfig:
     """Build the configuration of the content of its JSON; `source` is named in errors.
 
     Raises:
         InputError: an unknown or wrong setting.
     """
-    grade = tuple(from_dict(values, GradeConfig, f"{source}, grade") for values in content["grade"])
-    return TwoStageConfig(from_dict(content["locate"], LocateConfig, f"{source}, locate"), grade)
+    return from_dict(content, TwoStageConfig, source)
 
 
 def change(config: TwoStageConfig, path: Path) -> TwoStageConfig:
@@ -102,7 +104,9 @@ def changed(config: TwoStageConfig, content: Any, source: str) -> TwoStageConfig
     Raises:
         InputError: no such content, or an unknown or wrong setting.
     """
-    if not isinstance(content, dict) or not set(content) <= {"locate", "grade"}:
+    stages = {"locate", "grade"}
+    plain = isinstance(content, dict) and all(isinstance(values, dict) for values in content.values())
+    if not plain or not set(content) <= stages:
         raise InputError(f'{source}: give an object with "locate", "grade" or both, each with settings')
     values = asdict(config)
     merged = {

@@ -1,17 +1,20 @@
 """A two-stage run → a bundle: networks of both stages in 16 bits, and the blend."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from lumbar_kaggle.bundle import Manifest, open_bundle, write_manifest
+from lumbar_kaggle.blend.model import load_blend, save_blend
+from lumbar_kaggle.bundle import MANIFEST, Manifest, open_bundle, write_manifest
+from lumbar_kaggle.config import check_settings, from_dict
 from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.files import digest, read_json, sha256_file, write_json
+from lumbar_kaggle.files import digest, read_json, sha256_file
 from lumbar_kaggle.preprocess import VOLUMES
 from lumbar_kaggle.recipes.two_stage import config as configuration
 from lumbar_kaggle.recipes.two_stage.config import RUN_FILE, TwoStageConfig, grade_folder
+from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
 from lumbar_kaggle.recipes.two_stage.locating.training import network_file
 from lumbar_kaggle.recipes.weights import export_weights
 from lumbar_kaggle.targets import TARGET_NAMES
@@ -19,6 +22,48 @@ from lumbar_kaggle.targets import TARGET_NAMES
 RECIPE = "two-stage"
 
 BLEND = "weights/blend.json"
+
+
+@dataclass(frozen=True)
+class GradeModel:
+    """One model of the second stage in a bundle: its settings and its folds' weight files."""
+
+    config: GradeConfig
+    folds: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+@dataclass(frozen=True)
+class Models:
+    """`bundle.Manifest.models` of this recipe: the weight files of both stages.
+
+    Attributes:
+        sagittal, axial: of the locator's networks.
+        grade: the models to blend.
+        source: digest of the run; see `bundle.open_bundle`.
+    """
+
+    sagittal: tuple[str, ...]
+    axial: list[str]
+    grade: tuple[GradeModel, ...]
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+def read_models(bundle: Path, manifest: Manifest) -> Models:
+    """Return what a bundle of this recipe says of its models.
+
+    Raises:
+        InputError: something is missing or cannot be; the manifest is named.
+    """
+    models = from_dict(manifest.models, Models, f"{bundle / MANIFEST}, models")
+    files = [name for model in models.grade for name in model.folds]
+    manifest.check_files(bundle, [*models.sagittal, *models.axial, *files])
+    return models
 
 
 def export(run: Path, bundle: Path) -> Manifest:
@@ -44,7 +89,7 @@ def export(run: Path, bundle: Path) -> Manifest:
     for name, path in files.items():
         export_weights(path, bundle / name)
     if blend.is_file():
-        write_json(bundle / BLEND, read_json(blend))
+        save_blend(bundle / BLEND, load_blend(blend))
     return write_manifest(
         bundle,
         recipe=RECIPE,

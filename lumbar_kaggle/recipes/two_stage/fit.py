@@ -29,7 +29,7 @@ from lumbar_kaggle.recipes.two_stage import config as configuration
 from lumbar_kaggle.recipes.two_stage.config import RUN_FILE, TwoStageConfig, grade_folder
 from lumbar_kaggle.recipes.two_stage.grading import fit as grading
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
-from lumbar_kaggle.recipes.two_stage.grading.cropping import crops_folder
+from lumbar_kaggle.recipes.two_stage.grading.cropping import crops_folder, evict_other_crops
 from lumbar_kaggle.recipes.two_stage.grading.places import annotated_places, read_places
 from lumbar_kaggle.recipes.two_stage.locating.command import run_locate
 from lumbar_kaggle.recipes.two_stage.locating.fit import read_points
@@ -178,6 +178,9 @@ def grade(
         raise InputError(f"models {given}: there are those from 1 to {len(config.grade)}")
     for number in models or range(1, len(config.grade) + 1):
         one = with_measured_jitter(config.grade[number - 1], errors)
+        folder = None if crops is None else crops_folder(crops, one)
+        if folder is not None:
+            evict_other_crops(folder)
         result = grading.fit(
             competition,
             cache,
@@ -187,7 +190,7 @@ def grade(
             budget,
             weights,
             annotated=annotated,
-            crops=None if crops is None else crops_folder(crops, one),
+            crops=folder,
             only=folds or None,
             processes=processes,
         )

@@ -5,16 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
 from lumbar_kaggle.blend.model import BlendModel, apply_cells, load_blend
-from lumbar_kaggle.bundle import Manifest
-from lumbar_kaggle.config import from_dict
+from lumbar_kaggle.bundle import MANIFEST, Manifest
 from lumbar_kaggle.recipes.base import Prediction, Study
 from lumbar_kaggle.recipes.two_stage.config import from_content
-from lumbar_kaggle.recipes.two_stage.export import BLEND
+from lumbar_kaggle.recipes.two_stage.export import BLEND, GradeModel, read_models
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
 from lumbar_kaggle.recipes.two_stage.grading.cropping import FreshCrops
 from lumbar_kaggle.recipes.two_stage.grading.fit import to_targets
@@ -24,6 +22,7 @@ from lumbar_kaggle.recipes.two_stage.locating.axial import AXIAL_CHANNELS
 from lumbar_kaggle.recipes.two_stage.locating.points import CHANNELS
 from lumbar_kaggle.recipes.two_stage.locating.training import load_network
 from lumbar_kaggle.recipes.two_stage.looking import Look, levels_seen, look
+from lumbar_kaggle.recipes.weights import load_weights
 from lumbar_kaggle.targets import LEVELS, TARGETS
 
 
@@ -48,18 +47,14 @@ class TwoStagePredictor:
     def __init__(self, bundle: Path, manifest: Manifest) -> None:
         self.manifest = manifest
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        config = from_content(manifest.config, str(bundle))
+        config = from_content(manifest.config, f"{bundle / MANIFEST}, config")
+        trained = read_models(bundle, manifest)
         self.locate_config = config.locate
         self.sagittal, self.axial = (
-            [
-                load_network(bundle / name, config.locate, outputs).to(device)
-                for name in manifest.models[plane]
-            ]
-            for plane, outputs in (("sagittal", CHANNELS), ("axial", AXIAL_CHANNELS))
+            [load_network(bundle / name, config.locate, outputs).to(device) for name in names]
+            for names, outputs in ((trained.sagittal, CHANNELS), (trained.axial, AXIAL_CHANNELS))
         )
-        self.models = tuple(
-            _load_model(bundle, entry["config"], entry["folds"], device) for entry in manifest.models["grade"]
-        )
+        self.models = tuple(_load_model(bundle, entry, device) for entry in trained.grade)
         names = tuple(str(number) for number in range(len(self.models)))
         self.blend = load_blend(bundle / BLEND) if BLEND in manifest.weights else BlendModel(names)
         if len(self.blend.files) != len(self.models):
@@ -91,12 +86,10 @@ class TwoStagePredictor:
         return Prediction(self.grade(study.study_id, seen), "; ".join(seen.notes))
 
 
-def _load_model(bundle: Path, config: dict[str, object], files: Sequence[str], device: torch.device) -> Model:
-    settings = from_dict(config, GradeConfig, str(bundle))
+def _load_model(bundle: Path, entry: GradeModel, device: torch.device) -> Model:
     networks = []
-    for name in files:
-        network = Grader(settings)
-        # Half precision in the file, full precision in the network: load_state_dict converts.
-        network.load_state_dict(safetensors.torch.load_file(bundle / name))
+    for name in entry.folds:
+        network = Grader(entry.config)
+        load_weights(network, bundle / name, "export the bundle again")
         networks.append(network.to(device).eval())
-    return Model(settings, tuple(networks))
+    return Model(entry.config, tuple(networks))

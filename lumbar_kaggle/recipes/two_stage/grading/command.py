@@ -8,7 +8,7 @@ from lumbar_kaggle.competition import read_competition
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig, preset
 from lumbar_kaggle.recipes.two_stage.grading.fit import FitResult, fit
 from lumbar_kaggle.recipes.two_stage.locating.fit import read_points
-from lumbar_kaggle.tables import read_table
+from lumbar_kaggle.tables import read_label_weights
 
 
 def run_grade(
@@ -43,7 +43,7 @@ def run_grade(
     """
     competition = read_competition(root, "train")
     places = None if points is None else read_points(points)
-    labels = None if weights is None else read_table(weights, ("row_id", "weight"))
+    labels = None if weights is None else read_label_weights(weights)
     configs = preset(name)
     results = []
     for number, base in enumerate(configs):

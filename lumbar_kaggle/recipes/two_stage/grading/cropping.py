@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from lumbar_kaggle.budget import Budget
 from lumbar_kaggle.cache import Cache, CacheConfig, Source
+from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import digest, write_atomic
 from lumbar_kaggle.processes import usable_cores
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
@@ -30,23 +31,31 @@ Floats = NDArray[np.float64]
 BATCH = 32
 """Studies that are committed together."""
 
+MARKER = ".lumbar-crops"
+"""Lies in a folder that `evict_other_crops` may remove."""
+
 VERSION = 1
 """Raised when the same points and slices would give other crops."""
 
 
 def crops_folder(scratch: Path, config: GradeConfig) -> Path:
-    """Return a configuration's folder in scratch space; those of other sizes or windows are removed.
+    """Return a configuration's folder in scratch space; models of the same crops share it."""
+    return scratch / digest(asdict(_settings(config)))
 
-    So a session's space need be enough for one model's crops, and models of the same crops share them.
+
+def evict_other_crops(folder: Path) -> None:
+    """Mark a folder as one of crops, and remove those beside it that are so marked.
+
+    So a session's space need be enough for one model's crops. What has no mark is somebody else's and stays.
 
     Args:
-        scratch: holds nothing but such folders; may not exist yet.
-        config: sizes and windows.
+        folder: as from `crops_folder`; may not exist yet.
     """
-    folder = scratch / digest(asdict(_settings(config)))
-    for other in set(scratch.glob("*")) - {folder}:
-        shutil.rmtree(other)
-    return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARKER).touch()
+    for other in folder.parent.iterdir():
+        if other != folder and not other.is_symlink() and (other / MARKER).is_file():
+            shutil.rmtree(other)
 
 
 def cache_crops(
@@ -69,7 +78,7 @@ def cache_crops(
 
     Raises:
         OutOfTime: the budget is spent; the next call goes on.
-        InputError: the folder was made with other settings.
+        InputError: the folder was made with other settings, or no study has a point.
     """
     cache = Cache(folder, "crops")
     cache.open(_settings(config))
@@ -78,6 +87,11 @@ def cache_crops(
         for study, series in studies.sources.items()
         if study in points
     ]
+    if not sources:
+        raise InputError(
+            f"{folder}: no study has a point to crop around; give located points, or fill "
+            "train_label_coordinates.csv"
+        )
     batches = cache.plan(sources, BATCH)
     todo = [batch for batch in batches if not cache.has(batch)]
     with (

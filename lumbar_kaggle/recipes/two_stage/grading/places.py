@@ -13,7 +13,7 @@ from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.recipes.two_stage.grading.views import PLACE_OF_CONDITION, PLACES
 from lumbar_kaggle.recipes.two_stage.locating.points import empty_points, fill_points
 from lumbar_kaggle.recipes.two_stage.stacks import read_stacks
-from lumbar_kaggle.tables import read_table
+from lumbar_kaggle.tables import as_numbers, read_table
 from lumbar_kaggle.targets import LEVELS
 
 Floats = NDArray[np.float64]
@@ -55,10 +55,9 @@ def read_places(path: Path) -> pd.DataFrame:
     """Read a table as from `annotated_places`.
 
     Raises:
-        InputError: the file is missing or no such table.
+        InputError: the file is missing or no such table, or a number in it is none.
     """
-    numbers = ("x_mm", "y_mm", "z_mm", "confidence")
-    return read_table(path, COLUMNS).astype(dict.fromkeys(numbers, float))
+    return as_numbers(path, read_table(path, COLUMNS), "x_mm", "y_mm", "z_mm", "confidence")
 
 
 def to_table(studies: list[str], points: Floats, origin: NDArray[np.str_]) -> pd.DataFrame:

@@ -35,6 +35,7 @@ from lumbar_kaggle.recipes.two_stage.grading.cropping import CropSet, FreshCrops
 from lumbar_kaggle.recipes.two_stage.grading.data import INPUTS, Labels, Samples
 from lumbar_kaggle.recipes.two_stage.grading.losses import GradeLoss
 from lumbar_kaggle.recipes.two_stage.grading.network import Grader
+from lumbar_kaggle.recipes.weights import load_weights
 from lumbar_kaggle.targets import LEVELS, SCORE_GROUPS, SEVERITIES, TARGET_NAMES, target
 
 PRIOR_SMOOTHING = 0.5
@@ -83,7 +84,7 @@ def train_fold(
     set_seed(seed)
     network = Grader(config, prior, pretrained=not file.is_file() and not checkpoint.is_file())
     if file.is_file():
-        network.load_state_dict(safetensors.torch.load_file(file))
+        load_weights(network, file, "delete it and run the same command again")
         return network
     learner = make_learner(network, training, validation, folder, config)
     with tqdm(total=config.epochs, unit="epoch", desc=f"train fold {fold + 1}/{config.folds}") as progress:

@@ -26,7 +26,7 @@ from lumbar_kaggle.recipes.two_stage.locating.network import Locator
 from lumbar_kaggle.recipes.two_stage.locating.points import CHANNELS, Series
 from lumbar_kaggle.recipes.two_stage.locating.samples import Sample, make_samples
 from lumbar_kaggle.recipes.two_stage.locating.training import load_network, network_file, train_network
-from lumbar_kaggle.tables import read_table
+from lumbar_kaggle.tables import as_numbers, read_table
 
 CONFIG = "locate.json"
 
@@ -129,9 +129,11 @@ def read_points(path: Path) -> pd.DataFrame:
         InputError: the file is missing or no such table.
     """
     table = read_table(path, COLUMNS)
-    kinds = dict.fromkeys(("slice", "row", "column", "x_mm", "y_mm", "z_mm", "confidence"), float)
-    numbers = [int(text) if text else None for text in table["instance_number"]]
-    table = table.astype(kinds).assign(placed=table["placed"] == "True")
+    given = table[table["instance_number"] != ""]
+    as_numbers(path, given, "instance_number")
+    numbers = [int(float(text)) if text else None for text in table["instance_number"]]
+    table = as_numbers(path, table, "slice", "row", "column", "x_mm", "y_mm", "z_mm", "confidence")
+    table = table.assign(placed=table["placed"] == "True")
     return table.assign(instance_number=pd.array(numbers, dtype=object))
 
 

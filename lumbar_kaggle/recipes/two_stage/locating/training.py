@@ -16,7 +16,6 @@ from fastai.torch_core import set_seed
 from tqdm import tqdm
 
 from lumbar_kaggle.budget import Budget
-from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import write_atomic
 from lumbar_kaggle.folds import derive_seed
 from lumbar_kaggle.recipes.callbacks import Checkpoint, ReportEpochs, SeedEpochs, WithinBudget
@@ -24,6 +23,7 @@ from lumbar_kaggle.recipes.two_stage.locating.config import LocateConfig
 from lumbar_kaggle.recipes.two_stage.locating.find import to_input
 from lumbar_kaggle.recipes.two_stage.locating.network import Locator
 from lumbar_kaggle.recipes.two_stage.locating.samples import Sample, augment, heat_maps
+from lumbar_kaggle.recipes.weights import load_weights
 
 
 def network_file(run: Path, name: str, fold: int) -> Path:
@@ -38,12 +38,7 @@ def load_network(file: Path, config: LocateConfig, outputs: int) -> Locator:
         InputError: the file is missing or of another network.
     """
     network = Locator(config.channels, outputs)
-    try:
-        network.load_state_dict(safetensors.torch.load_file(file))
-    except FileNotFoundError:
-        raise InputError(f"{file}: no such file; run lumbar locate to its end first") from None
-    except RuntimeError:
-        raise InputError(f"{file}: its weights are not those of the network in locate.json") from None
+    load_weights(network, file, "run lumbar locate to its end first")
     return network
 
 
