@@ -79,7 +79,7 @@ def cache_crops(
         if study in points
     ]
     batches = cache.plan(sources, BATCH)
-    todo = [batch for batch in batches if not cache.has(batch)]
+    todo = [batch for batch in batches if cache.entries(batch) is None]
     with (
         ThreadPoolExecutor(usable_cores()) as pool,
         tqdm(total=sum(len(b.sources) for b in todo), unit="study", desc="crop", disable=not todo) as bar,
