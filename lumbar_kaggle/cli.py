@@ -22,7 +22,7 @@ Verb = Callable[[argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code (0 done, 2 bad input, 130 interrupted)."""
+    """Run the command line; return the exit code (0 done, 2 bad input, 3 nothing graded, 130 stopped)."""
     parsed = _parser().parse_args(arguments)
     # Where other work shares the cores, torch's waiting threads would spin and stop it and each other:
     # seen here as a tenth of the speed. It must be set before torch is imported.
