@@ -1,6 +1,7 @@
 """The ``lumbar`` command: its options, and what becomes of errors. The verbs are in `verbs`."""
 
 import argparse
+import io
 import os
 import sys
 import warnings
@@ -29,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # timm's import draws it with the newest torch; the user can do nothing about it.
     warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may be no UTF-8, and must not end a run
+            stream.reconfigure(errors="backslashreplace")
     try:
         verb: Verb = parsed.verb
         return verb(parsed)

@@ -213,3 +213,22 @@ def test_a_second_run_on_one_submission_is_refused(
         assert other.stdin is not None
         other.stdin.close()
     assert not out.exists()
+
+
+def test_a_study_whose_name_is_no_utf8_is_graded(
+    tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its name is printed with its bytes escaped, written with them, and known again by them."""
+    name = os.fsdecode(b"Pr\xe4parat")
+    folder, out = tmp_path / "own" / name, tmp_path / "s.csv"
+    for number in (1, 2, 3):
+        pixels = np.random.default_rng(number).integers(0, 900, (32, 32)).astype(np.uint16)
+        position = (4.0 * number, 0, 0)
+        write_slice(folder / "t1" / f"{number}.dcm", pixels, position=position, SeriesDescription="SAG T1")
+    write_slice(folder / "x" / "1.dcm", pixels, SeriesDescription="PD")
+    arguments = ["predict", str(tmp_path / "own"), "--bundle", str(bundle), "--out", str(out)]
+    assert main(arguments) == 0
+    assert "Pr\\udce4parat" in capsys.readouterr().out
+    assert os.fsencode(name) in out.read_bytes()
+    assert main(arguments) == 0
+    assert "1 studies are already graded" in capsys.readouterr().out
