@@ -23,7 +23,7 @@ from pathlib import Path
 import pandas as pd
 
 from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.files import digest, read_json, write_csv, write_json
+from lumbar_kaggle.files import digest, read_csv, read_json, write_csv, write_json
 
 OK = "ok"
 """Status of an entry that can be used; any other status has a reason beside it."""
@@ -177,6 +177,16 @@ class Cache:
         write_csv(self.folder / "index.csv", index)
         return index
 
+    def identity(self) -> str:
+        """Return a digest of the sources of all usable entries of a finished cache.
+
+        Raises:
+            InputError: see `index`.
+        """
+        index = self.index()
+        usable = index.loc[index["status"] == OK, ["study_id", "series_id", "source"]]
+        return digest(usable.to_numpy().tolist())
+
     def index(self) -> pd.DataFrame:
         """Read the index of a finished cache.
 
@@ -194,11 +204,5 @@ class Cache:
 
 
 def _read_index(path: Path) -> pd.DataFrame:
-    try:
-        index = pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors="surrogateescape")
-        if {"study_id", "file"} <= set(index.columns) and path.read_bytes().endswith(b"\n"):
-            return index
-        reason = "its end is missing"
-    except (OSError, ValueError) as error:
-        reason = str(error).strip()
-    raise InputError(f"{path}: damaged ({reason}); delete it and run lumbar preprocess again")
+    remedy = "delete it and run lumbar preprocess again"
+    return read_csv(path, ("study_id", "file"), remedy, dtype=str, keep_default_na=False)

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +86,33 @@ def write_json(path: Path, value: object) -> None:
 def write_csv(path: Path, frame: "pd.DataFrame") -> None:
     """Write `frame` as CSV without its index, floats in full precision, atomically."""
     write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+
+
+def read_csv(path: Path, columns: Iterable[str], remedy: str, **options: Any) -> "pd.DataFrame":
+    """Read a table that `write_csv` wrote.
+
+    Args:
+        path: the file.
+        columns: that it must have.
+        remedy: what to do where it is damaged, for the message.
+        options: of `pandas.read_csv`.
+
+    Raises:
+        InputError: the file is missing or damaged; such as one that was cut off.
+    """
+    import pandas as pd
+
+    try:
+        table: pd.DataFrame = pd.read_csv(path, encoding_errors="surrogateescape", **options)
+        missing = [name for name in columns if name not in table.columns]
+        if not missing and path.read_bytes().endswith(b"\n"):
+            return table
+        reason = f"column {missing[0]} is missing" if missing else "its end is missing"
+    except FileNotFoundError:
+        reason = "no such file"
+    except (OSError, ValueError) as error:
+        reason = str(error).strip()
+    raise InputError(f"{path}: damaged ({reason}); {remedy}")
 
 
 def read_json(path: Path) -> Any:
