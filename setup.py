@@ -40,6 +40,7 @@ setup(
         "jinja2>=3.1",
         "markupsafe>=2.1",
         "tqdm>=4.66",
+        "filelock>=3.12",
         # The oldest client that the tests drive, and the oldest kagglesdk that asks for one kernel version.
         "kaggle>=2.2.4",
         "kagglesdk>=0.1.37",

@@ -96,7 +96,7 @@ def open_bundle(bundle: Path, source: str) -> Manifest | None:
             return before
         (bundle / MANIFEST).unlink()
         shutil.rmtree(bundle / "weights", ignore_errors=True)
-    elif bundle.is_dir() and {path.name for path in bundle.iterdir()} - {"weights"}:
+    elif bundle.is_dir() and any(path.name[0] != "." and path.name != "weights" for path in bundle.iterdir()):
         raise InputError(f"{bundle}: the folder holds something else; choose an empty one for the bundle")
     return None
 

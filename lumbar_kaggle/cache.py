@@ -7,11 +7,14 @@ Layout::
     CACHE/{kind}/index.csv                    all entries, written when every batch is there
 
 A batch is named by a digest of its sources, so a batch that is already there is the one wanted, and
-a source that changed makes a new one. Sources are compared by file names and sizes: a mount may
-give other times to the same files, and reading every byte would cost as much as the work saved.
+a source that changed makes a new one. Sources are compared by the names, sizes and first bytes of their
+files, which hold the identifiers: a mount may give other times to the same files, and reading every
+byte would cost as much as the work saved.
 """
 
+import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -20,10 +23,16 @@ from pathlib import Path
 import pandas as pd
 
 from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.files import digest, read_json, write_csv, write_json
+from lumbar_kaggle.files import digest, read_csv, read_json, write_csv, write_json
 
 OK = "ok"
 """Status of an entry that can be used; any other status has a reason beside it."""
+
+HEAD_BYTES = 16384
+"""Of each file, for its fingerprint: the header with all identifiers, and as a rule the first pixels."""
+
+_BATCH_NAME = re.compile(r"\.?\d{5,}-[0-9a-f]{16}")
+"""Of a batch's folder, with a dot before it is committed; whatever else lies there is not ours."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,7 @@ class Source:
         study_id, series_id, kind: as in `competition.Competition.series`.
         folder: the series folder.
         slices: files in it.
-        fingerprint: digest of their names and sizes.
+        fingerprint: digest of their names, sizes and heads.
     """
 
     study_id: str
@@ -49,10 +58,21 @@ class Source:
         """List the series folder; a folder that is missing or unreadable counts as empty."""
         try:
             with os.scandir(folder) as entries:
-                files = sorted((entry.name, entry.stat().st_size) for entry in entries if entry.is_file())
+                files = sorted(
+                    (entry.name, *_size_and_head(entry.path)) for entry in entries if entry.is_file()
+                )
         except OSError:
-            files = []
+            files = []  # what cannot be listed cannot be read either, and the entry's reason will say why
         return Source(study_id, series_id, kind, folder, len(files), digest(files))
+
+
+def _size_and_head(path: str) -> tuple[int, str]:
+    """Return a file's size, and a digest of its first bytes; -1 and empty text where it cannot be opened."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return os.fstat(file.fileno()).st_size, hashlib.sha256(file.read(HEAD_BYTES)).hexdigest()
+    except OSError:
+        return -1, ""  # differs from what it will be once it can be opened
 
 
 @dataclass(frozen=True)
@@ -109,21 +129,36 @@ class Cache:
             batches.append(Batch(f"{number:05d}-{digest(key)}", members))
         return batches
 
-    def has(self, batch: Batch) -> bool:
-        """Whether the batch is committed."""
-        return (self.batches / batch.name).is_dir()
+    def entries(self, batch: Batch) -> pd.DataFrame | None:
+        """Return a committed batch's index; None where it is not committed or is damaged."""
+        folder = self.batches / batch.name
+        try:
+            index = _read_index(folder / "index.csv")
+        except InputError:
+            return None  # it is made anew
+        # Each source has as many rows as the others; with lines cut off, one has fewer or none.
+        rows, studies = len(index) % len(batch.sources), {source.study_id for source in batch.sources}
+        files = all((folder / file).exists() for file in index["file"].unique())
+        return index if files and not rows and set(index["study_id"]) == studies else None
 
     def begin(self, batch: Batch) -> Path:
-        """Return an empty folder for the batch's files, outside of the committed ones."""
-        folder = self.batches / f".{batch.name}"
+        """Return a folder for the batch's files, outside of the committed ones.
+
+        What the batch already holds is in it, so that only the entries that failed need be made again.
+        """
+        folder, before = self.batches / f".{batch.name}", self.batches / batch.name
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
+        if self.entries(batch) is None:
+            folder.mkdir()
+        else:
+            shutil.copytree(before, folder)
         return folder
 
     def commit(self, batch: Batch, entries: pd.DataFrame) -> None:
         """Write the batch's index and move its folder into place in one step."""
         folder = self.batches / f".{batch.name}"
         write_csv(folder / "index.csv", entries)
+        shutil.rmtree(self.batches / batch.name, ignore_errors=True)
         os.replace(folder, self.batches / batch.name)
 
     def finish(self, batches: Iterable[Batch]) -> pd.DataFrame:
@@ -136,10 +171,21 @@ class Cache:
                 part.assign(file=[f"batches/{name}/{file}" if file else "" for file in part["file"]])
             )
         for folder in set(self.batches.iterdir()) - {self.batches / name for name in names}:
-            shutil.rmtree(folder)
+            if _BATCH_NAME.fullmatch(folder.name):
+                shutil.rmtree(folder)
         index = pd.concat(parts, ignore_index=True)
         write_csv(self.folder / "index.csv", index)
         return index
+
+    def identity(self) -> str:
+        """Return a digest of the sources of all usable entries of a finished cache.
+
+        Raises:
+            InputError: see `index`.
+        """
+        index = self.index()
+        usable = index.loc[index["status"] == OK, ["study_id", "series_id", "source"]]
+        return digest(usable.to_numpy().tolist())
 
     def index(self) -> pd.DataFrame:
         """Read the index of a finished cache.
@@ -149,7 +195,7 @@ class Cache:
             relative to `folder`.
 
         Raises:
-            InputError: the cache is missing or was not finished.
+            InputError: the cache is missing or damaged, or was not finished.
         """
         path = self.folder / "index.csv"
         if not path.is_file():
@@ -158,4 +204,5 @@ class Cache:
 
 
 def _read_index(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
+    remedy = "delete it and run lumbar preprocess again"
+    return read_csv(path, ("study_id", "file"), remedy, dtype=str, keep_default_na=False)

@@ -27,7 +27,7 @@ Verb = Callable[[argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code (0 done, 2 bad input, 130 interrupted)."""
+    """Run the command line; return the exit code (0 done, 2 bad input, 3 nothing graded, 130 stopped)."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # Names of files need be no text in any encoding; they are printed all the same.
@@ -38,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # timm's import draws it with the newest torch; the user can do nothing about it.
     warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may be no UTF-8, and must not end a run
+            stream.reconfigure(errors="backslashreplace")
     try:
         verb: Verb = parsed.verb
         return verb(parsed)

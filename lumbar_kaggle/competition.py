@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.files import digest
 from lumbar_kaggle.tables import (
     COORDINATE_COLUMNS,
     Fault,
@@ -49,6 +50,14 @@ class Competition:
     labels: pd.DataFrame
     coordinates: pd.DataFrame
     faults: tuple[Fault, ...] = field(default=())
+
+    def identity(self) -> dict[str, str]:
+        """Return digests of ``studies``, ``labels`` and ``coordinates``; see `config.begin_run`."""
+        tables = {"labels": self.labels, "coordinates": self.coordinates}
+        return {
+            "studies": digest(self.studies),
+            **{name: digest(table.to_csv(index=False)) for name, table in tables.items()},
+        }
 
     def rows(self) -> pd.DataFrame:
         """Return the rows of a submission: ``row_id, study_id, target``, in sample order."""

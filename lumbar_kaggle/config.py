@@ -6,6 +6,7 @@ checked where the object is made (`check_settings`), wherever the values came fr
 
 import argparse
 import math
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, field, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -31,16 +32,19 @@ def load_config(path: Path, kind: type[Config]) -> Config:
     return from_dict(read_json(path), kind, str(path))
 
 
-def begin_run(path: Path, config: object, free: tuple[str, ...] = ()) -> None:
+def begin_run(
+    path: Path, config: object, free: tuple[str, ...] = (), data: Mapping[str, str] | None = None
+) -> None:
     """Write the configuration into a run folder, or check that the run was begun with the same.
 
     Args:
         path: the file; the run's folder is its parent.
         config: a dataclass of plain values.
         free: fields that may differ from the earlier ones.
+        data: what the run is made from, see `tie`.
 
     Raises:
-        InputError: the run was begun with another configuration; the fields are named.
+        InputError: the run was begun with another configuration, or on other data; the difference is named.
     """
     if path.is_file():
         before = asdict(load_config(path, type(config)))  # type: ignore[call-overload]
@@ -50,7 +54,33 @@ def begin_run(path: Path, config: object, free: tuple[str, ...] = ()) -> None:
             raise InputError(
                 f"{path}: this run was begun with another {', '.join(changed)}; choose another --out folder"
             )
+    tie(path, data or {})
     save_config(path, config)
+
+
+def tie(path: Path, data: Mapping[str, str]) -> None:
+    """Note beside a run's configuration what the run is made from, or check that it is the same.
+
+    Args:
+        path: the configuration's file.
+        data: digests by what they are of, in words: ``labels``, ``images`` and so on. What an earlier call
+            did not name is added.
+
+    Raises:
+        InputError: one of them is another than before.
+    """
+    beside = path.with_name(f"{path.stem}-data.json")
+    before = read_json(beside) if beside.is_file() else {}
+    if not isinstance(before, dict):
+        raise InputError(f"{beside}: not a table of digests; choose another --out folder")
+    changed = [name for name, value in data.items() if before.get(name, value) != value]
+    if changed:
+        raise InputError(
+            f"{path.parent}: this run was begun with other {' and '.join(changed)}; choose another --out "
+            "folder, or delete this one to begin anew"
+        )
+    if data:
+        write_json(beside, {**before, **data})
 
 
 def from_dict(values: Any, kind: type[Config], source: str = "") -> Config:

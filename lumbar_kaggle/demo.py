@@ -6,7 +6,7 @@ from pathlib import Path
 from lumbar_kaggle.budget import Budget
 from lumbar_kaggle.competition import read_competition
 from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.files import write_text
+from lumbar_kaggle.files import locked, write_text
 from lumbar_kaggle.inference import predict
 from lumbar_kaggle.pages.report import write_report
 from lumbar_kaggle.pages.study import write_study_page
@@ -46,8 +46,13 @@ def run_demo(folder: Path) -> Path:
         The report page.
 
     Raises:
-        InputError: the folder holds something else.
+        InputError: the folder holds something else, or another process is at work on it.
     """
+    with locked(folder):
+        return _run_demo(folder)
+
+
+def _run_demo(folder: Path) -> Path:
     competition, cache, bundle = folder / "competition", folder / "cache", folder / "bundle"
     run, report_run, submission = folder / "run", folder / "run-report-protocol", folder / "submission.csv"
     _title("1/7 Phantom studies")

@@ -1,9 +1,10 @@
-"""Files that are either whole or not there: atomic writes, JSON, hashes."""
+"""Files that are either whole or not there: atomic writes, locks, JSON, hashes."""
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +29,53 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def locked(target: Path, *, file: bool = False) -> Iterator[None]:
+    """Keep other processes from writing a folder or file while the block runs.
+
+    The same thread may lock again what it holds. The operating system frees the lock of a process that dies.
+
+    Args:
+        target: the folder, made if it is not there; or with `file` the file.
+        file: whether `target` is a file; then the lock lies beside it.
+
+    Raises:
+        InputError: another process, or another thread, is at work on it; or nothing can be written there.
+    """
+    # Here and not above: it takes as long to import as all that `lumbar --help` needs.
+    from filelock import FileLock, Timeout
+
+    path = (target.with_name(f".{target.name}.lock") if file else target / ".lock").absolute()
+    lock = FileLock(path, is_singleton=True)
+    if lock.is_locked:
+        yield
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+        path.write_text(str(os.getpid()), encoding="ascii")
+    except Timeout:
+        holder = path.read_text(encoding="ascii", errors="replace") if path.is_file() else ""
+        raise InputError(
+            f"{target}: another run (process {holder or 'unknown'}) is at work on it; "
+            "wait for its end or choose another place"
+        ) from None
+    except OSError as error:
+        lock.release()
+        raise InputError(
+            f"{target}: cannot be written ({error.strerror or error}); choose another place"
+        ) from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows removes no open file; the empty lock is harmless
+            path.unlink()
+        lock.release()
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 `text` with Unix line ends, atomically."""
-    write_atomic(path, lambda temporary: temporary.write_bytes(text.encode()))
+    """Write UTF-8 `text` with Unix line ends, atomically; file names that are no UTF-8 keep their bytes."""
+    write_atomic(path, lambda temporary: temporary.write_bytes(text.encode(errors="surrogateescape")))
 
 
 def write_json(path: Path, value: object) -> None:
@@ -41,6 +86,33 @@ def write_json(path: Path, value: object) -> None:
 def write_csv(path: Path, frame: "pd.DataFrame") -> None:
     """Write `frame` as CSV without its index, floats in full precision, atomically."""
     write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+
+
+def read_csv(path: Path, columns: Iterable[str], remedy: str, **options: Any) -> "pd.DataFrame":
+    """Read a table that `write_csv` wrote.
+
+    Args:
+        path: the file.
+        columns: that it must have.
+        remedy: what to do where it is damaged, for the message.
+        options: of `pandas.read_csv`.
+
+    Raises:
+        InputError: the file is missing or damaged; such as one that was cut off.
+    """
+    import pandas as pd
+
+    try:
+        table: pd.DataFrame = pd.read_csv(path, encoding_errors="surrogateescape", **options)
+        missing = [name for name in columns if name not in table.columns]
+        if not missing and path.read_bytes().endswith(b"\n"):
+            return table
+        reason = f"column {missing[0]} is missing" if missing else "its end is missing"
+    except FileNotFoundError:
+        reason = "no such file"
+    except (OSError, ValueError) as error:
+        reason = str(error).strip()
+    raise InputError(f"{path}: damaged ({reason}); {remedy}")
 
 
 def read_json(path: Path) -> Any:

@@ -2,10 +2,16 @@
 
 The submission is complete from the first second: filled with the prior, then replaced study by study.
 A study that cannot be graded keeps its prior rows and is named, with the reason, in the log beside it.
+
+Beside ``submission.csv`` lie ``submission-log.csv``, ``submission-journal.jsonl`` (see `journal`) and, where
+something went wrong that nobody foresaw, ``submission-errors.txt``.
 """
 
 import time
+import traceback
 from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,14 +24,24 @@ from lumbar_kaggle.bundle import Manifest, read_manifest
 from lumbar_kaggle.cache import Source
 from lumbar_kaggle.competition import Competition
 from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.files import digest, write_csv
+from lumbar_kaggle.files import digest, locked, write_csv, write_text
+from lumbar_kaggle.journal import Graded, Journal, plain
 from lumbar_kaggle.recipes.base import Prediction, Predictor, Study
 from lumbar_kaggle.studies import find_studies
-from lumbar_kaggle.submission import Submission, read_predictions
-from lumbar_kaggle.targets import SEVERITIES, TARGET_NAMES, row_id
+from lumbar_kaggle.submission import Submission
+from lumbar_kaggle.targets import SEVERITIES, TARGET_NAMES
 
 GRADED, PRIOR = "graded", "prior"
 """Status in the log: rows replaced by the models, or left at the prior."""
+
+OUT_OF_TIME = "the time budget was spent"
+
+REST_S, REST = 30.0, 20
+"""The submission and its log are rewritten after so many seconds, and not before so many times the seconds
+that it took to write them: in between the journal has what was graded."""
+
+SCANNERS = 16
+"""Series whose files are looked at at once."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +57,11 @@ class Outcome:
     path: Path
     log: pd.DataFrame
     already: int
+
+    @property
+    def failed(self) -> bool:
+        """Whether no study at all was graded, for other reasons than the time."""
+        return bool(((self.log["status"] != GRADED) & (self.log["reason"] != OUT_OF_TIME)).all())
 
     def sentence(self) -> str:
         """Return one line on the result."""
@@ -86,42 +107,61 @@ def predict(root: Path, bundle: Path, out: Path, budget: Budget, *, strict: bool
         strict: see `studies.find_studies`.
 
     Raises:
-        InputError: there is no study, or no usable bundle.
+        InputError: there is no study, or no usable bundle, or `out` cannot be written.
     """
+    if out.is_dir():
+        raise InputError(f"{out}: a folder, where the submission is to be written; name a file in it")
     manifest = read_manifest(bundle)
     competition = find_studies(root, strict=strict)
     for fault in competition.faults:
         print(f"{fault}; the row is left out" if fault.serious else fault)
+    with locked(out, file=True):
+        return _predict(competition, bundle, manifest, out, budget)
+
+
+def _predict(
+    competition: Competition, bundle: Path, manifest: Manifest, out: Path, budget: Budget
+) -> Outcome:
     studies = _studies(competition)
-    sources = {study.study_id: _fingerprint(study) for study in studies}
+    with ThreadPoolExecutor(SCANNERS) as pool:
+        sources = dict(zip(competition.studies, pool.map(_fingerprint, studies), strict=True))
     submission = Submission(out, competition.studies, manifest.prior_table())
-    entries = _take_up(out, submission, manifest.fingerprint, sources)
+    journal = Journal(out.with_name(f"{out.stem}-journal.jsonl"))
+    entries: dict[str, dict[str, object]] = {}
+    # A submission that was deleted is wanted anew.
+    for graded in journal.begin(manifest.fingerprint, sources, anew=not out.is_file()):
+        submission.replace(graded.study_id, graded.array)
+        entries[graded.study_id] = {"status": GRADED, "reason": graded.reason, "seconds": graded.seconds}
     already = len(entries)
     todo = [study for study in studies if study.study_id not in entries]
-    print(f"Grading {len(studies)} studies of {root} into {out}")
+    print(f"Grading {len(studies)} studies of {competition.root} into {out}")
     if already:
         print(f"{already} studies are already graded and are skipped")
-    submission.write()
+    files = _Files(submission, manifest.fingerprint, sources)
+    files.write(entries)
+    failures = _Failures(out.with_name(f"{out.stem}-errors.txt"))
     predictor = load_predictor(bundle, manifest) if todo else None
     with tqdm(total=len(todo), unit="study", desc="predict", disable=not todo) as progress:
         while todo and predictor is not None and budget.left_s() > 0:
             batch, todo = todo[: predictor.batch_size], todo[predictor.batch_size :]
             start = time.perf_counter()
-            predictions = _grade(predictor, batch)
+            predictions = _grade(predictor, batch, failures)
             seconds = (time.perf_counter() - start) / len(batch)
+            done = []
             for study, prediction in zip(batch, predictions, strict=True):
-                replaced = submission.replace(study.study_id, prediction.probabilities)
+                name, source = study.study_id, sources[study.study_id]
+                replaced = submission.replace(name, prediction.probabilities)
                 status = GRADED if replaced else PRIOR
-                entries[study.study_id] = {"status": status, "reason": prediction.reason, "seconds": seconds}
-            # The submission before its log: a kill in between only repeats the batch.
-            submission.write()
-            _write_log(out, entries, sources, manifest.fingerprint)
+                entries[name] = {"status": status, "reason": prediction.reason, "seconds": seconds}
+                if replaced:
+                    kept = plain(prediction.probabilities)
+                    done.append(Graded(name, source, manifest.fingerprint, prediction.reason, seconds, kept))
+            journal.add(done)
+            files.write_when_due(entries)
             progress.update(len(batch))
     for study in todo:
-        entries[study.study_id] = {"status": PRIOR, "reason": "the time budget was spent", "seconds": 0.0}
-    log = _write_log(
-        out, {name: entries[name] for name in competition.studies}, sources, manifest.fingerprint
-    )
+        entries[study.study_id] = {"status": PRIOR, "reason": OUT_OF_TIME, "seconds": 0.0}
+    log = files.write({name: entries[name] for name in competition.studies})
     return Outcome(out, log, already)
 
 
@@ -144,7 +184,7 @@ def _studies(competition: Competition) -> list[Study]:
     return [Study(name, groups.get(name, nothing)) for name in competition.studies]
 
 
-def _grade(predictor: Predictor, batch: list[Study]) -> list[Prediction]:
+def _grade(predictor: Predictor, batch: list[Study], failures: "_Failures") -> list[Prediction]:
     """Grade a batch; where it fails, study by study, so that one odd study costs no other its rows.
 
     Nothing is known of the studies of a scoring run, which shows no traceback either: what a study
@@ -154,10 +194,32 @@ def _grade(predictor: Predictor, batch: list[Study]) -> list[Prediction]:
         return predictor.predict(batch)
     except Exception as error:
         if len(batch) > 1:
-            return [prediction for study in batch for prediction in _grade(predictor, [study])]
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            return [prediction for study in batch for prediction in _grade(predictor, [study], failures)]
+        reason = failures.note(batch[0].study_id, error)
         print(f"study {batch[0].study_id} cannot be graded ({reason})")
         return [Prediction(np.full((len(TARGET_NAMES), len(SEVERITIES)), np.nan), reason)]
+
+
+class _Failures:
+    """Keeps the traceback of the first failure of each kind in a file.
+
+    Args:
+        path: the file; that of an earlier run is removed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seen: dict[tuple[str, str, int | None], str] = {}
+        path.unlink(missing_ok=True)
+
+    def note(self, study_id: str, error: Exception) -> str:
+        """Return the reason for the log: kind and text of the error, and where its traceback is."""
+        name, (*_, place) = type(error).__name__, traceback.extract_tb(error.__traceback__)
+        kind = name, place.filename, place.lineno
+        if kind not in self.seen:
+            self.seen[kind] = f"study {study_id}\n{''.join(traceback.format_exception(error))}"
+            write_text(self.path, "\n".join(self.seen.values()))
+        return f"{name}: {' '.join(str(error).split())} (traceback in {self.path.name})"
 
 
 def _fingerprint(study: Study) -> str:
@@ -165,36 +227,36 @@ def _fingerprint(study: Study) -> str:
     return digest([Source.scan(*row).fingerprint for row in rows])
 
 
-def _take_up(
-    out: Path, submission: Submission, bundle: str, sources: dict[str, str]
-) -> dict[str, dict[str, object]]:
-    """Take over the graded rows of an earlier run with the same bundle on the same files."""
-    if not (out.is_file() and log_path(out).is_file()):
-        return {}
-    log = pd.read_csv(log_path(out), dtype={"study_id": str}, keep_default_na=False)
-    same_files = log["source"] == log["study_id"].map(sources)
-    done = log[(log["bundle"] == bundle) & (log["status"] == GRADED) & same_files]
-    if done.empty:
-        return {}
-    before = read_predictions(out).set_index("row_id")
-    for study in done["study_id"]:
-        rows = [row_id(study, name) for name in TARGET_NAMES]
-        submission.replace(study, before.reindex(rows)[list(SEVERITIES)].to_numpy(dtype=float))
-    return {
-        row["study_id"]: {name: row[name] for name in ("status", "reason", "seconds")}
-        for row in done.to_dict("records")
-    }
+class _Files:
+    """The submission and its log, rewritten together.
 
+    Args:
+        submission: written as it is.
+        bundle: fingerprint of the bundle.
+        sources: per study the fingerprint of its files.
+    """
 
-def _write_log(
-    out: Path, entries: dict[str, dict[str, object]], sources: dict[str, str], bundle: str
-) -> pd.DataFrame:
-    log = pd.DataFrame(
-        [
-            {"study_id": name, **entry, "source": sources[name], "bundle": bundle}
-            for name, entry in entries.items()
-        ],
-        columns=["study_id", "status", "reason", "seconds", "source", "bundle"],
-    )
-    write_csv(log_path(out), log)
-    return log
+    def __init__(self, submission: Submission, bundle: str, sources: Mapping[str, str]) -> None:
+        self.submission, self.bundle, self.sources = submission, bundle, sources
+        self.due_s = 0.0
+
+    def write_when_due(self, entries: Mapping[str, Mapping[str, object]]) -> None:
+        """Write unless that was done a short while ago."""
+        if time.monotonic() >= self.due_s:
+            self.write(entries)
+
+    def write(self, entries: Mapping[str, Mapping[str, object]]) -> pd.DataFrame:
+        """Write both and return the log."""
+        start = time.monotonic()
+        log = pd.DataFrame(
+            [
+                {"study_id": name, **entry, "source": self.sources[name], "bundle": self.bundle}
+                for name, entry in entries.items()
+            ],
+            columns=["study_id", "status", "reason", "seconds", "source", "bundle"],
+        )
+        self.submission.write()
+        write_csv(log_path(self.submission.path), log)
+        now = time.monotonic()
+        self.due_s = now + max(REST_S, REST * (now - start))
+        return log

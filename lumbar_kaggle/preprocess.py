@@ -23,7 +23,7 @@ from tqdm import tqdm
 from lumbar_kaggle import intensity
 from lumbar_kaggle.budget import Budget
 from lumbar_kaggle.cache import OK, Batch, Cache, CacheConfig, Source
-from lumbar_kaggle.files import write_atomic, write_json
+from lumbar_kaggle.files import locked, write_atomic, write_json
 from lumbar_kaggle.processes import start_method
 from lumbar_kaggle.volume import UnreadableSeries, read_series
 
@@ -100,7 +100,8 @@ def preprocess(
 
     Batches are worked on one after the other and their members side by side, so memory does not grow
     with the number of studies, and a killed run loses at most one batch. The result does not depend
-    on where a run was interrupted, nor on the pool.
+    on where a run was interrupted, nor on the pool. Entries that failed are made again when their files
+    are there: a mount may have been away.
 
     Args:
         sources: in the order wanted in the index.
@@ -111,35 +112,66 @@ def preprocess(
         budget: asked before each batch.
 
     Raises:
-        InputError: the cache folder was made with other settings.
+        InputError: the cache folder was made with other settings, or another run is at work on it.
         OutOfTime: the budget is spent; the batches so far are kept.
     """
+    with locked(cache.folder):
+        return _fill(sources, cache, config, worker, pool, batch_size, budget)
+
+
+def _fill(
+    sources: list[Source],
+    cache: Cache,
+    config: CacheConfig,
+    worker: Worker,
+    pool: Executor,
+    batch_size: int,
+    budget: Budget | None,
+) -> Summary:
     cache.open(config)
     batches = cache.plan(sources, batch_size)
-    todo = [batch for batch in batches if not cache.has(batch)]
+    missing = {batch.name: _missing(batch, cache) for batch in batches}
+    todo = [batch for batch in batches if missing[batch.name]]
     print(f"Preprocessing {len(sources)} series into {cache.folder}")
     if len(todo) < len(batches):
         print(f"{len(batches) - len(todo)} of {len(batches)} batches are already there and are skipped")
-    start, total = time.perf_counter(), sum(item.slices for batch in todo for item in batch.sources)
+    start = time.perf_counter()
+    total = sum(batch.sources[index].slices for batch in todo for index in missing[batch.name])
     with tqdm(total=total, unit="slice", desc="preprocess", disable=not todo) as progress:
         for batch in todo:
             if budget:
                 budget.check()
-            _run_batch(batch, cache, worker, pool, progress)
+            _run_batch(batch, missing[batch.name], cache, worker, pool, progress)
     index = cache.finish(batches) if batches else pd.DataFrame({"status": []})
     failed = int((index["status"] != OK).sum())
     seconds = time.perf_counter() - start
     return Summary(len(sources), failed, total, seconds, len(batches), len(batches) - len(todo))
 
 
-def _run_batch(batch: Batch, cache: Cache, worker: Worker, pool: Executor, progress: "tqdm[Any]") -> None:
+def _missing(batch: Batch, cache: Cache) -> list[int]:
+    """Return which entries of a batch are still to be made: all, or those that failed and have files now."""
+    before = cache.entries(batch)
+    if before is None:
+        return list(range(len(batch.sources)))
+    return [
+        index
+        for index, (source, status) in enumerate(zip(batch.sources, before["status"], strict=True))
+        if status != OK and source.slices
+    ]
+
+
+def _run_batch(
+    batch: Batch, missing: list[int], cache: Cache, worker: Worker, pool: Executor, progress: "tqdm[Any]"
+) -> None:
+    before = cache.entries(batch)
+    rows: list[Any] = [{}] * len(batch.sources) if before is None else before.to_dict("records")
     folder = cache.begin(batch)
-    futures = {pool.submit(_entry, worker, item, folder): index for index, item in enumerate(batch.sources)}
-    entries: dict[int, dict[str, object]] = {}
+    futures = {pool.submit(_entry, worker, batch.sources[index], folder): index for index in missing}
     for future in as_completed(futures):
-        entries[futures[future]] = future.result()
+        rows[futures[future]] = future.result()
         progress.update(batch.sources[futures[future]].slices)
-    cache.commit(batch, pd.DataFrame([entries[index] for index in range(len(entries))]))
+    # As objects: a failed entry has no numbers, and would turn those of the others into floats.
+    cache.commit(batch, pd.DataFrame(rows, dtype=object))
 
 
 def _entry(worker: Worker, source: Source, folder: Path) -> dict[str, object]:

@@ -161,13 +161,13 @@ def export(args: argparse.Namespace) -> int:
 
 
 def predict(args: argparse.Namespace) -> int:
-    """Grade the test studies."""
+    """Grade the test studies; 3 where none could be graded."""
     from lumbar_kaggle.budget import Budget
     from lumbar_kaggle.inference import predict
 
     outcome = predict(args.folder, args.bundle, args.out, Budget(args.hours))
     print(f"{outcome.path}: {outcome.sentence()}")
-    return 0
+    return 3 if outcome.failed else 0
 
 
 def validate(args: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ ROOMS = (
     ("errors", "targets", "files", "processes"),
     ("metric", "evaluation", "geometry", "intensity", "budget", "config", "tables"),
     ("competition", "instances", "folds", "bundle", "cache"),
-    ("volume", "submission"),
+    ("volume", "submission", "journal"),
     ("studies", "checking", "preprocess", "scoring"),
     ("blend",),
     ("phantom",),

@@ -16,8 +16,9 @@ from lumbar_kaggle import intensity
 from lumbar_kaggle.cache import Cache
 from lumbar_kaggle.competition import read_competition
 from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.files import read_json
+from lumbar_kaggle.files import locked, read_json
 from lumbar_kaggle.pipeline import preprocess_folder
+from lumbar_kaggle.preprocess import VOLUMES, make_pool, preprocess, scan_sources, volume_worker
 from lumbar_kaggle.recipes.baseline.images import cached_images, choose_series, middle_slice
 from lumbar_kaggle.volume import UnreadableSeries, read_series
 from tests.dicom_files import write_sagittal, write_slice
@@ -188,3 +189,91 @@ def test_no_temporary_files_stay(cache: Path) -> None:
     """A finished cache holds committed batches only."""
     names = [name for _, folders, files in os.walk(cache) for name in folders + files]
     assert not [name for name in names if name.startswith(".")]
+
+
+def test_other_pictures_under_the_same_names_are_read_again(tmp_path: Path) -> None:
+    """Uncompressed slices of one matrix all have one size; the identifiers tell examinations apart."""
+    root = write_small_competition(tmp_path / "competition", 3, 1)
+    preprocess_folder(root, tmp_path / "cache")
+    before = folder_bytes(tmp_path / "cache")
+    folder = next((root / "train_images").glob("*/*"))
+    for number in (1, 2, 3):
+        pixels = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
+        write_slice(folder / f"{number}.dcm", pixels, position=(-8 + 4.0 * number, 0, 0), number=number)
+    preprocess_folder(root, tmp_path / "cache")
+    after = folder_bytes(tmp_path / "cache")
+    assert len(before) == len(after)
+    assert {Path(name).name for name in before} == {Path(name).name for name in after}
+    assert sum(content not in before.values() for content in after.values()) == 3  # a picture, two indices
+
+
+def test_series_that_were_away_are_read_when_they_are_back(tmp_path: Path) -> None:
+    """A mount that comes and goes: the entries that failed are made again, and those alone."""
+    root = write_small_competition(tmp_path / "competition", 4, 1)
+    preprocess_folder(root, tmp_path / "whole", kind="volumes")
+    cache = Cache(tmp_path / "cache", "volumes")
+    images = sorted((root / "train_images").iterdir())[1:3]
+    with make_pool("threads", 2) as pool:
+        sources = scan_sources(read_competition(root, "train").series, pool)
+        for folder in images:
+            folder.rename(tmp_path / folder.name)
+        assert preprocess(sources, cache, VOLUMES, volume_worker, pool).failed == 2
+        for folder in images:
+            (tmp_path / folder.name).rename(folder)
+    summary = preprocess_folder(root, tmp_path / "cache", kind="volumes")
+    assert (summary.failed, summary.slices) == (0, 6)
+    assert folder_bytes(tmp_path / "cache") == folder_bytes(tmp_path / "whole")
+
+
+def test_an_entry_that_always_fails_keeps_its_reason(tmp_path: Path) -> None:
+    """Tried again at each run, it does no harm to the other entries of its batch."""
+    root = write_small_competition(tmp_path / "competition", 4, 1)
+    for path in next((root / "train_images").iterdir()).glob("*/*"):
+        path.write_bytes(b"no image")
+    first = preprocess_folder(root, tmp_path / "cache", kind="volumes")
+    before = folder_bytes(tmp_path / "cache")
+    again = preprocess_folder(root, tmp_path / "cache", kind="volumes")
+    assert first.failed == again.failed == 1
+    assert again.slices == 3
+    assert folder_bytes(tmp_path / "cache") == before
+
+
+def test_strangers_in_the_cache_stay(competition: Path, tmp_path: Path) -> None:
+    """A file manager's notes and a user's own folder are neither read nor removed."""
+    preprocess_folder(competition, tmp_path)
+    batches = Cache(tmp_path, "baseline").batches
+    (batches / ".DS_Store").write_text("x")
+    (batches / "notes").mkdir()
+    (batches / "00007-0123456789abcdef").mkdir()
+    preprocess_folder(competition, tmp_path)
+    assert (batches / ".DS_Store").is_file()
+    assert (batches / "notes").is_dir()
+    assert not (batches / "00007-0123456789abcdef").exists()
+
+
+@pytest.mark.parametrize("name", ["index.csv", "batches/*/index.csv"])
+def test_damaged_indices_are_made_anew(competition: Path, tmp_path: Path, name: str) -> None:
+    """Cut off, empty or of zeros: reading says so, and the next run repairs it."""
+    preprocess_folder(competition, tmp_path, batch_size=24)
+    whole = folder_bytes(tmp_path)
+    (path,) = (tmp_path / "baseline").glob(name)
+    content = path.read_bytes()
+    for damaged in (b"", content[:-20], content[: content.rindex(b"\n", 0, -1) + 1], b"\0" * 200):
+        path.write_bytes(damaged)
+        if name == "index.csv" and not damaged.endswith(b"\n"):
+            with pytest.raises(
+                InputError, match=r"index\.csv: damaged .* delete it and run lumbar preprocess"
+            ):
+                cached_images(tmp_path)
+        preprocess_folder(competition, tmp_path, batch_size=24)
+        assert folder_bytes(tmp_path) == whole
+
+
+def test_two_runs_on_one_cache_are_refused(competition: Path, tmp_path: Path) -> None:
+    """The second one says that the first is at work, and leaves everything as it is."""
+    with locked(tmp_path / "baseline"):
+        command = [sys.executable, "-m", "lumbar_kaggle", "preprocess", str(competition)]
+        second = subprocess.run([*command, "--cache", str(tmp_path)], capture_output=True, text=True)
+    assert second.returncode == 2
+    assert f"(process {os.getpid()}) is at work on it" in second.stderr
+    assert folder_bytes(tmp_path) == {}

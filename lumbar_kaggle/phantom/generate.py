@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.files import read_json, write_csv, write_json
+from lumbar_kaggle.files import locked, read_json, write_csv, write_json
 from lumbar_kaggle.phantom.dicom import write_instance
 from lumbar_kaggle.phantom.imaging import STORED_MAX, STORED_MAX_SIGNED, draw_setting, take_image
 from lumbar_kaggle.phantom.rendering import Scene
@@ -150,6 +150,12 @@ def write_set(folder: Path, patients: PhantomSet, *, clean: bool = False, worker
     """
     request = Request(Path(folder).resolve(), patients, clean)
     _check_numbers(request)
+    with locked(request.folder, file=True):  # beside the folder, which holds nothing but the competition's
+        return _write_set(request, workers)
+
+
+def _write_set(request: Request, workers: int | None) -> Path:
+    patients = request.patients
     number = f"{patients.studies} + {patients.test_studies}"
     if _is_complete(request):
         print(f"{request.folder}: already complete ({number} studies, seed {patients.seed})")

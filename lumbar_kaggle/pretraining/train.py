@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from lumbar_kaggle.config import load_config, save_config
 from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.files import write_atomic
+from lumbar_kaggle.files import locked, write_atomic
 from lumbar_kaggle.phantom.slices import draw_middle_slices
 from lumbar_kaggle.pretraining.config import HELD_OUT, PretrainConfig
 from lumbar_kaggle.recipes.baseline.network import Network, body_state, build_network
@@ -51,6 +51,11 @@ def pretrain(out: Path, config: PretrainConfig) -> float:
     if beside.is_file() and load_config(beside, PretrainConfig) != config:
         raise InputError(f"{beside}: these weights were made with other settings; choose another file")
     save_config(beside, config)
+    with locked(out, file=True):
+        return _pretrain(out, config)
+
+
+def _pretrain(out: Path, config: PretrainConfig) -> float:
     print(f"Pretraining {config.arch} on {config.patients} phantom patients into {out}")
     set_seed(config.seed)
     network = build_network(config.arch)

@@ -1,5 +1,6 @@
 """fastai callbacks that all recipes share: reproducible epochs, checkpoints, the time budget, progress."""
 
+import pickle
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -124,10 +125,15 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any] | None:
-    """Read what `write_checkpoint` wrote, on the CPU; None where there is no such file."""
+    """Read what `write_checkpoint` wrote, on the CPU; None where there is no such file, or a damaged one."""
     if not path.is_file():
         return None
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:100]
+        print(f"{path}: damaged ({reason}); what it belongs to begins anew")
+        return None
     return state
 
 

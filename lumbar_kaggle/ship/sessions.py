@@ -173,7 +173,7 @@ def inference_session(
     print(f"{outcome.path}: {outcome.sentence()}")
     if not (outcome.log["status"] == GRADED).any():
         # Not an error: the priors still score, where a notebook that fails does not.
-        print("No study at all was graded; look into the log before you submit this version")
+        print("NO STUDY AT ALL WAS GRADED: look into the log before you submit this version")
     faults = validate(outcome.path, competition)
     if faults:
         raise InputError(str(faults[0]))

@@ -135,7 +135,8 @@ def train_grade_session(
     config, competition = two_stage_config(preset), find_competition(inputs)
     run, scratch = working / "run", scratch_folder()
     _take_up_located(run, config, inputs)
-    fit.begin(run, config)
+    train = read_competition(competition, "train")
+    fit.begin(run, config, train.identity())
     chosen = [one for number, one in enumerate(config.grade, start=1) if not models or number in models]
     encoders = {pair for one in chosen for pair in zip(one.backbones, one.weights, strict=True)}
     for name, weights in sorted(encoders):
@@ -144,7 +145,7 @@ def train_grade_session(
     # The weights are named relative to the scratch folder, since the next session may have another one.
     with contextlib.chdir(scratch):
         left = fit.grade(
-            read_competition(competition, "train"),
+            train,
             None,
             run,
             config,

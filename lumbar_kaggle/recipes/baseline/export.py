@@ -4,17 +4,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from tqdm import tqdm
 
 from lumbar_kaggle.bundle import MANIFEST, Manifest, open_bundle, write_manifest
 from lumbar_kaggle.config import check_settings, from_dict, option
 from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.files import digest, read_json
+from lumbar_kaggle.files import digest, locked, read_csv, read_json
 from lumbar_kaggle.recipes.baseline.calibration import Calibration
 from lumbar_kaggle.recipes.baseline.images import CACHE_CONFIG
-from lumbar_kaggle.recipes.baseline.run import fold_folder, read_results, read_run
-from lumbar_kaggle.targets import target
+from lumbar_kaggle.recipes.baseline.run import RERUN, fold_folder, read_results, read_run
+from lumbar_kaggle.targets import SEVERITIES, target
 
 RECIPE = "baseline"
 
@@ -77,6 +76,11 @@ def export(run: Path, bundle: Path) -> Manifest:
     Raises:
         InputError: no finished target, a run by the report's protocol, or a folder with other content.
     """
+    with locked(bundle):
+        return _export(run, bundle)
+
+
+def _export(run: Path, bundle: Path) -> Manifest:
     config, results = read_run(run), read_results(run)
     if config.protocol != "honest":
         raise InputError(
@@ -86,7 +90,7 @@ def export(run: Path, bundle: Path) -> Manifest:
         raise InputError(f"{run}: no target is finished yet; run lumbar train again to go on")
     calibration, prior = (
         read_json(run / "calibration.json"),
-        pd.read_csv(run / "prior.csv", index_col="target"),
+        read_csv(run / "prior.csv", SEVERITIES, RERUN, index_col="target"),
     )
     facts = [_without_times(result) for result in results]
     source = digest([facts, calibration, prior.to_numpy().tolist(), asdict(config)])

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lumbar_kaggle.budget import Budget, OutOfTime
+from lumbar_kaggle.cache import Cache
 from lumbar_kaggle.competition import Competition
 from lumbar_kaggle.config import begin_run
 from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.files import write_csv, write_json
+from lumbar_kaggle.files import locked, write_csv, write_json
 from lumbar_kaggle.folds import make_folds
 from lumbar_kaggle.metric import weighted_log_loss, weighted_prior
 from lumbar_kaggle.recipes.baseline.calibration import (
@@ -26,7 +27,7 @@ from lumbar_kaggle.recipes.baseline.calibration import (
     fit_calibration,
 )
 from lumbar_kaggle.recipes.baseline.config import BaselineConfig
-from lumbar_kaggle.recipes.baseline.images import cached_images
+from lumbar_kaggle.recipes.baseline.images import CACHE_KIND, cached_images
 from lumbar_kaggle.recipes.baseline.run import (
     finished_targets,
     read_results,
@@ -75,8 +76,14 @@ def fit(train: Competition, cache: Path, run: Path, config: BaselineConfig, budg
         budget: time.
 
     Raises:
-        InputError: the run was begun with another configuration, or there is nothing to train on.
+        InputError: the run was begun with another configuration or on other data, or another process is at
+            work on it, or there is nothing to train on.
     """
+    with locked(run):
+        return _fit(train, cache, run, config, budget)
+
+
+def _fit(train: Competition, cache: Path, run: Path, config: BaselineConfig, budget: Budget) -> FitResult:
     rows, folds = _open_run(train, cache, run, config)
     todo = [name for name in config.targets if not (target_folder(run, name) / "target.json").is_file()]
     print(f"Training {len(config.targets)} targets into {run}")
@@ -121,7 +128,9 @@ def _open_run(
     train: Competition, cache: Path, run: Path, config: BaselineConfig
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     images = cached_images(cache)
-    begin_run(run / "config.json", config, free=("targets",))
+    data = {**train.identity(), "images": Cache(cache, CACHE_KIND).identity()}
+    del data["coordinates"]  # the baseline does not look at them
+    begin_run(run / "config.json", config, ("targets",), data)
     folds = make_folds(train.labels, config.folds, config.seed)
     rows = train.labels.merge(images, on="study_id").merge(folds, on="study_id")
     if rows.empty:

@@ -15,9 +15,12 @@ import pandas as pd
 
 from lumbar_kaggle.config import load_config
 from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.files import read_json
+from lumbar_kaggle.files import read_csv, read_json
 from lumbar_kaggle.recipes.baseline.config import BaselineConfig
-from lumbar_kaggle.targets import TARGET_NAMES
+from lumbar_kaggle.targets import SEVERITIES, TARGET_NAMES
+
+RERUN = "delete the folder of its target, or the run, and run lumbar train again"
+"""What to do where a table of a run is damaged."""
 
 
 def read_run(run: Path) -> BaselineConfig:
@@ -58,7 +61,9 @@ def validation_predictions(run: Path, result: dict[str, Any]) -> pd.DataFrame:
         Columns ``row_id, fold, truth, normal_mild, moderate, severe``.
     """
     folders = [fold_folder(run, result, record["fold"]) for record in result["folds"]]
-    return pd.concat([pd.read_csv(folder / "predictions.csv") for folder in folders], ignore_index=True)
+    columns = ("row_id", "fold", "truth", *SEVERITIES)
+    parts = [read_csv(folder / "predictions.csv", columns, RERUN) for folder in folders]
+    return pd.concat(parts, ignore_index=True)
 
 
 def histories(run: Path, result: dict[str, Any]) -> pd.DataFrame:
@@ -68,7 +73,9 @@ def histories(run: Path, result: dict[str, Any]) -> pd.DataFrame:
         Columns ``fold, epoch, train_loss, valid_loss, accuracy``.
     """
     parts = [
-        pd.read_csv(fold_folder(run, result, record["fold"]) / "history.csv").assign(fold=record["fold"])
+        read_csv(fold_folder(run, result, record["fold"]) / "history.csv", ("epoch",), RERUN).assign(
+            fold=record["fold"]
+        )
         for record in result["folds"]
     ]
     return pd.concat(parts, ignore_index=True)

@@ -14,6 +14,9 @@ from lumbar_kaggle.recipes.two_stage.locating.config import LocateConfig
 RUN_FILE = "two_stage.json"
 """The configuration in a run folder; what else is there: see `fit`."""
 
+RERUN = "delete it and run lumbar train again"
+"""What to do where a table of a run is damaged."""
+
 
 def grade_folder(run: Path, number: int) -> Path:
     """Return the folder of a model of the second stage, from 1."""

@@ -4,20 +4,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from lumbar_kaggle.blend.model import load_blend, save_blend
 from lumbar_kaggle.bundle import MANIFEST, Manifest, open_bundle, write_manifest
 from lumbar_kaggle.config import check_settings, from_dict
 from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.files import digest, read_json, sha256_file
+from lumbar_kaggle.files import digest, locked, read_csv, read_json, sha256_file
 from lumbar_kaggle.preprocess import VOLUMES
 from lumbar_kaggle.recipes.two_stage import config as configuration
-from lumbar_kaggle.recipes.two_stage.config import RUN_FILE, TwoStageConfig, grade_folder
+from lumbar_kaggle.recipes.two_stage.config import RERUN, RUN_FILE, TwoStageConfig, grade_folder
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
 from lumbar_kaggle.recipes.two_stage.locating.training import network_file
 from lumbar_kaggle.recipes.weights import export_weights
-from lumbar_kaggle.targets import TARGET_NAMES
+from lumbar_kaggle.targets import SEVERITIES, TARGET_NAMES
 
 RECIPE = "two-stage"
 
@@ -76,6 +74,11 @@ def export(run: Path, bundle: Path) -> Manifest:
     Raises:
         InputError: no fold of one of the stages is finished, or `bundle` is a folder with other content.
     """
+    with locked(bundle):
+        return _export(run, bundle)
+
+
+def _export(run: Path, bundle: Path) -> Manifest:
     config = configuration.load(run / RUN_FILE)
     files = _finished(run, config)
     blend = run / "blend.json"
@@ -96,7 +99,9 @@ def export(run: Path, bundle: Path) -> Manifest:
         config=asdict(config),
         targets=list(TARGET_NAMES),
         contract=asdict(VOLUMES),
-        prior=pd.read_csv(grade_folder(run, _models(files)[0]) / "prior.csv", index_col="target"),
+        prior=read_csv(
+            grade_folder(run, _models(files)[0]) / "prior.csv", SEVERITIES, RERUN, index_col="target"
+        ),
         metrics=_metrics(run),
         weights=[*files, *([BLEND] if blend.is_file() else [])],
         models={
@@ -143,6 +148,6 @@ def _metrics(run: Path) -> dict[str, Any]:
     figures = run / "locator" / "figures.csv"
     if not figures.is_file():
         return {}
-    table = pd.read_csv(figures, keep_default_na=False)
+    table = read_csv(figures, ("kind",), RERUN, keep_default_na=False)
     overall = table[table["kind"] == "all"].iloc[0]
     return {"locator": {name: float(overall[name]) for name in ("median_mm", "within_10_mm", "off_by_level")}}

@@ -13,7 +13,7 @@ for some models or folds at a time, `finish`.
     noise.csv                             labels that they contradict
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -22,17 +22,19 @@ import pandas as pd
 
 from lumbar_kaggle.blend.command import blend_files
 from lumbar_kaggle.budget import Budget
+from lumbar_kaggle.cache import Cache
 from lumbar_kaggle.competition import Competition, read_competition
+from lumbar_kaggle.config import tie
 from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.files import write_csv, write_text
+from lumbar_kaggle.files import locked, read_csv, write_csv, write_text
 from lumbar_kaggle.recipes.two_stage import config as configuration
-from lumbar_kaggle.recipes.two_stage.config import RUN_FILE, TwoStageConfig, grade_folder
+from lumbar_kaggle.recipes.two_stage.config import RERUN, RUN_FILE, TwoStageConfig, grade_folder
 from lumbar_kaggle.recipes.two_stage.grading import fit as grading
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
 from lumbar_kaggle.recipes.two_stage.grading.cropping import crops_folder, evict_other_crops
 from lumbar_kaggle.recipes.two_stage.grading.places import annotated_places, read_places
-from lumbar_kaggle.recipes.two_stage.locating.command import run_locate
-from lumbar_kaggle.recipes.two_stage.locating.fit import read_points
+from lumbar_kaggle.recipes.two_stage.locating.command import learned_from, run_locate
+from lumbar_kaggle.recipes.two_stage.locating.fit import CONFIG, read_points
 
 LOCATOR, ANNOTATED = "locator", "annotated.csv"
 """Of the first stage in a run folder."""
@@ -79,10 +81,25 @@ def fit(
         processes: folds at once; see `spread.spread`.
 
     Raises:
-        InputError: a table or the cache is missing or faulty, or the run was begun with other settings.
+        InputError: a table or the cache is missing or faulty, or the run was begun with other settings or on
+            other data, or another process is at work on it.
     """
-    begin(run, config)
     competition = read_competition(root, "train")
+    data = {**competition.identity(), "images": Cache(cache, "volumes").identity()}
+    with locked(run):
+        begin(run, config, data)
+        return _fit(competition, cache, run, config, budget, weights, processes)
+
+
+def _fit(
+    competition: Competition,
+    cache: Path,
+    run: Path,
+    config: TwoStageConfig,
+    budget: Budget,
+    weights: pd.DataFrame | None,
+    processes: int | None,
+) -> FitResult:
     if not locate(competition, cache, run, config, budget, processes=processes):
         return FitResult(run, "the locator and what follows it are")
     left = grade(competition, cache, run, config, budget, weights=weights, processes=processes)
@@ -91,15 +108,21 @@ def fit(
     return FitResult(run, left)
 
 
-def begin(run: Path, config: TwoStageConfig) -> None:
+def begin(run: Path, config: TwoStageConfig, data: Mapping[str, str]) -> None:
     """Write the configuration into a run folder, or check that the run was begun with the same.
 
+    Args:
+        run: the folder.
+        config: what is to be trained.
+        data: what it is made from, see `config.tie`.
+
     Raises:
-        InputError: it was begun with another.
+        InputError: it was begun with another, or on other data.
     """
     path = run / RUN_FILE
     if path.is_file() and asdict(configuration.load(path)) != asdict(config):
         raise InputError(f"{path}: this run was begun with other settings; choose another --out folder")
+    tie(path, data)
     configuration.save(path, config)
 
 
@@ -129,7 +152,9 @@ def locate(
         InputError: the cache is missing, or the locator was begun with other settings.
     """
     folder = run / LOCATOR
-    if not (folder / "errors.csv").is_file():
+    if (folder / "errors.csv").is_file():
+        tie(folder / CONFIG, learned_from(competition, cache))
+    else:
         located = run_locate(competition.root, cache, folder, config.locate, budget, processes=processes)
         print(located.text())
         if not located.finished:
@@ -171,7 +196,8 @@ def grade(
     Raises:
         InputError: the first stage is not finished, or there is no such model or fold.
     """
-    places, errors = read_points(run / LOCATOR / "points.csv"), pd.read_csv(run / LOCATOR / "errors.csv")
+    places = read_points(run / LOCATOR / "points.csv")
+    errors = read_csv(run / LOCATOR / "errors.csv", ("found", "error_mm", "depth_mm"), RERUN)
     annotated = read_places(run / ANNOTATED)
     if not set(models) <= set(range(1, len(config.grade) + 1)):
         given = " ".join(map(str, models))

@@ -1,6 +1,6 @@
 """Parallel slices of one series with their geometry, the same from the cache and fresh from DICOM."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumbar_kaggle import geometry
+from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import read_json
 from lumbar_kaggle.preprocess import window_series
 
@@ -26,6 +27,51 @@ _PLAUSIBLE_FIELD_MM = (60.0, 700.0)
 """Fields outside of these are a wrong spacing's; axial ones of 100 mm do occur."""
 
 
+class CachedPixels:
+    """Pixels ``[slices, rows, columns]`` uint8 in a file that is open only while a slice is read.
+
+    A set has some thousand stacks, more than a process may have open files. To another process goes the
+    name of the file.
+
+    Args:
+        path: as `numpy.save` writes it.
+
+    Raises:
+        InputError: the file is missing, damaged or holds something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                np.lib.format.read_magic(file)
+                shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+                self._start, size = file.tell(), file.seek(0, 2)
+        except (OSError, ValueError) as error:
+            raise self._damage(str(error)) from None
+        if fortran or dtype != np.uint8 or len(shape) != 3 or size - self._start != np.prod(shape):
+            raise self._damage(f"{size} bytes are not those of slices of shape {shape}")
+        self.shape: tuple[int, int, int] = shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        """Return one slice ``[rows, columns]``."""
+        slices, rows, columns = self.shape
+        place = self._start + range(slices)[index] * rows * columns
+        try:
+            flat = np.fromfile(self.path, np.uint8, rows * columns, offset=place)
+            return flat.reshape(rows, columns)
+        except (OSError, ValueError) as error:
+            raise self._damage(str(error)) from None
+
+    def _damage(self, reason: str) -> InputError:
+        return InputError(
+            f"{self.path}: damaged ({reason}); delete its folder and run lumbar preprocess again"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Stack:
     """Parallel slices of one size, sorted along the body as `volume.Volume` is.
@@ -41,7 +87,7 @@ class Stack:
             slices `ASSUMED_STEP_MM` apart, in the order of their instance numbers, about the origin.
     """
 
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[np.uint8] | CachedPixels
     positions: Floats
     orientation: Floats
     spacing: Floats
@@ -51,13 +97,6 @@ class Stack:
 
     def __len__(self) -> int:
         return len(self.pixels)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Go to another process as the name of the cached file: all pixels of a set would fill its memory."""
-        kept: Any = [getattr(self, field.name) for field in fields(self)]
-        if isinstance(self.pixels, np.memmap):
-            kept[0] = Path(str(self.pixels.filename))
-        return _rebuild, tuple(kept)
 
     @property
     def normal(self) -> Floats:
@@ -73,25 +112,24 @@ class Stack:
         return geometry.to_slice(points, self.positions[index], self.orientation, self.spacing)
 
 
-def _rebuild(pixels: Any, *rest: Any) -> Stack:
-    return Stack(np.load(pixels, mmap_mode="r") if isinstance(pixels, Path) else pixels, *rest)
-
-
 def read_stacks(folder: Path, file: str) -> list[Stack]:
-    """Read one series of the volume cache.
+    """Read one series of the volume cache; its pixels stay in their files, see `CachedPixels`.
 
     Args:
         folder: of the cache kind ``volumes``.
         file: of the index: the series' JSON file, relative to `folder`.
 
     Raises:
-        InputError: the file is missing or damaged.
+        InputError: the file or one of its pictures is missing or damaged.
     """
     path = folder / file
-    return [
-        _stack(np.load(path.parent / entry["file"], mmap_mode="r"), entry)
-        for entry in read_json(path)["stacks"]
-    ]
+    try:
+        entries = read_json(path)["stacks"]
+        return [_stack(CachedPixels(path.parent / entry["file"]), entry) for entry in entries]
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise InputError(
+            f"{path}: damaged ({error!r}); delete its folder and run lumbar preprocess again"
+        ) from None
 
 
 def fresh_stacks(folder: Path) -> tuple[list[Stack], int]:
@@ -105,7 +143,7 @@ def fresh_stacks(folder: Path) -> tuple[list[Stack], int]:
     return [_stack(pixels, entry) for pixels, entry in entries], len(series.skipped)
 
 
-def _stack(pixels: NDArray[np.uint8], entry: dict[str, Any]) -> Stack:
+def _stack(pixels: NDArray[np.uint8] | CachedPixels, entry: dict[str, Any]) -> Stack:
     positions = _rows(entry["positions"], 3)
     orientation = _rows(entry["orientation"], 6)[0]
     spacing = _rows(entry["spacing"], 2)[0]

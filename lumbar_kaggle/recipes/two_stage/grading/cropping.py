@@ -13,7 +13,7 @@ from tqdm import tqdm
 from lumbar_kaggle.budget import Budget
 from lumbar_kaggle.cache import Cache, CacheConfig, Source
 from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.files import digest, write_atomic
+from lumbar_kaggle.files import digest, locked, write_atomic
 from lumbar_kaggle.processes import usable_cores
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
 from lumbar_kaggle.recipes.two_stage.grading.crops import (
@@ -80,6 +80,18 @@ def cache_crops(
         OutOfTime: the budget is spent; the next call goes on.
         InputError: the folder was made with other settings, or no study has a point.
     """
+    with locked(folder):
+        return _cache_crops(studies, points, annotated, folder, config, budget)
+
+
+def _cache_crops(
+    studies: Studies,
+    points: dict[str, Floats],
+    annotated: dict[str, Floats],
+    folder: Path,
+    config: GradeConfig,
+    budget: Budget,
+) -> "CropSet":
     cache = Cache(folder, "crops")
     cache.open(_settings(config))
     sources = [
@@ -93,7 +105,7 @@ def cache_crops(
             "train_label_coordinates.csv"
         )
     batches = cache.plan(sources, BATCH)
-    todo = [batch for batch in batches if not cache.has(batch)]
+    todo = [batch for batch in batches if cache.entries(batch) is None]
     with (
         ThreadPoolExecutor(usable_cores()) as pool,
         tqdm(total=sum(len(b.sources) for b in todo), unit="study", desc="crop", disable=not todo) as bar,

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from lumbar_kaggle.blend.cells import as_table
 from lumbar_kaggle.budget import Budget, OutOfTime
+from lumbar_kaggle.cache import Cache
 from lumbar_kaggle.competition import Competition
 from lumbar_kaggle.config import begin_run
 from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.files import write_csv
+from lumbar_kaggle.files import digest, locked, read_csv, write_csv
 from lumbar_kaggle.folds import make_folds
 from lumbar_kaggle.metric import prior_predictions, score, weighted_prior
 from lumbar_kaggle.recipes.spread import spread
@@ -96,9 +97,36 @@ def fit(
         processes: folds at once; see `spread.spread`.
 
     Raises:
-        InputError: the run was begun with another configuration, or there is nothing to train on.
+        InputError: the run was begun with another configuration or on other data, or another process is at
+            work on it, or there is nothing to train on.
     """
-    begin_run(out / CONFIG, config)
+    data = {
+        **competition.identity(),
+        "located points": "" if places is None else digest(places.to_csv(index=False)),
+        "label weights": "" if weights is None else digest(weights.to_csv(index=False)),
+    }
+    if cache is not None:
+        data["images"] = Cache(cache, "volumes").identity()
+    with locked(out):
+        begin_run(out / CONFIG, config, data=data)
+        return _fit(
+            competition, cache, places, out, config, budget, weights, annotated, crops, only, processes
+        )
+
+
+def _fit(
+    competition: Competition,
+    cache: Path | None,
+    places: pd.DataFrame | None,
+    out: Path,
+    config: GradeConfig,
+    budget: Budget,
+    weights: pd.DataFrame | None,
+    annotated: pd.DataFrame | None,
+    crops: Path | None,
+    only: Sequence[int] | None,
+    processes: int | None,
+) -> FitResult:
     wanted = range(config.folds) if only is None else only
     if not set(wanted) <= set(range(config.folds)):
         raise InputError(f"folds {' '.join(map(str, wanted))}: there are those from 0 to {config.folds - 1}")
@@ -214,7 +242,11 @@ def conclude(competition: Competition, out: Path, config: GradeConfig) -> float 
     Returns:
         None without all conditions.
     """
-    parts = [pd.read_csv(predictions_file(out, fold)) for fold in range(config.folds)]
+    remedy = "delete it and run the same command again"
+    parts = [
+        read_csv(predictions_file(out, fold), ("row_id", "fold", *SEVERITIES), remedy)
+        for fold in range(config.folds)
+    ]
     everything = pd.concat(parts, ignore_index=True)
     oof = competition.labels[["row_id"]].merge(everything, on="row_id", validate="1:1")
     oof = oof[["row_id", "fold", *SEVERITIES]]

@@ -6,9 +6,10 @@ from pathlib import Path
 import pandas as pd
 
 from lumbar_kaggle.budget import Budget, OutOfTime
-from lumbar_kaggle.competition import read_marked
+from lumbar_kaggle.cache import Cache
+from lumbar_kaggle.competition import Competition, read_marked
 from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.files import write_csv
+from lumbar_kaggle.files import locked, write_csv
 from lumbar_kaggle.recipes.two_stage.locating.axial import read_axial
 from lumbar_kaggle.recipes.two_stage.locating.config import LocateConfig
 from lumbar_kaggle.recipes.two_stage.locating.fit import apply, fit
@@ -64,8 +65,33 @@ def run_locate(
         processes: folds at once; see `spread.spread`.
 
     Raises:
-        InputError: a table or the cache is missing, or nothing is to be trained and there are no weights.
+        InputError: a table or the cache is missing, or nothing is to be trained and there are no weights, or
+            the run was begun with other settings or on other data, or another process is at work on it.
     """
+    with locked(out):
+        return _run(root, cache, out, config, budget, weights, processes)
+
+
+def learned_from(competition: Competition, cache: Path) -> dict[str, str]:
+    """Return digests of what the points of a split are learned from, see `config.tie`; grades are not.
+
+    Raises:
+        InputError: the cache of volumes is missing.
+    """
+    identity = competition.identity()
+    del identity["labels"]
+    return {**identity, "images": Cache(cache, "volumes").identity()}
+
+
+def _run(
+    root: Path,
+    cache: Path,
+    out: Path,
+    config: LocateConfig,
+    budget: Budget,
+    weights: Path | None,
+    processes: int | None,
+) -> Located:
     competition = read_marked(root)
     series = read_sagittal(competition, cache)
     axial = read_axial(competition, cache, series)
@@ -78,7 +104,8 @@ def run_locate(
             points = apply(series, axial, weights)
             write_csv(out / "points.csv", points)
         else:
-            points = fit(series, axial, out, config, budget, weights, processes)
+            data = learned_from(competition, cache)
+            points = fit(series, axial, out, config, budget, weights, processes, data=data)
     except OutOfTime:
         return Located(out, None, False)
     errors = point_errors(points, series, axial)

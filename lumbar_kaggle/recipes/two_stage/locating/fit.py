@@ -1,6 +1,6 @@
 """Training the locator by folds, its out-of-fold points, and the use of a trained one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from sklearn.model_selection import KFold
 from tqdm import tqdm
 
 from lumbar_kaggle.budget import Budget
-from lumbar_kaggle.config import load_config, save_config
+from lumbar_kaggle.config import begin_run, load_config
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import write_csv
 from lumbar_kaggle.recipes.spread import spread
@@ -39,6 +39,8 @@ def fit(
     budget: Budget,
     start: Path | None = None,
     processes: int | None = None,
+    *,
+    data: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Train the networks fold by fold and return the out-of-fold points of all series.
 
@@ -51,14 +53,16 @@ def fit(
         budget: `budget.OutOfTime` ends the run; started again, it goes on at the epoch where it was.
         start: run folder whose networks the training starts from.
         processes: folds at once; see `spread.spread`.
+        data: what the points are learned from, see `config.tie`.
 
     Returns:
         As `find.locate`.
 
     Raises:
-        InputError: too few studies or no labelled point, or `out` was made with another configuration.
+        InputError: too few studies or no labelled point, or `out` was made with another configuration, or
+            from other data.
     """
-    _open(out, config)
+    begin_run(out / CONFIG, config, data=data)
     folds = _make_folds([one.study_id for one in series] + [one.study_id for one in axial], config)
     write_csv(out / "folds.csv", folds)
     samples = {
@@ -213,13 +217,6 @@ def locate_all(
         more = [locate_axial(one, centres.get(one.study_id), across, config) for one in bar]
         found = pd.concat([found, *(part for part in more if len(part))], ignore_index=True)
     return found
-
-
-def _open(out: Path, config: LocateConfig) -> None:
-    path = out / CONFIG
-    if path.is_file() and load_config(path, LocateConfig) != config:
-        raise InputError(f"{path}: this locator was made with other settings; choose another --out")
-    save_config(path, config)
 
 
 def _make_folds(studies: Sequence[str], config: LocateConfig) -> pd.DataFrame:
