@@ -203,6 +203,16 @@ def to_targets(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     return normal
 
 
+def average_sides(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return ``[…, 25, 3]`` with the mean of left and right in place of both foramina of a level."""
+    averaged = probabilities.copy()
+    for left, of in enumerate(TARGETS):
+        if of.condition == "left_neural_foraminal_narrowing":
+            right = TARGETS.index(of._replace(condition="right_neural_foraminal_narrowing"))
+            averaged[..., [left, right], :] = averaged[..., [left, right], :].mean(axis=-2, keepdims=True)
+    return averaged
+
+
 def conclude(competition: Competition, out: Path, config: GradeConfig) -> float | None:
     """Write ``oof.csv`` over all labelled rows, print its score beside the prior's, and return it.
 
