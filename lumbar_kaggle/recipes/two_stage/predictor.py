@@ -13,7 +13,6 @@ from lumbar_kaggle.blend.model import BlendModel, apply_cells, load_blend
 from lumbar_kaggle.bundle import Manifest
 from lumbar_kaggle.config import from_dict
 from lumbar_kaggle.recipes.base import Prediction, Study
-from lumbar_kaggle.recipes.two_stage.config import from_content
 from lumbar_kaggle.recipes.two_stage.export import BLEND
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
 from lumbar_kaggle.recipes.two_stage.grading.cropping import FreshCrops
@@ -21,6 +20,7 @@ from lumbar_kaggle.recipes.two_stage.grading.fit import average_sides, to_target
 from lumbar_kaggle.recipes.two_stage.grading.network import Grader
 from lumbar_kaggle.recipes.two_stage.grading.training import predict_studies
 from lumbar_kaggle.recipes.two_stage.locating.axial import AXIAL_CHANNELS
+from lumbar_kaggle.recipes.two_stage.locating.config import LocateConfig
 from lumbar_kaggle.recipes.two_stage.locating.points import CHANNELS
 from lumbar_kaggle.recipes.two_stage.locating.training import load_network
 from lumbar_kaggle.recipes.two_stage.looking import Look, levels_seen, look
@@ -48,11 +48,10 @@ class TwoStagePredictor:
     def __init__(self, bundle: Path, manifest: Manifest) -> None:
         self.manifest = manifest
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        config = from_content(manifest.config, str(bundle))
-        self.locate_config = config.locate
+        self.locate_config = from_dict(manifest.config["locate"], LocateConfig, str(bundle))
         self.sagittal, self.axial = (
             [
-                load_network(bundle / name, config.locate, outputs).to(device)
+                load_network(bundle / name, self.locate_config, outputs).to(device)
                 for name in manifest.models[plane]
             ]
             for plane, outputs in (("sagittal", CHANNELS), ("axial", AXIAL_CHANNELS))
@@ -94,7 +93,9 @@ class TwoStagePredictor:
 
 
 def _load_model(bundle: Path, config: dict[str, object], files: Sequence[str], device: torch.device) -> Model:
-    settings = from_dict(config, GradeConfig, str(bundle))
+    # Bundles of earlier versions have a setting of the training that is no more.
+    known = {name: value for name, value in config.items() if name != "annotated_share"}
+    settings = from_dict(known, GradeConfig, str(bundle))
     networks = []
     for name in files:
         network = Grader(settings)

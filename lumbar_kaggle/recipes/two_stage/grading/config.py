@@ -38,9 +38,6 @@ class GradeConfig:
     margin_mm: float = _option(6.0, "cached around each crop, for shifts and turns", metavar="MM")
     extra_slices: int = _option(1, "cached on both sides of each window, for shifts", metavar="N")
     align: bool = _option(True, "turn the sagittal crops so that the spine runs upright")
-    annotated_share: float = _option(
-        1.0, "of the training crops around annotated points; the others lie around located ones", metavar="P"
-    )
 
     features: int = _option(128, "width of a view's description", metavar="N")
     sequence: str = _option("gru", "what joins the slices of a view", choices=("gru", "none"))
@@ -100,7 +97,7 @@ class GradeConfig:
                 f"slice_shift is {self.slice_shift}; give probabilities that add up to 1, "
                 f"for shifts up to extra_slices, which is {self.extra_slices}"
             )
-        for name in ("annotated_share", "dropout", "view_dropout", "ema"):
+        for name in ("dropout", "view_dropout", "ema"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
 
@@ -119,7 +116,6 @@ _T4 = GradeConfig(
     size_mm=(50.0, 45.0, 70.0, 45.0),
     slices=(7, 7, 5, 5),
     extra_slices=2,
-    annotated_share=0.5,
     axial_for_canal=True,
     features=256,
     epochs=10,
@@ -165,9 +161,9 @@ PRESETS: dict[str, tuple[GradeConfig, ...]] = {
 }
 """Named configurations, one or several backbones each: a laptop; one backbone and the whole recipe for two
 16 GB cards. Sizes and rates of the latter are those that the competition's gold solutions report; the
-batches leave a third of a card's memory free (docs/two_stage.md has the sums). On the phantom mirroring,
-located points in training and axial views for the canal changed nothing measurable (RESULTS.md), so ``cpu``
-is without; the T4 presets are for the real set, where entrants found a use for each."""
+batches leave a third of a card's memory free (docs/two_stage.md has the sums). On the phantom mirroring
+and axial views for the canal changed nothing measurable (RESULTS.md), so ``cpu`` is without; the T4 presets
+are for the real set, where entrants found a use for each."""
 
 
 def preset(name: str) -> tuple[GradeConfig, ...]:

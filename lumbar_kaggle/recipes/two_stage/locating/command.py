@@ -51,6 +51,7 @@ def run_locate(
     budget: Budget,
     weights: Path | None = None,
     processes: int | None = None,
+    folds: pd.DataFrame | None = None,
 ) -> Located:
     """Train by folds and judge the out-of-fold points; or, with no epochs, judge a trained locator's.
 
@@ -62,6 +63,7 @@ def run_locate(
         budget: time for training.
         weights: run folder of a locator to start from, or to use.
         processes: folds at once; see `spread.spread`.
+        folds: columns ``study_id, fold``: by which to train; None: drawn from the folder's studies.
 
     Raises:
         InputError: a table or the cache is missing, or nothing is to be trained and there are no weights.
@@ -78,7 +80,7 @@ def run_locate(
             points = apply(series, axial, weights)
             write_csv(out / "points.csv", points)
         else:
-            points = fit(series, axial, out, config, budget, weights, processes)
+            points = fit(series, axial, out, config, budget, weights, processes, folds)
     except OutOfTime:
         return Located(out, None, False)
     errors = point_errors(points, series, axial)

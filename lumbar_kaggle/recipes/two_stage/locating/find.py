@@ -81,11 +81,11 @@ def locate(series: Series, networks: Sequence[Locator], config: LocateConfig) ->
 
 
 Found = list[tuple[float, float, float, float]]
-"""Per level: slice, row and column in the heat map, confidence; that is 0 where no slice shows it."""
+"""Per level: slice, row and column in the heat map, confidence; 0 where no slice shows it."""
 
 
 def _midline(canal: Found) -> Floats:
-    """Return per level ``[5]`` the slice of the canal, with fractions; a faint one is near its neighbours'."""
+    """Return per level ``[5]`` the slice of the canal, with fractions; a faint one like its neighbours'."""
     index, confidence = np.array(canal)[:, [0, 3]].T
     apart = np.abs(np.subtract.outer(np.arange(len(canal)), np.arange(len(canal))))
     weight = np.maximum(confidence, 1e-9) * 0.1**apart
