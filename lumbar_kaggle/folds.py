@@ -1,12 +1,15 @@
 """Who trains and who validates: grouped, stratified folds, and balancing inside the training part."""
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedKFold
 
 from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.files import write_csv
+from lumbar_kaggle.tables import read_table
 
 
 def make_folds(labels: pd.DataFrame, folds: int, seed: int) -> pd.DataFrame:
@@ -47,6 +50,26 @@ def make_folds(labels: pd.DataFrame, folds: int, seed: int) -> pd.DataFrame:
     for fold, (_, held_out) in enumerate(splitter.split(studies, stratum)):
         assigned[held_out] = fold
     return pd.DataFrame({"study_id": studies, "fold": assigned})
+
+
+def open_folds(path: Path, labels: pd.DataFrame, folds: int, seed: int) -> pd.DataFrame:
+    """Return the fold table of a run: the one that it was begun with, or a new one, which is written.
+
+    Args:
+        path: of the table.
+        labels, folds, seed: see `make_folds`.
+
+    Raises:
+        InputError: the run was begun with other studies, or there are fewer studies than folds.
+    """
+    made = make_folds(labels, folds, seed)
+    if path.is_file():
+        there = read_table(path, ("study_id", "fold")).astype({"fold": np.int64})
+        if set(there["study_id"]) != set(made["study_id"].astype(str)):
+            raise InputError(f"{path}: this run was begun with other studies; choose another --out folder")
+        return there
+    write_csv(path, made)
+    return made
 
 
 def balance(rows: pd.DataFrame, seed: int) -> pd.DataFrame:

@@ -14,6 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
+LEFT, BACK, FOOT = np.array([1.0, 0, 0]), np.array([0, 1.0, 0]), np.array([0, 0, -1.0])
+"""Directions in the patient, LPS."""
+
 AXES = ("sagittal", "coronal", "axial")
 """Plane whose slice normal lies mostly along x, y and z."""
 
@@ -107,3 +110,33 @@ def reading_direction(orientation: ArrayLike) -> Floats:
     wanted = -1.0 if axis == 2 else 1.0
     turned: Floats = normal * (wanted * np.sign(normal[axis]))
     return turned
+
+
+def upright_axes(orientation: ArrayLike, down: ArrayLike = FOOT) -> tuple[Floats, Floats]:
+    """Return the directions in the patient that an upright picture has to its right and downwards.
+
+    Sagittal: the back to the right, the foot downwards. Axial: the patient's left to the right, the back
+    downwards. Both lie in the plane of the slices, whichever way those are stored.
+
+    Args:
+        orientation: ``[6]`` direction cosines of sagittal or axial slices.
+        down: ``[3]`` what points downwards in a sagittal picture instead.
+
+    Returns:
+        Two unit vectors ``[3]``, LPS.
+    """
+    normal = slice_normal(orientation)
+    if plane(orientation) == "axial":
+        right = _in_plane(LEFT, normal)
+        below = np.cross(normal, right)
+        return right, below * np.sign(below @ BACK)
+    below = _in_plane(np.asarray(down, dtype=np.float64), normal)
+    right = np.cross(below, normal)
+    return right * np.sign(right @ BACK), below
+
+
+def _in_plane(direction: Floats, normal: Floats) -> Floats:
+    """Return the unit vector of a direction's part within a plane."""
+    within = direction - (direction @ normal) * normal
+    unit: Floats = within / np.linalg.norm(within)
+    return unit

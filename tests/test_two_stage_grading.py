@@ -51,7 +51,6 @@ TINY = GradeConfig(
     epochs=2,
     batch_size=8,
     ema=0.9,
-    annotated_share=0.5,
     axial_for_canal=True,
     mirror=True,
     flip_predictions=True,

@@ -33,7 +33,16 @@ from tests.clock import Clock
 from tests.dicom_files import rewrite
 
 SETTINGS = {
-    "locate": {"folds": 2, "epochs": 2, "picture": [96, 80], "pixel_mm": 3.0, "slices": 2, "batch_size": 8},
+    "locate": {
+        "folds": 2,
+        "epochs": 5,
+        "picture": [96, 80],
+        "pixel_mm": 3.0,
+        "channels": [8, 12, 16, 16, 16],
+        "slices": 2,
+        "batch_size": 8,
+        "lr": 1e-2,
+    },
     "grade": {
         "folds": 2,
         "epochs": 2,
@@ -227,6 +236,49 @@ def test_every_odd_study_gets_its_rows_and_a_reason(
     assert row["status"] == ("graded" if graded else "prior"), row["reason"]
     assert reason in row["reason"]
     assert float(row["seconds"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("harm", "alike"), [("no geometry", True), ("single slices", True), ("no T2", False)]
+)
+def test_foramina_of_unknown_side_get_the_mean_of_both(
+    harmed: tuple[pd.DataFrame, Path, Path], harm: str, alike: bool
+) -> None:
+    """Without positions, or with one slice alone, nothing tells left from right; the log says so."""
+    log, out, _ = harmed
+    row = log.iloc[list(HARMS).index(harm)]
+    assert ("both get the mean of the two" in row["reason"]) == alike
+    rows = pd.read_csv(out).set_index("row_id")
+    mine = rows[rows.index.str.startswith(row["study_id"])]
+    left, right = (mine[mine.index.str.contains(f"{side}_neural")].to_numpy() for side in ("left", "right"))
+    assert len(left) == 5
+    assert np.allclose(left, right, atol=1e-9) == alike
+
+
+def test_spacing_that_is_assumed_is_in_the_log(harmed: tuple[pd.DataFrame, Path, Path]) -> None:
+    """Only where it is missing."""
+    log, _, _ = harmed
+    told = log["reason"].str.contains("no plausible pixel spacing in the headers, spacing assumed")
+    assert [harm for harm, said in zip(HARMS, told, strict=True) if said] == ["no geometry"]
+
+
+def test_both_stages_are_trained_by_one_fold_table(place: Path) -> None:
+    """The run's, the locator's and the models' tables are the same."""
+    tables = [pd.read_csv(path) for path in sorted((place / "run").rglob("folds.csv"))]
+    assert len(tables) == 3
+    for table in tables[1:]:
+        pd.testing.assert_frame_equal(table, tables[0])
+    assert set(tables[0]["study_id"].astype(str)) == set(
+        read_competition(place / "competition", "train").studies
+    )
+
+
+def test_a_bundle_of_an_earlier_version_is_read(place: Path) -> None:
+    """Its settings name the share of annotated crops, which is always all now."""
+    manifest = read_manifest(place / "bundle")
+    grade = [{**one, "config": {**one["config"], "annotated_share": 0.5}} for one in manifest.models["grade"]]
+    earlier = replace(manifest, models={**manifest.models, "grade": grade})
+    assert len(TwoStagePredictor(place / "bundle", earlier).models) == 1
 
 
 def test_the_submission_over_odd_studies_is_valid(harmed: tuple[pd.DataFrame, Path, Path]) -> None:

@@ -1,7 +1,7 @@
 """The located points of a study on the slices that show them best."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,15 @@ from lumbar_kaggle.recipes.two_stage.grading.views import VIEWS, View
 from lumbar_kaggle.targets import LEVELS
 
 Floats = NDArray[np.float64]
+
+
+UNSIDED = "foramen of unknown side"
+"""What pages call both foramina of a study whose sides are not known."""
+
+
+def shown_place(place: str, *, sided: bool) -> str:
+    """Return what to call a place, without a side where that is not known, see `looking.Look.sided`."""
+    return UNSIDED if place.endswith("foramen") and not sided else place
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,13 +90,16 @@ def cut_slice(placed: Placed, index: int) -> Slice:
     return Slice(np.ascontiguousarray(stack.pixels[index]), facts)
 
 
-def located_slices(stacks: Sequence[Placed], points: pd.DataFrame) -> list[LocatedSlice]:
+def located_slices(
+    stacks: Sequence[Placed], points: pd.DataFrame, *, sided: bool = True
+) -> list[LocatedSlice]:
     """Return the canal, the left and the right foramina on a sagittal slice each, the recesses per level.
 
     Args:
         stacks: of the study.
         points: its located ones, columns `find.COLUMNS`; of several rows of a point the one that the crops
             lie around counts.
+        sided: whether the sides of its foramina are known.
 
     Returns:
         Those for which there are points and a slice of a suitable series.
@@ -98,7 +110,11 @@ def located_slices(stacks: Sequence[Placed], points: pd.DataFrame) -> list[Locat
     wanted += [(foramen, chosen["place"] == place) for place in foramen.places]
     wanted += [(recess, chosen["place"].isin(recess.places) & (chosen["level"] == level)) for level in LEVELS]
     shown = [_located_slice(stacks, view, chosen[rows]) for view, rows in wanted]
-    return [one for one in shown if one is not None]
+    return [
+        replace(one, marks=tuple(replace(m, place=shown_place(m.place, sided=sided)) for m in one.marks))
+        for one in shown
+        if one is not None
+    ]
 
 
 def _located_slice(stacks: Sequence[Placed], view: View, rows: pd.DataFrame) -> LocatedSlice | None:

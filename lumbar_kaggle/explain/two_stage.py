@@ -1,7 +1,7 @@
 """What a two-stage bundle says of one study, and where it looked: points, slices, regions."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from lumbar_kaggle.explain.heat import Floats32, captured, last_map, to_unit, weigh
-from lumbar_kaggle.explain.points import LocatedSlice, Slice, cut_slice, located_slices
+from lumbar_kaggle.explain.points import LocatedSlice, Slice, cut_slice, located_slices, shown_place
 from lumbar_kaggle.recipes.base import Study
 from lumbar_kaggle.recipes.two_stage.grading.augment import Inputs, cut, unpack
 from lumbar_kaggle.recipes.two_stage.grading.cropping import FreshCrops
@@ -61,7 +61,8 @@ class Looked(Shown):
         slice: the part of the original slice around the crop, of the slice with the greatest attention.
         heat: ``[rows, columns]`` float32 of that part, 0 … 1.
         frame: ``[4, 2]`` column and row of the crop's corners in that part, going round.
-        instances, attention: ``[slices]`` of the window's slices that exist, in its order; they sum to 1.
+        instances, attention: ``[slices]`` of the window's slices that exist, in its order, None where the
+            header has no number; they sum to 1.
         pictured: which of these `slice` is of.
     """
 
@@ -69,7 +70,7 @@ class Looked(Shown):
     slice: Slice
     heat: Floats32
     frame: Floats
-    instances: tuple[int, ...]
+    instances: tuple[int | None, ...]
     attention: tuple[float, ...]
     pictured: int
 
@@ -106,8 +107,11 @@ def explain_study(study: Study, predictor: TwoStagePredictor) -> Explanation:
     return Explanation(
         study.study_id,
         probabilities,
-        tuple(located_slices(seen.stacks, seen.points)),
-        tuple(where_looked(first, seen.crops[0], _likeliest(probabilities))),
+        tuple(located_slices(seen.stacks, seen.points, sided=seen.sided)),
+        tuple(
+            replace(one, place=shown_place(one.place, sided=seen.sided))
+            for one in where_looked(first, seen.crops[0], _likeliest(probabilities))
+        ),
         len(predictor.models),
         len(first.networks),
         seen.notes,
@@ -219,7 +223,7 @@ def _looked(one: Cut, source: Source, each: Sequence[Seen], chosen: NDArray[np.i
         slice=Slice(np.asarray(part, dtype=np.uint8), whole.facts),
         heat=on_slice(to_unit(heat)[0], stack, index, one),
         frame=frame(stack, index, one) - corner,
-        instances=tuple(int(stack.instance_numbers[k]) for k in indices[there]),
+        instances=tuple(stack.instance_numbers[k] for k in indices[there]),
         attention=tuple(float(weight) for weight in attention),
         pictured=pictured,
     )

@@ -62,4 +62,6 @@ def _over(picture: str, shown: "Slice", width: int, words: str) -> Drawing:
 
 
 def _words(shown: "Slice") -> str:
-    return f"{in_words(str(shown.facts['kind']))}, instance {shown.facts['instance_number']}"
+    number = shown.facts["instance_number"]
+    instance = "no instance number" if number is None else f"instance {number}"
+    return f"{in_words(str(shown.facts['kind']))}, {instance}"

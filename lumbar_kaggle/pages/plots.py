@@ -168,11 +168,13 @@ def confusion_cells(matrix: NDArray[np.int64], title: str) -> Markup:
     return drawing.markup()
 
 
-def attention_bars(instances: Sequence[int], attention: Sequence[float], pictured: int, title: str) -> Markup:
+def attention_bars(
+    instances: Sequence[int | None], attention: Sequence[float], pictured: int, title: str
+) -> Markup:
     """Draw the weight of each slice of a window as an upright bar over its instance number.
 
     Args:
-        instances: instance numbers, in the order of the window.
+        instances: instance numbers, in the order of the window; None where not given.
         attention: weights of 0 … 1; the greatest fills the height.
         pictured: which slice is shown elsewhere; its bar is the coloured one.
         title: what is shown, for screen readers.
@@ -185,7 +187,8 @@ def attention_bars(instances: Sequence[int], attention: Sequence[float], picture
         kind = "bar" if index == pictured else "other"
         drawing.rect(left + 2, 12 + full - height, step - 4, height, kind)
         drawing.text(left + step / 2, 9 + full - height, percent(weight), "faint", anchor="middle")
-        drawing.text(left + step / 2, 59, str(number), "strong" if index == pictured else "", anchor="middle")
+        name = "–" if number is None else str(number)
+        drawing.text(left + step / 2, 59, name, "strong" if index == pictured else "", anchor="middle")
     return drawing.markup()
 
 

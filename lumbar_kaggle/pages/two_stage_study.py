@@ -27,7 +27,7 @@ def two_stage_content(explanation: "Explanation") -> dict[str, Any]:
     whole = [one for one in explanation.located if one.view != "axial side"]
     across = [one for one in explanation.located if one.view == "axial side"]
     return {
-        "sagittal": [_located(one, TITLES[one.marks[0].place], SAGITTAL_WIDTH) for one in whole],
+        "sagittal": [_located(one, _title(one.marks[0].place), SAGITTAL_WIDTH) for one in whole],
         "axial": [_located(one, level_words(one.marks[0].level), AXIAL_WIDTH) for one in across],
         "levels": [
             {
@@ -42,6 +42,10 @@ def two_stage_content(explanation: "Explanation") -> dict[str, Any]:
         "networks": explanation.networks,
         "far_mm": FAR_MM,
     }
+
+
+def _title(place: str) -> str:
+    return TITLES.get(place, place.capitalize())
 
 
 def _located(located: "LocatedSlice", title: str, width: int) -> dict[str, Any]:
@@ -62,7 +66,7 @@ def _located(located: "LocatedSlice", title: str, width: int) -> dict[str, Any]:
 
 
 def _card(one: "Looked | Unseen", probabilities: NDArray[np.float64]) -> dict[str, Any]:
-    title = one.place.capitalize() + ("" if one.place in PLACES else f" ({PLACES[one.output]})")
+    title = one.place.capitalize() + (f" ({PLACES[one.output]})" if one.place == "axial middle" else "")
     # Not by its class: that would bring torch along.
     if hasattr(one, "reason"):
         return {"title": title, "reason": one.reason}

@@ -6,6 +6,7 @@ for some models or folds at a time, `finish`.
 ::
 
     two_stage.json                        the configuration
+    folds.csv                             the fold of each labelled study, the same in both stages
     locator/                              see `locating.fit`
     annotated.csv                         the annotated points, see `places.annotated_places`
     grade-1/  grade-2/ …                  one per model, see `grading.fit`
@@ -27,6 +28,7 @@ from lumbar_kaggle.competition import Competition, read_competition
 from lumbar_kaggle.config import tie
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import locked, read_csv, write_csv, write_text
+from lumbar_kaggle.folds import open_folds
 from lumbar_kaggle.recipes.two_stage import config as configuration
 from lumbar_kaggle.recipes.two_stage.config import RERUN, RUN_FILE, TwoStageConfig, grade_folder
 from lumbar_kaggle.recipes.two_stage.grading import fit as grading
@@ -34,10 +36,10 @@ from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
 from lumbar_kaggle.recipes.two_stage.grading.cropping import crops_folder, evict_other_crops
 from lumbar_kaggle.recipes.two_stage.grading.places import annotated_places, read_places
 from lumbar_kaggle.recipes.two_stage.locating.command import learned_from, run_locate
-from lumbar_kaggle.recipes.two_stage.locating.fit import CONFIG, read_points
+from lumbar_kaggle.recipes.two_stage.locating.fit import CONFIG, check_folds, read_points
 
-LOCATOR, ANNOTATED = "locator", "annotated.csv"
-"""Of the first stage in a run folder."""
+LOCATOR, ANNOTATED, FOLDS = "locator", "annotated.csv", "folds.csv"
+"""Of the first stage in a run folder, and the fold table of both."""
 
 
 @dataclass(frozen=True)
@@ -151,17 +153,39 @@ def locate(
     Raises:
         InputError: the cache is missing, or the locator was begun with other settings.
     """
-    folder = run / LOCATOR
+    folder, folds = run / LOCATOR, open_run_folds(competition, run, config)
     if (folder / "errors.csv").is_file():
         tie(folder / CONFIG, learned_from(competition, cache))
     else:
-        located = run_locate(competition.root, cache, folder, config.locate, budget, processes=processes)
+        located = run_locate(
+            competition.root, cache, folder, config.locate, budget, processes=processes, folds=folds
+        )
         print(located.text())
         if not located.finished:
             return False
     if not (run / ANNOTATED).is_file():
         write_csv(run / ANNOTATED, annotated_places(competition, cache))
     return True
+
+
+def open_run_folds(competition: Competition, run: Path, config: TwoStageConfig) -> pd.DataFrame:
+    """Return the fold table of a run, by which the locator and every model are trained.
+
+    Fold k of each model holds out the very studies whose marks the locator of fold k has not seen.
+
+    Raises:
+        InputError: the stages are to have different numbers of folds, or the run was begun with other studies
+            or its locator by other folds.
+    """
+    counts = {config.locate.folds, *(one.folds for one in config.grade)}
+    if len(counts) > 1:
+        raise InputError(
+            f"the locator has {config.locate.folds} folds and the models of the second stage "
+            f"{', '.join(str(one.folds) for one in config.grade)}; give all the same number"
+        )
+    folds = open_folds(run / FOLDS, competition.labels, config.locate.folds, config.locate.seed)
+    check_folds(run / LOCATOR, folds)
+    return folds
 
 
 def grade(
@@ -198,7 +222,7 @@ def grade(
     """
     places = read_points(run / LOCATOR / "points.csv")
     errors = read_csv(run / LOCATOR / "errors.csv", ("found", "error_mm", "depth_mm"), RERUN)
-    annotated = read_places(run / ANNOTATED)
+    annotated, shared = read_places(run / ANNOTATED), open_run_folds(competition, run, config)
     if not set(models) <= set(range(1, len(config.grade) + 1)):
         given = " ".join(map(str, models))
         raise InputError(f"models {given}: there are those from 1 to {len(config.grade)}")
@@ -219,6 +243,7 @@ def grade(
             crops=folder,
             only=folds or None,
             processes=processes,
+            folds=shared,
         )
         print(result.sentence())
         if result.left:

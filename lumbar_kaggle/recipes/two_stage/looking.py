@@ -13,14 +13,15 @@ import pandas as pd
 from lumbar_kaggle.recipes.base import Study
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
 from lumbar_kaggle.recipes.two_stage.grading.crops import Placed, StudyCrops, crop_study, in_one_frame
-from lumbar_kaggle.recipes.two_stage.grading.places import to_points
+from lumbar_kaggle.recipes.two_stage.grading.places import to_points, unsided
 from lumbar_kaggle.recipes.two_stage.grading.views import PLACES
 from lumbar_kaggle.recipes.two_stage.locating.axial import axial_study
 from lumbar_kaggle.recipes.two_stage.locating.config import LocateConfig
 from lumbar_kaggle.recipes.two_stage.locating.fit import locate_all
 from lumbar_kaggle.recipes.two_stage.locating.network import Locator
-from lumbar_kaggle.recipes.two_stage.locating.points import Series, empty_points
+from lumbar_kaggle.recipes.two_stage.locating.points import Series, empty_points, sagittal_stack
 from lumbar_kaggle.recipes.two_stage.reading import read_study
+from lumbar_kaggle.recipes.two_stage.stacks import Stack
 from lumbar_kaggle.targets import SERIES_KINDS
 
 
@@ -33,12 +34,14 @@ class Look:
         points: the located ones, columns `find.COLUMNS`.
         crops: one entry per configuration of the second stage.
         notes: what was missing or had to be replaced, for the log.
+        sided: whether the left foramina can be told from the right ones.
     """
 
     stacks: tuple[Placed, ...]
     points: pd.DataFrame
     crops: tuple[StudyCrops, ...]
     notes: tuple[str, ...]
+    sided: bool = True
 
 
 def look(
@@ -62,7 +65,10 @@ def look(
     kept = in_one_frame(stacks)
     points = to_points(found).get(study.study_id, empty_points(len(PLACES)))
     crops = tuple(crop_study(kept, points, config) for config in grade)
-    return Look(tuple(kept), found, crops, (*notes, *_missing_crops(crops)))
+    sided = study.study_id not in unsided(found)
+    if not sided:
+        notes.append("the side of the foramina is not known: both get the mean of the two")
+    return Look(tuple(kept), found, crops, (*notes, *_missing_crops(crops)), sided)
 
 
 def locate_study(
@@ -73,12 +79,12 @@ def locate_study(
     config: LocateConfig,
 ) -> pd.DataFrame:
     """Return the points found in a study's stacks, columns `find.COLUMNS`."""
-    longest: dict[str, Placed] = {}
+    members: dict[tuple[str, str], list[Stack]] = {}
     for one in stacks:
-        before = longest.get(one.series_id)
-        if one.kind.startswith("sagittal") and (before is None or len(one.stack) > len(before.stack)):
-            longest[one.series_id] = one
-    series = [Series(study_id, one.series_id, one.kind, one.stack) for one in longest.values()]
+        if one.kind.startswith("sagittal"):
+            members.setdefault((one.series_id, one.kind), []).append(one.stack)
+    chosen = [(names, sagittal_stack(members[names])) for names in members]
+    series = [Series(study_id, *names, stack) for names, stack in chosen if stack is not None]
     across = axial_study(study_id, [(one.series_id, one.stack) for one in stacks if one.kind == "axial_t2"])
     return locate_all(
         series, [across] if across is not None else [], list(sagittal), list(axial), config, quiet=True
@@ -88,8 +94,13 @@ def locate_study(
 def _replacements(stacks: Sequence[Placed]) -> list[str]:
     there = {one.kind for one in stacks}
     notes = [f"no readable {kind} series" for kind in SERIES_KINDS if kind not in there]
-    unplaced = sorted({one.series_id for one in stacks if not one.stack.placed})
-    return notes + [f"series {series}: no position in the headers, assumed" for series in unplaced]
+    for series in sorted({one.series_id for one in stacks}):
+        mine = [one.stack for one in stacks if one.series_id == series]
+        if not all(stack.placed for stack in mine):
+            notes.append(f"series {series}: no position in the headers, assumed")
+        if not all(stack.measured for stack in mine):
+            notes.append(f"series {series}: no plausible pixel spacing in the headers, spacing assumed")
+    return notes
 
 
 def _missing_crops(crops: Sequence[StudyCrops]) -> list[str]:

@@ -15,7 +15,7 @@ from lumbar_kaggle.recipes.two_stage.config import from_content
 from lumbar_kaggle.recipes.two_stage.export import BLEND, GradeModel, read_models
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
 from lumbar_kaggle.recipes.two_stage.grading.cropping import FreshCrops
-from lumbar_kaggle.recipes.two_stage.grading.fit import to_targets
+from lumbar_kaggle.recipes.two_stage.grading.fit import average_sides, to_targets
 from lumbar_kaggle.recipes.two_stage.grading.network import Grader
 from lumbar_kaggle.recipes.two_stage.grading.training import predict_studies
 from lumbar_kaggle.recipes.two_stage.locating.axial import AXIAL_CHANNELS
@@ -77,6 +77,8 @@ class TwoStagePredictor:
             found = predict_studies(model.networks, [study_id], FreshCrops(study_id, crops), model.config)
             each.append(to_targets(found))
         blended: NDArray[np.float64] = apply_cells(self.blend, np.stack(each))[0]
+        if not seen.sided:
+            blended = average_sides(blended)
         shown = dict(zip(LEVELS, levels_seen(seen.crops[0]), strict=True))
         blended[[not shown[of.level] for of in TARGETS]] = np.nan
         return blended

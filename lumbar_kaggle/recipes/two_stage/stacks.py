@@ -14,8 +14,8 @@ from lumbar_kaggle.preprocess import window_series
 
 Floats = NDArray[np.float64]
 
-ASSUMED_FIELD_MM = 280.0
-"""Height of a sagittal picture whose spacing is not known: the mean of the competition's is about that."""
+ASSUMED_FIELD_MM, ASSUMED_AXIAL_FIELD_MM = 280.0, 190.0
+"""Height of a picture whose spacing is not known: around the mean of the competition's of either plane."""
 
 ASSUMED_STEP_MM = 4.5
 """Distance of sagittal slices that do not know their place; the competition's median is 4.5."""
@@ -103,6 +103,11 @@ class Stack:
         """Unit vector ``[3]`` across the slices."""
         return geometry.slice_normal(self.orientation)
 
+    @property
+    def plane(self) -> str:
+        """``"sagittal"``, ``"coronal"`` or ``"axial"``, whichever is nearest."""
+        return geometry.plane(self.orientation)
+
     def to_patient(self, index: int, row: float, column: float) -> Floats:
         """Return LPS mm ``[3]`` of a pixel."""
         return geometry.to_patient(row, column, self.positions[index], self.orientation, self.spacing)
@@ -145,13 +150,16 @@ def fresh_stacks(folder: Path) -> tuple[list[Stack], int]:
 
 def _stack(pixels: NDArray[np.uint8] | CachedPixels, entry: dict[str, Any]) -> Stack:
     positions = _rows(entry["positions"], 3)
-    orientation = _rows(entry["orientation"], 6)[0]
-    spacing = _rows(entry["spacing"], 2)[0]
+    orientation, spacing = _known(entry["orientation"], 6), _known(entry["spacing"], 2)
+    # The two directions of an image are perpendicular unit vectors; anything else has no plane.
+    area = float(np.linalg.norm(np.cross(orientation[:3], orientation[3:])))
+    placed = bool(np.isfinite(positions).all() and 0.9 < area < 1.1)
     low, high = _PLAUSIBLE_FIELD_MM
-    measured = bool(low < spacing[0] * pixels.shape[1] < high)
+    field = spacing * pixels.shape[1:]
+    measured = bool(((field > low) & (field < high)).all())
     if not measured:
-        spacing = np.full(2, ASSUMED_FIELD_MM / pixels.shape[1])
-    placed = bool(np.isfinite(positions).all() and np.isfinite(orientation).all())
+        axial = placed and geometry.plane(orientation) == "axial"
+        spacing = np.full(2, (ASSUMED_AXIAL_FIELD_MM if axial else ASSUMED_FIELD_MM) / pixels.shape[1])
     if not placed:
         positions, orientation = _assumed_place(pixels.shape, spacing), np.array(_ASSUMED_ORIENTATION)
     numbers = tuple(entry["instance_numbers"])
@@ -161,6 +169,12 @@ def _stack(pixels: NDArray[np.uint8] | CachedPixels, entry: dict[str, Any]) -> S
 def _rows(table: list[list[float] | None], width: int) -> Floats:
     """Return ``[slices, width]`` of a slice table, NaN where a row is not known."""
     return np.array([[np.nan] * width if row is None else row for row in table], dtype=np.float64)
+
+
+def _known(table: list[list[float] | None], width: int) -> Floats:
+    """Return the first row of a slice table that is known ``[width]``, NaN without any."""
+    known = next((row for row in table if row is not None), None)
+    return np.array([np.nan] * width if known is None else known, dtype=np.float64)
 
 
 def _assumed_place(shape: tuple[int, ...], spacing: Floats) -> Floats:

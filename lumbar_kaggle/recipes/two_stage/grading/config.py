@@ -51,13 +51,6 @@ class GradeConfig:
         1, "cached on both sides of each window, for shifts", metavar="N", least=0, most=15
     )
     align: bool = option(True, "turn the sagittal crops so that the spine runs upright")
-    annotated_share: float = option(
-        1.0,
-        "of the training crops around annotated points; the others lie around located ones",
-        metavar="P",
-        least=0,
-        most=1,
-    )
 
     features: int = option(128, "width of a view's description, even", metavar="N", least=8, most=4096)
     sequence: str = option("gru", "what joins the slices of a view", choices=("gru", "none"))
@@ -146,7 +139,6 @@ _T4 = GradeConfig(
     size_mm=(50.0, 45.0, 70.0, 45.0),
     slices=(7, 7, 5, 5),
     extra_slices=2,
-    annotated_share=0.5,
     axial_for_canal=True,
     features=256,
     epochs=10,
@@ -192,9 +184,9 @@ PRESETS: dict[str, tuple[GradeConfig, ...]] = {
 }
 """Named configurations, one or several backbones each: a laptop; one backbone and the whole recipe for two
 16 GB cards. Sizes and rates of the latter are those that the competition's gold solutions report; the
-batches leave a third of a card's memory free (docs/two_stage.md has the sums). On the phantom mirroring,
-located points in training and axial views for the canal changed nothing measurable (RESULTS.md), so ``cpu``
-is without; the T4 presets are for the real set, where entrants found a use for each."""
+batches leave a third of a card's memory free (docs/two_stage.md has the sums). On the phantom mirroring
+and axial views for the canal changed nothing measurable (RESULTS.md), so ``cpu`` is without; the T4 presets
+are for the real set, where entrants found a use for each."""
 
 
 def preset(name: str) -> tuple[GradeConfig, ...]:

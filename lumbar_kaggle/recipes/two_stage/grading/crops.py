@@ -8,15 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumbar_kaggle import geometry
+from lumbar_kaggle.geometry import FOOT
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
 from lumbar_kaggle.recipes.two_stage.grading.views import VIEWS, View, Window, window, with_middle
 from lumbar_kaggle.recipes.two_stage.stacks import Stack
 from lumbar_kaggle.targets import LEVELS
 
 Floats = NDArray[np.float64]
-
-LEFT, BACK, FOOT = np.array([1.0, 0, 0]), np.array([0, 1.0, 0]), np.array([0, 0, -1.0])
-"""Directions in the patient, LPS."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,24 +274,11 @@ def _slice_of(stack: Stack, indices: NDArray[np.int64], mark: Floats, reach_mm: 
 def _axes(stack: Stack, cut: Cut) -> tuple[Floats, Floats]:
     """Return the patient's directions ``[3]`` along the columns and down the rows of a crop, in its plane.
 
-    Sagittal: the back to the right, the spine downwards. Axial: the patient's left to the right, the back
-    downwards; mirrored on the patient's right side. So a turned or reversed stack gives the same crop.
+    Those of `geometry.upright_axes`, with the spine downwards in a sagittal crop; an axial one is mirrored on
+    the patient's right side. So a turned or reversed stack gives the same crop.
     """
-    normal = geometry.slice_normal(stack.orientation)
-    if cut.view.plane == "sagittal":
-        down = _in_plane(cut.down, normal)
-        across = np.cross(down, normal)
-        return across * np.sign(across @ BACK), down
-    across = _in_plane(LEFT, normal)
-    down = np.cross(normal, across)
-    return across * (-1.0 if cut.mirrored else 1.0), down * np.sign(down @ BACK)
-
-
-def _in_plane(direction: Floats, normal: Floats) -> Floats:
-    """Return the unit vector of a direction's part within a plane."""
-    within = direction - (direction @ normal) * normal
-    unit: Floats = within / np.linalg.norm(within)
-    return unit
+    across, down = geometry.upright_axes(stack.orientation, cut.down)
+    return across * (-1.0 if cut.mirrored and cut.view.plane == "axial" else 1.0), down
 
 
 def crop_to_slice(stack: Stack, index: int, cut: Cut) -> Floats:

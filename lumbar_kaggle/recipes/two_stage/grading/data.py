@@ -81,21 +81,16 @@ class Samples:
     Args:
         studies: whose levels.
         labels: of each study.
-        located: crops around located points.
-        annotated: crops around annotated points, or None.
-        annotated_share: of the items that are taken from `annotated`, drawn anew each time.
+        crops: of all of them.
     """
 
     def __init__(
         self,
         studies: Sequence[str],
         labels: dict[str, Labels],
-        located: CropSet | FreshCrops,
-        annotated: CropSet | None = None,
-        annotated_share: float = 0.0,
+        crops: CropSet | FreshCrops,
     ) -> None:
-        self.labels, self.located, self.annotated = labels, located, annotated
-        self.annotated_share = annotated_share if annotated is not None else 0.0
+        self.labels, self.crops = labels, crops
         self.items = [(study, level) for study in studies for level in range(len(LEVELS))]
 
     def __len__(self) -> int:
@@ -103,17 +98,9 @@ class Samples:
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
         study, level = self.items[index]
-        crops = self._source(study).level(study, level)
+        crops = self.crops.level(study, level)
         labels = self.labels[study]
         tensors = [torch.from_numpy(part) for part in (*crops.images, *crops.present)]
         tensors += [torch.tensor(level), torch.from_numpy(labels.severity[level])]
         tensors += [torch.from_numpy(labels.weight[level])]
         return (*tensors, *(torch.from_numpy(part) for part in crops.targets))
-
-    def _source(self, study: str) -> CropSet | FreshCrops:
-        if self.annotated is None or study not in self.annotated:
-            return self.located
-        if study not in self.located:
-            return self.annotated
-        # From NumPy's global generator, which `SeedEpochs` seeds at the start of each epoch.
-        return self.annotated if np.random.random() < self.annotated_share else self.located  # noqa: NPY002

@@ -15,13 +15,13 @@ from lumbar_kaggle.competition import Competition
 from lumbar_kaggle.config import begin_run
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import digest, locked, read_csv, write_csv
-from lumbar_kaggle.folds import make_folds
+from lumbar_kaggle.folds import open_folds
 from lumbar_kaggle.metric import prior_predictions, score, weighted_prior
 from lumbar_kaggle.recipes.spread import spread
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
 from lumbar_kaggle.recipes.two_stage.grading.cropping import CropSet, cache_crops
 from lumbar_kaggle.recipes.two_stage.grading.data import Samples, study_labels
-from lumbar_kaggle.recipes.two_stage.grading.places import annotated_places, to_points
+from lumbar_kaggle.recipes.two_stage.grading.places import annotated_places, to_points, unsided
 from lumbar_kaggle.recipes.two_stage.grading.training import (
     PRIOR_SMOOTHING,
     level_prior,
@@ -79,13 +79,18 @@ def fit(
     crops: Path | None = None,
     only: Sequence[int] | None = None,
     processes: int | None = None,
+    folds: pd.DataFrame | None = None,
 ) -> FitResult:
     """Train all folds, or go on where an earlier call stopped.
+
+    A fold trains on crops around annotated points alone, shifted at random by as much as the locator errs:
+    the located points of its training studies are of locators that have seen the marks of those that it
+    holds out. Judged are crops around located points, by a locator that has not seen the study.
 
     Args:
         competition: the training split.
         cache: folder that holds its cached volumes; None: crops are cut straight from the DICOM files.
-        places: located points, out-of-fold; see `places.to_points`. None: the annotated points alone.
+        places: located points, out-of-fold, to judge at; see `places.to_points`. None: the annotated ones.
         out: run folder: ``grade.json``, ``folds.csv``, ``prior.csv``, the crops, per fold its weights and
             predictions, ``oof.csv`` once all folds are there.
         config: what to train.
@@ -95,6 +100,7 @@ def fit(
         crops: folder for the crops, where the run folder has no room for them.
         only: numbers of the folds to train now; None: all.
         processes: folds at once; see `spread.spread`.
+        folds: columns ``study_id, fold`` of all labelled studies; None: as `folds.open_folds` makes them.
 
     Raises:
         InputError: the run was begun with another configuration or on other data, or another process is at
@@ -110,7 +116,7 @@ def fit(
     with locked(out):
         begin_run(out / CONFIG, config, data=data)
         return _fit(
-            competition, cache, places, out, config, budget, weights, annotated, crops, only, processes
+            competition, cache, places, out, config, budget, weights, annotated, crops, only, processes, folds
         )
 
 
@@ -126,18 +132,22 @@ def _fit(
     crops: Path | None,
     only: Sequence[int] | None,
     processes: int | None,
+    folds: pd.DataFrame | None,
 ) -> FitResult:
     wanted = range(config.folds) if only is None else only
     if not set(wanted) <= set(range(config.folds)):
         raise InputError(f"folds {' '.join(map(str, wanted))}: there are those from 0 to {config.folds - 1}")
-    folds = make_folds(competition.labels, config.folds, config.seed)
-    write_csv(out / "folds.csv", folds)
+    if folds is None:
+        folds = open_folds(out / "folds.csv", competition.labels, config.folds, config.seed)
+    else:
+        write_csv(out / "folds.csv", folds)
     write_csv(out / "prior.csv", weighted_prior(competition.labels, smoothing=PRIOR_SMOOTHING).reset_index())
     try:
         todo = [fold for fold in wanted if not predictions_file(out, fold).is_file()]
         if todo:
             made = _make_crops(competition, cache, places, annotated, crops or out, config, budget)
-            task = _Task(competition, folds, made, out, config, budget, weights)
+            lost = set() if places is None else unsided(places)
+            task = _Task(competition, folds, *made, lost, out, config, budget, weights)
             spread(_fit_fold, task, todo, processes)
     except OutOfTime:
         pass  # what is finished is told below
@@ -152,17 +162,6 @@ def predictions_file(out: Path, fold: int) -> Path:
     return out / f"fold-{fold}-predictions.csv"
 
 
-@dataclass(frozen=True, eq=False)
-class _Crops:
-    """Crops around located points, and around annotated ones where the two differ."""
-
-    located: CropSet
-    annotated: CropSet | None
-
-    def __contains__(self, study: str) -> bool:
-        return study in self.located or (self.annotated is not None and study in self.annotated)
-
-
 def _make_crops(
     competition: Competition,
     cache: Path | None,
@@ -171,28 +170,34 @@ def _make_crops(
     out: Path,
     config: GradeConfig,
     budget: Budget,
-) -> _Crops:
+) -> tuple[CropSet, CropSet]:
+    """Return the crops around annotated points, and those to judge at."""
     if annotated is None:
         if cache is None:
             raise InputError(f"{out}: neither cached volumes nor a table of annotated points is given")
         annotated = annotated_places(competition, cache)
     studies = CachedStudies(cache) if cache is not None else DicomStudies(competition.series)
     marked = to_points(annotated)
+    lost = sum(study not in marked for study in competition.studies)
+    if lost:
+        print(f"{lost} studies without an annotated point in a placed series are not trained on")
     print(f"Cropping the views of {len(competition.studies)} studies into {out}")
     around_marks = cache_crops(studies, marked, marked, out / "annotated", config, budget)
     if places is None:
-        return _Crops(around_marks, None)
+        return around_marks, around_marks
     located = to_points(places[places["study_id"].astype(str).isin(competition.studies)])
-    return _Crops(cache_crops(studies, located, marked, out / "located", config, budget), around_marks)
+    return around_marks, cache_crops(studies, located, marked, out / "located", config, budget)
 
 
 @dataclass(frozen=True, eq=False)
 class _Task:
-    """What all folds share; see `fit`."""
+    """What all folds share: crops to train on, crops to judge at, studies of unknown sides; see `fit`."""
 
     competition: Competition
     folds: pd.DataFrame
-    crops: _Crops
+    annotated: CropSet
+    judged: CropSet
+    unsided: set[str]
     out: Path
     config: GradeConfig
     budget: Budget
@@ -201,20 +206,25 @@ class _Task:
 
 def _fit_fold(task: _Task, fold: int) -> None:
     task.budget.check()
-    folds, crops, out, config = task.folds, task.crops, task.out, task.config
+    folds, out, config = task.folds, task.out, task.config
     labels = study_labels(task.competition.labels, task.weights)
     held_out = set(folds.loc[folds["fold"] == fold, "study_id"])
-    inside = [study for study in folds["study_id"] if study in held_out and study in crops.located]
-    outside = [study for study in folds["study_id"] if study not in held_out and study in crops]
+    inside = [study for study in folds["study_id"] if study in held_out and study in task.judged]
+    outside = [study for study in folds["study_id"] if study not in held_out and study in task.annotated]
     if not inside or not outside:
-        raise InputError(f"{out}: fold {fold} has no study with a located point to train or to judge on")
-    training = Samples(outside, labels, crops.located, crops.annotated, config.annotated_share)
+        raise InputError(
+            f"{out}: fold {fold} has no study with an annotated point to train on, or none with a located "
+            "one to judge on; use fewer folds"
+        )
+    training = Samples(outside, labels, task.annotated)
     seen = task.competition.labels["study_id"].isin(held_out)
     rest = task.competition.labels[~seen]
     prior = level_prior(rest, weighted=config.severity_weights)
-    validation = Samples(inside, labels, crops.located)
+    validation = Samples(inside, labels, task.judged)
     network = train_fold(training, validation, prior, fold, out, config, task.budget)
-    found = to_targets(predict_studies([network], inside, crops.located, config))
+    found = to_targets(predict_studies([network], inside, task.judged, config))
+    doubtful = [study in task.unsided for study in inside]
+    found[doubtful] = average_sides(found[doubtful])
     table = as_table(tuple(inside), found)
     # Studies without any point keep the prior of the training part.
     lost = task.competition.labels[seen & ~task.competition.labels["study_id"].isin(inside)]
@@ -229,6 +239,16 @@ def to_targets(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     chosen = probabilities[:, levels, places]
     normal: NDArray[np.float64] = chosen / chosen.sum(axis=-1, keepdims=True)
     return normal
+
+
+def average_sides(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return ``[…, 25, 3]`` with the mean of left and right in place of both foramina of a level."""
+    averaged = probabilities.copy()
+    for left, of in enumerate(TARGETS):
+        if of.condition == "left_neural_foraminal_narrowing":
+            right = TARGETS.index(of._replace(condition="right_neural_foraminal_narrowing"))
+            averaged[..., [left, right], :] = averaged[..., [left, right], :].mean(axis=-2, keepdims=True)
+    return averaged
 
 
 def conclude(competition: Competition, out: Path, config: GradeConfig) -> float | None:

@@ -11,7 +11,7 @@ from lumbar_kaggle.cache import OK, Cache
 from lumbar_kaggle.competition import Competition
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.recipes.two_stage.grading.views import PLACE_OF_CONDITION, PLACES
-from lumbar_kaggle.recipes.two_stage.locating.points import empty_points, fill_points
+from lumbar_kaggle.recipes.two_stage.locating.points import empty_points, fill_points, tell_unused
 from lumbar_kaggle.recipes.two_stage.stacks import read_stacks
 from lumbar_kaggle.tables import as_numbers, read_table
 from lumbar_kaggle.targets import LEVELS
@@ -121,6 +121,21 @@ def choose(places: pd.DataFrame) -> pd.DataFrame:
     return places.drop_duplicates(["study_id", "place", "level"], keep="last")
 
 
+def unsided(places: pd.DataFrame) -> set[str]:
+    """Return the studies of whose foramina nobody knows which is the left one.
+
+    Either their sagittal series do not know their place, or all that is there of both sides is one slice.
+
+    Args:
+        places: located points, see `choose`; those of a table without a column ``placed`` all know theirs.
+    """
+    foramina = choose(places[places["place"].str.endswith("foramen")])
+    unknown = foramina.duplicated(["study_id", "level", "x_mm", "y_mm", "z_mm"])
+    if "placed" in foramina:
+        unknown |= foramina["placed"].astype(str) != "True"
+    return set(foramina.loc[unknown, "study_id"].astype(str))
+
+
 def _one_frame(places: pd.DataFrame) -> pd.DataFrame:
     placed = places["placed"].astype(str) == "True"
     sagittal = ~places["place"].str.endswith("recess")
@@ -204,6 +219,7 @@ def _marked(competition: Competition, cache: Path) -> dict[str, Floats]:
         for row in index[index["status"] == OK].itertuples()
     }
     found: dict[str, Floats] = {}
+    used = 0
     for key, marks in competition.coordinates.groupby(["study_id", "series_id"], sort=False):
         study, series = (str(part) for part in key)
         if (study, series) not in files:
@@ -211,5 +227,6 @@ def _marked(competition: Competition, cache: Path) -> dict[str, Floats]:
         points = found.setdefault(study, empty_points(len(PLACES)))
         for stack in read_stacks(volumes.folder, files[study, series]):
             if stack.placed:
-                fill_points(points, stack, marks, _INDEX_OF_CONDITION)
+                used += fill_points(points, stack, marks, _INDEX_OF_CONDITION)
+    tell_unused(competition, _INDEX_OF_CONDITION, used, "placed")
     return {study: points for study, points in found.items() if np.isfinite(points).any()}

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -20,7 +19,13 @@ from lumbar_kaggle.recipes.two_stage.locating.chain import refine
 from lumbar_kaggle.recipes.two_stage.locating.config import LocateConfig
 from lumbar_kaggle.recipes.two_stage.locating.find import COLUMNS, predict_maps
 from lumbar_kaggle.recipes.two_stage.locating.network import STRIDE, Locator
-from lumbar_kaggle.recipes.two_stage.locating.points import Series, empty_points, fill_points
+from lumbar_kaggle.recipes.two_stage.locating.pictures import from_picture, picture, to_picture
+from lumbar_kaggle.recipes.two_stage.locating.points import (
+    Series,
+    empty_points,
+    fill_points,
+    tell_unused,
+)
 from lumbar_kaggle.recipes.two_stage.locating.samples import ABSENT, PRESENT, UNKNOWN, Sample
 from lumbar_kaggle.recipes.two_stage.stacks import Stack, read_stacks
 from lumbar_kaggle.targets import LEVELS
@@ -30,8 +35,8 @@ Floats = NDArray[np.float64]
 AXIAL_CHANNELS = 2
 SIDES = ("left recess", "right recess")
 
-SIDE_PX, PIXEL_MM = 96, 1.0
-"""The picture about a level: large enough for the whole canal, its joints and a wrong guess of 15 mm."""
+SHAPE, PIXEL_MM = (96, 96), 1.0
+"""Of the picture about a level: large enough for the whole canal, its joints and a wrong guess of 15 mm."""
 
 REACH_MM = 8.0
 """Slices whose plane is further from the level's point do not show it."""
@@ -74,17 +79,19 @@ def read_axial(competition: Competition, cache: Path, sagittal: Sequence[Series]
     index = index[index["study_id"].isin(competition.studies)]
     marks = dict(list(competition.coordinates.groupby(["study_id", "series_id"])))
     canal = {one.study_id: one.shared[0] for one in sagittal if one.stack.placed}
-    studies = []
+    studies, used = [], 0
     for study_id, rows in index.groupby("study_id", sort=False):
         own, stacks = empty_points(len(SIDES)), []
         for row in rows.to_dict("records"):
             for stack in read_stacks(volumes.folder, row["file"]):
                 stacks.append((row["series_id"], stack))
-                fill_points(own, stack, marks.get((study_id, row["series_id"])), _SIDE_OF)
+                if stack.placed:
+                    used += fill_points(own, stack, marks.get((study_id, row["series_id"])), _SIDE_OF)
         centres = canal.get(str(study_id), empty_points(1)[0])
         centres = np.where(np.isnan(centres), own.mean(axis=0), centres)
         study = axial_study(str(study_id), stacks, own, centres)
         studies += [study] if study is not None else []
+    tell_unused(competition, _SIDE_OF, used, "placed axial")
     return studies
 
 
@@ -94,8 +101,8 @@ def axial_study(
     own: Floats | None = None,
     centres: Floats | None = None,
 ) -> AxialStudy | None:
-    """Return the study's stacks that know their place, with what is known of its points; None without any."""
-    placed = tuple(entry for entry in stacks if entry[1].placed)
+    """Return the axial stacks that know their place, with what is known of the points; None without any."""
+    placed = tuple(entry for entry in stacks if entry[1].placed and entry[1].plane == "axial")
     if not placed:
         return None
     own = empty_points(len(SIDES)) if own is None else own
@@ -123,14 +130,16 @@ def make_axial_samples(study: AxialStudy, config: LocateConfig) -> list[Sample]:
 
 def _sample(study: AxialStudy, stack: Stack, k: int, level: int, centre: Floats) -> Sample:
     places, state = np.full((AXIAL_CHANNELS, 2), np.nan), np.full(AXIAL_CHANNELS, UNKNOWN)
-    matrix = _affine(stack, k, centre)
+    middle = _middle(stack, k, centre)
     for side in range(AXIAL_CHANNELS):
         row, column, distance = stack.to_slice(k, study.own[side, level])
         if abs(distance) <= NEAR_MM:
-            places[side], state[side] = matrix @ np.array([float(column), float(row), 1.0]), PRESENT
+            places[side] = to_picture(stack, row, column, SHAPE, PIXEL_MM, middle)
+            state[side] = PRESENT
         elif abs(distance) >= FAR_MM:
             state[side] = ABSENT
-    return Sample(study.study_id, _picture(stack, k, matrix), places, state, pair=(0, 1))
+    image = picture(stack, k, SHAPE, PIXEL_MM, middle)
+    return Sample(study.study_id, image, places, state, pair=(0, 1))
 
 
 def _slices_near(study: AxialStudy, point: Floats, reach_mm: float) -> list[tuple[str, Stack, int, float]]:
@@ -144,21 +153,10 @@ def _slices_near(study: AxialStudy, point: Floats, reach_mm: float) -> list[tupl
     return near
 
 
-def _affine(stack: Stack, k: int, centre: Floats) -> Floats:
-    """Return ``[2, 3]``, from (column, row, 1) of a slice to column and row of the picture about a point."""
+def _middle(stack: Stack, k: int, centre: Floats) -> tuple[float, float]:
+    """Return row and column of a slice that the level's point is projected on."""
     row, column, _ = stack.to_slice(k, centre)
-    scale = stack.spacing / PIXEL_MM
-    middle = (SIDE_PX - 1) / 2
-    return np.array(
-        [[scale[1], 0.0, middle - scale[1] * float(column)], [0.0, scale[0], middle - scale[0] * float(row)]]
-    )
-
-
-def _picture(stack: Stack, k: int, matrix: Floats) -> NDArray[np.uint8]:
-    image = np.ascontiguousarray(stack.pixels[k])
-    if matrix[0, 0] < 0.7:  # warpAffine does not average what it leaves out
-        image = cv2.GaussianBlur(image, (0, 0), 0.4 / matrix[0, 0]).astype(np.uint8)
-    return cv2.warpAffine(image, matrix, (SIDE_PX, SIDE_PX), flags=cv2.INTER_LINEAR).astype(np.uint8)
+    return float(row), float(column)
 
 
 def locate_axial(
@@ -192,8 +190,7 @@ def _find(
     near: list[tuple[str, Stack, int, float]],
     networks: Sequence[Locator],
 ) -> list[tuple[object, ...]]:
-    matrices = [_affine(stack, k, centre) for _, stack, k, _ in near]
-    pictures = [_picture(stack, k, matrix) for (_, stack, k, _), matrix in zip(near, matrices, strict=True)]
+    pictures = [picture(stack, k, SHAPE, PIXEL_MM, _middle(stack, k, centre)) for _, stack, k, _ in near]
     maps = predict_maps(np.stack(pictures), networks)  # [slices, 2, rows, columns]
     # The network knows what a recess looks like, the projection which level it is.
     closeness = np.exp(-0.5 * (np.array([distance for *_, distance in near]) / 4.0) ** 2)
@@ -205,7 +202,7 @@ def _find(
         cell, mass = refine(chosen, peak)
         series_id, stack, k, _ = near[best]
         place = cell[::-1] * STRIDE + (STRIDE - 1) / 2
-        column, row = np.linalg.solve(matrices[best][:, :2], place - matrices[best][:, 2])
+        row, column = from_picture(stack, place, SHAPE, PIXEL_MM, _middle(stack, k, centre))
         point = stack.to_patient(k, float(row), float(column))
         names = (study.study_id, series_id, "axial_t2", name, level)
         where = (stack.instance_numbers[k], float(k), float(row), float(column))
@@ -220,6 +217,8 @@ def _spread(study: AxialStudy) -> Floats:
         for _, stack in study.stacks
         for k in range(len(stack))
     ]
-    ordered = np.array(sorted(middles, key=lambda point: -point[2]))
-    spread: Floats = ordered[((np.arange(len(LEVELS)) + 0.5) / len(LEVELS) * len(ordered)).astype(int)]
+    centres = np.array(middles)
+    head, foot = centres[:, 2].max(), centres[:, 2].min()
+    wanted = head - (np.arange(len(LEVELS)) + 0.5) / len(LEVELS) * (head - foot)
+    spread: Floats = centres[np.abs(centres[:, 2] - wanted[:, None]).argmin(axis=1)]
     return spread

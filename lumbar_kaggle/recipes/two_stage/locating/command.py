@@ -52,6 +52,7 @@ def run_locate(
     budget: Budget,
     weights: Path | None = None,
     processes: int | None = None,
+    folds: pd.DataFrame | None = None,
 ) -> Located:
     """Train by folds and judge the out-of-fold points; or, with no epochs, judge a trained locator's.
 
@@ -63,13 +64,14 @@ def run_locate(
         budget: time for training.
         weights: run folder of a locator to start from, or to use.
         processes: folds at once; see `spread.spread`.
+        folds: columns ``study_id, fold``: by which to train; None: drawn from the folder's studies.
 
     Raises:
         InputError: a table or the cache is missing, or nothing is to be trained and there are no weights, or
             the run was begun with other settings or on other data, or another process is at work on it.
     """
     with locked(out):
-        return _run(root, cache, out, config, budget, weights, processes)
+        return _run(root, cache, out, config, budget, weights, processes, folds)
 
 
 def learned_from(competition: Competition, cache: Path) -> dict[str, str]:
@@ -91,6 +93,7 @@ def _run(
     budget: Budget,
     weights: Path | None,
     processes: int | None,
+    folds: pd.DataFrame | None,
 ) -> Located:
     competition = read_marked(root)
     series = read_sagittal(competition, cache)
@@ -105,7 +108,7 @@ def _run(
             write_csv(out / "points.csv", points)
         else:
             data = learned_from(competition, cache)
-            points = fit(series, axial, out, config, budget, weights, processes, data=data)
+            points = fit(series, axial, out, config, budget, weights, processes, folds, data=data)
     except OutOfTime:
         return Located(out, None, False)
     errors = point_errors(points, series, axial)

@@ -65,36 +65,35 @@ def locate(series: Series, networks: Sequence[Locator], config: LocateConfig) ->
     pictures = [picture(stack, k, shape, config.pixel_mm) for k in range(len(stack))]
     maps = predict_maps(np.stack(pictures), networks)
     cell_mm = STRIDE * config.pixel_mm
-    canal = _chain_of(maps[:, CANAL : CANAL + 5], np.arange(len(stack)), cell_mm)
+    foramina = maps[:, FORAMEN : FORAMEN + 5]
+    canal = _chain_of(maps[:, CANAL : CANAL + 5], cell_mm)
     found = [("canal", canal)]
-    middle = _middle(maps[:, CANAL : CANAL + 5])
-    # Slices run from the patient's right to the left.
-    for place, slices in (
-        ("right foramen", np.arange(len(stack)) < middle - 0.5),
-        ("left foramen", np.arange(len(stack)) > middle + 0.5),
-    ):
-        chosen = np.flatnonzero(slices)
-        if len(chosen):
-            found.append((place, _chain_of(maps[chosen, FORAMEN : FORAMEN + 5], chosen, cell_mm)))
     if len(stack) == 1:
         # The only slice may be one through the foramina, of a side that cannot be told.
-        alone = _chain_of(maps[:, FORAMEN : FORAMEN + 5], np.arange(1), cell_mm)
-        found += [(place, alone) for place in PLACES[1:]]
+        found += [(place, _chain_of(foramina, cell_mm)) for place in PLACES[1:]]
+    elif canal:
+        # Slices run from the patient's right to the left; a bent spine has another midline at each level.
+        beside = np.arange(len(stack))[:, None] - _midline(canal)
+        for place, there in (("right foramen", beside < -0.5), ("left foramen", beside > 0.5)):
+            found.append((place, _chain_of(foramina * there[:, :, None, None], cell_mm)))
     rows = [row for place, points in found for row in _rows(series, place, points, config)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _middle(maps: Floats) -> float:
-    """Return the slice index, with fractions, where the canal is seen best."""
-    seen = maps.sum(axis=(1, 2, 3))
-    return float((seen * np.arange(len(seen))).sum() / max(seen.sum(), 1e-9))
-
-
 Found = list[tuple[float, float, float, float]]
-"""Per level: slice, row and column in the heat map, confidence."""
+"""Per level: slice, row and column in the heat map, confidence; 0 where no slice shows it."""
 
 
-def _chain_of(maps: Floats, slices: NDArray[np.int64], cell_mm: float) -> Found:
+def _midline(canal: Found) -> Floats:
+    """Return per level ``[5]`` the slice of the canal, with fractions; a faint one like its neighbours'."""
+    index, confidence = np.array(canal)[:, [0, 3]].T
+    apart = np.abs(np.subtract.outer(np.arange(len(canal)), np.arange(len(canal))))
+    weight = np.maximum(confidence, 1e-9) * 0.1**apart
+    middle: Floats = weight @ index / weight.sum(axis=1)
+    return middle
+
+
+def _chain_of(maps: Floats, cell_mm: float) -> Found:
     """Return the chain of ``[slices, 5, rows, columns]`` maps; empty where there is none."""
     together = maps.sum(axis=0)
     cells = best_chain(together, cell_mm)
@@ -106,7 +105,8 @@ def _chain_of(maps: Floats, slices: NDArray[np.int64], cell_mm: float) -> Found:
         row, column = cell
         near = maps[:, level, max(row - 3, 0) : row + 4, max(column - 3, 0) : column + 4].sum(axis=(1, 2))
         peak = int(near.argmax())
-        around = np.abs(np.arange(len(slices)) - peak) <= 2
+        slices = np.arange(len(maps))
+        around = np.abs(slices - peak) <= 2
         weight = near * around
         total = max(float(weight.sum()), 1e-9)
         index = float((weight * slices).sum() / total)
@@ -118,6 +118,8 @@ def _rows(series: Series, place: str, found: Found, config: LocateConfig) -> lis
     stack, rows = series.stack, list[tuple[object, ...]]()
     shape = config.picture[0], config.picture[1]
     for level, (index, row, column, confidence) in zip(LEVELS, found, strict=False):
+        if confidence == 0:
+            continue
         cell = np.array([column, row]) * STRIDE + (STRIDE - 1) / 2
         pixel = from_picture(stack, cell, shape, config.pixel_mm)
         nearest = int(np.clip(round(index), 0, len(stack) - 1))

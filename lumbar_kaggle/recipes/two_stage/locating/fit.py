@@ -39,6 +39,7 @@ def fit(
     budget: Budget,
     start: Path | None = None,
     processes: int | None = None,
+    folds: pd.DataFrame | None = None,
     *,
     data: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
@@ -53,6 +54,7 @@ def fit(
         budget: `budget.OutOfTime` ends the run; started again, it goes on at the epoch where it was.
         start: run folder whose networks the training starts from.
         processes: folds at once; see `spread.spread`.
+        folds: columns ``study_id, fold``; studies without a row are left out. None: drawn from all of them.
         data: what the points are learned from, see `config.tie`.
 
     Returns:
@@ -63,8 +65,13 @@ def fit(
             from other data.
     """
     begin_run(out / CONFIG, config, data=data)
-    folds = _make_folds([one.study_id for one in series] + [one.study_id for one in axial], config)
+    if folds is None:
+        folds = _make_folds([one.study_id for one in series] + [one.study_id for one in axial], config)
+    check_folds(out, folds)
     write_csv(out / "folds.csv", folds)
+    fold_of = dict(zip(folds["study_id"].astype(str), folds["fold"], strict=True))
+    series = [one for one in series if one.study_id in fold_of]
+    axial = [one for one in axial if one.study_id in fold_of]
     samples = {
         "sagittal": [sample for one in series for sample in make_samples(one, config)],
         "axial": [sample for one in axial for sample in make_axial_samples(one, config)],
@@ -74,11 +81,11 @@ def fit(
     counts = ", ".join(f"{len(some)} {name} slices" for name, some in samples.items())
     print(f"Training the locator on {counts} of {len(folds)} studies into {out}")
     starts = {name: _first(start, name) for name in samples}
-    task = _Task(series, axial, samples, dict(folds.to_numpy().tolist()), starts, out, config, budget)
+    task = _Task(series, axial, samples, fold_of, starts, out, config, budget)
     todo = [fold for fold in range(config.folds) if not _points_file(out, fold).is_file()]
     spread(_fit_fold, task, todo, processes)
     parts = [read_points(_points_file(out, fold)) for fold in range(config.folds)]
-    points = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    points = pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
     write_csv(out / "points.csv", points)
     return points
 
@@ -99,19 +106,14 @@ class _Task:
 
 def _fit_fold(task: _Task, fold: int) -> None:
     """Train a fold's networks, and write the points that they find in the studies they have not seen."""
-    networks = {
-        name: train_network(
-            name,
-            fold,
-            _split(some, task.fold_of, fold),
-            task.out,
-            task.config,
-            task.budget,
-            task.starts[name],
-        )
-        for name, some in task.samples.items()
-        if some
-    }
+    networks = {}
+    for name, some in task.samples.items():
+        parts = _split(some, task.fold_of, fold)
+        if parts[0]:
+            start = task.starts[name]
+            networks[name] = train_network(name, fold, parts, task.out, task.config, task.budget, start)
+        elif some:
+            print(f"Fold {fold}: all marked {name} slices are of the studies that it holds out; no network")
     points = locate_all(
         [one for one in task.series if task.fold_of[one.study_id] == fold],
         [one for one in task.axial if task.fold_of[one.study_id] == fold],
@@ -179,13 +181,17 @@ def _first(run: Path | None, name: str) -> Locator | None:
 
 
 def _split(samples: list[Sample], fold_of: dict[str, int], fold: int) -> tuple[list[Sample], list[Sample]]:
-    """Return what the fold trains on and validates on; few samples may leave nothing to validate on."""
+    """Return what the fold trains on, and what its loss is told of.
+
+    With few marks the held-out studies may have none: then the loss is that of the training. There may be
+    none but theirs: then nothing can be trained.
+    """
 
     def part(keep: Callable[[int], bool]) -> list[Sample]:
         return [sample for sample in samples if keep(fold_of[sample.study_id])]
 
     training, validation = part(lambda other: other != fold), part(lambda other: other == fold)
-    return training or validation, validation or training
+    return training, validation or training
 
 
 def locate_all(
@@ -217,6 +223,24 @@ def locate_all(
         more = [locate_axial(one, centres.get(one.study_id), across, config) for one in bar]
         found = pd.concat([found, *(part for part in more if len(part))], ignore_index=True)
     return found
+
+
+def check_folds(out: Path, folds: pd.DataFrame) -> None:
+    """Check that a run folder's networks, if there are any, were trained by a fold table.
+
+    Raises:
+        InputError: by another, since the studies are others.
+    """
+    path = out / "folds.csv"
+    if path.is_file():
+        before, now = (
+            dict(zip(one["study_id"].astype(str), one["fold"].astype(int), strict=True))
+            for one in (read_table(path, ("study_id", "fold")), folds)
+        )
+        if before != now:
+            raise InputError(
+                f"{path}: this locator was begun with other folds or studies; choose another --out"
+            )
 
 
 def _make_folds(studies: Sequence[str], config: LocateConfig) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """The labelled points of the sagittal series, in the patient: what the locator learns and is judged by."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -60,14 +61,22 @@ def read_sagittal(competition: Competition, cache: Path) -> list[Series]:
     index = index[(index["status"] == OK) & index["kind"].str.startswith("sagittal")]
     index = index[index["study_id"].isin(competition.studies)]
     marks = dict(list(competition.coordinates.groupby(["study_id", "series_id"])))
-    series = []
+    series, used = [], 0
     for row in index.itertuples():
-        stack = max(read_stacks(volumes.folder, str(row.file)), key=len)
+        stack = sagittal_stack(read_stacks(volumes.folder, str(row.file)))
+        if stack is None:
+            continue
         own = empty_points(len(PLACES))
-        fill_points(own, stack, marks.get((row.study_id, row.series_id)), _PLACE_OF)
+        used += fill_points(own, stack, marks.get((row.study_id, row.series_id)), _PLACE_OF)
         series.append(Series(str(row.study_id), str(row.series_id), str(row.kind), stack, own))
+    tell_unused(competition, _PLACE_OF, used, "sagittal")
     _share(series)
     return series
+
+
+def sagittal_stack(stacks: Sequence[Stack]) -> Stack | None:
+    """Return the largest stack of a series whose slices are sagittal; None without any."""
+    return max((stack for stack in stacks if stack.plane == "sagittal"), key=len, default=None)
 
 
 def empty_points(places: int) -> Floats:
@@ -75,7 +84,7 @@ def empty_points(places: int) -> Floats:
     return np.full((places, len(LEVELS), 3), np.nan)
 
 
-def fill_points(points: Floats, stack: Stack, marks: pd.DataFrame | None, place_of: dict[str, int]) -> None:
+def fill_points(points: Floats, stack: Stack, marks: pd.DataFrame | None, place_of: dict[str, int]) -> int:
     """Put the marks that lie on a stack's slices into `points` ``[places, 5, 3]``, in patient mm.
 
     Args:
@@ -83,14 +92,34 @@ def fill_points(points: Floats, stack: Stack, marks: pd.DataFrame | None, place_
         stack: whose slices are looked at.
         marks: rows of `competition.Competition.coordinates` of its series; None for none.
         place_of: index of the place of each condition; other conditions are left out.
+
+    Returns:
+        How many marks that were.
     """
     if marks is None:
-        return
+        return 0
+    used = 0
     at = {number: index for index, number in enumerate(stack.instance_numbers)}
     for mark in marks.to_dict("records"):
         place, index = place_of.get(mark["condition"]), at.get(mark["instance_number"])
         if place is not None and index is not None:
             points[place, LEVELS.index(mark["level"])] = stack.to_patient(index, mark["y"], mark["x"])
+            used += 1
+    return used
+
+
+def tell_unused(competition: Competition, place_of: dict[str, int], used: int, plane: str) -> None:
+    """Print how many marks nothing is learned from, if there are such.
+
+    Args:
+        competition: the split.
+        place_of: the conditions that are asked for, as of `fill_points`.
+        used: how many of their marks lie on a slice that was read.
+        plane: of these slices.
+    """
+    marked = int(competition.coordinates["condition"].isin(list(place_of)).sum())
+    if used < marked:
+        print(f"{marked - used} of {marked} marks are not used: no {plane} slice in the cache is theirs")
 
 
 def _share(series: list[Series]) -> None:
