@@ -36,7 +36,9 @@ class BaselineConfig:
     short_epochs: int = _option(4, "epochs of the short cross-validated run", metavar="N")
     middle_epochs: int = _option(5, "epochs when the short run's accuracy is 0.91 to 0.95", metavar="N")
     long_epochs: int = _option(10, "epochs when it is below 0.91", metavar="N")
-    patience: int = _option(3, "epochs without a better validation loss before stopping", metavar="N")
+    patience: int = _option(
+        3, "report protocol: epochs without a better validation loss before stopping", metavar="N"
+    )
     lr: float | None = _option(None, "learning rate; none: the finder's valley", metavar="RATE")
     lr_find_iterations: int = _option(100, "steps of the learning-rate finder, 30 or more", metavar="N")
     mixed_precision: bool = _option(True, "16-bit floats where there is a GPU")

@@ -16,6 +16,7 @@ from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import write_csv
 from lumbar_kaggle.folds import make_folds
 from lumbar_kaggle.metric import prior_predictions, score, weighted_prior
+from lumbar_kaggle.recipes.devices import training_device
 from lumbar_kaggle.recipes.spread import spread
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
 from lumbar_kaggle.recipes.two_stage.grading.cropping import CropSet, cache_crops
@@ -186,7 +187,7 @@ def _fit_fold(task: _Task, fold: int) -> None:
     prior = level_prior(rest, weighted=config.severity_weights)
     validation = Samples(inside, labels, crops.located)
     network = train_fold(training, validation, prior, fold, out, config, task.budget)
-    found = to_targets(predict_studies([network], inside, crops.located, config))
+    found = to_targets(predict_studies([network.to(training_device())], inside, crops.located, config))
     table = as_table(tuple(inside), found)
     # Studies without any point keep the prior of the training part.
     lost = task.competition.labels[seen & ~task.competition.labels["study_id"].isin(inside)]
