@@ -96,22 +96,37 @@ def test_the_valley_is_used_unless_a_rate_is_given(competition: Path, cache: Pat
     assert {record["lr"] for record in result["folds"]} == {result["lr"]["valley"]}
 
 
-def test_the_weights_kept_are_those_of_the_best_validation_loss(run: Path) -> None:
-    """The stored predictions are the best epoch's: their log loss is the least in the history."""
-    for result in read_results(run):
-        predictions, history = validation_predictions(run, result), histories(run, result)
-        for fold, rows in predictions.groupby("fold"):
-            probabilities = rows[["normal_mild", "moderate", "severe"]].to_numpy()
-            loss = -np.log(probabilities[np.arange(len(rows)), rows["truth"]]).mean()
-            assert loss == pytest.approx(history[history["fold"] == fold]["valid_loss"].min(), rel=1e-4)
+def losses(run: Path) -> pd.DataFrame:
+    """Per fold, the log loss of the stored predictions beside the history's last and least ones."""
+    (result,) = [one for one in read_results(run) if one["target"] == ONE.targets[0]]
+    predictions, history = validation_predictions(run, result), histories(run, result)
+    rows = []
+    for fold, part in predictions.groupby("fold"):
+        probabilities = part[["normal_mild", "moderate", "severe"]].to_numpy()
+        loss = -np.log(probabilities[np.arange(len(part)), part["truth"]]).mean()
+        valid = history[history["fold"] == fold]["valid_loss"]
+        rows.append((loss, valid.iloc[-1], valid.min()))
+    return pd.DataFrame(rows, columns=["stored", "last", "least"])
 
 
-def test_early_stopping_waits_three_epochs(competition: Path, cache: Path, tmp_path: Path) -> None:
-    """With a useless learning rate the loss stops improving, and the run ends before its epochs do."""
-    config = replace(ONE, lr=1.0, short_epochs=12, patience=3)
+def test_the_fold_that_is_reported_chooses_no_epoch(competition: Path, cache: Path, tmp_path: Path) -> None:
+    """With steps so large that the loss rises again: all epochs are trained, and the last one is kept."""
+    train(competition, cache, tmp_path, replace(ONE, lr=0.03, short_epochs=6, long_epochs=6), Budget())
+    found = losses(tmp_path)
+    assert (found["last"] > found["least"] * 1.01).any()
+    np.testing.assert_allclose(found["stored"], found["last"], rtol=1e-4)
+    assert {record["epochs_run"] for record in read_results(tmp_path)[0]["folds"]} == {6}
+
+
+def test_the_reports_protocol_stops_early_and_keeps_the_best_epoch(
+    competition: Path, cache: Path, tmp_path: Path
+) -> None:
+    """Its loss stops improving: three epochs later the run ends, with the weights of the least loss."""
+    config = replace(ONE, protocol="report", lr=0.1, short_epochs=12, long_epochs=12, patience=3)
     train(competition, cache, tmp_path, config, Budget())
-    records = [read_json(path) for path in tmp_path.glob("targets/*/short/*/record.json")]
-    assert len(records) == 2
+    found = losses(tmp_path)
+    np.testing.assert_allclose(found["stored"], found["least"], rtol=1e-4)
+    records = [read_json(path) for path in tmp_path.glob("targets/*/*/*/record.json")]
     for record in records:
         assert record["epochs_run"] == min(12, record["best_epoch"] + 3)
     assert min(record["epochs_run"] for record in records) < 12

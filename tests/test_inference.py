@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
 
 from lumbar_kaggle.budget import Budget
 from lumbar_kaggle.bundle import read_manifest
+from lumbar_kaggle.competition import read_competition
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import read_json, write_json
-from lumbar_kaggle.inference import log_path, predict
+from lumbar_kaggle.inference import log_path, predict, study_rows
 from lumbar_kaggle.recipes.baseline.calibration import Calibration, calibrate, fit_calibration
 from lumbar_kaggle.recipes.baseline.export import export
 from lumbar_kaggle.recipes.baseline.images import cached_images
@@ -85,6 +87,21 @@ def test_a_bad_study_keeps_the_prior_and_is_named(studies: Path, bundle: Path, t
     assert "3 left at the prior" in outcome.sentence()
     written = pd.read_csv(log_path(outcome.path))
     assert len(written) == 6
+
+
+def test_weights_that_give_no_numbers_are_named(competition: Path, bundle: Path, tmp_path: Path) -> None:
+    """The target whose file holds them keeps the prior, and the reason says so; the other one is graded."""
+    manifest = read_manifest(bundle)
+    shutil.copytree(bundle, tmp_path / "bundle")
+    bad, good = SMALL.targets
+    file = manifest.models["folds"][bad][1]["file"]
+    weights = safetensors.torch.load_file(bundle / file)
+    spoilt = {name: value * np.nan if value.is_floating_point() else value for name, value in weights.items()}
+    safetensors.torch.save_file(spoilt, tmp_path / "bundle" / file)
+    test = read_competition(competition, "test")
+    (found,) = BaselinePredictor(tmp_path / "bundle", manifest).predict([study_rows(test, test.studies[0])])
+    assert np.flatnonzero(np.isfinite(found.probabilities).all(axis=1)) == [TARGET_NAMES.index(good)]
+    assert found.reason == f"{bad} keeps the prior, for {file} gives no finite numbers"
 
 
 def test_an_interrupted_run_goes_on(

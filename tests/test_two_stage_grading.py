@@ -10,11 +10,13 @@ import safetensors.torch
 import timm
 import torch
 import torchvision
+from fastai.torch_core import to_float, to_half
 
 from lumbar_kaggle.budget import Budget
 from lumbar_kaggle.competition import Competition
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.metric import prior_predictions, score, weighted_prior
+from lumbar_kaggle.recipes.callbacks import MovingAverage
 from lumbar_kaggle.recipes.two_stage.grading.augment import (
     SWAPPED,
     Inputs,
@@ -25,13 +27,12 @@ from lumbar_kaggle.recipes.two_stage.grading.augment import (
     mirror,
     unpack,
 )
-from lumbar_kaggle.recipes.two_stage.grading.callbacks import MovingAverage
 from lumbar_kaggle.recipes.two_stage.grading.config import PRESETS, GradeConfig, preset
 from lumbar_kaggle.recipes.two_stage.grading.data import study_labels
 from lumbar_kaggle.recipes.two_stage.grading.encoders import build_encoder
 from lumbar_kaggle.recipes.two_stage.grading.fit import FitResult, fit
 from lumbar_kaggle.recipes.two_stage.grading.losses import GradeLoss, slice_loss
-from lumbar_kaggle.recipes.two_stage.grading.network import Graded, Grader
+from lumbar_kaggle.recipes.two_stage.grading.network import Grader
 from lumbar_kaggle.recipes.two_stage.grading.training import level_prior, predict_batch
 from lumbar_kaggle.recipes.two_stage.grading.views import VIEWS, window
 from tests.clock import Clock
@@ -99,10 +100,10 @@ def test_exchanging_the_sides_exchanges_the_outputs() -> None:
     )
     with torch.inference_mode():
         plain, swapped = network(*inputs.flat()), network(*exchanged.flat())
-    assert torch.equal(swapped.logits, plain.logits[:, SWAPPED])
-    for one, other in zip(plain.by_view, swapped.by_view, strict=True):
+    assert torch.equal(swapped["logits"], plain["logits"][:, SWAPPED])
+    for one, other in zip(plain["by_view"], swapped["by_view"], strict=True):
         assert torch.equal(other, one.flip(1))
-    assert (plain.logits[:, 1] - plain.logits[:, 2]).abs().min() > 1e-4
+    assert (plain["logits"][:, 1] - plain["logits"][:, 2]).abs().min() > 1e-4
 
 
 def test_absent_slices_and_views_do_not_count() -> None:
@@ -117,8 +118,8 @@ def test_absent_slices_and_views_do_not_count() -> None:
     )
     with torch.inference_mode():
         plain, other = network(*inputs.flat()), network(*changed.flat())
-    torch.testing.assert_close(other.logits, plain.logits)
-    for weights, there in zip(plain.attention, inputs.present, strict=True):
+    torch.testing.assert_close(other["logits"], plain["logits"])
+    for weights, there in zip(plain["attention"], inputs.present, strict=True):
         assert not weights[~there].any()
         sums = weights.sum(dim=2)
         torch.testing.assert_close(sums, there.any(dim=2).to(sums.dtype))
@@ -129,7 +130,7 @@ def test_a_network_without_any_view_gives_finite_grades() -> None:
     network, inputs, _ = network_and_inputs()
     nothing = drop_views(inputs, 1.0)
     with torch.inference_mode():
-        logits = network(*nothing.flat()).logits
+        logits = network(*nothing.flat())["logits"]
     assert torch.isfinite(logits).all()
     same = inputs.level == inputs.level[0]
     torch.testing.assert_close(logits[same], logits[:1].expand_as(logits[same]))
@@ -139,14 +140,14 @@ def test_missing_labels_do_not_reach_the_loss() -> None:
     """No gradient flows to outputs without a label, and their logits may be anything."""
     network, inputs, truth = network_and_inputs()
     graded = network(*inputs.flat())
-    graded.logits.retain_grad()
+    graded["logits"].retain_grad()
     loss = GradeLoss(TINY)(graded, *truth.flat())
     loss.backward()  # type: ignore[no-untyped-call]
     unknown = truth.severity == -1
     assert unknown.any()
-    assert graded.logits.grad is not None
-    assert not graded.logits.grad[unknown].any()
-    assert graded.logits.grad[~unknown].any(dim=1).all()
+    assert graded["logits"].grad is not None
+    assert not graded["logits"].grad[unknown].any()
+    assert graded["logits"].grad[~unknown].any(dim=1).all()
     nothing = torch.full_like(truth.severity, -1)
     bare = GradeLoss(replace(TINY, slice_loss=0.0))(graded, nothing, truth.weight, *truth.slices)
     assert bare.item() == 0.0
@@ -411,6 +412,30 @@ def test_a_stopped_run_ends_with_the_same_bytes(studies: tuple[Competition, Path
         train(studies, tmp_path / "cut", replace(TINY, lr=0.1), Budget())
 
 
+def test_a_run_killed_before_its_predictions_ends_with_the_same_bytes(
+    studies: tuple[Competition, Path], tmp_path: Path
+) -> None:
+    """The weights are there, what they predict is not: the second run predicts as the first would have."""
+    config = replace(TINY, epochs=1)
+    train(studies, tmp_path, config, Budget())
+    whole = folder_bytes(tmp_path)
+    for name in ("fold-0-predictions.csv", "fold-1-predictions.csv", "oof.csv"):
+        (tmp_path / name).unlink()
+    train(studies, tmp_path, config, Budget())
+    assert folder_bytes(tmp_path) == whole
+
+
+def test_a_loss_that_is_no_number_ends_the_training(
+    studies: tuple[Competition, Path], tmp_path: Path
+) -> None:
+    """Steps far too large: one sentence, and no weights are left behind."""
+    with pytest.raises(
+        InputError, match=r"fold-0\.checkpoint\.pt: in epoch 1 .* no finite number; train with"
+    ):
+        train(studies, tmp_path, replace(TINY, lr=1e30), Budget())
+    assert not list(tmp_path.glob("fold-0*"))
+
+
 def test_every_labelled_row_is_predicted_out_of_fold(
     studies: tuple[Competition, Path], tmp_path: Path
 ) -> None:
@@ -453,11 +478,10 @@ def test_it_learns_what_is_visible(tmp_path: Path) -> None:
         assert mine.parts[part] < 0.6 * prior.parts[part], (part, mine.parts, prior.parts)
 
 
-def test_the_result_is_a_named_tuple_of_batches() -> None:
-    """Shapes as documented."""
+def test_the_result_can_be_taken_apart() -> None:
+    """Shapes as documented; and fastai, which converts results tensor by tensor, can rebuild it."""
     network, inputs, _ = network_and_inputs()
     with torch.inference_mode():
-        graded = network(*inputs.flat())
-    assert isinstance(graded, Graded)
-    assert graded.logits.shape == (6, 5, 3)
-    assert [tuple(part.shape) for part in graded.by_view] == [(6, view.sides, 3) for view in VIEWS]
+        graded = to_float(to_half(network(*inputs.flat())))
+    assert graded["logits"].shape == (6, 5, 3)
+    assert [tuple(part.shape) for part in graded["by_view"]] == [(6, view.sides, 3) for view in VIEWS]

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
+import torch
 
 from lumbar_kaggle.budget import Budget
 from lumbar_kaggle.bundle import read_manifest
@@ -125,6 +127,39 @@ def test_fresh_studies_are_seen_as_cached_ones(place: Path, predictor: TwoStageP
         for one in cached:
             same = [other for other in fresh if np.array_equal(other.stack.positions, one.stack.positions)]
             assert any(np.array_equal(other.stack.pixels, one.stack.pixels) for other in same)
+
+
+def test_studies_shared_out_over_devices_are_graded_as_alone(
+    place: Path, predictor: TwoStagePredictor
+) -> None:
+    """Read ahead, and by two replicas: the same probabilities and reasons, in the order of the studies."""
+    split = read_competition(place / "competition", "train")
+    studies = [study_rows(split, study) for study in split.studies[:5]]
+    alone = [predictor.predict([study])[0] for study in studies]
+    cpus = [torch.device("cpu")] * 2
+    shared = TwoStagePredictor(place / "bundle", read_manifest(place / "bundle"), cpus)
+    for one in (predictor, shared):
+        for prediction, expected in zip(one.predict(studies), alone, strict=True):
+            np.testing.assert_array_equal(prediction.probabilities, expected.probabilities)
+            assert prediction.reason == expected.reason
+    assert not np.array_equal(alone[0].probabilities, alone[1].probabilities)
+
+
+@pytest.mark.parametrize("part", ["grade", "sagittal"])
+def test_weights_that_give_no_numbers_are_named(part: str, place: Path, tmp_path: Path) -> None:
+    """A training that went astray, exported all the same: the file is the reason, not some index."""
+    manifest = read_manifest(place / "bundle")
+    shutil.copytree(place / "bundle", tmp_path / "bundle")
+    name = manifest.models["grade"][0]["folds"][1] if part == "grade" else manifest.models[part][1]
+    weights = safetensors.torch.load_file(tmp_path / "bundle" / name)
+    bad = {
+        key: value * float("nan") if value.is_floating_point() else value for key, value in weights.items()
+    }
+    safetensors.torch.save_file(bad, tmp_path / "bundle" / name)
+    test = read_competition(place / "competition", "test")
+    broken = TwoStagePredictor(tmp_path / "bundle", manifest)
+    with pytest.raises(InputError, match=f"{name}: these weights give no finite numbers"):
+        broken.predict([study_rows(test, test.studies[0])])
 
 
 def test_predictions_do_not_depend_on_the_order_of_series(place: Path, predictor: TwoStagePredictor) -> None:

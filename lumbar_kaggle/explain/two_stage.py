@@ -184,10 +184,10 @@ def attend(network: Grader, inputs: Inputs, severities: Sequence[int]) -> list[S
     with torch.backends.cudnn.flags(enabled=False), captured(layers) as features:
         graded = network(*inputs.flat())
         seen, start = [], dict.fromkeys(PLANES, 0)
-        for view, attention in zip(VIEWS, graded.attention, strict=True):
+        for view, attention in zip(VIEWS, graded["attention"], strict=True):
             activation = features[PLANES.index(view.plane)]
             for side, output in enumerate(view.outputs):
-                logit = graded.logits[0, output, severities[output]]
+                logit = graded["logits"][0, output, severities[output]]
                 # Without the axial views in the canal's head nothing of the axial middle reaches it: 0.
                 (gradient,) = torch.autograd.grad(
                     logit, activation, retain_graph=True, materialize_grads=True

@@ -29,6 +29,7 @@ from lumbar_kaggle.phantom.slices import draw_middle_slices
 from lumbar_kaggle.pretraining.config import HELD_OUT, PretrainConfig
 from lumbar_kaggle.recipes.baseline.network import Network, body_state, build_network
 from lumbar_kaggle.recipes.callbacks import Checkpoint, ReportEpochs, SeedEpochs
+from lumbar_kaggle.recipes.devices import train_in_half_precision, training_device
 from lumbar_kaggle.targets import SEVERITY_WEIGHTS, TARGETS
 
 CANAL = [index for index, target in enumerate(TARGETS) if target.side is None]
@@ -42,7 +43,7 @@ def pretrain(out: Path, config: PretrainConfig) -> float:
         config: what to train.
 
     Returns:
-        The least validation loss: weighted cross-entropy, mean over the canal's five levels.
+        The last epoch's validation loss: weighted cross-entropy, mean over the canal's five levels.
 
     Raises:
         InputError: unknown architecture, or `out` was made with another configuration.
@@ -70,7 +71,7 @@ def _pretrain(out: Path, config: PretrainConfig) -> float:
         callbacks = [SeedEpochs(config.seed), Checkpoint(checkpoint, "pretrain"), ReportEpochs(tell)]
         with learner.no_bar(), learner.no_logging():
             learner.fit_one_cycle(config.epochs, config.lr, cbs=callbacks)
-    loss = min(float(row[1]) for row in learner.recorder.values)
+    loss = float(learner.recorder.values[-1][1])
     state = {name: value.contiguous().cpu() for name, value in body_state(network, config.arch).items()}
     # One entry only: safetensors writes several in an order of its own.
     facts = {"config": json.dumps(asdict(config))}
@@ -81,7 +82,8 @@ def _pretrain(out: Path, config: PretrainConfig) -> float:
 
 def _make_learner(network: Network, config: PretrainConfig, folder: Path) -> Learner:
     images, severities = draw_middle_slices(config.seed, config.patients, config.image_size)
-    mean, std = (torch.tensor(values)[:, None, None] for values in (network.mean, network.std))
+    device = training_device()
+    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (network.mean, network.std))
     rows = [
         (TensorImage(torch.from_numpy(image)[None].expand(3, -1, -1)), torch.from_numpy(grades))
         for image, grades in zip(images, severities[:, CANAL], strict=True)
@@ -102,12 +104,14 @@ def _make_learner(network: Network, config: PretrainConfig, folder: Path) -> Lea
     loaders = DataLoaders(
         DataLoader(parts[0], bs=config.batch_size, shuffle=True, drop_last=True, after_batch=augmented),
         DataLoader(parts[1], bs=config.batch_size, after_batch=normalise),
+        device=device,
     )
     with torch.no_grad():
         features = network.model[0].eval()(torch.zeros(1, 3, config.image_size, config.image_size)).shape[1]
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, 3 * len(CANAL)))
-    model = nn.Sequential(network.model[0], head)
-    return Learner(loaders, model, loss_func=_canal_loss, path=folder, model_dir=".")
+    model = nn.Sequential(network.model[0], head).to(device)
+    learner = Learner(loaders, model, loss_func=_canal_loss, path=folder, model_dir=".")
+    return train_in_half_precision(learner, wanted=True)
 
 
 def _canal_loss(logits: torch.Tensor, severity: torch.Tensor) -> torch.Tensor:

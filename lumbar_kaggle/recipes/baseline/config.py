@@ -36,7 +36,9 @@ class BaselineConfig:
         5, "epochs when the short run's accuracy is 0.91 to 0.95", metavar="N", least=1, most=10_000
     )
     long_epochs: int = option(10, "epochs when it is below 0.91", metavar="N", least=1, most=10_000)
-    patience: int = option(3, "epochs without a better validation loss before stopping", metavar="N", least=1)
+    patience: int = option(
+        3, "report protocol: epochs without a better validation loss before stopping", metavar="N", least=1
+    )
     lr: float | None = option(
         None, "learning rate; none: the finder's valley", metavar="RATE", above=0, most=10
     )

@@ -24,6 +24,7 @@ from PIL import Image
 
 from lumbar_kaggle.recipes.baseline.config import BaselineConfig
 from lumbar_kaggle.recipes.baseline.network import build_network, load_pretrained
+from lumbar_kaggle.recipes.devices import train_in_half_precision, training_device
 from lumbar_kaggle.targets import SEVERITIES
 
 SUGGESTIONS = (minimum, steep, valley, slide)
@@ -56,7 +57,9 @@ def make_loaders(rows: pd.DataFrame, config: BaselineConfig, stats: Any) -> Data
     training = int((~labelled["is_valid"]).sum())
     # The training loader drops its last, smaller batch: with fewer images than one batch nothing is left.
     batch = min(config.batch_size, training)
-    loaders: DataLoaders = block.dataloaders(labelled, bs=batch, val_bs=config.batch_size, num_workers=0)
+    loaders: DataLoaders = block.dataloaders(
+        labelled, bs=batch, val_bs=config.batch_size, num_workers=0, device=training_device()
+    )
     return loaders
 
 
@@ -88,16 +91,14 @@ def make_learner(rows: pd.DataFrame, config: BaselineConfig, folder: Path, seed:
     loaders = make_loaders(rows, config, (network.mean, network.std))
     learner = Learner(
         loaders,
-        network.model,
+        network.model.to(loaders.device),
         loss_func=CrossEntropyLossFlat(),
         splitter=network.split,
         metrics=accuracy,
         path=folder,
         model_dir=".",
     )
-    if config.mixed_precision and torch.cuda.is_available():
-        learner = learner.to_fp16()
-    return learner, pretrained
+    return train_in_half_precision(learner, wanted=config.mixed_precision), pretrained
 
 
 def find_learning_rate(learner: Learner, iterations: int, seed: int) -> dict[str, float]:

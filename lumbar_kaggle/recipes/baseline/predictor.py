@@ -18,6 +18,7 @@ from lumbar_kaggle.recipes.baseline.config import BaselineConfig
 from lumbar_kaggle.recipes.baseline.export import Fold, read_models
 from lumbar_kaggle.recipes.baseline.images import choose_series, middle_slice, square
 from lumbar_kaggle.recipes.baseline.network import build_network
+from lumbar_kaggle.recipes.devices import usable_devices
 from lumbar_kaggle.recipes.weights import load_weights
 from lumbar_kaggle.targets import SEVERITIES, TARGET_NAMES, target
 from lumbar_kaggle.volume import UnreadableSeries
@@ -66,11 +67,13 @@ class BaselinePredictor:
             pictures = list(pool.map(_try_picture, studies))
         images = [picture for picture, _ in pictures if picture is not None]
         probabilities = np.full((len(studies), len(TARGET_NAMES), 3), np.nan)
+        faults: list[str] = []
         if images:
             readable = [index for index, (picture, _) in enumerate(pictures) if picture is not None]
-            probabilities[readable] = self.grade(np.stack(images))
+            probabilities[readable], faults = self._grade(np.stack(images))
         return [
-            Prediction(grades, reason) for grades, (_, reason) in zip(probabilities, pictures, strict=True)
+            Prediction(grades, reason if picture is None else "; ".join([reason, *faults]).removeprefix("; "))
+            for grades, (picture, reason) in zip(probabilities, pictures, strict=True)
         ]
 
     def grade(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -80,26 +83,38 @@ class BaselinePredictor:
             images: ``[studies, 256, 256]``.
 
         Returns:
-            ``[studies, 25, 3]`` calibrated, mean over folds; NaN for targets without a model.
+            ``[studies, 25, 3]`` calibrated, mean over folds; NaN for targets without a model, or with one
+            whose weights give no numbers.
         """
+        return self._grade(images)[0]
+
+    def _grade(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], list[str]]:
+        """Return what `grade` does, and what is wrong with the weights."""
         inputs = self.normalise(images)
         graded = np.full((len(images), len(TARGET_NAMES), 3), np.nan)
+        faults = []
         with ThreadPoolExecutor(len(self.replicas)) as pool:
-            for part in pool.map(lambda number: self._grade_share(number, inputs), range(len(self.replicas))):
+            shares = pool.map(lambda number: self._grade_share(number, inputs), range(len(self.replicas)))
+            for part, wrong in shares:
+                faults += wrong
                 for name, probabilities in part.items():
                     graded[:, TARGET_NAMES.index(name)] = probabilities
-        return graded
+        return graded, faults
 
-    def _grade_share(self, number: int, inputs: torch.Tensor) -> dict[str, NDArray[np.float64]]:
+    def _grade_share(
+        self, number: int, inputs: torch.Tensor
+    ) -> tuple[dict[str, NDArray[np.float64]], list[str]]:
         """Grade on device `number` its share of the targets: every n-th of them."""
         device, model = self.replicas[number]
-        moved, graded = inputs.to(device), {}
+        moved, graded, faults = inputs.to(device), {}, []
         for name in self.manifest.targets[number :: len(self.replicas)]:
-            folds = [
-                self.calibrate(name, fold, _softmax(model, moved)) for fold in self._load_folds(name, model)
-            ]
-            graded[name] = np.mean(folds, axis=0)
-        return graded
+            raw = [(fold, _softmax(model, moved)) for fold in self._load_folds(name, model)]
+            wrong = [fold.file for fold, probabilities in raw if not np.isfinite(probabilities).all()]
+            if wrong:
+                faults.append(f"{name} keeps the prior, for {wrong[0]} gives no finite numbers")
+                continue
+            graded[name] = np.mean([self.calibrate(name, *one) for one in raw], axis=0)
+        return graded, faults
 
     def models(self, target_name: str) -> Iterator[tuple[Fold, nn.Sequential]]:
         """Yield each fold's manifest entry and the network holding its weights (the same object)."""
@@ -130,12 +145,6 @@ class BaselinePredictor:
         seen = np.tile([index in fold.severities_seen for index in range(3)], (len(raw), 1))
         prior = np.tile(self.prior.loc[name, list(SEVERITIES)].to_numpy(dtype=np.float64), (len(raw), 1))
         return calibrate(raw, prior, seen, self.trained.calibration[target(name).score_group])
-
-
-def usable_devices() -> list[torch.device]:
-    """Return every GPU, or the CPU where there is none."""
-    gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
-    return gpus if torch.cuda.is_available() and gpus else [torch.device("cpu")]
 
 
 def _softmax(model: nn.Sequential, inputs: torch.Tensor) -> NDArray[np.float64]:

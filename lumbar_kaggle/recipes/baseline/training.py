@@ -145,6 +145,11 @@ def train_fold(
 ) -> dict[str, Any]:
     """Train one fold, or return its record if that is done.
 
+    The report's protocol stops early and keeps the best epoch, by the validation loss of the very fold whose
+    figures it then gives. The honest one trains all epochs and keeps the last, so that the fold that is
+    reported has chosen nothing; an inner split for early stopping would cost the rare grades a part of their
+    few examples. (That a short run is followed by a longer one is the report's rule in both.)
+
     Returns:
         The content of ``record.json``.
 
@@ -161,6 +166,7 @@ def train_fold(
     rows = split_rows(job.rows, fold, job.config, seed)
     run_seed = derive_seed(seed, stage, fold)
     learner, pretrained = make_learner(rows, job.config, folder, run_seed)
+    report, patience = job.config.protocol == "report", job.config.patience
     clock = _EpochClock(folder / "seconds.csv")
 
     def progress(epoch: int, figures: list[float]) -> None:
@@ -172,8 +178,8 @@ def train_fold(
         for phase, fit in _phases(learner, pretrained, epochs, rate):
             callbacks = [
                 SeedEpochs(derive_seed(run_seed, phase)),
-                Checkpoint(folder / "checkpoint.pt", phase),
-                EarlyStoppingCallback(monitor="valid_loss", patience=job.config.patience),
+                Checkpoint(folder / "checkpoint.pt", phase, keep_best=report),
+                *([EarlyStoppingCallback(monitor="valid_loss", patience=patience)] if report else []),
                 WithinBudget(budget),
                 *([ReportEpochs(progress)] if phase == "train" else []),
             ]

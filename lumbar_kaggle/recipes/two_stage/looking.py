@@ -20,7 +20,7 @@ from lumbar_kaggle.recipes.two_stage.locating.config import LocateConfig
 from lumbar_kaggle.recipes.two_stage.locating.fit import locate_all
 from lumbar_kaggle.recipes.two_stage.locating.network import Locator
 from lumbar_kaggle.recipes.two_stage.locating.points import Series, empty_points, sagittal_stack
-from lumbar_kaggle.recipes.two_stage.reading import read_study
+from lumbar_kaggle.recipes.two_stage.reading import Read, read_study
 from lumbar_kaggle.recipes.two_stage.stacks import Stack
 from lumbar_kaggle.targets import SERIES_KINDS
 
@@ -50,6 +50,7 @@ def look(
     axial: Sequence[Locator],
     locate: LocateConfig,
     grade: Sequence[GradeConfig],
+    read: Read | None = None,
 ) -> Look:
     """Read a study, find its points and cut its crops.
 
@@ -58,8 +59,9 @@ def look(
         sagittal, axial: the locator's networks of each plane; their predictions are averaged.
         locate: their configuration.
         grade: one configuration per model of the second stage.
+        read: what `reading.read_study` gave of the study; None: it is read here.
     """
-    stacks, notes = read_study(study)
+    stacks, notes = read_study(study) if read is None else read
     found = locate_study(study.study_id, stacks, sagittal, axial, locate)
     notes += _replacements(stacks)
     kept = in_one_frame(stacks)

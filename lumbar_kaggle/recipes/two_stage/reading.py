@@ -88,7 +88,11 @@ class DicomStudies:
         return in_one_frame(stacks)
 
 
-def read_study(study: Study) -> tuple[list[Placed], list[str]]:
+Read = tuple[list[Placed], list[str]]
+"""Stacks of a study, and what could not be read."""
+
+
+def read_study(study: Study) -> Read:
     """Return the stacks of a study's readable series, and what could not be read."""
     with ThreadPoolExecutor(READERS) as pool:
         results = list(pool.map(_read, study.series["folder"]))

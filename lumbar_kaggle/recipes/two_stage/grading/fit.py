@@ -17,6 +17,7 @@ from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import digest, locked, read_csv, write_csv
 from lumbar_kaggle.folds import open_folds
 from lumbar_kaggle.metric import prior_predictions, score, weighted_prior
+from lumbar_kaggle.recipes.devices import training_device
 from lumbar_kaggle.recipes.spread import spread
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
 from lumbar_kaggle.recipes.two_stage.grading.cropping import CropSet, cache_crops
@@ -222,7 +223,7 @@ def _fit_fold(task: _Task, fold: int) -> None:
     prior = level_prior(rest, weighted=config.severity_weights)
     validation = Samples(inside, labels, task.judged)
     network = train_fold(training, validation, prior, fold, out, config, task.budget)
-    found = to_targets(predict_studies([network], inside, task.judged, config))
+    found = to_targets(predict_studies([network.to(training_device())], inside, task.judged, config))
     doubtful = [study in task.unsided for study in inside]
     found[doubtful] = average_sides(found[doubtful])
     table = as_table(tuple(inside), found)

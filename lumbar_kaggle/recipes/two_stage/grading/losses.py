@@ -40,11 +40,11 @@ class GradeLoss:
             weight: ``[batch, 5]`` how much each label counts.
             slices: per view ``[batch, sides]`` the annotated slice, `UNKNOWN` for none.
         """
-        loss = self.grades(graded.logits, severity, weight)
+        loss = self.grades(graded["logits"], severity, weight)
         if self.config.view_loss:
-            loss = loss + self.config.view_loss * self.views(graded.by_view, severity, weight)
+            loss = loss + self.config.view_loss * self.views(graded["by_view"], severity, weight)
         if self.config.slice_loss:
-            loss = loss + self.config.slice_loss * slice_loss(graded.slices, slices)
+            loss = loss + self.config.slice_loss * slice_loss(graded["slices"], slices)
         return loss
 
     def grades(self, logits: torch.Tensor, severity: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -93,8 +93,14 @@ def slice_loss(scores: Sequence[torch.Tensor], slices: Sequence[torch.Tensor]) -
     for score, at in zip(scores, slices, strict=True):
         flat, wanted = score.flatten(0, 1), at.flatten()
         known = wanted != UNKNOWN
-        # A slice that is absent cannot be wanted; an absent view has scores of -inf only.
+        # A slice that is absent cannot be wanted; an absent view has scores of -inf only. No row is taken
+        # out: the CPU would have to wait for the GPU to learn how many are left.
         possible = known & torch.isfinite(flat.gather(1, wanted.clamp(min=0)[:, None])[:, 0])
-        if possible.any():
-            total = total + functional.cross_entropy(flat[possible], wanted[possible])
+        losses = functional.cross_entropy(
+            flat.masked_fill(~possible[:, None], 0.0),
+            torch.where(possible, wanted, UNKNOWN),
+            ignore_index=UNKNOWN,
+            reduction="sum",
+        )
+        total = total + losses / possible.sum().clamp(min=1)
     return total / len(scores)

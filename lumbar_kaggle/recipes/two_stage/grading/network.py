@@ -1,7 +1,7 @@
 """The second stage's network: slices → views → the five grades of a level."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TypedDict
 
 import torch
 from torch import nn
@@ -17,8 +17,8 @@ CANAL, FORAMEN, MIDDLE, SIDE = range(4)
 PLANES = ("sagittal", "axial")
 
 
-class Graded(NamedTuple):
-    """What the network says of a batch.
+class Graded(TypedDict):
+    """What the network says of a batch: a dictionary, which fastai can take apart and put together again.
 
     Attributes:
         logits: ``[batch, 5, 3]`` in the order of `views.PLACES`.
@@ -128,7 +128,7 @@ class Grader(nn.Module):
             best.append(score.view(shape))
             attention.append(weight.view(shape))
         logits = self._grade(described, level)
-        return Graded(logits, tuple(by_view), tuple(best), tuple(attention))
+        return Graded(logits=logits, by_view=tuple(by_view), slices=tuple(best), attention=tuple(attention))
 
     def _encode(self, images: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Return per view ``[batch · sides, slices, features]``; each plane's images in one batch."""

@@ -21,15 +21,17 @@ from lumbar_kaggle.budget import Budget
 from lumbar_kaggle.files import write_atomic, write_csv
 from lumbar_kaggle.folds import derive_seed
 from lumbar_kaggle.metric import weighted_prior
-from lumbar_kaggle.recipes.callbacks import ReportEpochs, SeedEpochs, WithinBudget
-from lumbar_kaggle.recipes.two_stage.grading.augment import SWAPPED, cut, mirror, unpack
-from lumbar_kaggle.recipes.two_stage.grading.callbacks import (
-    Accumulate,
-    LastEpoch,
-    MixSamples,
+from lumbar_kaggle.recipes.callbacks import (
+    Checkpoint,
     MovingAverage,
-    PrepareBatch,
+    ReportEpochs,
+    SeedEpochs,
+    WithinBudget,
+    device_of,
 )
+from lumbar_kaggle.recipes.devices import half_precision, train_in_half_precision, training_device
+from lumbar_kaggle.recipes.two_stage.grading.augment import SWAPPED, cut, mirror, unpack
+from lumbar_kaggle.recipes.two_stage.grading.callbacks import Accumulate, MixSamples, PrepareBatch
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
 from lumbar_kaggle.recipes.two_stage.grading.cropping import CropSet, FreshCrops
 from lumbar_kaggle.recipes.two_stage.grading.data import INPUTS, Labels, Samples
@@ -80,12 +82,11 @@ def train_fold(
         budget: `OutOfTime` ends the training between two batches.
     """
     file, checkpoint = folder / f"fold-{fold}.safetensors", folder / f"fold-{fold}.checkpoint.pt"
+    if file.is_file():
+        return load_network(file, config)
     seed = derive_seed(config.seed, "grade", fold)
     set_seed(seed)
-    network = Grader(config, prior, pretrained=not file.is_file() and not checkpoint.is_file())
-    if file.is_file():
-        load_weights(network, file, "delete it and run the same command again")
-        return network
+    network = Grader(config, prior, pretrained=not checkpoint.is_file())
     learner = make_learner(network, training, validation, folder, config)
     with tqdm(total=config.epochs, unit="epoch", desc=f"train fold {fold + 1}/{config.folds}") as progress:
 
@@ -95,7 +96,7 @@ def train_fold(
 
         average = MovingAverage(config.ema) if config.ema else None
         callbacks = [
-            LastEpoch(checkpoint, average),
+            Checkpoint(checkpoint, "grade", average),
             SeedEpochs(seed),
             ReportEpochs(tell),
             WithinBudget(budget),
@@ -109,6 +110,18 @@ def train_fold(
     facts = {"config": json.dumps(asdict(config), sort_keys=True)}
     write_atomic(file, lambda path: safetensors.torch.save_file(state, path, metadata=facts))
     checkpoint.unlink(missing_ok=True)
+    # As a resumed run has it: the order of the weights in memory shows in the last digits of the predictions.
+    return load_network(file, config)
+
+
+def load_network(file: Path, config: GradeConfig) -> Grader:
+    """Return a fold's trained network, on the CPU.
+
+    Raises:
+        InputError: the file is missing, damaged, or of another network.
+    """
+    network = Grader(config)
+    load_weights(network, file, "delete it and run the same command again, or export the bundle again")
     return network
 
 
@@ -128,8 +141,9 @@ def make_learner(
         ),
         DataLoader(validation, bs=batch, n_inp=INPUTS, num_workers=config.workers),
     )
-    if torch.cuda.is_available():
-        loaders.cuda()
+    device = training_device()
+    loaders.to(device)
+    network.to(device)
     loss = GradeLoss(config)
     callbacks = [PrepareBatch(config)]
     if config.mixup:
@@ -139,7 +153,7 @@ def make_learner(
     if config.channels_last:
         network.to(memory_format=torch.channels_last)
     learner = Learner(loaders, network, loss_func=loss, path=folder, model_dir=".", cbs=callbacks)
-    return learner.to_fp16() if config.mixed_precision and torch.cuda.is_available() else learner
+    return train_in_half_precision(learner, wanted=config.mixed_precision)
 
 
 def unlabelled(studies: Sequence[str], crops: CropSet | FreshCrops) -> Samples:
@@ -157,13 +171,11 @@ def predict_studies(
     """Return probabilities ``[studies, 5 levels, 5 places, 3]``: the mean over networks and mirror images.
 
     Args:
-        networks: of one configuration.
+        networks: of one configuration, on one device, which computes.
         studies: all of them in `crops`.
         crops: around the points to grade at.
         config: of the networks.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    networks = [network.to(device) for network in networks]
     samples = unlabelled(studies, crops)
     parts = [
         predict_batch(networks, batch, config) for batch in DataLoader(samples, bs=2 * config.batch_size)
@@ -180,7 +192,7 @@ def predict_batch(
 
     They are the mean over networks, turns and, by the configuration, the mirrored patient.
     """
-    device = next(networks[0].parameters()).device
+    device = device_of(networks[0])
     cached = unpack(tuple(tensor.to(device) for tensor in batch))
     found = []
     for turn in config.predict_turns:
@@ -189,7 +201,10 @@ def predict_batch(
         if config.flip_predictions:
             everyone = torch.ones(len(plain[0].level), dtype=torch.bool, device=device)
             shown.append((mirror(*plain, everyone)[0], SWAPPED))
-        for network in networks:
-            network.eval()
-            found += [network(*inputs.flat()).logits.softmax(dim=2)[:, order] for inputs, order in shown]
+        with half_precision(device, wanted=config.mixed_precision):
+            for network in networks:
+                network.eval()
+                found += [
+                    network(*inputs.flat())["logits"].softmax(dim=2)[:, order] for inputs, order in shown
+                ]
     return torch.stack(found).mean(dim=0).cpu()

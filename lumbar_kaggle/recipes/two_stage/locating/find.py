@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from lumbar_kaggle.recipes.devices import half_precision
 from lumbar_kaggle.recipes.two_stage.locating.chain import best_chain, refine
 from lumbar_kaggle.recipes.two_stage.locating.config import LocateConfig
 from lumbar_kaggle.recipes.two_stage.locating.network import STRIDE, Locator
@@ -43,7 +44,8 @@ def predict_maps(images: NDArray[np.uint8], networks: Sequence[Locator]) -> Floa
     device = next(networks[0].parameters()).device
     parts = []
     for batch in torch.split(to_input(images), 16):
-        found = [network.eval()(batch.to(device)).exp() for network in networks]
+        with half_precision(device):
+            found = [network.eval()(batch.to(device)).exp() for network in networks]
         parts.append(torch.stack(found).mean(dim=0)[..., :-1].cpu())
     maps: Floats = torch.cat(parts).numpy().astype(np.float64)
     return maps.reshape(*maps.shape[:2], images.shape[1] // STRIDE, images.shape[2] // STRIDE)

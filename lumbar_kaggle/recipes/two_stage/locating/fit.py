@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from sklearn.model_selection import KFold
 from tqdm import tqdm
 
@@ -13,6 +14,7 @@ from lumbar_kaggle.budget import Budget
 from lumbar_kaggle.config import begin_run, load_config
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import write_csv
+from lumbar_kaggle.recipes.devices import CPU, training_device
 from lumbar_kaggle.recipes.spread import spread
 from lumbar_kaggle.recipes.two_stage.locating.axial import (
     AXIAL_CHANNELS,
@@ -150,7 +152,7 @@ def apply(series: Sequence[Series], axial: Sequence[AxialStudy], run: Path) -> p
         InputError: the folder holds no trained locator.
     """
     config = read_config(run)
-    sagittal, across = (load_networks(run, name) for name in ("sagittal", "axial"))
+    sagittal, across = (load_networks(run, name, training_device()) for name in ("sagittal", "axial"))
     if not sagittal:
         raise InputError(f"{run}: no fold of this locator is finished; run lumbar locate with it as --out")
     return locate_all(series, axial, sagittal, across, config)
@@ -167,12 +169,12 @@ def read_config(run: Path) -> LocateConfig:
     return load_config(run / CONFIG, LocateConfig)
 
 
-def load_networks(run: Path, name: str) -> list[Locator]:
-    """Return the finished folds' networks called ``sagittal`` or ``axial``; none is no error."""
+def load_networks(run: Path, name: str, device: torch.device = CPU) -> list[Locator]:
+    """Return the finished folds' networks called ``sagittal`` or ``axial``, on a device; none is no error."""
     config = read_config(run)
     outputs = CHANNELS if name == "sagittal" else AXIAL_CHANNELS
     files = [network_file(run, name, fold) for fold in range(config.folds)]
-    return [load_network(file, config, outputs) for file in files if file.is_file()]
+    return [load_network(file, config, outputs, device) for file in files if file.is_file()]
 
 
 def _first(run: Path | None, name: str) -> Locator | None:
@@ -207,7 +209,7 @@ def locate_all(
 
     Args:
         series, axial: their labelled points are not looked at.
-        sagittal, across: networks for the two planes; none: nothing is found there.
+        sagittal, across: networks for the two planes, on the device that computes; none: nothing is found.
         config: of the networks.
         quiet: without progress bars.
     """

@@ -19,6 +19,7 @@ from lumbar_kaggle.budget import Budget
 from lumbar_kaggle.files import write_atomic
 from lumbar_kaggle.folds import derive_seed
 from lumbar_kaggle.recipes.callbacks import Checkpoint, ReportEpochs, SeedEpochs, WithinBudget
+from lumbar_kaggle.recipes.devices import CPU, train_in_half_precision, training_device
 from lumbar_kaggle.recipes.two_stage.locating.config import LocateConfig
 from lumbar_kaggle.recipes.two_stage.locating.find import to_input
 from lumbar_kaggle.recipes.two_stage.locating.network import Locator
@@ -31,15 +32,15 @@ def network_file(run: Path, name: str, fold: int) -> Path:
     return run / f"{name}-{fold}.safetensors"
 
 
-def load_network(file: Path, config: LocateConfig, outputs: int) -> Locator:
-    """Return a trained network.
+def load_network(file: Path, config: LocateConfig, outputs: int, device: torch.device = CPU) -> Locator:
+    """Return a trained network on a device.
 
     Raises:
         InputError: the file is missing or of another network.
     """
     network = Locator(config.channels, outputs)
     load_weights(network, file, "run lumbar locate to its end first")
-    return network
+    return network.to(device)
 
 
 def train_network(
@@ -51,7 +52,7 @@ def train_network(
     budget: Budget,
     start: Locator | None,
 ) -> Locator:
-    """Train one fold's network, or take it up where it was, and save it.
+    """Train one fold's network, or take it up where it was, save it, and return it on the training's device.
 
     Args:
         name: ``sagittal`` or ``axial``.
@@ -65,7 +66,7 @@ def train_network(
     outputs = len(parts[0][0].state)
     file = network_file(run, name, fold)
     if file.is_file():
-        return load_network(file, config, outputs)
+        return load_network(file, config, outputs, training_device())
     seed = derive_seed(config.seed, name, str(fold))
     set_seed(seed)
     network = Locator(config.channels, outputs)
@@ -89,7 +90,7 @@ def train_network(
     write_atomic(file, lambda path: safetensors.torch.save_file(state, path, metadata=facts))
     checkpoint.unlink(missing_ok=True)
     # As a resumed run has it: the order of the weights in memory shows in the last digits of the points.
-    return load_network(file, config, outputs)
+    return load_network(file, config, outputs, training_device())
 
 
 class _Slices:
@@ -122,11 +123,11 @@ def _make_learner(
         DataLoader(_Slices(training, training=True), bs=batch, shuffle=True, drop_last=True),
         DataLoader(_Slices(validation, training=False), bs=batch),
     )
-    if torch.cuda.is_available():
-        loaders.cuda()
-    network.to(memory_format=torch.channels_last)  # a third faster on a CPU
+    device = training_device()
+    loaders.to(device)
+    network.to(device).to(memory_format=torch.channels_last)  # a third faster on a CPU
     learner = Learner(loaders, network, loss_func=_loss, path=folder, model_dir=".")
-    return learner.to_fp16() if config.mixed_precision and torch.cuda.is_available() else learner
+    return train_in_half_precision(learner, wanted=config.mixed_precision)
 
 
 def _loss(log_probabilities: torch.Tensor, targets: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
