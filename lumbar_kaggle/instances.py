@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pydicom
@@ -88,6 +88,39 @@ class Instance:
     remarks: tuple[str, ...] = ()
 
 
+class Slice(NamedTuple):
+    """One slice of a file, header and picture.
+
+    Attributes:
+        instance: its header.
+        image: ``[rows, columns]``, as `decode` gives it.
+        padding: ``[rows, columns]``, True where the header says that there is no picture; None where
+            there is picture throughout.
+    """
+
+    instance: Instance
+    image: NDArray[Any]
+    padding: NDArray[np.bool_] | None
+
+
+def read_slices(path: Path) -> list[Slice]:
+    """Read one file, header and pixels: a slice per frame.
+
+    Raises:
+        UnreadableInstance: as `read_instances` and `decode`.
+    """
+    return [Slice(read_instance(path), decode(path), None)]
+
+
+def read_instances(path: Path) -> list[Instance]:
+    """Read one file's header: an instance per frame.
+
+    Raises:
+        UnreadableInstance: not DICOM, damaged, no image in it, or colour.
+    """
+    return [read_instance(path)]
+
+
 def read_instance(path: Path) -> Instance:
     """Read one file's header.
 
@@ -104,7 +137,7 @@ def read_instance(path: Path) -> Instance:
         raise UnreadableInstance(f"header is damaged ({type(error).__name__}: {error})") from error
 
 
-def decode(path: Path) -> NDArray[Any]:
+def decode(path: Path, frame: int = 0) -> NDArray[Any]:
     """Decode the pixels of one slice.
 
     Rescale slope and intercept are applied, and MONOCHROME1 (white is low) is turned over, so that
@@ -129,6 +162,7 @@ def decode(path: Path) -> NDArray[Any]:
         raise UnreadableInstance(f"pixels cannot be decoded ({type(error).__name__}: {text})") from error
     if stored.ndim != 2:
         raise UnreadableInstance(f"pixels have the shape {stored.shape}, not rows × columns")
+    del frame
     stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
     wide = np.int16 if stored.dtype.kind == "i" else np.uint16
     image = stored if stored.dtype.itemsize > 1 else stored.astype(wide)
