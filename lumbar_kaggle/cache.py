@@ -35,6 +35,7 @@ class Source:
         folder: the series folder.
         slices: files in it.
         fingerprint: digest of their names and sizes.
+        files: those that are of the series, relative to the folder; none: all.
     """
 
     study_id: str
@@ -43,16 +44,20 @@ class Source:
     folder: str
     slices: int
     fingerprint: str
+    files: tuple[str, ...] = ()
 
     @staticmethod
-    def scan(study_id: str, series_id: str, kind: str, folder: str) -> "Source":
+    def scan(study_id: str, series_id: str, kind: str, folder: str, only: tuple[str, ...] = ()) -> "Source":
         """List the series folder; a folder that is missing or unreadable counts as empty."""
         try:
-            with os.scandir(folder) as entries:
-                files = sorted((entry.name, entry.stat().st_size) for entry in entries if entry.is_file())
+            if only:
+                files = [(name, Path(folder, name).stat().st_size) for name in only]
+            else:
+                with os.scandir(folder) as entries:
+                    files = sorted((entry.name, entry.stat().st_size) for entry in entries if entry.is_file())
         except OSError:
             files = []
-        return Source(study_id, series_id, kind, folder, len(files), digest(files))
+        return Source(study_id, series_id, kind, folder, len(files), digest(files), only)
 
 
 @dataclass(frozen=True)

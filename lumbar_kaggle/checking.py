@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from lumbar_kaggle.competition import find_faults, read_split
 from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.folders import shown
 from lumbar_kaggle.instances import UnreadableInstance, read_instance
 from lumbar_kaggle.tables import Fault, faults_of
 
@@ -89,4 +90,4 @@ def _size(path: Path) -> tuple[int, int, str]:
 
 
 def _relative(path: Path, root: Path) -> str:
-    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+    return shown(path.relative_to(root) if path.is_relative_to(root) else path)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from lumbar_kaggle.budget import Budget
 from lumbar_kaggle.bundle import Manifest, read_manifest
 from lumbar_kaggle.cache import Source
-from lumbar_kaggle.competition import Competition
+from lumbar_kaggle.competition import SERIES_COLUMNS, Competition
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import digest, write_csv
 from lumbar_kaggle.recipes.base import Prediction, Predictor, Study
@@ -112,7 +112,9 @@ def predict(root: Path, bundle: Path, out: Path, budget: Budget, *, strict: bool
             for study, prediction in zip(batch, predictions, strict=True):
                 replaced = submission.replace(study.study_id, prediction.probabilities)
                 status = GRADED if replaced else PRIOR
-                entries[study.study_id] = {"status": status, "reason": prediction.reason, "seconds": seconds}
+                reasons = (prediction.reason, competition.reasons(study.study_id))
+                reason = "; ".join(filter(None, reasons))
+                entries[study.study_id] = {"status": status, "reason": reason, "seconds": seconds}
             # The submission before its log: a kill in between only repeats the batch.
             submission.write()
             _write_log(out, entries, sources, manifest.fingerprint)
@@ -161,7 +163,7 @@ def _grade(predictor: Predictor, batch: list[Study]) -> list[Prediction]:
 
 
 def _fingerprint(study: Study) -> str:
-    rows = study.series[["study_id", "series_id", "kind", "folder"]].to_numpy()
+    rows = study.series[list(SERIES_COLUMNS)].to_numpy()
     return digest([Source.scan(*row).fingerprint for row in rows])
 
 

@@ -13,9 +13,11 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lumbar_kaggle"
 
 ROOMS = (
-    ("errors", "targets", "files", "processes"),
+    ("errors", "targets", "files", "folders", "processes"),
     ("metric", "evaluation", "geometry", "intensity", "budget", "config", "tables"),
     ("competition", "instances", "folds", "bundle", "cache"),
+    ("grouping", "ordering"),
+    ("kinds",),
     ("volume", "submission"),
     ("studies", "checking", "preprocess", "scoring"),
     ("blend",),
