@@ -13,8 +13,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lumbar_kaggle"
 
 ROOMS = (
-    ("errors", "targets", "files", "processes"),
-    ("metric", "evaluation", "geometry", "intensity", "budget", "config", "tables"),
+    ("errors", "targets", "files", "processes", "headers", "decoders"),
+    ("decoder_process",),
+    ("frames", "metric", "evaluation", "geometry", "intensity", "budget", "config", "tables"),
     ("competition", "instances", "folds", "bundle", "cache"),
     ("volume", "submission"),
     ("studies", "checking", "preprocess", "scoring"),
