@@ -111,6 +111,9 @@ def _stored_frame(dataset: Dataset, layout: Layout, frame: int) -> NDArray[Any]:
     syntax = UID(layout.syntax or (ExplicitVRBigEndian if big else ImplicitVRLittleEndian))
     if get_decoder(syntax).is_native:
         length = layout.frame_bytes * layout.frames
+        if layout.frames > 1 and len(element.value) < length:
+            whole = len(element.value) // layout.frame_bytes
+            raise ValueError(f"its header states {layout.frames} frames, its pixels are {whole}")
         return _uncompressed_frame(element.value[: length + length % 2], element.VR, syntax, layout, frame)
     table = [dataset.get(f"ExtendedOffsetTable{part}") for part in ("", "Lengths")]
     encoded = get_frame(
