@@ -216,17 +216,14 @@ def window_series(folder: Path, files: Sequence[str] = (), kind: str = "") -> Wi
 def _inside(volume: Volume) -> NDArray[Any]:
     """Return all intensities of a series but those of the padding, in one row."""
     padding = volume.padding or (None,) * len(volume)
-    pairs = list(zip(volume.images, padding, strict=True))
-    inside = np.concatenate([image.ravel() if mask is None else image[~mask] for image, mask in pairs])
-    return inside if inside.size else np.zeros(1)
+    pairs = zip(volume.images, padding, strict=True)
+    return np.concatenate([image.ravel() if mask is None else image[~mask] for image, mask in pairs])
 
 
 def _to_8bit(stack: Volume, low: float, high: float) -> NDArray[np.uint8]:
-    pixels = intensity.to_8bit(stack.pixels, low, high)
-    for image, mask in zip(pixels, stack.padding, strict=False):
-        if mask is not None:
-            image[mask] = 0
-    return pixels
+    padding = stack.padding or (None,) * len(stack)
+    pairs = zip(stack.images, padding, strict=True)
+    return np.stack([intensity.to_8bit(image, low, high, mask) for image, mask in pairs])
 
 
 def _table(values: NDArray[np.float64], digits: int) -> list[list[float] | None]:

@@ -218,7 +218,7 @@ def _believed(group: list[Instance]) -> list[Instance]:
     """Take positions for absent where all slices have the same; two are one slice taken twice."""
     if len(group) < 3 or any(item.position is None for item in group) or places(group) > 1:
         return group
-    remark = "all slices have the same ImagePositionPatient, which cannot be meant and counts as absent"
+    remark = "ImagePositionPatient is the same in all slices, which cannot be meant; it counts as absent"
     return [replace(item, position=None, remarks=(*item.remarks, remark)) for item in group]
 
 
@@ -278,8 +278,13 @@ def notes(headers: Sequence[Instance], skipped: Sequence[Skipped]) -> tuple[str,
         f"({first[reason]}: {reason})"
         for reason, count in reasons.items()
     ]
-    remarks = Counter(remark for item in headers for remark in item.remarks)
-    return (*left_out, *(f"{remark} ({count} of {len(headers)} slices)" for remark, count in remarks.items()))
+    # By the attribute, with which each remark begins: the values may be different in each slice.
+    remarks = [(remark.split()[0], remark) for item in headers for remark in item.remarks]
+    counts, first = Counter(name for name, _ in remarks), dict(reversed(remarks))
+    return (
+        *left_out,
+        *(f"{first[name]} ({count} of {len(headers)} slices)" for name, count in counts.items()),
+    )
 
 
 def _nothing_readable(folder: Path, skipped: list[Skipped]) -> str:

@@ -13,8 +13,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lumbar_kaggle"
 
 ROOMS = (
-    ("errors", "targets", "files", "folders", "processes"),
-    ("metric", "evaluation", "geometry", "intensity", "budget", "config", "tables"),
+    ("errors", "targets", "files", "folders", "processes", "headers", "decoders"),
+    ("decoder_process",),
+    ("frames", "metric", "evaluation", "geometry", "intensity", "budget", "config", "tables"),
     ("competition", "instances", "folds", "bundle", "cache"),
     ("grouping", "ordering"),
     ("kinds",),

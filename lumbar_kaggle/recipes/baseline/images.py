@@ -78,10 +78,7 @@ def middle_slice(
         except UnreadableInstance as error:
             reason = reason or f"{shown(header.path.name)}: {error}"
             continue
-        inside = one.image if one.padding is None or one.padding.all() else one.image[~one.padding]
-        image = intensity.to_8bit(one.image, *intensity.percentiles(inside))
-        if one.padding is not None:
-            image[one.padding] = 0
+        image = intensity.window(one.image, one.padding)
         return image, {
             "instance_number": header.instance_number,
             "slices": len(headers),
