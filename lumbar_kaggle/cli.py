@@ -1,6 +1,7 @@
 """The ``lumbar`` command: its options, and what becomes of errors. The verbs are in `verbs`."""
 
 import argparse
+import io
 import os
 import sys
 import warnings
@@ -23,6 +24,10 @@ Verb = Callable[[argparse.Namespace], int]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code (0 done, 2 bad input, 130 interrupted)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # File names need not be text that the terminal can show.
+            stream.reconfigure(errors="replace")
     parsed = _parser().parse_args(arguments)
     # Where other work shares the cores, torch's waiting threads would spin and stop it and each other:
     # seen here as a tenth of the speed. It must be set before torch is imported.

@@ -53,6 +53,13 @@ def plane_of(instances: Sequence[Instance]) -> str | None:
     return max(sorted(set(planes)), key=planes.count) if planes else None
 
 
+def may_be(plane: str, instances: Sequence[Instance]) -> bool:
+    """Whether slices that are said to lie in a plane may do so: tilted by less than 60°, or not known."""
+    normals = [geometry.slice_normal(item.orientation) for item in instances if item.orientation is not None]
+    axis = geometry.AXES.index(plane)
+    return not normals or float(np.median(np.abs(normals), axis=0)[axis]) > 0.5
+
+
 def group_slices(instances: Sequence[Instance]) -> list[list[Instance]]:
     """Split slices into groups that each are one series, echo, image type, time and plane.
 

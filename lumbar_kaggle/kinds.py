@@ -13,6 +13,10 @@ from collections.abc import Sequence
 from lumbar_kaggle import geometry
 from lumbar_kaggle.grouping import contents, places, plane_of
 from lumbar_kaggle.instances import Instance
+from lumbar_kaggle.targets import SERIES_DESCRIPTIONS
+
+KIND_WORDS = {kind: words for words, kind in SERIES_DESCRIPTIONS.items()}
+"""The kinds in the words of the competition's tables."""
 
 LONG_ECHO_MS = 60.0
 LONG_REPETITION_MS = 1500.0
@@ -123,7 +127,10 @@ def preference(group: Sequence[Instance]) -> tuple[tuple[bool | int, str], ...]:
             "its fat is not suppressed",
         ),
         (not contents(item), "it is a plain magnitude image"),
-        (_by_times(item) in (None, _named(words) or _by_times(item)), "its times agree with its name"),
+        (
+            item.echo_time_ms is None or _by_times(item) == _weighting(item, words),
+            "its times agree with its name",
+        ),
         (places(group), "it has more slices"),
     )
 
@@ -164,6 +171,8 @@ def _other_use(item: Instance, words: str) -> str:
         return f"{bad[0]} by its ImageType"
     if item.b_value:
         return f"a diffusion image (b = {item.b_value:g} s/mm²)"
+    if item.acquisition_contrast in ("DIFFUSION", "PERFUSION", "FLOW_ENCODED", "TAGGING"):
+        return f"no plain image (AcquisitionContrast {item.acquisition_contrast})"
     agent = _words(item.contrast_agent)
     if agent and not re.fullmatch(rf"no|none|n|0|n a|nil|unknown|without.*|{_WITHOUT}.*", agent):
         return f"taken after contrast agent ({item.contrast_agent})"

@@ -26,7 +26,7 @@ from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.folders import Folder, list_folder, shown, walk
 from lumbar_kaggle.grouping import group_slices, split_by_uid
 from lumbar_kaggle.instances import Instance, UnreadableInstance, read_instances
-from lumbar_kaggle.kinds import preference, recognise_kind, recognise_series
+from lumbar_kaggle.kinds import KIND_WORDS, preference, recognise_kind, recognise_series
 from lumbar_kaggle.tables import Fault
 
 __all__ = ["find_studies", "recognise_kind"]
@@ -146,12 +146,9 @@ def _gather(tree: Sequence[Folder], headers: Headers) -> _Found:
         elif len({(item.series_uid, item.series_number) for item in here}) > 1:
             # Otherwise it is said where the series is read.
             bad = [path for path in folder.files if isinstance(headers[path], str)]
-            reason = (
-                f"{len(bad)} files are no usable slices; {shown(bad[0].name)}: {headers[bad[0]]}"
-                if bad
-                else ""
-            )
-            notes += [(folder.path, reason)] if bad else []
+            if bad:
+                example = f"{shown(bad[0].name)}: {headers[bad[0]]}"
+                notes.append((folder.path, f"files that are no usable slices: {len(bad)} ({example})"))
         elif not folder.files and not folder.folders:
             notes.append((folder.path, "the folder is empty"))
     root = tree[0].path
@@ -231,7 +228,7 @@ def _choose_series(
         chosen |= dict.fromkeys(taken, kind)
         for index in sorted(set(order) - set(taken)):
             why = _why(groups[taken[0]], groups[index])
-            reason = f"a further {kind.replace('_', ' ')} series; {names[taken[0]]} is taken, since {why}"
+            reason = f"a further series {KIND_WORDS[kind]}; {names[taken[0]]} is taken, since {why}"
             notes.append((index, reason))
     files = [_files(group, slices) for group in groups]
     rows = [(names[index], chosen[index], *files[index]) for index in sorted(chosen)]

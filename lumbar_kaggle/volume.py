@@ -15,9 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from lumbar_kaggle import geometry
 from lumbar_kaggle.folders import Folder, list_folder, shown
-from lumbar_kaggle.grouping import group_slices, places, plane_of
+from lumbar_kaggle.grouping import group_slices, may_be, places, plane_of
 from lumbar_kaggle.instances import Instance, UnreadableInstance, read_instances, read_slices
-from lumbar_kaggle.kinds import recognise_series
+from lumbar_kaggle.kinds import KIND_WORDS, recognise_series
 from lumbar_kaggle.ordering import sort_instances
 
 Found = TypeVar("Found")
@@ -195,13 +195,12 @@ def choose_group(found: Sequence[Instance], kind: str, folder: Path) -> tuple[li
     Raises:
         UnreadableSeries: no group lies in the kind's plane.
     """
-    wanted = kind.split("_")[0]
-    groups = [group for group in group_slices(found) if not wanted or plane_of(group) in (wanted, None)]
+    every = group_slices(found)
+    groups = [group for group in every if not kind or may_be(kind.split("_")[0], group)]
     if not groups:
-        planes = sorted({str(plane_of(group)) for group in group_slices(found)})
+        planes = " and ".join(sorted({str(plane_of(group)) for group in every}))
         raise UnreadableSeries(
-            f"{folder}: named {kind.replace('_', ' ')}, but its slices are {' and '.join(planes)}; "
-            "it is left out"
+            f"{folder}: named {KIND_WORDS[kind]}, but its slices are {planes}; it is left out"
         )
 
     def fit(group: list[Instance]) -> tuple[bool, int]:

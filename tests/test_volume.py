@@ -188,7 +188,7 @@ def test_slices_of_another_plane_are_left_out_with_a_note(tmp_path: Path) -> Non
         "2 files are no usable slices (8.dcm: of another series, image type, time or plane than the rest)",
     )
     assert values(read_series(tmp_path, kind="axial_t2")) == [9, 8]
-    with pytest.raises(UnreadableSeries, match="named sagittal t1, but its slices are axial; it is left out"):
+    with pytest.raises(UnreadableSeries, match="named Sagittal T1, but its slices are axial; it is left out"):
         read_series(tmp_path, ["8.dcm", "9.dcm"], "sagittal_t1")
 
 
