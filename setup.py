@@ -62,6 +62,8 @@ setup(
             "nbformat>=5.10",
             "ipykernel>=6.29",
             "papermill>=2.6",
+            # The decoder of Kaggle's image, held against the others.
+            "SimpleITK>=2.5",
         ],
         # `lumbar rehearse` runs the notebooks as Kaggle does.
         "rehearsal": ["papermill>=2.6", "ipykernel>=6.29", "jupytext>=1.16"],

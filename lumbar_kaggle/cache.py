@@ -29,7 +29,7 @@ OK = "ok"
 """Status of an entry that can be used; any other status has a reason beside it."""
 
 HEAD_BYTES = 16384
-"""Of each file, for its fingerprint: the header with all identifiers, and as a rule the first pixels."""
+"""Of a file, for its fingerprint: the header with all identifiers, and as a rule the first pixels."""
 
 _BATCH_NAME = re.compile(r"\.?\d{5,}-[0-9a-f]{16}")
 """Of a batch's folder, with a dot before it is committed; whatever else lies there is not ours."""
@@ -43,7 +43,8 @@ class Source:
         study_id, series_id, kind: as in `competition.Competition.series`.
         folder: the series folder.
         slices: files in it.
-        fingerprint: digest of their names, sizes and heads.
+        fingerprint: digest of their names and sizes, and of the heads of the first and the last.
+        files: those that are of the series, relative to the folder; none: all.
     """
 
     study_id: str
@@ -52,27 +53,37 @@ class Source:
     folder: str
     slices: int
     fingerprint: str
+    files: tuple[str, ...] = ()
 
     @staticmethod
-    def scan(study_id: str, series_id: str, kind: str, folder: str) -> "Source":
+    def scan(study_id: str, series_id: str, kind: str, folder: str, only: tuple[str, ...] = ()) -> "Source":
         """List the series folder; a folder that is missing or unreadable counts as empty."""
         try:
-            with os.scandir(folder) as entries:
-                files = sorted(
-                    (entry.name, *_size_and_head(entry.path)) for entry in entries if entry.is_file()
-                )
+            files = list(only)
+            if not only:
+                with os.scandir(folder) as entries:
+                    files = sorted(entry.name for entry in entries if entry.is_file())
         except OSError:
             files = []  # what cannot be listed cannot be read either, and the entry's reason will say why
-        return Source(study_id, series_id, kind, folder, len(files), digest(files))
+        sizes = [(name, _size(Path(folder, name))) for name in files]
+        heads = [_head(Path(folder, name)) for name in dict.fromkeys([*files[:1], *files[-1:]])]
+        return Source(study_id, series_id, kind, folder, len(files), digest([sizes, heads]), only)
 
 
-def _size_and_head(path: str) -> tuple[int, str]:
-    """Return a file's size, and a digest of its first bytes; -1 and empty text where it cannot be opened."""
+def _size(path: Path) -> int:
     try:
-        with open(path, "rb", buffering=0) as file:
-            return os.fstat(file.fileno()).st_size, hashlib.sha256(file.read(HEAD_BYTES)).hexdigest()
+        return path.stat().st_size
     except OSError:
-        return -1, ""  # differs from what it will be once it can be opened
+        return -1  # differs from what it will be once the file is there
+
+
+def _head(path: Path) -> str:
+    """Return a digest of a file's first bytes; empty text where it cannot be opened."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            return hashlib.sha256(file.read(HEAD_BYTES)).hexdigest()
+    except OSError:
+        return ""
 
 
 @dataclass(frozen=True)

@@ -8,27 +8,63 @@ from tqdm import tqdm
 
 from lumbar_kaggle.competition import find_faults, read_split
 from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.folders import list_folder, shown
+from lumbar_kaggle.grouping import may_be, plane_of
 from lumbar_kaggle.instances import UnreadableInstance, read_instance
+from lumbar_kaggle.kinds import KIND_WORDS
 from lumbar_kaggle.tables import Fault, clipped, faults_of, shortened
 
 READERS = 8
 
 
 def check(root: Path) -> list[Fault]:
-    """Return every fault in the tables, and every coordinate that lies outside its image.
+    """Return every fault in the tables, and what in them is not so in the images.
+
+    Coordinates are looked for in their images, and the kind of each series in its orientation.
 
     Raises:
         InputError: the folder holds none of the competition's series tables.
     """
     faults = find_faults(root)
-    try:
-        train = read_split(root, "train")
-    except InputError:
-        # Already among the faults, or the folder has no training split.
-        return faults
-    table = train.coordinates
+    for split in ("train", "test"):
+        try:
+            competition = read_split(root, split)
+        except InputError:
+            # Already among the faults, or the folder has no such split.
+            continue
+        faults += _coordinate_faults(root, competition.coordinates) + _plane_faults(competition.series)
+    return faults
+
+
+def _plane_faults(series: pd.DataFrame) -> list[Fault]:
+    """Return a fault for each series whose slices do not lie in the plane that its kind says."""
+    with ThreadPoolExecutor(READERS) as pool:
+        planes = pool.map(_other_plane, map(Path, series["folder"]), series["kind"])
+        found = list(tqdm(planes, total=len(series), unit="series", desc="check planes"))
+    return [
+        Fault(Path(folder), 0, False, f"named {KIND_WORDS[kind]}, but its slices are {plane}; it is left out")
+        for folder, kind, plane in zip(series["folder"], series["kind"], found, strict=True)
+        if plane
+    ]
+
+
+def _other_plane(folder: Path, kind: str) -> str | None:
+    """Return the plane of the first, the middle and the last file of a series where it is not its kind's."""
+    files = list_folder(folder).files
+    instances = []
+    for path in {files[0], files[len(files) // 2], files[-1]} if files else ():
+        try:
+            instances.append(read_instance(path))
+        except UnreadableInstance:
+            continue  # it is said where the series is read
+    plane = kind.split("_")[0]
+    return None if any(may_be(plane, [one]) for one in instances) else plane_of(instances)
+
+
+def _coordinate_faults(root: Path, table: pd.DataFrame) -> list[Fault]:
+    """Return a fault for each point that lies outside its image, or whose image cannot be read."""
     if table.empty:
-        return faults
+        return []
     instances = table[["study_id", "series_id", "instance_number"]].drop_duplicates()
     paths = [
         root / "train_images" / study / series / f"{number}.dcm"
@@ -48,7 +84,7 @@ def check(root: Path) -> list[Fault]:
     path = root / "train_label_coordinates.csv"
     unreadable = sized[sized["reason"] != ""]
     sentence = "instance {instance_number} of series {series_id} {reason}; the row is left out"
-    faults += faults_of(path, unreadable, sentence, False)
+    faults = faults_of(path, unreadable, sentence, False)
     inside = (sized["x"] <= sized["columns"]) & (sized["y"] <= sized["rows"])
     outside = sized[~inside & (sized["reason"] == "")]
     sentence = "x {x:.1f}, y {y:.1f} lies outside its image of {columns} columns × {rows} rows"
@@ -90,4 +126,4 @@ def _size(path: Path) -> tuple[int, int, str]:
 
 
 def _relative(path: Path, root: Path) -> str:
-    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+    return shown(path.relative_to(root) if path.is_relative_to(root) else path)

@@ -4,7 +4,8 @@ Identifiers are strings throughout: the competition's are integers up to ten dig
 may be anything that names a folder.
 """
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pandas as pd
 
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import digest
+from lumbar_kaggle.folders import list_folder, shown
 from lumbar_kaggle.tables import (
     COORDINATE_COLUMNS,
     Fault,
@@ -25,6 +27,9 @@ from lumbar_kaggle.tables import (
 )
 from lumbar_kaggle.targets import SAMPLE_ORDER, row_id
 
+SERIES_COLUMNS = ("study_id", "series_id", "kind", "folder", "files")
+"""Of `Competition.series`."""
+
 
 @dataclass(frozen=True)
 class Competition:
@@ -34,13 +39,15 @@ class Competition:
         root: the competition folder, or the folder of studies where there are no tables.
         split: ``"train"`` or ``"test"``.
         studies: identifiers, in the order of the tables.
-        series: columns ``study_id, series_id, kind, folder`` (kind is one of
-            `targets.SERIES_KINDS`, folder a `Path` as text); only series that exist on disk.
+        series: columns `SERIES_COLUMNS`: kind is one of `targets.SERIES_KINDS`, folder a `Path` as text,
+            files a tuple of paths relative to the folder, empty where all its files are of the series;
+            only series that exist on disk.
         labels: columns ``row_id, study_id, target, severity`` (categorical of `SEVERITY_WORDS`
             codes 0, 1, 2 as int); labelled rows only. Empty for a test split.
         coordinates: columns ``study_id, series_id, instance_number, condition, level, x, y`` with x,
             y in pixels of the stored image (column, row). Empty where there is no such table.
         faults: what was wrong in the tables and was left out.
+        notes: per study what is to be said of its series: which were left out, and why.
     """
 
     root: Path
@@ -50,6 +57,11 @@ class Competition:
     labels: pd.DataFrame
     coordinates: pd.DataFrame
     faults: tuple[Fault, ...] = field(default=())
+    notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def reasons(self, study_id: str) -> str:
+        """Return the notes on a study as one line; empty text where there are none."""
+        return shown("; ".join(self.notes.get(study_id, ())))
 
     def identity(self) -> dict[str, str]:
         """Return digests of ``studies``, ``labels`` and ``coordinates``; see `config.begin_run`."""
@@ -99,13 +111,13 @@ def read_marked(root: Path) -> Competition:
     table, path = root / "train_series_descriptions.csv", root / "train_label_coordinates.csv"
     described, faults = read_series_table(table)
     coordinates, found = read_coordinates(path, set(described["study_id"]), described)
-    series, more = _locate(root / "train_images", described, table)
+    series, more, notes = _locate(root / "train_images", described, table)
     faults += found + more
     serious = [fault for fault in faults if fault.serious]
     if serious:
         raise InputError(str(serious[0]))
     studies = tuple(dict.fromkeys(described["study_id"]))
-    return Competition(root, "train", studies, series, no_labels(), coordinates, tuple(faults))
+    return Competition(root, "train", studies, series, no_labels(), coordinates, tuple(faults), notes)
 
 
 def find_faults(root: Path) -> list[Fault]:
@@ -160,8 +172,8 @@ def read_split(root: Path, split: str) -> Competition:
     else:
         studies = _test_studies(root, described)
         faults += _unnamed_folders(root / "test_images", set(studies))
-    series, more = _locate(root / f"{split}_images", described, series_table)
-    return Competition(root, split, studies, series, labels, coordinates, tuple(faults + more))
+    series, more, notes = _locate(root / f"{split}_images", described, series_table)
+    return Competition(root, split, studies, series, labels, coordinates, tuple(faults + more), notes)
 
 
 def _test_studies(root: Path, described: pd.DataFrame) -> tuple[str, ...]:
@@ -176,20 +188,30 @@ def _test_studies(root: Path, described: pd.DataFrame) -> tuple[str, ...]:
 
 def _unnamed_folders(images: Path, studies: set[str]) -> list[Fault]:
     """Return a fault for each study folder that no table names; it needs no rows and gets none."""
-    there = sorted(images.iterdir()) if images.is_dir() else []
-    unnamed = [path for path in there if path.name not in studies and path.name[0] != "." and path.is_dir()]
+    unnamed = [path for path in list_folder(images).folders if path.name not in studies]
     return [Fault(path, 0, False, "no table names this study folder; it is left out") for path in unnamed]
 
 
-def _locate(images: Path, described: pd.DataFrame, table: Path) -> tuple[pd.DataFrame, list[Fault]]:
-    """Add the folder of each series, and leave out those that are not on disk."""
+def _locate(
+    images: Path, described: pd.DataFrame, table: Path
+) -> tuple[pd.DataFrame, list[Fault], dict[str, list[str]]]:
+    """Add the folder of each series, and leave out those that are not on disk, with a note per study."""
     folders = [images / study / series for study, series in described[["study_id", "series_id"]].to_numpy()]
-    there = np.array([folder.is_dir() for folder in folders], dtype=bool)
-    place = str(images).replace("{", "{{").replace("}", "}}")
-    sentence = f"series {{series_id}} of study {{study_id}} has no folder in {place}; it is left out"
-    faults = faults_of(table, described[~there], sentence, False)
-    series = described.assign(folder=[str(folder) for folder in folders])[there]
-    return series[["study_id", "series_id", "kind", "folder"]].reset_index(drop=True), faults
+    there = np.array([os.path.isdir(folder) for folder in folders], dtype=bool)
+    missing = described[~there]
+    if missing.empty or there.any():
+        place = str(images).replace("{", "{{").replace("}", "}}")
+        sentence = f"series {{series_id}} of study {{study_id}} has no folder in {place}; it is left out"
+        faults = faults_of(table, missing, sentence, False)
+    else:
+        sentence = f"none of its {len(missing)} series has a folder in {images}; download the pictures too"
+        faults = [Fault(table, 0, False, sentence)]
+    notes: dict[str, list[str]] = {}
+    for study, series in missing[["study_id", "series_id"]].to_numpy():
+        notes.setdefault(study, []).append(f"series {series} has no folder")
+    located = described.assign(folder=[str(folder) for folder in folders])[there]
+    located["files"] = [()] * len(located)
+    return located[list(SERIES_COLUMNS)].reset_index(drop=True), faults, notes
 
 
 def no_labels() -> pd.DataFrame:

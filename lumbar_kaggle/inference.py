@@ -22,7 +22,7 @@ from tqdm import tqdm
 from lumbar_kaggle.budget import Budget
 from lumbar_kaggle.bundle import Manifest, read_manifest
 from lumbar_kaggle.cache import Source
-from lumbar_kaggle.competition import Competition
+from lumbar_kaggle.competition import SERIES_COLUMNS, Competition
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import digest, locked, write_csv, write_text
 from lumbar_kaggle.journal import Graded, Journal, plain
@@ -152,10 +152,11 @@ def _predict(
                 name, source = study.study_id, sources[study.study_id]
                 replaced = submission.replace(name, prediction.probabilities)
                 status = GRADED if replaced else PRIOR
-                entries[name] = {"status": status, "reason": prediction.reason, "seconds": seconds}
+                reason = "; ".join(filter(None, (prediction.reason, competition.reasons(name))))
+                entries[name] = {"status": status, "reason": reason, "seconds": seconds}
                 if replaced:
                     kept = plain(prediction.probabilities)
-                    done.append(Graded(name, source, manifest.fingerprint, prediction.reason, seconds, kept))
+                    done.append(Graded(name, source, manifest.fingerprint, reason, seconds, kept))
             journal.add(done)
             files.write_when_due(entries)
             progress.update(len(batch))
@@ -223,7 +224,7 @@ class _Failures:
 
 
 def _fingerprint(study: Study) -> str:
-    rows = study.series[["study_id", "series_id", "kind", "folder"]].to_numpy()
+    rows = study.series[list(SERIES_COLUMNS)].to_numpy()
     return digest([Source.scan(*row).fingerprint for row in rows])
 
 

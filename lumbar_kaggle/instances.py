@@ -1,33 +1,46 @@
-"""One DICOM file: its header as plain data, and its pixels decoded.
+"""One DICOM file: its header as plain data, and its pixels decoded; a slice for every frame.
 
-The competition's files are not valid DICOM in several small ways (no Modality tag, identifiers that
-are not UIDs, an Enhanced MR storage class on single frames), so nothing here asks for more than it
-uses, and pydicom's complaints about values are switched off.
+The competition's files are not valid DICOM in several small ways (no Modality tag, identifiers that are not
+UIDs, an Enhanced MR storage class on plain single frames), so nothing here asks for more than it uses. What
+stands in functional groups (DICOM PS3.3, C.7.6.16) counts before what stands beside them.
 """
 
-import math
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
-from pydicom.errors import InvalidDicomError
-from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.utils import pixel_array
-from pydicom.uid import UID, RLELossless
+from pydicom.dataset import Dataset
 
-# Identifiers such as "44036939.1.7" draw a warning per file otherwise; nothing here depends on them.
-pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+from lumbar_kaggle.frames import read_frame, read_layout, rescale
+from lumbar_kaggle.headers import Header, UnreadableInstance, damage, read_file
 
-PREFERRED_DECODER = {RLELossless: "pylibjpeg"}
-"""Decoding plug-in to use where it is installed; pydicom's own RLE decoder takes three times as long."""
+__all__ = [
+    "Instance",
+    "Slice",
+    "UnreadableInstance",
+    "decode",
+    "read_instance",
+    "read_instances",
+    "read_slices",
+]
 
+SPACING_MM = (0.05, 20.0)
+"""No pixel of an MR slice is smaller or larger."""
 
-class UnreadableInstance(Exception):
-    """A file that is no usable slice; the text says why."""
+FIELD_MM = 2000.0
+"""No field of view is larger."""
+
+FURTHEST_MM = 5000.0
+"""No slice is further from the origin, which lies within the scanner's room."""
+
+COSINES = 0.02
+"""Tolerance of the direction cosines' products: about 1°, as much as rounding to two decimals takes."""
+
+LONGEST_MS = 1e5
+"""No time of a sequence is longer."""
 
 
 @dataclass(frozen=True)
@@ -39,20 +52,22 @@ class Instance:
         rows, columns: size in px.
         transfer_syntax: UID of the pixel encoding, or empty.
         frame, frames: which frame of the file the slice is, from 0, and how many it holds.
-        instance_number: InstanceNumber; any integer is a real one.
+        instance_number: InstanceNumber; any integer is a real one. Of several frames their number, from 1:
+            it is what viewers show, and positions in a stack recur with each echo.
         position: ImagePositionPatient, LPS mm.
         orientation: ImageOrientationPatient, six unit-vector components.
-        spacing: PixelSpacing, mm between rows and mm between columns.
+        spacing: PixelSpacing, else ImagerPixelSpacing: mm between rows and mm between columns.
         slice_thickness_mm: SliceThickness.
         study_uid, series_uid, sop_uid: the identifiers as they stand; the competition's are no UIDs.
         series_number: SeriesNumber.
-        echo_number, temporal_position: EchoNumbers, TemporalPositionIdentifier.
-        image_type: values of ImageType, in upper case.
+        echo_number, temporal_position: EchoNumbers, TemporalPositionIndex or -Identifier.
+        image_type: values of the frame's FrameType, else of ImageType, in upper case.
         modality, body_part, contrast_agent: Modality, BodyPartExamined, ContrastBolusAgent.
         description, protocol: SeriesDescription, ProtocolName.
-        sequence: ScanningSequence values joined by a space.
+        sequence: ScanningSequence values joined by a space, or what an enhanced file says in their place.
         echo_time_ms, repetition_time_ms, inversion_time_ms, flip_angle_degrees: of the sequence.
         b_value: DiffusionBValue, s/mm².
+        acquisition_contrast: AcquisitionContrast of enhanced files, such as T1 or DIFFUSION.
         remarks: one sentence for each attribute that is there but cannot be meant, and so counts as absent.
     """
 
@@ -85,202 +100,189 @@ class Instance:
     inversion_time_ms: float | None = None
     flip_angle_degrees: float | None = None
     b_value: float | None = None
+    acquisition_contrast: str = ""
     remarks: tuple[str, ...] = ()
 
 
-def read_instance(path: Path) -> Instance:
-    """Read one file's header.
+class Slice(NamedTuple):
+    """One slice of a file, header and picture.
+
+    Attributes:
+        instance: its header.
+        image: ``[rows, columns]``, as `decode` gives it.
+        padding: ``[rows, columns]``, True where the header says that there is no picture; None where
+            is picture throughout.
+    """
+
+    instance: Instance
+    image: NDArray[Any]
+    padding: NDArray[np.bool_] | None
+
+
+def read_slices(path: Path) -> list[Slice]:
+    """Read one file, header and pixels, opening it once: a slice per frame.
 
     Raises:
-        UnreadableInstance: not DICOM, damaged, no image in it, several frames, or colour.
+        UnreadableInstance: as `read_instances` and `decode`.
     """
-    header = _read(path, pixels=False)
-    try:
-        return _instance(path, header)
-    except UnreadableInstance:
-        raise
-    except Exception as error:
-        # pydicom converts a value when it is first asked for, and raises whatever the conversion does.
-        raise UnreadableInstance(f"header is damaged ({type(error).__name__}: {error})") from error
+    file = _File(path, pixels=True)
+    return [Slice(file.instance(frame), *file.image(frame)) for frame in range(file.layout.frames)]
 
 
-def decode(path: Path) -> NDArray[Any]:
+def read_instances(path: Path) -> list[Instance]:
+    """Read one file's header: an instance per frame.
+
+    Raises:
+        UnreadableInstance: not DICOM, damaged, no image in it, or colour.
+    """
+    file = _File(path, pixels=False)
+    return [file.instance(frame) for frame in range(file.layout.frames)]
+
+
+def read_instance(path: Path) -> Instance:
+    """Read one file's header: the instance of its first frame; raises as `read_instances`."""
+    return _File(path, pixels=False).instance(0)
+
+
+def decode(path: Path, frame: int = 0) -> NDArray[Any]:
     """Decode the pixels of one slice.
 
-    Rescale slope and intercept are applied, and MONOCHROME1 (white is low) is turned over, so that
-    greater always means brighter.
+    Rescale slope and intercept are applied, and MONOCHROME1 (white is low) is inverted, so that greater
+    always means brighter.
 
     Returns:
         ``[rows, columns]`` MR intensity (no unit): uint16 or int16 as stored, float32 when the
         header rescales.
 
     Raises:
-        UnreadableInstance: the pixels are missing, truncated, or in an encoding that no installed
-            decoder knows.
+        UnreadableInstance: as `read_instances`; or the pixels are missing, truncated, damaged, or in an
+            encoding that no installed decoder knows; or the file has no such frame.
     """
-    dataset = _read(path, pixels=True)
-    try:
-        stored, rescaled = _decode(dataset, path)
-    except UnreadableInstance:
-        raise
-    except Exception as error:
-        # Decoders raise whatever their C library made of a damaged file; the reason is kept.
-        text = " ".join(str(error).split())
-        raise UnreadableInstance(f"pixels cannot be decoded ({type(error).__name__}: {text})") from error
-    if stored.ndim != 2:
-        raise UnreadableInstance(f"pixels have the shape {stored.shape}, not rows × columns")
-    stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
-    wide = np.int16 if stored.dtype.kind == "i" else np.uint16
-    image = stored if stored.dtype.itemsize > 1 else stored.astype(wide)
-    slope, intercept = _number(dataset, "RescaleSlope"), _number(dataset, "RescaleIntercept")
-    slope, intercept = 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
-    if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
-        bits = int(dataset.get("BitsStored") or 16)
-        signed = int(dataset.get("PixelRepresentation") or 0)
-        image = (np.array(-1 if signed else (1 << bits) - 1) - image.astype(np.int64)).astype(image.dtype)
-    if not rescaled and (slope, intercept) != (1.0, 0.0):
-        image = (image * np.float32(slope) + np.float32(intercept)).astype(np.float32)
-    return image
+    file = _File(path, pixels=True)
+    if not 0 <= frame < file.layout.frames:
+        raise UnreadableInstance(f"holds {file.layout.frames} frames; there is no frame {frame}")
+    return file.image(frame)[0]
 
 
-def _decode(dataset: pydicom.Dataset, path: Path) -> tuple[NDArray[Any], bool]:
-    """Return stored pixels, and whether the decoder has applied the rescale tags already."""
-    if "PixelData" not in dataset:
-        raise UnreadableInstance("no pixels in it (PixelData is absent, or the file is cut off)")
-    syntax = UID(getattr(dataset.file_meta, "TransferSyntaxUID", "") or "1.2.840.10008.1.2")
-    dataset.file_meta.TransferSyntaxUID = syntax
-    try:
-        return np.asarray(pixel_array(dataset, raw=True, decoding_plugin=_plugin(syntax))), False
-    except (RuntimeError, NotImplementedError):
-        # Kaggle's image has no JPEG-lossless plug-in for pydicom, but it has SimpleITK.
-        image = _decode_with_simpleitk(path)
-        if image is None:
-            raise
-        return image, True
+class _File:
+    """A parsed file, with the header of each of its frames."""
+
+    def __init__(self, path: Path, *, pixels: bool) -> None:
+        self.path = path
+        self.dataset, self.syntax = read_file(path, pixels=pixels)
+        if pixels and "PixelData" not in self.dataset:
+            raise UnreadableInstance("no pixels in it (PixelData is absent, or the file is cut off)")
+        with damage("header is damaged"):
+            header = Header([self.dataset])
+            self.layout = read_layout(header, self.syntax)
+            self.remarks = header.remarks
+            self.shared = _groups(header.items("SharedFunctionalGroupsSequence")[:1])
+            self.own = header.items("PerFrameFunctionalGroupsSequence")
+
+    def header(self, frame: int) -> Header:
+        """Return the header of one frame: its own functional groups, the shared ones, the dataset."""
+        return Header([*_groups(self.own[frame : frame + 1]), *self.shared, self.dataset])
+
+    def image(self, frame: int) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """Return image and padding of one frame, as in `Slice`."""
+        return read_frame(self.dataset, self.header(frame), self.layout, frame)
+
+    def instance(self, frame: int) -> Instance:
+        """Return the header of one frame as plain data."""
+        with damage("header is damaged"):
+            header, layout = self.header(frame), self.layout
+            several = layout.frames > 1
+            # The one position beside several frames cannot be that of each.
+            place = Header(header.datasets[:-1]) if several else header
+            position = place.numbers("ImagePositionPatient", count=3, plausible=_in_the_room)
+            orientation = header.numbers("ImageOrientationPatient", count=6, plausible=_orthonormal)
+            spacing = header.numbers(
+                "PixelSpacing",
+                "ImagerPixelSpacing",
+                count=2,
+                plausible=lambda two: _fits(two, layout.rows, layout.columns),
+            )
+            inversion = header.number("InversionTimes", "InversionTime", low=0, high=LONGEST_MS)
+            fields = Instance(
+                path=self.path,
+                rows=layout.rows,
+                columns=layout.columns,
+                transfer_syntax=self.syntax,
+                frame=frame,
+                frames=layout.frames,
+                instance_number=frame + 1 if several else header.integer("InstanceNumber"),
+                position=position,
+                orientation=orientation,
+                spacing=None if spacing is None else (spacing[0], spacing[1]),
+                slice_thickness_mm=header.number("SliceThickness", low=0.05, high=500),
+                study_uid=header.text("StudyInstanceUID"),
+                series_uid=header.text("SeriesInstanceUID"),
+                sop_uid=header.text("SOPInstanceUID"),
+                series_number=header.integer("SeriesNumber"),
+                echo_number=header.integer("EchoNumbers"),
+                temporal_position=header.integer("TemporalPositionIndex", "TemporalPositionIdentifier"),
+                image_type=tuple(filter(None, header.text("FrameType", "ImageType").upper().split("\\"))),
+                modality=header.text("Modality"),
+                body_part=header.text("BodyPartExamined") or _meaning(header, "AnatomicRegionSequence"),
+                contrast_agent=_contrast_agent(header),
+                description=header.text("SeriesDescription"),
+                protocol=header.text("ProtocolName"),
+                sequence=_sequence(header),
+                echo_time_ms=header.number("EffectiveEchoTime", "EchoTime", low=1e-3, high=LONGEST_MS),
+                repetition_time_ms=header.number("RepetitionTime", low=1e-3, high=LONGEST_MS),
+                inversion_time_ms=inversion or None,  # 0 is written where there is no inversion
+                flip_angle_degrees=header.number("FlipAngle", low=0.1, high=360),
+                b_value=header.number("DiffusionBValue", low=0, high=1e5),
+                acquisition_contrast=header.text("AcquisitionContrast").upper(),
+            )
+            rescale(header)
+            remarks = [*self.remarks, *header.remarks]
+            if several:
+                remarks += place.remarks
+                if position is None and "ImagePositionPatient" in self.dataset:
+                    remarks.append(
+                        f"ImagePositionPatient is given once for {layout.frames} frames; it counts as absent"
+                    )
+            return replace(fields, remarks=tuple(remarks)) if remarks else fields
 
 
-def _decode_with_simpleitk(path: Path) -> NDArray[Any] | None:
-    try:
-        import SimpleITK
-    except ImportError:
-        return None
-    try:
-        image: NDArray[Any] = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))[0]
-    except RuntimeError:
-        # It cannot either; pydicom's reason, which names the encoding, says more.
-        return None
-    return image
+def _groups(items: Sequence[Dataset]) -> list[Dataset]:
+    """Return the functional groups of a frame, each a macro's one item."""
+    return [element.value[0] for item in items for element in item if element.VR == "SQ" and element.value]
 
 
-@cache
-def _plugin(syntax: UID) -> str:
-    preferred = PREFERRED_DECODER.get(syntax, "")
-    if preferred and preferred in get_decoder(syntax).available_plugins:
-        return preferred
-    return ""
+def _meaning(header: Header, keyword: str) -> str:
+    items = header.items(keyword)
+    return Header(items[:1]).text("CodeMeaning") if items else ""
 
 
-def _instance(path: Path, header: pydicom.Dataset) -> Instance:
-    if "Rows" not in header or "Columns" not in header:
-        raise UnreadableInstance("no image in it (Rows or Columns is absent)")
-    frames = _integer(header, "NumberOfFrames") or 1
-    if frames > 1:
-        raise UnreadableInstance(f"holds {frames} frames; convert it to one frame per file")
-    palette = header.get("PhotometricInterpretation") == "PALETTE COLOR"
-    if palette or int(header.get("SamplesPerPixel") or 1) != 1:
-        raise UnreadableInstance("a colour image, not an MR slice")
-    spacing = _numbers(header, "PixelSpacing", 2)
-    if spacing is not None and min(spacing) <= 0:
-        spacing = None
-    syntax = getattr(header.file_meta, "TransferSyntaxUID", None)
-    return Instance(
-        path=path,
-        rows=int(header.Rows),
-        columns=int(header.Columns),
-        transfer_syntax=str(syntax) if syntax else "",
-        instance_number=_integer(header, "InstanceNumber"),
-        position=_numbers(header, "ImagePositionPatient", 3),
-        orientation=_orientation(header),
-        spacing=None if spacing is None else (spacing[0], spacing[1]),
-        slice_thickness_mm=_number(header, "SliceThickness"),
-        study_uid=_text(header, "StudyInstanceUID"),
-        series_uid=_text(header, "SeriesInstanceUID"),
-        sop_uid=_text(header, "SOPInstanceUID"),
-        series_number=_integer(header, "SeriesNumber"),
-        echo_number=_integer(header, "EchoNumbers"),
-        temporal_position=_integer(header, "TemporalPositionIdentifier"),
-        image_type=tuple(part.upper() for part in _texts(header, "ImageType")),
-        modality=_text(header, "Modality"),
-        body_part=_text(header, "BodyPartExamined"),
-        contrast_agent=_text(header, "ContrastBolusAgent"),
-        description=_text(header, "SeriesDescription"),
-        protocol=_text(header, "ProtocolName"),
-        sequence=" ".join(_texts(header, "ScanningSequence")),
-        echo_time_ms=_number(header, "EchoTime"),
-        repetition_time_ms=_number(header, "RepetitionTime"),
-        inversion_time_ms=_number(header, "InversionTime"),
-        flip_angle_degrees=_number(header, "FlipAngle"),
-        b_value=_number(header, "DiffusionBValue"),
+def _contrast_agent(header: Header) -> str:
+    if header.text("ContrastBolusAgentAdministered").upper() == "NO":
+        return ""
+    return header.text("ContrastBolusAgent") or _meaning(header, "ContrastBolusAgentSequence")
+
+
+def _sequence(header: Header) -> str:
+    """Return ScanningSequence, or what enhanced files say in its place (PS3.3, C.8.13.4) in its words."""
+    scanning = header.text("ScanningSequence")
+    if scanning:
+        return scanning.replace("\\", " ")
+    echoes = {"SPIN": "SE", "GRADIENT": "GR", "BOTH": "SE GR"}.get(
+        header.text("EchoPulseSequence").upper(), ""
     )
+    inversion = "IR" if header.text("InversionRecovery").upper() == "YES" else ""
+    return f"{echoes} {inversion}".strip()
 
 
-def _read(path: Path, *, pixels: bool) -> pydicom.Dataset:
-    try:
-        try:
-            return pydicom.dcmread(path, stop_before_pixels=not pixels)
-        except InvalidDicomError:
-            # Files without the 128-byte preamble occur; anything else fails on its missing Rows tag.
-            dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
-            if "Rows" not in dataset:
-                raise UnreadableInstance("not a DICOM file") from None
-            return dataset
-    except UnreadableInstance:
-        raise
-    except OSError as error:
-        raise UnreadableInstance(f"cannot be read ({error.strerror or error})") from error
-    except Exception as error:
-        # A damaged header can fail anywhere in the parser; the reason is kept.
-        raise UnreadableInstance(f"header is damaged ({type(error).__name__}: {error})") from error
+def _in_the_room(position: tuple[float, ...]) -> bool:
+    return max(map(abs, position)) <= FURTHEST_MM
 
 
-def _number(header: pydicom.Dataset, keyword: str) -> float | None:
-    try:
-        value = header.get(keyword)
-        number = None if value in (None, "") else float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if number is not None and math.isfinite(number) else None
+def _orthonormal(cosines: tuple[float, ...]) -> bool:
+    axes = np.array(cosines).reshape(2, 3)
+    return bool(np.abs(axes @ axes.T - np.eye(2)).max() <= COSINES)
 
 
-def _integer(header: pydicom.Dataset, keyword: str) -> int | None:
-    number = _number(header, keyword)
-    return None if number is None else int(number)
-
-
-def _text(header: pydicom.Dataset, keyword: str) -> str:
-    value = header.get(keyword)
-    return "" if value is None else str(value)
-
-
-def _numbers(header: pydicom.Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
-    try:
-        values = tuple(float(value) for value in header.get(keyword) or ())
-    except (TypeError, ValueError):
-        return None
-    return values if len(values) == count and all(map(math.isfinite, values)) else None
-
-
-def _orientation(header: pydicom.Dataset) -> tuple[float, ...] | None:
-    """Return the direction cosines, or None where they span no plane (all zero, for example)."""
-    cosines = _numbers(header, "ImageOrientationPatient", 6)
-    if cosines is None:
-        return None
-    area = float(np.linalg.norm(np.cross(cosines[:3], cosines[3:])))
-    return cosines if abs(area - 1) < 0.1 else None
-
-
-def _texts(header: pydicom.Dataset, keyword: str) -> list[str]:
-    value = header.get(keyword)
-    if value is None:
-        return []
-    return [value] if isinstance(value, str) else [str(part) for part in value]
+def _fits(spacing: tuple[float, ...], rows: int, columns: int) -> bool:
+    within = all(SPACING_MM[0] <= each <= SPACING_MM[1] for each in spacing)
+    return within and max(spacing[0] * rows, spacing[1] * columns) <= FIELD_MM

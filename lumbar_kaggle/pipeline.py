@@ -6,6 +6,7 @@ from lumbar_kaggle.budget import Budget
 from lumbar_kaggle.bundle import Manifest
 from lumbar_kaggle.cache import Cache
 from lumbar_kaggle.competition import read_competition, read_marked
+from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.preprocess import VOLUMES, Summary, make_pool, preprocess, scan_sources, volume_worker
 from lumbar_kaggle.recipes.baseline.config import BaselineConfig
 from lumbar_kaggle.recipes.baseline.images import CACHE_CONFIG, choose_series, image_worker
@@ -33,7 +34,7 @@ def preprocess_folder(
         workers, batch_size, budget: see `preprocess.preprocess`.
 
     Raises:
-        InputError: a table is faulty, or the cache was made with other settings.
+        InputError: a table is faulty, there are no pictures, or the cache was made with other settings.
         OutOfTime: the budget is spent.
     """
     # Grades are not needed to cache the volumes: a locator learns from coordinates alone.
@@ -41,6 +42,11 @@ def preprocess_folder(
     config, worker = VOLUMES, volume_worker
     if kind == "baseline":
         series, config, worker = choose_series(series), CACHE_CONFIG, image_worker
+    if series.empty:
+        what = "sagittal T1 series" if kind == "baseline" else "series"
+        raise InputError(
+            f"{root / 'train_images'}: holds no {what} that the tables name; download the pictures too"
+        )
     with make_pool(pool_kind, workers) as pool:
         sources = scan_sources(series, pool)
         return preprocess(

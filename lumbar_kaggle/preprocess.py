@@ -8,7 +8,7 @@ argument, so a cluster's can be handed in.
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -23,9 +23,11 @@ from tqdm import tqdm
 from lumbar_kaggle import intensity
 from lumbar_kaggle.budget import Budget
 from lumbar_kaggle.cache import OK, Batch, Cache, CacheConfig, Source
+from lumbar_kaggle.competition import SERIES_COLUMNS
 from lumbar_kaggle.files import locked, write_atomic, write_json
+from lumbar_kaggle.folders import shown
 from lumbar_kaggle.processes import start_method
-from lumbar_kaggle.volume import UnreadableSeries, read_series
+from lumbar_kaggle.volume import UnreadableSeries, Volume, read_series
 
 Worker = Callable[[Source, Path], dict[str, object]]
 """Writes one source's files into a folder and returns its index entry (at least ``file``)."""
@@ -80,10 +82,9 @@ def scan_sources(series: pd.DataFrame, pool: Executor) -> list[Source]:
     """List the files of every series, in the order of the table.
 
     Args:
-        series: columns ``study_id, series_id, kind, folder``.
+        series: as `competition.Competition.series`.
     """
-    columns = [series[name] for name in ("study_id", "series_id", "kind", "folder")]
-    return list(pool.map(Source.scan, *columns))
+    return list(pool.map(Source.scan, *(series[name] for name in SERIES_COLUMNS)))
 
 
 def preprocess(
@@ -203,6 +204,7 @@ class WindowedSeries:
         stacks: per stack its slice table: ``positions``, ``orientation``, ``spacing`` and
             ``instance_numbers``, lists with one entry per slice, None where it is not known.
         skipped: ``file`` and ``reason`` of the files that are no usable slices.
+        notes: see `volume.Volume`.
     """
 
     low: float
@@ -210,21 +212,25 @@ class WindowedSeries:
     pixels: tuple[NDArray[np.uint8], ...]
     stacks: tuple[dict[str, Any], ...]
     skipped: tuple[dict[str, str], ...]
+    notes: tuple[str, ...] = ()
 
 
-def window_series(folder: Path) -> WindowedSeries:
-    """Read a series and window it.
+def window_series(folder: Path, files: Sequence[str] = (), kind: str = "") -> WindowedSeries:
+    """Read a series and window it; padding takes no part in the window and becomes 0.
+
+    Args:
+        folder, files, kind: see `volume.read_series`.
 
     Raises:
-        UnreadableSeries: no usable slice.
+        UnreadableSeries: no usable slice, or none of the kind's plane.
     """
-    volume = read_series(folder)
-    low, high = intensity.percentiles(np.concatenate([image.ravel() for image in volume.images]))
+    volume = read_series(folder, files, kind)
+    low, high = intensity.percentiles(_inside(volume))
     stacks = volume.stacks()
     return WindowedSeries(
         low,
         high,
-        tuple(intensity.to_8bit(stack.pixels, low, high) for stack in stacks),
+        tuple(_to_8bit(stack, low, high) for stack in stacks),
         tuple(
             {
                 "positions": _table(stack.positions, 4),
@@ -234,8 +240,22 @@ def window_series(folder: Path) -> WindowedSeries:
             }
             for stack in stacks
         ),
-        tuple({"file": item.path.name, "reason": item.reason} for item in volume.skipped),
+        tuple({"file": shown(item.path.name), "reason": item.reason} for item in volume.skipped),
+        volume.notes,
     )
+
+
+def _inside(volume: Volume) -> NDArray[Any]:
+    """Return all intensities of a series but those of the padding, in one row."""
+    padding = volume.padding or (None,) * len(volume)
+    pairs = zip(volume.images, padding, strict=True)
+    return np.concatenate([image.ravel() if mask is None else image[~mask] for image, mask in pairs])
+
+
+def _to_8bit(stack: Volume, low: float, high: float) -> NDArray[np.uint8]:
+    padding = stack.padding or (None,) * len(stack)
+    pairs = zip(stack.images, padding, strict=True)
+    return np.stack([intensity.to_8bit(image, low, high, mask) for image, mask in pairs])
 
 
 def _table(values: NDArray[np.float64], digits: int) -> list[list[float] | None]:
@@ -249,7 +269,7 @@ def volume_worker(source: Source, folder: Path) -> dict[str, object]:
     Raises:
         UnreadableSeries: no usable slice.
     """
-    series = window_series(Path(source.folder))
+    series = window_series(Path(source.folder), source.files, source.kind)
     name = f"{source.study_id}_{source.series_id}"
     stacks = []
     for number, (pixels, table) in enumerate(zip(series.pixels, series.stacks, strict=True)):
@@ -262,4 +282,5 @@ def volume_worker(source: Source, folder: Path) -> dict[str, object]:
         "slices": sum(map(len, series.pixels)),
         "stacks": len(stacks),
         "skipped": json.dumps(series.skipped),
+        "notes": "; ".join(series.notes),
     }

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.folders import shown
 from lumbar_kaggle.targets import (
     CONDITIONS,
     LEVELS,
@@ -52,7 +53,7 @@ class Fault(NamedTuple):
 
     def __str__(self) -> str:
         place = f"{self.file}, line {self.line}" if self.line else str(self.file)
-        return f"{place}: {self.message}"
+        return shown(f"{place}: {self.message}")
 
 
 def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:

@@ -1,21 +1,26 @@
-"""One series folder → `Volume`: slices sorted in the body, with their geometry.
+"""One series → `Volume`: slices sorted in the body, with their geometry.
 
 Order and laterality come from positions, never from instance numbers. A file that is no usable slice
 is skipped and listed; only a series without any usable slice is an error.
 """
 
-import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lumbar_kaggle import geometry
-from lumbar_kaggle.instances import Instance, UnreadableInstance, decode, read_instance
+from lumbar_kaggle.folders import Folder, list_folder, shown
+from lumbar_kaggle.grouping import group_slices, may_be, places, plane_of
+from lumbar_kaggle.instances import Instance, UnreadableInstance, read_instances, read_slices
+from lumbar_kaggle.kinds import KIND_WORDS, recognise_series
+from lumbar_kaggle.ordering import sort_instances
+
+Found = TypeVar("Found")
 
 SAME_ORIENTATION_DEGREES = 2.0
 """Slices whose normals differ by less belong to one stack; tilts per disc differ by 5° and more."""
@@ -53,6 +58,9 @@ class Volume:
         spacing: ``[slices, 2]`` mm between rows, mm between columns; NaN where the header has none.
         instance_numbers: one per slice, None where the header has none.
         skipped: files that were left out, with the reason.
+        padding: one mask ``[rows, columns]`` per slice, True outside of the picture; None where it has no
+            outside. Empty where nothing has.
+        notes: what is to be said of the series, see `notes`.
     """
 
     images: tuple[NDArray[Any], ...]
@@ -61,6 +69,8 @@ class Volume:
     spacing: NDArray[np.float64]
     instance_numbers: tuple[int | None, ...]
     skipped: tuple[Skipped, ...] = ()
+    padding: tuple[NDArray[np.bool_] | None, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -106,6 +116,8 @@ class Volume:
             spacing=self.spacing[chosen],
             instance_numbers=tuple(self.instance_numbers[index] for index in chosen),
             skipped=self.skipped,
+            padding=tuple(self.padding[index] for index in chosen) if self.padding else (),
+            notes=self.notes,
         )
 
     def stacks(self) -> list["Volume"]:
@@ -158,94 +170,119 @@ class Volume:
         return ordered
 
 
-def read_headers(folder: Path) -> tuple[list[Instance], list[Skipped]]:
-    """Read the headers of a series folder, sorted as `Volume` is.
-
-    Raises:
-        UnreadableSeries: the folder is missing or no file in it is a usable slice.
-    """
-    if not folder.is_dir():
-        raise UnreadableSeries(f"{folder}: no such folder")
-    instances: list[Instance] = []
-    skipped: list[Skipped] = []
-    for path in sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != "."):
-        try:
-            instances.append(read_instance(path))
-        except UnreadableInstance as error:
-            skipped.append(Skipped(path, str(error)))
-    if not instances:
-        raise UnreadableSeries(_nothing_readable(folder, skipped))
-    return sort_instances(instances), skipped
-
-
-def sort_instances(instances: list[Instance]) -> list[Instance]:
-    """Sort slices along the body.
-
-    The key is the projection of each slice's centre on the mean reading direction of the plane that
-    most slices have, so tilted stacks within one series keep their order too. Slices without
-    position or orientation come last, by instance number; so do all, if none has them.
-    """
-    placed = [item for item in instances if item.position is not None and item.orientation is not None]
-    planes = [geometry.plane(item.orientation) for item in placed if item.orientation is not None]
-    if not placed:
-        return sorted(instances, key=_acquired)
-    common = Counter(planes).most_common(1)[0][0]
-    directions = [
-        geometry.reading_direction(item.orientation)
-        for item, plane in zip(placed, planes, strict=True)
-        if item.orientation is not None and plane == common
-    ]
-    direction = np.mean(directions, axis=0)
-
-    def key(item: Instance) -> tuple[Any, ...]:
-        if item.position is None or item.orientation is None:
-            return True, 0.0, *_acquired(item)
-        middle = ((item.rows - 1) / 2, (item.columns - 1) / 2)
-        centre = geometry.to_patient(*middle, item.position, item.orientation, item.spacing or (0.0, 0.0))
-        # Rounded, so that two takes of one slice fall back on their instance numbers.
-        return False, round(float(centre @ direction), 3), *_acquired(item)
-
-    return sorted(instances, key=key)
-
-
-def _acquired(item: Instance) -> tuple[Any, ...]:
-    """Return the key of the order in which slices were taken, as far as their files tell it.
-
-    Without numbers, names sort as people count: ``2.dcm`` before ``10.dcm``.
-    """
-    parts = re.split(r"(\d+)", item.path.name)
-    natural = tuple((int(part), "") if part.isdecimal() else (-1, part) for part in parts)
-    number = item.instance_number
-    return number is None, 0 if number is None else number, natural, item.frame
-
-
-def read_series(folder: Path) -> Volume:
-    """Read one series folder.
+def read_headers(
+    folder: Path, files: Sequence[str] = (), kind: str = ""
+) -> tuple[list[Instance], list[Skipped]]:
+    """Read the headers of a series, sorted as `Volume` is.
 
     Args:
-        folder: holds one DICOM file per slice; other files are skipped and listed.
+        folder, files, kind: see `read_series`.
 
     Raises:
-        UnreadableSeries: no file in the folder is a usable slice.
+        UnreadableSeries: no file is a usable slice, or none is of the kind's plane.
     """
-    headers, skipped = read_headers(folder)
-    images: list[NDArray[Any]] = []
-    kept: list[Instance] = []
-    for header in headers:
+    found, skipped = _read_all(folder, files, read_instances)
+    chosen, others = choose_group(found, kind, folder)
+    return sort_instances(chosen), skipped + others
+
+
+def choose_group(found: Sequence[Instance], kind: str, folder: Path) -> tuple[list[Instance], list[Skipped]]:
+    """Return the slices of the one series that is meant, and the others with what they are.
+
+    Of several groups, see `grouping.group_slices`, it is that of the kind's plane, of the kind itself, and
+    with the most slices, in this order.
+
+    Raises:
+        UnreadableSeries: no group lies in the kind's plane.
+    """
+    every = group_slices(found)
+    groups = [group for group in every if not kind or may_be(kind.split("_")[0], group)]
+    if not groups:
+        planes = " and ".join(sorted({str(plane_of(group)) for group in every}))
+        raise UnreadableSeries(
+            f"{folder}: named {KIND_WORDS[kind]}, but its slices are {planes}; it is left out"
+        )
+
+    def fit(group: list[Instance]) -> tuple[bool, int]:
+        return recognise_series(group)[0] == kind, places(group)
+
+    best = max(groups, key=fit) if len(groups) > 1 else groups[0]
+    kept = set(map(id, best))
+    reason = "of another series, image type, time or plane than the rest"
+    others = [Skipped(item.path, reason) for item in found if id(item) not in kept]
+    return _believed(best), others
+
+
+def _believed(group: list[Instance]) -> list[Instance]:
+    """Take positions for absent where all slices have the same; two are one slice taken twice."""
+    if len(group) < 3 or any(item.position is None for item in group) or places(group) > 1:
+        return group
+    remark = "ImagePositionPatient is the same in all slices, which cannot be meant; it counts as absent"
+    return [replace(item, position=None, remarks=(*item.remarks, remark)) for item in group]
+
+
+def _read_all(
+    folder: Path, files: Sequence[str], read: Callable[[Path], list[Found]]
+) -> tuple[list[Found], list[Skipped]]:
+    """Read the files of a series one by one, once each."""
+    listed = list_folder(folder) if not files else Folder(folder, (), tuple(folder / name for name in files))
+    if listed.problem:
+        raise UnreadableSeries(f"{folder}: {listed.problem}")
+    found: list[Found] = []
+    skipped: list[Skipped] = []
+    for path in listed.files:
         try:
-            images.append(decode(header.path))
-            kept.append(header)
+            found += read(path)
         except UnreadableInstance as error:
-            skipped.append(Skipped(header.path, str(error)))
-    if not kept:
+            skipped.append(Skipped(path, str(error)))
+    if not found:
         raise UnreadableSeries(_nothing_readable(folder, skipped))
+    return found, skipped
+
+
+def read_series(folder: Path, files: Sequence[str] = (), kind: str = "") -> Volume:
+    """Read one series; each file is opened once.
+
+    Args:
+        folder: holds its DICOM files; other files are skipped and listed.
+        files: those to read, relative to `folder`; none: every file that lies in it.
+        kind: one of `targets.SERIES_KINDS`, what the series is said to be; or empty. Where the files are of
+            several series, it tells which one is meant.
+
+    Raises:
+        UnreadableSeries: no file is a usable slice, or none is of the kind's plane.
+    """
+    slices, skipped = _read_all(folder, files, read_slices)
+    chosen, others = choose_group([one.instance for one in slices], kind, folder)
+    found = {(one.instance.path, one.instance.frame): one for one in slices}
+    kept = sort_instances(chosen)
     return Volume(
-        images=tuple(images),
+        images=tuple(found[item.path, item.frame].image for item in kept),
         positions=np.array([item.position or (np.nan,) * 3 for item in kept], dtype=np.float64),
         orientation=np.array([item.orientation or (np.nan,) * 6 for item in kept], dtype=np.float64),
         spacing=np.array([item.spacing or (np.nan, np.nan) for item in kept], dtype=np.float64),
         instance_numbers=tuple(item.instance_number for item in kept),
-        skipped=tuple(skipped),
+        skipped=(*skipped, *others),
+        padding=tuple(found[item.path, item.frame].padding for item in kept),
+        notes=notes(kept, [*skipped, *others]),
+    )
+
+
+def notes(headers: Sequence[Instance], skipped: Sequence[Skipped]) -> tuple[str, ...]:
+    """Return what is to be said of a series: each reason and each remark once, with their number."""
+    reasons = Counter(one.reason for one in skipped)
+    first = {one.reason: shown(one.path.name) for one in reversed(skipped)}
+    left_out = [
+        f"{count} {'file is' if count == 1 else 'files are'} no usable {'slice' if count == 1 else 'slices'} "
+        f"({first[reason]}: {reason})"
+        for reason, count in reasons.items()
+    ]
+    # By the attribute, with which each remark begins: the values may be different in each slice.
+    remarks = [(remark.split()[0], remark) for item in headers for remark in item.remarks]
+    counts, first = Counter(name for name, _ in remarks), dict(reversed(remarks))
+    return (
+        *left_out,
+        *(f"{first[name]} ({count} of {len(headers)} slices)" for name, count in counts.items()),
     )
 
 
@@ -253,4 +290,6 @@ def _nothing_readable(folder: Path, skipped: list[Skipped]) -> str:
     if not skipped:
         return f"{folder}: the folder is empty"
     first = skipped[0]
-    return f"{folder}: none of {len(skipped)} files is a usable slice; {first.path.name}: {first.reason}"
+    return (
+        f"{folder}: none of {len(skipped)} files is a usable slice; {shown(first.path.name)}: {first.reason}"
+    )

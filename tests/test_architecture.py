@@ -13,9 +13,12 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lumbar_kaggle"
 
 ROOMS = (
-    ("errors", "targets", "files", "processes"),
-    ("metric", "evaluation", "geometry", "intensity", "budget", "config", "tables"),
+    ("errors", "targets", "files", "folders", "processes", "headers", "decoders"),
+    ("decoder_process",),
+    ("frames", "metric", "evaluation", "geometry", "intensity", "budget", "config", "tables"),
     ("competition", "instances", "folds", "bundle", "cache"),
+    ("grouping", "ordering"),
+    ("kinds",),
     ("volume", "submission", "journal"),
     ("studies", "checking", "preprocess", "scoring"),
     ("blend",),

@@ -83,7 +83,9 @@ def test_a_bad_study_keeps_the_prior_and_is_named(studies: Path, bundle: Path, t
     log = outcome.log.set_index("study_id")
     assert log["status"].value_counts().to_dict() == {"graded": 3, "prior": 3}
     assert "usable slice" in log.loc[folders[0].name, "reason"]
-    assert log.loc[folders[1].name, "reason"] == log.loc[folders[2].name, "reason"] == "no sagittal T1 series"
+    assert log.loc[folders[2].name, "reason"] == "no sagittal T1 series"
+    assert log.loc[folders[1].name, "reason"].startswith("no sagittal T1 series; series ")
+    assert log.loc[folders[1].name, "reason"].endswith(" has no folder")
     assert "3 left at the prior" in outcome.sentence()
     written = pd.read_csv(log_path(outcome.path))
     assert len(written) == 6
@@ -145,7 +147,10 @@ def test_a_folder_without_tables_is_graded(competition: Path, bundle: Path, tmp_
     outcome = predict(tmp_path / "studies", bundle, tmp_path / "submission.csv", Budget())
     log = outcome.log.set_index("study_id")
     assert log.loc["patient_one", "status"] == "graded"
-    assert log.loc["patient_two", "reason"] == "no sagittal T1 series"
+    assert log.loc["patient_two", "reason"] == (
+        "no sagittal T1 series; x: an axial series (description 'AX T2') has too few slices (1; at least 3); "
+        "it is left out"
+    )
     assert len(pd.read_csv(outcome.path)) == 50
 
 

@@ -321,14 +321,13 @@ def test_what_is_no_file_is_refused_with_the_systems_reason(tmp_path: Path, name
     [
         ("rtplan.dcm", "no image in it"),
         ("test-SR.dcm", "no image in it"),
-        ("rtdose.dcm", "holds 15 frames"),
         ("SC_rgb_small_odd.dcm", "a colour image"),
         ("examples_palette.dcm", "a colour image"),
         ("GDCMJ2K_TextGBR.dcm", "a colour image"),
     ],
 )
 def test_dicom_files_that_are_no_slice_are_refused_with_the_reason(name: str, reason: str) -> None:
-    """Reports, plans, multi-frame and colour images are told apart."""
+    """Reports, plans and colour images are told apart."""
     with pytest.raises(UnreadableInstance, match=reason):
         read_instance(bundled(name))
 

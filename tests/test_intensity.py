@@ -117,3 +117,26 @@ def test_an_image_without_one_finite_pixel_becomes_black(value: float) -> None:
     image = np.full((3, 4), value)
     assert percentiles(image) == (0.0, 0.0)
     assert not window(image).any()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32", "int32"])
+@pytest.mark.parametrize("value", [0, 7, 100])
+def test_padding_takes_no_part_in_a_window(dtype: str, value: int) -> None:
+    """Whatever padded pixels hold, the others are mapped as if they were alone, and padding is black."""
+    picture = np.random.default_rng(0).integers(20, 90, (40, 30)).astype(dtype)
+    padded = np.pad(picture, ((0, 0), (0, 50)), constant_values=value)
+    padding = np.zeros(padded.shape, dtype=bool)
+    padding[:, 30:] = True
+    assert percentiles(padded, padding=padding) == percentiles(picture)
+    mapped = window(padded, padding)
+    np.testing.assert_array_equal(mapped[:, :30], window(picture))
+    assert not mapped[:, 30:].any()
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_an_image_that_is_padding_throughout_becomes_black(dtype: str) -> None:
+    """Nothing to measure gives zeros, as does an image without pixels."""
+    image = np.full((3, 4), 9, dtype=dtype)
+    everything = np.ones(image.shape, dtype=bool)
+    assert percentiles(image, padding=everything) == percentiles(image[:0]) == (0.0, 0.0)
+    assert not window(image, everything).any()

@@ -110,7 +110,8 @@ def test_changed_sources_are_read_again(tmp_path: Path) -> None:
     preprocess_folder(root, tmp_path / "cache")
     first = folder_bytes(tmp_path / "cache")
     series = read_competition(root, "train").series["folder"].iloc[0]
-    write_slice(Path(series) / "2.dcm", np.full((80, 80), 7, np.uint16), position=(0, 0, 0), number=2)
+    pixels = np.full((64, 64), 7, np.uint16)
+    write_slice(Path(series) / "2.dcm", pixels, position=(0, 0, 0), number=2, StationName="another scanner")
     preprocess_folder(root, tmp_path / "cache")
     second = folder_bytes(tmp_path / "cache")
     assert len(first) == len(second)

@@ -94,7 +94,7 @@ def test_a_sound_folder_is_read(root: Path) -> None:
     train = read_competition(root, "train")
     assert train.studies == STUDIES
     assert list(train.series.itertuples(index=False, name=None)) == [
-        (study, f"{study}1", "sagittal_t1", str(root / "train_images" / study / f"{study}1"))
+        (study, f"{study}1", "sagittal_t1", str(root / "train_images" / study / f"{study}1"), ())
         for study in STUDIES
     ]
     assert len(train.labels) == 49

@@ -173,7 +173,7 @@ def test_every_slice_is_in_exactly_one_stack(tilted_stacks: Volume) -> None:
     assert sorted(together) == sorted(values(tilted_stacks))
 
 
-def test_slices_of_another_plane_do_not_disturb_the_order(tmp_path: Path) -> None:
+def test_slices_of_another_plane_are_left_out_with_a_note(tmp_path: Path) -> None:
     """Sagittal slices stay in order of x, although they drift in z and two axial ones lie among them."""
     for place in range(3):
         position = (4.0 * place, 0.0, 20.0 * place)
@@ -182,8 +182,14 @@ def test_slices_of_another_plane_do_not_disturb_the_order(tmp_path: Path) -> Non
         position = (4.0, 0.0, float(value))
         write_slice(tmp_path / f"{value}.dcm", flat(value), position=position, orientation=AXIAL)
     volume = read_series(tmp_path)
-    assert [value for value in values(volume) if value < 3] == [0, 1, 2]
-    assert sorted(map(values, volume.stacks())) == [[0], [1], [2], [9, 8]]
+    assert values(volume) == [0, 1, 2]
+    assert [skipped.path.name for skipped in volume.skipped] == ["8.dcm", "9.dcm"]
+    assert volume.notes == (
+        "2 files are no usable slices (8.dcm: of another series, image type, time or plane than the rest)",
+    )
+    assert values(read_series(tmp_path, kind="axial_t2")) == [9, 8]
+    with pytest.raises(UnreadableSeries, match="named Sagittal T1, but its slices are axial; it is left out"):
+        read_series(tmp_path, ["8.dcm", "9.dcm"], "sagittal_t1")
 
 
 def test_slices_of_two_sizes_are_kept_and_separated(tmp_path: Path) -> None:

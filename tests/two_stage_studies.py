@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lumbar_kaggle.competition import Competition
+from lumbar_kaggle.competition import SERIES_COLUMNS, Competition
 from lumbar_kaggle.files import write_csv, write_json
 from lumbar_kaggle.geometry import reading_direction, slice_normal, to_patient, to_slice
 from lumbar_kaggle.recipes.two_stage.grading.views import PLACE_OF_CONDITION, PLACES
@@ -127,7 +127,7 @@ def write_competition(root: Path, studies: int, seed: int = 0) -> Competition:
         root,
         "train",
         tuple(names),
-        pd.DataFrame(series, columns=["study_id", "series_id", "kind", "folder"]),
+        pd.DataFrame([(*row, ()) for row in series], columns=list(SERIES_COLUMNS)),
         pd.DataFrame(labels, columns=["row_id", "study_id", "target", "severity"]),
         pd.DataFrame(
             marks, columns=["study_id", "series_id", "instance_number", "condition", "level", "x", "y"]

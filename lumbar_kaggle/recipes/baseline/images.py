@@ -1,5 +1,6 @@
 """The baseline's picture of a study: the middle slice of its sagittal T1 series, 256 × 256, 8 bit."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -9,8 +10,11 @@ from numpy.typing import NDArray
 
 from lumbar_kaggle import intensity
 from lumbar_kaggle.cache import OK, Cache, CacheConfig, Source
-from lumbar_kaggle.instances import UnreadableInstance, decode
-from lumbar_kaggle.volume import UnreadableSeries, read_headers
+from lumbar_kaggle.competition import SERIES_COLUMNS
+from lumbar_kaggle.folders import list_folder, shown
+from lumbar_kaggle.instances import UnreadableInstance, read_slices
+from lumbar_kaggle.ordering import middle_first
+from lumbar_kaggle.volume import UnreadableSeries, notes, read_headers
 
 SIDE = 256
 """Height and width of a cached image in px."""
@@ -35,45 +39,51 @@ def choose_series(series: pd.DataFrame) -> pd.DataFrame:
     A few studies have two; the one with more files is the fuller one, then the first by identifier.
 
     Args:
-        series: columns ``study_id, series_id, kind, folder``.
+        series: as `competition.Competition.series`.
     """
     candidates = series[series["kind"] == "sagittal_t1"].copy()
     several = candidates["study_id"].duplicated(keep=False)
     counts = np.zeros(len(candidates), dtype=np.int64)
     for index in np.flatnonzero(several.to_numpy()):
-        counts[index] = sum(1 for _ in Path(candidates["folder"].iloc[index]).iterdir())
+        row = candidates.iloc[index]
+        counts[index] = len(row["files"] or list_folder(Path(row["folder"])).files)
     candidates = candidates.assign(files=counts, order=np.arange(len(candidates)))
     best = candidates.sort_values(["files", "series_id"], ascending=[False, True]).drop_duplicates("study_id")
-    return best.sort_values("order")[["study_id", "series_id", "kind", "folder"]].reset_index(drop=True)
+    return best.sort_values("order")[list(SERIES_COLUMNS)].reset_index(drop=True)
 
 
-def middle_slice(folder: Path) -> tuple[NDArray[np.uint8], dict[str, object]]:
-    """Read and window the middle slice of a series folder.
+def middle_slice(
+    folder: Path, files: Sequence[str] = (), kind: str = ""
+) -> tuple[NDArray[np.uint8], dict[str, object]]:
+    """Read and window the middle slice of a series.
 
     Only the headers of the series and one slice are read. When the middle slice cannot be decoded,
-    its nearest readable neighbour takes its place.
+    its nearest readable neighbour takes its place. Padding takes no part in the window and becomes 0.
+
+    Args:
+        folder, files, kind: see `volume.read_series`.
 
     Returns:
         ``[rows, columns]`` uint8 as stored; and what it is: ``instance_number``, ``slices``,
-        ``skipped``, ``transfer_syntax``, ``rows``, ``columns``, ``row_mm``, ``column_mm``.
+        ``skipped``, ``notes``, ``transfer_syntax``, ``rows``, ``columns``, ``row_mm``, ``column_mm``.
 
     Raises:
-        UnreadableSeries: no usable slice.
+        UnreadableSeries: no usable slice, or none of the kind's plane.
     """
-    headers, skipped = read_headers(folder)
-    middle = len(headers) // 2
+    headers, skipped = read_headers(folder, files, kind)
     reason = ""
-    for index in sorted(range(len(headers)), key=lambda place: (abs(place - middle), place)):
-        header = headers[index]
+    for header in middle_first(headers):
         try:
-            image = intensity.window(decode(header.path))
+            one = read_slices(header.path)[header.frame]
         except UnreadableInstance as error:
-            reason = reason or f"{header.path.name}: {error}"
+            reason = reason or f"{shown(header.path.name)}: {error}"
             continue
+        image = intensity.window(one.image, one.padding)
         return image, {
             "instance_number": header.instance_number,
             "slices": len(headers),
             "skipped": len(skipped),
+            "notes": "; ".join(notes(headers, skipped)),
             "transfer_syntax": header.transfer_syntax,
             "rows": header.rows,
             "columns": header.columns,
@@ -94,7 +104,7 @@ def image_worker(source: Source, folder: Path) -> dict[str, object]:
     Raises:
         UnreadableSeries: no usable slice.
     """
-    image, facts = middle_slice(Path(source.folder))
+    image, facts = middle_slice(Path(source.folder), source.files, source.kind)
     name = f"{source.study_id}_{source.series_id}.png"
     _, encoded = cv2.imencode(".png", square(image))
     (folder / name).write_bytes(encoded.tobytes())

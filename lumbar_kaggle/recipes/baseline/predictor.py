@@ -162,8 +162,9 @@ def study_slice(study: Study) -> tuple[NDArray[np.uint8], dict[str, object]]:
     chosen = choose_series(study.series)
     if chosen.empty:
         raise UnreadableSeries("no sagittal T1 series")
-    image, facts = middle_slice(Path(chosen["folder"].iloc[0]))
-    return image, {**facts, "series_id": chosen["series_id"].iloc[0]}
+    row = chosen.iloc[0]
+    image, facts = middle_slice(Path(row["folder"]), row["files"], row["kind"])
+    return image, {**facts, "series_id": row["series_id"]}
 
 
 def _try_picture(study: Study) -> tuple[NDArray[np.uint8] | None, str]:
@@ -171,5 +172,4 @@ def _try_picture(study: Study) -> tuple[NDArray[np.uint8] | None, str]:
         image, facts = study_slice(study)
     except UnreadableSeries as error:
         return None, str(error)
-    left_out = f"{facts['skipped']} files of series {facts['series_id']} are no usable slices"
-    return square(image), left_out if facts["skipped"] else ""
+    return square(image), f"series {facts['series_id']}: {facts['notes']}" if facts["notes"] else ""

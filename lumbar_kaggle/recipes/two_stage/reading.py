@@ -11,7 +11,8 @@ from typing import Protocol
 
 import pandas as pd
 
-from lumbar_kaggle.cache import OK, Cache, Source
+from lumbar_kaggle.cache import OK, Cache
+from lumbar_kaggle.preprocess import scan_sources
 from lumbar_kaggle.recipes.base import Study
 from lumbar_kaggle.recipes.two_stage.grading.crops import Placed, in_one_frame
 from lumbar_kaggle.recipes.two_stage.stacks import Stack, fresh_stacks, read_stacks
@@ -69,15 +70,14 @@ class DicomStudies:
     """Studies read from their DICOM files; see `Studies`.
 
     Args:
-        series: columns ``study_id, series_id, kind, folder``, as of `competition.Competition.series`.
+        series: as `competition.Competition.series`.
     """
 
     def __init__(self, series: pd.DataFrame) -> None:
         self.rows = dict(list(series.groupby("study_id", sort=False)))
-        columns = [series[name] for name in ("study_id", "series_id", "kind", "folder")]
         self.sources: dict[str, list[str]] = {}
         with ThreadPoolExecutor(SCANNERS) as pool:
-            for source in pool.map(Source.scan, *columns):
+            for source in scan_sources(series, pool):
                 self.sources.setdefault(source.study_id, []).append(source.fingerprint)
 
     def placed(self, study: str) -> list[Placed]:
@@ -95,17 +95,16 @@ Read = tuple[list[Placed], list[str]]
 def read_study(study: Study) -> Read:
     """Return the stacks of a study's readable series, and what could not be read."""
     with ThreadPoolExecutor(READERS) as pool:
-        results = list(pool.map(_read, study.series["folder"]))
+        results = list(pool.map(_read, *(study.series[name] for name in ("folder", "files", "kind"))))
     stacks, notes = [], []
     for row, (read, note) in zip(study.series.itertuples(), results, strict=True):
         stacks += [Placed(str(row.series_id), str(row.kind), stack) for stack in read]
-        notes += [f"series {row.series_id}: {note}"] if note else []
+        notes += [f"series {row.series_id}: {one}" for one in note]
     return stacks, notes
 
 
-def _read(folder: str) -> tuple[list[Stack], str]:
+def _read(folder: str, files: tuple[str, ...], kind: str) -> tuple[list[Stack], tuple[str, ...]]:
     try:
-        stacks, skipped = fresh_stacks(Path(folder))
+        return fresh_stacks(Path(folder), files, kind)
     except UnreadableSeries as error:
-        return [], str(error)
-    return stacks, f"{skipped} files are no usable slices" if skipped else ""
+        return [], (str(error),)

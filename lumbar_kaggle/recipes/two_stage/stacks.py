@@ -1,5 +1,6 @@
 """Parallel slices of one series with their geometry, the same from the cache and fresh from DICOM."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,15 +138,20 @@ def read_stacks(folder: Path, file: str) -> list[Stack]:
         ) from None
 
 
-def fresh_stacks(folder: Path) -> tuple[list[Stack], int]:
-    """Read one series from DICOM: the same stacks as from the cache, and how many files are unusable.
+def fresh_stacks(
+    folder: Path, files: Sequence[str] = (), kind: str = ""
+) -> tuple[list[Stack], tuple[str, ...]]:
+    """Read one series from DICOM: the same stacks as from the cache, and what is to be said of the series.
+
+    Args:
+        folder, files, kind: see `volume.read_series`.
 
     Raises:
-        UnreadableSeries: no file is a usable slice.
+        UnreadableSeries: no file is a usable slice, or none is of the kind's plane.
     """
-    series = window_series(folder)
+    series = window_series(folder, files, kind)
     entries = zip(series.pixels, series.stacks, strict=True)
-    return [_stack(pixels, entry) for pixels, entry in entries], len(series.skipped)
+    return [_stack(pixels, entry) for pixels, entry in entries], series.notes
 
 
 def _stack(pixels: NDArray[np.uint8] | CachedPixels, entry: dict[str, Any]) -> Stack:

@@ -1,0 +1,249 @@
+"""A DICOM file's header: parsed within limits, and its values as plain data.
+
+Values are taken from the file's bytes, not from pydicom's converted elements: nothing warns or raises
+over a value that breaks the standard, pydicom's global settings stay as they are, and what is there but
+cannot be meant is told from what is absent.
+"""
+
+import math
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from pydicom import charset
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+)
+
+MAX_BYTES = 512 * 2**20
+"""Most that one file's pixels may take, decoded; a lumbar series takes a tenth."""
+
+MAX_HEADER_BYTES = 64 * 2**20
+"""Most that a file may hold besides its pixels."""
+
+MAX_ELEMENTS = 10_000
+"""More top-level elements than any header has: zeros, read as DICOM, are elements without end."""
+
+PIXEL_DATA = 0x7FE00010
+PIXEL_GROUP = 0x7FE00000
+
+BINARY = {"US": "u2", "SS": "i2", "UL": "u4", "SL": "i4", "UV": "u8", "SV": "i8", "FL": "f4", "FD": "f8"}
+"""NumPy's names of the value representations that hold binary numbers."""
+
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+
+
+class UnreadableInstance(Exception):
+    """A file that is no usable slice; the text says why."""
+
+
+@contextmanager
+def damage(what: str) -> Iterator[None]:
+    """Turn whatever parsers and decoders raise over a damaged file into `UnreadableInstance`.
+
+    Args:
+        what: how the sentence begins that gives the reason.
+    """
+    try:
+        yield
+    except UnreadableInstance:
+        raise
+    except BaseException as error:
+        # pylibjpeg-rle is written in Rust, whose panic is no Exception.
+        panic = type(error).__name__ == "PanicException"
+        if not isinstance(error, Exception) and not panic:
+            raise
+        # The operating system's own errors, which have a number, are no damage.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        text = " ".join(str(error).split())
+        raise UnreadableInstance(f"{what} ({type(error).__name__}: {text})") from error
+
+
+def read_file(path: Path, *, pixels: bool) -> tuple[Dataset, str]:
+    """Parse one file, with or without PixelData.
+
+    Files without the 128-byte preamble, and without file meta information, occur and are read.
+
+    Returns:
+        The dataset and the UID of its transfer syntax, empty where the file names none.
+
+    Raises:
+        UnreadableInstance: the file cannot be opened, is no DICOM file, is damaged or too large.
+    """
+    try:
+        with path.open("rb") as file, damage("header is damaged"):
+            limit = MAX_BYTES + MAX_HEADER_BYTES
+            if pixels and os.fstat(file.fileno()).st_size > limit:
+                raise UnreadableInstance(f"larger than {limit >> 20} MiB, which no series of slices is")
+            return _parse(BytesIO(file.read()) if pixels else file, PIXEL_DATA if pixels else PIXEL_GROUP)
+    except OSError as error:
+        raise UnreadableInstance(f"cannot be read ({error.strerror or error})") from error
+
+
+def _parse(file: BinaryIO, last: int) -> tuple[Dataset, str]:
+    if file.read(132)[128:] != b"DICM":
+        file.seek(0)
+        start = _peek(file)
+        if start[:2] not in (b"\2\0", b"\x08\0", b"\0\x08"):
+            raise UnreadableInstance("not a DICOM file")
+    meta = read_dataset(file, False, True, stop_when=_stop(0x0002FFFF))
+    syntax = Header([meta]).text("TransferSyntaxUID")
+    implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
+    start = _peek(file)
+    if syntax == DeflatedExplicitVRLittleEndian:
+        file = BytesIO(_inflate(file.read()))
+    elif start[:2] == b"\0\0":
+        raise UnreadableInstance("header is damaged (zeros where the dataset should start)")
+    elif not syntax:
+        # Nothing says how the dataset is encoded; its first element shows it.
+        implicit = not (start[4:6].isalpha() and start[4:6].isupper())
+        little = start[:1] != b"\0"
+    return read_dataset(file, implicit, little, stop_when=_stop(last)), syntax
+
+
+def _peek(file: BinaryIO) -> bytes:
+    start = file.read(8)
+    file.seek(-len(start), os.SEEK_CUR)
+    return start
+
+
+def _stop(last: int) -> Callable[[Any, str | None, int], bool]:
+    """Return pydicom's stop condition: a tag after `last`, or more elements than a header has."""
+    count = 0
+
+    def stop(tag: int, vr: str | None, length: int) -> bool:
+        nonlocal count
+        count += 1
+        if count > MAX_ELEMENTS:
+            raise UnreadableInstance(f"header is damaged (more than {MAX_ELEMENTS} elements)")
+        return tag > last
+
+    return stop
+
+
+def _inflate(deflated: bytes) -> bytes:
+    limit = MAX_BYTES + MAX_HEADER_BYTES
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflated = inflater.decompress(deflated, limit)
+    if inflater.unconsumed_tail:
+        raise UnreadableInstance(f"inflates to more than {limit >> 20} MiB, which no series of slices is")
+    if not inflater.eof:
+        raise UnreadableInstance("header is damaged (the deflated data are cut off)")
+    return inflated
+
+
+class Header:
+    """Values of one slice's header by keyword; of several datasets the first that has a keyword counts.
+
+    Attributes:
+        remarks: one sentence for each value that was asked for, is there, and cannot be meant.
+    """
+
+    def __init__(self, datasets: Sequence[Dataset]) -> None:
+        self.datasets = datasets
+        self.remarks: list[str] = []
+
+    def values(self, *keywords: str) -> tuple[str, list[str] | None]:
+        """Return the first keyword that is there, and its values as text; None where all are absent.
+
+        An empty element has the value ``""``.
+        """
+        for keyword in keywords:
+            tag = tag_for_keyword(keyword)
+            assert tag is not None
+            for dataset in self.datasets:
+                if tag in dataset:
+                    return keyword, _texts(dataset, tag)
+        return keywords[0], None
+
+    def numbers(
+        self,
+        *keywords: str,
+        count: int,
+        plausible: Callable[[tuple[float, ...]], bool],
+        otherwise: str = "counts as absent",
+    ) -> tuple[float, ...] | None:
+        """Return `count` numbers, a decimal comma read as a point.
+
+        Returns:
+            None where the element is absent, or said in `remarks`: holds no such numbers, or numbers
+            that are not `plausible`; it then does as `otherwise` says.
+        """
+        keyword, texts = self.values(*keywords)
+        if texts is None:
+            return None
+        numbers = tuple(map(_number, texts))
+        if len(numbers) == count and all(map(math.isfinite, numbers)) and plausible(numbers):
+            return numbers
+        self._remark(keyword, texts, otherwise)
+        return None
+
+    def number(self, *keywords: str, low: float, high: float) -> float | None:
+        """Return one number of at least `low` and at most `high`; as `numbers` otherwise."""
+        found = self.numbers(*keywords, count=1, plausible=lambda one: low <= one[0] <= high)
+        return found[0] if found else None
+
+    def integer(self, *keywords: str, low: int = -(2**63), high: int = 2**63 - 1) -> int | None:
+        """Return one whole number, exactly; by default any of 64 bits. As `numbers` otherwise."""
+        keyword, texts = self.values(*keywords)
+        if texts is None:
+            return None
+        if len(texts) == 1 and math.isfinite(number := _number(texts[0])) and number.is_integer():
+            whole = int(texts[0]) if re.fullmatch(r"[+-]?\d+", texts[0], re.ASCII) else int(number)
+            if low <= whole <= high:
+                return whole
+        self._remark(keyword, texts, "counts as absent")
+        return None
+
+    def text(self, *keywords: str) -> str:
+        r"""Return the values joined by ``\``, or nothing."""
+        return "\\".join(self.values(*keywords)[1] or ())
+
+    def items(self, keyword: str) -> list[Dataset]:
+        """Return the items of a sequence; none where it is absent."""
+        return next((list(one[keyword].value or ()) for one in self.datasets if keyword in one), [])
+
+    def _remark(self, keyword: str, texts: Sequence[str], consequence: str) -> None:
+        shown = "\\".join(texts)
+        what = f"is {shown if len(shown) < 60 else shown[:60] + '…'}" if shown else "is empty"
+        self.remarks.append(f"{keyword} {what}, which cannot be meant; it {consequence}")
+
+
+def _texts(dataset: Dataset, tag: int) -> list[str]:
+    element = dataset.get_item(tag)
+    if not isinstance(element, RawDataElement):
+        value = "" if element.value is None else element.value
+        return [value] if isinstance(value, str) else [str(part) for part in np.atleast_1d(value)]
+    raw = element.value or b""
+    vr = element.VR if element.VR not in (None, "UN") else dictionary_VR(tag)
+    vr = "US" if vr == "US or SS" else vr
+    if vr in BINARY and len(raw) % int(BINARY[vr][1]) == 0:
+        order = "<" if element.is_little_endian else ">"
+        return [str(number) for number in np.frombuffer(raw, order + BINARY[vr]).tolist()] or [""]
+    if raw.isascii() and b"\x1b" not in raw:
+        text = raw.decode("ascii")
+    else:
+        text = charset.decode_bytes(
+            raw, charset.convert_encodings(dataset.get("SpecificCharacterSet")), set()
+        )
+    return [part.strip(" \0\t\r\n") for part in text.split("\\")]
+
+
+def _number(text: str) -> float:
+    """Return the number that a text is, NaN if it is none."""
+    if text.count(",") == 1 and "." not in text:
+        text = text.replace(",", ".")
+    return float(text) if NUMBER.fullmatch(text) else math.nan
