@@ -30,6 +30,7 @@ from lumbar_kaggle.recipes.two_stage.locating.find import COLUMNS
 from lumbar_kaggle.recipes.two_stage.predictor import TwoStagePredictor
 from lumbar_kaggle.studies import find_studies
 from lumbar_kaggle.targets import LEVELS
+from tests.dicom_files import rewrite
 from tests.test_pages import Tables, assert_stands_alone
 from tests.two_stage_studies import AXIAL, SAGITTAL, ball, make_stack, place_points
 
@@ -130,6 +131,24 @@ def test_a_study_without_axial_series(root: Path, study_id: str, tmp_path: Path)
     assert page.count("No picture: the point was not found.") >= 10
     assert "axial_t2" not in page
     assert "Axial T2, series" not in page
+
+
+def test_a_study_that_does_not_know_its_sides(root: Path, study_id: str, tmp_path: Path) -> None:
+    """No picture of its foramina claims a side, no slice a number that its header does not have."""
+    folder = copy_without(root, {"Axial T2"}, study_id, tmp_path / "set")
+    for series in sorted((folder / "test_images" / study_id).iterdir()):
+        source = series.resolve()
+        series.unlink()
+        shutil.copytree(source, series)
+        for path in series.iterdir():
+            rewrite(path, remove=("ImagePositionPatient", "InstanceNumber"))
+    page = write_study_page(folder, study_id, root / "bundle", tmp_path / "a.html").read_text()
+    assert_stands_alone(page)
+    assert "<li>the side of the foramina is not known: both get the mean of the two</li>" in page
+    assert "Foramen of unknown side" in page
+    assert re.search("(left|right) foramen|(left|right) foramina", page, re.IGNORECASE) is None
+    assert "no instance number" in page
+    assert "None" not in page
 
 
 def test_a_study_with_nothing_readable(root: Path, study_id: str, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from lumbar_kaggle import geometry
+from lumbar_kaggle.files import write_json
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
 from lumbar_kaggle.recipes.two_stage.grading.crops import Placed, crop_study
 from lumbar_kaggle.recipes.two_stage.grading.places import unsided
@@ -20,7 +21,7 @@ from lumbar_kaggle.recipes.two_stage.locating.find import locate
 from lumbar_kaggle.recipes.two_stage.locating.network import STRIDE
 from lumbar_kaggle.recipes.two_stage.locating.pictures import picture
 from lumbar_kaggle.recipes.two_stage.locating.points import Series, sagittal_stack
-from lumbar_kaggle.recipes.two_stage.stacks import Stack, fresh_stacks
+from lumbar_kaggle.recipes.two_stage.stacks import Stack, fresh_stacks, read_stacks
 from lumbar_kaggle.targets import LEVELS
 from tests.dicom_files import write_slice
 from tests.two_stage_studies import AXIAL, SAGITTAL, make_stack, rotated
@@ -241,3 +242,61 @@ def test_levels_are_spread_over_the_millimetres_that_slices_cover() -> None:
     heights = found.drop_duplicates("level")["z_mm"].to_numpy(dtype=float)
     assert np.ptp(heights) > 100
     assert (np.diff(heights) < -15).all()
+
+
+def cached(folder: Path, count: int, plane: Floats, **changes: object) -> Stack:
+    """A stack out of the cache, some of its slice tables changed."""
+    np.save(folder / "0.npy", np.full((count, 64, 60), 100, dtype=np.uint8))
+    entry = {
+        "file": "0.npy",
+        "positions": [[4.0 * k, -30.0, 60.0] for k in range(count)],
+        "orientation": [plane.tolist()] * count,
+        "spacing": [[2.0, 2.5]] * count,
+        "instance_numbers": [None] * count,
+        **changes,
+    }
+    write_json(folder / "1.json", {"low": 0, "high": 255, "stacks": [entry]})
+    return read_stacks(folder, "1.json")[0]
+
+
+@pytest.mark.parametrize(
+    ("count", "changes", "spacing", "placed", "measured"),
+    [
+        (1, {}, (2.0, 2.5), True, True),
+        (3, {"spacing": [[1.0, 1.0]] * 3}, (1.0, 1.0), True, True),
+        (3, {"spacing": [None, [2.0, 2.5], None]}, (2.0, 2.5), True, True),
+        (3, {"spacing": [None] * 3}, (280 / 64, 280 / 64), True, False),
+        (3, {"spacing": [[2.0, 0.0]] * 3}, (280 / 64, 280 / 64), True, False),
+        (3, {"spacing": [[2.0, 30.0]] * 3}, (280 / 64, 280 / 64), True, False),
+        (3, {"orientation": [[0.0] * 6] * 3}, (2.0, 2.5), False, True),
+        (3, {"orientation": [[0.0, 1, 0, 0, 1, 0]] * 3}, (2.0, 2.5), False, True),
+        (3, {"positions": [[0.0, -30, 60]] * 3}, (2.0, 2.5), True, True),
+    ],
+)
+def test_odd_geometry_gives_a_usable_stack(
+    tmp_path: Path,
+    count: int,
+    changes: dict[str, object],
+    spacing: tuple[float, float],
+    placed: bool,
+    measured: bool,
+) -> None:
+    """What cannot be is assumed and marked so; crops and points stay finite with one slice or no steps."""
+    stack = cached(tmp_path, count, SAGITTAL, **changes)
+    np.testing.assert_allclose(stack.spacing, spacing)
+    assert (stack.placed, stack.measured) == (placed, measured)
+    centre = stack.to_patient(0, 31.5, 29.5)
+    assert np.isfinite(centre).all()
+    crops = crop_study(
+        [Placed("1", "sagittal_t2", stack)],
+        np.broadcast_to(centre, (5, 5, 3)),
+        GradeConfig(sagittal_px=16, axial_px=16),
+    )
+    middle = crops.images[0].shape[2] // 2
+    assert (crops.images[0][:, 0, middle, 8:-8, 8:-8] == 100).all()
+    assert all(np.isfinite(point).all() for point in find([stack], []).values())
+
+
+def test_the_assumed_height_is_that_of_the_plane(tmp_path: Path) -> None:
+    """An axial picture shows a third less of the patient than a sagittal one."""
+    assert cached(tmp_path, 2, AXIAL, spacing=[None] * 2).spacing.tolist() == [190 / 64] * 2

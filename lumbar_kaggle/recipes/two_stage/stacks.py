@@ -27,6 +27,9 @@ _ASSUMED_ORIENTATION = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
 _PLAUSIBLE_FIELD_MM = (60.0, 700.0)
 """Fields outside of these are a wrong spacing's; axial ones of 100 mm do occur."""
 
+_OBLONG = 4.0
+"""No scanner's pixels are so many times as long as they are wide."""
+
 
 class CachedPixels:
     """Pixels ``[slices, rows, columns]`` uint8 in a file that is open only while a slice is read.
@@ -160,9 +163,9 @@ def _stack(pixels: NDArray[np.uint8] | CachedPixels, entry: dict[str, Any]) -> S
     # The two directions of an image are perpendicular unit vectors; anything else has no plane.
     area = float(np.linalg.norm(np.cross(orientation[:3], orientation[3:])))
     placed = bool(np.isfinite(positions).all() and 0.9 < area < 1.1)
-    low, high = _PLAUSIBLE_FIELD_MM
-    field = spacing * pixels.shape[1:]
-    measured = bool(((field > low) & (field < high)).all())
+    (low, high), (row_mm, column_mm) = _PLAUSIBLE_FIELD_MM, spacing
+    square = row_mm / _OBLONG < column_mm < row_mm * _OBLONG
+    measured = bool(low < row_mm * pixels.shape[1] < high and square)
     if not measured:
         axial = placed and geometry.plane(orientation) == "axial"
         spacing = np.full(2, (ASSUMED_AXIAL_FIELD_MM if axial else ASSUMED_FIELD_MM) / pixels.shape[1])
