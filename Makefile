@@ -1,6 +1,7 @@
 # make demo   set up, then the whole job on synthetic studies, ending with a report
 # make test   set up, then the tests
 # make check  lint and types
+# make gpu        set up, then both recipes on this machine's GPU for some minutes, as a table
 # make rehearse    set up, then both recipes' kernels as Kaggle would play them, with the hidden test set
 # make test-image  the tests again, with the versions of Kaggle's image (another 8 GB)
 
@@ -14,7 +15,7 @@ IMAGE_VENV ?= .venv-image
 IMAGE_PYTHON ?= $(shell python3.12 -c 'import sys; print(sys.executable)' 2>/dev/null || echo $(PYTHON))
 IMAGE_BIN := $(IMAGE_VENV)/bin
 
-.PHONY: demo test check lint types benchmark rehearse test-image clean
+.PHONY: demo test check lint types benchmark gpu rehearse test-image clean
 
 demo: $(VENV)/.package
 	$(BIN)/lumbar demo --folder $(DEMO)
@@ -33,6 +34,9 @@ types: $(VENV)/.test
 
 benchmark: $(VENV)/.test
 	$(BIN)/python -m pytest tests/benchmarks -s -o python_files='bench_*.py'
+
+gpu: $(VENV)/.package
+	$(BIN)/python -m tests.gpu.measure
 
 rehearse: $(VENV)/.test
 	$(BIN)/lumbar rehearse --variant all

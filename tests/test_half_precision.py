@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from fastai.callback import fp16
 from fastai.callback import schedule as _schedule  # noqa: F401 — gives Learner its fit_one_cycle
@@ -31,9 +32,10 @@ from lumbar_kaggle.recipes.callbacks import (
     restore_learner,
 )
 from lumbar_kaggle.recipes.two_stage.grading.fit import fit as fit_grader
+from lumbar_kaggle.recipes.two_stage.locating import training
 from lumbar_kaggle.recipes.two_stage.locating.config import LocateConfig
+from lumbar_kaggle.recipes.two_stage.locating.network import Locator
 from lumbar_kaggle.recipes.two_stage.locating.samples import Sample
-from lumbar_kaggle.recipes.two_stage.locating.training import train_network
 from tests.clock import Clock
 from tests.test_baseline_training import ONE, lasting
 from tests.test_pretraining import TINY as TINY_BODY
@@ -103,6 +105,43 @@ def test_what_is_resumed_goes_to_the_models_device(tmp_path: Path) -> None:
     assert {value.device for value in moments if torch.is_tensor(value)} == {devices.CPU}
 
 
+def test_networks_come_to_the_device_of_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A locator that is trained already is used where it would have been trained, not on the CPU."""
+    config = LocateConfig(folds=2, channels=(2, 4, 4, 8, 8))
+    safetensors.torch.save_file(Locator(config.channels, 3).state_dict(), tmp_path / "sagittal-0.safetensors")
+    sample = Sample("1", np.zeros((32, 32), np.uint8), np.zeros((3, 2)), np.ones(3, int))
+    monkeypatch.setattr(training, "training_device", lambda: torch.device("meta"))
+    parts = ([sample], [sample])
+    network = training.train_network("sagittal", 0, parts, tmp_path, config, Budget(), None)
+    assert devices.device_of(network).type == "meta"
+
+
+class Draws:
+    """Samples drawn from NumPy's global generator, as training samples are."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.rand(1), torch.tensor([np.random.random()], dtype=torch.float32)  # noqa: NPY002
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_loaders_draw_is_the_epochs_own(workers: int, tmp_path: Path) -> None:
+    """In this process or in theirs: an epoch drawn again draws the same, and every item its own."""
+    learner = lines_learner(tmp_path)
+    learner.dls.loaders[0] = DataLoader(Draws(), bs=4, shuffle=True, num_workers=workers, device=devices.CPU)
+    seeds = SeedEpochs(7)
+    seeds.learn = learner
+    drawn = []
+    for epoch in (0, 1, 1):
+        learner.epoch = epoch
+        seeds.before_epoch()
+        drawn.append(torch.cat([torch.cat(batch, dim=1) for batch in learner.dls.train]))
+    assert torch.equal(drawn[1], drawn[2])
+    assert len(torch.unique(torch.cat(drawn[:2]))) == 4 * 8
+
+
 def cut_and_whole(train: Callable[[Path, Budget], bool], folder: Path, seconds: float) -> None:
     """Train at one go and in pieces of so many seconds; the checkpoints hold the scaler's state."""
     assert train(folder / "whole", Budget())
@@ -146,7 +185,7 @@ def test_the_locator_trains_and_resumes(tmp_path: Path) -> None:
     def train(out: Path, budget: Budget) -> bool:
         out.mkdir(exist_ok=True)
         try:
-            train_network("sagittal", 0, (samples[:8], samples[8:]), out, config, budget, None)
+            training.train_network("sagittal", 0, (samples[:8], samples[8:]), out, config, budget, None)
         except OutOfTime:
             return False
         return True

@@ -19,6 +19,7 @@ from lumbar_kaggle.budget import Budget
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import write_atomic
 from lumbar_kaggle.folds import derive_seed
+from lumbar_kaggle.recipes.devices import device_of
 
 
 class SeedEpochs(Callback):  # type: ignore[misc]
@@ -182,11 +183,6 @@ class Checkpoint(Callback):  # type: ignore[misc]
             f"{self.path_to_checkpoint}: in epoch {self.epoch + 1} the loss or a weight is no finite number; "
             "train with a smaller --lr into another --out"
         )
-
-
-def device_of(model: torch.nn.Module) -> torch.device:
-    """Return the device that a model's weights are on."""
-    return next(model.parameters()).device
 
 
 def learner_state(learner: Learner) -> dict[str, Any]:

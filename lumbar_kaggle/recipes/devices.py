@@ -20,6 +20,11 @@ def usable_devices() -> list[torch.device]:
     return [torch.device("cuda", index) for index in range(torch.cuda.device_count())] or [CPU]
 
 
+def device_of(model: torch.nn.Module) -> torch.device:
+    """Return the device that a model's weights are on."""
+    return next(model.parameters()).device
+
+
 def train_in_half_precision(learner: Learner, *, wanted: bool) -> Learner:
     """Return the learner with mixed precision where that is wanted and its device is one of `HALF`."""
     return learner.to_fp16() if wanted and learner.dls.device.type in HALF else learner

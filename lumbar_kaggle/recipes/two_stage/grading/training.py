@@ -27,9 +27,8 @@ from lumbar_kaggle.recipes.callbacks import (
     ReportEpochs,
     SeedEpochs,
     WithinBudget,
-    device_of,
 )
-from lumbar_kaggle.recipes.devices import half_precision, train_in_half_precision, training_device
+from lumbar_kaggle.recipes.devices import device_of, half_precision, train_in_half_precision, training_device
 from lumbar_kaggle.recipes.two_stage.grading.augment import SWAPPED, cut, mirror, unpack
 from lumbar_kaggle.recipes.two_stage.grading.callbacks import Accumulate, MixSamples, PrepareBatch
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
