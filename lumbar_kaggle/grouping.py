@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Sequence
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lumbar_kaggle import geometry
 from lumbar_kaggle.instances import Instance
@@ -47,17 +48,26 @@ def places(instances: Sequence[Instance]) -> int:
     return len(known) + sum(item.position is None for item in instances)
 
 
+def _normals(instances: Sequence[Instance]) -> NDArray[np.float64]:
+    """Return unit normals ``[slices, 3]`` of those whose orientation is known."""
+    known = [item.orientation for item in instances if item.orientation is not None]
+    return geometry.slice_normal(np.array(known, dtype=np.float64).reshape(-1, 6))
+
+
 def plane_of(instances: Sequence[Instance]) -> str | None:
     """Return the plane that most slices are nearest to, or None where no orientation is known."""
-    planes = [geometry.plane(item.orientation) for item in instances if item.orientation is not None]
-    return max(sorted(set(planes)), key=planes.count) if planes else None
+    normals = _normals(instances)
+    return geometry.AXES[_commonest(np.abs(normals).argmax(axis=1))] if len(normals) else None
 
 
 def may_be(plane: str, instances: Sequence[Instance]) -> bool:
     """Whether slices that are said to lie in a plane may do so: tilted by less than 60°, or not known."""
-    normals = [geometry.slice_normal(item.orientation) for item in instances if item.orientation is not None]
-    axis = geometry.AXES.index(plane)
-    return not normals or float(np.median(np.abs(normals), axis=0)[axis]) > 0.5
+    normals = np.abs(_normals(instances))
+    return not len(normals) or float(np.median(normals[:, geometry.AXES.index(plane)])) > 0.5
+
+
+def _commonest(axes: NDArray[np.int64]) -> int:
+    return int(np.bincount(axes).argmax())
 
 
 def group_slices(instances: Sequence[Instance]) -> list[list[Instance]]:
@@ -136,20 +146,14 @@ def _by_time(group: list[Instance]) -> list[list[Instance]]:
 
 def _by_plane(group: list[Instance]) -> list[list[Instance]]:
     placed = [item for item in group if item.orientation is not None]
-    if not placed:
+    normals = _normals(placed)
+    nearest = np.abs(normals).argmax(axis=1)
+    if len(set(nearest)) < 2:
         return [group]
-    normals = np.array(
-        [geometry.slice_normal(item.orientation) for item in placed if item.orientation is not None]
-    )
     near = np.abs(normals @ normals.T) > np.cos(np.radians(ONE_PLANE_DEGREES))
-    planes = np.array(
-        [geometry.AXES.index(geometry.plane(item.orientation)) for item in placed if item.orientation]
-    )
-    label = np.full(len(placed), -1)
-    # The commonest plane first: it takes those that are tilted just beyond it.
-    for axis in sorted(set(planes.tolist()), key=lambda axis: -int((planes == axis).sum())):
-        joined = (label < 0) & near[planes == axis].any(axis=0)
-        label[joined] = axis
-    labels = {id(item): int(axis) for item, axis in zip(placed, label, strict=True)}
-    common = max(set(labels.values()), key=lambda axis: int((label == axis).sum()))
-    return split(group, lambda item: labels.get(id(item), common))
+    plane = np.full(len(placed), -1)
+    # The commonest plane first: it takes the slices that are tilted just beyond it.
+    for axis in sorted(set(nearest), key=lambda axis: -(nearest == axis).sum()):
+        plane[(plane < 0) & near[nearest == axis].any(axis=0)] = axis
+    planes = {id(item): int(axis) for item, axis in zip(placed, plane, strict=True)}
+    return split(group, lambda item: planes.get(id(item), _commonest(plane)))

@@ -17,17 +17,17 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from pydicom import charset
-from pydicom.datadict import dictionary_VR, tag_for_keyword
-from pydicom.dataelem import RawDataElement
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, tag_for_keyword
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.filereader import read_dataset
+from pydicom.filereader import read_dataset, read_sequence
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
 )
 
-MAX_BYTES = 512 * 2**20
+MAX_BYTES = 256 * 2**20
 """Most that one file's pixels may take, decoded; a lumbar series takes a tenth."""
 
 MAX_HEADER_BYTES = 64 * 2**20
@@ -35,6 +35,12 @@ MAX_HEADER_BYTES = 64 * 2**20
 
 MAX_ELEMENTS = 10_000
 """More top-level elements than any header has: zeros, read as DICOM, are elements without end."""
+
+MAX_READS = 500_000
+"""More reads than any header takes, its sequences included; ten thousand frames would."""
+
+MAX_ZEROS = 16
+"""More zero reads in a row than any header has: between zero values stand tags."""
 
 PIXEL_DATA = 0x7FE00010
 PIXEL_GROUP = 0x7FE00000
@@ -88,12 +94,36 @@ def read_file(path: Path, *, pixels: bool) -> tuple[Dataset, str]:
             limit = MAX_BYTES + MAX_HEADER_BYTES
             if pixels and os.fstat(file.fileno()).st_size > limit:
                 raise UnreadableInstance(f"larger than {limit >> 20} MiB, which no series of slices is")
-            return _parse(BytesIO(file.read()) if pixels else file, PIXEL_DATA if pixels else PIXEL_GROUP)
+            content = BytesIO(file.read()) if pixels else file
+            return _parse(_Watched(content), PIXEL_DATA if pixels else PIXEL_GROUP)
     except OSError as error:
         raise UnreadableInstance(f"cannot be read ({error.strerror or error})") from error
 
 
-def _parse(file: BinaryIO, last: int) -> tuple[Dataset, str]:
+class _Watched:
+    """A file that is not read without end: pydicom makes elements of zeros as long as they come."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.seek, self.tell = file, file.seek, file.tell
+        self.reads = self.zeros = 0
+
+    def read(self, size: int = -1) -> bytes:
+        """Read as files do.
+
+        Raises:
+            UnreadableInstance: too often, or nothing but zeros.
+        """
+        content = self.file.read(size)
+        self.reads += 1
+        self.zeros = self.zeros + 1 if len(content) <= 8 and not any(content) else 0
+        if self.reads > MAX_READS or self.zeros > MAX_ZEROS:
+            raise UnreadableInstance(
+                f"header is damaged ({'zeros' if self.zeros else 'elements'} without end)"
+            )
+        return content
+
+
+def _parse(file: Any, last: int) -> tuple[Dataset, str]:
     if file.read(132)[128:] != b"DICM":
         file.seek(0)
         start = _peek(file)
@@ -104,7 +134,7 @@ def _parse(file: BinaryIO, last: int) -> tuple[Dataset, str]:
     implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
     start = _peek(file)
     if syntax == DeflatedExplicitVRLittleEndian:
-        file = BytesIO(_inflate(file.read()))
+        file = _Watched(BytesIO(_inflate(file.read())))
     elif start[:2] == b"\0\0":
         raise UnreadableInstance("header is damaged (zeros where the dataset should start)")
     elif not syntax:
@@ -114,22 +144,27 @@ def _parse(file: BinaryIO, last: int) -> tuple[Dataset, str]:
     return read_dataset(file, implicit, little, stop_when=_stop(last)), syntax
 
 
-def _peek(file: BinaryIO) -> bytes:
+def _peek(file: Any) -> bytes:
     start = file.read(8)
     file.seek(-len(start), os.SEEK_CUR)
-    return start
+    return bytes(start)
 
 
 def _stop(last: int) -> Callable[[Any, str | None, int], bool]:
-    """Return pydicom's stop condition: a tag after `last`, or more elements than a header has."""
-    count = 0
+    """Return pydicom's stop condition: a tag after `last`, anything after the pixels.
+
+    It raises after more elements than a header has.
+    """
+    count, done = 0, False
 
     def stop(tag: int, vr: str | None, length: int) -> bool:
-        nonlocal count
+        nonlocal count, done
         count += 1
         if count > MAX_ELEMENTS:
             raise UnreadableInstance(f"header is damaged (more than {MAX_ELEMENTS} elements)")
-        return tag > last
+        # Zeros may follow the pixels, to fill the file's last block.
+        stopped, done = done or tag > last, tag == PIXEL_DATA
+        return stopped
 
     return stop
 
@@ -214,12 +249,34 @@ class Header:
 
     def items(self, keyword: str) -> list[Dataset]:
         """Return the items of a sequence; none where it is absent."""
-        return next((list(one[keyword].value or ()) for one in self.datasets if keyword in one), [])
+        tag = tag_for_keyword(keyword)
+        assert tag is not None
+        return next((_items(one.get_item(tag)) for one in self.datasets if tag in one), [])
 
     def _remark(self, keyword: str, texts: Sequence[str], consequence: str) -> None:
         shown = "\\".join(texts)
         what = f"is {shown if len(shown) < 60 else shown[:60] + '…'}" if shown else "is empty"
         self.remarks.append(f"{keyword} {what}, which cannot be meant; it {consequence}")
+
+
+def functional_groups(items: Sequence[Dataset]) -> list[Dataset]:
+    """Return the functional groups of a frame: the first item of each sequence in `items`."""
+    elements = [item.get_item(tag) for item in items for tag in item.keys()]  # noqa: SIM118
+    return [found[0] for element in elements if _vr(element) == "SQ" and (found := _items(element))]
+
+
+def _items(element: DataElement | RawDataElement) -> list[Dataset]:
+    if not isinstance(element, RawDataElement):
+        return list(element.value or ())
+    content = element.value or b""
+    file: Any = _Watched(BytesIO(content))
+    items = read_sequence(file, element.is_implicit_VR, element.is_little_endian, len(content), ["iso8859"])
+    return list(items)
+
+
+def _vr(element: DataElement | RawDataElement) -> str:
+    known = element.VR not in (None, "UN") or not dictionary_has_tag(element.tag)
+    return str(element.VR if known else dictionary_VR(element.tag))
 
 
 def _texts(dataset: Dataset, tag: int) -> list[str]:
@@ -228,7 +285,7 @@ def _texts(dataset: Dataset, tag: int) -> list[str]:
         value = "" if element.value is None else element.value
         return [value] if isinstance(value, str) else [str(part) for part in np.atleast_1d(value)]
     raw = element.value or b""
-    vr = element.VR if element.VR not in (None, "UN") else dictionary_VR(tag)
+    vr = _vr(element)
     vr = "US" if vr == "US or SS" else vr
     if vr in BINARY and len(raw) % int(BINARY[vr][1]) == 0:
         order = "<" if element.is_little_endian else ">"

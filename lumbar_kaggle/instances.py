@@ -5,17 +5,15 @@ UIDs, an Enhanced MR storage class on plain single frames), so nothing here asks
 stands in functional groups (DICOM PS3.3, C.7.6.16) counts before what stands beside them.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
 
 from lumbar_kaggle.frames import read_frame, read_layout, rescale
-from lumbar_kaggle.headers import Header, UnreadableInstance, damage, read_file
+from lumbar_kaggle.headers import Header, UnreadableInstance, damage, functional_groups, read_file
 
 __all__ = [
     "Instance",
@@ -176,12 +174,12 @@ class _File:
             header = Header([self.dataset])
             self.layout = read_layout(header, self.syntax)
             self.remarks = header.remarks
-            self.shared = _groups(header.items("SharedFunctionalGroupsSequence")[:1])
+            self.shared = functional_groups(header.items("SharedFunctionalGroupsSequence")[:1])
             self.own = header.items("PerFrameFunctionalGroupsSequence")
 
     def header(self, frame: int) -> Header:
         """Return the header of one frame: its own functional groups, the shared ones, the dataset."""
-        return Header([*_groups(self.own[frame : frame + 1]), *self.shared, self.dataset])
+        return Header([*functional_groups(self.own[frame : frame + 1]), *self.shared, self.dataset])
 
     def image(self, frame: int) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
         """Return image and padding of one frame, as in `Slice`."""
@@ -244,11 +242,6 @@ class _File:
                         f"ImagePositionPatient is given once for {layout.frames} frames; it counts as absent"
                     )
             return replace(fields, remarks=tuple(remarks)) if remarks else fields
-
-
-def _groups(items: Sequence[Dataset]) -> list[Dataset]:
-    """Return the functional groups of a frame, each a macro's one item."""
-    return [element.value[0] for item in items for element in item if element.VR == "SQ" and element.value]
 
 
 def _meaning(header: Header, keyword: str) -> str:

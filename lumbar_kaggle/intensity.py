@@ -74,5 +74,5 @@ def to_8bit(image: NDArray[Any], low: float, high: float, padding: Mask = None) 
 
 
 def window(image: NDArray[Any], padding: Mask = None) -> NDArray[np.uint8]:
-    """Map one image to 8 bit between its own 1st and 99th percentile; padding counts for nothing."""
+    """Map one image to 8 bit between its own 1st and 99th percentile; padding is left out, and 0."""
     return to_8bit(image, *percentiles(image, padding=padding), padding)

@@ -69,7 +69,7 @@ def write_slice(
         setattr(dataset, keyword, value)
     order = ">" if syntax == ExplicitVRBigEndian else "<"
     dataset.PixelData = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
-    dataset["PixelData"].VR = "OW"
+    dataset["PixelData"].VR = "OB" if bits == 8 else "OW"
     if syntax in UNCOMPRESSED:
         meta.TransferSyntaxUID = syntax
     elif syntax not in GDCM_NAMES:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,14 +15,17 @@ import pytest
 
 from lumbar_kaggle import intensity
 from lumbar_kaggle.cache import Cache
+from lumbar_kaggle.checking import check
 from lumbar_kaggle.competition import read_competition
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import locked, read_json
+from lumbar_kaggle.inference import study_rows
 from lumbar_kaggle.pipeline import preprocess_folder
 from lumbar_kaggle.preprocess import VOLUMES, make_pool, preprocess, scan_sources, volume_worker
 from lumbar_kaggle.recipes.baseline.images import cached_images, choose_series, middle_slice
+from lumbar_kaggle.recipes.two_stage.reading import read_study
 from lumbar_kaggle.volume import UnreadableSeries, read_series
-from tests.dicom_files import write_sagittal, write_slice
+from tests.dicom_files import rewrite, write_sagittal, write_slice
 from tests.small_competition import write_small_competition
 
 
@@ -178,6 +182,39 @@ def test_volume_cache_keeps_geometry_and_pixels(competition: Path, tmp_path: Pat
     np.testing.assert_array_equal(pixels, intensity.to_8bit(volume.pixels, table["low"], table["high"]))
     np.testing.assert_allclose(table["stacks"][0]["positions"], volume.positions, atol=1e-4)
     assert table["stacks"][0]["instance_numbers"] == list(volume.instance_numbers)
+
+
+def test_tables_without_pictures_are_refused(tmp_path: Path) -> None:
+    """Half a download is named; a cache of nothing would only move the complaint."""
+    root = write_small_competition(tmp_path / "competition", 4, 1)
+    shutil.rmtree(root / "train_images")
+    for kind, what in (("baseline", "sagittal T1 series"), ("volumes", "series")):
+        with pytest.raises(
+            InputError, match=rf"train_images: holds no {what} that the tables name; download"
+        ):
+            preprocess_folder(root, tmp_path / "cache", kind=kind)
+    assert not (tmp_path / "cache").exists()
+    (fault,) = [fault for fault in check(root) if fault.file.name.startswith("train")]
+    assert fault.message.startswith("none of its 4 series has a folder in ")
+
+
+def test_a_series_named_for_another_plane_is_left_out(tmp_path: Path) -> None:
+    """A coronal series that the table calls sagittal: check names it, preprocess and predict do not use it."""
+    root = write_small_competition(tmp_path / "competition", 3, 1)
+    wrong = Path(read_competition(root, "train").series["folder"].iloc[1])
+    for path in wrong.iterdir():
+        rewrite(path, ImageOrientationPatient=[1, 0, 0, 0, 0, -1])
+    (fault,) = check(root)
+    assert (fault.file, fault.serious) == (wrong, False)
+    assert fault.message == "named Sagittal T1, but its slices are coronal; it is left out"
+    for kind in ("baseline", "volumes"):
+        preprocess_folder(root, tmp_path / "cache", kind=kind)
+        index = Cache(tmp_path / "cache", kind).index()
+        assert index["status"].tolist() == ["ok", "failed", "ok"]
+        assert fault.message in index["reason"].iloc[1]
+    stacks, notes = read_study(study_rows(read_competition(root, "train"), wrong.parent.name))
+    assert not stacks
+    assert notes == [f"series {wrong.name}: {wrong}: {fault.message}"]
 
 
 def test_an_unfinished_cache_is_named(tmp_path: Path) -> None:

@@ -1,14 +1,19 @@
 """Series folders: order by position, laterality, stacks, and files that are no slices."""
 
 import shutil
+import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lumbar_kaggle.preprocess import window_series
+from lumbar_kaggle.recipes.baseline.images import middle_slice
 from lumbar_kaggle.volume import UnreadableSeries, Volume, read_headers, read_series
 from tests.dicom_files import AXIAL, SAGITTAL, rewrite, write_sagittal, write_slice
 
@@ -321,3 +326,95 @@ def test_a_single_slice_is_a_series(tmp_path: Path) -> None:
     volume = read_series(tmp_path)
     assert len(volume) == 1
     assert [values(stack) for stack in volume.stacks()] == [[7]]
+
+
+def test_without_numbers_and_positions_names_sort_as_people_count(tmp_path: Path) -> None:
+    """``2.dcm`` comes before ``10.dcm``."""
+    for value in range(1, 13):
+        path = write_slice(tmp_path / f"{value}.dcm", flat(value), position=None)
+        rewrite(path, remove=("InstanceNumber",))
+    assert values(read_series(tmp_path)) == list(range(1, 13))
+
+
+def test_one_position_for_all_slices_counts_as_none(tmp_path: Path) -> None:
+    """The slices stay a stack, in the order of their numbers, and it is said once."""
+    for value in (3, 1, 2, 4):
+        write_slice(tmp_path / f"{value}.dcm", flat(value), position=(5.0, 0.0, 0.0), number=value)
+    volume = read_series(tmp_path)
+    assert [values(stack) for stack in volume.stacks()] == [[1, 2, 3, 4]]
+    assert not volume.has_geometry
+    (note,) = volume.notes
+    assert note.startswith("ImagePositionPatient is the same in all slices")
+    assert note.endswith("(4 of 4 slices)")
+
+
+def test_two_takes_of_one_slice_keep_their_position(tmp_path: Path) -> None:
+    """Two slices at one place are one slice taken twice."""
+    for number in (1, 2):
+        write_slice(tmp_path / f"{number}.dcm", flat(number), position=(5.0, 0.0, 0.0), number=number)
+    volume = read_series(tmp_path)
+    assert volume.has_geometry
+    assert [values(stack) for stack in volume.stacks()] == [[1]]
+
+
+def test_remarks_on_headers_come_once_for_a_series(tmp_path: Path) -> None:
+    """Whatever each slice's value is."""
+    for number in range(1, 5):
+        path = write_slice(
+            tmp_path / f"{number}.dcm", flat(number), position=(4.0 * number, 0, 0), number=number
+        )
+        rewrite(path, PixelSpacing=[0, number])
+    (note,) = read_series(tmp_path).notes
+    assert note.startswith("PixelSpacing")
+    assert note.endswith("(4 of 4 slices)")
+
+
+@pytest.mark.parametrize("kind", ["sagittal_t1", "sagittal_t2", ""])
+def test_of_several_series_in_a_folder_the_one_that_is_meant_is_read(tmp_path: Path, kind: str) -> None:
+    """The kind tells which; without one it is the larger."""
+    for value in range(1, 5):
+        for name, first, echo in (("T1", 10, 10), ("T2", 20, 100)):
+            if value < 4 or name == "T2":
+                write_slice(
+                    tmp_path / f"{name}-{value}",
+                    flat(first + value),
+                    position=(4.0 * value, 0, 0),
+                    SeriesDescription=name,
+                    EchoTime=echo,
+                )
+    volume = read_series(tmp_path, kind=kind)
+    assert values(volume) == ([11, 12, 13] if kind == "sagittal_t1" else [21, 22, 23, 24])
+    assert len(volume.skipped) == 7 - len(volume)
+
+
+def test_each_file_is_opened_once(tmp_path: Path) -> None:
+    """On a slow mount opening a file is what takes the time."""
+    write_sagittal(tmp_path)
+    opened: Counter[str] = Counter()
+    listening = True
+
+    def listen(event: str, arguments: tuple[Any, ...]) -> None:
+        if listening and event == "open" and str(arguments[0]).startswith(str(tmp_path)):
+            opened[Path(str(arguments[0])).name] += 1
+
+    sys.addaudithook(listen)
+    read_series(tmp_path)
+    listening = False
+    assert opened == {f"{number}.dcm": 1 for number in range(1, 6)}
+
+
+def test_padding_takes_no_part_in_the_window(tmp_path: Path) -> None:
+    """The same window with and without a margin that the header says is no picture; the margin is black."""
+    for number in range(1, 4):
+        pixels = np.random.default_rng(number).integers(100, 200, (20, 20)).astype(np.int16)
+        padded = np.pad(pixels, 6, constant_values=-2000)
+        for name, image, tags in (("plain", pixels, {}), ("padded", padded, {"PixelPaddingValue": -2000})):
+            position = (4.0 * number, 0, 0)
+            write_slice(tmp_path / name / f"{number}", image, position=position, number=number, **tags)
+    plain, padded_series = window_series(tmp_path / "plain"), window_series(tmp_path / "padded")
+    assert (padded_series.low, padded_series.high) == (plain.low, plain.high)
+    np.testing.assert_array_equal(padded_series.pixels[0][:, 6:-6, 6:-6], plain.pixels[0])
+    assert not padded_series.pixels[0][:, :6].any()
+    image, _ = middle_slice(tmp_path / "padded")
+    np.testing.assert_array_equal(image[6:-6, 6:-6], middle_slice(tmp_path / "plain")[0])
+    assert not image[:6].any()

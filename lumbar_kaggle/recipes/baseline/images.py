@@ -47,8 +47,8 @@ def choose_series(series: pd.DataFrame) -> pd.DataFrame:
     for index in np.flatnonzero(several.to_numpy()):
         row = candidates.iloc[index]
         counts[index] = len(row["files"] or list_folder(Path(row["folder"])).files)
-    candidates = candidates.assign(files=counts, order=np.arange(len(candidates)))
-    best = candidates.sort_values(["files", "series_id"], ascending=[False, True]).drop_duplicates("study_id")
+    candidates = candidates.assign(count=counts, order=np.arange(len(candidates)))
+    best = candidates.sort_values(["count", "series_id"], ascending=[False, True]).drop_duplicates("study_id")
     return best.sort_values("order")[list(SERIES_COLUMNS)].reset_index(drop=True)
 
 
