@@ -252,8 +252,9 @@ class Header:
 
     def _remark(self, keyword: str, texts: Sequence[str], consequence: str) -> None:
         shown = "\\".join(texts)
-        what = f"is {shown if len(shown) < 60 else shown[:60] + '…'}" if shown else "is empty"
-        self.remarks.append(f"{keyword} {what}, which cannot be meant; it {consequence}")
+        shown = shown if len(shown) < 60 else f"{shown[:60]}…"
+        what = f"is {shown}, which cannot be meant" if shown else "is empty"
+        self.remarks.append(f"{keyword} {what}; it {consequence}")
 
 
 def functional_groups(items: Sequence[Dataset]) -> list[Dataset]:
