@@ -29,6 +29,9 @@ FRAME_SECONDS = 60
 MEMORY_BYTES = 4 * 2**30
 """Most that the child may allocate; a frame within the limits takes far less."""
 
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1"}
+"""Threads of the libraries, of no use here, would count against the child's memory on many cores."""
+
 _lock = threading.Lock()
 _child: subprocess.Popen[bytes] | None = None
 
@@ -69,8 +72,7 @@ def _start() -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         # The libraries print what they make of each damaged frame; their reasons come as errors.
         stderr=subprocess.DEVNULL,
-        # Threads of a numerical library would count against the child's memory, unused.
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(places), "OPENBLAS_NUM_THREADS": "1"},
+        env={**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(places)},
     )
 
 

@@ -71,9 +71,9 @@ def damage(what: str) -> Iterator[None]:
         panic = type(error).__name__ == "PanicException"
         if not isinstance(error, Exception) and not panic:
             raise
-        # The operating system's own errors, which have a number, are no damage.
         if isinstance(error, OSError) and error.errno is not None:
-            raise
+            # Not the file's fault: it is missing, a folder, on a disk that fails.
+            raise UnreadableInstance(f"cannot be read ({error.strerror})") from error
         text = " ".join(str(error).split())
         raise UnreadableInstance(f"{what} ({type(error).__name__}: {text})") from error
 
@@ -89,15 +89,12 @@ def read_file(path: Path, *, pixels: bool) -> tuple[Dataset, str]:
     Raises:
         UnreadableInstance: the file cannot be opened, is no DICOM file, is damaged or too large.
     """
-    try:
-        with path.open("rb") as file, damage("header is damaged"):
-            limit = MAX_BYTES + MAX_HEADER_BYTES
-            if pixels and os.fstat(file.fileno()).st_size > limit:
-                raise UnreadableInstance(f"larger than {limit >> 20} MiB, which no series of slices is")
-            content = BytesIO(file.read()) if pixels else file
-            return _parse(_Watched(content), PIXEL_DATA if pixels else PIXEL_GROUP)
-    except OSError as error:
-        raise UnreadableInstance(f"cannot be read ({error.strerror or error})") from error
+    with damage("header is damaged"), path.open("rb") as file:
+        limit = MAX_BYTES + MAX_HEADER_BYTES
+        if pixels and os.fstat(file.fileno()).st_size > limit:
+            raise UnreadableInstance(f"larger than {limit >> 20} MiB, which no series of slices is")
+        content = BytesIO(file.read()) if pixels else file
+        return _parse(_Watched(content), PIXEL_DATA if pixels else PIXEL_GROUP)
 
 
 class _Watched:
@@ -255,8 +252,9 @@ class Header:
 
     def _remark(self, keyword: str, texts: Sequence[str], consequence: str) -> None:
         shown = "\\".join(texts)
-        what = f"is {shown if len(shown) < 60 else shown[:60] + '…'}" if shown else "is empty"
-        self.remarks.append(f"{keyword} {what}, which cannot be meant; it {consequence}")
+        shown = shown if len(shown) < 60 else f"{shown[:60]}…"
+        what = f"is {shown}, which cannot be meant" if shown else "is empty"
+        self.remarks.append(f"{keyword} {what}; it {consequence}")
 
 
 def functional_groups(items: Sequence[Dataset]) -> list[Dataset]:

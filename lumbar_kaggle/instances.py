@@ -28,8 +28,8 @@ __all__ = [
 SPACING_MM = (0.05, 20.0)
 """No pixel of an MR slice is smaller or larger."""
 
-FIELD_MM = 2000.0
-"""No field of view is larger."""
+FIELD_MM = 3000.0
+"""No field of view is larger: the whole body fits."""
 
 FURTHEST_MM = 5000.0
 """No slice is further from the origin, which lies within the scanner's room."""
