@@ -29,8 +29,8 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 `text` with Unix line ends, atomically."""
-    write_atomic(path, lambda temporary: temporary.write_bytes(text.encode()))
+    """Write UTF-8 `text` with Unix line ends, atomically; bytes of file names that are no text as escapes."""
+    write_atomic(path, lambda temporary: temporary.write_bytes(text.encode(errors="backslashreplace")))
 
 
 def write_json(path: Path, value: object) -> None:
