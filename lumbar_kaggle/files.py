@@ -74,8 +74,8 @@ def locked(target: Path, *, file: bool = False) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 `text` with Unix line ends, atomically; file names that are no UTF-8 keep their bytes."""
-    write_atomic(path, lambda temporary: temporary.write_bytes(text.encode(errors="surrogateescape")))
+    """Write UTF-8 `text` with Unix line ends, atomically; bytes of file names that are no text as escapes."""
+    write_atomic(path, lambda temporary: temporary.write_bytes(text.encode(errors="backslashreplace")))
 
 
 def write_json(path: Path, value: object) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -160,6 +161,21 @@ def test_damaged_weights_end_the_run_at_once(
     words = ["predict", str(tmp_path / "studies"), "--bundle", str(bundle), "--out", str(tmp_path / "s.csv")]
     assert main(words) == 2
     assert f"{WEIGHTS}: {first} holds NaN or infinite numbers" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="the file system takes UTF-8 only")
+def test_a_study_whose_name_is_no_text_is_graded(bundle: Path, tmp_path: Path) -> None:
+    """Of bytes that are not UTF-8; they become escapes in the submission and on the page."""
+    studies, name = tmp_path / "studies", os.fsdecode(b"M\xfcller")
+    for study in (name, "other"):
+        write_sagittal(studies / study / "t1", SeriesDescription="Sagittal T1")
+    out, page = tmp_path / "s.csv", tmp_path / "page.html"
+    assert main(["predict", str(studies), "--bundle", str(bundle), "--out", str(out)]) == 0
+    lines = out.read_text().splitlines()
+    assert len(lines) == 1 + 2 * 25
+    assert sum(line.startswith("M\\udcfcller_") for line in lines) == 25
+    assert main(["study", str(studies), name, "--bundle", str(bundle), "--out", str(page)]) == 0
+    assert "M\\udcfcller" in page.read_text()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The command: help at once, one sentence and exit code 2 for bad input, README in step."""
 
+import argparse
 import re
 import subprocess
 import sys
@@ -7,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from lumbar_kaggle.cli import main
+from lumbar_kaggle.cli import _parser, main
 
 ROOT = Path(__file__).parents[1]
-VERBS = (
-    *("demo", "phantom", "check", "preprocess", "pretrain", "train"),
-    *("export", "predict", "validate", "score", "report", "study", "rehearse", "ship"),
-)
+VERBS = [
+    name
+    for action in _parser()._actions
+    if isinstance(action, argparse._SubParsersAction)
+    for name in action.choices
+]
 
 
 def test_help_lists_every_verb_without_heavy_imports() -> None:

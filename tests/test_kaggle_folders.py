@@ -165,9 +165,10 @@ def test_a_session_keeps_half_an_hour_of_its_limit(monkeypatch: pytest.MonkeyPat
     assert session_budget(1).left_s() == pytest.approx(0.9 * 3600, abs=5)
     monkeypatch.setenv("LUMBAR_HOURS", "9")
     assert session_budget(12).left_s() == pytest.approx(8.5 * 3600, abs=5)
-    monkeypatch.setenv("LUMBAR_HOURS", "nine")
-    with pytest.raises(InputError, match="LUMBAR_HOURS is 'nine'; it must be a number"):
-        session_budget(12)
+    for text in ("nan", "inf", "-1", "nine"):
+        monkeypatch.setenv("LUMBAR_HOURS", text)
+        with pytest.raises(InputError, match=f"LUMBAR_HOURS is '{text}'; it must be a number"):
+            session_budget(12)
 
 
 def test_another_version_than_the_one_pushed_is_refused(

@@ -6,6 +6,7 @@ the session's limit, and ``LUMBAR_CONFIG``, settings by recipe: ``{"baseline": {
 
 import contextlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -45,9 +46,12 @@ def session_hours(default: float) -> float:
     """
     text = os.environ.get("LUMBAR_HOURS", "")
     try:
-        return float(text) if text else default
+        hours = float(text) if text else default
     except ValueError:
-        raise InputError(f"LUMBAR_HOURS is {text!r}; it must be a number of hours") from None
+        hours = math.nan
+    if not 0 <= hours < math.inf:
+        raise InputError(f"LUMBAR_HOURS is {text!r}; it must be a number of hours")
+    return hours
 
 
 def session_config(recipe: str, kind: type[Config], settings: Mapping[str, Any] | None = None) -> Config:
