@@ -31,7 +31,9 @@ from lumbar_kaggle.recipes.callbacks import (
     read_checkpoint,
     restore_learner,
 )
+from lumbar_kaggle.recipes.two_stage.grading.augment import drop_views
 from lumbar_kaggle.recipes.two_stage.grading.fit import fit as fit_grader
+from lumbar_kaggle.recipes.two_stage.grading.losses import GradeLoss
 from lumbar_kaggle.recipes.two_stage.locating import training
 from lumbar_kaggle.recipes.two_stage.locating.config import LocateConfig
 from lumbar_kaggle.recipes.two_stage.locating.network import Locator
@@ -40,6 +42,7 @@ from tests.clock import Clock
 from tests.test_baseline_training import ONE, lasting
 from tests.test_pretraining import TINY as TINY_BODY
 from tests.test_two_stage_grading import TINY as TINY_GRADER
+from tests.test_two_stage_grading import network_and_inputs
 from tests.two_stage_studies import write_competition
 
 
@@ -89,6 +92,20 @@ def test_the_gradient_scale_is_resumed(tmp_path: Path) -> None:
     other.scaler = GradScaler("cpu", init_scale=2.0**30)
     restore_learner(other, state)
     assert other.scaler.get_scale() == state["scaler"]["scale"]
+
+
+def test_absent_slices_and_views_are_safe_in_16_bits() -> None:
+    """Their scores are masked with numbers that 16 bits do not hold: losses and gradients stay finite."""
+    network, inputs, truth = network_and_inputs()
+    for given in (inputs, drop_views(inputs, 1.0)):
+        network.zero_grad()
+        with torch.autocast("cpu", torch.float16):
+            loss = GradeLoss(TINY_GRADER)(network(*given.flat()), *truth.flat())
+        loss.backward()
+        found = [one.grad for one in network.parameters() if one.grad is not None]
+        assert torch.isfinite(loss)
+        assert found
+        assert all(torch.isfinite(gradient).all() for gradient in found)
 
 
 def test_what_is_resumed_goes_to_the_models_device(tmp_path: Path) -> None:

@@ -72,13 +72,13 @@ class Size:
     settings: dict[str, dict[str, object]]
     baseline: BaselineConfig
     stops: tuple[int, int, int]
-    minutes: tuple[float, float, float] = (2.0, 2.5, 1.5)
+    minutes: tuple[float, float, float] = (2.5, 2.5, 1.5)
 
 
 FULL = Size(
     PhantomSet("", SEED, 80, 10),
     600,
-    {"locate": {"folds": 2, "epochs": 10}, "grade": {"epochs": 8, "weights": ("none", "none")}},
+    {"locate": {"folds": 2, "epochs": 8}, "grade": {"epochs": 8, "weights": ("none", "none")}},
     BaselineConfig(targets=(TARGET,), weights="none", folds=2, long_epochs=6),
     (100, 100, 150),
 )
