@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.files import locked, write_csv
+from lumbar_kaggle.files import copy_file, locked, write_csv
 
 HOLD = """
 import sys
@@ -56,3 +56,22 @@ def test_names_that_are_no_utf8_keep_their_bytes(tmp_path: Path) -> None:
     write_csv(tmp_path / "log.csv", pd.DataFrame({"study_id": [name]}))
     back = pd.read_csv(tmp_path / "log.csv", encoding_errors="surrogateescape")
     assert back["study_id"].tolist() == [name]
+
+
+def test_a_copy_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy that is interrupted leaves the old file, and nothing else."""
+    (tmp_path / "a").write_text("new")
+    (tmp_path / "b").write_text("old")
+
+    def interrupted(_: Path, target: Path) -> None:
+        target.write_text("n")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.copyfile", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            copy_file(tmp_path / "a", tmp_path / "b")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+    assert (tmp_path / "b").read_text() == "old"
+    copy_file(tmp_path / "a", tmp_path / "c" / "d")
+    assert (tmp_path / "c" / "d").read_text() == "new"

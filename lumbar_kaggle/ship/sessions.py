@@ -18,6 +18,7 @@ from lumbar_kaggle.budget import Budget, OutOfTime
 from lumbar_kaggle.competition import read_competition
 from lumbar_kaggle.config import Config, from_dict
 from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.files import copy_file
 from lumbar_kaggle.inference import GRADED, Outcome, predict
 from lumbar_kaggle.pages.report import write_report
 from lumbar_kaggle.pipeline import preprocess_folder
@@ -213,9 +214,8 @@ def copy_pretrained(arch: str, target: Path, inputs: Path | None = None) -> None
     name = f"pretrained-{arch}.safetensors"
     if target.is_file():
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        shutil.copyfile(find_marker(name, inputs) / name, target)
+        copy_file(find_marker(name, inputs) / name, target)
     except InputError:
         raise InputError(
             f"{name} is not among the inputs; send it with lumbar ship datasets "
@@ -254,7 +254,7 @@ def _take_up(working: Path, inputs: Path | None) -> None:
         for name in names:
             if (earlier / name).is_dir() and not (working / name).exists():
                 print(f"Going on from {earlier / name}")
-                shutil.copytree(earlier / name, working / name)
+                shutil.copytree(earlier / name, working / name, copy_function=copy_file)
     repack_checkpoints(working)
 
 

@@ -9,7 +9,6 @@ located and about annotated points), and of scratch space some 50 GB have been r
 
 import contextlib
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from lumbar_kaggle.budget import OutOfTime
 from lumbar_kaggle.competition import read_competition
 from lumbar_kaggle.config import load_config
 from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.files import copy_file
 from lumbar_kaggle.pipeline import preprocess_folder
 from lumbar_kaggle.processes import usable_cores
 from lumbar_kaggle.recipes.two_stage import config as configuration
@@ -183,7 +183,7 @@ def blend_session(working: Path, *, package: str = "", inputs: Path | None = Non
         print(f"Not blended, the bundle has the plain mean of what is there; not trained: {missing}")
     for name in ("oof.csv", "blend.json", "blend.txt", "noise.csv"):
         if (run / name).is_file():
-            shutil.copyfile(run / name, working / name)
+            copy_file(run / name, working / name)
     fingerprint = export(run, working / "bundle").fingerprint
     print(f"Bundle {fingerprint}")
     return fingerprint
@@ -201,8 +201,7 @@ def take_up(run: Path, inputs: Path | None = None) -> None:
         for path in sorted((earlier / "run").rglob("*")):
             target = run / path.relative_to(earlier / "run")
             if path.is_file() and not target.exists():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target)
+                copy_file(path, target)
     if run.is_dir():
         repack_checkpoints(run)
 
