@@ -324,7 +324,7 @@ def test_bad_inputs_are_one_sentence(run: Path, report_run: Path, tmp_path: Path
 
 def test_heat_maps_of_chosen_studies(run: Path, bundle: Path, studies: Path, tmp_path: Path) -> None:
     hostile = "<script>alert(1)"
-    write_sagittal(studies / hostile / "t1", SeriesDescription="Sagittal T1", slices=1)
+    write_sagittal(studies / hostile / "t1", SeriesDescription="Sagittal T1", slices=3)
     chosen = ["good", "no_t1", hostile]
     arguments = {"bundle": bundle, "folder": studies, "studies": chosen}
     first = write_report(run, tmp_path / "a.html", **arguments).read_text()

@@ -199,7 +199,7 @@ def test_tables_without_pictures_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_series_named_for_another_plane_is_left_out(tmp_path: Path) -> None:
-    """A coronal series that the table calls sagittal: check names it, preprocess and predict do not use it."""
+    """A coronal series that the table calls sagittal: check names it, nothing uses it."""
     root = write_small_competition(tmp_path / "competition", 3, 1)
     wrong = Path(read_competition(root, "train").series["folder"].iloc[1])
     for path in wrong.iterdir():

@@ -91,9 +91,9 @@ def test_a_disc_of_two_examinations_gives_two_studies(tmp_path: Path) -> None:
 def test_a_study_itself_may_be_given(tmp_path: Path, layout: str) -> None:
     """Its files directly in the folder, or a folder for each series: the study is named by the folder."""
     root = tmp_path / "patient"
-    for name, tags in (("t1", T1), ("t2", T2), ("ax", AXIAL_T2)):
+    for number, (name, tags) in enumerate((("t1", T1), ("t2", T2), ("ax", AXIAL_T2))):
         folder = root if layout == "flat" else root / name
-        series(folder, tags, name, StudyInstanceUID="1.2", SeriesInstanceUID=f"1.2.{name}")
+        series(folder, tags, name, StudyInstanceUID="1.2", SeriesInstanceUID=f"1.2.{number}")
     (root / "report.txt").write_text("no slice")
     assert found(find_studies(root)) == {"patient": ALL}
 

@@ -22,7 +22,7 @@ SIDE = 256
 CACHE_KIND = "baseline"
 CACHE_CONFIG = CacheConfig(
     CACHE_KIND,
-    1,
+    2,
     {
         "series": "sagittal_t1",
         "slice": "middle",
