@@ -13,7 +13,8 @@ from lumbar_kaggle.bundle import read_manifest
 from lumbar_kaggle.competition import read_competition
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.explain.points import located_slices
-from lumbar_kaggle.explain.two_stage import Looked, explain_study
+from lumbar_kaggle.explain.shown import Looked
+from lumbar_kaggle.explain.two_stage import explain_study
 from lumbar_kaggle.files import write_json
 from lumbar_kaggle.inference import study_rows
 from lumbar_kaggle.metric import score

@@ -11,7 +11,7 @@ from lumbar_kaggle.targets import level_words
 
 if TYPE_CHECKING:
     from lumbar_kaggle.explain.points import LocatedSlice, Slice
-    from lumbar_kaggle.explain.two_stage import Looked
+    from lumbar_kaggle.explain.shown import Looked
 
 FAR_MM = 6.0
 """Points further than this from the slice's plane are drawn dashed: they do not lie in the picture."""

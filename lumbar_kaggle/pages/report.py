@@ -18,7 +18,7 @@ from lumbar_kaggle.recipes.two_stage.config import RUN_FILE
 from lumbar_kaggle.targets import CONDITIONS, SEVERITIES, TARGET_NAMES, target
 
 if TYPE_CHECKING:
-    from lumbar_kaggle.explain.baseline import Explanation
+    from lumbar_kaggle.explain.shown import BaselineExplanation
 
 MAPS_PER_STUDY = 5
 """Heat maps shown of each chosen study; the study page has them all."""
@@ -203,7 +203,7 @@ def _shown_targets(available: Sequence[str]) -> list[str]:
     return (canal or list(available))[:MAPS_PER_STUDY]
 
 
-def _pictured(explanation: "Explanation") -> dict[str, Any]:
+def _pictured(explanation: "BaselineExplanation") -> dict[str, Any]:
     return {
         "study_id": explanation.study_id,
         "reason": "",
@@ -213,7 +213,7 @@ def _pictured(explanation: "Explanation") -> dict[str, Any]:
     }
 
 
-def heat_map_content(explanation: "Explanation") -> list[dict[str, Any]]:
+def heat_map_content(explanation: "BaselineExplanation") -> list[dict[str, Any]]:
     """Return each heat map of a study as ``target, severity, probability, picture``.
 
     The probability is the calibrated one of the severity that the map explains.

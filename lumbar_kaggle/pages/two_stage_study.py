@@ -12,7 +12,7 @@ from lumbar_kaggle.targets import LEVELS, SEVERITIES, TARGET_NAMES, Target, leve
 
 if TYPE_CHECKING:
     from lumbar_kaggle.explain.points import LocatedSlice
-    from lumbar_kaggle.explain.two_stage import Explanation, Looked, Unseen
+    from lumbar_kaggle.explain.shown import Looked, TwoStageExplanation, Unseen
 
 SAGITTAL_WIDTH, AXIAL_WIDTH, CROP_WIDTH = 400, 260, 220
 """Of the pictures in px: the whole page stays below 1.5 MB."""
@@ -22,7 +22,7 @@ TITLES = {"canal": "Canal", "left foramen": "Left foramina", "right foramen": "R
 CONDITION_OF_PLACE = {place: condition for condition, place in PLACE_OF_CONDITION.items()}
 
 
-def two_stage_content(explanation: "Explanation") -> dict[str, Any]:
+def two_stage_content(explanation: "TwoStageExplanation") -> dict[str, Any]:
     """Return what ``two_stage_study.html`` shows beside the grades."""
     whole = [one for one in explanation.located if one.view != "axial side"]
     across = [one for one in explanation.located if one.view == "axial side"]
