@@ -30,8 +30,8 @@ from lumbar_kaggle.recipes.two_stage.grading.views import PLACES
 from lumbar_kaggle.recipes.two_stage.locating.find import COLUMNS
 from lumbar_kaggle.recipes.two_stage.predictor import TwoStagePredictor
 from lumbar_kaggle.studies import find_studies
-from lumbar_kaggle.targets import LEVELS
-from tests.test_pages import Tables, assert_stands_alone
+from lumbar_kaggle.targets import LEVELS, TARGET_NAMES
+from tests.test_pages import Tables, assert_stands_alone, write_run
 from tests.two_stage_studies import AXIAL, SAGITTAL, ball, make_stack, place_points
 
 TINY = {
@@ -244,3 +244,11 @@ def test_report_refuses_what_is_of_the_baseline(root: Path, tmp_path: Path) -> N
     with pytest.raises(InputError, match="takes no --against"):
         write_report(root / "run", tmp_path / "a.html", bundle=root / "bundle", studies=["1"])
     assert not (tmp_path / "a.html").exists()
+
+
+def test_report_of_the_baseline_refuses_a_two_stage_bundle(root: Path, study_id: str, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", TARGET_NAMES[:1], folds=2, studies=8)
+    with pytest.raises(InputError, match="made by recipe 'two-stage'"):
+        write_report(
+            run, tmp_path / "a.html", bundle=root / "bundle", folder=root / "set", studies=[study_id]
+        )

@@ -38,7 +38,7 @@ def explain_study(
         graded, heat_map = _explain_target(predictor, name, inputs, image.shape)
         probabilities[TARGET_NAMES.index(name)] = graded
         heat_maps.append(heat_map)
-    return BaselineExplanation(study.study_id, facts, image, probabilities, tuple(heat_maps))
+    return BaselineExplanation(study.study_id, probabilities, (), facts, image, tuple(heat_maps))
 
 
 def _explain_target(

@@ -24,22 +24,33 @@ class HeatMap:
 
 
 @dataclass(frozen=True, eq=False)
-class BaselineExplanation:
-    """What a bundle says of one study, and where it looked.
+class Explanation:
+    """What a bundle says of one study; on its own, of one that could not be read.
 
     Attributes:
         study_id: the study.
-        facts: of the slice: ``series_id``, ``instance_number``, ``slices``, spacing and size.
-        image: ``[rows, columns]`` uint8, the slice as stored, windowed.
         probabilities: ``[25, 3]`` calibrated, in the order of `targets.TARGETS`; NaN for targets that
-            were not asked for or that the bundle has no model of.
-        heat_maps: of the targets asked for.
+            were not graded.
+        notes: what was missing or had to be replaced.
     """
 
     study_id: str
+    probabilities: Floats
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class BaselineExplanation(Explanation):
+    """What the baseline says of one study, and where its classifiers looked.
+
+    Attributes:
+        facts: of the slice: ``series_id``, ``instance_number``, ``slices``, spacing and size.
+        image: ``[rows, columns]`` uint8, the slice as stored, windowed.
+        heat_maps: of the targets asked for; the others are not graded.
+    """
+
     facts: dict[str, object]
     image: NDArray[np.uint8]
-    probabilities: Floats
     heat_maps: tuple[HeatMap, ...]
 
 
@@ -91,24 +102,17 @@ class Looked(Shown):
 
 
 @dataclass(frozen=True, eq=False)
-class TwoStageExplanation:
-    """What a bundle says of one study, and where it looked.
+class TwoStageExplanation(Explanation):
+    """What a two-stage bundle says of one study, and where it looked.
 
     Attributes:
-        study_id: the study.
-        probabilities: ``[25, 3]`` of the blend, in the order of `targets.TARGETS`; NaN for levels that no
-            view shows.
         located: slices with the located points.
         looked: of every level, view and side, in that order; by the first model of the blend, the mean over
             its folds' networks.
         models, networks: how many models the blend has, and how many networks the first of them.
-        notes: what was missing or had to be replaced.
     """
 
-    study_id: str
-    probabilities: Floats
     located: tuple[LocatedSlice, ...]
     looked: tuple[Looked | Unseen, ...]
     models: int
     networks: int
-    notes: tuple[str, ...]

@@ -36,11 +36,11 @@ def explain_study(study: Study, predictor: TwoStagePredictor) -> TwoStageExplana
     return TwoStageExplanation(
         study.study_id,
         probabilities,
+        seen.notes,
         tuple(located_slices(seen.stacks, seen.points)),
         tuple(where_looked(first, seen.crops[0], _likeliest(probabilities))),
         len(predictor.models),
         len(first.networks),
-        seen.notes,
     )
 
 

@@ -7,6 +7,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lumbar_kaggle.explain.shown import BaselineExplanation
+from lumbar_kaggle.targets import SEVERITIES, TARGET_NAMES
+
 WIDTH = 220
 """Of a picture in px: 25 of them stay well below 1 MB."""
 
@@ -45,6 +48,27 @@ def overlay_picture(
     share = STRENGTH * warmth[..., None]
     blended = gray[..., None] * (1 - share) + colours * share
     return _encode(np.rint(blended).astype(np.uint8))
+
+
+def explained_slice(explanation: BaselineExplanation, width: int = WIDTH) -> dict[str, Any]:
+    """Return ``slice``, its ``facts``, and ``maps``: each ``target, severity, probability, picture``.
+
+    The probability is the calibrated one of the severity that the map explains; `width` is that of the
+    slice itself, in px.
+    """
+    maps = [
+        {
+            "target": entry.target,
+            "severity": entry.severity,
+            "probability": float(
+                explanation.probabilities[TARGET_NAMES.index(entry.target), SEVERITIES.index(entry.severity)]
+            ),
+            "picture": overlay_picture(explanation.image, entry.heat, explanation.facts),
+        }
+        for entry in explanation.heat_maps
+    ]
+    shown = slice_picture(explanation.image, explanation.facts, width)
+    return {"slice": shown, "facts": explanation.facts, "maps": maps}
 
 
 def picture_size(shape: tuple[int, ...], facts: dict[str, Any], width: int) -> tuple[int, int]:

@@ -2,23 +2,22 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
+from lumbar_kaggle.bundle import read_manifest
 from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.explain.shown import BaselineExplanation
 from lumbar_kaggle.files import write_text
 from lumbar_kaggle.pages import plots
-from lumbar_kaggle.pages.pictures import overlay_picture, slice_picture
+from lumbar_kaggle.pages.pictures import explained_slice
 from lumbar_kaggle.pages.render import render, target_words
 from lumbar_kaggle.pages.results import Comparison, RunResults, compare, read_run_results, score_table
 from lumbar_kaggle.pages.two_stage_report import write_two_stage_report
 from lumbar_kaggle.recipes.baseline.summary import COLUMNS, averages
 from lumbar_kaggle.recipes.two_stage.config import RUN_FILE
 from lumbar_kaggle.targets import CONDITIONS, SEVERITIES, TARGET_NAMES, target
-
-if TYPE_CHECKING:
-    from lumbar_kaggle.explain.shown import BaselineExplanation
 
 MAPS_PER_STUDY = 5
 """Heat maps shown of each chosen study; the study page has them all."""
@@ -175,25 +174,15 @@ def _pictured_studies(
         return []
     if bundle is None or folder is None:
         raise InputError("pictures of studies need the models and the images: give --bundle and --folder too")
-    # Here and not above: they bring torch along, which a page without pictures does not need.
-    from lumbar_kaggle.bundle import read_manifest
-    from lumbar_kaggle.explain.baseline import explain_study
-    from lumbar_kaggle.inference import study_rows
-    from lumbar_kaggle.recipes.baseline.predictor import BaselinePredictor
-    from lumbar_kaggle.studies import find_studies
-    from lumbar_kaggle.volume import UnreadableSeries
+    # Here and not above: it brings torch along.
+    from lumbar_kaggle.explain.studies import explain_studies
 
-    competition = find_studies(folder)
-    predictor = BaselinePredictor(bundle, read_manifest(bundle))
-    names = _shown_targets(predictor.manifest.targets)
-    shown = []
-    for study_id in studies:
-        study = study_rows(competition, study_id)
-        try:
-            shown.append(_pictured(explain_study(study, predictor, names)))
-        except UnreadableSeries as error:
-            reason = str(error).replace(f"{folder}/", "")
-            shown.append({"study_id": study_id, "reason": reason, "maps": []})
+    manifest, shown = read_manifest(bundle), []
+    if manifest.recipe != "baseline":
+        raise InputError(f"{bundle}: made by recipe {manifest.recipe!r}; give the one exported from this run")
+    for one in explain_studies(folder, studies, bundle, _shown_targets(manifest.targets)):
+        content = explained_slice(one) if isinstance(one, BaselineExplanation) else {}
+        shown.append({"study_id": one.study_id, "reason": "; ".join(one.notes), **content})
     return shown
 
 
@@ -201,31 +190,3 @@ def _shown_targets(available: Sequence[str]) -> list[str]:
     """The canal targets, which the middle slice shows best, or else the first ones there are."""
     canal = [name for name in available if target(name).score_group == "spinal"]
     return (canal or list(available))[:MAPS_PER_STUDY]
-
-
-def _pictured(explanation: "BaselineExplanation") -> dict[str, Any]:
-    return {
-        "study_id": explanation.study_id,
-        "reason": "",
-        "facts": explanation.facts,
-        "slice": slice_picture(explanation.image, explanation.facts),
-        "maps": heat_map_content(explanation),
-    }
-
-
-def heat_map_content(explanation: "BaselineExplanation") -> list[dict[str, Any]]:
-    """Return each heat map of a study as ``target, severity, probability, picture``.
-
-    The probability is the calibrated one of the severity that the map explains.
-    """
-    return [
-        {
-            "target": entry.target,
-            "severity": entry.severity,
-            "probability": float(
-                explanation.probabilities[TARGET_NAMES.index(entry.target), SEVERITIES.index(entry.severity)]
-            ),
-            "picture": overlay_picture(explanation.image, entry.heat, explanation.facts),
-        }
-        for entry in explanation.heat_maps
-    ]
