@@ -9,8 +9,7 @@ from lumbar_kaggle.bundle import Manifest, read_manifest
 from lumbar_kaggle.explain.points import Floats, LocatedSlice
 from lumbar_kaggle.explain.shown import BaselineExplanation, Looked, TwoStageExplanation, Unseen
 from lumbar_kaggle.files import write_text
-from lumbar_kaggle.pages.overlays import FAR_MM, looked_slice, marked_slice
-from lumbar_kaggle.pages.pictures import explained_slice
+from lumbar_kaggle.pages.pictures import FAR_MM, explained_slice, looked_slice, marked_slice
 from lumbar_kaggle.pages.plots import attention_bars
 from lumbar_kaggle.pages.render import render
 from lumbar_kaggle.recipes.two_stage.grading.views import PLACE_OF_CONDITION, PLACES

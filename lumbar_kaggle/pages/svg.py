@@ -55,11 +55,6 @@ class Drawing:
         self.width, self.height, self.alternative = width, height, text
         self.parts: list[str] = []
 
-    def image(self, source: str) -> None:
-        """Fill the drawing with a picture, given as a data URI."""
-        size = f'width="{_px(self.width)}" height="{_px(self.height)}"'
-        self.parts.append(f'<image href="{source}" {size} preserveAspectRatio="none"/>')
-
     def line(self, x1: float, y1: float, x2: float, y2: float, kind: str) -> None:
         """Draw a straight line."""
         self.parts.append(
