@@ -1,5 +1,6 @@
 """Pages of the two-stage recipe, of a run that was trained for an epoch on phantoms."""
 
+import html
 import re
 import shutil
 from pathlib import Path
@@ -18,8 +19,7 @@ from lumbar_kaggle.explain.two_stage import explain_study
 from lumbar_kaggle.files import write_json
 from lumbar_kaggle.inference import study_rows
 from lumbar_kaggle.metric import score
-from lumbar_kaggle.pages.plots import attention_bars
-from lumbar_kaggle.pages.render import fixed
+from lumbar_kaggle.pages.render import fixed, percent
 from lumbar_kaggle.pages.report import write_report
 from lumbar_kaggle.pages.study import write_study_page
 from lumbar_kaggle.phantom import write_set
@@ -185,13 +185,19 @@ def test_points_are_drawn_on_the_slices_nearest_to_them() -> None:
     ]
 
 
-def test_attention_bars_show_shares_over_instance_numbers() -> None:
+def test_attention_bars_show_shares_over_instance_numbers(root: Path, study_id: str, page: str) -> None:
     """The highest fills the height; the pictured slice is the coloured one."""
-    chart = attention_bars([7, 8, 9], [0.2, 0.5, 0.3], 1, "bars")
-    assert re.findall(r">([^<]+)</text>", chart) == ["20%", "7", "50%", "8", "30%", "9"]
-    heights = [float(height) for height in re.findall(r'<rect[^>]*height="([\d.]+)"', chart)]
-    np.testing.assert_allclose(np.array(heights) / max(heights), [0.4, 1.0, 0.6], atol=0.01)
-    assert chart.count('class="bar"') == 1
+    explanation = explain_study(study_rows(find_studies(root / "set"), study_id), predictor_of(root))
+    seen = [one for one in explanation.looked if isinstance(one, Looked)]
+    charts = re.findall(r'<div class="attention".*?\n</div>', page, re.DOTALL)
+    for one, chart in zip(seen, charts, strict=True):
+        bars = re.findall(r"<small>(.+?)</small>.*?--share:([\d.]+).*?<span>(\d+)</span>", chart)
+        assert [int(number) for _, _, number in bars] == list(one.instances)
+        assert [html.unescape(text) for text, _, _ in bars] == [percent(weight) for weight in one.attention]
+        heights = [float(height) for _, height, _ in bars]
+        np.testing.assert_allclose(heights, np.array(one.attention) / max(one.attention), atol=0.001)
+        marked = re.findall(r"<div( class=.pictured.)?><small>", chart)
+        assert [bool(kind) for kind in marked] == [k == one.pictured for k in range(len(bars))]
 
 
 def test_report_of_a_run(root: Path, tmp_path: Path) -> None:

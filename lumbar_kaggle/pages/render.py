@@ -103,4 +103,5 @@ def _environment() -> Environment:
     filters = (fixed, signed, percent, rate, target_words, severity_words, in_words)
     environment.filters.update({function.__name__: function for function in filters})
     environment.filters.update(condition=condition_words, level=level_words)
+    environment.globals["severities"] = SEVERITIES
     return environment

@@ -10,14 +10,14 @@ from lumbar_kaggle.bundle import read_manifest
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.explain.shown import BaselineExplanation
 from lumbar_kaggle.files import write_text
-from lumbar_kaggle.pages import plots
+from lumbar_kaggle.pages import charts
 from lumbar_kaggle.pages.pictures import explained_slice
 from lumbar_kaggle.pages.render import render, target_words
 from lumbar_kaggle.pages.results import Comparison, RunResults, compare, read_run_results, score_table
 from lumbar_kaggle.pages.two_stage_report import write_two_stage_report
 from lumbar_kaggle.recipes.baseline.summary import COLUMNS, averages
 from lumbar_kaggle.recipes.two_stage.config import RUN_FILE
-from lumbar_kaggle.targets import CONDITIONS, SEVERITIES, TARGET_NAMES, target
+from lumbar_kaggle.targets import CONDITIONS, TARGET_NAMES, target
 
 MAPS_PER_STUDY = 5
 """Heat maps shown of each chosen study; the study page has them all."""
@@ -73,8 +73,8 @@ def write_report(
         averages=averages(results.summary),
         comparison=None if comparison is None else _comparison_content(comparison),
         overview=_overview(results.summary),
+        scatter=charts.accuracy_scatter(results.summary["latest_accuracy"], results.summary["max_accuracy"]),
         details=_details(results),
-        severities=SEVERITIES,
         studies=_pictured_studies(studies, bundle, folder),
     )
     write_text(out, page)
@@ -98,51 +98,41 @@ def _facts(results: RunResults) -> dict[str, Any]:
 
 
 def _comparison_content(comparison: Comparison) -> dict[str, Any]:
-    table, names = comparison.table, list(comparison.table.index)
+    table = comparison.table
     return {
         "rows": [{"target": name, **row} for name, row in table.to_dict("index").items()],
         "means": table.mean().to_dict(),
         "shared": comparison.shared,
         "differing": comparison.differing,
-        "accuracy_chart": plots.paired_dots(
-            names, list(table["honest"]), list(table["report"]), "Accuracy by both protocols, per target"
+        "accuracy_chart": charts.paired_dots(
+            table["honest"], table["report"], "Accuracy by both protocols, per target"
         ),
-        "recall_chart": plots.paired_dots(
-            names,
-            list(table["honest_recall"]),
-            list(table["report_recall"]),
-            "Mean recall by both protocols, per target",
+        "recall_chart": charts.paired_dots(
+            table["honest_recall"], table["report_recall"], "Mean recall by both protocols, per target"
         ),
     }
 
 
 def _overview(summary: pd.DataFrame) -> list[dict[str, Any]]:
-    names = list(summary.index)
-    latest, best = list(summary["latest_accuracy"]), list(summary["max_accuracy"])
-    normal = list(summary["always_normal"])
-    sizes, seconds = list(summary["training_size"]), list(summary["seconds_per_epoch"])
+    normal = summary["always_normal"]
     return [
         {
             "title": "Training size",
             "note": "Pictures per fold, after upsampling.",
-            "chart": plots.target_bars(names, sizes, title="Training size per target", digits=0),
+            "rows": charts.bar_rows(summary["training_size"]),
+            "digits": 0,
         },
         {
             "title": "Latest accuracy",
             "note": "Mean over folds. The stroke is what always answering normal/mild reaches.",
-            "chart": plots.target_bars(
-                names, latest, title="Latest accuracy per target", digits=3, high=1.0, marks=normal
-            ),
+            "rows": charts.bar_rows(summary["latest_accuracy"], high=1.0, marks=normal),
+            "digits": 3,
         },
         {
             "title": "Seconds per epoch",
             "note": "Mean over epochs and folds.",
-            "chart": plots.target_bars(names, seconds, title="Seconds per epoch per target", digits=1),
-        },
-        {
-            "title": "Latest against best accuracy",
-            "note": "On the line the last epoch was the best one; above it, training went on too long.",
-            "chart": plots.accuracy_scatter(names, latest, best),
+            "rows": charts.bar_rows(summary["seconds_per_epoch"]),
+            "digits": 1,
         },
     ]
 
@@ -154,11 +144,10 @@ def _details(results: RunResults) -> list[dict[str, Any]]:
         names = [name for name in results.targets if target(name).condition == condition]
         cards = [
             {
+                "target": name,
                 "level": target(name).level,
-                "loss": plots.loss_curves(results.histories[name], f"Losses of {target_words(name)}"),
-                "confusion": plots.confusion_cells(
-                    results.confusion(name), f"Confusion matrix of {target_words(name)}"
-                ),
+                "loss": charts.loss_curves(results.histories[name], f"Losses of {target_words(name)}"),
+                "confusion": results.confusion(name).tolist(),
             }
             for name in names
         ]

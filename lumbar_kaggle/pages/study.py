@@ -10,7 +10,6 @@ from lumbar_kaggle.explain.points import Floats, LocatedSlice
 from lumbar_kaggle.explain.shown import BaselineExplanation, Looked, TwoStageExplanation, Unseen
 from lumbar_kaggle.files import write_text
 from lumbar_kaggle.pages.pictures import FAR_MM, explained_slice, looked_slice, marked_slice
-from lumbar_kaggle.pages.plots import attention_bars
 from lumbar_kaggle.pages.render import render
 from lumbar_kaggle.recipes.two_stage.grading.views import PLACE_OF_CONDITION, PLACES
 from lumbar_kaggle.targets import CONDITIONS, LEVELS, SEVERITIES, TARGET_NAMES, Target, level_words
@@ -56,7 +55,6 @@ def write_study_page(folder: Path, study_id: str, bundle: Path, out: Path) -> Pa
         study_id=study_id,
         notes=explanation.notes,
         conditions=CONDITIONS,
-        severities=SEVERITIES,
         grid=_grid(explanation.probabilities, manifest),
         graded=int(np.isfinite(explanation.probabilities).all(axis=1).sum()),
         fingerprint=manifest.fingerprint,
@@ -125,7 +123,6 @@ def _view(one: Looked | Unseen, probabilities: Floats) -> dict[str, Any]:
     if isinstance(one, Unseen):
         return {"title": title, "reason": one.reason}
     of = Target(CONDITION_OF_PLACE[PLACES[one.output]], one.level)
-    words = f"Slice attention of {one.place} {level_words(one.level)}"
     return {
         "title": title,
         "reason": "",
@@ -134,5 +131,7 @@ def _view(one: Looked | Unseen, probabilities: Floats) -> dict[str, Any]:
         "silent": not one.heat.any(),
         "facts": one.slice.facts,
         "picture": looked_slice(one, CROP_WIDTH),
-        "bars": attention_bars(one.instances, one.attention, one.pictured, words),
+        "attention": list(zip(one.instances, one.attention, strict=True)),
+        "pictured": one.pictured,
+        "words": f"Slice attention of {one.place} {level_words(one.level)}",
     }

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from markupsafe import Markup
 
 from lumbar_kaggle.competition import read_competition
 from lumbar_kaggle.evaluation import confusion
 from lumbar_kaggle.files import write_text
-from lumbar_kaggle.pages import plots
+from lumbar_kaggle.pages import charts
 from lumbar_kaggle.pages.render import render
 from lumbar_kaggle.pages.results import score_beside_prior
 from lumbar_kaggle.recipes.two_stage import config as configuration
@@ -77,26 +76,22 @@ def _model(run: Path, number: int, config: GradeConfig) -> dict[str, Any]:
     if parts:
         history = pd.concat(parts, ignore_index=True)
         # The file counts epochs from 0, the chart from 1.
-        chart = plots.loss_curves(history.assign(epoch=history["epoch"] + 1), f"Losses of model {number}")
+        chart = charts.loss_curves(history.assign(epoch=history["epoch"] + 1), f"Losses of model {number}")
     return {"number": number, "config": config, "finished": finished, "chart": chart}
 
 
 def _scored(oof: pd.DataFrame | None, folder: Path | None) -> dict[str, Any]:
     """Return the score beside the prior's and its charts; None without predictions or labels."""
     if oof is None or folder is None:
-        return {"scores": None, "losses": "", "confusions": []}
+        return {"scores": None, "losses": [], "confusions": []}
     truth = read_competition(folder, "train").labels
     scores = score_beside_prior(oof, truth)
     return {"scores": scores, "losses": _losses(scores.losses), "confusions": _confusions(oof, truth)}
 
 
-def _losses(losses: pd.DataFrame) -> Markup:
+def _losses(losses: pd.DataFrame) -> list[dict[str, Any]]:
     ordered = losses.reindex([name for name in TARGET_NAMES if name in losses.index])
-    ours, prior = list(ordered["oof"]), list(ordered["prior"])
-    title = "Weighted log loss per target"
-    return plots.target_bars(
-        list(ordered.index), ours, title=title, digits=3, high=max(ours + prior), marks=prior
-    )
+    return charts.bar_rows(ordered["oof"], high=float(ordered.to_numpy().max()), marks=ordered["prior"])
 
 
 def _confusions(oof: pd.DataFrame, truth: pd.DataFrame) -> list[dict[str, Any]]:
@@ -108,8 +103,7 @@ def _confusions(oof: pd.DataFrame, truth: pd.DataFrame) -> list[dict[str, Any]]:
         rows, words = both[conditions == condition], condition_words(condition)
         if len(rows):
             matrix = confusion(rows[list(SEVERITIES)].to_numpy(), rows["severity"].to_numpy())
-            chart = plots.confusion_cells(matrix, f"Confusion matrix of {words}")
-            cards.append({"title": words, "chart": chart})
+            cards.append({"title": words, "matrix": matrix.tolist()})
     return cards
 
 
