@@ -1,26 +1,31 @@
-"""The page of a training run: every figure and curve of it in one self-contained HTML file."""
+"""The page of a training run, of either recipe: every figure and curve of it in one self-contained file."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from lumbar_kaggle.bundle import read_manifest
+from lumbar_kaggle.competition import read_competition
 from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.evaluation import confusion
 from lumbar_kaggle.explain.shown import BaselineExplanation
 from lumbar_kaggle.files import write_text
 from lumbar_kaggle.pages import charts
 from lumbar_kaggle.pages.pictures import explained_slice
 from lumbar_kaggle.pages.render import render, target_words
-from lumbar_kaggle.pages.results import Comparison, RunResults, compare, read_run_results, score_table
-from lumbar_kaggle.pages.two_stage_report import write_two_stage_report
+from lumbar_kaggle.pages.results import RunResults, compare, read_run_results, score_beside_prior
 from lumbar_kaggle.recipes.baseline.summary import COLUMNS, averages
-from lumbar_kaggle.recipes.two_stage.config import RUN_FILE
-from lumbar_kaggle.targets import CONDITIONS, TARGET_NAMES, target
+from lumbar_kaggle.recipes.two_stage import config as two_stage
+from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
+from lumbar_kaggle.targets import CONDITIONS, SEVERITIES, TARGET_NAMES, condition_words, split_row_id, target
 
 MAPS_PER_STUDY = 5
 """Heat maps shown of each chosen study; the study page has them all."""
+
+NOISE_ROWS = 20
+"""Contradicted labels shown; the run's own table has them all."""
 
 
 def write_report(
@@ -53,32 +58,36 @@ def write_report(
             without bundle and folder, or another run, bundle or studies given with a two-stage run. A study
             whose slice cannot be read is no error: the page says why.
     """
-    if (run / RUN_FILE).is_file():
+    if (run / two_stage.RUN_FILE).is_file():
         if against or bundle or studies:
             raise InputError(
                 f"{run}: the page of a two-stage run takes no --against, --bundle or --studies; "
                 "lumbar study shows where its models look"
             )
-        return write_two_stage_report(run, out, folder=folder, score_text=score_text)
-    results = read_run_results(run)
-    comparison = None if against is None else compare(results, read_run_results(against))
-    page = render(
-        "report.html",
-        config=results.config,
-        facts=_facts(results),
-        scores=score_table(results),
-        score_text=score_text,
-        columns=COLUMNS,
-        summary=results.summary.to_dict("records"),
-        averages=averages(results.summary),
-        comparison=None if comparison is None else _comparison_content(comparison),
-        overview=_overview(results.summary),
-        scatter=charts.accuracy_scatter(results.summary["latest_accuracy"], results.summary["max_accuracy"]),
-        details=_details(results),
-        studies=_pictured_studies(studies, bundle, folder),
-    )
-    write_text(out, page)
+        template, content = "two_stage_report.html", _two_stage(run, folder)
+    else:
+        template, content = "baseline_report.html", _baseline(run, against)
+        content["studies"] = _pictured_studies(studies, bundle, folder)
+    write_text(out, render(template, score_text=score_text, **content))
     return out
+
+
+def _baseline(run: Path, against: Path | None) -> dict[str, Any]:
+    results = read_run_results(run)
+    summary, missing = results.summary, len(set(results.config.targets) - set(results.targets))
+    return {
+        "config": results.config,
+        "facts": _facts(results),
+        "unfinished": f": targets still to be trained: {missing}" if missing else "",
+        "scores": None if results.oof is None else score_beside_prior(results.oof, results.truth()),
+        "columns": COLUMNS,
+        "summary": summary.to_dict("records"),
+        "averages": averages(summary) | {"label": "Average", "convergence_rate": "–", "description": "–"},
+        "comparison": None if against is None else _comparison(results, read_run_results(against)),
+        "overview": _overview(summary),
+        "scatter": charts.accuracy_scatter(summary["latest_accuracy"], summary["max_accuracy"]),
+        "details": _details(results),
+    }
 
 
 def _facts(results: RunResults) -> dict[str, Any]:
@@ -90,18 +99,18 @@ def _facts(results: RunResults) -> dict[str, Any]:
         "studies": results.studies,
         "rows": int(results.summary["rows"].sum()),
         "finished": len(results.targets),
-        "planned": max(len(config.targets), len(results.targets)),
         "all": len(TARGET_NAMES),
         "weights": source if pretrained == {True} else "none: trained from random weights",
         "mixed_weights": len(pretrained) > 1,
     }
 
 
-def _comparison_content(comparison: Comparison) -> dict[str, Any]:
+def _comparison(honest: RunResults, report: RunResults) -> dict[str, Any]:
+    comparison = compare(honest, report)
     table = comparison.table
     return {
         "rows": [{"target": name, **row} for name, row in table.to_dict("index").items()],
-        "means": table.mean().to_dict(),
+        "means": {"target": "Average", **table.mean()},
         "shared": comparison.shared,
         "differing": comparison.differing,
         "accuracy_chart": charts.paired_dots(
@@ -179,3 +188,68 @@ def _shown_targets(available: Sequence[str]) -> list[str]:
     """The canal targets, which the middle slice shows best, or else the first ones there are."""
     canal = [name for name in available if target(name).score_group == "spinal"]
     return (canal or list(available))[:MAPS_PER_STUDY]
+
+
+def _two_stage(run: Path, folder: Path | None) -> dict[str, Any]:
+    """Return what is there of a run; what is not finished yet is said on the page."""
+    config = two_stage.load(run / two_stage.RUN_FILE)
+    names = ("locator/folds.csv", "locator/figures.csv", "oof.csv", "noise.csv")
+    folds, figures, oof, noise = (_read(run / name) for name in names)
+    blend = run / "blend.txt"
+    scored = None
+    if folder is not None and not oof.empty:
+        scored = _scored(oof, read_competition(folder, "train").labels)
+    return {
+        "locate": config.locate,
+        "models": [_model(run, number, one) for number, one in enumerate(config.grade, start=1)],
+        "studies": len(folds),
+        "figures": figures.to_dict("records"),
+        "unfinished": " yet" if oof.empty else "",
+        "blend": blend.read_text(encoding="utf-8") if blend.is_file() else "",
+        "noise": [_contradicted(row) for row in noise.head(NOISE_ROWS).to_dict("records")],
+        "contradicted": len(noise),
+        **(scored or {"scores": None}),
+    }
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """Return a table of the run as far as it is there; empty cells stay empty text."""
+    return pd.read_csv(path, keep_default_na=False) if path.is_file() else pd.DataFrame()
+
+
+def _model(run: Path, number: int, config: GradeConfig) -> dict[str, Any]:
+    """Return a model's settings and the losses of the folds that are finished."""
+    folder = two_stage.grade_folder(run, number)
+    files = {fold: folder / f"fold-{fold}-history.csv" for fold in range(config.folds)}
+    parts = [pd.read_csv(path).assign(fold=fold) for fold, path in files.items() if path.is_file()]
+    finished = sum((folder / f"fold-{fold}-predictions.csv").is_file() for fold in range(config.folds))
+    chart = None
+    if parts:
+        history = pd.concat(parts, ignore_index=True)
+        # The file counts epochs from 0, the chart from 1.
+        chart = charts.loss_curves(history.assign(epoch=history["epoch"] + 1), f"Losses of model {number}")
+    return {"number": number, "config": config, "finished": finished, "chart": chart}
+
+
+def _scored(oof: pd.DataFrame, truth: pd.DataFrame) -> dict[str, Any]:
+    """Return the score beside the prior's, the loss of each target and a confusion matrix per condition."""
+    scores = score_beside_prior(oof, truth)
+    losses = scores.losses.reindex([name for name in TARGET_NAMES if name in scores.losses.index])
+    both = oof.merge(truth[["row_id", "severity"]], on="row_id")
+    conditions = both["row_id"].map(lambda row: target(split_row_id(row)[1]).condition)
+    parts = [(condition_words(condition), both[conditions == condition]) for condition in CONDITIONS]
+    return {
+        "scores": scores,
+        "losses": charts.bar_rows(losses["oof"], high=float(losses.to_numpy().max()), marks=losses["prior"]),
+        "confusions": {
+            words: confusion(rows[list(SEVERITIES)].to_numpy(), rows["severity"].to_numpy()).tolist()
+            for words, rows in parts
+            if len(rows)
+        },
+    }
+
+
+def _contradicted(row: dict[Hashable, Any]) -> dict[str, Any]:
+    study_id, name = split_row_id(row["row_id"])
+    shown = {str(key): value for key, value in row.items()}
+    return {**shown, "study_id": study_id, "target": name}

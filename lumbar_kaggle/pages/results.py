@@ -103,11 +103,6 @@ class ScoreTable(NamedTuple):
     losses: pd.DataFrame
 
 
-def score_table(results: RunResults) -> ScoreTable | None:
-    """Score the out-of-fold predictions; None where the run has none."""
-    return None if results.oof is None else score_beside_prior(results.oof, results.truth())
-
-
 def score_beside_prior(oof: pd.DataFrame, truth: pd.DataFrame) -> ScoreTable:
     """Score predictions beside the prior.
 
