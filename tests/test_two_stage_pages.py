@@ -31,6 +31,7 @@ from lumbar_kaggle.recipes.two_stage.locating.find import COLUMNS
 from lumbar_kaggle.recipes.two_stage.predictor import TwoStagePredictor
 from lumbar_kaggle.studies import find_studies
 from lumbar_kaggle.targets import LEVELS, TARGET_NAMES
+from tests.dicom_files import rewrite
 from tests.test_pages import Tables, assert_stands_alone, write_run
 from tests.two_stage_studies import AXIAL, SAGITTAL, ball, make_stack, place_points
 
@@ -102,7 +103,7 @@ def test_study_page(root: Path, study_id: str, page: str) -> None:
     assert page.count("No picture: ") == 30 - len(seen)
     assert page.count('class="outline"') == len(seen)
     for one in explanation.located:
-        assert f"instance&nbsp;{one.slice.facts['instance_number']}" in page
+        assert f"instance {one.slice.facts['instance_number']}" in page
     assert "means over the model’s 2\nnetworks, one per fold" in page
     again = write_study_page(root / "set", study_id, root / "bundle", root / "again.html").read_text()
     assert again == page
@@ -131,6 +132,22 @@ def test_a_study_without_axial_series(root: Path, study_id: str, tmp_path: Path)
     assert page.count("No picture: the point was not found.") >= 10
     assert "axial_t2" not in page
     assert "Axial T2, series" not in page
+
+
+def test_a_study_without_instance_numbers(root: Path, study_id: str, tmp_path: Path) -> None:
+    """Slices are shown all the same, and no number is made up."""
+    folder = copy_without(root, set(), study_id, tmp_path / "set")
+    for series in sorted((folder / "test_images" / study_id).iterdir()):
+        source = series.resolve()
+        series.unlink()
+        shutil.copytree(source, series)
+        for path in series.iterdir():
+            rewrite(path, remove=("InstanceNumber",))
+    page = write_study_page(folder, study_id, root / "bundle", tmp_path / "a.html").read_text()
+    assert_stands_alone(page)
+    assert "Sagittal T1, no instance number" in page
+    assert "<span>–</span>" in page
+    assert "None" not in page
 
 
 def test_a_study_with_nothing_readable(root: Path, study_id: str, tmp_path: Path) -> None:

@@ -88,7 +88,8 @@ class Looked(Shown):
         slice: the part of the original slice around the crop, of the slice with the greatest attention.
         heat: ``[rows, columns]`` float32 of that part, 0 … 1.
         frame: ``[4, 2]`` column and row of the crop's corners in that part, going round.
-        instances, attention: ``[slices]`` of the window's slices that exist, in its order; they sum to 1.
+        instances, attention: ``[slices]`` of the window's slices that exist, in its order, None where the
+            header has no number; they sum to 1.
         pictured: which of these `slice` is of.
     """
 
@@ -96,7 +97,7 @@ class Looked(Shown):
     slice: Slice
     heat: NDArray[np.float32]
     frame: Floats
-    instances: tuple[int, ...]
+    instances: tuple[int | None, ...]
     attention: tuple[float, ...]
     pictured: int
 

@@ -149,7 +149,7 @@ def _looked(one: Cut, source: Source, each: Sequence[Seen], chosen: NDArray[np.i
         slice=Slice(np.asarray(part, dtype=np.uint8), whole.facts),
         heat=on_slice(to_unit(heat)[0], stack, index, one),
         frame=frame(stack, index, one) - corner,
-        instances=tuple(int(stack.instance_numbers[k]) for k in indices[there]),
+        instances=tuple(stack.instance_numbers[k] for k in indices[there]),
         attention=tuple(float(weight) for weight in attention),
         pictured=pictured,
     )

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lumbar_kaggle.explain.points import LocatedSlice, Mark, Slice
 from lumbar_kaggle.explain.shown import BaselineExplanation, Looked
-from lumbar_kaggle.pages.render import in_words, percent
+from lumbar_kaggle.pages.render import in_words, instance_words, percent
 from lumbar_kaggle.targets import SEVERITIES, TARGET_NAMES, level_words
 
 WIDTH = 220
@@ -121,7 +121,8 @@ def _pixel(column: float, row: float, drawn: dict[str, Any], shape: tuple[int, .
 
 
 def _words(shown: Slice) -> str:
-    return f"{in_words(str(shown.facts['kind']))}, instance {shown.facts['instance_number']}"
+    facts: dict[str, Any] = shown.facts
+    return f"{in_words(facts['kind'])}, {instance_words(facts['instance_number'])}"
 
 
 def _size(shape: tuple[int, ...], facts: dict[str, Any], width: int) -> tuple[int, int]:

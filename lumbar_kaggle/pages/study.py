@@ -92,13 +92,17 @@ def _points_and_views(explanation: TwoStageExplanation) -> dict[str, Any]:
     across = [one for one in explanation.located if one.view == "axial side"]
     cards = [(one.level, _view(one, explanation.probabilities)) for one in explanation.looked]
     return {
-        "sagittal": [_located(one, TITLES[one.marks[0].place], SAGITTAL_WIDTH) for one in whole],
+        "sagittal": [_located(one, _title(one.marks[0].place), SAGITTAL_WIDTH) for one in whole],
         "axial": [_located(one, level_words(one.marks[0].level), AXIAL_WIDTH) for one in across],
         "levels": {level: [card for of, card in cards if of == level] for level in LEVELS},
         "models": explanation.models,
         "networks": explanation.networks,
         "far_mm": FAR_MM,
     }
+
+
+def _title(place: str) -> str:
+    return TITLES.get(place, place.capitalize())
 
 
 def _located(located: LocatedSlice, title: str, width: int) -> dict[str, Any]:
@@ -119,7 +123,7 @@ def _located(located: LocatedSlice, title: str, width: int) -> dict[str, Any]:
 
 
 def _view(one: Looked | Unseen, probabilities: Floats) -> dict[str, Any]:
-    title = one.place.capitalize() + ("" if one.place in PLACES else f" ({PLACES[one.output]})")
+    title = one.place.capitalize() + (f" ({PLACES[one.output]})" if one.place == "axial middle" else "")
     if isinstance(one, Unseen):
         return {"title": title, "reason": one.reason}
     of = Target(CONDITION_OF_PLACE[PLACES[one.output]], one.level)
