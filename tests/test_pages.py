@@ -274,7 +274,7 @@ def test_report_compares_the_protocols(run: Path, report_run: Path, page: str) -
     assert rows[2][1:3] == [fixed(value) for value in comparison.table[["honest", "report"]].iloc[0]]
     assert 0.5 < comparison.shared <= 1
     assert f"<b>{percent(comparison.shared).replace('>', '&gt;')}</b>" in page
-    assert "copies of one image stand on both sides" in page
+    assert "copies of one image are on both sides" in page
     assert comparison.differing == []
 
 

@@ -13,7 +13,7 @@ from lumbar_kaggle.budget import Budget
 from lumbar_kaggle.bundle import read_manifest
 from lumbar_kaggle.competition import read_competition
 from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.explain.points import located_slices
+from lumbar_kaggle.explain.points import edge_letters, located_slices
 from lumbar_kaggle.explain.shown import Looked
 from lumbar_kaggle.explain.two_stage import explain_study
 from lumbar_kaggle.files import write_json
@@ -102,6 +102,9 @@ def test_study_page(root: Path, study_id: str, page: str) -> None:
     assert page.count('aria-label="Slice attention of ') == len(seen)
     assert page.count("No picture: ") == 30 - len(seen)
     assert page.count('class="outline"') == len(seen)
+    pictures = [one.slice for one in (*explanation.located, *seen)]
+    axial = sum(picture.facts["kind"] == "axial_t2" for picture in pictures)
+    assert page.count(">R</text>") == page.count(">L</text>") == axial > 0
     for one in explanation.located:
         assert f"instance {one.slice.facts['instance_number']}" in page
     assert "means over the model’s 2\nnetworks, one per fold" in page
@@ -200,6 +203,23 @@ def test_points_are_drawn_on_the_slices_nearest_to_them() -> None:
     assert [one.view for one in located_slices(stacks[:1], pd.DataFrame(rows, columns=list(COLUMNS)))] == [
         *("canal", "foramen", "foramen")
     ]
+
+
+@pytest.mark.parametrize(
+    ("orientation", "letters"),
+    [
+        (AXIAL, ("R", "L")),
+        # Stored from the patient's left to the right.
+        ((-1, 0, 0, 0, 1, 0), ("L", "R")),
+        (SAGITTAL, ("", "")),
+        ((0, 1, 0, -1, 0, 0), ("", "")),
+    ],
+)
+def test_letters_tell_the_sides_of_a_slice_as_it_is_stored(
+    orientation: tuple[float, ...], letters: tuple[str, str]
+) -> None:
+    """R and L where the rows run across the patient; none where they do not."""
+    assert edge_letters(np.array(orientation, dtype=np.float64)) == letters
 
 
 def test_attention_bars_show_shares_over_instance_numbers(root: Path, study_id: str, page: str) -> None:

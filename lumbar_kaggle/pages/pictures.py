@@ -111,7 +111,8 @@ def looked_slice(looked: Looked, width: int) -> dict[str, Any]:
 def _drawn(shown: Slice, width: int, words: str, heat: NDArray[np.float32] | None = None) -> dict[str, Any]:
     _, height = _size(shown.image.shape, shown.facts, width)
     source = slice_picture(shown.image, shown.facts, width, heat)
-    return {"source": source, "width": width, "height": height, "words": words, "rings": [], "frame": []}
+    drawn = {"source": source, "width": width, "height": height, "words": words}
+    return drawn | {"sides": shown.facts["sides"], "rings": [], "frame": []}
 
 
 def _pixel(column: float, row: float, drawn: dict[str, Any], shape: tuple[int, ...]) -> tuple[float, float]:

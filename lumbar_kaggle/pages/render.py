@@ -16,7 +16,7 @@ from lumbar_kaggle.targets import (
 )
 
 NOTHING = "–"
-"""Stands where there is no number."""
+"""Shown where there is no number."""
 
 
 def render(template: str, **content: Any) -> str:
