@@ -84,7 +84,9 @@ def _baseline(run: Path, against: Path | None) -> dict[str, Any]:
         "summary": summary.to_dict("records"),
         "averages": averages(summary) | {"label": "Average", "convergence_rate": "–", "description": "–"},
         "comparison": None if against is None else _comparison(results, read_run_results(against)),
-        "overview": _overview(summary),
+        "sizes": charts.bar_rows(summary["training_size"]),
+        "accuracies": charts.bar_rows(summary["latest_accuracy"], high=1.0, marks=summary["always_normal"]),
+        "seconds": charts.bar_rows(summary["seconds_per_epoch"]),
         "scatter": charts.accuracy_scatter(summary["latest_accuracy"], summary["max_accuracy"]),
         "details": _details(results),
     }
@@ -120,30 +122,6 @@ def _comparison(honest: RunResults, report: RunResults) -> dict[str, Any]:
             table["honest_recall"], table["report_recall"], "Mean recall by both protocols, per target"
         ),
     }
-
-
-def _overview(summary: pd.DataFrame) -> list[dict[str, Any]]:
-    normal = summary["always_normal"]
-    return [
-        {
-            "title": "Training size",
-            "note": "Pictures per fold, after upsampling.",
-            "rows": charts.bar_rows(summary["training_size"]),
-            "digits": 0,
-        },
-        {
-            "title": "Latest accuracy",
-            "note": "Mean over folds. The stroke is what always answering normal/mild reaches.",
-            "rows": charts.bar_rows(summary["latest_accuracy"], high=1.0, marks=normal),
-            "digits": 3,
-        },
-        {
-            "title": "Seconds per epoch",
-            "note": "Mean over epochs and folds.",
-            "rows": charts.bar_rows(summary["seconds_per_epoch"]),
-            "digits": 1,
-        },
-    ]
 
 
 def _details(results: RunResults) -> list[dict[str, Any]]:
