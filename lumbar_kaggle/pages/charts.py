@@ -182,6 +182,8 @@ def _markup(axes: Axes, title: str) -> Markup:
     body = text[text.index("</defs>") + len("</defs>") :]
     body = re.sub(r'<g id="text:([^"]+)">', r"<g><title>\1</title>", body)
     body = re.sub(r' id="[^"]*"|<!--.*?-->| font-family:[^;]*;| transform="rotate\(-0[^"]*"', "", body)
+    # Before 3.11 the font is one property, which names matplotlib's own family.
+    body = re.sub(r"font: (?:(\w+) )?([\d.]+px) [^;]*", r"font-weight: \1; font-size: \2", body)
     body = re.sub(r' d="[^"]*"', lambda path: re.sub(r"\d+\.\d+", _short, path[0]), body)
     body = re.sub(r"\s*\n\s*", " ", body)
     for colour, name in VARIABLES.items():
