@@ -37,6 +37,7 @@ setup(
         "numpy>=2.0",
         "scipy>=1.13",
         "scikit-learn>=1.5",
+        "matplotlib>=3.8",
         "jinja2>=3.1",
         "markupsafe>=2.1",
         "tqdm>=4.66",

@@ -12,9 +12,8 @@ from torch import nn
 from lumbar_kaggle.bundle import read_manifest
 from lumbar_kaggle.explain.baseline import explain_study
 from lumbar_kaggle.explain.heat import captured, grad_cam, last_map
+from lumbar_kaggle.explain.shown import Looked, Unseen
 from lumbar_kaggle.explain.two_stage import (
-    Looked,
-    Unseen,
     attend,
     frame,
     on_slice,

@@ -15,12 +15,11 @@ from lumbar_kaggle.config import save_config
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import write_csv, write_json
 from lumbar_kaggle.metric import score, weighted_prior
-from lumbar_kaggle.pages.plots import accuracy_scatter, confusion_cells, loss_curves, target_bars
-from lumbar_kaggle.pages.render import fixed, percent, rate
+from lumbar_kaggle.pages.charts import accuracy_scatter, bar_rows, loss_curves, paired_dots
+from lumbar_kaggle.pages.render import fixed, percent, rate, target_words
 from lumbar_kaggle.pages.report import write_report
 from lumbar_kaggle.pages.results import compare, read_run_results
 from lumbar_kaggle.pages.study import write_study_page
-from lumbar_kaggle.pages.svg import Scale, spanning
 from lumbar_kaggle.recipes.baseline.config import BaselineConfig
 from lumbar_kaggle.recipes.baseline.run import read_results
 from lumbar_kaggle.recipes.baseline.summary import COLUMNS, averages, summarise
@@ -275,7 +274,7 @@ def test_report_compares_the_protocols(run: Path, report_run: Path, page: str) -
     assert rows[2][1:3] == [fixed(value) for value in comparison.table[["honest", "report"]].iloc[0]]
     assert 0.5 < comparison.shared <= 1
     assert f"<b>{percent(comparison.shared).replace('>', '&gt;')}</b>" in page
-    assert "copies of one image stand on both sides" in page
+    assert "copies of one image are on both sides" in page
     assert comparison.differing == []
 
 
@@ -370,29 +369,74 @@ def test_report_needs_no_torch() -> None:
     assert answer.stdout.strip() == "False"
 
 
-@pytest.mark.parametrize("values", [[], [0.5, 0.5], [0.0, 0.0], [float("nan"), 2.0, 1e9]])
-def test_spanning_is_never_empty(values: list[float]) -> None:
-    scale = spanning(values, 10, 90)
-    assert scale.high > scale.low
-    assert all(10 <= scale(value) <= 90 for value in values if np.isfinite(value))
-    assert 1 <= len(scale.ticks(4)) <= 10
+def drawn_losses() -> str:
+    """A chart of two folds, of which one stopped early."""
+    epochs = pd.DataFrame({"fold": [0, 0, 0, 1, 1], "epoch": [1, 2, 3, 1, 2]})
+    return str(loss_curves(epochs.assign(train_loss=0.5, valid_loss=[0.9, 0.7, 0.8, 0.8, 0.6]), "<losses>"))
 
 
-def test_ticks_are_round() -> None:
-    assert [text for _, text in Scale(0, 1, 0, 1).ticks(5)] == ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]
-    assert Scale(0.83, 0.98, 0, 1).ticks(3) == [(0.85, "0.85"), (0.9, "0.90"), (0.95, "0.95")]
-    assert [text for _, text in Scale(0, 40, 0, 1).ticks(4)] == ["0", "10", "20", "30", "40"]
+def test_charts_are_plain_markup_in_the_colours_of_the_page() -> None:
+    """Text as text, the colours of the style sheet, and nothing that other parts of a page could meet."""
+    chart = drawn_losses()
+    assert chart.startswith('<svg viewBox="0 0 220 118" role="img" aria-label="&lt;losses&gt;">')
+    assert "<title>epoch 2: 0.650</title>" in chart
+    assert re.findall(r">([\d.]+)</text>", chart)
+    colours = set(re.findall(r"(?:fill|stroke): ([^;\"]+)", chart))
+    assert colours == {"none", "var(--accent)", "var(--soft)", "var(--rule)", "var(--card)"}
+    assert not re.search(r" id=|<defs|<style|url\(|href|http|<\?xml|font-family", chart)
+
+
+def test_charts_are_the_same_in_another_process() -> None:
+    code = "from tests.test_pages import drawn_losses; print(drawn_losses())"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout == drawn_losses() + "\n"
 
 
 def test_charts_survive_missing_numbers() -> None:
     missing = float("nan")
-    names = list(CANAL[:2])
+    unknown, half = pd.Series([missing] * 2, CANAL[:2]), pd.Series([missing, 0.5], CANAL[:2])
+    nothing = pd.DataFrame({"fold": [0], "epoch": [1], "train_loss": missing, "valid_loss": missing})
     charts = [
-        target_bars(names, [missing, 0.0], title="bars", digits=1, marks=[missing, 0.5]),
-        accuracy_scatter(names, [missing, 0.5], [missing, 0.5]),
-        confusion_cells(np.zeros((3, 3), dtype=np.int64), "empty"),
-        loss_curves(
-            pd.DataFrame({"fold": [0], "epoch": [1], "train_loss": missing, "valid_loss": missing}), "x"
-        ),
+        accuracy_scatter(half, half),
+        accuracy_scatter(unknown, unknown),
+        paired_dots(half, half / 2, "pairs"),
+        paired_dots(unknown, unknown, "pairs"),
+        loss_curves(nothing, "x"),
     ]
     assert not any(re.search(r'="[^"]*\b(nan|inf)\b', chart) for chart in charts)
+
+
+@pytest.mark.parametrize(
+    ("values", "marks", "shares", "strokes"),
+    [
+        ([4.0, 2.0], None, [1.0, 0.5], [None, None]),
+        ([float("nan"), 2.0], [1.0, float("nan")], [None, 1.0], [0.5, None]),
+        ([0.0, 0.0], None, [0.0, 0.0], [None, None]),
+    ],
+)
+def test_bars_are_shares_of_the_greatest(
+    values: list[float], marks: list[float] | None, shares: list[float], strokes: list[float]
+) -> None:
+    index = CANAL[:2]
+    rows = bar_rows(pd.Series(values, index), marks=None if marks is None else pd.Series(marks, index))
+    assert [row["share"] for row in rows] == shares
+    assert [row["mark"] for row in rows] == strokes
+    assert [row["level"] for row in rows] == list(LEVELS[:2])
+
+
+def test_confusion_matrices_are_those_of_the_predictions(run: Path, page: str) -> None:
+    """Counts and shares of the row, one row per true severity; a severity that does not occur has none."""
+    name = TARGET_NAMES[0]
+    matrix = read_run_results(run).confusion(name)
+    assert matrix.sum() == 40
+    table = re.search(rf'aria-label="Confusion matrix of {target_words(name)}">.*?</table>', page, re.DOTALL)
+    assert table is not None
+    cells = re.findall(r'<td style="--share:([\d.]+)"><b>(\d+)</b><br>(.+?)</td>', table[0])
+    totals = np.repeat(matrix.sum(axis=1), 3)
+    assert [int(count) for _, count, _ in cells] == matrix.ravel().tolist()
+    shares = matrix.ravel() / np.maximum(totals, 1)
+    np.testing.assert_allclose([float(share) for share, _, _ in cells], shares, atol=0.001)
+    words = [percent(share if total else None) for share, total in zip(shares, totals, strict=True)]
+    assert [text for _, _, text in cells] == [
+        text.replace("<", "&lt;").replace(">", "&gt;") for text in words
+    ]

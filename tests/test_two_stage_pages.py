@@ -1,5 +1,6 @@
 """Pages of the two-stage recipe, of a run that was trained for an epoch on phantoms."""
 
+import html
 import re
 import shutil
 from pathlib import Path
@@ -12,13 +13,13 @@ from lumbar_kaggle.budget import Budget
 from lumbar_kaggle.bundle import read_manifest
 from lumbar_kaggle.competition import read_competition
 from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.explain.points import located_slices
-from lumbar_kaggle.explain.two_stage import Looked, explain_study
+from lumbar_kaggle.explain.points import edge_letters, located_slices
+from lumbar_kaggle.explain.shown import Looked
+from lumbar_kaggle.explain.two_stage import explain_study
 from lumbar_kaggle.files import write_json
 from lumbar_kaggle.inference import study_rows
 from lumbar_kaggle.metric import score
-from lumbar_kaggle.pages.plots import attention_bars
-from lumbar_kaggle.pages.render import fixed
+from lumbar_kaggle.pages.render import fixed, percent
 from lumbar_kaggle.pages.report import write_report
 from lumbar_kaggle.pages.study import write_study_page
 from lumbar_kaggle.phantom import write_set
@@ -29,9 +30,9 @@ from lumbar_kaggle.recipes.two_stage.grading.views import PLACES
 from lumbar_kaggle.recipes.two_stage.locating.find import COLUMNS
 from lumbar_kaggle.recipes.two_stage.predictor import TwoStagePredictor
 from lumbar_kaggle.studies import find_studies
-from lumbar_kaggle.targets import LEVELS
+from lumbar_kaggle.targets import LEVELS, TARGET_NAMES
 from tests.dicom_files import rewrite
-from tests.test_pages import Tables, assert_stands_alone
+from tests.test_pages import Tables, assert_stands_alone, write_run
 from tests.two_stage_studies import AXIAL, SAGITTAL, ball, make_stack, place_points
 
 TINY = {
@@ -101,8 +102,11 @@ def test_study_page(root: Path, study_id: str, page: str) -> None:
     assert page.count('aria-label="Slice attention of ') == len(seen)
     assert page.count("No picture: ") == 30 - len(seen)
     assert page.count('class="outline"') == len(seen)
+    pictures = [one.slice for one in (*explanation.located, *seen)]
+    axial = sum(picture.facts["kind"] == "axial_t2" for picture in pictures)
+    assert page.count(">R</text>") == page.count(">L</text>") == axial > 0
     for one in explanation.located:
-        assert f"instance&nbsp;{one.slice.facts['instance_number']}" in page
+        assert f"instance {one.slice.facts['instance_number']}" in page
     assert "means over the model’s 2\nnetworks, one per fold" in page
     again = write_study_page(root / "set", study_id, root / "bundle", root / "again.html").read_text()
     assert again == page
@@ -148,6 +152,22 @@ def test_a_study_that_does_not_know_its_sides(root: Path, study_id: str, tmp_pat
     assert "Foramen of unknown side" in page
     assert re.search("(left|right) foramen|(left|right) foramina", page, re.IGNORECASE) is None
     assert "no instance number" in page
+    assert "None" not in page
+
+
+def test_a_study_without_instance_numbers(root: Path, study_id: str, tmp_path: Path) -> None:
+    """Slices are shown all the same, and no number is made up."""
+    folder = copy_without(root, set(), study_id, tmp_path / "set")
+    for series in sorted((folder / "test_images" / study_id).iterdir()):
+        source = series.resolve()
+        series.unlink()
+        shutil.copytree(source, series)
+        for path in series.iterdir():
+            rewrite(path, remove=("InstanceNumber",))
+    page = write_study_page(folder, study_id, root / "bundle", tmp_path / "a.html").read_text()
+    assert_stands_alone(page)
+    assert "Sagittal T1, no instance number" in page
+    assert "<span>–</span>" in page
     assert "None" not in page
 
 
@@ -203,13 +223,36 @@ def test_points_are_drawn_on_the_slices_nearest_to_them() -> None:
     ]
 
 
-def test_attention_bars_show_shares_over_instance_numbers() -> None:
+@pytest.mark.parametrize(
+    ("orientation", "letters"),
+    [
+        (AXIAL, ("R", "L")),
+        # Stored from the patient's left to the right.
+        ((-1, 0, 0, 0, 1, 0), ("L", "R")),
+        (SAGITTAL, ("", "")),
+        ((0, 1, 0, -1, 0, 0), ("", "")),
+    ],
+)
+def test_letters_tell_the_sides_of_a_slice_as_it_is_stored(
+    orientation: tuple[float, ...], letters: tuple[str, str]
+) -> None:
+    """R and L where the rows run across the patient; none where they do not."""
+    assert edge_letters(np.array(orientation, dtype=np.float64)) == letters
+
+
+def test_attention_bars_show_shares_over_instance_numbers(root: Path, study_id: str, page: str) -> None:
     """The highest fills the height; the pictured slice is the coloured one."""
-    chart = attention_bars([7, 8, 9], [0.2, 0.5, 0.3], 1, "bars")
-    assert re.findall(r">([^<]+)</text>", chart) == ["20%", "7", "50%", "8", "30%", "9"]
-    heights = [float(height) for height in re.findall(r'<rect[^>]*height="([\d.]+)"', chart)]
-    np.testing.assert_allclose(np.array(heights) / max(heights), [0.4, 1.0, 0.6], atol=0.01)
-    assert chart.count('class="bar"') == 1
+    explanation = explain_study(study_rows(find_studies(root / "set"), study_id), predictor_of(root))
+    seen = [one for one in explanation.looked if isinstance(one, Looked)]
+    charts = re.findall(r'<div class="attention".*?\n</div>', page, re.DOTALL)
+    for one, chart in zip(seen, charts, strict=True):
+        bars = re.findall(r"<small>(.+?)</small>.*?--share:([\d.]+).*?<span>(\d+)</span>", chart)
+        assert [int(number) for _, _, number in bars] == list(one.instances)
+        assert [html.unescape(text) for text, _, _ in bars] == [percent(weight) for weight in one.attention]
+        heights = [float(height) for _, height, _ in bars]
+        np.testing.assert_allclose(heights, np.array(one.attention) / max(one.attention), atol=0.001)
+        marked = re.findall(r"<div( class=.pictured.)?><small>", chart)
+        assert [bool(kind) for kind in marked] == [k == one.pictured for k in range(len(bars))]
 
 
 def test_report_of_a_run(root: Path, tmp_path: Path) -> None:
@@ -262,3 +305,11 @@ def test_report_refuses_what_is_of_the_baseline(root: Path, tmp_path: Path) -> N
     with pytest.raises(InputError, match="takes no --against"):
         write_report(root / "run", tmp_path / "a.html", bundle=root / "bundle", studies=["1"])
     assert not (tmp_path / "a.html").exists()
+
+
+def test_report_of_the_baseline_refuses_a_two_stage_bundle(root: Path, study_id: str, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", TARGET_NAMES[:1], folds=2, studies=8)
+    with pytest.raises(InputError, match="made by recipe 'two-stage'"):
+        write_report(
+            run, tmp_path / "a.html", bundle=root / "bundle", folder=root / "set", studies=[study_id]
+        )

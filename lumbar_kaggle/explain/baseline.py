@@ -1,58 +1,23 @@
 """Heat maps of the baseline: where in the slice each classifier found its evidence."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lumbar_kaggle.explain.heat import Floats32, grad_cam
+from lumbar_kaggle.explain.heat import grad_cam
+from lumbar_kaggle.explain.shown import BaselineExplanation, HeatMap
 from lumbar_kaggle.recipes.base import Study
 from lumbar_kaggle.recipes.baseline.images import square
 from lumbar_kaggle.recipes.baseline.predictor import BaselinePredictor, study_slice
 from lumbar_kaggle.targets import SEVERITIES, TARGET_NAMES
 
 
-@dataclass(frozen=True, eq=False)
-class HeatMap:
-    """Grad-CAM of one target.
-
-    Attributes:
-        target: its name.
-        severity: the one explained: the most probable by the uncalibrated classifiers.
-        heat: ``[rows, columns]`` float32 of the slice, 0 … 1.
-    """
-
-    target: str
-    severity: str
-    heat: Floats32
-
-
-@dataclass(frozen=True, eq=False)
-class Explanation:
-    """What a bundle says of one study, and where it looked.
-
-    Attributes:
-        study_id: the study.
-        facts: of the slice: ``series_id``, ``instance_number``, ``slices``, spacing and size.
-        image: ``[rows, columns]`` uint8, the slice as stored, windowed.
-        probabilities: ``[25, 3]`` calibrated, in the order of `targets.TARGETS`; NaN for targets that
-            were not asked for or that the bundle has no model of.
-        heat_maps: of the targets asked for.
-    """
-
-    study_id: str
-    facts: dict[str, object]
-    image: NDArray[np.uint8]
-    probabilities: NDArray[np.float64]
-    heat_maps: tuple[HeatMap, ...]
-
-
 def explain_study(
     study: Study, predictor: BaselinePredictor, targets: Iterable[str] | None = None
-) -> Explanation:
+) -> BaselineExplanation:
     """Grade one study and draw a heat map for each target asked for.
 
     Each heat map is the mean over the folds' models, enlarged to the original slice.
@@ -73,7 +38,7 @@ def explain_study(
         graded, heat_map = _explain_target(predictor, name, inputs, image.shape)
         probabilities[TARGET_NAMES.index(name)] = graded
         heat_maps.append(heat_map)
-    return Explanation(study.study_id, facts, image, probabilities, tuple(heat_maps))
+    return BaselineExplanation(study.study_id, probabilities, (), facts, image, tuple(heat_maps))
 
 
 def _explain_target(

@@ -31,8 +31,8 @@ class Slice:
 
     Attributes:
         image: ``[rows, columns]`` uint8, windowed over the series.
-        facts: ``series_id``, ``kind``, ``instance_number``, and ``row_mm`` and ``column_mm``, the distances
-            between rows and between columns.
+        facts: ``series_id``, ``kind``, ``instance_number``, ``row_mm`` and ``column_mm``, the distances
+            between rows and between columns, and ``sides``, see `edge_letters`.
     """
 
     image: NDArray[np.uint8]
@@ -77,6 +77,21 @@ class LocatedSlice:
     marks: tuple[Mark, ...]
 
 
+def edge_letters(orientation: Floats) -> tuple[str, str]:
+    """Return which side of the patient lies at a picture's left and right edge: R and L, or L and R.
+
+    Args:
+        orientation: ``[6]`` direction cosines, LPS.
+
+    Returns:
+        Empty texts where the rows of the picture do not run from one side to the other.
+    """
+    across = orientation[0]
+    if abs(across) < np.sqrt(0.5):
+        return "", ""
+    return ("R", "L") if across > 0 else ("L", "R")
+
+
 def cut_slice(placed: Placed, index: int) -> Slice:
     """Return a slice of a stack."""
     stack = placed.stack
@@ -86,6 +101,7 @@ def cut_slice(placed: Placed, index: int) -> Slice:
         "instance_number": stack.instance_numbers[index],
         "row_mm": float(stack.spacing[0]),
         "column_mm": float(stack.spacing[1]),
+        "sides": edge_letters(stack.orientation),
     }
     return Slice(np.ascontiguousarray(stack.pixels[index]), facts)
 

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from lumbar_kaggle.explain.heat import Floats32, captured, last_map, to_unit, weigh
-from lumbar_kaggle.explain.points import LocatedSlice, Slice, cut_slice, located_slices, shown_place
+from lumbar_kaggle.explain.points import Slice, cut_slice, located_slices, shown_place
+from lumbar_kaggle.explain.shown import Looked, TwoStageExplanation, Unseen
 from lumbar_kaggle.recipes.base import Study
 from lumbar_kaggle.recipes.two_stage.grading.augment import Inputs, cut, unpack
 from lumbar_kaggle.recipes.two_stage.grading.cropping import FreshCrops
@@ -27,86 +28,15 @@ SURROUNDINGS = 1.5
 """Side of the pictured part of a slice, in sides of the crop."""
 
 
-@dataclass(frozen=True)
-class Shown:
-    """One view of one level.
-
-    Attributes:
-        level, place: names; the place is what the crop is centred on.
-        output: index in `views.PLACES` of the grade that the view belongs to.
-    """
-
-    level: str
-    place: str
-    output: int
-
-
-@dataclass(frozen=True)
-class Unseen(Shown):
-    """A view without a picture.
-
-    Attributes:
-        reason: why.
-    """
-
-    reason: str
-
-
-@dataclass(frozen=True, eq=False)
-class Looked(Shown):
-    """Where a model looked in a view.
-
-    Attributes:
-        severity: the one explained, an index in `targets.SEVERITIES`: the most probable of the blend.
-        slice: the part of the original slice around the crop, of the slice with the greatest attention.
-        heat: ``[rows, columns]`` float32 of that part, 0 … 1.
-        frame: ``[4, 2]`` column and row of the crop's corners in that part, going round.
-        instances, attention: ``[slices]`` of the window's slices that exist, in its order, None where the
-            header has no number; they sum to 1.
-        pictured: which of these `slice` is of.
-    """
-
-    severity: int
-    slice: Slice
-    heat: Floats32
-    frame: Floats
-    instances: tuple[int | None, ...]
-    attention: tuple[float, ...]
-    pictured: int
-
-
-@dataclass(frozen=True, eq=False)
-class Explanation:
-    """What a bundle says of one study, and where it looked.
-
-    Attributes:
-        study_id: the study.
-        probabilities: ``[25, 3]`` of the blend, in the order of `targets.TARGETS`; NaN for levels that no
-            view shows.
-        located: slices with the located points.
-        looked: of every level, view and side, in that order; by the first model of the blend, the mean over
-            its folds' networks.
-        models, networks: how many models the blend has, and how many networks the first of them.
-        notes: what was missing or had to be replaced.
-    """
-
-    study_id: str
-    probabilities: Floats
-    located: tuple[LocatedSlice, ...]
-    looked: tuple[Looked | Unseen, ...]
-    models: int
-    networks: int
-    notes: tuple[str, ...]
-
-
-def explain_study(study: Study, predictor: TwoStagePredictor) -> Explanation:
+def explain_study(study: Study, predictor: TwoStagePredictor) -> TwoStageExplanation:
     """Grade one study and show what of it was looked at; a study that cannot be read gives notes."""
     seen = predictor.look(study)
     probabilities = predictor.grade(study.study_id, seen)
     first = predictor.models[0]
-    return Explanation(
+    return TwoStageExplanation(
         study.study_id,
         probabilities,
+        seen.notes,
         tuple(located_slices(seen.stacks, seen.points, sided=seen.sided)),
         tuple(
             replace(one, place=shown_place(one.place, sided=seen.sided))
@@ -114,7 +44,6 @@ def explain_study(study: Study, predictor: TwoStagePredictor) -> Explanation:
         ),
         len(predictor.models),
         len(first.networks),
-        seen.notes,
     )
 
 

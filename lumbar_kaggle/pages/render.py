@@ -16,7 +16,7 @@ from lumbar_kaggle.targets import (
 )
 
 NOTHING = "–"
-"""Stands where there is no number."""
+"""Shown where there is no number."""
 
 
 def render(template: str, **content: Any) -> str:
@@ -90,6 +90,15 @@ def in_words(text: str) -> str:
     return text
 
 
+def instance_words(number: int | None) -> str:
+    """Return which instance a slice is.
+
+    >>> instance_words(7), instance_words(None)
+    ('instance 7', 'no instance number')
+    """
+    return "no instance number" if number is None else f"instance {number}"
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -100,7 +109,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    filters = (fixed, signed, percent, rate, target_words, severity_words, in_words)
+    filters = (fixed, signed, percent, rate, target_words, severity_words, in_words, instance_words)
     environment.filters.update({function.__name__: function for function in filters})
     environment.filters.update(condition=condition_words, level=level_words)
+    environment.globals["severities"] = SEVERITIES
     return environment

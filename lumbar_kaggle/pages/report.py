@@ -1,27 +1,31 @@
-"""The page of a training run: every figure and curve of it in one self-contained HTML file."""
+"""The page of a training run, of either recipe: every figure and curve of it in one self-contained file."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
+from lumbar_kaggle.bundle import read_manifest
+from lumbar_kaggle.competition import read_competition
 from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.evaluation import confusion
+from lumbar_kaggle.explain.shown import BaselineExplanation
 from lumbar_kaggle.files import write_text
-from lumbar_kaggle.pages import plots
-from lumbar_kaggle.pages.pictures import overlay_picture, slice_picture
+from lumbar_kaggle.pages import charts
+from lumbar_kaggle.pages.pictures import explained_slice
 from lumbar_kaggle.pages.render import render, target_words
-from lumbar_kaggle.pages.results import Comparison, RunResults, compare, read_run_results, score_table
-from lumbar_kaggle.pages.two_stage_report import write_two_stage_report
+from lumbar_kaggle.pages.results import RunResults, compare, read_run_results, score_beside_prior
 from lumbar_kaggle.recipes.baseline.summary import COLUMNS, averages
-from lumbar_kaggle.recipes.two_stage.config import RUN_FILE
-from lumbar_kaggle.targets import CONDITIONS, SEVERITIES, TARGET_NAMES, target
-
-if TYPE_CHECKING:
-    from lumbar_kaggle.explain.baseline import Explanation
+from lumbar_kaggle.recipes.two_stage import config as two_stage
+from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
+from lumbar_kaggle.targets import CONDITIONS, SEVERITIES, TARGET_NAMES, condition_words, split_row_id, target
 
 MAPS_PER_STUDY = 5
 """Heat maps shown of each chosen study; the study page has them all."""
+
+NOISE_ROWS = 20
+"""Contradicted labels shown; the run's own table has them all."""
 
 
 def write_report(
@@ -54,32 +58,38 @@ def write_report(
             without bundle and folder, or another run, bundle or studies given with a two-stage run. A study
             whose slice cannot be read is no error: the page says why.
     """
-    if (run / RUN_FILE).is_file():
+    if (run / two_stage.RUN_FILE).is_file():
         if against or bundle or studies:
             raise InputError(
                 f"{run}: the page of a two-stage run takes no --against, --bundle or --studies; "
                 "lumbar study shows where its models look"
             )
-        return write_two_stage_report(run, out, folder=folder, score_text=score_text)
-    results = read_run_results(run)
-    comparison = None if against is None else compare(results, read_run_results(against))
-    page = render(
-        "report.html",
-        config=results.config,
-        facts=_facts(results),
-        scores=score_table(results),
-        score_text=score_text,
-        columns=COLUMNS,
-        summary=results.summary.to_dict("records"),
-        averages=averages(results.summary),
-        comparison=None if comparison is None else _comparison_content(comparison),
-        overview=_overview(results.summary),
-        details=_details(results),
-        severities=SEVERITIES,
-        studies=_pictured_studies(studies, bundle, folder),
-    )
-    write_text(out, page)
+        template, content = "two_stage_report.html", _two_stage(run, folder)
+    else:
+        template, content = "baseline_report.html", _baseline(run, against)
+        content["studies"] = _pictured_studies(studies, bundle, folder)
+    write_text(out, render(template, score_text=score_text, **content))
     return out
+
+
+def _baseline(run: Path, against: Path | None) -> dict[str, Any]:
+    results = read_run_results(run)
+    summary, missing = results.summary, len(set(results.config.targets) - set(results.targets))
+    return {
+        "config": results.config,
+        "facts": _facts(results),
+        "unfinished": f": targets still to be trained: {missing}" if missing else "",
+        "scores": None if results.oof is None else score_beside_prior(results.oof, results.truth()),
+        "columns": COLUMNS,
+        "summary": summary.to_dict("records"),
+        "averages": averages(summary) | {"label": "Average", "convergence_rate": "–", "description": "–"},
+        "comparison": None if against is None else _comparison(results, read_run_results(against)),
+        "sizes": charts.bar_rows(summary["training_size"]),
+        "accuracies": charts.bar_rows(summary["latest_accuracy"], high=1.0, marks=summary["always_normal"]),
+        "seconds": charts.bar_rows(summary["seconds_per_epoch"]),
+        "scatter": charts.accuracy_scatter(summary["latest_accuracy"], summary["max_accuracy"]),
+        "details": _details(results),
+    }
 
 
 def _facts(results: RunResults) -> dict[str, Any]:
@@ -91,61 +101,27 @@ def _facts(results: RunResults) -> dict[str, Any]:
         "studies": results.studies,
         "rows": int(results.summary["rows"].sum()),
         "finished": len(results.targets),
-        "planned": max(len(config.targets), len(results.targets)),
         "all": len(TARGET_NAMES),
         "weights": source if pretrained == {True} else "none: trained from random weights",
         "mixed_weights": len(pretrained) > 1,
     }
 
 
-def _comparison_content(comparison: Comparison) -> dict[str, Any]:
-    table, names = comparison.table, list(comparison.table.index)
+def _comparison(honest: RunResults, report: RunResults) -> dict[str, Any]:
+    comparison = compare(honest, report)
+    table = comparison.table
     return {
         "rows": [{"target": name, **row} for name, row in table.to_dict("index").items()],
-        "means": table.mean().to_dict(),
+        "means": {"target": "Average", **table.mean()},
         "shared": comparison.shared,
         "differing": comparison.differing,
-        "accuracy_chart": plots.paired_dots(
-            names, list(table["honest"]), list(table["report"]), "Accuracy by both protocols, per target"
+        "accuracy_chart": charts.paired_dots(
+            table["honest"], table["report"], "Accuracy by both protocols, per target"
         ),
-        "recall_chart": plots.paired_dots(
-            names,
-            list(table["honest_recall"]),
-            list(table["report_recall"]),
-            "Mean recall by both protocols, per target",
+        "recall_chart": charts.paired_dots(
+            table["honest_recall"], table["report_recall"], "Mean recall by both protocols, per target"
         ),
     }
-
-
-def _overview(summary: pd.DataFrame) -> list[dict[str, Any]]:
-    names = list(summary.index)
-    latest, best = list(summary["latest_accuracy"]), list(summary["max_accuracy"])
-    normal = list(summary["always_normal"])
-    sizes, seconds = list(summary["training_size"]), list(summary["seconds_per_epoch"])
-    return [
-        {
-            "title": "Training size",
-            "note": "Pictures per fold, after upsampling.",
-            "chart": plots.target_bars(names, sizes, title="Training size per target", digits=0),
-        },
-        {
-            "title": "Latest accuracy",
-            "note": "Mean over folds. The stroke is what always answering normal/mild reaches.",
-            "chart": plots.target_bars(
-                names, latest, title="Latest accuracy per target", digits=3, high=1.0, marks=normal
-            ),
-        },
-        {
-            "title": "Seconds per epoch",
-            "note": "Mean over epochs and folds.",
-            "chart": plots.target_bars(names, seconds, title="Seconds per epoch per target", digits=1),
-        },
-        {
-            "title": "Latest against best accuracy",
-            "note": "On the line the last epoch was the best one; above it, training went on too long.",
-            "chart": plots.accuracy_scatter(names, latest, best),
-        },
-    ]
 
 
 def _details(results: RunResults) -> list[dict[str, Any]]:
@@ -155,11 +131,10 @@ def _details(results: RunResults) -> list[dict[str, Any]]:
         names = [name for name in results.targets if target(name).condition == condition]
         cards = [
             {
+                "target": name,
                 "level": target(name).level,
-                "loss": plots.loss_curves(results.histories[name], f"Losses of {target_words(name)}"),
-                "confusion": plots.confusion_cells(
-                    results.confusion(name), f"Confusion matrix of {target_words(name)}"
-                ),
+                "loss": charts.loss_curves(results.histories[name], f"Losses of {target_words(name)}"),
+                "confusion": results.confusion(name).tolist(),
             }
             for name in names
         ]
@@ -175,25 +150,15 @@ def _pictured_studies(
         return []
     if bundle is None or folder is None:
         raise InputError("pictures of studies need the models and the images: give --bundle and --folder too")
-    # Here and not above: they bring torch along, which a page without pictures does not need.
-    from lumbar_kaggle.bundle import read_manifest
-    from lumbar_kaggle.explain.baseline import explain_study
-    from lumbar_kaggle.inference import study_rows
-    from lumbar_kaggle.recipes.baseline.predictor import BaselinePredictor
-    from lumbar_kaggle.studies import find_studies
-    from lumbar_kaggle.volume import UnreadableSeries
+    # Here and not above: it brings torch along.
+    from lumbar_kaggle.explain.studies import explain_studies
 
-    competition = find_studies(folder)
-    predictor = BaselinePredictor(bundle, read_manifest(bundle))
-    names = _shown_targets(predictor.manifest.targets)
-    shown = []
-    for study_id in studies:
-        study = study_rows(competition, study_id)
-        try:
-            shown.append(_pictured(explain_study(study, predictor, names)))
-        except UnreadableSeries as error:
-            reason = str(error).replace(f"{folder}/", "")
-            shown.append({"study_id": study_id, "reason": reason, "maps": []})
+    manifest, shown = read_manifest(bundle), []
+    if manifest.recipe != "baseline":
+        raise InputError(f"{bundle}: made by recipe {manifest.recipe!r}; give the one exported from this run")
+    for one in explain_studies(folder, studies, bundle, _shown_targets(manifest.targets)):
+        content = explained_slice(one) if isinstance(one, BaselineExplanation) else {}
+        shown.append({"study_id": one.study_id, "reason": "; ".join(one.notes), **content})
     return shown
 
 
@@ -203,29 +168,66 @@ def _shown_targets(available: Sequence[str]) -> list[str]:
     return (canal or list(available))[:MAPS_PER_STUDY]
 
 
-def _pictured(explanation: "Explanation") -> dict[str, Any]:
+def _two_stage(run: Path, folder: Path | None) -> dict[str, Any]:
+    """Return what is there of a run; what is not finished yet is said on the page."""
+    config = two_stage.load(run / two_stage.RUN_FILE)
+    names = ("locator/folds.csv", "locator/figures.csv", "oof.csv", "noise.csv")
+    folds, figures, oof, noise = (_read(run / name) for name in names)
+    blend = run / "blend.txt"
+    scored = None
+    if folder is not None and not oof.empty:
+        scored = _scored(oof, read_competition(folder, "train").labels)
     return {
-        "study_id": explanation.study_id,
-        "reason": "",
-        "facts": explanation.facts,
-        "slice": slice_picture(explanation.image, explanation.facts),
-        "maps": heat_map_content(explanation),
+        "locate": config.locate,
+        "models": [_model(run, number, one) for number, one in enumerate(config.grade, start=1)],
+        "studies": len(folds),
+        "figures": figures.to_dict("records"),
+        "unfinished": " yet" if oof.empty else "",
+        "blend": blend.read_text(encoding="utf-8") if blend.is_file() else "",
+        "noise": [_contradicted(row) for row in noise.head(NOISE_ROWS).to_dict("records")],
+        "contradicted": len(noise),
+        **(scored or {"scores": None}),
     }
 
 
-def heat_map_content(explanation: "Explanation") -> list[dict[str, Any]]:
-    """Return each heat map of a study as ``target, severity, probability, picture``.
+def _read(path: Path) -> pd.DataFrame:
+    """Return a table of the run as far as it is there; empty cells stay empty text."""
+    return pd.read_csv(path, keep_default_na=False) if path.is_file() else pd.DataFrame()
 
-    The probability is the calibrated one of the severity that the map explains.
-    """
-    return [
-        {
-            "target": entry.target,
-            "severity": entry.severity,
-            "probability": float(
-                explanation.probabilities[TARGET_NAMES.index(entry.target), SEVERITIES.index(entry.severity)]
-            ),
-            "picture": overlay_picture(explanation.image, entry.heat, explanation.facts),
-        }
-        for entry in explanation.heat_maps
-    ]
+
+def _model(run: Path, number: int, config: GradeConfig) -> dict[str, Any]:
+    """Return a model's settings and the losses of the folds that are finished."""
+    folder = two_stage.grade_folder(run, number)
+    files = {fold: folder / f"fold-{fold}-history.csv" for fold in range(config.folds)}
+    parts = [pd.read_csv(path).assign(fold=fold) for fold, path in files.items() if path.is_file()]
+    finished = sum((folder / f"fold-{fold}-predictions.csv").is_file() for fold in range(config.folds))
+    chart = None
+    if parts:
+        history = pd.concat(parts, ignore_index=True)
+        # The file counts epochs from 0, the chart from 1.
+        chart = charts.loss_curves(history.assign(epoch=history["epoch"] + 1), f"Losses of model {number}")
+    return {"number": number, "config": config, "finished": finished, "chart": chart}
+
+
+def _scored(oof: pd.DataFrame, truth: pd.DataFrame) -> dict[str, Any]:
+    """Return the score beside the prior's, the loss of each target and a confusion matrix per condition."""
+    scores = score_beside_prior(oof, truth)
+    losses = scores.losses.reindex([name for name in TARGET_NAMES if name in scores.losses.index])
+    both = oof.merge(truth[["row_id", "severity"]], on="row_id")
+    conditions = both["row_id"].map(lambda row: target(split_row_id(row)[1]).condition)
+    parts = [(condition_words(condition), both[conditions == condition]) for condition in CONDITIONS]
+    return {
+        "scores": scores,
+        "losses": charts.bar_rows(losses["oof"], high=float(losses.to_numpy().max()), marks=losses["prior"]),
+        "confusions": {
+            words: confusion(rows[list(SEVERITIES)].to_numpy(), rows["severity"].to_numpy()).tolist()
+            for words, rows in parts
+            if len(rows)
+        },
+    }
+
+
+def _contradicted(row: dict[Hashable, Any]) -> dict[str, Any]:
+    study_id, name = split_row_id(row["row_id"])
+    shown = {str(key): value for key, value in row.items()}
+    return {**shown, "study_id": study_id, "target": name}

@@ -45,8 +45,7 @@ class RunResults:
     @property
     def studies(self) -> int:
         """Distinct studies among the validation rows."""
-        rows = pd.concat([frame["row_id"] for frame in self.predictions.values()])
-        return len({split_row_id(row)[0] for row in rows.unique()})
+        return int(self.truth()["study_id"].nunique())
 
     def confusion(self, name: str) -> NDArray[np.int64]:
         """Return the confusion matrix ``[3 true, 3 most probable]`` of one target."""
@@ -56,15 +55,8 @@ class RunResults:
     def truth(self) -> pd.DataFrame:
         """Rebuild the labels of the validation rows: ``row_id, study_id, target, severity``."""
         rows = pd.concat(list(self.predictions.values()), ignore_index=True).drop_duplicates("row_id")
-        parts = [split_row_id(row) for row in rows["row_id"]]
-        return pd.DataFrame(
-            {
-                "row_id": rows["row_id"].to_numpy(),
-                "study_id": [study for study, _ in parts],
-                "target": [name for _, name in parts],
-                "severity": rows["truth"].to_numpy(),
-            }
-        )
+        parts = pd.DataFrame([split_row_id(row) for row in rows["row_id"]], columns=["study_id", "target"])
+        return parts.assign(row_id=rows["row_id"].to_numpy(), severity=rows["truth"].to_numpy())
 
 
 def read_run_results(run: Path) -> RunResults:
@@ -101,11 +93,6 @@ class ScoreTable(NamedTuple):
     lines: list[tuple[str, float | None, float | None]]
     rows: int
     losses: pd.DataFrame
-
-
-def score_table(results: RunResults) -> ScoreTable | None:
-    """Score the out-of-fold predictions; None where the run has none."""
-    return None if results.oof is None else score_beside_prior(results.oof, results.truth())
 
 
 def score_beside_prior(oof: pd.DataFrame, truth: pd.DataFrame) -> ScoreTable:

@@ -1,28 +1,25 @@
 """The page of one study: slices, the 25 probabilities, and where the models looked."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lumbar_kaggle.bundle import Manifest, read_manifest
+from lumbar_kaggle.explain.points import Floats, LocatedSlice
+from lumbar_kaggle.explain.shown import BaselineExplanation, Looked, TwoStageExplanation, Unseen
 from lumbar_kaggle.files import write_text
-from lumbar_kaggle.pages.pictures import slice_picture
+from lumbar_kaggle.pages.pictures import FAR_MM, explained_slice, looked_slice, marked_slice
 from lumbar_kaggle.pages.render import render
-from lumbar_kaggle.pages.report import heat_map_content
-from lumbar_kaggle.pages.two_stage_study import two_stage_content
-from lumbar_kaggle.targets import CONDITIONS, LEVELS, SEVERITIES, TARGET_NAMES, Target
+from lumbar_kaggle.recipes.two_stage.grading.views import PLACE_OF_CONDITION, PLACES
+from lumbar_kaggle.targets import CONDITIONS, LEVELS, SEVERITIES, TARGET_NAMES, Target, level_words
 
-if TYPE_CHECKING:
-    from lumbar_kaggle.recipes.base import Study
-    from lumbar_kaggle.recipes.baseline.predictor import BaselinePredictor
-    from lumbar_kaggle.recipes.two_stage.predictor import TwoStagePredictor
+SLICE_WIDTH, SAGITTAL_WIDTH, AXIAL_WIDTH, CROP_WIDTH = 420, 400, 260, 220
+"""Of the pictures in px: the whole page stays below 1.5 MB."""
 
-Floats = NDArray[np.float64]
+TITLES = {"canal": "Canal", "left foramen": "Left foramina", "right foramen": "Right foramina"}
 
-SLICE_WIDTH = 420
-"""Of the study's own slice in px, on the page of a baseline bundle."""
+CONDITION_OF_PLACE = {place: condition for condition, place in PLACE_OF_CONDITION.items()}
 
 
 def write_study_page(folder: Path, study_id: str, bundle: Path, out: Path) -> Path:
@@ -42,59 +39,30 @@ def write_study_page(folder: Path, study_id: str, bundle: Path, out: Path) -> Pa
     Raises:
         InputError: no such study, or no usable bundle.
     """
-    # Here and not above: they bring torch along.
-    from lumbar_kaggle.inference import load_predictor, study_rows
-    from lumbar_kaggle.recipes.baseline.predictor import BaselinePredictor
-    from lumbar_kaggle.recipes.two_stage.predictor import TwoStagePredictor
-    from lumbar_kaggle.studies import find_studies
+    # Here and not above: it brings torch along.
+    from lumbar_kaggle.explain.studies import explain_studies
 
     manifest = read_manifest(bundle)
-    study = study_rows(find_studies(folder), study_id)
-    predictor = load_predictor(bundle, manifest)
-    if isinstance(predictor, TwoStagePredictor):
-        template, (probabilities, content) = "two_stage_study.html", _two_stage(study, predictor)
-    else:
-        assert isinstance(predictor, BaselinePredictor)
-        template, (probabilities, content) = "study.html", _baseline(study, predictor)
-    content["reasons"] = [reason.replace(f"{folder}/", "") for reason in content["reasons"]]
+    (explanation,) = explain_studies(folder, [study_id], bundle)
+    content: dict[str, Any] = {"slice": None, "maps": []}
+    if isinstance(explanation, BaselineExplanation):
+        content = explained_slice(explanation, SLICE_WIDTH)
+    elif isinstance(explanation, TwoStageExplanation):
+        content = _points_and_views(explanation)
     page = render(
-        template,
+        "study.html",
+        recipe=manifest.recipe,
         study_id=study_id,
+        notes=explanation.notes,
         conditions=CONDITIONS,
-        severities=SEVERITIES,
-        grid=_grid(probabilities, manifest),
-        graded=int(np.isfinite(probabilities).all(axis=1).sum()),
+        grid=_grid(explanation.probabilities, manifest),
+        graded=int(np.isfinite(explanation.probabilities).all(axis=1).sum()),
         fingerprint=manifest.fingerprint,
         modelled=len(manifest.targets),
         **content,
     )
     write_text(out, page)
     return out
-
-
-def _two_stage(study: "Study", predictor: "TwoStagePredictor") -> tuple[Floats, dict[str, Any]]:
-    from lumbar_kaggle.explain.two_stage import explain_study
-
-    explanation = explain_study(study, predictor)
-    content = two_stage_content(explanation) | {"reasons": list(explanation.notes)}
-    return explanation.probabilities, content
-
-
-def _baseline(study: "Study", predictor: "BaselinePredictor") -> tuple[Floats, dict[str, Any]]:
-    from lumbar_kaggle.explain.baseline import explain_study
-    from lumbar_kaggle.volume import UnreadableSeries
-
-    try:
-        explanation = explain_study(study, predictor)
-    except UnreadableSeries as error:
-        nothing = np.full((len(TARGET_NAMES), len(SEVERITIES)), np.nan)
-        return nothing, {"slice": None, "facts": {}, "maps": [], "reasons": [str(error)]}
-    return explanation.probabilities, {
-        "slice": slice_picture(explanation.image, explanation.facts, SLICE_WIDTH),
-        "facts": explanation.facts,
-        "maps": heat_map_content(explanation),
-        "reasons": [],
-    }
 
 
 def _grid(probabilities: Floats, manifest: Manifest) -> list[dict[str, Any]]:
@@ -111,10 +79,63 @@ def _grid(probabilities: Floats, manifest: Manifest) -> list[dict[str, Any]]:
         graded = bool(np.isfinite(values).all())
         if not graded:
             values = prior.loc[place.name].to_numpy(dtype=np.float64)
-        shares = [float(value) for value in values]
-        return {"graded": graded, "shares": shares, "likeliest": SEVERITIES[int(np.argmax(values))]}
+        return {"graded": graded, "shares": values.tolist(), "likeliest": SEVERITIES[int(np.argmax(values))]}
 
     return [
         {"level": level, "cells": [cell(Target(condition, level)) for condition in CONDITIONS]}
         for level in LEVELS
     ]
+
+
+def _points_and_views(explanation: TwoStageExplanation) -> dict[str, Any]:
+    whole = [one for one in explanation.located if one.view != "axial side"]
+    across = [one for one in explanation.located if one.view == "axial side"]
+    cards = [(one.level, _view(one, explanation.probabilities)) for one in explanation.looked]
+    return {
+        "sagittal": [_located(one, _title(one.marks[0].place), SAGITTAL_WIDTH) for one in whole],
+        "axial": [_located(one, level_words(one.marks[0].level), AXIAL_WIDTH) for one in across],
+        "levels": {level: [card for of, card in cards if of == level] for level in LEVELS},
+        "models": explanation.models,
+        "networks": explanation.networks,
+        "far_mm": FAR_MM,
+    }
+
+
+def _title(place: str) -> str:
+    return TITLES.get(place, place.capitalize())
+
+
+def _located(located: LocatedSlice, title: str, width: int) -> dict[str, Any]:
+    along = len({mark.place for mark in located.marks}) == 1
+    return {
+        "title": title,
+        "facts": located.slice.facts,
+        "picture": marked_slice(located, width),
+        "marks": [
+            {
+                "name": level_words(mark.level) if along else mark.place.split()[0],
+                "confidence": mark.confidence,
+                "outside": not mark.inside(located.slice.image.shape),
+            }
+            for mark in located.marks
+        ],
+    }
+
+
+def _view(one: Looked | Unseen, probabilities: Floats) -> dict[str, Any]:
+    title = one.place.capitalize() + (f" ({PLACES[one.output]})" if one.place == "axial middle" else "")
+    if isinstance(one, Unseen):
+        return {"title": title, "reason": one.reason}
+    of = Target(CONDITION_OF_PLACE[PLACES[one.output]], one.level)
+    return {
+        "title": title,
+        "reason": "",
+        "severity": SEVERITIES[one.severity],
+        "probability": float(probabilities[TARGET_NAMES.index(of.name), one.severity]),
+        "silent": not one.heat.any(),
+        "facts": one.slice.facts,
+        "picture": looked_slice(one, CROP_WIDTH),
+        "attention": list(zip(one.instances, one.attention, strict=True)),
+        "pictured": one.pictured,
+        "words": f"Slice attention of {one.place} {level_words(one.level)}",
+    }
