@@ -3,6 +3,7 @@
 # make check  lint and types
 # make gpu        set up, then both recipes on this machine's GPU for some minutes, as a table
 # make rehearse    set up, then both recipes' kernels as Kaggle would play them, with the hidden test set
+# make scale       every stage with 200 and with 1,975 tiny studies: seconds, memory, open files, disk
 # make test-image  the tests again, with the versions of Kaggle's image (another 8 GB)
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ IMAGE_VENV ?= .venv-image
 IMAGE_PYTHON ?= $(shell python3.12 -c 'import sys; print(sys.executable)' 2>/dev/null || echo $(PYTHON))
 IMAGE_BIN := $(IMAGE_VENV)/bin
 
-.PHONY: demo test check lint types benchmark gpu rehearse test-image clean
+.PHONY: demo test check lint types benchmark gpu scale rehearse test-image clean
 
 demo: $(VENV)/.package
 	$(BIN)/lumbar demo --folder $(DEMO)
@@ -37,6 +38,9 @@ benchmark: $(VENV)/.test
 
 gpu: $(VENV)/.package
 	$(BIN)/python -m tests.gpu.measure
+
+scale: $(VENV)/.test
+	$(BIN)/python -m tests.scale
 
 rehearse: $(VENV)/.test
 	$(BIN)/lumbar rehearse --variant all

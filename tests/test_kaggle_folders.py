@@ -141,7 +141,8 @@ def test_preprocessed_then_cut_then_resumed_then_inference(
     script = ROOT / "submission" / "inference.py"
     play(script, fourth, inputs, monkeypatch, BUNDLE=fingerprint, PACKAGE=package_fingerprint())
     assert validate(fourth / "submission.csv", competition) == []
-    assert {path.name for path in fourth.iterdir()} == {"submission.csv", "submission-log.csv"}
+    names = {"submission.csv", "submission-log.csv", "submission-journal.jsonl"}
+    assert {path.name for path in fourth.iterdir()} == names
 
 
 @pytest.mark.parametrize("name", ["preprocess", "train-baseline", "train-locate"])
@@ -273,7 +274,7 @@ def test_one_odd_study_costs_no_other_its_rows(
     outcome = predict(competition, bundle, tmp_path / "odd.csv", Budget())
     log = outcome.log.set_index("study_id")
     assert log.loc[odd, "status"] == "prior"
-    assert log.loc[odd, "reason"] == "MemoryError: out of memory"
+    assert log.loc[odd, "reason"] == "MemoryError: out of memory (traceback in odd-errors.txt)"
     rows = [pd.read_csv(tmp_path / name).set_index("row_id") for name in ("plain.csv", "odd.csv")]
     others = ~rows[0].index.str.startswith(odd)
     pd.testing.assert_frame_equal(rows[0][others], rows[1][others], atol=1e-6)

@@ -164,7 +164,7 @@ def test_a_second_process_is_refused(
         "phantom": [str(out), "--studies", "1", "--test-studies", "1"],
         "pretrain": [str(out)],
     }
-    with held(out, file=verb in ("phantom", "pretrain")):
+    with held(out, file=verb in ("export", "phantom", "pretrain")):
         assert main([verb, *arguments[verb]]) == 2
     assert f"{out}: another run (process" in capsys.readouterr().err
 

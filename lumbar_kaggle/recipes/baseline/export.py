@@ -76,7 +76,7 @@ def export(run: Path, bundle: Path) -> Manifest:
     Raises:
         InputError: no finished target, a run by the report's protocol, or a folder with other content.
     """
-    with locked(bundle):
+    with locked(bundle, file=True):
         return _export(run, bundle)
 
 

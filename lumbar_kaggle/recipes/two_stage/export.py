@@ -74,7 +74,7 @@ def export(run: Path, bundle: Path) -> Manifest:
     Raises:
         InputError: no fold of one of the stages is finished, or `bundle` is a folder with other content.
     """
-    with locked(bundle):
+    with locked(bundle, file=True):
         return _export(run, bundle)
 
 

@@ -1,0 +1,1 @@
+"""How seconds, memory, open files and disk grow with the number of studies: ``make scale``."""

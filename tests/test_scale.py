@@ -1,0 +1,33 @@
+"""The small form of ``make scale``: more studies than a process may have open files."""
+
+from pathlib import Path
+
+import pytest
+
+from lumbar_kaggle.competition import read_competition
+from tests.scale.measure import compare, measure, stages
+from tests.scale.studies import write_studies
+
+LIMIT, STUDIES, TEST_STUDIES = 64, 40, 6
+
+
+def test_every_stage_goes_with_64_open_files(tmp_path: Path) -> None:
+    """The two-stage recipe from its cache to its submission on 40 studies, that is 128 series."""
+    root = write_studies(tmp_path / "competition", STUDIES, TEST_STUDIES)
+    train = read_competition(root, "train")
+    assert train.faults == ()
+    assert len(train.series) > 2 * LIMIT - 10
+    wanted = ("preprocess volumes", "train two-stage", "export two-stage", "predict two-stage", "validate")
+    took = [
+        measure(tmp_path, *stage, LIMIT)
+        for stage in stages(tmp_path, STUDIES, TEST_STUDIES)
+        if stage[0] in wanted
+    ]
+    assert max(one.files for one in took) <= LIMIT
+    assert compare(took, took).count("| 1.00 |") == len(took)
+
+
+def test_a_stage_that_fails_is_no_measurement(tmp_path: Path) -> None:
+    """Its output is shown instead."""
+    with pytest.raises(RuntimeError, match=r"check ended with 2:(?s:.*)give the competition"):
+        measure(tmp_path, "check", 1, ["check", str(tmp_path / "nothing")], LIMIT)
