@@ -16,7 +16,6 @@ from tqdm import tqdm
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.metric import PARTS
 from lumbar_kaggle.phantom.oracle import best_submission, expected_score, reader_probabilities
-from lumbar_kaggle.phantom.population import NEXT_LEVEL, POOLED, SIDES
 from lumbar_kaggle.phantom.reader import STANDARD, frequencies
 from lumbar_kaggle.phantom.study import Study, plan_study
 from lumbar_kaggle.phantom.tables import Rows, read_study
@@ -32,6 +31,22 @@ from lumbar_kaggle.targets import (
 Floats = NDArray[np.float64]
 
 LEAST_STUDIES = 100
+
+# Pearson correlations of the real labels (0, 1, 2).
+NEXT_LEVEL = {
+    "spinal_canal_stenosis": (0.365, 0.460, 0.387, 0.186),
+    "left_neural_foraminal_narrowing": (0.314, 0.438, 0.455, 0.379),
+    "right_neural_foraminal_narrowing": (0.321, 0.389, 0.448, 0.327),
+    "left_subarticular_stenosis": (0.445, 0.547, 0.468, 0.330),
+    "right_subarticular_stenosis": (0.391, 0.475, 0.472, 0.362),
+}
+"""A level and the next one below, within a condition."""
+
+SIDES = {(1, 2): (0.194, 0.284, 0.316, 0.382, 0.413), (3, 4): (0.395, 0.515, 0.608, 0.570, 0.374)}
+"""Left and right at each level, by the indices of the two conditions."""
+
+POOLED = {(0, 1): 0.278, (0, 2): 0.284, (0, 3): 0.570, (0, 4): 0.559, (1, 3): 0.396, (2, 4): 0.433}
+"""Two conditions at the same level, all five levels taken together."""
 
 SIDES_POOLED = {(1, 2): 0.438, (3, 4): 0.582}
 """Correlation of left and right over all levels, by the indices of the conditions."""
