@@ -19,7 +19,7 @@ from lumbar_kaggle.phantom.imaging import STORED_MAX, STORED_MAX_SIGNED, draw_se
 from lumbar_kaggle.phantom.preview import cut_patch
 from lumbar_kaggle.phantom.rendering import Scene
 from lumbar_kaggle.phantom.settings import Defects, Scanners
-from lumbar_kaggle.phantom.study import Part, Study, plan_study
+from lumbar_kaggle.phantom.study import Part, StudyPlan, plan_study
 from lumbar_kaggle.phantom.tables import read_study, true_point
 from lumbar_kaggle.targets import CONDITIONS, LEVELS, SERIES_KINDS, SEVERITY_WORDS, TARGETS, Target
 
@@ -96,13 +96,13 @@ def rendered_sample(seed: int, index: int) -> Sample:
     return _sample(study, families, target_patches(study, scene))
 
 
-def _sample(study: Study, families: dict[str, Features], patches: NDArray[Any]) -> Sample:
+def _sample(study: StudyPlan, families: dict[str, Features], patches: NDArray[Any]) -> Sample:
     grades = {word: grade for grade, word in enumerate(SEVERITY_WORDS)}
     labels = np.array([grades.get(str(word), -1) for word in read_study(study).labels[1:]])
     return Sample(families, labels, study.grades.severity, patches)
 
 
-def _written(study: Study, number: int, scene: Scene | None) -> Scanned:
+def _written(study: StudyPlan, number: int, scene: Scene | None) -> Scanned:
     """Write the middle instance of a series to memory and read it back."""
     series = study.series[number]
     middle = len(series.planes) // 2
@@ -118,7 +118,7 @@ def _written(study: Study, number: int, scene: Scene | None) -> Scanned:
     )
 
 
-def take_slice(study: Study, scene: Scene, number: int, k: int) -> Pixels:
+def take_slice(study: StudyPlan, scene: Scene, number: int, k: int) -> Pixels:
     """Return the pixels of slice `k` of series `number`, as `generate.write_images` has them."""
     series = study.series[number]
     setting = draw_setting(study.rng(Part.IMAGES, number), series, SMALL_SCANNERS)
@@ -208,7 +208,7 @@ AXIAL_LEVELS = ("l2_l3", "l4_l5")
 """Each axial level costs a slice, so only a level and the one two away have patches."""
 
 
-def target_patches(study: Study, scene: Scene) -> NDArray[np.float32]:
+def target_patches(study: StudyPlan, scene: Scene) -> NDArray[np.float32]:
     """Return ``[25, 24, 24]``: patches of the canal, the left foramina and some recesses.
 
     All levels of the canal, and all of the left foramina, are cut from one slice. A patch is scaled to a mean
@@ -234,7 +234,7 @@ def target_patches(study: Study, scene: Scene) -> NDArray[np.float32]:
     return patches
 
 
-def _nearest(study: Study, kind: str, points: NDArray[np.float64]) -> tuple[int, int] | None:
+def _nearest(study: StudyPlan, kind: str, points: NDArray[np.float64]) -> tuple[int, int] | None:
     """Return the slice with the least mean distance from points, None where it is further than 6 mm."""
     distances = {
         (number, k): float(np.abs((points - plane.position) @ plane.normal).mean())

@@ -7,7 +7,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from lumbar_kaggle.phantom.acquisition import Series
+from lumbar_kaggle.phantom.acquisition import SeriesPlan
 from lumbar_kaggle.phantom.dicom import SYNTAXES, write_instance
 from lumbar_kaggle.phantom.patient import Patient, draw_patient
 from lumbar_kaggle.phantom.population import Grades
@@ -126,7 +126,7 @@ def test_every_peculiarity_occurs() -> None:
     assert any(np.array_equal(s.planes[-1].position, s.planes[-2].position) for s in every)
 
 
-def rises(series: Series) -> bool:
+def rises(series: SeriesPlan) -> bool:
     """Whether instances run to the left (sagittal) or to the head (axial)."""
     axis = 2 if series.kind == "axial_t2" else 0
     return bool(series.planes[-3].position[axis] > series.planes[0].position[axis])

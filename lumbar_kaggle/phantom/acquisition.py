@@ -10,16 +10,16 @@ from itertools import pairwise
 import numpy as np
 
 from lumbar_kaggle.phantom.artefacts import Artefacts, draw_artefacts
-from lumbar_kaggle.phantom.rendering import Plane
-from lumbar_kaggle.phantom.settings import Defects, Scanners
-from lumbar_kaggle.phantom.spine import Spine
-from lumbar_kaggle.phantom.stacks import (
+from lumbar_kaggle.phantom.planes import (
     Grid,
     axial_planes,
     coronal_planes,
     draw_grid,
     sagittal_planes,
 )
+from lumbar_kaggle.phantom.rendering import Plane
+from lumbar_kaggle.phantom.settings import Defects, Scanners
+from lumbar_kaggle.phantom.spine import Spine
 from lumbar_kaggle.phantom.tissues import Weighting
 from lumbar_kaggle.phantom.vendors import VENDORS, Machine, Sizes, draw_index, draw_machine, draw_size
 from lumbar_kaggle.targets import LEVELS, SERIES_KINDS
@@ -41,7 +41,7 @@ SQUARE_AXIAL = 320
 
 
 @dataclass(frozen=True)
-class Series:
+class SeriesPlan:
     """One planned acquisition.
 
     Attributes:
@@ -82,7 +82,7 @@ class _Habits:
 
 def plan_series(
     rng: np.random.Generator, spine: Spine, index: int, defects: Defects, scanners: Scanners
-) -> tuple[Series, ...]:
+) -> tuple[SeriesPlan, ...]:
     """Return the series of the study number `index` of its split, in the order of `SERIES_KINDS`.
 
     Args:
@@ -156,7 +156,7 @@ def _sagittal(
     habits: _Habits,
     size: tuple[int, int],
     field_mm: float,
-) -> Series:
+) -> SeriesPlan:
     scanners = habits.scanners
     grid = draw_grid(rng, size, field_mm, scanners.sagittal_spacing_mm)
     planes, step = sagittal_planes(rng, spine, grid, scanners)
@@ -164,7 +164,7 @@ def _sagittal(
     return _series(rng, kind, weighting, planes, step, habits)
 
 
-def _axials(rng: np.random.Generator, spine: Spine, two_sizes: bool, habits: _Habits) -> list[Series]:
+def _axials(rng: np.random.Generator, spine: Spine, two_sizes: bool, habits: _Habits) -> list[SeriesPlan]:
     """Return the axial series of a study, and what passes for one."""
     grid = _axial_grid(rng, habits)
     parts = draw_levels(rng, habits.defects)
@@ -183,7 +183,7 @@ def _axial_grid(rng: np.random.Generator, habits: _Habits) -> Grid:
 
 def _axial(
     rng: np.random.Generator, spine: Spine, levels: range, habits: _Habits, grid: Grid, two_sizes: bool
-) -> Series:
+) -> SeriesPlan:
     planes, step = axial_planes(rng, spine, levels, grid, habits.defects, habits.scanners)
     if two_sizes:
         size = SQUARE_AXIAL if grid.shape != (SQUARE_AXIAL, SQUARE_AXIAL) else 256
@@ -204,7 +204,7 @@ def _series(
     planes: list[Plane],
     step: float,
     habits: _Habits,
-) -> Series:
+) -> SeriesPlan:
     """Return the series with its slices in the order of the instances, and how they are stored."""
     defects = habits.defects
     planes = _disturbed(rng, planes, defects)
@@ -218,7 +218,7 @@ def _series(
         numbers[1 + int(place * (len(planes) - 1)) :] += 1
     some = rng.random(len(OPTIONAL_TAGS)) < 0.4
     absent = tuple(np.array(OPTIONAL_TAGS)[some].tolist()) if lacking < defects.absent_tags else ()
-    return Series(
+    return SeriesPlan(
         kind, weighting, tuple(planes), thickness, step, syntax, signed,
         machine=habits.machine,
         artefacts=draw_artefacts(rng, kind, defects),

@@ -20,7 +20,7 @@ from lumbar_kaggle.phantom.imaging import STORED_MAX, STORED_MAX_SIGNED, draw_se
 from lumbar_kaggle.phantom.rendering import Scene
 from lumbar_kaggle.phantom.sets import PhantomSet
 from lumbar_kaggle.phantom.settings import FORMAT, SPLITS, Defects, Reader, Scanners
-from lumbar_kaggle.phantom.study import MOST_STUDIES, Part, Study, plan_study, study_id
+from lumbar_kaggle.phantom.study import MOST_STUDIES, Part, StudyPlan, plan_study, study_id
 from lumbar_kaggle.phantom.tables import (
     Rows,
     coordinate_table,
@@ -89,7 +89,7 @@ class Request:
             neighbour_slice=0.0,
         )
 
-    def plan(self, split: str, index: int) -> Study:
+    def plan(self, split: str, index: int) -> StudyPlan:
         """Return the plan of one study."""
         defects = Defects.clean() if self.clean else Defects()
         return plan_study(self.patients.seed, split, index, defects, self.patients.scanners, self.reader)
@@ -288,7 +288,7 @@ def make_study(request: Request, split: str, index: int) -> Rows:
     return read_study(study, request.reader)
 
 
-def write_images(folder: Path, study: Study, scanners: Scanners) -> None:
+def write_images(folder: Path, study: StudyPlan, scanners: Scanners) -> None:
     """Write a study's series, planned with the same scanners, as ``folder/{series}/{instance}.dcm``."""
     scene = Scene(study.patient, study.rng(Part.ROOTLETS))
     for number, (series, identifier) in enumerate(zip(study.series, study.series_ids, strict=True)):

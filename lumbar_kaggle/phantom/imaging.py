@@ -12,7 +12,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from lumbar_kaggle.phantom.acquisition import Series
+from lumbar_kaggle.phantom.acquisition import SeriesPlan
 from lumbar_kaggle.phantom.artefacts import (
     Artefacts,
     add_replicas,
@@ -66,7 +66,7 @@ class Setting:
     artefacts: Artefacts
 
 
-def draw_setting(rng: np.random.Generator, series: Series, scanners: Scanners) -> Setting:
+def draw_setting(rng: np.random.Generator, series: SeriesPlan, scanners: Scanners) -> Setting:
     """Draw one series' setting: its scanner's habits with this series' variation."""
     limit = 0.95 * (STORED_MAX_SIGNED if series.signed else STORED_MAX)
     vendor, artefacts = series.machine.vendor, series.artefacts

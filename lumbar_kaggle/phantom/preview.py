@@ -16,7 +16,7 @@ from lumbar_kaggle.geometry import to_patient, to_slice
 from lumbar_kaggle.phantom.imaging import STORED_MAX, draw_setting, take_image
 from lumbar_kaggle.phantom.rendering import Plane, Scene
 from lumbar_kaggle.phantom.settings import Defects, Scanners
-from lumbar_kaggle.phantom.study import Part, Study, plan_study
+from lumbar_kaggle.phantom.study import Part, StudyPlan, plan_study
 from lumbar_kaggle.phantom.tables import read_study, true_point
 from lumbar_kaggle.targets import (
     CONDITIONS,
@@ -143,7 +143,7 @@ def contact_sheet(seed: int = 1) -> Picture:
     return np.concatenate(rows)
 
 
-def choose_studies(seed: int, candidates: int = CANDIDATES) -> tuple[Study, Study, Study]:
+def choose_studies(seed: int, candidates: int = CANDIDATES) -> tuple[StudyPlan, StudyPlan, StudyPlan]:
     """Return the studies with the least, a middling and the greatest sum of severities g.
 
     Args:
@@ -201,7 +201,7 @@ def _shape(panel: Panel) -> tuple[int, int]:
     return PANEL_PX, round(PANEL_PX * panel.size_mm[1] / panel.size_mm[0])
 
 
-def _row(study: Study) -> Picture:
+def _row(study: StudyPlan) -> Picture:
     """Return the pictures of one patient side by side."""
     scene = Scene(study.patient, study.rng(Part.ROOTLETS))
     points = list(_labelled_points(study))
@@ -212,7 +212,7 @@ def _row(study: Study) -> Picture:
     return np.concatenate(parts[:-1], axis=1)
 
 
-def _picture(study: Study, scene: Scene, panel: Panel, points: list[tuple[Target, Floats]]) -> Picture:
+def _picture(study: StudyPlan, scene: Scene, panel: Panel, points: list[tuple[Target, Floats]]) -> Picture:
     """Return one panel with its points."""
     aim = np.array([true_point(study, target) for target in panel.aim])
     number, k = _nearest_slice(study, panel.kind, aim)
@@ -233,7 +233,7 @@ def _picture(study: Study, scene: Scene, panel: Panel, points: list[tuple[Target
     return picture
 
 
-def _nearest_slice(study: Study, kind: str, points: Floats) -> tuple[int, int]:
+def _nearest_slice(study: StudyPlan, kind: str, points: Floats) -> tuple[int, int]:
     """Return series and plane (indices) of `kind` whose mean distance from points ``[n, 3]`` is least."""
     best, found = np.inf, (0, 0)
     for number, series in enumerate(study.series):
@@ -244,7 +244,7 @@ def _nearest_slice(study: Study, kind: str, points: Floats) -> tuple[int, int]:
     return found
 
 
-def _labelled_points(study: Study) -> Iterator[tuple[Target, Floats]]:
+def _labelled_points(study: StudyPlan) -> Iterator[tuple[Target, Floats]]:
     """Yield target and LPS mm ``[3]`` of every row of the study's coordinate table."""
     targets = {(condition_words(target.condition), level_words(target.level)): target for target in TARGETS}
     for _, series_id, instance, condition, level, x, y in read_study(study).coordinates:
@@ -254,11 +254,11 @@ def _labelled_points(study: Study) -> Iterator[tuple[Target, Floats]]:
         yield targets[str(condition), str(level)], point
 
 
-def _label(study: Study, target: Target) -> int:
+def _label(study: StudyPlan, target: Target) -> int:
     return int(study.grades.labels[CONDITIONS.index(target.condition), LEVELS.index(target.level)])
 
 
-def _mark(picture: Picture, study: Study, target: Target, at: tuple[int, int]) -> None:
+def _mark(picture: Picture, study: StudyPlan, target: Target, at: tuple[int, int]) -> None:
     """Draw a point in the colour of its label, on sagittal slices with its level, in place."""
     colour = COLOURS[_label(study, target)]
     cv2.circle(picture, at, 4, colour, 1, cv2.LINE_AA)
@@ -284,7 +284,7 @@ def _header() -> Picture:
     return strip
 
 
-def _caption(name: str, study: Study) -> Picture:
+def _caption(name: str, study: StudyPlan) -> Picture:
     """Return the strip with all labels of a patient: a column per level, pairs left/right."""
     strip = _strip(CAPTION_PX)
     text = f"{name}: study {study.study_id}, sum of severities {study.grades.severity.sum():.1f}"

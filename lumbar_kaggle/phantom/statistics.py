@@ -17,7 +17,7 @@ from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.metric import PARTS
 from lumbar_kaggle.phantom.oracle import best_submission, expected_score, reader_probabilities
 from lumbar_kaggle.phantom.reader import STANDARD, frequencies
-from lumbar_kaggle.phantom.study import Study, plan_study
+from lumbar_kaggle.phantom.study import StudyPlan, plan_study
 from lumbar_kaggle.phantom.tables import Rows, read_study
 from lumbar_kaggle.targets import (
     CONDITIONS,
@@ -148,7 +148,7 @@ def print_statistics(studies: int, seed: int) -> None:
     print(scores_text(tables.latent))
 
 
-def make_tables(studies: Iterable[Study]) -> Tables:
+def make_tables(studies: Iterable[StudyPlan]) -> Tables:
     """Read studies and return what their tables hold."""
     parts = [(study, read_study(study)) for study in studies]
     marks = [_marks(rows) for _, rows in parts]

@@ -6,7 +6,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from lumbar_kaggle.phantom.acquisition import Series, plan_series
+from lumbar_kaggle.phantom.acquisition import SeriesPlan, plan_series
 from lumbar_kaggle.phantom.patient import Patient, draw_patient
 from lumbar_kaggle.phantom.population import Grades, draw_grades
 from lumbar_kaggle.phantom.settings import SPLITS, Defects, Reader, Scanners
@@ -30,7 +30,7 @@ class Part(IntEnum):
 
 
 @dataclass(frozen=True)
-class Study:
+class StudyPlan:
     """Everything about a study but its pixels and tables.
 
     Attributes:
@@ -49,7 +49,7 @@ class Study:
     grades: Grades
     patient: Patient
     spine: Spine
-    series: tuple[Series, ...]
+    series: tuple[SeriesPlan, ...]
     series_ids: tuple[int, ...]
     standard: bool
 
@@ -70,7 +70,7 @@ def plan_study(
     defects: Defects = Defects(),  # noqa: B008
     scanners: Scanners = Scanners(),  # noqa: B008
     reader: Reader = Reader(),  # noqa: B008
-) -> Study:
+) -> StudyPlan:
     """Return study number `index` of a split; it depends on nothing but the arguments."""
 
     def stream(part: Part) -> np.random.Generator:
@@ -81,7 +81,7 @@ def plan_study(
     spine = build_spine(patient)
     series = plan_series(stream(Part.SERIES), spine, index, defects, scanners)
     number = index * len(SPLITS) + SPLITS.index(split)
-    return Study(
+    return StudyPlan(
         seed=seed,
         split=split,
         index=index,

@@ -10,7 +10,7 @@ from lumbar_kaggle.geometry import to_slice
 from lumbar_kaggle.phantom.anatomy import foramen_point, recess_point
 from lumbar_kaggle.phantom.oracle import ORACLE_COLUMNS, best_submission, reader_probabilities
 from lumbar_kaggle.phantom.settings import Reader
-from lumbar_kaggle.phantom.study import Part, Study
+from lumbar_kaggle.phantom.study import Part, StudyPlan
 from lumbar_kaggle.tables import COORDINATE_COLUMNS, SERIES_COLUMNS
 from lumbar_kaggle.targets import (
     LEVELS,
@@ -55,7 +55,7 @@ class Rows:
     oracle: tuple[tuple[str | float, ...], ...]
 
 
-def true_point(study: Study, target: Target, shift: int = 0) -> Floats:
+def true_point(study: StudyPlan, target: Target, shift: int = 0) -> Floats:
     """Return LPS mm ``[3]`` of the place that a target's label points at, or the one `shift` levels below."""
     level = LEVELS.index(target.level) + shift
     if target.side is None:
@@ -65,7 +65,7 @@ def true_point(study: Study, target: Target, shift: int = 0) -> Floats:
     return point(study.patient, study.spine, level, sign)
 
 
-def read_study(study: Study, reader: Reader = Reader()) -> Rows:  # noqa: B008
+def read_study(study: StudyPlan, reader: Reader = Reader()) -> Rows:  # noqa: B008
     """Return what the simulated reader writes down about a study."""
     rng = study.rng(Part.READER)
     labels: list[int | str | None] = [study.study_id]
@@ -94,7 +94,7 @@ def read_study(study: Study, reader: Reader = Reader()) -> Rows:  # noqa: B008
     return Rows(tuple(labels), tuple(coordinates), series, _oracle(study, reader))
 
 
-def _oracle(study: Study, reader: Reader) -> tuple[tuple[str | float, ...], ...]:
+def _oracle(study: StudyPlan, reader: Reader) -> tuple[tuple[str | float, ...], ...]:
     """Return the study's rows of `ORACLE_COLUMNS`."""
     plain = reader_probabilities(study.grades.latent, reader)
     # Ten decimals: the same bytes on every machine, and still a sum of 1.
@@ -105,7 +105,7 @@ def _oracle(study: Study, reader: Reader) -> tuple[tuple[str | float, ...], ...]
     )
 
 
-def _choose_slices(study: Study, shifts: tuple[int, ...]) -> dict[Target, tuple[int, int]]:
+def _choose_slices(study: StudyPlan, shifts: tuple[int, ...]) -> dict[Target, tuple[int, int]]:
     """Return series and plane (indices) that show each target best; targets out of reach are left out.
 
     The targets of each score group are those so many levels further down as `shifts` says.
@@ -136,7 +136,7 @@ def _choose_slices(study: Study, shifts: tuple[int, ...]) -> dict[Target, tuple[
 
 
 def _mark(
-    study: Study, target: Target, chosen: tuple[int, int], aside: int, jitter: Floats
+    study: StudyPlan, target: Target, chosen: tuple[int, int], aside: int, jitter: Floats
 ) -> tuple[int | str | float, ...]:
     """Return the row of `COORDINATE_COLUMNS` for a target, on the chosen slice or the one beside it."""
     s, k = chosen
