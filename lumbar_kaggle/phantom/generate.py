@@ -16,11 +16,10 @@ from tqdm import tqdm
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import read_json, write_csv, write_json
 from lumbar_kaggle.phantom.dicom import write_instance
-from lumbar_kaggle.phantom.imaging import STORED_MAX, STORED_MAX_SIGNED, draw_setting, take_image
-from lumbar_kaggle.phantom.rendering import Scene
+from lumbar_kaggle.phantom.imaging import Scan
 from lumbar_kaggle.phantom.sets import PhantomSet
-from lumbar_kaggle.phantom.settings import FORMAT, SPLITS, Defects, Reader, Scanners
-from lumbar_kaggle.phantom.study import MOST_STUDIES, Part, StudyPlan, plan_study, study_id
+from lumbar_kaggle.phantom.settings import FORMAT, SPLITS, Defects, Reader
+from lumbar_kaggle.phantom.study import MOST_STUDIES, StudyPlan, plan_study, study_id
 from lumbar_kaggle.phantom.tables import (
     Rows,
     coordinate_table,
@@ -283,25 +282,20 @@ def make_study(request: Request, split: str, index: int) -> Rows:
     if not place.exists():
         partial = request.partial / f"{study.study_id}.{os.getpid()}"
         shutil.rmtree(partial, ignore_errors=True)
-        write_images(partial, study, request.patients.scanners)
+        write_images(partial, study)
         os.replace(partial, place)
     return read_study(study, request.reader)
 
 
-def write_images(folder: Path, study: StudyPlan, scanners: Scanners) -> None:
-    """Write a study's series, planned with the same scanners, as ``folder/{series}/{instance}.dcm``."""
-    scene = Scene(study.patient, study.rng(Part.ROOTLETS))
+def write_images(folder: Path, study: StudyPlan) -> None:
+    """Write a study's series as ``folder/{series}/{instance}.dcm``."""
+    scan = Scan(study)
     for number, (series, identifier) in enumerate(zip(study.series, study.series_ids, strict=True)):
         place = folder / str(identifier)
         place.mkdir(parents=True)
-        setting = draw_setting(study.rng(Part.IMAGES, number), series, scanners)
-        limit = STORED_MAX_SIGNED if series.signed else STORED_MAX
-        for k, plane in enumerate(series.planes):
-            rng = study.rng(Part.IMAGES, number, k + 1)
-            pixels = take_image(scene, plane, series.thickness, setting, rng, limit=limit)
-            instance = series.numbers[k]
-            file = place / f"{instance}.dcm"
-            write_instance(file, pixels, study=study, series=number, instance=instance)
+        for k, instance in enumerate(series.numbers):
+            pixels = scan.slice(number, k)
+            write_instance(place / f"{instance}.dcm", pixels, study=study, series=number, instance=instance)
 
 
 def _write_tables(request: Request, rows: dict[tuple[str, int], Rows]) -> None:

@@ -13,10 +13,10 @@ from lumbar_kaggle import intensity
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import write_atomic
 from lumbar_kaggle.geometry import to_patient, to_slice
-from lumbar_kaggle.phantom.imaging import STORED_MAX, draw_setting, take_image
-from lumbar_kaggle.phantom.rendering import Plane, Scene
-from lumbar_kaggle.phantom.settings import Defects, Scanners
-from lumbar_kaggle.phantom.study import Part, StudyPlan, plan_study
+from lumbar_kaggle.phantom.imaging import Scan
+from lumbar_kaggle.phantom.rendering import Plane
+from lumbar_kaggle.phantom.settings import Defects
+from lumbar_kaggle.phantom.study import StudyPlan, plan_study
 from lumbar_kaggle.phantom.tables import read_study, true_point
 from lumbar_kaggle.targets import (
     CONDITIONS,
@@ -203,24 +203,20 @@ def _shape(panel: Panel) -> tuple[int, int]:
 
 def _row(study: StudyPlan) -> Picture:
     """Return the pictures of one patient side by side."""
-    scene = Scene(study.patient, study.rng(Part.ROOTLETS))
+    scan = Scan(study)
     points = list(_labelled_points(study))
     gap = np.zeros((PANEL_PX, GAP_PX, 3), np.uint8)
     parts = []
     for panel in PANELS:
-        parts += [_picture(study, scene, panel, points), gap]
+        parts += [_picture(study, scan, panel, points), gap]
     return np.concatenate(parts[:-1], axis=1)
 
 
-def _picture(study: StudyPlan, scene: Scene, panel: Panel, points: list[tuple[Target, Floats]]) -> Picture:
+def _picture(study: StudyPlan, scan: Scan, panel: Panel, points: list[tuple[Target, Floats]]) -> Picture:
     """Return one panel with its points."""
     aim = np.array([true_point(study, target) for target in panel.aim])
     number, k = _nearest_slice(study, panel.kind, aim)
-    series = study.series[number]
-    plane = series.planes[k]
-    setting = draw_setting(study.rng(Part.IMAGES, number), series, Scanners())
-    noise = study.rng(Part.IMAGES, number, k + 1)
-    pixels = take_image(scene, plane, series.thickness, setting, noise, limit=STORED_MAX)
+    plane, pixels = study.series[number].planes[k], scan.slice(number, k)
     middle = aim.mean(axis=0)
     patch = cut_patch(intensity.window(pixels), plane, middle, panel.size_mm, _shape(panel))
     picture = np.repeat(np.rint(patch).astype(np.uint8)[..., None], 3, axis=2)

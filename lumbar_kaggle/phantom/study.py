@@ -40,6 +40,7 @@ class StudyPlan:
         series: the acquisitions.
         series_ids: their identifiers.
         standard: whether headers are a scanner's rather than the competition's.
+        scanners: what the acquisitions were drawn from.
     """
 
     seed: int
@@ -52,6 +53,7 @@ class StudyPlan:
     series: tuple[SeriesPlan, ...]
     series_ids: tuple[int, ...]
     standard: bool
+    scanners: Scanners
 
     def rng(self, part: Part, *more: int) -> np.random.Generator:
         """Return a fresh stream of the study."""
@@ -92,6 +94,7 @@ def plan_study(
         series=series,
         series_ids=tuple(_scatter(seed, 1, number * 8 + k) for k in range(len(series))),
         standard=bool(stream(Part.HEADER).random() < defects.standard_headers),
+        scanners=scanners,
     )
 
 
