@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from pydicom.multival import MultiValue
 
 from lumbar_kaggle import intensity
+from lumbar_kaggle.geometry import to_slice
 from lumbar_kaggle.phantom.dicom import write_instance
 from lumbar_kaggle.phantom.imaging import Scan
-from lumbar_kaggle.phantom.preview import cut_patch
+from lumbar_kaggle.phantom.rendering import Plane
 from lumbar_kaggle.phantom.settings import Defects, Scanners
 from lumbar_kaggle.phantom.study import StudyPlan, plan_study
 from lumbar_kaggle.phantom.tables import read_study, true_point
@@ -234,6 +235,36 @@ def _nearest(study: StudyPlan, kind: str, points: NDArray[np.float64]) -> tuple[
     }
     best = min(distances, key=lambda place: distances[place], default=None)
     return best if best is not None and distances[best] < 6.0 else None
+
+
+def cut_patch(
+    image: NDArray[np.uint8] | NDArray[np.uint16],
+    plane: Plane,
+    point: NDArray[np.float64],
+    size_mm: tuple[float, float],
+    shape: tuple[int, int],
+) -> NDArray[np.float32]:
+    """Return a rectangle of a slice around a point of the body, interpolated linearly, 0 beyond the border.
+
+    Args:
+        image: ``[rows, columns]`` of the slice.
+        plane: where the slice lies.
+        point: ``[3]`` LPS mm; its projection on the plane is the middle of the patch.
+        size_mm: height and width.
+        shape: rows and columns of the patch.
+    """
+    row, column, _ = to_slice(point, plane.position, plane.orientation, plane.spacing)
+    down = size_mm[0] / shape[0] / plane.spacing[0]
+    across = size_mm[1] / shape[1] / plane.spacing[1]
+    affine = np.array(
+        [
+            [across, 0.0, column - across * (shape[1] - 1) / 2],
+            [0.0, down, row - down * (shape[0] - 1) / 2],
+        ]
+    )
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    patch = cv2.warpAffine(image.astype(np.float32), affine, shape[::-1], flags=flags)
+    return patch.astype(np.float32)
 
 
 def target_index(condition: str, level: int) -> int:

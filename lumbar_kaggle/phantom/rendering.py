@@ -52,6 +52,11 @@ class Plane:
         """``[3]`` unit normal."""
         return slice_normal(self.orientation)
 
+    def heights(self, points: Floats) -> Floats:
+        """Return mm ``[...]`` of LPS points ``[..., 3]`` above the plane, along its normal."""
+        heights: Floats = (points - self.position) @ self.normal
+        return heights
+
     def grid(self, every: int = 1) -> tuple[Singles, Singles, Singles]:
         """Return LPS mm x, y, z of the pixels, each ``[rows, columns]``, or of every so-manieth one."""
         x, y, z = self._affine(
