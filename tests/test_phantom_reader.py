@@ -229,7 +229,7 @@ def test_standard_errors_are_those_of_repeated_samples() -> None:
 def test_the_figures_are_counted_from_the_tables() -> None:
     studies = [plan_study(0, "train", k) for k in range(130)]
     rows = [read_study(study) for study in studies]
-    found = {(one.kind, one.name): one for one in figures(make_tables(studies))}
+    found = {(one.kind, one.name): one for one in figures(make_tables(studies)).itertuples()}
     words = [one.labels[1 + 3] for one in rows]  # the canal at l4_l5
     severe = words.count("Severe") / sum(word is not None for word in words)
     one = found["Shares of the severities", "spinal_canal_stenosis_l4_l5 Severe"]
