@@ -3,14 +3,15 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import cv2
+import pandas as pd
 from tqdm import tqdm
 
 from lumbar_kaggle.errors import InputError
@@ -46,7 +47,7 @@ _MUST_AGREE = {
     "set": "that is another set",
     "seed": "of another seed",
 }
-"""Entries of the manifest that a run which continues cannot change, and what stands otherwise."""
+"""Entries of the manifest that a run which continues cannot change, and what a phantom is if they differ."""
 
 
 @dataclass(frozen=True)
@@ -75,18 +76,8 @@ class Request:
 
     @property
     def reader(self) -> Reader:
-        """Who fills the tables; a clean phantom keeps the doubt about each grade, but no gap or slip."""
-        if not self.clean:
-            return Reader()
-        return replace(
-            Reader(),
-            off_by_one=0.0,
-            swapped=0.0,
-            gross=(0.0, 0.0, 0.0),
-            missing_label=0.0,
-            missing_coordinate=0.0,
-            neighbour_slice=0.0,
-        )
+        """Who fills the tables."""
+        return Reader.clean() if self.clean else Reader()
 
     def plan(self, split: str, index: int) -> StudyPlan:
         """Return the plan of one study."""
@@ -137,7 +128,7 @@ def write_set(folder: Path, patients: PhantomSet, *, clean: bool = False, worker
             fewer studies of the same seed grows.
         patients: at least 1 training study, and a seed of at least 0. Study k of a split depends on the
             seed, the scanners and `clean`, and on nothing else.
-        clean: leave out every defect of the real set: see `settings.Defects` and `Request.reader`.
+        clean: leave out every defect of the real set: see `settings.Defects` and `settings.Reader`.
         workers: processes; None for one per usable core, 1 for none but this.
 
     Returns:
@@ -148,33 +139,37 @@ def write_set(folder: Path, patients: PhantomSet, *, clean: bool = False, worker
         InputError: the folder holds something else, or a number is out of range.
     """
     request = Request(Path(folder).resolve(), patients, clean)
-    _check_numbers(request)
-    number = f"{patients.studies} + {patients.test_studies}"
-    if _is_complete(request):
-        print(f"{request.folder}: already complete ({number} studies, seed {patients.seed})")
-        return request.truth
-    print(f"Writing {number} phantom studies to {request.folder}")
-    write_json(request.truth / MANIFEST, request.manifest(complete=False))
-    _clean(request)
-    for split in SPLITS:
-        request.images(split).mkdir(parents=True, exist_ok=True)
-    rows = _write_studies(request, usable_cores() if workers is None else workers)
-    _write_tables(request, rows)
-    _clean(request)
-    write_json(request.truth / MANIFEST, request.manifest(complete=True))
-    return request.truth
-
-
-def _check_numbers(request: Request) -> None:
     for name, value, least in (
-        ("number of studies", request.patients.studies, 1),
-        ("number of test studies", request.patients.test_studies, 0),
-        ("seed", request.patients.seed, 0),
+        ("number of studies", patients.studies, 1),
+        ("number of test studies", patients.test_studies, 0),
+        ("seed", patients.seed, 0),
     ):
         if value < least:
             raise InputError(f"{request.folder}: the {name} must be at least {least}, not {value}")
-    if max(request.patients.counts) > MOST_STUDIES:
+    if max(patients.counts) > MOST_STUDIES:
         raise InputError(f"{request.folder}: at most {MOST_STUDIES} studies can be written")
+    number = f"{patients.studies} + {patients.test_studies}"
+    complete = _is_complete(request)
+    shutil.rmtree(request.partial, ignore_errors=True)
+    if complete:
+        print(f"{request.folder}: already complete ({number} studies, seed {patients.seed})")
+        return request.truth
+    print(f"Writing {number} phantom studies to {request.folder}")
+    _write(request, request.truth / MANIFEST, write_json, request.manifest(complete=False))
+    for split in SPLITS:
+        request.images(split).mkdir(parents=True, exist_ok=True)
+    rows = _write_studies(request, usable_cores() if workers is None else workers)
+    for path, table in _tables(request, rows).items():
+        _write(request, path, write_csv, table)
+    _write(request, request.truth / MANIFEST, write_json, request.manifest(complete=True))
+    shutil.rmtree(request.partial)
+    return request.truth
+
+
+def _write(request: Request, path: Path, write: Callable[[Path, Any], None], content: object) -> None:
+    """Write a file among the half-written ones and move it into place, so that a kill leaves none in it."""
+    write(request.partial / path.name, content)
+    os.replace(request.partial / path.name, path)
 
 
 def _is_complete(request: Request) -> bool:
@@ -183,65 +178,37 @@ def _is_complete(request: Request) -> bool:
     Raises:
         InputError: the folders hold something that this phantom may not touch.
     """
-    folder, truth = request.folder, request.truth
-    mend = "choose another folder or delete it"
+    folder, truth, advice = request.folder, request.truth, "choose another folder or delete it"
     for place in (folder, truth):
         if place.exists() and not place.is_dir():
-            raise InputError(f"{place}: is a file, not a folder; {mend}")
+            raise InputError(f"{place}: is a file, not a folder; {advice}")
     if not (truth / MANIFEST).exists():
         for place in (folder, truth):
-            if place.exists() and any(not _is_leftover(entry) for entry in place.iterdir()):
-                raise InputError(f"{place}: holds files that are not this phantom's; {mend}")
+            if _names(place) - {request.partial.name}:
+                raise InputError(f"{place}: holds files that are not this phantom's; {advice}")
         return False
-    found = read_json(truth / MANIFEST)
-    wanted = request.manifest(complete=True)
+    found, wanted = read_json(truth / MANIFEST), request.manifest(complete=True)
     for key, words in _MUST_AGREE.items():
         if not isinstance(found, dict) or found.get(key) != wanted[key]:
-            raise InputError(f"{folder}: holds a phantom {words}; {mend}")
+            raise InputError(f"{folder}: holds a phantom {words}; {advice}")
     if found["studies"] > wanted["studies"] or found["test_studies"] > wanted["test_studies"]:
-        raise InputError(
-            f"{folder}: holds a larger phantom ({found['studies']} + {found['test_studies']} studies); {mend}"
-        )
-    missing = _missing_or_foreign(request, mend)
-    return bool(found == wanted) and not missing
-
-
-def _missing_or_foreign(request: Request, mend: str) -> bool:
-    """Return whether a table or a study is missing; raise for what does not belong."""
-    images = {f"{split}_images" for split in SPLITS}
-    allowed = {
-        request.folder: images | set(COMPETITION_TABLES),
-        request.truth: {MANIFEST, request.partial.name, *TRUTH_TABLES},
+        size = f"{found['studies']} + {found['test_studies']} studies"
+        raise InputError(f"{folder}: holds a larger phantom ({size}); {advice}")
+    needed = {
+        folder: {f"{split}_images" for split in SPLITS} | set(COMPETITION_TABLES),
+        truth: {MANIFEST, *TRUTH_TABLES},
     }
-    needed = {request.folder: allowed[request.folder], request.truth: {MANIFEST, *TRUTH_TABLES}}
     for split, count in zip(SPLITS, request.patients.counts, strict=True):
         names = {str(study_id(request.patients.seed, split, index)) for index in range(count)}
-        allowed[request.images(split)] = needed[request.images(split)] = names
-    missing = False
-    for place, names in allowed.items():
-        present = (
-            {entry.name for entry in place.iterdir() if not _is_leftover(entry)} if place.exists() else set()
-        )
-        if present - names:
-            foreign = sorted(present - names)[0]
-            raise InputError(f"{place}: holds {foreign}, which is not this phantom's; {mend}")
-        missing = missing or bool(needed[place] - present)
-    return missing
+        needed[request.images(split)] = names
+    for place, names in needed.items():
+        if foreign := sorted(_names(place) - names - {request.partial.name}):
+            raise InputError(f"{place}: holds {foreign[0]}, which is not this phantom's; {advice}")
+    return bool(found == wanted) and all(names <= _names(place) for place, names in needed.items())
 
 
-def _is_leftover(entry: Path) -> bool:
-    """Return whether a file is the temporary one of a write that was killed."""
-    names = (*COMPETITION_TABLES, *TRUTH_TABLES, MANIFEST)
-    return any(entry.match(f".{Path(name).stem}.*{Path(name).suffix}") for name in names)
-
-
-def _clean(request: Request) -> None:
-    """Remove what a killed run left half-written."""
-    shutil.rmtree(request.partial, ignore_errors=True)
-    for place in (request.folder, request.truth):
-        if place.exists():
-            for entry in [entry for entry in place.iterdir() if _is_leftover(entry)]:
-                entry.unlink(missing_ok=True)
+def _names(place: Path) -> set[str]:
+    return {entry.name for entry in place.iterdir()} if place.exists() else set()
 
 
 def _write_studies(request: Request, workers: int) -> dict[tuple[str, int], Rows]:
@@ -269,8 +236,6 @@ def _write_studies(request: Request, workers: int) -> dict[tuple[str, int], Rows
 
 def _start_worker() -> None:
     """Use one core, and end when the parent is killed: a pool's idle workers would wait for ever."""
-    import cv2
-
     cv2.setNumThreads(1)
     end_with_parent()
 
@@ -298,21 +263,19 @@ def write_images(folder: Path, study: StudyPlan) -> None:
             write_instance(place / f"{instance}.dcm", pixels, study=study, series=number, instance=instance)
 
 
-def _write_tables(request: Request, rows: dict[tuple[str, int], Rows]) -> None:
+def _tables(request: Request, rows: dict[tuple[str, int], Rows]) -> dict[Path, pd.DataFrame]:
+    """Return every table by its place, each in the order of the study ids."""
     train, test = (
-        sorted((row for (name, _), row in rows.items() if name == split), key=_study_of) for split in SPLITS
+        sorted((row for (name, _), row in rows.items() if name == split), key=lambda row: row.study_id)
+        for split in SPLITS
     )
-    write_csv(request.folder / "train.csv", label_table(train))
-    write_csv(request.folder / "train_label_coordinates.csv", coordinate_table(train))
-    write_csv(request.folder / "train_series_descriptions.csv", series_table(train))
-    write_csv(request.folder / "test_series_descriptions.csv", series_table(test))
-    write_csv(request.folder / "sample_submission.csv", sample_table(test))
-    write_csv(request.truth / "test.csv", label_table(test))
-    write_csv(request.truth / "test_label_coordinates.csv", coordinate_table(test))
-    write_csv(request.truth / "oracle.csv", oracle_table([*train, *test]))
-
-
-def _study_of(rows: Rows) -> int:
-    identifier = rows.labels[0]
-    assert isinstance(identifier, (int, np.integer))
-    return int(identifier)
+    return {
+        request.folder / "train.csv": label_table(train),
+        request.folder / "train_label_coordinates.csv": coordinate_table(train),
+        request.folder / "train_series_descriptions.csv": series_table(train),
+        request.folder / "test_series_descriptions.csv": series_table(test),
+        request.folder / "sample_submission.csv": sample_table(test),
+        request.truth / "test.csv": label_table(test),
+        request.truth / "test_label_coordinates.csv": coordinate_table(test),
+        request.truth / "oracle.csv": oracle_table([*train, *test]),
+    }

@@ -54,6 +54,13 @@ class Rows:
     series: tuple[tuple[int | str, ...], ...]
     oracle: tuple[tuple[str | float, ...], ...]
 
+    @property
+    def study_id(self) -> int:
+        """The study's identifier."""
+        identifier = self.labels[0]
+        assert isinstance(identifier, int)
+        return identifier
+
 
 def true_point(study: StudyPlan, target: Target, shift: int = 0) -> Floats:
     """Return LPS mm ``[3]`` of the place that a target's label points at, or the one `shift` levels below."""
