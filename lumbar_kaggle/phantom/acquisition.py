@@ -88,7 +88,7 @@ def plan_series(
     Args:
         rng: of the plan.
         spine: where the levels lie.
-        index: decides about the defects that one study of so many has.
+        index: decides on the defects that one study in so many has.
         defects, scanners: what is drawn from.
     """
     habits = _Habits(
@@ -144,7 +144,7 @@ def _sagittal_size(rng: np.random.Generator, habits: _Habits) -> tuple[int, int]
 
 
 def _size(rng: np.random.Generator, usual: Sizes, instead: tuple[int, ...]) -> tuple[int, int]:
-    """Return a stored size: one of the maker's `usual` ones, or a square with one of the sides `instead`."""
+    """Return a stored size: one of the vendor's `usual` ones, or a square with one of the sides `instead`."""
     return draw_size(rng, tuple(((side, side), 1.0) for side in instead) or usual)
 
 

@@ -172,7 +172,7 @@ def _disc(patient: Patient, spine: Spine, k: int) -> Solid:
         height=float(patient.disc_height[k]),
         opening=float(opening),
         bulge=tuple(float(part) for part in bulge),
-        joint_x=recess_x(patient, k),
+        recess_x=recess_x(patient, k),
         foramen_x=foramen_x(patient, k),
         ahead=rim,
     )

@@ -34,9 +34,9 @@ class Canal:
         bounds: rows front, back, left, right: ``[4, n]`` extent of the sac from the line, mm, as signed
             positions front to back and positive half widths.
         bony: ``[3, n]`` front, back (signed) and half width of the bony canal, mm.
-        arch: ``[2, n]`` inner surface of the yellow ligaments: its place in the middle (mm behind the line)
+        arch: ``[2, n]`` inner surface of the ligamentum flavum: its place in the middle (mm behind the line)
             and how far it comes forward per mm to the side.
-        ligament: ``[n]`` 1 where a disc lies in front and the yellow ligament behind, 0 between.
+        ligament: ``[n]`` 1 where a disc lies in front and the ligamentum flavum behind, 0 between.
         caudal: ``[n]`` 0 down to L5, rising to 1 in the sacrum, where fat takes the sac's place.
         cord: ``[n]`` radius of the cord, 0 below the conus.
         rootlets: ``[m, 2, n]`` position of each rootlet, as part of the sac's half width and half depth;
@@ -121,7 +121,7 @@ def _sac(patient: Patient, spine: Spine, along: Floats, near: Floats) -> tuple[F
 
 
 def _arch(patient: Patient, spine: Spine, along: Floats, bounds: Floats) -> Floats:
-    """Return the inner surface of the yellow ligaments: in front of it lies fat, then the sac ``[2, n]``."""
+    """Return the inner surface of the ligamentum flavum: in front of it lies fat, then the sac ``[2, n]``."""
     pad = np.full(len(along), 0.7)
     slope = np.full(len(along), 0.42)
     for k in range(patient.first_sacral):
@@ -222,7 +222,7 @@ def paint_canal(
     left, back, along = place
     index = np.clip((along * np.float32(1 / STEP)).astype(np.int32), 0, canal.cord.shape[0] - 1)
     apex, slope = canal.arch.take(index, axis=1)
-    behind = back - apex + slope * np.abs(left)  # mm behind the inner surface of the ligaments
+    behind = back - apex + slope * np.abs(left)  # mm behind the inner surface of the ligamentum flavum
     values = _paint_space(values, left, back, behind, index, canal, contrast, softness)
     front, rear, half_left, half_right = canal.bounds.take(index, axis=1)
     half_depth, middle = (rear - front) / 2, (rear + front) / 2
@@ -263,10 +263,10 @@ def _paint_space(
     contrast: Contrast,
     softness: float,
 ) -> Singles:
-    """Paint the space between bone and sac: veins, fat, the yellow ligaments."""
+    """Paint the space between bone and sac: veins, fat, the ligamentum flavum."""
     front, rear, half = canal.bony.take(index, axis=1)
     caudal = canal.caudal.take(index)
-    # From the ligaments' inner surface back to the laminae.
+    # From its inner surface back to the laminae.
     lamina = back - rear + np.float32(1.6) + np.float32(0.4) * np.abs(left)
     outer = np.maximum(behind - np.float32(1.0) - np.float32(12.0) * canal.ligament.take(index), lamina)
     walls = np.maximum(np.maximum(front - back, outer), np.abs(left) - half - np.float32(2.0))
@@ -275,9 +275,9 @@ def _paint_space(
     fatty = np.maximum(fatty, caudal)
     fill = contrast.epidural + (np.float32(0.95 * contrast.fat) - np.float32(contrast.epidural)) * fatty
     values = _mix(values, fill.astype(np.float32), covered_through(walls, softness))
-    yellow = np.maximum(np.maximum(-behind, outer), np.abs(left) - half - np.float32(4.0))
-    yellow = np.maximum(yellow, (caudal - np.float32(0.6)) * 10)
-    values = _mix(values, contrast.ligament, covered_through(yellow, softness))
+    flavum = np.maximum(np.maximum(-behind, outer), np.abs(left) - half - np.float32(4.0))
+    flavum = np.maximum(flavum, (caudal - np.float32(0.6)) * 10)
+    values = _mix(values, contrast.ligament, covered_through(flavum, softness))
     # The ligament on the back of the bodies and discs.
     behind_body = np.maximum(np.abs(back - front) - np.float32(0.6), np.abs(left) - np.float32(7.0))
     values = _mix(values, contrast.ligament, covered_through(behind_body, softness) * np.float32(0.8))

@@ -235,7 +235,7 @@ def _write_studies(request: Request, workers: int) -> dict[tuple[str, int], Rows
 
 
 def _start_worker() -> None:
-    """Use one core, and end when the parent is killed: a pool's idle workers would wait for ever."""
+    """Use one core, and end when the parent is killed: a pool's idle workers would wait forever."""
     cv2.setNumThreads(1)
     end_with_parent()
 

@@ -145,7 +145,7 @@ def take_image(
 
 
 def acquired_plane(plane: Plane, detail: float) -> Plane:
-    """Return `plane` with a matrix of pixels of about `detail` mm, or its own where that is coarser.
+    """Return `plane` with a matrix of pixels of around `detail` mm, or its own where that is coarser.
 
     The first pixel keeps its place and the matrix its period, as when k-space is filled up with zeros.
     """

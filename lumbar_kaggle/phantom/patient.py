@@ -1,7 +1,7 @@
 """One patient's dimensions: what differs between people beside the 25 grades, in millimetres and degrees.
 
-These are the distractors: disc height, hydration, fat, inborn canal width, wear of joints and end plates vary
-by their own, only loosely tied to the grades, so that none of them gives a grade away.
+These are the distractors: disc height, hydration, fat, inborn canal width, wear of facet joints and end
+plates vary independently, only loosely tied to the grades, so that none of them gives a grade away.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ WEDGE = (-3, -3, -3, -2, 0, 1, 2, 8, 2, 0, 0, 0, 0)
 LORDOSIS_SHARES = (0.06, 0.08, 0.11, 0.17, 0.27, 0.37)
 
 SIX_LUMBAR, SACRALISED = 0.022, 0.03
-"""Shares of patients with a lumbarised S1 and with a sacralised L5: about 5 % together."""
+"""Shares of patients with a lumbarised S1 and with a sacralised L5: 5 % together."""
 
 COUNTED_FROM_BELOW = {"six": 0.7, "sacralised": 0.3}
 """How often a reader takes the lowest mobile disc for L5/S1, against counting from the ribs."""
@@ -82,14 +82,14 @@ class Patient:
         scoliosis: amplitude (mm), wave length (mm) and phase of the sideways curve.
         origin: ``[3]`` LPS mm of the canal's centre at the L3/L4 disc.
         fat: thickness of the fat under the skin of the back, mm.
-        belly: depth of the trunk in front of the spine, mm.
+        abdomen: depth of the trunk in front of the spine, mm.
         epidural_fat: 0.5 to 1.5 of the average amount.
         marrow_fat, muscle_fat: 0 to 1.
         muscle: 0.8 to 1.2 of the average size of the muscles.
         conus: mm by which the cord ends below (-) or above (+) the L1/L2 disc.
         flavum_share: ``[5]`` share of a canal's narrowing that comes from behind.
-        facet_turn: ``[12, 2]`` degrees of the joints' planes beside the mean (tropism).
-        facet_size, foramen_size: ``[12, 2]`` inborn scale of the joints and of the foramina, left and right.
+        facet_turn: ``[12, 2]`` degrees of the facet joints' planes beside the mean (tropism).
+        facet_size, foramen_size: ``[12, 2]`` inborn scale of facet joints and foramina, left and right.
         wear: what no label grades.
         severity: ``[5, 5]`` g, see `population.Grades`.
         texture_seed: for the grain of marrow, muscle and bowel.
@@ -112,7 +112,7 @@ class Patient:
     scoliosis: tuple[float, float, float]
     origin: Floats
     fat: float
-    belly: float
+    abdomen: float
     epidural_fat: float
     marrow_fat: float
     muscle_fat: float
@@ -167,7 +167,7 @@ def draw_patient(rng: np.random.Generator, grades: Grades) -> Patient:
         scoliosis=(float(rng.normal(0, 2.2)), float(rng.uniform(170, 330)), float(rng.uniform(0, 2 * np.pi))),
         origin=rng.normal(0.0, (6.0, 12.0, 10.0)),
         fat=float(np.clip(rng.gamma(2.6, 6.0), 4.0, 55.0)),
-        belly=float(np.clip(rng.normal(120.0, 24.0), 75.0, 190.0)) * size,
+        abdomen=float(np.clip(rng.normal(120.0, 24.0), 75.0, 190.0)) * size,
         epidural_fat=float(np.clip(rng.normal(1.0, 0.25), 0.5, 1.5)),
         marrow_fat=float(np.clip(0.25 + 0.5 * age + rng.normal(0.0, 0.15), 0.05, 1.0)),
         muscle_fat=float(np.clip(0.02 + 0.5 * age + rng.normal(0.0, 0.14), 0.0, 0.8)),

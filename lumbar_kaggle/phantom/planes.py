@@ -1,7 +1,7 @@
 """Where the slices of a series lie in the patient: sagittal stacks, and the ways of axial ones.
 
 How many slices there are never depends on the patient's spine, only where they lie: their number must not
-tell of worn discs.
+tell of degenerated discs.
 """
 
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ class Grid:
 def draw_grid(
     rng: np.random.Generator, shape: tuple[int, int], field: float, spacings: tuple[float, float]
 ) -> Grid:
-    """Return a grid whose longer side measures about `field` mm, within the `spacings` that occur."""
+    """Return a grid whose longer side measures around `field` mm, within the `spacings` that occur."""
     spacing = np.clip(field * rng.normal(1.0, 0.01) / max(shape), *spacings)
     return Grid(shape, round(float(spacing), 6))
 

@@ -100,7 +100,7 @@ def per_target(of_groups: tuple[float, ...]) -> Floats:
 
 
 def total_noise(reader: Reader) -> Floats:
-    """Return ``[25]`` standard deviation of a reading about the latent grade."""
+    """Return ``[25]`` standard deviation of a reading around the latent grade."""
     shared = reader.strictness**2 + per_target(reader.group_strictness) ** 2
     total: Floats = np.sqrt(shared + per_target(reader.noise) ** 2)
     return total

@@ -20,7 +20,7 @@ from lumbar_kaggle.phantom.vertebrae import bones
 Floats = NDArray[np.float64]
 
 SUB_SLICES = (-1 / 3, 0.0, 1 / 3)
-"""Planes that stand for the slice's thickness, as parts of it."""
+"""Planes that sample the slice's thickness, as parts of it."""
 
 CORTEX_MM = 0.55
 
@@ -58,7 +58,7 @@ class Plane:
         return heights
 
     def grid(self, every: int = 1) -> tuple[Singles, Singles, Singles]:
-        """Return LPS mm x, y, z of the pixels, each ``[rows, columns]``, or of every so-manieth one."""
+        """Return LPS mm x, y, z of every `every`-th pixel each way, each ``[rows, columns]``."""
         x, y, z = self._affine(
             np.zeros(3), np.eye(3), (0.0,), slice(0, self.shape[0]), slice(0, self.shape[1]), every
         )
@@ -243,7 +243,7 @@ def _paint_rim(
     bare = solid.shape.distance(*local)
     if bare.min() > PASSES_BY_MM + np.abs(shift).sum():
         return None
-    # Marrow and roughness change slowly, so the slice's middle stands for its thickness.
+    # Marrow and roughness change slowly, so the slice's middle serves for its thickness.
     x, y, z = (axis[len(axis) // 2][None] for axis in local)
     offset = (solid.axes @ solid.origin).astype(np.float32)
     place = [axis + by for axis, by in zip((x, y, z), offset, strict=True)]
@@ -265,7 +265,7 @@ def _marrow(
     contrast: Contrast,
     scene: Scene,
 ) -> Singles:
-    """Return the marrow's brightness: red and fatty in patches, changed beside worn discs."""
+    """Return the marrow's brightness: red and fatty in patches, changed beside degenerated discs."""
     (x, y, z), (fine, coarse) = local, grains
     patchy = np.clip(np.float32(scene.patient.marrow_fat) + np.float32(0.13) * coarse, 0, 1)
     red, fatty = np.float32(contrast.marrow_red), np.float32(contrast.marrow_fatty)

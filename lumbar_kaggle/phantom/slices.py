@@ -1,4 +1,4 @@
-"""Middle sagittal T1 slices of many patients, without files: what a body is pretrained on.
+"""Middle sagittal T1 slices of many patients, without files: what an encoder is pretrained on.
 
 A slice takes a fiftieth of a study's time, so thousands of patients are drawn in minutes.
 """

@@ -86,7 +86,7 @@ def paint_trunk(
     place = _place(points, patient, line, grains)
     septa = np.clip(1 - np.abs(place.coarse) * 5, 0, 1)
     image = np.float32(contrast.fat) * (1 + np.float32(0.02) * place.fine - np.float32(0.12) * septa)
-    image = _paint_belly(image, place, patient, contrast, soft)
+    image = _paint_abdomen(image, place, patient, contrast, soft)
     image = _paint_back(image, place, patient, contrast, soft)
     image = _paint_beside(image, place, patient, contrast, soft)
     image = _paint_vessels(image, place, patient, contrast, soft)
@@ -136,7 +136,7 @@ def _surface(x: Singles, y: Singles, course_y: Singles, patient: Patient) -> Sin
     half_width = 138.0 * patient.size + 0.8 * patient.fat
     behind = np.float32(50.0 * patient.size + patient.fat + 0.5 * patient.origin[1]) + course_y / 2
     behind = np.maximum(behind, course_y + np.float32(43.0 * patient.size + 0.75 * patient.fat))
-    half_depth = np.float32((95.0 * patient.size + patient.fat + patient.belly) / 2)
+    half_depth = np.float32((95.0 * patient.size + patient.fat + patient.abdomen) / 2)
     u = np.abs((x - np.float32(patient.origin[0])) / np.float32(half_width))
     v = np.abs((y - behind + half_depth) / half_depth)
     radius = np.sqrt(np.sqrt(u**4 + v**4 + np.float32(0.6) * (u * v) ** 2))
@@ -144,8 +144,10 @@ def _surface(x: Singles, y: Singles, course_y: Singles, patient: Patient) -> Sin
     return distance
 
 
-def _paint_belly(image: Singles, place: _Place, patient: Patient, contrast: Contrast, soft: float) -> Singles:
-    """Paint the wall of the belly, bowel in front and at the sides, kidneys, liver, bladder."""
+def _paint_abdomen(
+    image: Singles, place: _Place, patient: Patient, contrast: Contrast, soft: float
+) -> Singles:
+    """Paint the abdominal wall, bowel in front and at the sides, kidneys, liver, bladder."""
     wall_depth = np.float32(0.55 * patient.fat + 9)
     ahead = covered(place.back + 28, 30.0)
     wall = np.abs(place.inside - wall_depth) - 5 - 3 * place.lumps + 14 * (1 - ahead)
