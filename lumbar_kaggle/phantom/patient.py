@@ -22,12 +22,14 @@ FIRST_LUMBAR, USUAL_SACRAL = 3, 8
 # Means of adults, T10 to S5 (mm): height at the back wall, depth, width, height of the disc below at its
 # back, half the distance of the pedicles' centres, half width of a pedicle; degrees of front wedging.
 # Orders of magnitude of Berry et al., Spine 12:362 (1987) and Zhou et al., Eur Spine J 9:242 (2000).
-HEIGHT = (23, 24, 26, 27, 28, 28, 27.5, 25, 29, 24, 20, 17, 14)
-DEPTH = (29, 30, 31, 32, 33, 34, 35, 35, 31, 21, 14, 11, 9)
-WIDTH = (34, 36, 40, 43, 45, 47, 49, 52, 54, 46, 38, 30, 22)
-DISC = (4.0, 4.5, 5.5, 6.5, 7.5, 8.0, 8.0, 6.5, 2.0, 1.2, 1.0, 1.0)
-PEDICLE = (13, 13.2, 14, 14.8, 15.4, 16.6, 18.2, 21, 22, 18, 14, 12, 10)
-PEDICLE_HALF_WIDTH = (3, 3.2, 3.5, 3.6, 4.0, 4.8, 5.8, 7.5, 9, 7, 5, 4, 3)
+_MEANS_MM = {
+    "height": (23, 24, 26, 27, 28, 28, 27.5, 25, 29, 24, 20, 17, 14),
+    "depth": (29, 30, 31, 32, 33, 34, 35, 35, 31, 21, 14, 11, 9),
+    "width": (34, 36, 40, 43, 45, 47, 49, 52, 54, 46, 38, 30, 22),
+    "disc": (4.0, 4.5, 5.5, 6.5, 7.5, 8.0, 8.0, 6.5, 2.0, 1.2, 1.0, 1.0, 0.0),
+    "pedicle": (13, 13.2, 14, 14.8, 15.4, 16.6, 18.2, 21, 22, 18, 14, 12, 10),
+    "pedicle_half_width": (3, 3.2, 3.5, 3.6, 4.0, 4.8, 5.8, 7.5, 9, 7, 5, 4, 3),
+}
 WEDGE = (-3, -3, -3, -2, 0, 1, 2, 8, 2, 0, 0, 0, 0)
 # Share of the lordosis between neighbours, the last of them lumbosacral, wedging of the bodies included.
 LORDOSIS_SHARES = (0.06, 0.08, 0.11, 0.17, 0.27, 0.37)
@@ -142,7 +144,7 @@ def draw_patient(rng: np.random.Generator, grades: Grades) -> Patient:
     size = float(np.clip(rng.normal(1.0, 0.06), 0.85, 1.15))
     age = rng.uniform()
     first_sacral, first_disc = _draw_count(rng)
-    build = {name: size * _by_vertebra(values, first_sacral) for name, values in _MEANS.items()}
+    build = {name: size * _by_vertebra(values, first_sacral) for name, values in _MEANS_MM.items()}
     worst = np.zeros(N_VERTEBRAE - 1)
     worst[first_disc : first_disc + 5] = grades.severity.max(axis=0)
     disc_height = build["disc"][:-1] * np.clip(rng.normal(1.0, 0.16, 12), 0.5, 1.4) * (1 - 0.04 * worst)
@@ -181,16 +183,6 @@ def draw_patient(rng: np.random.Generator, grades: Grades) -> Patient:
         severity=grades.severity,
         texture_seed=int(rng.integers(2**31)),
     )
-
-
-_MEANS = {
-    "height": HEIGHT,
-    "depth": DEPTH,
-    "width": WIDTH,
-    "disc": (*DISC, 0.0),
-    "pedicle": PEDICLE,
-    "pedicle_half_width": PEDICLE_HALF_WIDTH,
-}
 
 
 def _draw_count(rng: np.random.Generator) -> tuple[int, int]:
