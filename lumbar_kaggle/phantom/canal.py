@@ -203,6 +203,27 @@ def _recess_fat(patient: Patient, spine: Spine, along: Floats) -> Floats:
     return fat
 
 
+@dataclass(frozen=True)
+class _Band:
+    """Pixels near the line, while they are painted.
+
+    Attributes:
+        left, back, along: mm, of any shape.
+        index: their places in the tables.
+        canal: the tables.
+        contrast: the tissues' signals.
+        softness: width of an edge, mm.
+    """
+
+    left: Singles
+    back: Singles
+    along: Singles
+    index: NDArray[np.int32]
+    canal: Canal
+    contrast: Contrast
+    softness: float
+
+
 def paint_canal(
     values: Singles,
     place: tuple[Singles, Singles, Singles],
@@ -221,9 +242,10 @@ def paint_canal(
     """
     left, back, along = place
     index = np.clip((along * np.float32(1 / STEP)).astype(np.int32), 0, canal.cord.shape[0] - 1)
+    band = _Band(left, back, along, index, canal, contrast, softness)
     apex, slope = canal.arch.take(index, axis=1)
     behind = back - apex + slope * np.abs(left)  # mm behind the inner surface of the ligamentum flavum
-    values = _paint_space(values, left, back, behind, index, canal, contrast, softness)
+    values = _paint_space(values, behind, band)
     front, rear, half_left, half_right = canal.bounds.take(index, axis=1)
     half_depth, middle = (rear - front) / 2, (rear + front) / 2
     u = left / np.where(left > 0, half_left, half_right)
@@ -235,17 +257,12 @@ def paint_canal(
     values = _mix(values, contrast.ligament, covered_through(distance - np.float32(0.45), softness))
     sac = covered_through(distance, softness)
     inside = np.flatnonzero(sac.ravel() > 0)
-    fluid = _paint_fluid(
-        tuple(part.ravel()[inside] for part in (u, v, half_left, half_depth, along)),
-        index.ravel()[inside],
-        canal,
-        contrast,
-        softness,
-    )
+    here = tuple(part.ravel()[inside] for part in (u, v, half_left, half_depth, along))
+    fluid = _paint_fluid(here, index.ravel()[inside], canal, contrast, softness)
     flat_values = values.ravel()
     flat_values[inside] += (fluid - flat_values[inside]) * sac.ravel()[inside]
     painted = flat_values.reshape(values.shape)
-    return _paint_roots(painted, left, back, index, canal, contrast, softness)
+    return _paint_roots(painted, band)
 
 
 def _mix(values: Singles, over: Singles | float, part: Singles) -> Singles:
@@ -253,17 +270,10 @@ def _mix(values: Singles, over: Singles | float, part: Singles) -> Singles:
     return mixed
 
 
-def _paint_space(
-    values: Singles,
-    left: Singles,
-    back: Singles,
-    behind: Singles,
-    index: NDArray[np.int32],
-    canal: Canal,
-    contrast: Contrast,
-    softness: float,
-) -> Singles:
+def _paint_space(values: Singles, behind: Singles, band: _Band) -> Singles:
     """Paint the space between bone and sac: veins, fat, the ligamentum flavum."""
+    left, back, index, canal = band.left, band.back, band.index, band.canal
+    contrast, softness = band.contrast, band.softness
     front, rear, half = canal.bony.take(index, axis=1)
     caudal = canal.caudal.take(index)
     # From its inner surface back to the laminae.
@@ -311,18 +321,10 @@ def _paint_fluid(
     return fluid
 
 
-def _paint_roots(
-    values: Singles,
-    left: Singles,
-    back: Singles,
-    index: NDArray[np.int32],
-    canal: Canal,
-    contrast: Contrast,
-    softness: float,
-) -> Singles:
+def _paint_roots(values: Singles, band: _Band) -> Singles:
     """Paint the roots between sac and foramen, flattened where their recess is narrow."""
-    shape, index = values.shape, index.ravel()
-    values, left, back = values.ravel(), left.ravel(), back.ravel()
+    shape, canal, index = values.shape, band.canal, band.index.ravel()
+    values, left, back = values.ravel(), band.left.ravel(), band.back.ravel()
     for course, depth in zip(canal.roots, canal.root_depth, strict=True):
         x = course[0].take(index)
         here = np.flatnonzero(np.abs(left - x) < 4.0)
@@ -332,5 +334,5 @@ def _paint_roots(
         radius = depth.take(at)
         y = (back[here] - course[1].take(at)) * (np.float32(ROOT_RADIUS) / radius)
         distance = np.sqrt((left[here] - x[here]) ** 2 + y * y) - np.float32(ROOT_RADIUS)
-        values[here] = _mix(values[here], contrast.nerve, covered(distance, softness))
+        values[here] = _mix(values[here], band.contrast.nerve, covered(distance, band.softness))
     return values.reshape(shape)

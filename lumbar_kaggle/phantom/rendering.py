@@ -59,39 +59,27 @@ class Plane:
 
     def grid(self, every: int = 1) -> tuple[Singles, Singles, Singles]:
         """Return LPS mm x, y, z of every `every`-th pixel each way, each ``[rows, columns]``."""
-        x, y, z = self._affine(
-            np.zeros(3), np.eye(3), (0.0,), slice(0, self.shape[0]), slice(0, self.shape[1]), every
-        )
+        rows, columns = (slice(0, size, every) for size in self.shape)
+        x, y, z = self.local(np.zeros(3), np.eye(3), (0.0,), rows, columns)
         return x[0], y[0], z[0]
 
     def local(
-        self, solid: Solid, heights: tuple[float, ...], rows: slice, columns: slice
+        self, origin: Floats, axes: Floats, heights: tuple[float, ...], rows: slice, columns: slice
     ) -> tuple[Singles, Singles, Singles]:
-        """Return the solid's own x, y, z (mm) ``[heights, rows, columns]`` of a rectangle of pixels.
+        """Return a frame's x, y, z (mm) ``[heights, rows, columns]`` of a rectangle of pixels.
 
         Args:
-            solid: whose frame is used.
+            origin, axes: ``[3]`` LPS mm and ``[3, 3]`` unit vectors (rows) of the frame.
             heights: mm above the plane, along its normal.
-            rows, columns: the rectangle.
+            rows, columns: the rectangle; steps are allowed.
         """
-        return self._affine(solid.origin, solid.axes, heights, rows, columns, 1)
-
-    def _affine(
-        self,
-        origin: Floats,
-        axes: Floats,
-        heights: tuple[float, ...],
-        rows: slice,
-        columns: slice,
-        every: int,
-    ) -> tuple[Singles, Singles, Singles]:
         first = axes @ (self.position - origin)
         up = axes @ self.normal
         across = axes @ self.orientation[:3] * self.spacing[1]
         down = axes @ self.orientation[3:] * self.spacing[0]
         height = np.asarray(heights)[:, None]
-        row = np.arange(rows.start, rows.stop, every)[:, None]
-        column = np.arange(columns.start, columns.stop, every)
+        row = np.arange(rows.start, rows.stop, rows.step)[:, None]
+        column = np.arange(columns.start, columns.stop, columns.step)
         start = (first[:, None, None] + up[:, None, None] * height + 0.0)[..., None]  # [3, heights, 1, 1]
         start = (start + down[:, None, None, None] * row).astype(np.float32)
         x, y, z = start + (across[:, None] * column).astype(np.float32)[:, None, None, :]
@@ -194,7 +182,7 @@ class _Layer:
             rows = _window(middle[1][k], reach[1][k], plane.spacing[0], plane.shape[0])
             if rows.start < rows.stop and columns.start < columns.stop:
                 solid = self._solids[k]
-                local = plane.local(solid, heights, rows, columns)
+                local = plane.local(solid.origin, solid.axes, heights, rows, columns)
                 view = image[:, rows, columns]
                 if solid.tissue is Tissue.BONE:
                     moved = (solid.axes @ shift).astype(np.float32)

@@ -46,13 +46,16 @@ def _ellipse(x: Singles, y: Singles, half_x: float | Singles, half_y: float | Si
 
 @dataclass(frozen=True)
 class _Place:
-    """Where pixels lie beside the spine, all of one shape.
+    """Where pixels lie beside the spine, all of one shape, and how they are painted.
 
     Attributes:
         left, back: mm of an average adult from the canal's line; `side` is the size of `left`.
         level: in disc distances, 0 at L3/L4, growing to the head.
         inside: mm below the skin, negative outside.
         fine, coarse, lumps: smooth noise, standard deviation 1; `lumps` is as large as loops of bowel.
+        patient: sizes and fat.
+        contrast: the tissues' signals.
+        soft: width of the edges, mm.
     """
 
     left: Singles
@@ -63,6 +66,9 @@ class _Place:
     fine: Singles
     coarse: Singles
     lumps: Singles
+    patient: Patient
+    contrast: Contrast
+    soft: float
 
 
 def paint_trunk(
@@ -83,29 +89,11 @@ def paint_trunk(
         contrast: the tissues' signals.
         soft: width of the edges, mm.
     """
-    place = _place(points, patient, line, grains)
-    septa = np.clip(1 - np.abs(place.coarse) * 5, 0, 1)
-    image = np.float32(contrast.fat) * (1 + np.float32(0.02) * place.fine - np.float32(0.12) * septa)
-    image = _paint_abdomen(image, place, patient, contrast, soft)
-    image = _paint_back(image, place, patient, contrast, soft)
-    image = _paint_beside(image, place, patient, contrast, soft)
-    image = _paint_vessels(image, place, patient, contrast, soft)
-    image = _over(image, contrast.skin, covered(place.inside - np.float32(2.0), soft))
-    body: Singles = image * covered(-place.inside, soft)
-    return body
-
-
-def _place(
-    points: tuple[Singles, Singles, Singles],
-    patient: Patient,
-    line: CentreLine,
-    grains: tuple[Singles, Singles, Singles],
-) -> _Place:
     x, y, z = points
     course_x, course_y = line.at_height(z)
     scale = np.float32(1 / patient.size)
     left, back = (x - course_x) * scale, (y - course_y) * scale
-    return _Place(
+    place = _Place(
         left=left,
         back=back,
         side=np.abs(left),
@@ -114,7 +102,17 @@ def _place(
         fine=grain_at(grains[0], x, y, z),
         coarse=grain_at(grains[1], x, y, z),
         lumps=_lumps(grains[2], x, y, z),
+        patient=patient,
+        contrast=contrast,
+        soft=soft,
     )
+    septa = np.clip(1 - np.abs(place.coarse) * 5, 0, 1)
+    image = np.float32(contrast.fat) * (1 + np.float32(0.02) * place.fine - np.float32(0.12) * septa)
+    for paint in (_paint_abdomen, _paint_back, _paint_beside, _paint_vessels):
+        image = paint(image, place)
+    image = _over(image, contrast.skin, covered(place.inside - np.float32(2.0), soft))
+    body: Singles = image * covered(-place.inside, soft)
+    return body
 
 
 def _lumps(grain: Singles, x: Singles, y: Singles, z: Singles) -> Singles:
@@ -144,10 +142,9 @@ def _surface(x: Singles, y: Singles, course_y: Singles, patient: Patient) -> Sin
     return distance
 
 
-def _paint_abdomen(
-    image: Singles, place: _Place, patient: Patient, contrast: Contrast, soft: float
-) -> Singles:
+def _paint_abdomen(image: Singles, place: _Place) -> Singles:
     """Paint the abdominal wall, bowel in front and at the sides, kidneys, liver, bladder."""
+    patient, contrast, soft = place.patient, place.contrast, place.soft
     wall_depth = np.float32(0.55 * patient.fat + 9)
     ahead = covered(place.back + 28, 30.0)
     wall = np.abs(place.inside - wall_depth) - 5 - 3 * place.lumps + 14 * (1 - ahead)
@@ -175,8 +172,9 @@ def _paint_abdomen(
     return _over(image, contrast.csf, covered(bladder, soft * 2))
 
 
-def _paint_back(image: Singles, place: _Place, patient: Patient, contrast: Contrast, soft: float) -> Singles:
+def _paint_back(image: Singles, place: _Place) -> Singles:
     """Paint the extensors behind the laminae, parted by septa, and the ligaments between the spines."""
+    patient, contrast, soft = place.patient, place.contrast, place.soft
     side, back = place.side, place.back
     low: Singles = np.clip(-place.level - 1.0, 0, 3).astype(np.float32)  # how far below L4/L5
     rear = np.float32(43.0) - np.float32(0.0034) * (side - 22) ** 2 - 4 * low
@@ -206,10 +204,9 @@ def _paint_back(image: Singles, place: _Place, patient: Patient, contrast: Contr
     return _over(image, contrast.ligament, covered(cord, soft) * np.float32(0.8))
 
 
-def _paint_beside(
-    image: Singles, place: _Place, patient: Patient, contrast: Contrast, soft: float
-) -> Singles:
+def _paint_beside(image: Singles, place: _Place) -> Singles:
     """Paint psoas and quadratus beside the bodies."""
+    patient, contrast, soft = place.patient, place.contrast, place.soft
     high: Singles = np.clip(place.level, -2, 4).astype(np.float32)
     x = np.float32(36.0) - np.float32(3.3) * high
     y = np.float32(3.0) * high - np.float32(24.0)
@@ -225,10 +222,9 @@ def _paint_beside(
     return image
 
 
-def _paint_vessels(
-    image: Singles, place: _Place, patient: Patient, contrast: Contrast, soft: float
-) -> Singles:
+def _paint_vessels(image: Singles, place: _Place) -> Singles:
     """Paint aorta and vena cava in front of the bodies; below L4 their branches part."""
+    patient, contrast, soft = place.patient, place.contrast, place.soft
     in_front = -(patient.canal_half + float(patient.depth[5])) / patient.size - 11.0
     apart: Singles = np.clip(-place.level - 0.6, 0, 3).astype(np.float32) * np.float32(15)
     winding = 3 * np.sin(place.level * np.float32(1.3) + np.float32(patient.texture_seed % 11))
