@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
-from numpy.typing import NDArray
 
+from lumbar_kaggle.phantom.arrays import Floats
 from lumbar_kaggle.phantom.patient import N_VERTEBRAE, Patient
 from lumbar_kaggle.phantom.shapes import Disc, Ellipsoid, Rod, Shape
 from lumbar_kaggle.phantom.spine import Spine
-
-Floats = NDArray[np.float64]
 
 SIDES = ((0, 1.0), (1, -1.0))
 """Index in pairs (left, right) and sign of LPS x."""

@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumbar_kaggle.phantom.anatomy import SIDES, closing, recess_x
+from lumbar_kaggle.phantom.arrays import Floats, Singles
 from lumbar_kaggle.phantom.patient import Patient
 from lumbar_kaggle.phantom.shapes import covered, covered_through
-from lumbar_kaggle.phantom.spine import STEP, Singles, Spine
+from lumbar_kaggle.phantom.spine import STEP, Spine
 from lumbar_kaggle.phantom.tissues import Contrast
-
-Floats = NDArray[np.float64]
 
 REACH_BACK, REACH_SIDE = 20.0, 27.0
 """Half sizes in mm of the band around the centre line that holds everything painted here."""

@@ -13,6 +13,7 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from lumbar_kaggle.phantom.acquisition import SeriesPlan
+from lumbar_kaggle.phantom.arrays import Singles
 from lumbar_kaggle.phantom.artefacts import (
     Artefacts,
     add_replicas,
@@ -24,7 +25,6 @@ from lumbar_kaggle.phantom.artefacts import (
 from lumbar_kaggle.phantom.coil import EVERY, Coil, draw_coil, enlarged, gains
 from lumbar_kaggle.phantom.rendering import Plane, Scene
 from lumbar_kaggle.phantom.settings import Scanners
-from lumbar_kaggle.phantom.shapes import Singles
 from lumbar_kaggle.phantom.study import Part, StudyPlan
 from lumbar_kaggle.phantom.tissues import Contrast, draw_contrast
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lumbar_kaggle.phantom.arrays import Floats
 from lumbar_kaggle.phantom.population import Grades
-
-Floats = NDArray[np.float64]
 
 N_VERTEBRAE = 13
 """T10 to S5, head to foot; disc k lies between vertebra k and k + 1."""

@@ -7,14 +7,12 @@ tell of degenerated discs.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from lumbar_kaggle.phantom.arrays import Floats
 from lumbar_kaggle.phantom.rendering import Plane
 from lumbar_kaggle.phantom.settings import Defects, Scanners
 from lumbar_kaggle.phantom.spine import Spine
 from lumbar_kaggle.phantom.vendors import draw_index
-
-Floats = NDArray[np.float64]
 
 LEVEL_GAPS_MM = (34.0, 34.2, 32.7, 27.0)
 """Mean height between neighbouring discs, L1/L2 to L5/S1: what a straight stack is planned with."""

@@ -13,10 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lumbar_kaggle.phantom.arrays import Floats
 from lumbar_kaggle.phantom.reader import read_grades, thresholds
 from lumbar_kaggle.phantom.settings import Reader
-
-Floats = NDArray[np.float64]
 
 CAP = 3.4
 """Greatest g: what lies beyond looks the same."""

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.phantom.arrays import Floats
 from lumbar_kaggle.phantom.settings import Reader
 from lumbar_kaggle.targets import CONDITIONS, SCORE_GROUPS, TARGETS
 
-Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 # Normal/Mild, Moderate, Severe of the 1,975 real studies, per level: counted in public copies of the

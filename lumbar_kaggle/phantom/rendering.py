@@ -5,19 +5,17 @@ from functools import cached_property
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from lumbar_kaggle.geometry import slice_normal
 from lumbar_kaggle.phantom.anatomy import Solid, Tissue, discs, foramina
+from lumbar_kaggle.phantom.arrays import Floats, Singles
 from lumbar_kaggle.phantom.canal import REACH_BACK, REACH_SIDE, Canal, build_canal, paint_canal
 from lumbar_kaggle.phantom.patient import Patient
-from lumbar_kaggle.phantom.shapes import Disc, Singles, bump, covered_through
+from lumbar_kaggle.phantom.shapes import Disc, bump, covered_through
 from lumbar_kaggle.phantom.spine import CentreLine, Spine, build_spine
 from lumbar_kaggle.phantom.tissues import Contrast
 from lumbar_kaggle.phantom.trunk import grain_at, make_grain, paint_trunk
 from lumbar_kaggle.phantom.vertebrae import bones
-
-Floats = NDArray[np.float64]
 
 SUB_SLICES = (-1 / 3, 0.0, 1 / 3)
 """Planes that sample the slice's thickness, as parts of it."""

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-Singles = NDArray[np.float32]
+from lumbar_kaggle.phantom.arrays import Singles
 
 
 class Shape(Protocol):

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.metric import PARTS
+from lumbar_kaggle.phantom.arrays import Floats
 from lumbar_kaggle.phantom.oracle import best_submission, expected_score, reader_probabilities
 from lumbar_kaggle.phantom.reader import STANDARD, frequencies
 from lumbar_kaggle.phantom.study import StudyPlan, plan_study
@@ -29,7 +30,6 @@ from lumbar_kaggle.targets import (
     level_words,
 )
 
-Floats = NDArray[np.float64]
 Figure = tuple[str, str, float, float, float]
 """Kind and name of a figure, the real value, the phantom's, and the standard error of that by sampling."""
 

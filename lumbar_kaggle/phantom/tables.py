@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from lumbar_kaggle.geometry import to_slice
 from lumbar_kaggle.phantom.anatomy import foramen_point, recess_point
+from lumbar_kaggle.phantom.arrays import Floats
 from lumbar_kaggle.phantom.oracle import ORACLE_COLUMNS, best_submission, reader_probabilities
 from lumbar_kaggle.phantom.settings import Reader
 from lumbar_kaggle.phantom.study import Part, StudyPlan
@@ -26,8 +26,6 @@ from lumbar_kaggle.targets import (
     level_words,
     row_id,
 )
-
-Floats = NDArray[np.float64]
 
 NO_SHIFTS = (0, 0, 0)
 

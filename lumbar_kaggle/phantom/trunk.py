@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from lumbar_kaggle.phantom.arrays import Singles
 from lumbar_kaggle.phantom.patient import Patient
-from lumbar_kaggle.phantom.shapes import Singles, covered
+from lumbar_kaggle.phantom.shapes import covered
 from lumbar_kaggle.phantom.spine import CentreLine
 from lumbar_kaggle.phantom.tissues import Contrast
 

@@ -6,14 +6,12 @@ Every part of a vertebra is rigid in its vertebra's frame; facet joints are plac
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lumbar_kaggle.phantom.anatomy import SIDES, Marrow, Solid, Tissue
+from lumbar_kaggle.phantom.arrays import Floats
 from lumbar_kaggle.phantom.patient import N_VERTEBRAE, Patient
 from lumbar_kaggle.phantom.shapes import Body, Box, Ellipsoid, Rod
 from lumbar_kaggle.phantom.spine import Spine
-
-Floats = NDArray[np.float64]
 
 
 def bones(patient: Patient, spine: Spine) -> list[Solid]:
