@@ -3,9 +3,10 @@
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -214,24 +215,17 @@ def _names(place: Path) -> set[str]:
 def _write_studies(request: Request, workers: int) -> dict[tuple[str, int], Rows]:
     """Write the studies that are not there yet; return the table rows of all."""
     studies = list(request.studies())
-    bar = tqdm(total=len(studies), unit="study", desc="phantom", file=sys.stderr)
-    rows = {}
-    with bar:
-        if workers == 1:
-            for split, index in studies:
-                rows[split, index] = make_study(request, split, index)
-                bar.update()
-            return rows
-        with ProcessPoolExecutor(workers, get_context(start_method()), _start_worker) as pool:
-            jobs = {pool.submit(make_study, request, *study): study for study in studies}
-            try:
-                for job in as_completed(jobs):
-                    rows[jobs[job]] = job.result()
-                    bar.update()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    return rows
+    make = partial(make_study, request)
+
+    def collected(rows: Iterable[Rows]) -> dict[tuple[str, int], Rows]:
+        bar = tqdm(rows, total=len(studies), unit="study", desc="phantom", file=sys.stderr)
+        return dict(zip(studies, bar, strict=True))
+
+    splits, indices = zip(*studies, strict=True)
+    if workers == 1:
+        return collected(map(make, splits, indices))
+    with ProcessPoolExecutor(workers, get_context(start_method()), _start_worker) as pool:
+        return collected(pool.map(make, splits, indices))
 
 
 def _start_worker() -> None:
