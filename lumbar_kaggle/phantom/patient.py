@@ -127,11 +127,6 @@ class Patient:
     severity: Floats
     texture_seed: int
 
-    @property
-    def transitional(self) -> bool:
-        """Whether the patient has four or six lumbar-type vertebrae."""
-        return self.first_sacral != USUAL_SACRAL
-
     def disc_severity(self, disc: int) -> Floats:
         """Return ``[5]`` g of the conditions at a disc, zeros outside the five labelled levels."""
         level = disc - self.first_disc

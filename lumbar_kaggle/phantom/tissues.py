@@ -81,11 +81,6 @@ class Timing:
     field: float = 1.0
 
 
-TIMINGS = {
-    Weighting.T1: Timing(550.0, 11.0),
-    Weighting.T2: Timing(3600.0, 104.0),
-    Weighting.STIR: Timing(4200.0, 58.0, 162.0),
-}
 _RANGES = {
     Weighting.T1: ((380.0, 820.0), (8.0, 20.0), (0.0, 0.0)),
     Weighting.T2: ((2300.0, 6000.0), (78.0, 132.0), (0.0, 0.0)),
@@ -107,10 +102,6 @@ def contrast_of(timing: Timing) -> Contrast:
     signals = {name: signal(tissue, timing) for name, tissue in TISSUES.items()}
     top = max(signals.values())
     return Contrast(**{name: 0.97 * value / top for name, value in signals.items()})
-
-
-CONTRASTS = {weighting: contrast_of(timing) for weighting, timing in TIMINGS.items()}
-"""The contrast of an average scanner."""
 
 
 def draw_contrast(rng: np.random.Generator, weighting: Weighting) -> Contrast:
