@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lumbar_kaggle.phantom.anatomy import SIDES, closing, recess_x
 from lumbar_kaggle.phantom.arrays import Floats, Singles
 from lumbar_kaggle.phantom.patient import Patient
-from lumbar_kaggle.phantom.shapes import covered, covered_through
+from lumbar_kaggle.phantom.shapes import covered, covered_through, painted
 from lumbar_kaggle.phantom.spine import STEP, Spine
 from lumbar_kaggle.phantom.tissues import Contrast
 
@@ -253,20 +253,14 @@ def paint_canal(
     flat = np.where(v < 0, v * v * (np.float32(0.75) + np.float32(0.25) * v * v), v * v)
     distance = (np.sqrt(u * u + flat) - 1) * np.minimum(half_depth, half_left)
     distance = np.maximum(distance, np.float32(0.85) * behind + np.float32(0.3))
-    values = _mix(values, contrast.ligament, covered_through(distance - np.float32(0.45), softness))
+    values = painted(values, contrast.ligament, covered_through(distance - np.float32(0.45), softness))
     sac = covered_through(distance, softness)
     inside = np.flatnonzero(sac.ravel() > 0)
     here = tuple(part.ravel()[inside] for part in (u, v, half_left, half_depth, along))
     fluid = _paint_fluid(here, index.ravel()[inside], canal, contrast, softness)
     flat_values = values.ravel()
     flat_values[inside] += (fluid - flat_values[inside]) * sac.ravel()[inside]
-    painted = flat_values.reshape(values.shape)
-    return _paint_roots(painted, band)
-
-
-def _mix(values: Singles, over: Singles | float, part: Singles) -> Singles:
-    mixed: Singles = values + (over - values) * part
-    return mixed
+    return _paint_roots(flat_values.reshape(values.shape), band)
 
 
 def _paint_space(values: Singles, behind: Singles, band: _Band) -> Singles:
@@ -283,16 +277,18 @@ def _paint_space(values: Singles, behind: Singles, band: _Band) -> Singles:
     fatty = np.clip(np.maximum(back * np.float32(0.5) + 1, np.abs(left) * np.float32(0.2) - 1), 0, 1)
     fatty = np.maximum(fatty, caudal)
     fill = contrast.epidural + (np.float32(0.95 * contrast.fat) - np.float32(contrast.epidural)) * fatty
-    values = _mix(values, fill.astype(np.float32), covered_through(walls, softness))
+    values = painted(values, fill.astype(np.float32), covered_through(walls, softness))
     flavum = np.maximum(np.maximum(-behind, outer), np.abs(left) - half - np.float32(4.0))
     flavum = np.maximum(flavum, (caudal - np.float32(0.6)) * 10)
-    values = _mix(values, contrast.ligament, covered_through(flavum, softness))
+    values = painted(values, contrast.ligament, covered_through(flavum, softness))
     # The ligament on the back of the bodies and discs.
     behind_body = np.maximum(np.abs(back - front) - np.float32(0.6), np.abs(left) - np.float32(7.0))
-    values = _mix(values, contrast.ligament, covered_through(behind_body, softness) * np.float32(0.8))
+    values = painted(values, contrast.ligament, covered_through(behind_body, softness) * np.float32(0.8))
     for x, y, half_x, half_y in canal.recess_fat.take(index, axis=2):
         spot = np.sqrt(((left - x) / half_x) ** 2 + ((back - y) / half_y) ** 2)
-        values = _mix(values, contrast.fat * 0.9, covered((spot - 1) * np.minimum(half_x, half_y), softness))
+        values = painted(
+            values, contrast.fat * 0.9, covered((spot - 1) * np.minimum(half_x, half_y), softness)
+        )
     return values
 
 
@@ -312,11 +308,11 @@ def _paint_fluid(
     cord = canal.cord.take(index)
     x, y = u * half_width, (v + np.float32(0.05)) * half_depth
     distance = np.sqrt(x * x + (y * np.float32(1.25)) ** 2) - cord
-    fluid = _mix(fluid, contrast.cord, covered(distance, softness) * (cord > 0.3))
+    fluid = painted(fluid, contrast.cord, covered(distance, softness) * (cord > 0.3))
     for rootlet_left, rootlet_back in canal.rootlets.take(index, axis=2):
         dx, dy = (u - rootlet_left) * half_width, (v - rootlet_back) * half_depth
         part = covered(np.sqrt(dx * dx + dy * dy) - np.float32(ROOTLET_RADIUS), softness)
-        fluid = _mix(fluid, contrast.nerve, part)
+        fluid = painted(fluid, contrast.nerve, part)
     return fluid
 
 
@@ -333,5 +329,5 @@ def _paint_roots(values: Singles, band: _Band) -> Singles:
         radius = depth.take(at)
         y = (back[here] - course[1].take(at)) * (np.float32(ROOT_RADIUS) / radius)
         distance = np.sqrt((left[here] - x[here]) ** 2 + y * y) - np.float32(ROOT_RADIUS)
-        values[here] = _mix(values[here], band.contrast.nerve, covered(distance, band.softness))
+        values[here] = painted(values[here], band.contrast.nerve, covered(distance, band.softness))
     return values.reshape(shape)

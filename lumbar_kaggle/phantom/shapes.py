@@ -41,6 +41,12 @@ def covered_through(distance: Singles, softness: float) -> Singles:
     return part
 
 
+def painted(under: Singles, over: Singles | float, part: Singles) -> Singles:
+    """Return brightness with another painted over the given part (0 to 1) of each pixel."""
+    result: Singles = under + (over - under) * part
+    return result
+
+
 def bump(x: Singles, centre: float, width: float) -> Singles:
     """Return a smooth hill of height 1 (a normal curve without its constant)."""
     scaled = (x - np.float32(centre)) * np.float32(1 / width)

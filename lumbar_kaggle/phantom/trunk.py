@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter
 
 from lumbar_kaggle.phantom.arrays import Singles
 from lumbar_kaggle.phantom.patient import Patient
-from lumbar_kaggle.phantom.shapes import covered
+from lumbar_kaggle.phantom.shapes import covered, painted
 from lumbar_kaggle.phantom.spine import CentreLine
 from lumbar_kaggle.phantom.tissues import Contrast
 
@@ -111,7 +111,7 @@ def paint_trunk(
     image = np.float32(contrast.fat) * (1 + np.float32(0.02) * place.fine - np.float32(0.12) * septa)
     for paint in (_paint_abdomen, _paint_back, _paint_beside, _paint_vessels):
         image = paint(image, place)
-    image = _over(image, contrast.skin, covered(place.inside - np.float32(2.0), soft))
+    image = painted(image, contrast.skin, covered(place.inside - np.float32(2.0), soft))
     body: Singles = image * covered(-place.inside, soft)
     return body
 
@@ -123,11 +123,6 @@ def _lumps(grain: Singles, x: Singles, y: Singles, z: Singles) -> Singles:
     first, second = (grain_at(grain, *(axis.astype(np.float32) for axis in axes)) for axes in (turned, again))
     both: Singles = np.float32(0.75) * first + np.float32(0.66) * second
     return both
-
-
-def _over(image: Singles, value: Singles | float, part: Singles) -> Singles:
-    painted: Singles = image + (value - image) * part
-    return painted
 
 
 def _surface(x: Singles, y: Singles, course_y: Singles, patient: Patient) -> Singles:
@@ -149,28 +144,28 @@ def _paint_abdomen(image: Singles, place: _Place) -> Singles:
     wall_depth = np.float32(0.55 * patient.fat + 9)
     ahead = covered(place.back + 28, 30.0)
     wall = np.abs(place.inside - wall_depth) - 5 - 3 * place.lumps + 14 * (1 - ahead)
-    image = _over(image, contrast.muscle * (1 + np.float32(0.1) * place.fine), covered(wall, 2 * soft))
+    image = painted(image, contrast.muscle * (1 + np.float32(0.1) * place.fine), covered(wall, 2 * soft))
     # Loops: content differs between lumps, from gas to fluid; their walls are seen.
     edge = place.back + np.float32(62.0) + 4 * place.lumps - np.maximum(place.side - 42, 0) * np.float32(0.8)
     edge = np.maximum(edge, wall_depth + 6 - place.inside)
     turn = np.sin(place.lumps * np.float32(2.6) + np.float32(patient.texture_seed % 7))
     inner = np.float32(contrast.bowel) * (1 + np.float32(0.7) * turn + np.float32(0.15) * place.coarse)
-    inner = _over(inner, 0.04, covered(np.float32(1.25) - place.lumps, 0.3))  # gas
-    loops = _over(inner, contrast.bowel, covered(np.abs(place.coarse) - np.float32(0.12), 0.15))
+    inner = painted(inner, 0.04, covered(np.float32(1.25) - place.lumps, 0.3))  # gas
+    loops = painted(inner, contrast.bowel, covered(np.abs(place.coarse) - np.float32(0.12), 0.15))
     between = covered(place.lumps + np.float32(0.35), 0.3)
-    loops = _over(loops, contrast.fat * 0.85, between)
-    image = _over(image, np.clip(loops, 0, 1).astype(np.float32), covered(edge, 8.0))
+    loops = painted(loops, contrast.fat * 0.85, between)
+    image = painted(image, np.clip(loops, 0, 1).astype(np.float32), covered(edge, 8.0))
     kidney = _ellipse(place.side - 60, place.back + 16, 25.0, 21.0)
     kidney = kidney + 9 * np.maximum(np.abs(place.level - 2.6) - 0.9, 0) ** 2
-    image = _over(image, contrast.organ * (1 + np.float32(0.06) * place.coarse), covered(kidney, soft * 2))
+    image = painted(image, contrast.organ * (1 + np.float32(0.06) * place.coarse), covered(kidney, soft * 2))
     liver = (
         _ellipse(place.left + 75, place.back + 65, 52.0, 50.0) + 22 * np.maximum(2.2 - place.level, 0) ** 2
     )
-    image = _over(image, contrast.organ * (1 + np.float32(0.04) * place.fine), covered(liver, soft * 2))
+    image = painted(image, contrast.organ * (1 + np.float32(0.04) * place.fine), covered(liver, soft * 2))
     full = 4.0 + patient.texture_seed % 23
     bladder = _ellipse(place.left, place.back + 100, 1.4 * full, full)
     bladder = bladder + 28 * np.maximum(np.abs(place.level + 4.0) - 0.6, 0) ** 2
-    return _over(image, contrast.csf, covered(bladder, soft * 2))
+    return painted(image, contrast.csf, covered(bladder, soft * 2))
 
 
 def _paint_back(image: Singles, place: _Place) -> Singles:
@@ -190,19 +185,19 @@ def _paint_back(image: Singles, place: _Place) -> Singles:
     streaks = place.coarse * np.float32(0.5) + place.fine * np.float32(0.25) + np.float32(0.3)
     streak = np.clip(fatty * streaks * np.float32(1.3), 0, 0.9)
     muscle = contrast.muscle + (contrast.fat - contrast.muscle) * streak + np.float32(0.015) * place.fine
-    image = _over(image, muscle, covered(compartment, soft))
+    image = painted(image, muscle, covered(compartment, soft))
     outer = np.float32(44.0) + np.float32(0.2) * (back - 10) - 2 * place.lumps
     septa = np.minimum(np.abs(side - seam), np.abs(side - outer)) - np.float32(0.5 + 0.8 * patient.muscle_fat)
     part = covered(septa, 1.5 * soft) * covered(compartment, soft) * np.float32(0.7)
-    image = _over(image, contrast.fat * 0.85, part)
+    image = painted(image, contrast.fat * 0.85, part)
     fascia = np.maximum(np.abs(back - rear - 1) - np.float32(0.7), side - reach)
-    image = _over(image, contrast.ligament, covered(fascia, soft) * np.float32(0.7))
+    image = painted(image, contrast.ligament, covered(fascia, soft) * np.float32(0.7))
     between = np.maximum(side - np.float32(2.3), np.abs(back - 29) - 15)
     mixed = np.float32(0.5) + np.float32(0.14) * place.coarse
     septum = contrast.ligament + (contrast.fat - contrast.ligament) * np.clip(mixed, 0, 1)
-    image = _over(image, septum, covered(between, soft * 2))
+    image = painted(image, septum, covered(between, soft * 2))
     cord = np.maximum(side - 3.0, np.abs(back - 45 + 4 * low) - 1.2)
-    return _over(image, contrast.ligament, covered(cord, soft) * np.float32(0.8))
+    return painted(image, contrast.ligament, covered(cord, soft) * np.float32(0.8))
 
 
 def _paint_beside(image: Singles, place: _Place) -> Singles:
@@ -219,7 +214,7 @@ def _paint_beside(image: Singles, place: _Place) -> Singles:
     streak = np.clip(np.float32(0.5 * patient.muscle_fat) * (place.coarse + place.fine) * 0.5, 0, 0.7)
     muscle = contrast.muscle + (contrast.fat - contrast.muscle) * streak + np.float32(0.015) * place.fine
     for belly in bellies:
-        image = _over(image, muscle, covered(belly + place.lumps, soft))
+        image = painted(image, muscle, covered(belly + place.lumps, soft))
     return image
 
 
@@ -233,6 +228,6 @@ def _paint_vessels(image: Singles, place: _Place) -> Singles:
         narrowed = radius - apart * 0.08
         across = place.left * sign - x - apart - winding
         vessel = _ellipse(across, place.back - in_front - 0.35 * apart, narrowed, narrowed * flat)
-        image = _over(image, contrast.ligament, covered(vessel - np.float32(1.0), soft))
-        image = _over(image, contrast.vessel, covered(vessel, soft))
+        image = painted(image, contrast.ligament, covered(vessel - np.float32(1.0), soft))
+        image = painted(image, contrast.vessel, covered(vessel, soft))
     return image
