@@ -227,14 +227,10 @@ def target_patches(study: StudyPlan, scan: Scan) -> NDArray[np.float32]:
 
 def _nearest(study: StudyPlan, kind: str, points: NDArray[np.float64]) -> tuple[int, int] | None:
     """Return the slice with the least mean distance from points, None where it is further than 6 mm."""
-    distances = {
-        (number, k): float(np.abs((points - plane.position) @ plane.normal).mean())
-        for number, series in enumerate(study.series)
-        if series.kind == kind
-        for k, plane in enumerate(series.planes)
-    }
-    best = min(distances, key=lambda place: distances[place], default=None)
-    return best if best is not None and distances[best] < 6.0 else None
+    places, distances = study.slices(kind, points)
+    if not places or distances.mean(axis=1).min() >= 6.0:
+        return None
+    return places[distances.mean(axis=1).argmin()]
 
 
 def cut_patch(

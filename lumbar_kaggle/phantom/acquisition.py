@@ -4,7 +4,7 @@ Nothing here depends on the grades: the plan is drawn before anyone looks at the
 where the planes lie.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -21,7 +21,7 @@ from lumbar_kaggle.phantom.rendering import Plane
 from lumbar_kaggle.phantom.settings import Defects, Scanners
 from lumbar_kaggle.phantom.spine import Spine
 from lumbar_kaggle.phantom.tissues import Weighting
-from lumbar_kaggle.phantom.vendors import VENDORS, Machine, Sizes, draw_index, draw_machine, draw_size
+from lumbar_kaggle.phantom.vendors import Machine, Sizes, draw_index, draw_machine, draw_size
 from lumbar_kaggle.targets import LEVELS, SERIES_KINDS
 
 OPTIONAL_TAGS = (
@@ -64,10 +64,10 @@ class SeriesPlan:
     step: float
     syntax: str
     signed: bool
-    machine: Machine = Machine(VENDORS[0], 1.5)  # noqa: RUF009
-    artefacts: Artefacts = field(default_factory=Artefacts)
-    numbers: tuple[int, ...] = ()
-    absent: tuple[str, ...] = ()
+    machine: Machine
+    artefacts: Artefacts
+    numbers: tuple[int, ...]
+    absent: tuple[str, ...]
 
 
 def plan_series(

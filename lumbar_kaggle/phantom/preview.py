@@ -153,13 +153,8 @@ def choose_studies(seed: int, candidates: int = CANDIDATES) -> tuple[StudyPlan, 
 def _draw(ax: Axes, panel: Panel, study: StudyPlan, scan: Scan) -> None:
     """Draw one slice, in mm from the middle of what the panel aims at, with the reader's points near it."""
     aim = np.array([true_point(study, target) for target in panel.aim])
-    distances = {
-        (number, k): float(np.abs(plane.heights(aim)).mean())
-        for number, series in enumerate(study.series)
-        if series.kind == panel.kind
-        for k, plane in enumerate(series.planes)
-    }
-    number, k = min(distances, key=lambda place: distances[place])
+    places, distances = study.slices(panel.kind, aim)
+    number, k = places[distances.mean(axis=1).argmin()]
     plane = study.series[number].planes[k]
     geometry = plane.position, plane.orientation, plane.spacing
     row, column, _ = map(float, to_slice(aim.mean(axis=0), *geometry))

@@ -7,6 +7,7 @@ from enum import IntEnum
 import numpy as np
 
 from lumbar_kaggle.phantom.acquisition import SeriesPlan, plan_series
+from lumbar_kaggle.phantom.arrays import Floats
 from lumbar_kaggle.phantom.patient import Patient, draw_patient
 from lumbar_kaggle.phantom.population import Grades, draw_grades
 from lumbar_kaggle.phantom.settings import SPLITS, Defects, Reader, Scanners
@@ -58,6 +59,21 @@ class StudyPlan:
     def rng(self, part: Part, *more: int) -> np.random.Generator:
         """Return a fresh stream of the study."""
         return np.random.default_rng([self.seed, SPLITS.index(self.split), self.index, part, *more])
+
+    def slices(self, kind: str, points: Floats) -> tuple[list[tuple[int, int]], Floats]:
+        """Return every slice of a kind, as indices of series and plane, and mm ``[slices, n]`` from points.
+
+        Args:
+            kind: one of `targets.SERIES_KINDS`.
+            points: ``[n, 3]`` LPS mm.
+        """
+        planes = {
+            (s, k): plane
+            for s, series in enumerate(self.series)
+            if series.kind == kind
+            for k, plane in enumerate(series.planes)
+        }
+        return list(planes), np.abs([plane.heights(points) for plane in planes.values()])
 
 
 def study_id(seed: int, split: str, index: int) -> int:

@@ -119,16 +119,9 @@ def _choose_slices(study: StudyPlan, shifts: tuple[int, ...]) -> dict[Target, tu
     for (group, kind), shift in zip(KIND_OF_GROUP.items(), shifts, strict=True):
         targets = [target for target in TARGETS if target.score_group == group]
         points = np.array([true_point(study, target, shift) for target in targets])
-        places = [
-            (s, k)
-            for s, series in enumerate(study.series)
-            if series.kind == kind
-            for k in range(len(series.planes))
-        ]
+        places, distance = study.slices(kind, points)
         if not places:
             continue
-        planes = [study.series[s].planes[k] for s, k in places]
-        distance = np.abs([(points - plane.position) @ plane.normal for plane in planes])  # planes, targets
         best = distance.argmin(axis=0)
         if group == "spinal":
             # All levels on one slice, except where the spine bends away from it.
@@ -149,7 +142,7 @@ def _mark(
     series, point = study.series[s], true_point(study, target, shift)
     if aside and 0 <= k + aside < len(series.planes):
         beside = series.planes[k + aside]
-        k += aside if abs((point - beside.position) @ beside.normal) < 2 * IN_REACH_MM else 0
+        k += aside if abs(beside.heights(point)) < 2 * IN_REACH_MM else 0
     plane = series.planes[k]
     row, column, _ = to_slice(point, plane.position, plane.orientation, plane.spacing)
     x = round(float(np.clip(column + jitter[0], 0, plane.shape[1] - 1)), 6)
