@@ -8,7 +8,7 @@ Severe. The latent correlations are such that the labels, after all that the sta
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from importlib.resources import files
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,4 +63,5 @@ def latent_factor() -> Floats:
 
     It is a table, since a fit's last digits depend on the processor; the fit is in ``tests/phantom_fit.py``.
     """
-    return np.loadtxt(Path(__file__).with_name("latent_factor.csv"), delimiter=",")
+    table = files("lumbar_kaggle.phantom").joinpath("latent_factor.csv")
+    return np.loadtxt(table.read_text(encoding="utf-8").splitlines(), delimiter=",")
