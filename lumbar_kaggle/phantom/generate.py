@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import pandas as pd
 from tqdm import tqdm
 
 from lumbar_kaggle.errors import InputError
@@ -33,14 +32,21 @@ from lumbar_kaggle.phantom.tables import (
 )
 from lumbar_kaggle.processes import end_with_parent, start_method, usable_cores
 
-COMPETITION_TABLES = (
-    "train.csv",
-    "train_label_coordinates.csv",
-    "train_series_descriptions.csv",
-    "test_series_descriptions.csv",
-    "sample_submission.csv",
-)
-TRUTH_TABLES = ("test.csv", "test_label_coordinates.csv", "oracle.csv")
+_TRAIN, _TEST = SPLITS
+COMPETITION_TABLES = {
+    "train.csv": ((_TRAIN,), label_table),
+    "train_label_coordinates.csv": ((_TRAIN,), coordinate_table),
+    "train_series_descriptions.csv": ((_TRAIN,), series_table),
+    "test_series_descriptions.csv": ((_TEST,), series_table),
+    "sample_submission.csv": ((_TEST,), sample_table),
+}
+TRUTH_TABLES = {
+    "test.csv": ((_TEST,), label_table),
+    "test_label_coordinates.csv": ((_TEST,), coordinate_table),
+    "oracle.csv": (SPLITS, oracle_table),
+}
+"""Name → the splits that a table is of, and what makes it of their rows."""
+
 MANIFEST = "phantom.json"
 _MUST_AGREE = {
     "format": "of another version",
@@ -160,8 +166,7 @@ def write_set(folder: Path, patients: PhantomSet, *, clean: bool = False, worker
     for split in SPLITS:
         request.images(split).mkdir(parents=True, exist_ok=True)
     rows = _write_studies(request, usable_cores() if workers is None else workers)
-    for path, table in _tables(request, rows).items():
-        _write(request, path, write_csv, table)
+    _write_tables(request, rows)
     _write(request, request.truth / MANIFEST, write_json, request.manifest(complete=True))
     shutil.rmtree(request.partial)
     return request.truth
@@ -257,19 +262,10 @@ def write_images(folder: Path, study: StudyPlan) -> None:
             write_instance(place / f"{instance}.dcm", pixels, study=study, series=number, instance=instance)
 
 
-def _tables(request: Request, rows: dict[tuple[str, int], Rows]) -> dict[Path, pd.DataFrame]:
-    """Return every table by its place, each in the order of the study ids."""
-    train, test = (
-        sorted((row for (name, _), row in rows.items() if name == split), key=lambda row: row.study_id)
-        for split in SPLITS
-    )
-    return {
-        request.folder / "train.csv": label_table(train),
-        request.folder / "train_label_coordinates.csv": coordinate_table(train),
-        request.folder / "train_series_descriptions.csv": series_table(train),
-        request.folder / "test_series_descriptions.csv": series_table(test),
-        request.folder / "sample_submission.csv": sample_table(test),
-        request.truth / "test.csv": label_table(test),
-        request.truth / "test_label_coordinates.csv": coordinate_table(test),
-        request.truth / "oracle.csv": oracle_table([*train, *test]),
-    }
+def _write_tables(request: Request, rows: dict[tuple[str, int], Rows]) -> None:
+    """Write every table, split by split in the order of the study ids."""
+    order = sorted(rows, key=lambda study: rows[study].study_id)
+    for place, tables in ((request.folder, COMPETITION_TABLES), (request.truth, TRUTH_TABLES)):
+        for name, (splits, make) in tables.items():
+            chosen = [rows[study] for split in splits for study in order if study[0] == split]
+            _write(request, place / name, write_csv, make(chosen))
