@@ -16,7 +16,11 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["lumbar_kaggle", "lumbar_kaggle.*"]),
-    package_data={"lumbar_kaggle": ["py.typed"], "lumbar_kaggle.pages": ["templates/*"]},
+    package_data={
+        "lumbar_kaggle": ["py.typed"],
+        "lumbar_kaggle.pages": ["templates/*"],
+        "lumbar_kaggle.phantom": ["*.csv"],
+    },
     python_requires=">=3.11",
     install_requires=[
         "fastai>=2.8.7",

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from pydicom.multival import MultiValue
 
 from lumbar_kaggle import intensity
+from lumbar_kaggle.geometry import to_slice
 from lumbar_kaggle.phantom.dicom import write_instance
-from lumbar_kaggle.phantom.imaging import STORED_MAX, STORED_MAX_SIGNED, draw_setting, take_image
-from lumbar_kaggle.phantom.preview import cut_patch
-from lumbar_kaggle.phantom.rendering import Scene
+from lumbar_kaggle.phantom.imaging import Scan
+from lumbar_kaggle.phantom.rendering import Plane
 from lumbar_kaggle.phantom.settings import Defects, Scanners
-from lumbar_kaggle.phantom.study import Part, Study, plan_study
+from lumbar_kaggle.phantom.study import StudyPlan, plan_study
 from lumbar_kaggle.phantom.tables import read_study, true_point
 from lumbar_kaggle.targets import CONDITIONS, LEVELS, SERIES_KINDS, SEVERITY_WORDS, TARGETS, Target
 
@@ -86,45 +86,36 @@ def rendered_sample(seed: int, index: int) -> Sample:
     """Return a study's features of every family: the middle slices, and the slices of its targets."""
     cv2.setNumThreads(1)
     study = plan_study(seed, "train", index, Defects(), SMALL_SCANNERS)
-    scene = Scene(study.patient, study.rng(Part.ROOTLETS))
-    scanned = [_written(study, number, scene) for number in range(len(study.series))]
+    scan = Scan(study)
+    scanned = [_written(study, number, scan) for number in range(len(study.series))]
     families = {
         "headers": header_features(scanned),
         "intensities": intensity_features(scanned),
         "border": border_features(scanned),
     }
-    return _sample(study, families, target_patches(study, scene))
+    return _sample(study, families, target_patches(study, scan))
 
 
-def _sample(study: Study, families: dict[str, Features], patches: NDArray[Any]) -> Sample:
+def _sample(study: StudyPlan, families: dict[str, Features], patches: NDArray[Any]) -> Sample:
     grades = {word: grade for grade, word in enumerate(SEVERITY_WORDS)}
     labels = np.array([grades.get(str(word), -1) for word in read_study(study).labels[1:]])
     return Sample(families, labels, study.grades.severity, patches)
 
 
-def _written(study: Study, number: int, scene: Scene | None) -> Scanned:
+def _written(study: StudyPlan, number: int, scan: Scan | None) -> Scanned:
     """Write the middle instance of a series to memory and read it back."""
     series = study.series[number]
     middle = len(series.planes) // 2
     shape = series.planes[middle].shape
-    pixels = np.zeros(shape, np.uint16) if scene is None else take_slice(study, scene, number, middle)
+    pixels = np.zeros(shape, np.uint16) if scan is None else scan.slice(number, middle)
     buffer = io.BytesIO()
     write_instance(buffer, pixels, study=study, series=number, instance=series.numbers[middle])
     data = buffer.getvalue()
     ends = np.array([series.planes[k].position for k in (0, -1)])
     dataset = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
     return Scanned(
-        series.kind, dataset, len(data), len(series.planes), ends, None if scene is None else pixels
+        series.kind, dataset, len(data), len(series.planes), ends, None if scan is None else pixels
     )
-
-
-def take_slice(study: Study, scene: Scene, number: int, k: int) -> Pixels:
-    """Return the pixels of slice `k` of series `number`, as `generate.write_images` has them."""
-    series = study.series[number]
-    setting = draw_setting(study.rng(Part.IMAGES, number), series, SMALL_SCANNERS)
-    limit = STORED_MAX_SIGNED if series.signed else STORED_MAX
-    rng = study.rng(Part.IMAGES, number, k + 1)
-    return take_image(scene, series.planes[k], series.thickness, setting, rng, limit=limit)
 
 
 def header_features(scanned: list[Scanned]) -> Features:
@@ -208,7 +199,7 @@ AXIAL_LEVELS = ("l2_l3", "l4_l5")
 """Each axial level costs a slice, so only a level and the one two away have patches."""
 
 
-def target_patches(study: Study, scene: Scene) -> NDArray[np.float32]:
+def target_patches(study: StudyPlan, scan: Scan) -> NDArray[np.float32]:
     """Return ``[25, 24, 24]``: patches of the canal, the left foramina and some recesses.
 
     All levels of the canal, and all of the left foramina, are cut from one slice. A patch is scaled to a mean
@@ -224,7 +215,7 @@ def target_patches(study: Study, scene: Scene) -> NDArray[np.float32]:
         place = _nearest(study, KIND_OF_GROUP[targets[0].score_group], points)
         if place is None:
             continue
-        pixels = take_slice(study, scene, *place)
+        pixels = scan.slice(*place)
         plane = study.series[place[0]].planes[place[1]]
         for target, point in zip(targets, points, strict=True):
             size_mm = PATCH_MM[target.score_group]
@@ -234,16 +225,42 @@ def target_patches(study: Study, scene: Scene) -> NDArray[np.float32]:
     return patches
 
 
-def _nearest(study: Study, kind: str, points: NDArray[np.float64]) -> tuple[int, int] | None:
+def _nearest(study: StudyPlan, kind: str, points: NDArray[np.float64]) -> tuple[int, int] | None:
     """Return the slice with the least mean distance from points, None where it is further than 6 mm."""
-    distances = {
-        (number, k): float(np.abs((points - plane.position) @ plane.normal).mean())
-        for number, series in enumerate(study.series)
-        if series.kind == kind
-        for k, plane in enumerate(series.planes)
-    }
-    best = min(distances, key=lambda place: distances[place], default=None)
-    return best if best is not None and distances[best] < 6.0 else None
+    places, distances = study.slices(kind, points)
+    if not places or distances.mean(axis=1).min() >= 6.0:
+        return None
+    return places[distances.mean(axis=1).argmin()]
+
+
+def cut_patch(
+    image: NDArray[np.uint8] | NDArray[np.uint16],
+    plane: Plane,
+    point: NDArray[np.float64],
+    size_mm: tuple[float, float],
+    shape: tuple[int, int],
+) -> NDArray[np.float32]:
+    """Return a rectangle of a slice around a point of the body, interpolated linearly, 0 beyond the border.
+
+    Args:
+        image: ``[rows, columns]`` of the slice.
+        plane: where the slice lies.
+        point: ``[3]`` LPS mm; its projection on the plane is the middle of the patch.
+        size_mm: height and width.
+        shape: rows and columns of the patch.
+    """
+    row, column, _ = to_slice(point, plane.position, plane.orientation, plane.spacing)
+    down = size_mm[0] / shape[0] / plane.spacing[0]
+    across = size_mm[1] / shape[1] / plane.spacing[1]
+    affine = np.array(
+        [
+            [across, 0.0, column - across * (shape[1] - 1) / 2],
+            [0.0, down, row - down * (shape[0] - 1) / 2],
+        ]
+    )
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    patch = cv2.warpAffine(image.astype(np.float32), affine, shape[::-1], flags=flags)
+    return patch.astype(np.float32)
 
 
 def target_index(condition: str, level: int) -> int:

@@ -101,8 +101,8 @@ def test_third_party_imports_are_declared() -> None:
     """Whatever the package imports stands in setup.py."""
     declared = {re.split(r"[<>=\[;]", line)[0].lower() for line in requires("lumbar_kaggle") or []}
     names = {"cv2": "opencv-python-headless", "sklearn": "scikit-learn", "gdcm": "python-gdcm"}
-    # pillow and fastcore are fastai's own, SimpleITK is a fallback used where it happens to be installed.
-    allowed = {"pil", "simpleitk"}
+    # matplotlib and pillow are fastai's own, SimpleITK is a fallback used where it happens to be installed.
+    allowed = {"matplotlib", "pil", "simpleitk"}
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             modules = [name.name for name in node.names] if isinstance(node, ast.Import) else []

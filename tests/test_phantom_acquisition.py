@@ -11,7 +11,7 @@ import pydicom
 import pytest
 
 from lumbar_kaggle.geometry import plane as plane_of
-from lumbar_kaggle.phantom.acquisition import OPTIONAL_TAGS, Series, draw_levels, plan_series
+from lumbar_kaggle.phantom.acquisition import OPTIONAL_TAGS, SeriesPlan, draw_levels, plan_series
 from lumbar_kaggle.phantom.artefacts import Artefacts, draw_artefacts
 from lumbar_kaggle.phantom.dicom import SYNTAXES, write_instance
 from lumbar_kaggle.phantom.patient import draw_patient
@@ -34,19 +34,21 @@ def spine_of(grade: float, patient: int = 1) -> Spine:
     return build_spine(draw_patient(np.random.default_rng(patient), grades))
 
 
-def plan(index: int, defects: Defects = ALL, spine: Spine | None = None, seed: int = 5) -> tuple[Series, ...]:
+def plan(
+    index: int, defects: Defects = ALL, spine: Spine | None = None, seed: int = 5
+) -> tuple[SeriesPlan, ...]:
     """The plan of one study, without grades or patients behind it."""
     rng = np.random.default_rng([seed, index])
     return plan_series(rng, spine or spine_of(0.0), index, defects, Scanners())
 
 
 @pytest.fixture(scope="module")
-def plans() -> list[tuple[Series, ...]]:
+def plans() -> list[tuple[SeriesPlan, ...]]:
     spines = [spine_of(0.5, patient) for patient in range(12)]
     return [plan(k, spine=spines[k % 12]) for k in range(STUDIES)]
 
 
-def of_kind(plans: list[tuple[Series, ...]], kind: str) -> list[Series]:
+def of_kind(plans: list[tuple[SeriesPlan, ...]], kind: str) -> list[SeriesPlan]:
     return [series for study in plans for series in study if series.kind == kind]
 
 
@@ -58,7 +60,7 @@ def assert_share(found: float, wanted: float, count: int) -> None:
 # The plan against the competition's tables
 
 
-def test_sizes_of_sagittal_series_are_the_real_ones(plans: list[tuple[Series, ...]]) -> None:
+def test_sizes_of_sagittal_series_are_the_real_ones(plans: list[tuple[SeriesPlan, ...]]) -> None:
     series = of_kind(plans, "sagittal_t1") + of_kind(plans, "sagittal_t2")
     shapes = [one.planes[0].shape for one in series]
     counts = Counter(shapes)
@@ -72,7 +74,7 @@ def test_sizes_of_sagittal_series_are_the_real_ones(plans: list[tuple[Series, ..
     assert max(map(max, shapes)) == 1024
 
 
-def test_spacing_is_the_real_one(plans: list[tuple[Series, ...]]) -> None:
+def test_spacing_is_the_real_one(plans: list[tuple[SeriesPlan, ...]]) -> None:
     for kind, mean, median, ends in (
         ("sagittal_t1", 0.68, None, (0.27, 1.18)),
         ("sagittal_t2", 0.65, 0.58, (0.27, 1.18)),
@@ -85,7 +87,7 @@ def test_spacing_is_the_real_one(plans: list[tuple[Series, ...]]) -> None:
         assert ends[0] <= spacing.min() < spacing.max() <= ends[1]
 
 
-def test_slices_and_steps_are_the_real_ones(plans: list[tuple[Series, ...]]) -> None:
+def test_slices_and_steps_are_the_real_ones(plans: list[tuple[SeriesPlan, ...]]) -> None:
     sagittal = of_kind(plans, "sagittal_t1") + of_kind(plans, "sagittal_t2")
     counts = np.array([len(one.planes) for one in sagittal])
     steps = np.array([one.step for one in sagittal])
@@ -108,14 +110,14 @@ def test_slices_and_steps_are_the_real_ones(plans: list[tuple[Series, ...]]) -> 
     assert all(0.78 * one.step < one.thickness <= one.step for one in axial + sagittal)
 
 
-def test_a_sagittal_stack_reaches_the_foramina(plans: list[tuple[Series, ...]]) -> None:
+def test_a_sagittal_stack_reaches_the_foramina(plans: list[tuple[SeriesPlan, ...]]) -> None:
     for one in of_kind(plans, "sagittal_t1"):
         normal = one.planes[0].normal
         along = np.array([plane.position @ normal for plane in one.planes])
         assert np.ptp(along) > 61
 
 
-def test_order_of_the_instances_is_the_real_one(plans: list[tuple[Series, ...]]) -> None:
+def test_order_of_the_instances_is_the_real_one(plans: list[tuple[SeriesPlan, ...]]) -> None:
     axial = [one for one in of_kind(plans, "axial_t2") if plane_of(one.planes[0].orientation) == "axial"]
     # The ends are enough: interleaved and tilted stacks keep them.
     down = np.mean([one.planes[-1].position[2] < one.planes[0].position[2] for one in axial])
@@ -125,7 +127,7 @@ def test_order_of_the_instances_is_the_real_one(plans: list[tuple[Series, ...]])
     assert_share(left_last, 0.64, len(sagittal))
 
 
-def test_series_per_study_are_the_real_ones(plans: list[tuple[Series, ...]]) -> None:
+def test_series_per_study_are_the_real_ones(plans: list[tuple[SeriesPlan, ...]]) -> None:
     axial = Counter(sum(one.kind == "axial_t2" for one in study) for study in plans)
     for number, count in ((1, 1640), (2, 306), (3, 28)):
         assert_share(axial[number] / STUDIES, count / 1975, STUDIES)
@@ -144,7 +146,7 @@ def test_levels_out_of_coverage_are_the_real_ones() -> None:
         assert_share(found, real / 1975, 1975)
 
 
-def test_planned_levels_are_reached_and_no_others(plans: list[tuple[Series, ...]]) -> None:
+def test_planned_levels_are_reached_and_no_others(plans: list[tuple[SeriesPlan, ...]]) -> None:
     missing = np.zeros(5)
     for k, study in enumerate(plans):
         spine = spine_of(0.5, k % 12)
@@ -171,7 +173,7 @@ def test_the_plan_does_not_depend_on_the_grades() -> None:
         assert np.abs(corners[0] - corners[1]).max() < 30
 
 
-def without_place(series: Series) -> tuple[Any, ...]:
+def without_place(series: SeriesPlan) -> tuple[Any, ...]:
     """All of a plan but where its planes lie."""
     rest = [getattr(series, field.name) for field in fields(series) if field.name != "planes"]
     return (*rest, [(plane.shape, plane.spacing) for plane in series.planes])
@@ -189,7 +191,7 @@ def test_the_same_seed_gives_the_same_plan() -> None:
 # Defects
 
 
-def repeated(series: Series) -> int:
+def repeated(series: SeriesPlan) -> int:
     """How often a slice has the place of the one before."""
     places = np.array([plane.position for plane in series.planes])
     return int((np.abs(np.diff(places, axis=0)).max(axis=1) < 1e-6).sum())
@@ -221,7 +223,7 @@ def test_every_defect_can_be_had() -> None:
     assert {one.artefacts.border for one in padded} == {"columns"}
 
 
-def test_the_defaults_have_every_defect_at_its_rate(plans: list[tuple[Series, ...]]) -> None:
+def test_the_defaults_have_every_defect_at_its_rate(plans: list[tuple[SeriesPlan, ...]]) -> None:
     every = [one for study in plans for one in study]
     images = [one.artefacts for one in every]
     sagittal = [one.artefacts for one in every if one.kind != "axial_t2"]
@@ -271,7 +273,7 @@ def test_a_missing_series_comes_once_in_so_many() -> None:
 
 
 def written(
-    series: Series, pixels: np.ndarray, *, standard: bool, number: int | None = None
+    series: SeriesPlan, pixels: np.ndarray, *, standard: bool, number: int | None = None
 ) -> pydicom.Dataset:
     """A slice of a study that has only this series, written and read back."""
     study = replace(plan_study(0, "train", 0), series=(series,), series_ids=(77,), standard=standard)

@@ -7,17 +7,21 @@ import numpy as np
 import pydicom
 import pytest
 
-from lumbar_kaggle.phantom.acquisition import Series
+from lumbar_kaggle.phantom.acquisition import SeriesPlan
 from lumbar_kaggle.phantom.dicom import SYNTAXES, write_instance
-from lumbar_kaggle.phantom.patient import Patient, draw_patient
+from lumbar_kaggle.phantom.patient import USUAL_SACRAL, Patient, draw_patient
 from lumbar_kaggle.phantom.population import Grades
 from lumbar_kaggle.phantom.rendering import Plane, Scene
 from lumbar_kaggle.phantom.study import plan_study
 from lumbar_kaggle.phantom.tables import read_study
-from lumbar_kaggle.phantom.tissues import CONTRASTS, Weighting
+from lumbar_kaggle.phantom.tissues import Timing, Weighting, contrast_of
 from lumbar_kaggle.targets import CONDITIONS
 
 STEPS = (0.0, 0.7, 1.4, 2.1, 2.8)
+CONTRASTS = {
+    Weighting.T1: contrast_of(Timing(550.0, 11.0)),
+    Weighting.T2: contrast_of(Timing(3600.0, 104.0)),
+}
 NO_GRADES = Grades(np.zeros((5, 5)), np.zeros((5, 5), np.int64), np.zeros((5, 5)))
 
 
@@ -126,7 +130,7 @@ def test_every_peculiarity_occurs() -> None:
     assert any(np.array_equal(s.planes[-1].position, s.planes[-2].position) for s in every)
 
 
-def rises(series: Series) -> bool:
+def rises(series: SeriesPlan) -> bool:
     """Whether instances run to the left (sagittal) or to the head (axial)."""
     axis = 2 if series.kind == "axial_t2" else 0
     return bool(series.planes[-3].position[axis] > series.planes[0].position[axis])
@@ -180,7 +184,7 @@ def test_one_patient_in_twenty_is_transitional_and_labelled_as_a_reader_would() 
     """Four or six lumbar-type vertebrae; the reader counts from the sacrum or from the ribs."""
     grades = Grades(np.zeros((5, 5)), np.zeros((5, 5), np.int64), np.zeros((5, 5)))
     patients = [draw_patient(np.random.default_rng([9, k]), grades) for k in range(3000)]
-    share = np.mean([patient.transitional for patient in patients])
+    share = np.mean([patient.first_sacral != USUAL_SACRAL for patient in patients])
     assert share == pytest.approx(0.052, abs=4 * np.sqrt(0.052 * 0.948 / 3000))
     seen = {(patient.first_sacral, patient.first_disc) for patient in patients}
     assert seen == {(8, 3), (9, 3), (9, 4), (7, 3), (7, 2)}

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lumbar_kaggle.phantom.acquisition import Series
+from lumbar_kaggle.phantom.acquisition import SeriesPlan
 from lumbar_kaggle.phantom.artefacts import Artefacts
 from lumbar_kaggle.phantom.coil import draw_coil, gains
 from lumbar_kaggle.phantom.imaging import Setting, acquired_plane, draw_setting, reconstruct, take_image
@@ -18,7 +18,7 @@ from lumbar_kaggle.phantom.study import plan_study
 from lumbar_kaggle.phantom.vendors import VENDORS
 
 
-def a_series() -> Series:
+def a_series() -> SeriesPlan:
     """A sagittal T1 series without defects."""
     return plan_study(0, "train", 0, Defects.clean()).series[0]
 

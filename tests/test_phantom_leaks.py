@@ -12,9 +12,10 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 
+from lumbar_kaggle.phantom.rendering import Plane
 from lumbar_kaggle.processes import start_method
 from lumbar_kaggle.targets import SCORE_GROUPS
-from tests.leak_features import Sample, header_sample, rendered_sample
+from tests.leak_features import Sample, cut_patch, header_sample, rendered_sample
 from tests.leak_measure import (
     all_labels,
     carriers,
@@ -119,3 +120,15 @@ def test_a_crop_that_shows_the_right_level_too_would_be_found(rendered: list[Sam
     found = gain(problem, bound, crop)
     print(f"right crop as a wrong one, {group}: {found}")
     assert found.low > 0
+
+
+def test_a_patch_lies_around_its_point() -> None:
+    image = np.zeros((50, 60), np.uint16)
+    image[20, 30] = 1000
+    plane = Plane(np.array([5.0, 7.0, 9.0]), np.array([0.0, 1, 0, 0, 0, -1]), (0.5, 0.5), (50, 60))
+    point = np.array([5.0, 7.0 + 15.0, 9.0 - 10.0])
+    patch = cut_patch(image, plane, point, (5.0, 10.0), (11, 21))
+    assert patch.shape == (11, 21)
+    assert np.unravel_index(patch.argmax(), patch.shape) == (5, 10)
+    corner = cut_patch(image, plane, plane.position, (5.0, 10.0), (11, 21))
+    assert (corner[:5] == 0).all()

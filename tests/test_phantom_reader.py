@@ -9,9 +9,6 @@ from lumbar_kaggle.cli import main
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.phantom.population import (
     CAP,
-    NEXT_LEVEL,
-    POOLED,
-    SIDES,
     Grades,
     draw_grades,
     latent_factor,
@@ -23,16 +20,24 @@ from lumbar_kaggle.phantom.reader import (
     confusions,
     frequencies,
     grade_frequencies,
-    label_correlation,
     mixing,
     read_grades,
     thresholds,
 )
 from lumbar_kaggle.phantom.settings import Reader
-from lumbar_kaggle.phantom.statistics import correlation, figures, make_tables, share
+from lumbar_kaggle.phantom.statistics import (
+    NEXT_LEVEL,
+    POOLED,
+    SIDES,
+    correlation,
+    figures,
+    make_tables,
+    share,
+)
 from lumbar_kaggle.phantom.study import Part, plan_study
 from lumbar_kaggle.phantom.tables import read_study, true_point
 from lumbar_kaggle.targets import CONDITIONS, SCORE_GROUPS, TARGETS
+from tests.phantom_fit import fit_latent_factor, label_correlation
 
 NONE = (0.0, 0.0, 0.0)
 PERFECT = Reader(strictness=0.0, group_strictness=NONE, noise=NONE, off_by_one=0.0, swapped=0.0, gross=NONE)
@@ -84,6 +89,11 @@ def test_the_computed_correlations_are_those_of_the_labels(labels: np.ndarray) -
     apart = ~np.eye(25, dtype=bool)
     assert np.abs((found - computed)[apart] / error[apart]).max() < 4.5
     assert np.sqrt(np.mean(((found - computed)[apart] / error[apart]) ** 2)) < 1.3
+
+
+def test_the_table_of_the_latent_factor_is_what_the_fit_gives() -> None:
+    fitted = fit_latent_factor()
+    np.testing.assert_allclose(latent_factor() @ latent_factor().T, fitted @ fitted.T, atol=1e-9)
 
 
 def test_the_labels_have_the_real_correlations() -> None:
@@ -219,7 +229,7 @@ def test_standard_errors_are_those_of_repeated_samples() -> None:
 def test_the_figures_are_counted_from_the_tables() -> None:
     studies = [plan_study(0, "train", k) for k in range(130)]
     rows = [read_study(study) for study in studies]
-    found = {(one.kind, one.name): one for one in figures(make_tables(studies))}
+    found = {(one.kind, one.name): one for one in figures(make_tables(studies)).itertuples()}
     words = [one.labels[1 + 3] for one in rows]  # the canal at l4_l5
     severe = words.count("Severe") / sum(word is not None for word in words)
     one = found["Shares of the severities", "spinal_canal_stenosis_l4_l5 Severe"]

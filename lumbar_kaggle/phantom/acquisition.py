@@ -4,24 +4,24 @@ Nothing here depends on the grades: the plan is drawn before anyone looks at the
 where the planes lie.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 
 from lumbar_kaggle.phantom.artefacts import Artefacts, draw_artefacts
-from lumbar_kaggle.phantom.rendering import Plane
-from lumbar_kaggle.phantom.settings import Defects, Scanners
-from lumbar_kaggle.phantom.spine import Spine
-from lumbar_kaggle.phantom.stacks import (
+from lumbar_kaggle.phantom.planes import (
     Grid,
     axial_planes,
     coronal_planes,
     draw_grid,
     sagittal_planes,
 )
+from lumbar_kaggle.phantom.rendering import Plane
+from lumbar_kaggle.phantom.settings import Defects, Scanners
+from lumbar_kaggle.phantom.spine import Spine
 from lumbar_kaggle.phantom.tissues import Weighting
-from lumbar_kaggle.phantom.vendors import VENDORS, Machine, Sizes, draw_index, draw_machine, draw_size
+from lumbar_kaggle.phantom.vendors import Machine, Sizes, draw_index, draw_machine, draw_size
 from lumbar_kaggle.targets import LEVELS, SERIES_KINDS
 
 OPTIONAL_TAGS = (
@@ -41,7 +41,7 @@ SQUARE_AXIAL = 320
 
 
 @dataclass(frozen=True)
-class Series:
+class SeriesPlan:
     """One planned acquisition.
 
     Attributes:
@@ -64,53 +64,36 @@ class Series:
     step: float
     syntax: str
     signed: bool
-    machine: Machine = Machine(VENDORS[0], 1.5)  # noqa: RUF009
-    artefacts: Artefacts = field(default_factory=Artefacts)
-    numbers: tuple[int, ...] = ()
-    absent: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Habits:
-    """What the series of one study have in common."""
-
     machine: Machine
-    defects: Defects
-    scanners: Scanners
-    reversed_sagittal: bool
+    artefacts: Artefacts
+    numbers: tuple[int, ...]
+    absent: tuple[str, ...]
 
 
 def plan_series(
     rng: np.random.Generator, spine: Spine, index: int, defects: Defects, scanners: Scanners
-) -> tuple[Series, ...]:
+) -> tuple[SeriesPlan, ...]:
     """Return the series of the study number `index` of its split, in the order of `SERIES_KINDS`.
 
     Args:
         rng: of the plan.
         spine: where the levels lie.
-        index: decides about the defects that one study of so many has.
+        index: decides on the defects that one study in so many has.
         defects, scanners: what is drawn from.
     """
-    habits = _Habits(
-        draw_machine(rng, scanners.vendors),
-        defects,
-        scanners,
-        bool(rng.random() < defects.sagittal_reversed),
-    )
+    machine = draw_machine(rng, scanners.vendors)
+    planner = _Planner(rng, spine, defects, scanners, machine, bool(rng.random() < defects.sagittal_reversed))
     absent = SERIES_KINDS[int(rng.integers(3))] if _turn(index, defects.missing_series_every, 5) else None
     second = Weighting.STIR if rng.random() < defects.inversion_recovery else Weighting.T2
     extra = rng.random()
-    field_mm = _sagittal_field(rng, scanners)
-    first = _sagittal_size(rng, habits)
-    series = [_sagittal(rng, spine, "sagittal_t1", Weighting.T1, habits, first, field_mm)]
-    if extra < defects.extra_sagittal_t1:
-        series.append(_sagittal(rng, spine, "sagittal_t1", Weighting.T1, habits, first, field_mm))
+    field_mm, first = planner.sagittal_field(), planner.sagittal_size()
+    count = 1 + (extra < defects.extra_sagittal_t1)
+    series = [planner.sagittal("sagittal_t1", Weighting.T1, first, field_mm) for _ in range(count)]
     # Usually the matrix and the field are copied; if not, the second series is the finer one.
-    copied, other = rng.random(2) < (0.75, 0.6), max(first, _sagittal_size(rng, habits))
-    size = first if copied[0] else other
-    field_mm = field_mm if copied[1] else _sagittal_field(rng, scanners)
-    series.append(_sagittal(rng, spine, "sagittal_t2", second, habits, size, field_mm))
-    series += _axials(rng, spine, _turn(index, defects.two_sizes_every, 2), habits)
+    copied, other = rng.random(2) < (0.75, 0.6), max(first, planner.sagittal_size())
+    field_mm = field_mm if copied[1] else planner.sagittal_field()
+    series.append(planner.sagittal("sagittal_t2", second, first if copied[0] else other, field_mm))
+    series += planner.axials(_turn(index, defects.two_sizes_every, 2))
     return tuple(one for one in series if one.kind != absent)
 
 
@@ -135,96 +118,86 @@ def _turn(index: int, every: int, which: int) -> bool:
     return every > 0 and index % every == min(which, every - 1)
 
 
-def _sagittal_field(rng: np.random.Generator, scanners: Scanners) -> float:
-    return float(np.clip(rng.normal(*scanners.sagittal_field_mm), 225.0, 400.0))
+@dataclass(frozen=True)
+class _Planner:
+    """What the series of one study have in common, and how each is drawn.
 
+    Attributes:
+        rng: of the plan.
+        spine: where the levels lie.
+        defects, scanners: what is drawn from.
+        machine: the study's scanner.
+        reversed_sagittal: whether the sagittal instances run from left to right.
+    """
 
-def _sagittal_size(rng: np.random.Generator, habits: _Habits) -> tuple[int, int]:
-    return _size(rng, habits.machine.vendor.sagittal, habits.scanners.sagittal_sizes)
+    rng: np.random.Generator
+    spine: Spine
+    defects: Defects
+    scanners: Scanners
+    machine: Machine
+    reversed_sagittal: bool
 
+    def size(self, usual: Sizes, instead: tuple[int, ...]) -> tuple[int, int]:
+        """Return a stored size: one of the vendor's `usual` ones, or a square with a side of `instead`."""
+        return draw_size(self.rng, tuple(((side, side), 1.0) for side in instead) or usual)
 
-def _size(rng: np.random.Generator, usual: Sizes, instead: tuple[int, ...]) -> tuple[int, int]:
-    """Return a stored size: one of the maker's `usual` ones, or a square with one of the sides `instead`."""
-    return draw_size(rng, tuple(((side, side), 1.0) for side in instead) or usual)
+    def sagittal_size(self) -> tuple[int, int]:
+        return self.size(self.machine.vendor.sagittal, self.scanners.sagittal_sizes)
 
+    def sagittal_field(self) -> float:
+        return float(np.clip(self.rng.normal(*self.scanners.sagittal_field_mm), 225.0, 400.0))
 
-def _sagittal(
-    rng: np.random.Generator,
-    spine: Spine,
-    kind: str,
-    weighting: Weighting,
-    habits: _Habits,
-    size: tuple[int, int],
-    field_mm: float,
-) -> Series:
-    scanners = habits.scanners
-    grid = draw_grid(rng, size, field_mm, scanners.sagittal_spacing_mm)
-    planes, step = sagittal_planes(rng, spine, grid, scanners)
-    planes = planes[::-1] if habits.reversed_sagittal else planes
-    return _series(rng, kind, weighting, planes, step, habits)
+    def sagittal(self, kind: str, weighting: Weighting, size: tuple[int, int], field_mm: float) -> SeriesPlan:
+        grid = draw_grid(self.rng, size, field_mm, self.scanners.sagittal_spacing_mm)
+        planes, step = sagittal_planes(self.rng, self.spine, grid, self.scanners)
+        return self.series(kind, weighting, planes[::-1] if self.reversed_sagittal else planes, step)
 
+    def axials(self, two_sizes: bool) -> list[SeriesPlan]:
+        """Return the axial series of a study, and what passes for one."""
+        size = self.size(self.machine.vendor.axial, self.scanners.axial_sizes)
+        field_mm = float(np.clip(self.rng.normal(*self.scanners.axial_field_mm), 140.0, 320.0))
+        grid = draw_grid(self.rng, size, field_mm, self.scanners.axial_spacing_mm)
+        series = [self.axial(levels, grid, two_sizes) for levels in draw_levels(self.rng, self.defects)]
+        if self.rng.random() < self.defects.coronal_as_axial:
+            wide = Grid(grid.shape, round(300.0 / max(grid.shape), 6))
+            planes, step = coronal_planes(self.rng, self.spine, wide)
+            series.append(self.series("axial_t2", Weighting.T2, planes, step))
+        return series
 
-def _axials(rng: np.random.Generator, spine: Spine, two_sizes: bool, habits: _Habits) -> list[Series]:
-    """Return the axial series of a study, and what passes for one."""
-    grid = _axial_grid(rng, habits)
-    parts = draw_levels(rng, habits.defects)
-    series = [_axial(rng, spine, levels, habits, grid, two_sizes) for levels in parts]
-    if rng.random() < habits.defects.coronal_as_axial:
-        planes, step = coronal_planes(rng, spine, Grid(grid.shape, round(300.0 / max(grid.shape), 6)))
-        series.append(_series(rng, "axial_t2", Weighting.T2, planes, step, habits))
-    return series
+    def axial(self, levels: range, grid: Grid, two_sizes: bool) -> SeriesPlan:
+        planes, step = axial_planes(self.rng, self.spine, levels, grid, self.defects, self.scanners)
+        if two_sizes:
+            size = SQUARE_AXIAL if grid.shape != (SQUARE_AXIAL, SQUARE_AXIAL) else 256
+            down, across = (round(grid.spacing * length / size, 6) for length in grid.shape)
+            half = len(planes) // 2
+            planes[half:] = [
+                replace(plane, shape=(size, size), spacing=(down, across)) for plane in planes[half:]
+            ]
+        if self.rng.random() < self.defects.axial_reversed:
+            planes = planes[::-1]
+        return self.series("axial_t2", Weighting.T2, planes, step)
 
-
-def _axial_grid(rng: np.random.Generator, habits: _Habits) -> Grid:
-    size = _size(rng, habits.machine.vendor.axial, habits.scanners.axial_sizes)
-    field_mm = float(np.clip(rng.normal(*habits.scanners.axial_field_mm), 140.0, 320.0))
-    return draw_grid(rng, size, field_mm, habits.scanners.axial_spacing_mm)
-
-
-def _axial(
-    rng: np.random.Generator, spine: Spine, levels: range, habits: _Habits, grid: Grid, two_sizes: bool
-) -> Series:
-    planes, step = axial_planes(rng, spine, levels, grid, habits.defects, habits.scanners)
-    if two_sizes:
-        size = SQUARE_AXIAL if grid.shape != (SQUARE_AXIAL, SQUARE_AXIAL) else 256
-        down, across = (round(grid.spacing * length / size, 6) for length in grid.shape)
-        half = len(planes) // 2
-        planes[half:] = [
-            replace(plane, shape=(size, size), spacing=(down, across)) for plane in planes[half:]
-        ]
-    if rng.random() < habits.defects.axial_reversed:
-        planes = planes[::-1]
-    return _series(rng, "axial_t2", Weighting.T2, planes, step, habits)
-
-
-def _series(
-    rng: np.random.Generator,
-    kind: str,
-    weighting: Weighting,
-    planes: list[Plane],
-    step: float,
-    habits: _Habits,
-) -> Series:
-    """Return the series with its slices in the order of the instances, and how they are stored."""
-    defects = habits.defects
-    planes = _disturbed(rng, planes, defects)
-    syntax = defects.syntaxes[draw_index(rng, tuple(share for _, share in defects.syntaxes))][0]
-    thickness = round(step * (1 - rng.uniform(*habits.scanners.gap_share)), 2)
-    # Decoders disagree on signed pixels inside a JPEG.
-    signed = bool(rng.random() < defects.signed_pixels) and not syntax.startswith("jpeg")
-    gap, place, lacking = rng.random(3)
-    numbers = np.arange(1, len(planes) + 1)
-    if gap < defects.instance_gaps:
-        numbers[1 + int(place * (len(planes) - 1)) :] += 1
-    some = rng.random(len(OPTIONAL_TAGS)) < 0.4
-    absent = tuple(np.array(OPTIONAL_TAGS)[some].tolist()) if lacking < defects.absent_tags else ()
-    return Series(
-        kind, weighting, tuple(planes), thickness, step, syntax, signed,
-        machine=habits.machine,
-        artefacts=draw_artefacts(rng, kind, defects),
-        numbers=tuple(numbers.tolist()),
-        absent=absent,
-    )  # fmt: skip
+    def series(self, kind: str, weighting: Weighting, planes: list[Plane], step: float) -> SeriesPlan:
+        """Return the series with its slices in the order of the instances, and how they are stored."""
+        rng, defects = self.rng, self.defects
+        planes = _disturbed(rng, planes, defects)
+        syntax = defects.syntaxes[draw_index(rng, tuple(share for _, share in defects.syntaxes))][0]
+        thickness = round(step * (1 - rng.uniform(*self.scanners.gap_share)), 2)
+        # Decoders disagree on signed pixels inside a JPEG.
+        signed = bool(rng.random() < defects.signed_pixels) and not syntax.startswith("jpeg")
+        gap, place, lacking = rng.random(3)
+        numbers = np.arange(1, len(planes) + 1)
+        if gap < defects.instance_gaps:
+            numbers[1 + int(place * (len(planes) - 1)) :] += 1
+        some = rng.random(len(OPTIONAL_TAGS)) < 0.4
+        absent = tuple(np.array(OPTIONAL_TAGS)[some].tolist()) if lacking < defects.absent_tags else ()
+        return SeriesPlan(
+            kind, weighting, tuple(planes), thickness, step, syntax, signed,
+            machine=self.machine,
+            artefacts=draw_artefacts(rng, kind, defects),
+            numbers=tuple(numbers.tolist()),
+            absent=absent,
+        )  # fmt: skip
 
 
 def _disturbed(rng: np.random.Generator, planes: list[Plane], defects: Defects) -> list[Plane]:

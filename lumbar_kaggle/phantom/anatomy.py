@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
-from numpy.typing import NDArray
 
+from lumbar_kaggle.phantom.arrays import Floats
 from lumbar_kaggle.phantom.patient import N_VERTEBRAE, Patient
 from lumbar_kaggle.phantom.shapes import Disc, Ellipsoid, Rod, Shape
 from lumbar_kaggle.phantom.spine import Spine
-
-Floats = NDArray[np.float64]
 
 SIDES = ((0, 1.0), (1, -1.0))
 """Index in pairs (left, right) and sign of LPS x."""
@@ -139,17 +137,16 @@ def _foramen(patient: Patient, spine: Spine, k: int, side: int, sign: float) -> 
     ganglion = Ellipsoid(5.5 * size, 2.9 * size * (0.35 + 0.65 * flat), 3.6 * size * (0.6 + 0.4 * flat))
     vein = Ellipsoid(4.0 * size, 1.3 * size * flat, 1.3 * size * flat)
     root = Rod((sign * 9.0 * size, -4.5 * size, -7.5 * size), 1.7 * size)
+
+    def put(shape: Shape, left: float, back: float, up: float, tissue: Tissue) -> Solid:
+        return Solid(shape, spine.place(at, (x + sign * left * size, -back * size, up)), axes, tissue)
+
     return [
-        Solid(surround, spine.place(at, (x, -2.2 * size, up)), axes, Tissue.LIGAMENT),
-        Solid(fat, spine.place(at, (x + sign * 2.5 * size, -3.0 * size, up)), axes, Tissue.FAT),
-        Solid(vein, spine.place(at, (x, -5.2 * size, root_up - 5.5 * size)), axes, Tissue.CORTEX),
-        Solid(
-            root,
-            spine.place(at, (x + sign * 13.0 * size, -7.5 * size, root_up - 8.0 * size)),
-            axes,
-            Tissue.NERVE,
-        ),
-        Solid(ganglion, spine.place(at, (x, -3.6 * size, root_up)), axes, Tissue.GANGLION),
+        put(surround, 0.0, 2.2, up, Tissue.LIGAMENT),
+        put(fat, 2.5, 3.0, up, Tissue.FAT),
+        put(vein, 0.0, 5.2, root_up - 5.5 * size, Tissue.CORTEX),
+        put(root, 13.0, 7.5, root_up - 8.0 * size, Tissue.NERVE),
+        put(ganglion, 0.0, 3.6, root_up, Tissue.GANGLION),
     ]
 
 
@@ -172,7 +169,7 @@ def _disc(patient: Patient, spine: Spine, k: int) -> Solid:
         height=float(patient.disc_height[k]),
         opening=float(opening),
         bulge=tuple(float(part) for part in bulge),
-        joint_x=recess_x(patient, k),
+        recess_x=recess_x(patient, k),
         foramen_x=foramen_x(patient, k),
         ahead=rim,
     )

@@ -10,12 +10,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lumbar_kaggle.phantom.arrays import Singles
 from lumbar_kaggle.phantom.coil import enlarged
 from lumbar_kaggle.phantom.rendering import Plane
 from lumbar_kaggle.phantom.settings import Defects
-from lumbar_kaggle.phantom.shapes import Singles
-
-Floats = NDArray[np.float64]
 
 AORTA, CAVA = (12.0, -62.0, 9.0), (-20.0, -58.0, 10.0)
 """Left, back and radius (mm) of the great vessels from the canal at L3/L4, of the order of an adult's."""

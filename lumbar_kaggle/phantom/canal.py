@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumbar_kaggle.phantom.anatomy import SIDES, closing, recess_x
+from lumbar_kaggle.phantom.arrays import Floats, Singles
 from lumbar_kaggle.phantom.patient import Patient
-from lumbar_kaggle.phantom.shapes import covered, covered_through
-from lumbar_kaggle.phantom.spine import STEP, Singles, Spine
+from lumbar_kaggle.phantom.shapes import covered, covered_through, painted
+from lumbar_kaggle.phantom.spine import STEP, Spine
 from lumbar_kaggle.phantom.tissues import Contrast
-
-Floats = NDArray[np.float64]
 
 REACH_BACK, REACH_SIDE = 20.0, 27.0
 """Half sizes in mm of the band around the centre line that holds everything painted here."""
@@ -34,9 +33,9 @@ class Canal:
         bounds: rows front, back, left, right: ``[4, n]`` extent of the sac from the line, mm, as signed
             positions front to back and positive half widths.
         bony: ``[3, n]`` front, back (signed) and half width of the bony canal, mm.
-        arch: ``[2, n]`` inner surface of the yellow ligaments: its place in the middle (mm behind the line)
+        arch: ``[2, n]`` inner surface of the ligamentum flavum: its place in the middle (mm behind the line)
             and how far it comes forward per mm to the side.
-        ligament: ``[n]`` 1 where a disc lies in front and the yellow ligament behind, 0 between.
+        ligament: ``[n]`` 1 where a disc lies in front and the ligamentum flavum behind, 0 between.
         caudal: ``[n]`` 0 down to L5, rising to 1 in the sacrum, where fat takes the sac's place.
         cord: ``[n]`` radius of the cord, 0 below the conus.
         rootlets: ``[m, 2, n]`` position of each rootlet, as part of the sac's half width and half depth;
@@ -121,7 +120,7 @@ def _sac(patient: Patient, spine: Spine, along: Floats, near: Floats) -> tuple[F
 
 
 def _arch(patient: Patient, spine: Spine, along: Floats, bounds: Floats) -> Floats:
-    """Return the inner surface of the yellow ligaments: in front of it lies fat, then the sac ``[2, n]``."""
+    """Return the inner surface of the ligamentum flavum: in front of it lies fat, then the sac ``[2, n]``."""
     pad = np.full(len(along), 0.7)
     slope = np.full(len(along), 0.42)
     for k in range(patient.first_sacral):
@@ -203,6 +202,27 @@ def _recess_fat(patient: Patient, spine: Spine, along: Floats) -> Floats:
     return fat
 
 
+@dataclass(frozen=True)
+class _Band:
+    """Pixels near the line, while they are painted.
+
+    Attributes:
+        left, back, along: mm, of any shape.
+        index: their places in the tables.
+        canal: the tables.
+        contrast: the tissues' signals.
+        softness: width of an edge, mm.
+    """
+
+    left: Singles
+    back: Singles
+    along: Singles
+    index: NDArray[np.int32]
+    canal: Canal
+    contrast: Contrast
+    softness: float
+
+
 def paint_canal(
     values: Singles,
     place: tuple[Singles, Singles, Singles],
@@ -221,9 +241,10 @@ def paint_canal(
     """
     left, back, along = place
     index = np.clip((along * np.float32(1 / STEP)).astype(np.int32), 0, canal.cord.shape[0] - 1)
+    band = _Band(left, back, along, index, canal, contrast, softness)
     apex, slope = canal.arch.take(index, axis=1)
-    behind = back - apex + slope * np.abs(left)  # mm behind the inner surface of the ligaments
-    values = _paint_space(values, left, back, behind, index, canal, contrast, softness)
+    behind = back - apex + slope * np.abs(left)  # mm behind the inner surface of the ligamentum flavum
+    values = _paint_space(values, behind, band)
     front, rear, half_left, half_right = canal.bounds.take(index, axis=1)
     half_depth, middle = (rear - front) / 2, (rear + front) / 2
     u = left / np.where(left > 0, half_left, half_right)
@@ -232,41 +253,23 @@ def paint_canal(
     flat = np.where(v < 0, v * v * (np.float32(0.75) + np.float32(0.25) * v * v), v * v)
     distance = (np.sqrt(u * u + flat) - 1) * np.minimum(half_depth, half_left)
     distance = np.maximum(distance, np.float32(0.85) * behind + np.float32(0.3))
-    values = _mix(values, contrast.ligament, covered_through(distance - np.float32(0.45), softness))
+    values = painted(values, contrast.ligament, covered_through(distance - np.float32(0.45), softness))
     sac = covered_through(distance, softness)
     inside = np.flatnonzero(sac.ravel() > 0)
-    fluid = _paint_fluid(
-        tuple(part.ravel()[inside] for part in (u, v, half_left, half_depth, along)),
-        index.ravel()[inside],
-        canal,
-        contrast,
-        softness,
-    )
+    here = tuple(part.ravel()[inside] for part in (u, v, half_left, half_depth, along))
+    fluid = _paint_fluid(here, index.ravel()[inside], canal, contrast, softness)
     flat_values = values.ravel()
     flat_values[inside] += (fluid - flat_values[inside]) * sac.ravel()[inside]
-    painted = flat_values.reshape(values.shape)
-    return _paint_roots(painted, left, back, index, canal, contrast, softness)
+    return _paint_roots(flat_values.reshape(values.shape), band)
 
 
-def _mix(values: Singles, over: Singles | float, part: Singles) -> Singles:
-    mixed: Singles = values + (over - values) * part
-    return mixed
-
-
-def _paint_space(
-    values: Singles,
-    left: Singles,
-    back: Singles,
-    behind: Singles,
-    index: NDArray[np.int32],
-    canal: Canal,
-    contrast: Contrast,
-    softness: float,
-) -> Singles:
-    """Paint the space between bone and sac: veins, fat, the yellow ligaments."""
+def _paint_space(values: Singles, behind: Singles, band: _Band) -> Singles:
+    """Paint the space between bone and sac: veins, fat, the ligamentum flavum."""
+    left, back, index, canal = band.left, band.back, band.index, band.canal
+    contrast, softness = band.contrast, band.softness
     front, rear, half = canal.bony.take(index, axis=1)
     caudal = canal.caudal.take(index)
-    # From the ligaments' inner surface back to the laminae.
+    # From its inner surface back to the laminae.
     lamina = back - rear + np.float32(1.6) + np.float32(0.4) * np.abs(left)
     outer = np.maximum(behind - np.float32(1.0) - np.float32(12.0) * canal.ligament.take(index), lamina)
     walls = np.maximum(np.maximum(front - back, outer), np.abs(left) - half - np.float32(2.0))
@@ -274,16 +277,18 @@ def _paint_space(
     fatty = np.clip(np.maximum(back * np.float32(0.5) + 1, np.abs(left) * np.float32(0.2) - 1), 0, 1)
     fatty = np.maximum(fatty, caudal)
     fill = contrast.epidural + (np.float32(0.95 * contrast.fat) - np.float32(contrast.epidural)) * fatty
-    values = _mix(values, fill.astype(np.float32), covered_through(walls, softness))
-    yellow = np.maximum(np.maximum(-behind, outer), np.abs(left) - half - np.float32(4.0))
-    yellow = np.maximum(yellow, (caudal - np.float32(0.6)) * 10)
-    values = _mix(values, contrast.ligament, covered_through(yellow, softness))
+    values = painted(values, fill.astype(np.float32), covered_through(walls, softness))
+    flavum = np.maximum(np.maximum(-behind, outer), np.abs(left) - half - np.float32(4.0))
+    flavum = np.maximum(flavum, (caudal - np.float32(0.6)) * 10)
+    values = painted(values, contrast.ligament, covered_through(flavum, softness))
     # The ligament on the back of the bodies and discs.
     behind_body = np.maximum(np.abs(back - front) - np.float32(0.6), np.abs(left) - np.float32(7.0))
-    values = _mix(values, contrast.ligament, covered_through(behind_body, softness) * np.float32(0.8))
+    values = painted(values, contrast.ligament, covered_through(behind_body, softness) * np.float32(0.8))
     for x, y, half_x, half_y in canal.recess_fat.take(index, axis=2):
         spot = np.sqrt(((left - x) / half_x) ** 2 + ((back - y) / half_y) ** 2)
-        values = _mix(values, contrast.fat * 0.9, covered((spot - 1) * np.minimum(half_x, half_y), softness))
+        values = painted(
+            values, contrast.fat * 0.9, covered((spot - 1) * np.minimum(half_x, half_y), softness)
+        )
     return values
 
 
@@ -303,26 +308,18 @@ def _paint_fluid(
     cord = canal.cord.take(index)
     x, y = u * half_width, (v + np.float32(0.05)) * half_depth
     distance = np.sqrt(x * x + (y * np.float32(1.25)) ** 2) - cord
-    fluid = _mix(fluid, contrast.cord, covered(distance, softness) * (cord > 0.3))
+    fluid = painted(fluid, contrast.cord, covered(distance, softness) * (cord > 0.3))
     for rootlet_left, rootlet_back in canal.rootlets.take(index, axis=2):
         dx, dy = (u - rootlet_left) * half_width, (v - rootlet_back) * half_depth
         part = covered(np.sqrt(dx * dx + dy * dy) - np.float32(ROOTLET_RADIUS), softness)
-        fluid = _mix(fluid, contrast.nerve, part)
+        fluid = painted(fluid, contrast.nerve, part)
     return fluid
 
 
-def _paint_roots(
-    values: Singles,
-    left: Singles,
-    back: Singles,
-    index: NDArray[np.int32],
-    canal: Canal,
-    contrast: Contrast,
-    softness: float,
-) -> Singles:
+def _paint_roots(values: Singles, band: _Band) -> Singles:
     """Paint the roots between sac and foramen, flattened where their recess is narrow."""
-    shape, index = values.shape, index.ravel()
-    values, left, back = values.ravel(), left.ravel(), back.ravel()
+    shape, canal, index = values.shape, band.canal, band.index.ravel()
+    values, left, back = values.ravel(), band.left.ravel(), band.back.ravel()
     for course, depth in zip(canal.roots, canal.root_depth, strict=True):
         x = course[0].take(index)
         here = np.flatnonzero(np.abs(left - x) < 4.0)
@@ -332,5 +329,5 @@ def _paint_roots(
         radius = depth.take(at)
         y = (back[here] - course[1].take(at)) * (np.float32(ROOT_RADIUS) / radius)
         distance = np.sqrt((left[here] - x[here]) ** 2 + y * y) - np.float32(ROOT_RADIUS)
-        values[here] = _mix(values[here], contrast.nerve, covered(distance, softness))
+        values[here] = painted(values[here], band.contrast.nerve, covered(distance, band.softness))
     return values.reshape(shape)

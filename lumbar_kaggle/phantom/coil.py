@@ -4,12 +4,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from lumbar_kaggle.phantom.shapes import Singles
+from lumbar_kaggle.phantom.arrays import Floats, Singles
 from lumbar_kaggle.phantom.vendors import Vendor
-
-Floats = NDArray[np.float64]
 
 LEAST = 0.02
 """Sensitivity is never below this, so that its correction stays finite."""

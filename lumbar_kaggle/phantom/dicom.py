@@ -12,10 +12,10 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import UID
 
 from lumbar_kaggle.geometry import slice_normal
-from lumbar_kaggle.phantom.acquisition import Series
+from lumbar_kaggle.phantom.acquisition import SeriesPlan
 from lumbar_kaggle.phantom.rendering import Plane
 from lumbar_kaggle.phantom.settings import FORMAT
-from lumbar_kaggle.phantom.study import Part, Study
+from lumbar_kaggle.phantom.study import Part, StudyPlan
 from lumbar_kaggle.phantom.tissues import Weighting
 
 SYNTAXES = {
@@ -38,7 +38,7 @@ _TIMES = {Weighting.T1: (600.0, 10.0), Weighting.T2: (3600.0, 105.0), Weighting.
 
 
 def write_instance(
-    path: Path | BinaryIO, pixels: NDArray[np.uint16], *, study: Study, series: int, instance: int
+    path: Path | BinaryIO, pixels: NDArray[np.uint16], *, study: StudyPlan, series: int, instance: int
 ) -> None:
     """Write one slice.
 
@@ -47,7 +47,7 @@ def write_instance(
         pixels: ``[rows, columns]``, at most 12 bits (11 when the series is signed).
         study: whose slice it is.
         series: number of the series within the study, from 0.
-        instance: InstanceNumber, one of the series' `Series.numbers`.
+        instance: InstanceNumber, one of the series' `SeriesPlan.numbers`.
     """
     acquisition = study.series[series]
     plane = acquisition.planes[acquisition.numbers.index(instance)]
@@ -69,7 +69,7 @@ def write_instance(
     dcmwrite(path, dataset, enforce_file_format=True)
 
 
-def _competition_header(dataset: Dataset, study: Study, series: int, instance: int) -> None:
+def _competition_header(dataset: Dataset, study: StudyPlan, series: int, instance: int) -> None:
     """Identifiers and description as in the competition: no Modality, and UIDs that are none."""
     identifier = str(study.study_id)
     dataset.SOPInstanceUID = f"{identifier}.1.{instance}"
@@ -80,7 +80,7 @@ def _competition_header(dataset: Dataset, study: Study, series: int, instance: i
     dataset.FrameOfReferenceUID = _uid(study, "frame", series)
 
 
-def _standard_header(dataset: Dataset, study: Study, series: int, instance: int) -> None:
+def _standard_header(dataset: Dataset, study: StudyPlan, series: int, instance: int) -> None:
     """Identifiers, sequence and scanner as a hospital's archive has them."""
     acquisition = study.series[series]
     vendor = acquisition.machine.vendor
@@ -111,14 +111,14 @@ def _standard_header(dataset: Dataset, study: Study, series: int, instance: int)
     dataset.FrameOfReferenceUID = _uid(study, "frame")
 
 
-def _times(study: Study, series: int) -> tuple[float, float]:
+def _times(study: StudyPlan, series: int) -> tuple[float, float]:
     """Return the header's repetition and echo time of a series, ms."""
     mean = np.array(_TIMES[study.series[series].weighting])
     repetition, echo = mean * study.rng(Part.HEADER, 1, series).normal(1.0, 0.08, 2)
     return round(float(repetition)), round(float(echo), 1)
 
 
-def _geometry(dataset: Dataset, acquisition: Series, plane: Plane, instance: int) -> None:
+def _geometry(dataset: Dataset, acquisition: SeriesPlan, plane: Plane, instance: int) -> None:
     dataset.SliceThickness = acquisition.thickness
     dataset.SpacingBetweenSlices = acquisition.step
     dataset.PatientPosition = "HFS"
@@ -129,7 +129,7 @@ def _geometry(dataset: Dataset, acquisition: Series, plane: Plane, instance: int
     dataset.PixelSpacing = [_decimal(value) for value in plane.spacing]
 
 
-def _pixels(dataset: Dataset, pixels: NDArray[np.uint16], acquisition: Series) -> None:
+def _pixels(dataset: Dataset, pixels: NDArray[np.uint16], acquisition: SeriesPlan) -> None:
     low, high = np.percentile(pixels[::4, ::4], acquisition.machine.vendor.window_percentiles)
     dataset.SamplesPerPixel = 1
     dataset.PhotometricInterpretation = "MONOCHROME2"
@@ -147,7 +147,7 @@ def _pixels(dataset: Dataset, pixels: NDArray[np.uint16], acquisition: Series) -
     dataset["PixelData"].VR = "OW" if acquisition.syntax == "explicit" else "OB"
 
 
-def _encode(raw: bytes, shape: tuple[int, ...], acquisition: Series) -> bytes:
+def _encode(raw: bytes, shape: tuple[int, ...], acquisition: SeriesPlan) -> bytes:
     """Return one frame compressed without loss; GDCM does all four syntaxes, in a few milliseconds."""
     import gdcm
 
@@ -181,7 +181,7 @@ def _decimal(value: float) -> str:
     return "0" if text in ("-0", "") else text[:16]
 
 
-def _uid(study: Study, *what: str | int) -> str:
+def _uid(study: StudyPlan, *what: str | int) -> str:
     """Return a valid UID that depends on the study and on what it names."""
     text = repr((study.seed, study.split, study.index, *what))
     return ROOT + str(int(hashlib.sha256(text.encode()).hexdigest(), 16))[:36].lstrip("0")

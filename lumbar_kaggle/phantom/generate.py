@@ -3,24 +3,24 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import cv2
 from tqdm import tqdm
 
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import locked, read_json, write_csv, write_json
 from lumbar_kaggle.phantom.dicom import write_instance
-from lumbar_kaggle.phantom.imaging import STORED_MAX, STORED_MAX_SIGNED, draw_setting, take_image
-from lumbar_kaggle.phantom.rendering import Scene
+from lumbar_kaggle.phantom.imaging import Scan
 from lumbar_kaggle.phantom.sets import PhantomSet
-from lumbar_kaggle.phantom.settings import FORMAT, SPLITS, Defects, Reader, Scanners
-from lumbar_kaggle.phantom.study import MOST_STUDIES, Part, Study, plan_study, study_id
+from lumbar_kaggle.phantom.settings import FORMAT, SPLITS, Defects, Reader
+from lumbar_kaggle.phantom.study import MOST_STUDIES, StudyPlan, plan_study, study_id
 from lumbar_kaggle.phantom.tables import (
     Rows,
     coordinate_table,
@@ -32,14 +32,21 @@ from lumbar_kaggle.phantom.tables import (
 )
 from lumbar_kaggle.processes import end_with_parent, start_method, usable_cores
 
-COMPETITION_TABLES = (
-    "train.csv",
-    "train_label_coordinates.csv",
-    "train_series_descriptions.csv",
-    "test_series_descriptions.csv",
-    "sample_submission.csv",
-)
-TRUTH_TABLES = ("test.csv", "test_label_coordinates.csv", "oracle.csv")
+_TRAIN, _TEST = SPLITS
+COMPETITION_TABLES = {
+    "train.csv": ((_TRAIN,), label_table),
+    "train_label_coordinates.csv": ((_TRAIN,), coordinate_table),
+    "train_series_descriptions.csv": ((_TRAIN,), series_table),
+    "test_series_descriptions.csv": ((_TEST,), series_table),
+    "sample_submission.csv": ((_TEST,), sample_table),
+}
+TRUTH_TABLES = {
+    "test.csv": ((_TEST,), label_table),
+    "test_label_coordinates.csv": ((_TEST,), coordinate_table),
+    "oracle.csv": (SPLITS, oracle_table),
+}
+"""Name → the splits that a table is of, and what makes it of their rows."""
+
 MANIFEST = "phantom.json"
 _MUST_AGREE = {
     "format": "of another version",
@@ -47,7 +54,7 @@ _MUST_AGREE = {
     "set": "that is another set",
     "seed": "of another seed",
 }
-"""Entries of the manifest that a run which continues cannot change, and what stands otherwise."""
+"""Entries of the manifest that a run which continues cannot change, and what a phantom is if they differ."""
 
 
 @dataclass(frozen=True)
@@ -76,20 +83,10 @@ class Request:
 
     @property
     def reader(self) -> Reader:
-        """Who fills the tables; a clean phantom keeps the doubt about each grade, but no gap or slip."""
-        if not self.clean:
-            return Reader()
-        return replace(
-            Reader(),
-            off_by_one=0.0,
-            swapped=0.0,
-            gross=(0.0, 0.0, 0.0),
-            missing_label=0.0,
-            missing_coordinate=0.0,
-            neighbour_slice=0.0,
-        )
+        """Who fills the tables."""
+        return Reader.clean() if self.clean else Reader()
 
-    def plan(self, split: str, index: int) -> Study:
+    def plan(self, split: str, index: int) -> StudyPlan:
         """Return the plan of one study."""
         defects = Defects.clean() if self.clean else Defects()
         return plan_study(self.patients.seed, split, index, defects, self.patients.scanners, self.reader)
@@ -138,7 +135,7 @@ def write_set(folder: Path, patients: PhantomSet, *, clean: bool = False, worker
             fewer studies of the same seed grows.
         patients: at least 1 training study, and a seed of at least 0. Study k of a split depends on the
             seed, the scanners and `clean`, and on nothing else.
-        clean: leave out every defect of the real set: see `settings.Defects` and `Request.reader`.
+        clean: leave out every defect of the real set: see `settings.Defects` and `settings.Reader`.
         workers: processes; None for one per usable core, 1 for none but this.
 
     Returns:
@@ -149,7 +146,15 @@ def write_set(folder: Path, patients: PhantomSet, *, clean: bool = False, worker
         InputError: the folder holds something else, or a number is out of range.
     """
     request = Request(Path(folder).resolve(), patients, clean)
-    _check_numbers(request)
+    for name, value, least in (
+        ("number of studies", patients.studies, 1),
+        ("number of test studies", patients.test_studies, 0),
+        ("seed", patients.seed, 0),
+    ):
+        if value < least:
+            raise InputError(f"{request.folder}: the {name} must be at least {least}, not {value}")
+    if max(patients.counts) > MOST_STUDIES:
+        raise InputError(f"{request.folder}: at most {MOST_STUDIES} studies can be written")
     with locked(request.folder, file=True):  # beside the folder, which holds nothing but the competition's
         return _write_set(request, workers)
 
@@ -157,31 +162,26 @@ def write_set(folder: Path, patients: PhantomSet, *, clean: bool = False, worker
 def _write_set(request: Request, workers: int | None) -> Path:
     patients = request.patients
     number = f"{patients.studies} + {patients.test_studies}"
-    if _is_complete(request):
+    complete = _is_complete(request)
+    shutil.rmtree(request.partial, ignore_errors=True)
+    if complete:
         print(f"{request.folder}: already complete ({number} studies, seed {patients.seed})")
         return request.truth
     print(f"Writing {number} phantom studies to {request.folder}")
-    write_json(request.truth / MANIFEST, request.manifest(complete=False))
-    _clean(request)
+    _write(request, request.truth / MANIFEST, write_json, request.manifest(complete=False))
     for split in SPLITS:
         request.images(split).mkdir(parents=True, exist_ok=True)
     rows = _write_studies(request, usable_cores() if workers is None else workers)
     _write_tables(request, rows)
-    _clean(request)
-    write_json(request.truth / MANIFEST, request.manifest(complete=True))
+    _write(request, request.truth / MANIFEST, write_json, request.manifest(complete=True))
+    shutil.rmtree(request.partial)
     return request.truth
 
 
-def _check_numbers(request: Request) -> None:
-    for name, value, least in (
-        ("number of studies", request.patients.studies, 1),
-        ("number of test studies", request.patients.test_studies, 0),
-        ("seed", request.patients.seed, 0),
-    ):
-        if value < least:
-            raise InputError(f"{request.folder}: the {name} must be at least {least}, not {value}")
-    if max(request.patients.counts) > MOST_STUDIES:
-        raise InputError(f"{request.folder}: at most {MOST_STUDIES} studies can be written")
+def _write(request: Request, path: Path, write: Callable[[Path, Any], None], content: object) -> None:
+    """Write a file among the half-written ones and move it into place, so that a kill leaves none in it."""
+    write(request.partial / path.name, content)
+    os.replace(request.partial / path.name, path)
 
 
 def _is_complete(request: Request) -> bool:
@@ -190,94 +190,57 @@ def _is_complete(request: Request) -> bool:
     Raises:
         InputError: the folders hold something that this phantom may not touch.
     """
-    folder, truth = request.folder, request.truth
-    mend = "choose another folder or delete it"
+    folder, truth, advice = request.folder, request.truth, "choose another folder or delete it"
     for place in (folder, truth):
         if place.exists() and not place.is_dir():
-            raise InputError(f"{place}: is a file, not a folder; {mend}")
+            raise InputError(f"{place}: is a file, not a folder; {advice}")
     if not (truth / MANIFEST).exists():
         for place in (folder, truth):
-            if place.exists() and any(not _is_leftover(entry) for entry in place.iterdir()):
-                raise InputError(f"{place}: holds files that are not this phantom's; {mend}")
+            if _names(place) - {request.partial.name}:
+                raise InputError(f"{place}: holds files that are not this phantom's; {advice}")
         return False
-    found = read_json(truth / MANIFEST)
-    wanted = request.manifest(complete=True)
+    found, wanted = read_json(truth / MANIFEST), request.manifest(complete=True)
     for key, words in _MUST_AGREE.items():
         if not isinstance(found, dict) or found.get(key) != wanted[key]:
-            raise InputError(f"{folder}: holds a phantom {words}; {mend}")
+            raise InputError(f"{folder}: holds a phantom {words}; {advice}")
     if found["studies"] > wanted["studies"] or found["test_studies"] > wanted["test_studies"]:
-        raise InputError(
-            f"{folder}: holds a larger phantom ({found['studies']} + {found['test_studies']} studies); {mend}"
-        )
-    missing = _missing_or_foreign(request, mend)
-    return bool(found == wanted) and not missing
-
-
-def _missing_or_foreign(request: Request, mend: str) -> bool:
-    """Return whether a table or a study is missing; raise for what does not belong."""
-    images = {f"{split}_images" for split in SPLITS}
-    allowed = {
-        request.folder: images | set(COMPETITION_TABLES),
-        request.truth: {MANIFEST, request.partial.name, *TRUTH_TABLES},
+        size = f"{found['studies']} + {found['test_studies']} studies"
+        raise InputError(f"{folder}: holds a larger phantom ({size}); {advice}")
+    needed = {
+        folder: {f"{split}_images" for split in SPLITS} | set(COMPETITION_TABLES),
+        truth: {MANIFEST, *TRUTH_TABLES},
     }
-    needed = {request.folder: allowed[request.folder], request.truth: {MANIFEST, *TRUTH_TABLES}}
     for split, count in zip(SPLITS, request.patients.counts, strict=True):
         names = {str(study_id(request.patients.seed, split, index)) for index in range(count)}
-        allowed[request.images(split)] = needed[request.images(split)] = names
-    missing = False
-    for place, names in allowed.items():
-        present = (
-            {entry.name for entry in place.iterdir() if not _is_leftover(entry)} if place.exists() else set()
-        )
-        if present - names:
-            foreign = sorted(present - names)[0]
-            raise InputError(f"{place}: holds {foreign}, which is not this phantom's; {mend}")
-        missing = missing or bool(needed[place] - present)
-    return missing
+        needed[request.images(split)] = names
+    for place, names in needed.items():
+        if foreign := sorted(_names(place) - names - {request.partial.name}):
+            raise InputError(f"{place}: holds {foreign[0]}, which is not this phantom's; {advice}")
+    return bool(found == wanted) and all(names <= _names(place) for place, names in needed.items())
 
 
-def _is_leftover(entry: Path) -> bool:
-    """Return whether a file is the temporary one of a write that was killed."""
-    names = (*COMPETITION_TABLES, *TRUTH_TABLES, MANIFEST)
-    return any(entry.match(f".{Path(name).stem}.*{Path(name).suffix}") for name in names)
-
-
-def _clean(request: Request) -> None:
-    """Remove what a killed run left half-written."""
-    shutil.rmtree(request.partial, ignore_errors=True)
-    for place in (request.folder, request.truth):
-        if place.exists():
-            for entry in [entry for entry in place.iterdir() if _is_leftover(entry)]:
-                entry.unlink(missing_ok=True)
+def _names(place: Path) -> set[str]:
+    return {entry.name for entry in place.iterdir()} if place.exists() else set()
 
 
 def _write_studies(request: Request, workers: int) -> dict[tuple[str, int], Rows]:
     """Write the studies that are not there yet; return the table rows of all."""
     studies = list(request.studies())
-    bar = tqdm(total=len(studies), unit="study", desc="phantom", file=sys.stderr)
-    rows = {}
-    with bar:
-        if workers == 1:
-            for split, index in studies:
-                rows[split, index] = make_study(request, split, index)
-                bar.update()
-            return rows
-        with ProcessPoolExecutor(workers, get_context(start_method()), _start_worker) as pool:
-            jobs = {pool.submit(make_study, request, *study): study for study in studies}
-            try:
-                for job in as_completed(jobs):
-                    rows[jobs[job]] = job.result()
-                    bar.update()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    return rows
+    make = partial(make_study, request)
+
+    def collected(rows: Iterable[Rows]) -> dict[tuple[str, int], Rows]:
+        bar = tqdm(rows, total=len(studies), unit="study", desc="phantom", file=sys.stderr)
+        return dict(zip(studies, bar, strict=True))
+
+    splits, indices = zip(*studies, strict=True)
+    if workers == 1:
+        return collected(map(make, splits, indices))
+    with ProcessPoolExecutor(workers, get_context(start_method()), _start_worker) as pool:
+        return collected(pool.map(make, splits, indices))
 
 
 def _start_worker() -> None:
-    """Use one core, and end when the parent is killed: a pool's idle workers would wait for ever."""
-    import cv2
-
+    """Use one core, and end when the parent is killed: a pool's idle workers would wait forever."""
     cv2.setNumThreads(1)
     end_with_parent()
 
@@ -289,42 +252,26 @@ def make_study(request: Request, split: str, index: int) -> Rows:
     if not place.exists():
         partial = request.partial / f"{study.study_id}.{os.getpid()}"
         shutil.rmtree(partial, ignore_errors=True)
-        write_images(partial, study, request.patients.scanners)
+        write_images(partial, study)
         os.replace(partial, place)
     return read_study(study, request.reader)
 
 
-def write_images(folder: Path, study: Study, scanners: Scanners) -> None:
-    """Write a study's series, planned with the same scanners, as ``folder/{series}/{instance}.dcm``."""
-    scene = Scene(study.patient, study.rng(Part.ROOTLETS))
+def write_images(folder: Path, study: StudyPlan) -> None:
+    """Write a study's series as ``folder/{series}/{instance}.dcm``."""
+    scan = Scan(study)
     for number, (series, identifier) in enumerate(zip(study.series, study.series_ids, strict=True)):
         place = folder / str(identifier)
         place.mkdir(parents=True)
-        setting = draw_setting(study.rng(Part.IMAGES, number), series, scanners)
-        limit = STORED_MAX_SIGNED if series.signed else STORED_MAX
-        for k, plane in enumerate(series.planes):
-            rng = study.rng(Part.IMAGES, number, k + 1)
-            pixels = take_image(scene, plane, series.thickness, setting, rng, limit=limit)
-            instance = series.numbers[k]
-            file = place / f"{instance}.dcm"
-            write_instance(file, pixels, study=study, series=number, instance=instance)
+        for k, instance in enumerate(series.numbers):
+            pixels = scan.slice(number, k)
+            write_instance(place / f"{instance}.dcm", pixels, study=study, series=number, instance=instance)
 
 
 def _write_tables(request: Request, rows: dict[tuple[str, int], Rows]) -> None:
-    train, test = (
-        sorted((row for (name, _), row in rows.items() if name == split), key=_study_of) for split in SPLITS
-    )
-    write_csv(request.folder / "train.csv", label_table(train))
-    write_csv(request.folder / "train_label_coordinates.csv", coordinate_table(train))
-    write_csv(request.folder / "train_series_descriptions.csv", series_table(train))
-    write_csv(request.folder / "test_series_descriptions.csv", series_table(test))
-    write_csv(request.folder / "sample_submission.csv", sample_table(test))
-    write_csv(request.truth / "test.csv", label_table(test))
-    write_csv(request.truth / "test_label_coordinates.csv", coordinate_table(test))
-    write_csv(request.truth / "oracle.csv", oracle_table([*train, *test]))
-
-
-def _study_of(rows: Rows) -> int:
-    identifier = rows.labels[0]
-    assert isinstance(identifier, (int, np.integer))
-    return int(identifier)
+    """Write every table, split by split in the order of the study ids."""
+    order = sorted(rows, key=lambda study: rows[study].study_id)
+    for place, tables in ((request.folder, COMPETITION_TABLES), (request.truth, TRUTH_TABLES)):
+        for name, (splits, make) in tables.items():
+            chosen = [rows[study] for split in splits for study in order if study[0] == split]
+            _write(request, place / name, write_csv, make(chosen))

@@ -12,7 +12,8 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from lumbar_kaggle.phantom.acquisition import Series
+from lumbar_kaggle.phantom.acquisition import SeriesPlan
+from lumbar_kaggle.phantom.arrays import Singles
 from lumbar_kaggle.phantom.artefacts import (
     Artefacts,
     add_replicas,
@@ -24,7 +25,7 @@ from lumbar_kaggle.phantom.artefacts import (
 from lumbar_kaggle.phantom.coil import EVERY, Coil, draw_coil, enlarged, gains
 from lumbar_kaggle.phantom.rendering import Plane, Scene
 from lumbar_kaggle.phantom.settings import Scanners
-from lumbar_kaggle.phantom.shapes import Singles
+from lumbar_kaggle.phantom.study import Part, StudyPlan
 from lumbar_kaggle.phantom.tissues import Contrast, draw_contrast
 
 Complexes = NDArray[np.complex64]
@@ -33,6 +34,22 @@ FAT_SHIFT_HZ = 145.0
 """Between the resonances of fat and water, per tesla: 3.4 ppm of 42.58 MHz."""
 
 STORED_MAX, STORED_MAX_SIGNED = 4095, 2047  # 12 bits
+
+
+class Scan:
+    """A planned study on the scanner's table."""
+
+    def __init__(self, study: StudyPlan) -> None:
+        self._study = study
+        self._scene = Scene(study.patient, study.rng(Part.ROOTLETS))
+
+    def slice(self, number: int, k: int) -> NDArray[np.uint16]:
+        """Return the stored pixels ``[rows, columns]`` of slice `k` of series `number`, both from 0."""
+        series = self._study.series[number]
+        setting = draw_setting(self._study.rng(Part.IMAGES, number), series, self._study.scanners)
+        rng = self._study.rng(Part.IMAGES, number, k + 1)
+        limit = STORED_MAX_SIGNED if series.signed else STORED_MAX
+        return take_image(self._scene, series.planes[k], series.thickness, setting, rng, limit=limit)
 
 
 @dataclass(frozen=True)
@@ -66,7 +83,7 @@ class Setting:
     artefacts: Artefacts
 
 
-def draw_setting(rng: np.random.Generator, series: Series, scanners: Scanners) -> Setting:
+def draw_setting(rng: np.random.Generator, series: SeriesPlan, scanners: Scanners) -> Setting:
     """Draw one series' setting: its scanner's habits with this series' variation."""
     limit = 0.95 * (STORED_MAX_SIGNED if series.signed else STORED_MAX)
     vendor, artefacts = series.machine.vendor, series.artefacts
@@ -128,7 +145,7 @@ def take_image(
 
 
 def acquired_plane(plane: Plane, detail: float) -> Plane:
-    """Return `plane` with a matrix of pixels of about `detail` mm, or its own where that is coarser.
+    """Return `plane` with a matrix of pixels of around `detail` mm, or its own where that is coarser.
 
     The first pixel keeps its place and the matrix its period, as when k-space is filled up with zeros.
     """

@@ -6,15 +6,13 @@ expectation: the images show the grades, and the reader adds chance that no imag
 """
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from lumbar_kaggle.metric import PARTS
+from lumbar_kaggle.phantom.arrays import Floats
 from lumbar_kaggle.phantom.reader import confusions, frequencies, mixing, per_target, thresholds, total_noise
 from lumbar_kaggle.phantom.settings import Reader
 from lumbar_kaggle.targets import SCORE_GROUPS, SEVERITIES, SEVERITY_WEIGHTS, TARGETS
-
-Floats = NDArray[np.float64]
 
 ORACLE_COLUMNS = ("row_id", *SEVERITIES, *(f"reader_{name}" for name in SEVERITIES))
 """Of ``oracle.csv``: what to submit, see `best_submission`; then the plain probabilities."""
@@ -58,19 +56,19 @@ def best_submission(probabilities: Floats) -> Floats:
 def worst_canal_probabilities(latent: Floats, reader: Reader) -> Floats:
     """Return the probabilities ``[n, 3]`` of a study's worst canal label given its true grades.
 
-    The five labels share the reader's leaning and the shift; given both they are independent. The
-    leaning is integrated by a Gauss-Hermite rule.
+    The five labels share the reader's bias and the shift; given both they are independent. The
+    bias is integrated by a Gauss-Hermite rule.
 
     Args:
         latent: ``[n, 5 conditions, 5 levels]`` latent grades.
         reader: who reads.
     """
     nodes, weights = np.polynomial.hermite_e.hermegauss(20)
-    leaning = np.hypot(reader.strictness, reader.group_strictness[0])
+    bias = np.hypot(reader.strictness, reader.group_strictness[0])
     canal = latent[:, 0]
     none, not_severe = np.zeros(len(canal)), np.zeros(len(canal))
     for node, weight in zip(nodes, weights / weights.sum(), strict=True):
-        grades = _grade_probabilities(canal + leaning * node, per_target(reader.noise), slice(5))
+        grades = _grade_probabilities(canal + bias * node, per_target(reader.noise), slice(5))
         for way in confusions(reader):
             labels = _with_gross_errors(way.source[:5, :5] @ grades, reader, slice(5))
             none += weight * way.share * labels[..., 0].prod(axis=1)
@@ -116,9 +114,9 @@ def _grade_probabilities(cells: Floats, noise: Floats, targets: slice = ALL) -> 
 
 
 def _with_gross_errors(mixed: Floats, reader: Reader, targets: slice = ALL) -> Floats:
-    """Return the labels' probabilities ``[..., n, 3]`` from those of the grades that stand for them.
+    """Return the labels' probabilities ``[..., n, 3]`` from those of the grades that were read for them.
 
-    A row that sums to less than 1 stands, for the rest, for a disc beyond the five, which is healthy.
+    What a row lacks of 1 is the share of discs beyond the five, which are healthy.
     """
     mixed = np.concatenate([1.0 - mixed[..., 1:].sum(axis=-1, keepdims=True), mixed[..., 1:]], axis=-1)
     gross = per_target(reader.gross)[targets, None]

@@ -1,7 +1,7 @@
 """One patient's dimensions: what differs between people beside the 25 grades, in millimetres and degrees.
 
-These are the distractors: disc height, hydration, fat, inborn canal width, wear of joints and end plates vary
-by their own, only loosely tied to the grades, so that none of them gives a grade away.
+These are the distractors: disc height, hydration, fat, inborn canal width, wear of facet joints and end
+plates vary independently, only loosely tied to the grades, so that none of them gives a grade away.
 """
 
 from dataclasses import dataclass
@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lumbar_kaggle.phantom.arrays import Floats
 from lumbar_kaggle.phantom.population import Grades
-
-Floats = NDArray[np.float64]
 
 N_VERTEBRAE = 13
 """T10 to S5, head to foot; disc k lies between vertebra k and k + 1."""
@@ -22,18 +21,20 @@ FIRST_LUMBAR, USUAL_SACRAL = 3, 8
 # Means of adults, T10 to S5 (mm): height at the back wall, depth, width, height of the disc below at its
 # back, half the distance of the pedicles' centres, half width of a pedicle; degrees of front wedging.
 # Orders of magnitude of Berry et al., Spine 12:362 (1987) and Zhou et al., Eur Spine J 9:242 (2000).
-HEIGHT = (23, 24, 26, 27, 28, 28, 27.5, 25, 29, 24, 20, 17, 14)
-DEPTH = (29, 30, 31, 32, 33, 34, 35, 35, 31, 21, 14, 11, 9)
-WIDTH = (34, 36, 40, 43, 45, 47, 49, 52, 54, 46, 38, 30, 22)
-DISC = (4.0, 4.5, 5.5, 6.5, 7.5, 8.0, 8.0, 6.5, 2.0, 1.2, 1.0, 1.0)
-PEDICLE = (13, 13.2, 14, 14.8, 15.4, 16.6, 18.2, 21, 22, 18, 14, 12, 10)
-PEDICLE_HALF_WIDTH = (3, 3.2, 3.5, 3.6, 4.0, 4.8, 5.8, 7.5, 9, 7, 5, 4, 3)
+_MEANS_MM = {
+    "height": (23, 24, 26, 27, 28, 28, 27.5, 25, 29, 24, 20, 17, 14),
+    "depth": (29, 30, 31, 32, 33, 34, 35, 35, 31, 21, 14, 11, 9),
+    "width": (34, 36, 40, 43, 45, 47, 49, 52, 54, 46, 38, 30, 22),
+    "disc": (4.0, 4.5, 5.5, 6.5, 7.5, 8.0, 8.0, 6.5, 2.0, 1.2, 1.0, 1.0, 0.0),
+    "pedicle": (13, 13.2, 14, 14.8, 15.4, 16.6, 18.2, 21, 22, 18, 14, 12, 10),
+    "pedicle_half_width": (3, 3.2, 3.5, 3.6, 4.0, 4.8, 5.8, 7.5, 9, 7, 5, 4, 3),
+}
 WEDGE = (-3, -3, -3, -2, 0, 1, 2, 8, 2, 0, 0, 0, 0)
 # Share of the lordosis between neighbours, the last of them lumbosacral, wedging of the bodies included.
 LORDOSIS_SHARES = (0.06, 0.08, 0.11, 0.17, 0.27, 0.37)
 
 SIX_LUMBAR, SACRALISED = 0.022, 0.03
-"""Shares of patients with a lumbarised S1 and with a sacralised L5: about 5 % together."""
+"""Shares of patients with a lumbarised S1 and with a sacralised L5: 5 % together."""
 
 COUNTED_FROM_BELOW = {"six": 0.7, "sacralised": 0.3}
 """How often a reader takes the lowest mobile disc for L5/S1, against counting from the ribs."""
@@ -82,14 +83,14 @@ class Patient:
         scoliosis: amplitude (mm), wave length (mm) and phase of the sideways curve.
         origin: ``[3]`` LPS mm of the canal's centre at the L3/L4 disc.
         fat: thickness of the fat under the skin of the back, mm.
-        belly: depth of the trunk in front of the spine, mm.
+        abdomen: depth of the trunk in front of the spine, mm.
         epidural_fat: 0.5 to 1.5 of the average amount.
         marrow_fat, muscle_fat: 0 to 1.
         muscle: 0.8 to 1.2 of the average size of the muscles.
         conus: mm by which the cord ends below (-) or above (+) the L1/L2 disc.
         flavum_share: ``[5]`` share of a canal's narrowing that comes from behind.
-        facet_turn: ``[12, 2]`` degrees of the joints' planes beside the mean (tropism).
-        facet_size, foramen_size: ``[12, 2]`` inborn scale of the joints and of the foramina, left and right.
+        facet_turn: ``[12, 2]`` degrees of the facet joints' planes beside the mean (tropism).
+        facet_size, foramen_size: ``[12, 2]`` inborn scale of facet joints and foramina, left and right.
         wear: what no label grades.
         severity: ``[5, 5]`` g, see `population.Grades`.
         texture_seed: for the grain of marrow, muscle and bowel.
@@ -112,7 +113,7 @@ class Patient:
     scoliosis: tuple[float, float, float]
     origin: Floats
     fat: float
-    belly: float
+    abdomen: float
     epidural_fat: float
     marrow_fat: float
     muscle_fat: float
@@ -126,11 +127,6 @@ class Patient:
     severity: Floats
     texture_seed: int
 
-    @property
-    def transitional(self) -> bool:
-        """Whether the patient has four or six lumbar-type vertebrae."""
-        return self.first_sacral != USUAL_SACRAL
-
     def disc_severity(self, disc: int) -> Floats:
         """Return ``[5]`` g of the conditions at a disc, zeros outside the five labelled levels."""
         level = disc - self.first_disc
@@ -142,7 +138,7 @@ def draw_patient(rng: np.random.Generator, grades: Grades) -> Patient:
     size = float(np.clip(rng.normal(1.0, 0.06), 0.85, 1.15))
     age = rng.uniform()
     first_sacral, first_disc = _draw_count(rng)
-    build = {name: size * _by_vertebra(values, first_sacral) for name, values in _MEANS.items()}
+    build = {name: size * _by_vertebra(values, first_sacral) for name, values in _MEANS_MM.items()}
     worst = np.zeros(N_VERTEBRAE - 1)
     worst[first_disc : first_disc + 5] = grades.severity.max(axis=0)
     disc_height = build["disc"][:-1] * np.clip(rng.normal(1.0, 0.16, 12), 0.5, 1.4) * (1 - 0.04 * worst)
@@ -167,7 +163,7 @@ def draw_patient(rng: np.random.Generator, grades: Grades) -> Patient:
         scoliosis=(float(rng.normal(0, 2.2)), float(rng.uniform(170, 330)), float(rng.uniform(0, 2 * np.pi))),
         origin=rng.normal(0.0, (6.0, 12.0, 10.0)),
         fat=float(np.clip(rng.gamma(2.6, 6.0), 4.0, 55.0)),
-        belly=float(np.clip(rng.normal(120.0, 24.0), 75.0, 190.0)) * size,
+        abdomen=float(np.clip(rng.normal(120.0, 24.0), 75.0, 190.0)) * size,
         epidural_fat=float(np.clip(rng.normal(1.0, 0.25), 0.5, 1.5)),
         marrow_fat=float(np.clip(0.25 + 0.5 * age + rng.normal(0.0, 0.15), 0.05, 1.0)),
         muscle_fat=float(np.clip(0.02 + 0.5 * age + rng.normal(0.0, 0.14), 0.0, 0.8)),
@@ -181,16 +177,6 @@ def draw_patient(rng: np.random.Generator, grades: Grades) -> Patient:
         severity=grades.severity,
         texture_seed=int(rng.integers(2**31)),
     )
-
-
-_MEANS = {
-    "height": HEIGHT,
-    "depth": DEPTH,
-    "width": WIDTH,
-    "disc": (*DISC, 0.0),
-    "pedicle": PEDICLE,
-    "pedicle_half_width": PEDICLE_HALF_WIDTH,
-}
 
 
 def _draw_count(rng: np.random.Generator) -> tuple[int, int]:

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.phantom.arrays import Floats
 from lumbar_kaggle.phantom.settings import Reader
 from lumbar_kaggle.targets import CONDITIONS, SCORE_GROUPS, TARGETS
 
-Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 # Normal/Mild, Moderate, Severe of the 1,975 real studies, per level: counted in public copies of the
@@ -100,7 +100,7 @@ def per_target(of_groups: tuple[float, ...]) -> Floats:
 
 
 def total_noise(reader: Reader) -> Floats:
-    """Return ``[25]`` standard deviation of a reading about the latent grade."""
+    """Return ``[25]`` standard deviation of a reading around the latent grade."""
     shared = reader.strictness**2 + per_target(reader.group_strictness) ** 2
     total: Floats = np.sqrt(shared + per_target(reader.noise) ** 2)
     return total
@@ -167,52 +167,7 @@ def read_grades(rng: np.random.Generator, latent: Floats, reader: Reader) -> Rea
     return Reading(labels.astype(np.int64).reshape(5, 5), tuple(ways[way].shift for way in chosen))
 
 
-def label_correlation(latent_correlation: Floats, reader: Reader) -> Floats:
-    """Return the Pearson correlation ``[25, 25]`` of the labels (0, 1, 2) of readings.
-
-    Args:
-        latent_correlation: ``[25, 25]`` of the latent grades.
-        reader: who reads, with thresholds that give the real frequencies.
-    """
-    group = np.array(GROUP_OF_TARGET)
-    same = group[:, None] == group
-    shared = reader.strictness**2 + np.where(same, per_target(reader.group_strictness) ** 2, 0.0)
-    spread = np.sqrt(1.0 + total_noise(reader) ** 2)
-    seen = (latent_correlation + shared) / np.outer(spread, spread)
-    mean = grade_frequencies(reader) @ np.arange(3)
-    product = _class_covariance(seen, _quantiles(reader)) + np.outer(mean, mean)
-    # The cells of one score group are confused together, those of two groups by chance.
-    apart = mixing(reader) @ product @ mixing(reader).T
-    together = np.sum([way.share * way.source @ product @ way.source.T for way in confusions(reader)], axis=0)
-    label_mean = frequencies() @ np.arange(3)
-    covariance = np.where(same, together, apart) - np.outer(label_mean, label_mean)
-    kept = 1.0 - per_target(reader.gross)
-    sd = np.sqrt(frequencies() @ np.arange(3) ** 2 - label_mean**2)
-    correlation: Floats = np.outer(kept, kept) * covariance / np.outer(sd, sd)
-    np.fill_diagonal(correlation, 1.0)
-    return correlation
-
-
 def _quantiles(reader: Reader) -> Floats:
     """Return ``[25, 2]`` standard normal quantiles where Moderate and Severe begin."""
     quantiles: Floats = ndtri(np.cumsum(grade_frequencies(reader), axis=1)[:, :2])
     return quantiles
-
-
-def _class_covariance(correlation: Floats, quantiles: Floats) -> Floats:
-    """Return the covariance ``[n, n]`` of normals cut twice each into 0, 1, 2; the diagonal is meaningless.
-
-    It is the integral, over the correlation from 0 to r = sin(t), of the bivariate normal density at each
-    pair of cuts (Plackett 1954), by a Gauss rule over t.
-    """
-    nodes, weights = np.polynomial.legendre.leggauss(20)
-    end = np.arcsin(np.clip(correlation, -0.995, 0.995))
-    covariance = np.zeros_like(correlation)
-    for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
-        sine, cosine = np.sin(node * end), np.cos(node * end)
-        for a in quantiles.T:
-            for b in quantiles.T:
-                first, second = a[:, None], b[None, :]
-                exponent = (first**2 - 2 * sine * first * second + second**2) / (2 * cosine**2)
-                covariance += weight * end * np.exp(-exponent) / (2 * np.pi)
-    return covariance

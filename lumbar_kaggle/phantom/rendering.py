@@ -5,22 +5,20 @@ from functools import cached_property
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from lumbar_kaggle.geometry import slice_normal
 from lumbar_kaggle.phantom.anatomy import Solid, Tissue, discs, foramina
+from lumbar_kaggle.phantom.arrays import Floats, Singles
 from lumbar_kaggle.phantom.canal import REACH_BACK, REACH_SIDE, Canal, build_canal, paint_canal
 from lumbar_kaggle.phantom.patient import Patient
-from lumbar_kaggle.phantom.shapes import Disc, Singles, bump, covered_through
+from lumbar_kaggle.phantom.shapes import Disc, bump, covered_through
 from lumbar_kaggle.phantom.spine import CentreLine, Spine, build_spine
 from lumbar_kaggle.phantom.tissues import Contrast
 from lumbar_kaggle.phantom.trunk import grain_at, make_grain, paint_trunk
 from lumbar_kaggle.phantom.vertebrae import bones
 
-Floats = NDArray[np.float64]
-
 SUB_SLICES = (-1 / 3, 0.0, 1 / 3)
-"""Planes that stand for the slice's thickness, as parts of it."""
+"""Planes that sample the slice's thickness, as parts of it."""
 
 CORTEX_MM = 0.55
 
@@ -52,41 +50,34 @@ class Plane:
         """``[3]`` unit normal."""
         return slice_normal(self.orientation)
 
+    def heights(self, points: Floats) -> Floats:
+        """Return mm ``[...]`` of LPS points ``[..., 3]`` above the plane, along its normal."""
+        heights: Floats = (points - self.position) @ self.normal
+        return heights
+
     def grid(self, every: int = 1) -> tuple[Singles, Singles, Singles]:
-        """Return LPS mm x, y, z of the pixels, each ``[rows, columns]``, or of every so-manieth one."""
-        x, y, z = self._affine(
-            np.zeros(3), np.eye(3), (0.0,), slice(0, self.shape[0]), slice(0, self.shape[1]), every
-        )
+        """Return LPS mm x, y, z of every `every`-th pixel each way, each ``[rows, columns]``."""
+        rows, columns = (slice(0, size, every) for size in self.shape)
+        x, y, z = self.local(np.zeros(3), np.eye(3), (0.0,), rows, columns)
         return x[0], y[0], z[0]
 
     def local(
-        self, solid: Solid, heights: tuple[float, ...], rows: slice, columns: slice
+        self, origin: Floats, axes: Floats, heights: tuple[float, ...], rows: slice, columns: slice
     ) -> tuple[Singles, Singles, Singles]:
-        """Return the solid's own x, y, z (mm) ``[heights, rows, columns]`` of a rectangle of pixels.
+        """Return a frame's x, y, z (mm) ``[heights, rows, columns]`` of a rectangle of pixels.
 
         Args:
-            solid: whose frame is used.
+            origin, axes: ``[3]`` LPS mm and ``[3, 3]`` unit vectors (rows) of the frame.
             heights: mm above the plane, along its normal.
-            rows, columns: the rectangle.
+            rows, columns: the rectangle; steps are allowed.
         """
-        return self._affine(solid.origin, solid.axes, heights, rows, columns, 1)
-
-    def _affine(
-        self,
-        origin: Floats,
-        axes: Floats,
-        heights: tuple[float, ...],
-        rows: slice,
-        columns: slice,
-        every: int,
-    ) -> tuple[Singles, Singles, Singles]:
         first = axes @ (self.position - origin)
         up = axes @ self.normal
         across = axes @ self.orientation[:3] * self.spacing[1]
         down = axes @ self.orientation[3:] * self.spacing[0]
         height = np.asarray(heights)[:, None]
-        row = np.arange(rows.start, rows.stop, every)[:, None]
-        column = np.arange(columns.start, columns.stop, every)
+        row = np.arange(rows.start, rows.stop, rows.step)[:, None]
+        column = np.arange(columns.start, columns.stop, columns.step)
         start = (first[:, None, None] + up[:, None, None] * height + 0.0)[..., None]  # [3, heights, 1, 1]
         start = (start + down[:, None, None, None] * row).astype(np.float32)
         x, y, z = start + (across[:, None] * column).astype(np.float32)[:, None, None, :]
@@ -189,7 +180,7 @@ class _Layer:
             rows = _window(middle[1][k], reach[1][k], plane.spacing[0], plane.shape[0])
             if rows.start < rows.stop and columns.start < columns.stop:
                 solid = self._solids[k]
-                local = plane.local(solid, heights, rows, columns)
+                local = plane.local(solid.origin, solid.axes, heights, rows, columns)
                 view = image[:, rows, columns]
                 if solid.tissue is Tissue.BONE:
                     moved = (solid.axes @ shift).astype(np.float32)
@@ -238,7 +229,7 @@ def _paint_rim(
     bare = solid.shape.distance(*local)
     if bare.min() > PASSES_BY_MM + np.abs(shift).sum():
         return None
-    # Marrow and roughness change slowly, so the slice's middle stands for its thickness.
+    # Marrow and roughness change slowly, so the slice's middle serves for its thickness.
     x, y, z = (axis[len(axis) // 2][None] for axis in local)
     offset = (solid.axes @ solid.origin).astype(np.float32)
     place = [axis + by for axis, by in zip((x, y, z), offset, strict=True)]
@@ -260,7 +251,7 @@ def _marrow(
     contrast: Contrast,
     scene: Scene,
 ) -> Singles:
-    """Return the marrow's brightness: red and fatty in patches, changed beside worn discs."""
+    """Return the marrow's brightness: red and fatty in patches, changed beside degenerated discs."""
     (x, y, z), (fine, coarse) = local, grains
     patchy = np.clip(np.float32(scene.patient.marrow_fat) + np.float32(0.13) * coarse, 0, 1)
     red, fatty = np.float32(contrast.marrow_red), np.float32(contrast.marrow_fatty)

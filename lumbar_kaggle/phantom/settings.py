@@ -1,4 +1,4 @@
-"""What may be turned: how often each defect occurs, and how the scanners vary."""
+"""The settings: how often each quirk of the real data occurs, how scanners vary, how the reader errs."""
 
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -13,11 +13,11 @@ SPLITS = ("train", "test")
 
 @dataclass(frozen=True)
 class Defects:
-    """Shares of studies (or of series) with each peculiarity of the real set; `clean` has none.
+    """How often each quirk of the real data occurs, as shares of studies or of series; `clean` has none.
 
-    Shares that are counts of the competition's tables or are known from its entrants' writings: number
+    Shares that are counts of the competition's tables or are known from what its entrants wrote: number
     of axial series, missing levels, extra and coronal series, order of the instances, gaps. The others
-    are estimates. Fields that end in ``_every`` are not drawn: one study of so many has the defect (0:
+    are estimates. Fields that end in ``_every`` are not drawn: one study in so many has the defect (0:
     none), so that a folder of a few studies has it too; a deliberate exaggeration, as the real set lacks
     three series in 1,975 studies.
     """
@@ -75,7 +75,7 @@ class Scanners:
     """What the acquisitions are drawn from; pairs are lowest and highest unless they say mean and spread."""
 
     vendors: tuple[Vendor, ...] = VENDORS
-    # Pixels of square matrices that take the place of the makers' own; none: theirs.
+    # Pixels of square matrices that take the place of the vendors' own; none: theirs.
     sagittal_sizes: tuple[int, ...] = ()
     axial_sizes: tuple[int, ...] = ()
     # The planes. Fields are the longer side; their lengths follow from the labels' distances as parts of the
@@ -116,11 +116,11 @@ class Reader:
     Fields with three values have one for each of `targets.SCORE_GROUPS`. Standard deviations are in units of
     the latent grade; they are set so that the oracle scores a little better than the best ensembles whose
     out-of-fold losses were published (0.249, 0.464, 0.524). Of the real labels 1.6, 3.0 and 4.2 % contradict
-    such an ensemble by more than 0.85; as that includes borderline readings, about half of each is put down
+    such an ensemble by more than 0.85; as that includes borderline readings, around half of each is put down
     to gross errors.
     """
 
-    strictness: float = 0.12  # standard deviation of a leaning shared by all readings of a study
+    strictness: float = 0.12  # standard deviation of a bias shared by all readings of a study
     group_strictness: tuple[float, ...] = (0.08, 0.22, 0.18)  # of a further one shared by a score group
     noise: tuple[float, ...] = (0.23, 0.50, 0.41)  # of what differs from cell to cell
     off_by_one: float = 0.0074  # of score groups of studies; an entrant dropped 364 of 49,375 cells for it
@@ -130,3 +130,11 @@ class Reader:
     missing_coordinate: float = 0.0035  # of labelled cells
     point_jitter_px: float = 1.0  # standard deviation, each axis
     neighbour_slice: float = 0.04  # of points put on a neighbouring slice
+
+    @classmethod
+    def clean(cls) -> "Reader":
+        """Return a reader who keeps the doubt about each grade, but leaves no gap and makes no slip."""
+        off: dict[str, Any] = dict.fromkeys(
+            ("off_by_one", "swapped", "missing_label", "missing_coordinate"), 0.0
+        )
+        return cls(**off, gross=(0.0, 0.0, 0.0), neighbour_slice=0.0)

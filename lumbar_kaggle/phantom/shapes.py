@@ -1,16 +1,15 @@
-"""Solid shapes with smooth edges: what vertebrae, joints and muscles are made of.
+"""Solid shapes with smooth edges: what vertebrae and facet joints are made of.
 
 A shape gives, for points in its own frame (x left, y back, z up; mm), the distance from its surface: negative
-inside, about in millimetres, good enough near the surface to paint an edge that is one pixel wide.
+inside, roughly in millimetres, good enough near the surface to paint an edge that is one pixel wide.
 """
 
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-Singles = NDArray[np.float32]
+from lumbar_kaggle.phantom.arrays import Singles
 
 
 class Shape(Protocol):
@@ -40,6 +39,12 @@ def covered_through(distance: Singles, softness: float) -> Singles:
     wide = np.maximum(step, np.float32(softness))
     part: Singles = np.clip(np.float32(0.5) - distance / wide, 0, 1)
     return part
+
+
+def painted(under: Singles, over: Singles | float, part: Singles) -> Singles:
+    """Return brightness with another painted over the given part (0 to 1) of each pixel."""
+    result: Singles = under + (over - under) * part
+    return result
 
 
 def bump(x: Singles, centre: float, width: float) -> Singles:
@@ -200,8 +205,8 @@ class Disc:
         height: at the back wall, mm.
         opening: angle between the end plates, radians.
         bulge: how far the back edge stands out, mm: all along, centrally, and then left and right under
-            the joint (subarticular) and in the foramen.
-        joint_x, foramen_x: where those two are, mm from the middle.
+            the facet joint (subarticular) and in the foramen.
+        recess_x, foramen_x: where those two are, mm from the middle.
         ahead: how far the front edge stands out, mm.
     """
 
@@ -210,7 +215,7 @@ class Disc:
     height: float
     opening: float
     bulge: tuple[float, ...]
-    joint_x: float
+    recess_x: float
     foramen_x: float
     ahead: float = 0.0
 
@@ -223,8 +228,8 @@ class Disc:
         """Return the scaled distance from the axis, 1 on the bulging rim."""
         everywhere, central, left, right, left_far, right_far = self.bulge
         stand_out = np.float32(everywhere) + np.float32(central) * bump(x, 0.0, 6.0)
-        stand_out += np.float32(left) * bump(x, self.joint_x, 4.0)
-        stand_out += np.float32(right) * bump(x, -self.joint_x, 4.0)
+        stand_out += np.float32(left) * bump(x, self.recess_x, 4.0)
+        stand_out += np.float32(right) * bump(x, -self.recess_x, 4.0)
         stand_out += np.float32(left_far) * bump(x, self.foramen_x, 4.5)
         stand_out += np.float32(right_far) * bump(x, -self.foramen_x, 4.5)
         stand_out -= np.float32(1.3) * bump(x, 0.0, self.a / 3)

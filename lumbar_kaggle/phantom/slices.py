@@ -1,4 +1,4 @@
-"""Middle sagittal T1 slices of many patients, without files: what a body is pretrained on.
+"""Middle sagittal T1 slices of many patients, without files: what an encoder is pretrained on.
 
 A slice takes a fiftieth of a study's time, so thousands of patients are drawn in minutes.
 """
@@ -13,16 +13,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lumbar_kaggle import intensity
-from lumbar_kaggle.phantom.imaging import STORED_MAX, draw_setting, take_image
-from lumbar_kaggle.phantom.rendering import Scene
-from lumbar_kaggle.phantom.settings import Scanners
-from lumbar_kaggle.phantom.study import Part, plan_study
+from lumbar_kaggle.phantom.imaging import Scan
+from lumbar_kaggle.phantom.study import plan_study
 from lumbar_kaggle.processes import start_method, usable_cores
 
-Slice = tuple[NDArray[np.uint8], NDArray[np.int64]]
+Drawn = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
-def draw_middle_slices(seed: int, patients: int, side: int, workers: int | None = None) -> Slice:
+def draw_middle_slices(seed: int, patients: int, side: int, workers: int | None = None) -> Drawn:
     """Draw the middle sagittal T1 slices of some patients.
 
     Args:
@@ -43,19 +41,13 @@ def draw_middle_slices(seed: int, patients: int, side: int, workers: int | None 
     return np.stack([image for image, _ in found]), np.stack([severities for _, severities in found])
 
 
-def draw_middle_slice(seed: int, index: int, *, side: int) -> Slice | None:
+def draw_middle_slice(seed: int, index: int, *, side: int) -> Drawn | None:
     """Draw one patient's slice; None where the study has no sagittal T1 series."""
     cv2.setNumThreads(1)
     study = plan_study(seed, "train", index)
     for number, series in enumerate(study.series):
         if series.kind == "sagittal_t1":
-            scene = Scene(study.patient, study.rng(Part.ROOTLETS))
-            setting = draw_setting(study.rng(Part.IMAGES, number), series, Scanners())
-            middle = len(series.planes) // 2
-            noise = study.rng(Part.IMAGES, number, middle + 1)
-            pixels = take_image(
-                scene, series.planes[middle], series.thickness, setting, noise, limit=STORED_MAX
-            )
+            pixels = Scan(study).slice(number, len(series.planes) // 2)
             square = cv2.resize(intensity.window(pixels), (side, side), interpolation=cv2.INTER_AREA)
             return square.astype(np.uint8), study.grades.labels.ravel()
     return None

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lumbar_kaggle.phantom.arrays import Floats, Singles
 from lumbar_kaggle.phantom.patient import FIRST_LUMBAR, Patient
-
-Floats = NDArray[np.float64]
-Singles = NDArray[np.float32]
 
 STEP = 0.25
 """Distance between the tabulated points of the centre line, mm."""

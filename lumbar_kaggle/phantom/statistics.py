@@ -5,33 +5,51 @@ copies of the competition's tables (1,975 studies).
 """
 
 import sys
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.metric import PARTS
+from lumbar_kaggle.phantom.arrays import Floats
 from lumbar_kaggle.phantom.oracle import best_submission, expected_score, reader_probabilities
-from lumbar_kaggle.phantom.population import NEXT_LEVEL, POOLED, SIDES
 from lumbar_kaggle.phantom.reader import STANDARD, frequencies
-from lumbar_kaggle.phantom.study import Study, plan_study
-from lumbar_kaggle.phantom.tables import Rows, read_study
+from lumbar_kaggle.phantom.study import StudyPlan, plan_study
+from lumbar_kaggle.phantom.tables import coordinate_table, label_table, read_study
 from lumbar_kaggle.targets import (
     CONDITIONS,
     LEVELS,
     SEVERITY_WORDS,
+    TARGET_NAMES,
     TARGETS,
     condition_words,
     level_words,
 )
 
-Floats = NDArray[np.float64]
+Figure = tuple[str, str, float, float, float]
+"""Kind and name of a figure, the real value, the phantom's, and the standard error of that by sampling."""
 
 LEAST_STUDIES = 100
+
+# Pearson correlations of the real labels (0, 1, 2).
+NEXT_LEVEL = {
+    "spinal_canal_stenosis": (0.365, 0.460, 0.387, 0.186),
+    "left_neural_foraminal_narrowing": (0.314, 0.438, 0.455, 0.379),
+    "right_neural_foraminal_narrowing": (0.321, 0.389, 0.448, 0.327),
+    "left_subarticular_stenosis": (0.445, 0.547, 0.468, 0.330),
+    "right_subarticular_stenosis": (0.391, 0.475, 0.472, 0.362),
+}
+"""A level and the next one below, within a condition."""
+
+SIDES = {(1, 2): (0.194, 0.284, 0.316, 0.382, 0.413), (3, 4): (0.395, 0.515, 0.608, 0.570, 0.374)}
+"""Left and right at each level, by the indices of the two conditions."""
+
+POOLED = {(0, 1): 0.278, (0, 2): 0.284, (0, 3): 0.570, (0, 4): 0.559, (1, 3): 0.396, (2, 4): 0.433}
+"""Two conditions at the same level, all five levels taken together."""
 
 SIDES_POOLED = {(1, 2): 0.438, (3, 4): 0.582}
 """Correlation of left and right over all levels, by the indices of the conditions."""
@@ -56,64 +74,23 @@ FIVE_ON_AXIAL = 1783 / 2339
 CANAL_ON_ONE_SLICE = 0.78
 """Studies with five canal points whose five lie on one instance."""
 
-
-@dataclass(frozen=True)
-class Figure:
-    """One figure of the tables.
-
-    Attributes:
-        kind: what it belongs to, a heading of the printed table.
-        name: what it tells.
-        wanted: the real value.
-        found: the phantom's.
-        error: standard error of `found` by the sampling of studies.
-    """
-
-    kind: str
-    name: str
-    wanted: float
-    found: float
-    error: float
-
-    @property
-    def deviation(self) -> float:
-        """Found minus wanted."""
-        return self.found - self.wanted
-
-    @property
-    def errors(self) -> float:
-        """The deviation in standard errors."""
-        return self.deviation / self.error if self.error > 0 else float("nan")
-
-
-@dataclass(frozen=True)
-class Marks:
-    """What a study's coordinates hold; values are those of `Tables`, one study's each."""
-
-    marked: NDArray[np.bool_]
-    five_on_t2: float
-    canal_on_one_slice: float
-    five_on_axial: Floats
+SEVERITIES_KIND = "Shares of the severities"
 
 
 @dataclass(frozen=True)
 class Tables:
-    """What the tables of n studies hold, NaN where there is nothing.
+    """What the tables of n studies hold.
 
     Attributes:
-        labels: ``[n, 25]`` 0, 1 or 2.
-        unmarked: ``[n, 25]`` of labelled cells, 1 where the point is missing.
-        five_on_t2: ``[n, 1]`` 1 where all five canal points are there, 0 where only some.
-        canal_on_one_slice: ``[n, 1]`` 1 where these five lie on one instance, 0 where not.
-        five_on_axial: ``[n, 5]`` 1 for each axial series with points of all levels, 0 for one with some.
+        labels: ``[n, 25]`` 0, 1, 2, or NaN without a label.
+        marked: ``[n, 25]`` where there is a point.
+        points: the coordinate table.
         latent: ``[n, 5, 5]`` the true grades.
     """
 
     labels: Floats
-    unmarked: Floats
-    five_on_t2: Floats
-    canal_on_one_slice: Floats
-    five_on_axial: Floats
+    marked: NDArray[np.bool_]
+    points: pd.DataFrame
     latent: Floats
 
 
@@ -133,25 +110,31 @@ def print_statistics(studies: int, seed: int) -> None:
     print(scores_text(tables.latent))
 
 
-def make_tables(studies: Iterable[Study]) -> Tables:
+def make_tables(studies: Iterable[StudyPlan]) -> Tables:
     """Read studies and return what their tables hold."""
-    parts = [(study, read_study(study)) for study in studies]
-    marks = [_marks(rows) for _, rows in parts]
-    labels = np.array([[_severity(word) for word in rows.labels[1:]] for _, rows in parts])
-    marked = np.array([one.marked for one in marks])
+    latent, rows = zip(*((study.grades.latent, read_study(study)) for study in studies), strict=True)
+    words, points = label_table(list(rows)).set_index("study_id"), coordinate_table(list(rows))
+    severity = {word: grade for grade, word in enumerate(SEVERITY_WORDS)}
+    names = [(condition_words(target.condition), level_words(target.level)) for target in TARGETS]
+    marked = points.value_counts(["study_id", "condition", "level"]).unstack(["condition", "level"])
     return Tables(
-        labels=labels,
-        unmarked=np.where(np.isnan(labels), np.nan, ~marked),
-        five_on_t2=np.array([[one.five_on_t2] for one in marks]),
-        canal_on_one_slice=np.array([[one.canal_on_one_slice] for one in marks]),
-        five_on_axial=np.array([one.five_on_axial for one in marks]),
-        latent=np.array([study.grades.latent for study, _ in parts]),
+        labels=words.map(severity.get).to_numpy(np.float64),
+        marked=marked.reindex(index=words.index, columns=names).notna().to_numpy(),
+        points=points,
+        latent=np.array(latent),
     )
 
 
-def figures(tables: Tables) -> list[Figure]:
-    """Return every figure for which a real one is known."""
-    return [*_severities(tables), *_correlations(tables), *_others(tables)]
+def figures(tables: Tables) -> pd.DataFrame:
+    """Return every figure for which a real one is known.
+
+    Its columns are those of `Figure`, the deviation (found minus wanted), and that in standard errors.
+    """
+    rows = [*_severities(tables.labels), *_correlations(tables.labels), *_others(tables)]
+    frame = pd.DataFrame(rows, columns=["kind", "name", "wanted", "found", "error"])
+    frame["deviation"] = frame["found"] - frame["wanted"]
+    frame["errors"] = frame["deviation"] / frame["error"].where(frame["error"] > 0)
+    return frame
 
 
 def share(values: Floats) -> tuple[float, float]:
@@ -179,88 +162,93 @@ def correlation(first: Floats, second: Floats) -> tuple[float, float]:
     return found, float(np.sqrt((influence**2).sum()) / known.sum())
 
 
-def _severities(tables: Tables) -> Iterator[Figure]:
+def _severities(labels: Floats) -> Iterator[Figure]:
     """Yield 75 shares of severities; the error is that of the wanted share, as a rare one may not occur."""
-    for index, target in enumerate(TARGETS):
-        labels = tables.labels[:, index : index + 1]
-        count = (~np.isnan(labels)).sum()
-        for severity, word in enumerate(SEVERITY_WORDS):
-            wanted = float(frequencies()[index, severity])
-            found, _ = share(np.where(np.isnan(labels), np.nan, labels == severity))
-            error = float(np.sqrt(wanted * (1 - wanted) / count))
-            yield Figure("Shares of the severities", f"{target.name} {word}", wanted, found, error)
+    for target, own, shares in zip(TARGETS, labels.T[..., None], frequencies(), strict=True):
+        for severity, (word, wanted) in enumerate(zip(SEVERITY_WORDS, shares.tolist(), strict=True)):
+            found, _ = share(np.where(np.isnan(own), np.nan, own == severity))
+            error = float(np.sqrt(wanted * (1 - wanted) / (~np.isnan(own)).sum()))
+            yield SEVERITIES_KIND, f"{target.name} {word}", wanted, found, error
 
 
-def _correlations(tables: Tables) -> Iterator[Figure]:
-    cells = tables.labels.reshape(-1, 5, 5)
-
-    def figure(kind: str, name: str, wanted: float, first: Floats, second: Floats) -> Figure:
-        return Figure(f"Correlations {kind}", name, wanted, *correlation(first, second))
-
+def _correlations(labels: Floats) -> Iterator[Figure]:
+    cells = labels.reshape(-1, 5, 5)
+    kind = "Correlations of left and right"
     for (a, b), by_level in SIDES.items():
         name = CONDITIONS[a].replace("left_", "")
         for k, wanted in enumerate(by_level):
-            pair = cells[:, a, k : k + 1], cells[:, b, k : k + 1]
-            yield figure("of left and right", f"{name} {LEVELS[k]}", wanted, *pair)
-        wanted = SIDES_POOLED[a, b]
-        yield figure("of left and right", f"{name} all levels", wanted, cells[:, a], cells[:, b])
+            yield (
+                kind,
+                f"{name} {LEVELS[k]}",
+                wanted,
+                *correlation(cells[:, a, k, None], cells[:, b, k, None]),
+            )
+        yield kind, f"{name} all levels", SIDES_POOLED[a, b], *correlation(cells[:, a], cells[:, b])
+    kind = "Correlations of neighbouring levels"
     for c, condition in enumerate(CONDITIONS):
         for k, wanted in enumerate(NEXT_LEVEL[condition]):
             name = f"{condition} {LEVELS[k]} and {LEVELS[k + 1]}"
-            pair = cells[:, c, k : k + 1], cells[:, c, k + 1 : k + 2]
-            yield figure("of neighbouring levels", name, wanted, *pair)
+            yield kind, name, wanted, *correlation(cells[:, c, k, None], cells[:, c, k + 1, None])
+    kind = "Correlations of conditions at a level, all levels"
     for (a, b), wanted in POOLED.items():
-        name = f"{CONDITIONS[a]} and {CONDITIONS[b]}"
-        yield figure("of conditions at a level, all levels", name, wanted, cells[:, a], cells[:, b])
+        yield kind, f"{CONDITIONS[a]} and {CONDITIONS[b]}", wanted, *correlation(cells[:, a], cells[:, b])
 
 
 def _others(tables: Tables) -> Iterator[Figure]:
-    labels, lost = tables.labels, np.isnan(tables.labels).astype(np.float64)
+    labels, lost = tables.labels, np.isnan(tables.labels)
     kind = "Cells without a label"
     for group, (count, of) in MISSING.items():
-        yield Figure(kind, group, count / of, *share(lost[:, _of_group(group)]))
-    recess = lost.reshape(-1, 5, 5)[:, 3:]
+        yield kind, group, count / of, *share(lost[:, _of_group(group)])
     for k, count in enumerate(MISSING_RECESS):
-        yield Figure(kind, f"subarticular {LEVELS[k]}", count / 3950, *share(recess[:, :, k]))
+        yield kind, f"subarticular {LEVELS[k]}", count / 3950, *share(lost.reshape(-1, 5, 5)[:, 3:, k])
     kind = "Shares of studies"
-    seen = ~np.isnan(labels)
-    healthy: NDArray[np.bool_] = ~((labels > 0) & seen).any(axis=1).reshape(-1, 1)
-    yield Figure(kind, "without moderate or severe", NO_FINDING, *share(healthy.astype(np.float64)))
+    healthy = np.where((labels > 0).any(axis=1), 0.0, 1.0)[:, None]
+    yield kind, "without moderate or severe", NO_FINDING, *share(healthy)
     canal = labels[:, _of_group("spinal")]
-    severe = np.where(np.isnan(canal).all(axis=1), np.nan, (canal == 2).any(axis=1)).reshape(-1, 1)
-    yield Figure(kind, "with any severe canal", ANY_SEVERE, *share(severe))
+    severe = np.where(np.isnan(canal).all(axis=1), np.nan, (canal == 2).any(axis=1))[:, None]
+    yield kind, "with any severe canal", ANY_SEVERE, *share(severe)
     kind = "Coordinates"
-    yield Figure(kind, "labelled cells without a point", UNMARKED, *share(tables.unmarked))
-    yield Figure(kind, "sagittal T2 series with all five points", FIVE_ON_T2, *share(tables.five_on_t2))
-    yield Figure(
-        kind, "five canal points on one slice", CANAL_ON_ONE_SLICE, *share(tables.canal_on_one_slice)
-    )
-    yield Figure(kind, "axial series with all five levels", FIVE_ON_AXIAL, *share(tables.five_on_axial))
+    unmarked = np.where(lost, np.nan, ~tables.marked)
+    yield kind, "labelled cells without a point", UNMARKED, *share(unmarked)
+    condition = tables.points["condition"]
+    canals = tables.points[condition.str.contains("Canal")].groupby("study_id")
+    five = canals.size() == len(LEVELS)
+    yield kind, "sagittal T2 series with all five points", FIVE_ON_T2, *share(_by_study(five))
+    one_slice = (canals[["series_id", "instance_number"]].nunique() == 1).all(axis=1)[five]
+    yield kind, "five canal points on one slice", CANAL_ON_ONE_SLICE, *share(_by_study(one_slice))
+    axial = tables.points[condition.str.contains("Subarticular")].groupby(["study_id", "series_id"])
+    five = axial["level"].nunique() == len(LEVELS)
+    yield kind, "axial series with all five levels", FIVE_ON_AXIAL, *share(_by_study(five))
 
 
-def statistics_text(found: Sequence[Figure], studies: int) -> str:
-    """Return the printed table and the largest deviations, which by chance alone are never all small."""
-    severities, others = found[:75], found[75:]
-    lines = [f"{studies} studies of this phantom against the 1,975 real ones", ""]
-    lines.append(f"{'Shares of the severities, %':<40}" + "".join(f"{word:^22}" for word in SEVERITY_WORDS))
-    lines.append(" " * 40 + f"{'wanted':>7}{'found':>7}{'errors':>7} " * 3)
-    for k, target in enumerate(TARGETS):
-        cells = severities[3 * k : 3 * k + 3]
-        row = [f"{100 * one.wanted:7.2f}{100 * one.found:7.2f}{one.errors:7.1f} " for one in cells]
-        lines.append(f"{target.name:<40}" + "".join(row))
-    kind = ""
-    for one in others:
-        if one.kind != kind:
-            kind = one.kind
-            lines += ["", f"{kind:<68}{'wanted':>8}{'found':>8}{'deviation':>11}{'errors':>8}"]
-        numbers = f"{one.wanted:8.4f}{one.found:8.4f}{one.deviation:11.4f}{one.errors:8.1f}"
-        lines.append(f"{one.name:<68}{numbers}")
-    lines += ["", "Largest deviations; errors are standard errors by the sampling of this phantom's studies,"]
-    lines += ["and the real figures have errors of their own, as large as those of 1,975 studies"]
-    correlations = [one for one in others if one.kind.startswith("Correlations")]
-    rest = [one for one in others if not one.kind.startswith("Correlations")]
-    lines += _largest("shares of the severities", severities) + _largest("correlations", correlations)
-    return "\n".join([*lines, *_largest("all other figures", rest)])
+def _by_study(values: pd.Series) -> Floats:
+    """Return ``[studies, k]``, filled up with NaN, from values whose index begins with the study."""
+    study = values.index.get_level_values("study_id")
+    table = values.astype(np.float64).set_axis([study, values.groupby("study_id").cumcount()]).unstack()
+    return table.to_numpy()
+
+
+def statistics_text(found: pd.DataFrame, studies: int) -> str:
+    """Return the printed tables and the largest deviations, which by chance alone are never all small."""
+    shares, correlations = found["kind"] == SEVERITIES_KIND, found["kind"].str.startswith("Correlations")
+    columns = pd.MultiIndex.from_product([SEVERITY_WORDS, ["wanted", "found", "errors"]])
+    percent = found[shares][["wanted", "found", "errors"]].to_numpy() * [100, 100, 1]
+    table = pd.DataFrame(percent.reshape(len(TARGETS), -1), list(TARGET_NAMES), columns)
+    parts = [
+        f"{studies} studies of this phantom against the 1,975 real ones",
+        f"{SEVERITIES_KIND}, %\n{table.to_string(float_format='{:.2f}'.format)}",
+    ]
+    for kind, group in found[~shares].groupby("kind", sort=False):
+        table = group.set_index("name")[["wanted", "found", "deviation", "errors"]]
+        parts.append(f"{kind}\n{table.rename_axis(None).to_string(float_format='{:.4f}'.format)}")
+    largest = [
+        "Largest deviations; errors are standard errors by the sampling of this phantom's studies,",
+        "and the real figures have errors of their own, as large as those of 1,975 studies",
+        *_largest("shares of the severities", found[shares]),
+        *_largest("correlations", found[correlations]),
+        *_largest("all other figures", found[~shares & ~correlations]),
+    ]
+    return "\n\n".join([*parts, "\n".join(largest)])
 
 
 def scores_text(latent: Floats) -> str:
@@ -280,46 +268,17 @@ def scores_text(latent: Floats) -> str:
     return "\n".join(lines)
 
 
-def _largest(name: str, group: Sequence[Figure]) -> list[str]:
+def _largest(name: str, group: pd.DataFrame) -> list[str]:
     """Return the lines of the figures that are furthest off, as they are and in standard errors."""
-    known = [one for one in group if np.isfinite(one.errors)]
-    first = max(known, key=lambda one: abs(one.deviation))
-    second = max(known, key=lambda one: abs(one.errors))
-    typical = np.sqrt(np.mean([one.errors**2 for one in known]))
-    return [
-        f"{name} ({len(known)}; root mean square {typical:.2f} errors):",
-        f"    {abs(first.deviation):.4f}, {abs(first.errors):.1f} errors: {first.name}",
-        f"    {abs(second.errors):.1f} errors, {abs(second.deviation):.4f}: {second.name}",
-    ]
+    known = group.dropna(subset="errors")
+    typical = np.sqrt((known["errors"] ** 2).mean())
+    lines = [f"{name} ({len(known)}; root mean square {typical:.2f} errors):"]
+    for column in ("deviation", "errors"):
+        worst = known.iloc[int(known[column].abs().argmax())]
+        lines.append(f"    {abs(worst['deviation']):.4f}, {abs(worst['errors']):.1f} errors: {worst['name']}")
+    return lines
 
 
 def _of_group(group: str) -> NDArray[np.bool_]:
     """Return ``[25]`` which targets belong to a score group."""
     return np.array([target.score_group == group for target in TARGETS])
-
-
-def _severity(word: int | str | None) -> float:
-    """Return 0, 1, 2, or NaN without a label."""
-    return float("nan") if word is None else float(SEVERITY_WORDS.index(str(word)))
-
-
-def _marks(rows: Rows) -> Marks:
-    """Return what a study's coordinates hold."""
-    names = {(condition_words(target.condition), level_words(target.level)): target for target in TARGETS}
-    targets = [names[str(row[3]), str(row[4])] for row in rows.coordinates]
-    places = [(row[1], row[2]) for row in rows.coordinates]
-    marked = np.array([target in targets for target in TARGETS])
-    canal = [place for target, place in zip(targets, places, strict=True) if target.score_group == "spinal"]
-    levels = defaultdict(set)
-    for target, (series, _) in zip(targets, places, strict=True):
-        if target.score_group == "subarticular":
-            levels[series].add(target.level)
-    axial = np.full(5, np.nan)
-    axial[: len(levels)] = [len(seen) == len(LEVELS) for seen in levels.values()]
-    whole = len(canal) == len(LEVELS)
-    return Marks(
-        marked=marked,
-        five_on_t2=float(whole) if canal else float("nan"),
-        canal_on_one_slice=float(len(set(canal)) == 1) if whole else float("nan"),
-        five_on_axial=axial,
-    )

@@ -6,7 +6,8 @@ from enum import IntEnum
 
 import numpy as np
 
-from lumbar_kaggle.phantom.acquisition import Series, plan_series
+from lumbar_kaggle.phantom.acquisition import SeriesPlan, plan_series
+from lumbar_kaggle.phantom.arrays import Floats
 from lumbar_kaggle.phantom.patient import Patient, draw_patient
 from lumbar_kaggle.phantom.population import Grades, draw_grades
 from lumbar_kaggle.phantom.settings import SPLITS, Defects, Reader, Scanners
@@ -30,7 +31,7 @@ class Part(IntEnum):
 
 
 @dataclass(frozen=True)
-class Study:
+class StudyPlan:
     """Everything about a study but its pixels and tables.
 
     Attributes:
@@ -40,6 +41,7 @@ class Study:
         series: the acquisitions.
         series_ids: their identifiers.
         standard: whether headers are a scanner's rather than the competition's.
+        scanners: what the acquisitions were drawn from.
     """
 
     seed: int
@@ -49,13 +51,29 @@ class Study:
     grades: Grades
     patient: Patient
     spine: Spine
-    series: tuple[Series, ...]
+    series: tuple[SeriesPlan, ...]
     series_ids: tuple[int, ...]
     standard: bool
+    scanners: Scanners
 
     def rng(self, part: Part, *more: int) -> np.random.Generator:
         """Return a fresh stream of the study."""
         return np.random.default_rng([self.seed, SPLITS.index(self.split), self.index, part, *more])
+
+    def slices(self, kind: str, points: Floats) -> tuple[list[tuple[int, int]], Floats]:
+        """Return every slice of a kind, as indices of series and plane, and mm ``[slices, n]`` from points.
+
+        Args:
+            kind: one of `targets.SERIES_KINDS`.
+            points: ``[n, 3]`` LPS mm.
+        """
+        planes = {
+            (s, k): plane
+            for s, series in enumerate(self.series)
+            if series.kind == kind
+            for k, plane in enumerate(series.planes)
+        }
+        return list(planes), np.abs([plane.heights(points) for plane in planes.values()])
 
 
 def study_id(seed: int, split: str, index: int) -> int:
@@ -70,7 +88,7 @@ def plan_study(
     defects: Defects = Defects(),  # noqa: B008
     scanners: Scanners = Scanners(),  # noqa: B008
     reader: Reader = Reader(),  # noqa: B008
-) -> Study:
+) -> StudyPlan:
     """Return study number `index` of a split; it depends on nothing but the arguments."""
 
     def stream(part: Part) -> np.random.Generator:
@@ -81,7 +99,7 @@ def plan_study(
     spine = build_spine(patient)
     series = plan_series(stream(Part.SERIES), spine, index, defects, scanners)
     number = index * len(SPLITS) + SPLITS.index(split)
-    return Study(
+    return StudyPlan(
         seed=seed,
         split=split,
         index=index,
@@ -92,6 +110,7 @@ def plan_study(
         series=series,
         series_ids=tuple(_scatter(seed, 1, number * 8 + k) for k in range(len(series))),
         standard=bool(stream(Part.HEADER).random() < defects.standard_headers),
+        scanners=scanners,
     )
 
 

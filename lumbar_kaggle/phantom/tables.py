@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from lumbar_kaggle.geometry import to_slice
 from lumbar_kaggle.phantom.anatomy import foramen_point, recess_point
+from lumbar_kaggle.phantom.arrays import Floats
 from lumbar_kaggle.phantom.oracle import ORACLE_COLUMNS, best_submission, reader_probabilities
 from lumbar_kaggle.phantom.settings import Reader
-from lumbar_kaggle.phantom.study import Part, Study
+from lumbar_kaggle.phantom.study import Part, StudyPlan
 from lumbar_kaggle.tables import COORDINATE_COLUMNS, SERIES_COLUMNS
 from lumbar_kaggle.targets import (
     LEVELS,
@@ -26,8 +26,6 @@ from lumbar_kaggle.targets import (
     level_words,
     row_id,
 )
-
-Floats = NDArray[np.float64]
 
 NO_SHIFTS = (0, 0, 0)
 
@@ -54,8 +52,15 @@ class Rows:
     series: tuple[tuple[int | str, ...], ...]
     oracle: tuple[tuple[str | float, ...], ...]
 
+    @property
+    def study_id(self) -> int:
+        """The study's identifier."""
+        identifier = self.labels[0]
+        assert isinstance(identifier, int)
+        return identifier
 
-def true_point(study: Study, target: Target, shift: int = 0) -> Floats:
+
+def true_point(study: StudyPlan, target: Target, shift: int = 0) -> Floats:
     """Return LPS mm ``[3]`` of the place that a target's label points at, or the one `shift` levels below."""
     level = LEVELS.index(target.level) + shift
     if target.side is None:
@@ -65,7 +70,7 @@ def true_point(study: Study, target: Target, shift: int = 0) -> Floats:
     return point(study.patient, study.spine, level, sign)
 
 
-def read_study(study: Study, reader: Reader = Reader()) -> Rows:  # noqa: B008
+def read_study(study: StudyPlan, reader: Reader = Reader()) -> Rows:  # noqa: B008
     """Return what the simulated reader writes down about a study."""
     rng = study.rng(Part.READER)
     labels: list[int | str | None] = [study.study_id]
@@ -94,7 +99,7 @@ def read_study(study: Study, reader: Reader = Reader()) -> Rows:  # noqa: B008
     return Rows(tuple(labels), tuple(coordinates), series, _oracle(study, reader))
 
 
-def _oracle(study: Study, reader: Reader) -> tuple[tuple[str | float, ...], ...]:
+def _oracle(study: StudyPlan, reader: Reader) -> tuple[tuple[str | float, ...], ...]:
     """Return the study's rows of `ORACLE_COLUMNS`."""
     plain = reader_probabilities(study.grades.latent, reader)
     # Ten decimals: the same bytes on every machine, and still a sum of 1.
@@ -105,7 +110,7 @@ def _oracle(study: Study, reader: Reader) -> tuple[tuple[str | float, ...], ...]
     )
 
 
-def _choose_slices(study: Study, shifts: tuple[int, ...]) -> dict[Target, tuple[int, int]]:
+def _choose_slices(study: StudyPlan, shifts: tuple[int, ...]) -> dict[Target, tuple[int, int]]:
     """Return series and plane (indices) that show each target best; targets out of reach are left out.
 
     The targets of each score group are those so many levels further down as `shifts` says.
@@ -114,16 +119,9 @@ def _choose_slices(study: Study, shifts: tuple[int, ...]) -> dict[Target, tuple[
     for (group, kind), shift in zip(KIND_OF_GROUP.items(), shifts, strict=True):
         targets = [target for target in TARGETS if target.score_group == group]
         points = np.array([true_point(study, target, shift) for target in targets])
-        places = [
-            (s, k)
-            for s, series in enumerate(study.series)
-            if series.kind == kind
-            for k in range(len(series.planes))
-        ]
+        places, distance = study.slices(kind, points)
         if not places:
             continue
-        planes = [study.series[s].planes[k] for s, k in places]
-        distance = np.abs([(points - plane.position) @ plane.normal for plane in planes])  # planes, targets
         best = distance.argmin(axis=0)
         if group == "spinal":
             # All levels on one slice, except where the spine bends away from it.
@@ -136,7 +134,7 @@ def _choose_slices(study: Study, shifts: tuple[int, ...]) -> dict[Target, tuple[
 
 
 def _mark(
-    study: Study, target: Target, chosen: tuple[int, int], aside: int, jitter: Floats
+    study: StudyPlan, target: Target, chosen: tuple[int, int], aside: int, jitter: Floats
 ) -> tuple[int | str | float, ...]:
     """Return the row of `COORDINATE_COLUMNS` for a target, on the chosen slice or the one beside it."""
     s, k = chosen
@@ -144,7 +142,7 @@ def _mark(
     series, point = study.series[s], true_point(study, target, shift)
     if aside and 0 <= k + aside < len(series.planes):
         beside = series.planes[k + aside]
-        k += aside if abs((point - beside.position) @ beside.normal) < 2 * IN_REACH_MM else 0
+        k += aside if abs(beside.heights(point)) < 2 * IN_REACH_MM else 0
     plane = series.planes[k]
     row, column, _ = to_slice(point, plane.position, plane.orientation, plane.spacing)
     x = round(float(np.clip(column + jitter[0], 0, plane.shape[1] - 1)), 6)

@@ -7,7 +7,7 @@ published ones at 1.5 T (Stanisz et al., Magn Reson Med 54:507, 2005; de Bazelai
 so whole contrasts vary together as they do in hospitals; each tissue then varies a little by its own.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from typing import NamedTuple
 
@@ -30,56 +30,45 @@ class Relaxation(NamedTuple):
     t2: float
 
 
-TISSUES = {
-    "fat": Relaxation(0.95, 285, 125),
-    "marrow_fatty": Relaxation(0.88, 340, 105),
-    "marrow_red": Relaxation(0.70, 760, 72),
-    "marrow_water": Relaxation(0.85, 1100, 110),
-    "cortex": Relaxation(0.10, 500, 25),
-    "disc_wet": Relaxation(0.95, 1350, 140),
-    "disc_dry": Relaxation(0.72, 950, 52),
-    "annulus": Relaxation(0.50, 900, 44),
-    "csf": Relaxation(1.00, 4000, 1700),
-    "nerve": Relaxation(0.80, 1000, 78),
-    "cord": Relaxation(0.80, 900, 90),
-    "ganglion": Relaxation(0.86, 1100, 95),
-    "ligament": Relaxation(0.48, 820, 45),
-    "epidural": Relaxation(0.85, 560, 110),
-    "muscle": Relaxation(0.82, 950, 50),
-    "vessel": Relaxation(0.20, 1200, 100),
-    "joint": Relaxation(0.85, 1800, 130),
-    "organ": Relaxation(0.85, 900, 85),
-    "bowel": Relaxation(0.80, 850, 75),
-    "skin": Relaxation(0.60, 600, 60),
-}
-"""``epidural`` is the mixture of fat and veins around the sac; flow voids most of ``vessel``."""
+def _tissue(density: float, t1: float, t2: float) -> float:
+    """Return a field of `Contrast` that knows the tissue's relaxation."""
+    relaxation: float = field(metadata={"relaxation": Relaxation(density, t1, t2)})
+    return relaxation
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """Signal of each tissue."""
+    """Signal of each tissue; beside it, its proton density and relaxation times at 1.5 T.
 
-    fat: float
-    marrow_fatty: float
-    marrow_red: float
-    marrow_water: float
-    cortex: float
-    disc_wet: float
-    disc_dry: float
-    annulus: float
-    csf: float
-    nerve: float
-    cord: float
-    ganglion: float
-    ligament: float
-    epidural: float
-    muscle: float
-    vessel: float
-    joint: float
-    organ: float
-    bowel: float
-    skin: float
-    flow: float = 0.0  # how much pulsation darkens parts of the fluid, 0 to 1
+    ``epidural`` is the mixture of fat and veins around the sac; flow voids most of ``vessel``. `flow` is how
+    much pulsation darkens parts of the fluid, 0 to 1.
+    """
+
+    fat: float = _tissue(0.95, 285, 125)
+    marrow_fatty: float = _tissue(0.88, 340, 105)
+    marrow_red: float = _tissue(0.70, 760, 72)
+    marrow_water: float = _tissue(0.85, 1100, 110)
+    cortex: float = _tissue(0.10, 500, 25)
+    disc_wet: float = _tissue(0.95, 1350, 140)
+    disc_dry: float = _tissue(0.72, 950, 52)
+    annulus: float = _tissue(0.50, 900, 44)
+    csf: float = _tissue(1.00, 4000, 1700)
+    nerve: float = _tissue(0.80, 1000, 78)
+    cord: float = _tissue(0.80, 900, 90)
+    ganglion: float = _tissue(0.86, 1100, 95)
+    ligament: float = _tissue(0.48, 820, 45)
+    epidural: float = _tissue(0.85, 560, 110)
+    muscle: float = _tissue(0.82, 950, 50)
+    vessel: float = _tissue(0.20, 1200, 100)
+    joint: float = _tissue(0.85, 1800, 130)
+    organ: float = _tissue(0.85, 900, 85)
+    bowel: float = _tissue(0.80, 850, 75)
+    skin: float = _tissue(0.60, 600, 60)
+    flow: float = 0.0
+
+
+TISSUES = {one.name: one.metadata["relaxation"] for one in fields(Contrast) if one.metadata}
+"""Name → `Relaxation` of every tissue."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +81,6 @@ class Timing:
     field: float = 1.0
 
 
-TIMINGS = {
-    Weighting.T1: Timing(550.0, 11.0),
-    Weighting.T2: Timing(3600.0, 104.0),
-    Weighting.STIR: Timing(4200.0, 58.0, 162.0),
-}
 _RANGES = {
     Weighting.T1: ((380.0, 820.0), (8.0, 20.0), (0.0, 0.0)),
     Weighting.T2: ((2300.0, 6000.0), (78.0, 132.0), (0.0, 0.0)),
@@ -118,10 +102,6 @@ def contrast_of(timing: Timing) -> Contrast:
     signals = {name: signal(tissue, timing) for name, tissue in TISSUES.items()}
     top = max(signals.values())
     return Contrast(**{name: 0.97 * value / top for name, value in signals.items()})
-
-
-CONTRASTS = {weighting: contrast_of(timing) for weighting, timing in TIMINGS.items()}
-"""The contrast of an average scanner."""
 
 
 def draw_contrast(rng: np.random.Generator, weighting: Weighting) -> Contrast:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from lumbar_kaggle.phantom.arrays import Singles
 from lumbar_kaggle.phantom.patient import Patient
-from lumbar_kaggle.phantom.shapes import Singles, covered
+from lumbar_kaggle.phantom.shapes import covered, painted
 from lumbar_kaggle.phantom.spine import CentreLine
 from lumbar_kaggle.phantom.tissues import Contrast
 
@@ -46,13 +47,16 @@ def _ellipse(x: Singles, y: Singles, half_x: float | Singles, half_y: float | Si
 
 @dataclass(frozen=True)
 class _Place:
-    """Where pixels lie beside the spine, all of one shape.
+    """Where pixels lie beside the spine, all of one shape, and how they are painted.
 
     Attributes:
         left, back: mm of an average adult from the canal's line; `side` is the size of `left`.
         level: in disc distances, 0 at L3/L4, growing to the head.
         inside: mm below the skin, negative outside.
         fine, coarse, lumps: smooth noise, standard deviation 1; `lumps` is as large as loops of bowel.
+        patient: sizes and fat.
+        contrast: the tissues' signals.
+        soft: width of the edges, mm.
     """
 
     left: Singles
@@ -63,6 +67,9 @@ class _Place:
     fine: Singles
     coarse: Singles
     lumps: Singles
+    patient: Patient
+    contrast: Contrast
+    soft: float
 
 
 def paint_trunk(
@@ -83,29 +90,11 @@ def paint_trunk(
         contrast: the tissues' signals.
         soft: width of the edges, mm.
     """
-    place = _place(points, patient, line, grains)
-    septa = np.clip(1 - np.abs(place.coarse) * 5, 0, 1)
-    image = np.float32(contrast.fat) * (1 + np.float32(0.02) * place.fine - np.float32(0.12) * septa)
-    image = _paint_belly(image, place, patient, contrast, soft)
-    image = _paint_back(image, place, patient, contrast, soft)
-    image = _paint_beside(image, place, patient, contrast, soft)
-    image = _paint_vessels(image, place, patient, contrast, soft)
-    image = _over(image, contrast.skin, covered(place.inside - np.float32(2.0), soft))
-    body: Singles = image * covered(-place.inside, soft)
-    return body
-
-
-def _place(
-    points: tuple[Singles, Singles, Singles],
-    patient: Patient,
-    line: CentreLine,
-    grains: tuple[Singles, Singles, Singles],
-) -> _Place:
     x, y, z = points
     course_x, course_y = line.at_height(z)
     scale = np.float32(1 / patient.size)
     left, back = (x - course_x) * scale, (y - course_y) * scale
-    return _Place(
+    place = _Place(
         left=left,
         back=back,
         side=np.abs(left),
@@ -114,7 +103,17 @@ def _place(
         fine=grain_at(grains[0], x, y, z),
         coarse=grain_at(grains[1], x, y, z),
         lumps=_lumps(grains[2], x, y, z),
+        patient=patient,
+        contrast=contrast,
+        soft=soft,
     )
+    septa = np.clip(1 - np.abs(place.coarse) * 5, 0, 1)
+    image = np.float32(contrast.fat) * (1 + np.float32(0.02) * place.fine - np.float32(0.12) * septa)
+    for paint in (_paint_abdomen, _paint_back, _paint_beside, _paint_vessels):
+        image = paint(image, place)
+    image = painted(image, contrast.skin, covered(place.inside - np.float32(2.0), soft))
+    body: Singles = image * covered(-place.inside, soft)
+    return body
 
 
 def _lumps(grain: Singles, x: Singles, y: Singles, z: Singles) -> Singles:
@@ -126,17 +125,12 @@ def _lumps(grain: Singles, x: Singles, y: Singles, z: Singles) -> Singles:
     return both
 
 
-def _over(image: Singles, value: Singles | float, part: Singles) -> Singles:
-    painted: Singles = image + (value - image) * part
-    return painted
-
-
 def _surface(x: Singles, y: Singles, course_y: Singles, patient: Patient) -> Singles:
     """Return mm from the skin, negative inside; the back follows the spine's course half-way."""
     half_width = 138.0 * patient.size + 0.8 * patient.fat
     behind = np.float32(50.0 * patient.size + patient.fat + 0.5 * patient.origin[1]) + course_y / 2
     behind = np.maximum(behind, course_y + np.float32(43.0 * patient.size + 0.75 * patient.fat))
-    half_depth = np.float32((95.0 * patient.size + patient.fat + patient.belly) / 2)
+    half_depth = np.float32((95.0 * patient.size + patient.fat + patient.abdomen) / 2)
     u = np.abs((x - np.float32(patient.origin[0])) / np.float32(half_width))
     v = np.abs((y - behind + half_depth) / half_depth)
     radius = np.sqrt(np.sqrt(u**4 + v**4 + np.float32(0.6) * (u * v) ** 2))
@@ -144,37 +138,39 @@ def _surface(x: Singles, y: Singles, course_y: Singles, patient: Patient) -> Sin
     return distance
 
 
-def _paint_belly(image: Singles, place: _Place, patient: Patient, contrast: Contrast, soft: float) -> Singles:
-    """Paint the wall of the belly, bowel in front and at the sides, kidneys, liver, bladder."""
+def _paint_abdomen(image: Singles, place: _Place) -> Singles:
+    """Paint the abdominal wall, bowel in front and at the sides, kidneys, liver, bladder."""
+    patient, contrast, soft = place.patient, place.contrast, place.soft
     wall_depth = np.float32(0.55 * patient.fat + 9)
     ahead = covered(place.back + 28, 30.0)
     wall = np.abs(place.inside - wall_depth) - 5 - 3 * place.lumps + 14 * (1 - ahead)
-    image = _over(image, contrast.muscle * (1 + np.float32(0.1) * place.fine), covered(wall, 2 * soft))
+    image = painted(image, contrast.muscle * (1 + np.float32(0.1) * place.fine), covered(wall, 2 * soft))
     # Loops: content differs between lumps, from gas to fluid; their walls are seen.
     edge = place.back + np.float32(62.0) + 4 * place.lumps - np.maximum(place.side - 42, 0) * np.float32(0.8)
     edge = np.maximum(edge, wall_depth + 6 - place.inside)
     turn = np.sin(place.lumps * np.float32(2.6) + np.float32(patient.texture_seed % 7))
     inner = np.float32(contrast.bowel) * (1 + np.float32(0.7) * turn + np.float32(0.15) * place.coarse)
-    inner = _over(inner, 0.04, covered(np.float32(1.25) - place.lumps, 0.3))  # gas
-    loops = _over(inner, contrast.bowel, covered(np.abs(place.coarse) - np.float32(0.12), 0.15))
+    inner = painted(inner, 0.04, covered(np.float32(1.25) - place.lumps, 0.3))  # gas
+    loops = painted(inner, contrast.bowel, covered(np.abs(place.coarse) - np.float32(0.12), 0.15))
     between = covered(place.lumps + np.float32(0.35), 0.3)
-    loops = _over(loops, contrast.fat * 0.85, between)
-    image = _over(image, np.clip(loops, 0, 1).astype(np.float32), covered(edge, 8.0))
+    loops = painted(loops, contrast.fat * 0.85, between)
+    image = painted(image, np.clip(loops, 0, 1).astype(np.float32), covered(edge, 8.0))
     kidney = _ellipse(place.side - 60, place.back + 16, 25.0, 21.0)
     kidney = kidney + 9 * np.maximum(np.abs(place.level - 2.6) - 0.9, 0) ** 2
-    image = _over(image, contrast.organ * (1 + np.float32(0.06) * place.coarse), covered(kidney, soft * 2))
+    image = painted(image, contrast.organ * (1 + np.float32(0.06) * place.coarse), covered(kidney, soft * 2))
     liver = (
         _ellipse(place.left + 75, place.back + 65, 52.0, 50.0) + 22 * np.maximum(2.2 - place.level, 0) ** 2
     )
-    image = _over(image, contrast.organ * (1 + np.float32(0.04) * place.fine), covered(liver, soft * 2))
+    image = painted(image, contrast.organ * (1 + np.float32(0.04) * place.fine), covered(liver, soft * 2))
     full = 4.0 + patient.texture_seed % 23
     bladder = _ellipse(place.left, place.back + 100, 1.4 * full, full)
     bladder = bladder + 28 * np.maximum(np.abs(place.level + 4.0) - 0.6, 0) ** 2
-    return _over(image, contrast.csf, covered(bladder, soft * 2))
+    return painted(image, contrast.csf, covered(bladder, soft * 2))
 
 
-def _paint_back(image: Singles, place: _Place, patient: Patient, contrast: Contrast, soft: float) -> Singles:
+def _paint_back(image: Singles, place: _Place) -> Singles:
     """Paint the extensors behind the laminae, parted by septa, and the ligaments between the spines."""
+    patient, contrast, soft = place.patient, place.contrast, place.soft
     side, back = place.side, place.back
     low: Singles = np.clip(-place.level - 1.0, 0, 3).astype(np.float32)  # how far below L4/L5
     rear = np.float32(43.0) - np.float32(0.0034) * (side - 22) ** 2 - 4 * low
@@ -189,25 +185,24 @@ def _paint_back(image: Singles, place: _Place, patient: Patient, contrast: Contr
     streaks = place.coarse * np.float32(0.5) + place.fine * np.float32(0.25) + np.float32(0.3)
     streak = np.clip(fatty * streaks * np.float32(1.3), 0, 0.9)
     muscle = contrast.muscle + (contrast.fat - contrast.muscle) * streak + np.float32(0.015) * place.fine
-    image = _over(image, muscle, covered(compartment, soft))
+    image = painted(image, muscle, covered(compartment, soft))
     outer = np.float32(44.0) + np.float32(0.2) * (back - 10) - 2 * place.lumps
     septa = np.minimum(np.abs(side - seam), np.abs(side - outer)) - np.float32(0.5 + 0.8 * patient.muscle_fat)
     part = covered(septa, 1.5 * soft) * covered(compartment, soft) * np.float32(0.7)
-    image = _over(image, contrast.fat * 0.85, part)
+    image = painted(image, contrast.fat * 0.85, part)
     fascia = np.maximum(np.abs(back - rear - 1) - np.float32(0.7), side - reach)
-    image = _over(image, contrast.ligament, covered(fascia, soft) * np.float32(0.7))
+    image = painted(image, contrast.ligament, covered(fascia, soft) * np.float32(0.7))
     between = np.maximum(side - np.float32(2.3), np.abs(back - 29) - 15)
     mixed = np.float32(0.5) + np.float32(0.14) * place.coarse
     septum = contrast.ligament + (contrast.fat - contrast.ligament) * np.clip(mixed, 0, 1)
-    image = _over(image, septum, covered(between, soft * 2))
+    image = painted(image, septum, covered(between, soft * 2))
     cord = np.maximum(side - 3.0, np.abs(back - 45 + 4 * low) - 1.2)
-    return _over(image, contrast.ligament, covered(cord, soft) * np.float32(0.8))
+    return painted(image, contrast.ligament, covered(cord, soft) * np.float32(0.8))
 
 
-def _paint_beside(
-    image: Singles, place: _Place, patient: Patient, contrast: Contrast, soft: float
-) -> Singles:
+def _paint_beside(image: Singles, place: _Place) -> Singles:
     """Paint psoas and quadratus beside the bodies."""
+    patient, contrast, soft = place.patient, place.contrast, place.soft
     high: Singles = np.clip(place.level, -2, 4).astype(np.float32)
     x = np.float32(36.0) - np.float32(3.3) * high
     y = np.float32(3.0) * high - np.float32(24.0)
@@ -219,14 +214,13 @@ def _paint_beside(
     streak = np.clip(np.float32(0.5 * patient.muscle_fat) * (place.coarse + place.fine) * 0.5, 0, 0.7)
     muscle = contrast.muscle + (contrast.fat - contrast.muscle) * streak + np.float32(0.015) * place.fine
     for belly in bellies:
-        image = _over(image, muscle, covered(belly + place.lumps, soft))
+        image = painted(image, muscle, covered(belly + place.lumps, soft))
     return image
 
 
-def _paint_vessels(
-    image: Singles, place: _Place, patient: Patient, contrast: Contrast, soft: float
-) -> Singles:
+def _paint_vessels(image: Singles, place: _Place) -> Singles:
     """Paint aorta and vena cava in front of the bodies; below L4 their branches part."""
+    patient, contrast, soft = place.patient, place.contrast, place.soft
     in_front = -(patient.canal_half + float(patient.depth[5])) / patient.size - 11.0
     apart: Singles = np.clip(-place.level - 0.6, 0, 3).astype(np.float32) * np.float32(15)
     winding = 3 * np.sin(place.level * np.float32(1.3) + np.float32(patient.texture_seed % 11))
@@ -234,6 +228,6 @@ def _paint_vessels(
         narrowed = radius - apart * 0.08
         across = place.left * sign - x - apart - winding
         vessel = _ellipse(across, place.back - in_front - 0.35 * apart, narrowed, narrowed * flat)
-        image = _over(image, contrast.ligament, covered(vessel - np.float32(1.0), soft))
-        image = _over(image, contrast.vessel, covered(vessel, soft))
+        image = painted(image, contrast.ligament, covered(vessel - np.float32(1.0), soft))
+        image = painted(image, contrast.vessel, covered(vessel, soft))
     return image

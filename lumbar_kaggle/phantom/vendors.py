@@ -1,6 +1,6 @@
-"""Makers of scanners: their habits of matrix, intensity scale, filter and header, and one machine of theirs.
+"""Vendors of scanners: their habits of matrix, intensity scale, filter and header, and one machine of theirs.
 
-The makers are invented; each stands for a family of real scanners. Their shares and matrices add up to
+The vendors are invented; each represents a family of real scanners. Their shares and matrices add up to
 the stored sizes of the competition's sagittal series (512² 33 %, 320² 18 %, 384² 14 %, 448² 9 %, 256² 4 %,
 760×640 2 %, 14 % not square) and to the usual axial ones (320, 512, 640, 384, 256, 448).
 """
@@ -15,7 +15,7 @@ Sizes = tuple[tuple[tuple[int, int], float], ...]
 
 @dataclass(frozen=True)
 class Vendor:
-    """One maker.
+    """One vendor.
 
     Attributes:
         name: what a header says.
@@ -27,7 +27,7 @@ class Vendor:
         corrected: share of series whose coil fall-off the scanner evens out.
         smooth: lowest and highest part of the signal that the window takes at the rim of k-space.
         sharpen: lowest and highest gain that an edge filter adds at the rim of k-space.
-        spin_echo: the maker's word for a fast spin echo.
+        spin_echo: the vendor's word for a fast spin echo.
         window_percentiles: of the pixels, between which the header's window lies.
     """
 
@@ -46,7 +46,7 @@ class Vendor:
 
 @dataclass(frozen=True)
 class Machine:
-    """The scanner of one study: its maker, and its field strength in tesla."""
+    """The scanner of one study: its vendor, and its field strength in tesla."""
 
     vendor: Vendor
     tesla: float

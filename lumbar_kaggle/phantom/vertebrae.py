@@ -1,28 +1,26 @@
-"""The bones: bodies, arches and processes, sacral and iliac wings, and the joints between the processes.
+"""The bones: bodies, arches and processes, sacral and iliac wings, and the facet joints.
 
-Every part of a vertebra is rigid in its vertebra's frame; joints are placed in the frame of their disc.
+Every part of a vertebra is rigid in its vertebra's frame; facet joints are placed in the frame of their disc.
 """
 
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lumbar_kaggle.phantom.anatomy import SIDES, Marrow, Solid, Tissue
+from lumbar_kaggle.phantom.arrays import Floats
 from lumbar_kaggle.phantom.patient import N_VERTEBRAE, Patient
 from lumbar_kaggle.phantom.shapes import Body, Box, Ellipsoid, Rod
 from lumbar_kaggle.phantom.spine import Spine
 
-Floats = NDArray[np.float64]
-
 
 def bones(patient: Patient, spine: Spine) -> list[Solid]:
-    """Return, in painting order, the bones and the spaces of their joints."""
+    """Return, in painting order, the bones and the spaces of the facet joints."""
     solids = _pelvis(patient, spine)
     for k in range(N_VERTEBRAE):
         solids += _vertebra(patient, spine, k)
     for k in range(patient.first_sacral):
-        solids += [_joint_space(patient, spine, k, side, sign) for side, sign in SIDES]
+        solids += [_facet_space(patient, spine, k, side, sign) for side, sign in SIDES]
     return solids
 
 
@@ -141,41 +139,41 @@ def _spinous(patient: Patient, spine: Spine, k: int) -> Solid:
 
 
 def _superior_process(patient: Patient, spine: Spine, k: int, side: int, sign: float) -> list[Solid]:
-    """Return the process that vertebra k + 1 sends up to its joint with k, and its foot.
+    """Return the process that vertebra k + 1 sends up to its facet joint with k, and its foot.
 
-    Worn joints grow: forwards and upwards into the foramen, inwards over the recess.
+    Degenerated facet joints grow: forwards and upwards into the foramen, inwards over the recess.
     """
     g = patient.disc_severity(k)
     narrow, recess = g[1 + side], g[3 + side]
     size = patient.size * float(patient.facet_size[k, side])
-    axes = _turned(patient, spine, k, side, sign)
+    axes = _facet_axes(patient, spine, k, side, sign)
     thick = 5.0 * size + 0.75 * narrow + 0.55 * recess
     shape = Ellipsoid(8.0 * size + 0.35 * recess, thick, 10.0 * size + 0.9 * narrow)
     inwards = spine.frame(spine.disc_at[k])[1][0] * (-sign * 0.55 * recess)
-    middle = _joint(patient, spine, k, sign) - axes[1] * (5.0 * size + 0.35 * narrow) + inwards
+    middle = _facet_middle(patient, spine, k, sign) - axes[1] * (5.0 * size + 0.35 * narrow) + inwards
     process = Solid(shape, middle, axes, Tissue.BONE)
     foot = spine.place(spine.vertebra_at[k + 1], (sign * patient.pedicle[k + 1], 3.0 * size, 4.0 * size))
     return [_rod(spine, spine.disc_at[k], (foot, middle), 4.4 * size, 1.2), process]
 
 
 def _inferior_process(patient: Patient, spine: Spine, k: int, side: int, sign: float) -> Solid:
-    """Return the process that vertebra k sends down to its joint with k + 1."""
+    """Return the process that vertebra k sends down to its facet joint with k + 1."""
     wear = float(patient.disc_severity(k)[[1 + side, 3 + side]].mean())
     size = patient.size * float(patient.facet_size[k, side])
-    axes = _turned(patient, spine, k, side, sign)
+    axes = _facet_axes(patient, spine, k, side, sign)
     shape = Ellipsoid(8.4 * size + 0.4 * wear, 6.2 * size + 0.4 * wear, 11.5 * size)
-    return Solid(shape, _joint(patient, spine, k, sign) + axes[1] * (6.2 * size), axes, Tissue.BONE)
+    return Solid(shape, _facet_middle(patient, spine, k, sign) + axes[1] * (6.2 * size), axes, Tissue.BONE)
 
 
-def _joint(patient: Patient, spine: Spine, k: int, sign: float) -> Floats:
-    """Return LPS mm ``[3]`` of the middle of a joint."""
+def _facet_middle(patient: Patient, spine: Spine, k: int, sign: float) -> Floats:
+    """Return LPS mm ``[3]`` of the middle of a facet joint."""
     size = patient.size
     across = sign * (facet_x(patient, k) + 1.0 * size)
     return spine.place(spine.disc_at[k], (across, 12.8 * size, 1.0 * size))
 
 
-def _turned(patient: Patient, spine: Spine, k: int, side: int, sign: float) -> Floats:
-    """Return the frame of a joint: its plane looks backwards and inwards, more to the front lower down."""
+def _facet_axes(patient: Patient, spine: Spine, k: int, side: int, sign: float) -> Floats:
+    """Return the frame of a facet joint: it faces backwards and inwards, more to the front lower down."""
     lumbar = k - patient.first_disc
     turn = np.radians(35.0 + 4.0 * min(lumbar, 4) + patient.facet_turn[k, side]) * sign
     turned = np.array([[np.cos(turn), np.sin(turn), 0], [-np.sin(turn), np.cos(turn), 0], [0, 0, 1.0]])
@@ -183,10 +181,10 @@ def _turned(patient: Patient, spine: Spine, k: int, side: int, sign: float) -> F
     return axes
 
 
-def _joint_space(patient: Patient, spine: Spine, k: int, side: int, sign: float) -> Solid:
+def _facet_space(patient: Patient, spine: Spine, k: int, side: int, sign: float) -> Solid:
     """Return cartilage and fluid between the processes."""
     shape = Ellipsoid(7.4 * patient.size, 0.95 * patient.size, 8.0 * patient.size)
-    middle, axes = _joint(patient, spine, k, sign), _turned(patient, spine, k, side, sign)
+    middle, axes = _facet_middle(patient, spine, k, sign), _facet_axes(patient, spine, k, side, sign)
     return Solid(shape, middle, axes, Tissue.JOINT)
 
 

@@ -1,20 +1,18 @@
 """Where the slices of a series lie in the patient: sagittal stacks, and the ways of axial ones.
 
 How many slices there are never depends on the patient's spine, only where they lie: their number must not
-tell of worn discs.
+tell of degenerated discs.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from lumbar_kaggle.phantom.arrays import Floats
 from lumbar_kaggle.phantom.rendering import Plane
 from lumbar_kaggle.phantom.settings import Defects, Scanners
 from lumbar_kaggle.phantom.spine import Spine
 from lumbar_kaggle.phantom.vendors import draw_index
-
-Floats = NDArray[np.float64]
 
 LEVEL_GAPS_MM = (34.0, 34.2, 32.7, 27.0)
 """Mean height between neighbouring discs, L1/L2 to L5/S1: what a straight stack is planned with."""
@@ -48,7 +46,7 @@ class Grid:
 def draw_grid(
     rng: np.random.Generator, shape: tuple[int, int], field: float, spacings: tuple[float, float]
 ) -> Grid:
-    """Return a grid whose longer side measures about `field` mm, within the `spacings` that occur."""
+    """Return a grid whose longer side measures around `field` mm, within the `spacings` that occur."""
     spacing = np.clip(field * rng.normal(1.0, 0.01) / max(shape), *spacings)
     return Grid(shape, round(float(spacing), 6))
 
