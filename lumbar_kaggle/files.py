@@ -115,7 +115,7 @@ def read_csv(path: Path, columns: Iterable[str], remedy: str, **options: Any) ->
             return table
         reason = f"column {missing[0]} is missing" if missing else "its end is missing"
     except FileNotFoundError:
-        reason = "no such file"
+        raise InputError(f"{path}: no such file; {remedy}") from None
     except (OSError, ValueError) as error:
         reason = str(error).strip()
     raise InputError(f"{path}: damaged ({reason}); {remedy}")

@@ -45,8 +45,12 @@ def natural(name: str) -> tuple[tuple[int, str], ...]:
 
 
 def shown(name: object) -> str:
-    """Return a name as text that can be printed and stored: bytes that are no UTF-8 become a mark."""
-    return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    r"""Return a name as text that can be printed and stored: bytes that are no UTF-8 become escapes.
+
+    >>> print(shown("M\udcfcller"))
+    M\udcfcller
+    """
+    return str(name).encode(errors="backslashreplace").decode()
 
 
 def list_folder(path: Path) -> Folder:

@@ -25,6 +25,7 @@ from lumbar_kaggle.cache import Source
 from lumbar_kaggle.competition import SERIES_COLUMNS, Competition
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import digest, locked, write_csv, write_text
+from lumbar_kaggle.folders import shown
 from lumbar_kaggle.journal import Graded, Journal, plain
 from lumbar_kaggle.recipes.base import Prediction, Predictor, Study
 from lumbar_kaggle.studies import find_studies
@@ -172,6 +173,7 @@ def study_rows(competition: Competition, study_id: str) -> Study:
     Raises:
         InputError: there is no such study.
     """
+    study_id = shown(study_id)
     if study_id not in competition.studies:
         raise InputError(
             f"{competition.root}: holds no study {study_id}; the first is {competition.studies[0]}"

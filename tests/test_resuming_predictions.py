@@ -167,7 +167,8 @@ def test_failures_are_told_with_their_traceback(tmp_path: Path, grade: Grade) ->
     root, out = write_tables(tmp_path / "competition", 6), tmp_path / "submission.csv"
     outcome = grade(root, out, Plain(fail_at=2))
     reasons = outcome.log["reason"].tolist()
-    assert reasons[2:] == ["RuntimeError: the accelerator is gone (traceback in submission-errors.txt)"] * 4
+    told = "RuntimeError: the accelerator is gone (traceback in submission-errors.txt)"
+    assert [reason.split("; ")[0] for reason in reasons[2:]] == [told] * 4
     told = (tmp_path / "submission-errors.txt").read_text()
     assert told.startswith("study 102\nTraceback (most recent call last)")
     assert told.count("in predict\n    raise RuntimeError") == 1
@@ -182,7 +183,7 @@ def test_a_run_that_grades_nothing_says_so(tmp_path: Path, bundle: Path) -> None
     (tmp_path / "own" / "p" / "s" / "1.dcm").write_bytes(b"no image")
     arguments = ["predict", str(tmp_path / "own"), "--bundle", str(bundle), "--out", str(tmp_path / "s.csv")]
     assert main(arguments) == 3
-    assert main([*arguments, "--hours", "0"]) == 0
+    assert main([*arguments, "--hours", "1e-9"]) == 0
 
 
 def test_a_folder_in_the_place_of_the_submission_is_named(
@@ -218,7 +219,7 @@ def test_a_second_run_on_one_submission_is_refused(
 def test_a_study_whose_name_is_no_utf8_is_graded(
     tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its name is printed with its bytes escaped, written with them, and known again by them."""
+    """Its name is printed and written with its bytes escaped, and known again by them."""
     name = os.fsdecode(b"Pr\xe4parat")
     folder, out = tmp_path / "own" / name, tmp_path / "s.csv"
     for number in (1, 2, 3):
@@ -229,6 +230,6 @@ def test_a_study_whose_name_is_no_utf8_is_graded(
     arguments = ["predict", str(tmp_path / "own"), "--bundle", str(bundle), "--out", str(out)]
     assert main(arguments) == 0
     assert "Pr\\udce4parat" in capsys.readouterr().out
-    assert os.fsencode(name) in out.read_bytes()
+    assert "Pr\\udce4parat_spinal" in out.read_text(encoding="utf-8")
     assert main(arguments) == 0
     assert "1 studies are already graded" in capsys.readouterr().out

@@ -428,11 +428,11 @@ def test_a_run_killed_before_its_predictions_ends_with_the_same_bytes(
 def test_a_loss_that_is_no_number_ends_the_training(
     studies: tuple[Competition, Path], tmp_path: Path
 ) -> None:
-    """Steps far too large: one sentence, and no weights are left behind."""
-    with pytest.raises(
-        InputError, match=r"fold-0\.checkpoint\.pt: in epoch 1 .* no finite number; train with"
-    ):
-        train(studies, tmp_path, replace(TINY, lr=1e30), Budget())
+    """Labels that count without end: one sentence, and no weights are left behind."""
+    weights = studies[0].labels[["row_id"]].assign(weight=1e38)
+    sentence = r"fold-0\.checkpoint\.pt: in epoch 1 .* no finite number; train with"
+    with pytest.raises(InputError, match=sentence):
+        fit(studies[0], studies[1], None, tmp_path, TINY, Budget(), weights)
     assert not list(tmp_path.glob("fold-0*"))
 
 

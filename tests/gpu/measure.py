@@ -129,7 +129,7 @@ def measure_two_stage(root: Path, size: Size, device: torch.device) -> list[Figu
     """Train both stages, the second one's first fold; predict the test split on the device and on the CPU."""
     train, run, cache = read_competition(root, "train"), root / "run", root / "cache"
     config: TwoStageConfig = changed(preset("t4x2-single"), size.settings, "settings")
-    two_stage.begin(run, config)
+    two_stage.begin(run, config, train.identity())
 
     def locate(budget: Budget) -> bool:
         return two_stage.locate(train, cache, run, config, budget, processes=1)

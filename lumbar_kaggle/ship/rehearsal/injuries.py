@@ -136,6 +136,7 @@ def add_strays(series: Path) -> None:
     """Add what a desktop leaves behind, and a folder where files are expected."""
     (series / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0" * 64)
     (series / ".DS_Store").write_bytes(b"Bud1" * 16)
+    (series / "readme.txt").write_text("not an image")
     (series / "notes").mkdir()
     (series / "notes" / "readme.txt").write_text("not an image")
 
