@@ -1,6 +1,7 @@
 """The pages: what must be on them, that they stand alone, and that odd inputs do not break them."""
 
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -440,3 +441,12 @@ def test_confusion_matrices_are_those_of_the_predictions(run: Path, page: str) -
     assert [text for _, _, text in cells] == [
         text.replace("<", "&lt;").replace(">", "&gt;") for text in words
     ]
+
+
+def test_a_damaged_table_of_a_run_is_named(report_run: Path, tmp_path: Path) -> None:
+    """A table that was cut off is one sentence, whatever the page wants of it."""
+    shutil.copytree(report_run, tmp_path / "run")
+    table = next(tmp_path.glob("run/targets/*/*/fold-0/history.csv"))
+    table.write_bytes(table.read_bytes()[:-7])
+    with pytest.raises(InputError, match=r"history\.csv: damaged \(its end is missing\); delete"):
+        write_report(tmp_path / "run", tmp_path / "a.html")

@@ -11,7 +11,7 @@ from lumbar_kaggle.competition import read_competition
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.evaluation import confusion
 from lumbar_kaggle.explain.shown import BaselineExplanation
-from lumbar_kaggle.files import write_text
+from lumbar_kaggle.files import read_csv, write_text
 from lumbar_kaggle.pages import charts
 from lumbar_kaggle.pages.pictures import explained_slice
 from lumbar_kaggle.pages.render import render, target_words
@@ -192,14 +192,19 @@ def _two_stage(run: Path, folder: Path | None) -> dict[str, Any]:
 
 def _read(path: Path) -> pd.DataFrame:
     """Return a table of the run as far as it is there; empty cells stay empty text."""
-    return pd.read_csv(path, keep_default_na=False) if path.is_file() else pd.DataFrame()
+    return read_csv(path, (), two_stage.RERUN, keep_default_na=False) if path.is_file() else pd.DataFrame()
 
 
 def _model(run: Path, number: int, config: GradeConfig) -> dict[str, Any]:
     """Return a model's settings and the losses of the folds that are finished."""
     folder = two_stage.grade_folder(run, number)
     files = {fold: folder / f"fold-{fold}-history.csv" for fold in range(config.folds)}
-    parts = [pd.read_csv(path).assign(fold=fold) for fold, path in files.items() if path.is_file()]
+    columns = ("epoch", "train_loss", "valid_loss")
+    parts = [
+        read_csv(path, columns, two_stage.RERUN).assign(fold=fold)
+        for fold, path in files.items()
+        if path.is_file()
+    ]
     finished = sum((folder / f"fold-{fold}-predictions.csv").is_file() for fold in range(config.folds))
     chart = None
     if parts:

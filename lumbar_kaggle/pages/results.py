@@ -10,9 +10,16 @@ from numpy.typing import NDArray
 
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.evaluation import confusion, evaluate_targets
+from lumbar_kaggle.files import read_csv
 from lumbar_kaggle.metric import PARTS, prior_predictions, score, weighted_prior
 from lumbar_kaggle.recipes.baseline.config import BaselineConfig
-from lumbar_kaggle.recipes.baseline.run import histories, read_results, read_run, validation_predictions
+from lumbar_kaggle.recipes.baseline.run import (
+    RERUN,
+    histories,
+    read_results,
+    read_run,
+    validation_predictions,
+)
 from lumbar_kaggle.recipes.baseline.summary import summarise
 from lumbar_kaggle.targets import SEVERITIES, split_row_id
 
@@ -77,7 +84,7 @@ def read_run_results(run: Path) -> RunResults:
         curves = {record["target"]: histories(run, record) for record in records}
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: no such file; the run is incomplete, copy it whole") from None
-    oof = pd.read_csv(run / "oof.csv") if (run / "oof.csv").is_file() else None
+    oof = read_csv(run / "oof.csv", ("row_id", *SEVERITIES), RERUN) if (run / "oof.csv").is_file() else None
     return RunResults(config, records, summary.set_index("label", drop=False), predictions, curves, oof)
 
 
