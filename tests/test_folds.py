@@ -54,7 +54,7 @@ def test_the_same_seed_gives_the_same_folds_and_another_gives_others() -> None:
 
 
 def test_too_few_studies_is_an_input_error() -> None:
-    """More folds than studies is refused with the mend."""
+    """More folds than studies is refused with what to do."""
     with pytest.raises(InputError, match="3 labelled studies cannot be split into 5 folds; use fewer"):
         make_folds(labels(3), 5, 0)
 

@@ -124,7 +124,7 @@ def test_changed_sources_are_read_again(tmp_path: Path) -> None:
 
 
 def test_other_settings_are_refused(competition: Path, cache: Path, tmp_path: Path) -> None:
-    """A cache made with other settings is named, with the mend, and left alone."""
+    """A cache made with other settings is named, with what to do, and left alone."""
     preprocess_folder(competition, tmp_path)
     path = tmp_path / "baseline" / "config.json"
     path.write_text(path.read_text().replace("256", "128"))

@@ -224,7 +224,7 @@ def test_refusals_of_a_push_are_one_sentence_each(desk: Desk) -> None:
     ]
     wanted = [
         "the quota of running GPU sessions is reached (Maximum batch GPU session count of 2 reached.); wait",
-        "Kaggle refused the push (Notebook not found); mend that",
+        "Kaggle refused the push (Notebook not found); fix that",
         "Kaggle's answer names no version",
     ]
     for sentence in wanted:

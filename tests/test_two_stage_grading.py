@@ -299,7 +299,7 @@ def test_weights_of_colour_pictures_fit_one_channel(name: str, suffix: str, tmp_
 
 
 def test_weights_are_found_in_a_folder_by_the_models_name(tmp_path: Path) -> None:
-    """The file of the right name is taken, safetensors first; an absent one is named with its mend."""
+    """The file of the right name is taken, safetensors first; an absent one is named with what to do."""
     for number, file in enumerate(("resnet18.pth", "resnet18.safetensors", "resnet34.safetensors")):
         torch.manual_seed(number)
         state = torchvision.models.resnet18().state_dict()

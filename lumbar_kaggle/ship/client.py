@@ -296,21 +296,21 @@ def _retry_after(response: Any) -> float:
 
 
 def _http_sentence(what: str, status: int, text: str) -> str:
-    mends = {
+    remedies = {
         401: "the credentials are refused; make a new token (kaggle.com, Settings, API)",
         403: "not allowed; check --owner, accept the competition's rules, verify the account's phone number",
         404: "there is no such thing; check --owner and what has been sent so far",
         409: "the name is taken: a notebook and a dataset of one owner cannot share a slug; rename the other",
         429: "Kaggle throttles the calls; wait some minutes and run the same command again",
     }
-    mend = mends.get(status, "Kaggle failed; run the same command again later")
-    return f"{what}: {mend} (HTTP {status}: {' '.join(text.split())[:200]})"
+    remedy = remedies.get(status, "Kaggle failed; run the same command again later")
+    return f"{what}: {remedy} (HTTP {status}: {' '.join(text.split())[:200]})"
 
 
 def _dataset_refusal(slug: str, error: str) -> str:
     if "already in use" in error.lower():
         return f"dataset {slug}: the name is taken ({error}); rename or delete the other dataset of that name"
-    return f"dataset {slug}: Kaggle refused it ({error}); mend that and run the same command again"
+    return f"dataset {slug}: Kaggle refused it ({error}); fix that and run the same command again"
 
 
 def _kernel_refusal(name: str, error: str) -> str:
@@ -321,4 +321,4 @@ def _kernel_refusal(name: str, error: str) -> str:
         )
     if "already in use" in error.lower() or "already exists" in error.lower():
         return f"kernel {name}: the name is taken ({error}); rename the other notebook or dataset"
-    return f"kernel {name}: Kaggle refused the push ({error}); mend that and run the same command again"
+    return f"kernel {name}: Kaggle refused the push ({error}); fix that and run the same command again"

@@ -223,7 +223,7 @@ def _sources_ran(kaggle: Kaggle, kernel: Kernel, state: State, *, wait: bool, po
         status = kaggle.session(source.slug, source.version).status
         if status in ("error", "cancel_acknowledged"):
             raise InputError(
-                f"kernel {kernel.name} reads the output of {name}, whose run ended as {status}; mend that, "
+                f"kernel {kernel.name} reads the output of {name}, whose run ended as {status}; fix that, "
                 f"then run lumbar ship kernels {name} --resume"
             )
         if status != "complete":

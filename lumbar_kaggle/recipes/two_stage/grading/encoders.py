@@ -14,7 +14,7 @@ from lumbar_kaggle.recipes.weights import HUB_ERRORS, State, read_weights, warn_
 
 OWN = "small_resnet"
 
-MEND = "weights are a file, a folder of such files, auto or none"
+TAKEN = "weights are a file, a folder of such files, auto or none"
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 """Of the files that are looked for in a folder of weights, the first of them first."""
@@ -93,7 +93,7 @@ def build_encoder(name: str, weights: str = "none") -> tuple[nn.Module, int]:
     if name == OWN:
         own = SmallResNet()
         if weights not in ("none", "auto"):
-            _load(own, read_weights(Path(weights), MEND), weights)
+            _load(own, read_weights(Path(weights), TAKEN), weights)
         return own, own.num_features
     if name in torchvision.models.list_models(module=torchvision.models):
         encoder = _torchvision_encoder(name, weights)
@@ -127,7 +127,7 @@ def _torchvision_encoder(name: str, weights: str) -> nn.Module:
         whole = _from_hub(name, lambda: create(weights="DEFAULT"))
     elif weights != "none":
         whole = create(weights=None)
-        _load(whole, read_weights(Path(weights), MEND), weights, classifier=_classifier_keys(name, whole))
+        _load(whole, read_weights(Path(weights), TAKEN), weights, classifier=_classifier_keys(name, whole))
     pretrained = whole is not None
     body = create_body(whole if pretrained else create(weights=None), 1, pretrained, _cut(name))
     return nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -152,7 +152,7 @@ def _timm_encoder(name: str, weights: str) -> nn.Module:
             return found
     model: nn.Module = timm.create_model(name, pretrained=False, in_chans=1, num_classes=0)
     if weights not in ("none", "auto"):
-        _load(model, read_weights(Path(weights), MEND), weights)
+        _load(model, read_weights(Path(weights), TAKEN), weights)
     return model
 
 
