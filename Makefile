@@ -3,7 +3,7 @@
 # make check  lint and types
 # make gpu        set up, then both recipes on this machine's GPU for some minutes, as a table
 # make rehearse    set up, then both recipes' kernels as Kaggle would play them, with the hidden test set
-# make scale       every stage with 200 and with 1,975 tiny studies: seconds, memory, open files, disk
+# make scale       every stage with 200 and with 1,975 tiny studies (20 minutes): seconds, memory, open files, disk
 # make test-image  the tests again, with the versions of Kaggle's image (another 8 GB)
 
 PYTHON ?= python3

@@ -26,7 +26,8 @@ def run(studies: int, test_studies: int) -> list[Took]:
         everything = []
         for name, count, arguments in stages(place, studies, test_studies):
             everything.append(measure(place, name, count, arguments, LIMIT))
-            print(everything[-1], flush=True)
+            took = everything[-1]
+            print(f"{took.stage}: {took.seconds:.0f} s, {took.memory_mb:.0f} MB", flush=True)
         return everything
 
 

@@ -19,7 +19,7 @@ SHARES = (0.78, 0.15, 0.07)
 """Of the severities in the competition's labels, over all conditions."""
 
 FIRST_STUDY = {"train": 1_000_000, "test": 5_000_000}
-UID = "1.2.826.0.1.0000000.0"
+UID = "1.2.826.0.1.1000000.0"
 """Of study and series in the pattern files; replaced by one of the same length."""
 
 
