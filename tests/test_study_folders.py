@@ -219,9 +219,9 @@ def test_names_that_are_no_text_are_graded_and_shown(
     (strange / os.fsdecode(b"s\xe9rie") / os.fsdecode(b"\xff.dcm")).write_bytes(b"x")
     (strange / os.fsdecode(b"\xe9")).mkdir()
     outcome = predict(root, bundle, tmp_path / "out.csv", Budget())
-    assert outcome.log["study_id"].tolist() == ["m\ufffdller"]
+    assert outcome.log["study_id"].tolist() == ["m\\udcfcller"]
     assert outcome.log["status"].tolist() == ["graded"]
-    assert "\ufffd.dcm" in outcome.log["reason"].iloc[0]
+    assert "\\udcff.dcm" in outcome.log["reason"].iloc[0]
     capsys.readouterr().out.encode()
     (tmp_path / "out-log.csv").read_text(encoding="utf-8")
 
