@@ -9,7 +9,7 @@ from lumbar_kaggle.competition import read_competition, read_marked
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.preprocess import VOLUMES, Summary, make_pool, preprocess, scan_sources, volume_worker
 from lumbar_kaggle.recipes.baseline.config import BaselineConfig
-from lumbar_kaggle.recipes.baseline.images import CACHE_CONFIG, choose_series, image_worker
+from lumbar_kaggle.recipes.baseline.images import CACHE_CONFIG, image_worker, rank_series
 from lumbar_kaggle.recipes.two_stage.config import RUN_FILE
 from lumbar_kaggle.tables import read_label_weights
 
@@ -41,7 +41,7 @@ def preprocess_folder(
     series = (read_marked(root) if kind == "volumes" else read_competition(root, "train")).series
     config, worker = VOLUMES, volume_worker
     if kind == "baseline":
-        series, config, worker = choose_series(series), CACHE_CONFIG, image_worker
+        series, config, worker = rank_series(series), CACHE_CONFIG, image_worker
     if series.empty:
         what = "sagittal T1 series" if kind == "baseline" else "series"
         raise InputError(

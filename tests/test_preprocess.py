@@ -22,7 +22,8 @@ from lumbar_kaggle.files import locked, read_json
 from lumbar_kaggle.inference import study_rows
 from lumbar_kaggle.pipeline import preprocess_folder
 from lumbar_kaggle.preprocess import VOLUMES, make_pool, preprocess, scan_sources, volume_worker
-from lumbar_kaggle.recipes.baseline.images import cached_images, choose_series, middle_slice
+from lumbar_kaggle.recipes.baseline.images import cached_images, middle_slice, rank_series
+from lumbar_kaggle.recipes.baseline.predictor import study_slice
 from lumbar_kaggle.recipes.two_stage.reading import read_study
 from lumbar_kaggle.volume import UnreadableSeries, read_series
 from tests.dicom_files import rewrite, write_sagittal, write_slice
@@ -159,15 +160,26 @@ def test_a_damaged_middle_slice_is_replaced_by_its_neighbour(tmp_path: Path) -> 
         middle_slice(tmp_path)
 
 
-def test_of_two_series_the_fuller_one_is_taken(tmp_path: Path) -> None:
-    """A study with two sagittal T1 series gives one picture, of the series with more slices."""
+@pytest.mark.parametrize("readable", [True, False])
+def test_of_two_series_the_fuller_one_is_taken(tmp_path: Path, readable: bool) -> None:
+    """A study with two sagittal T1 series gives one picture, of that with more slices if it can be read."""
     root = write_small_competition(tmp_path, 1, 1)
     study = read_competition(root, "train").studies[0]
     write_sagittal(root / "train_images" / study / "999", slices=6)
     with (root / "train_series_descriptions.csv").open("a") as file:
         file.write(f"{study},999,Sagittal T1\n")
-    chosen = choose_series(read_competition(root, "train").series)
-    assert chosen["series_id"].tolist() == ["999"]
+    train = read_competition(root, "train")
+    first, second = rank_series(train.series)["series_id"]
+    assert first == "999"
+    if not readable:
+        for path in (root / "train_images" / study / "999").iterdir():
+            path.write_bytes(b"no picture")
+    wanted = first if readable else second
+    preprocess_folder(root, tmp_path / "cache")
+    assert cached_images(tmp_path / "cache")["series_id"].tolist() == [wanted]
+    _, facts = study_slice(study_rows(train, study))
+    assert facts["series_id"] == wanted
+    assert ("not a DICOM file" in str(facts["notes"])) is not readable
 
 
 def test_volume_cache_keeps_geometry_and_pixels(competition: Path, tmp_path: Path) -> None:

@@ -33,10 +33,11 @@ CACHE_CONFIG = CacheConfig(
 )
 
 
-def choose_series(series: pd.DataFrame) -> pd.DataFrame:
-    """Keep one sagittal T1 series per study.
+def rank_series(series: pd.DataFrame) -> pd.DataFrame:
+    """Return the sagittal T1 series, of each study the one to look at first.
 
-    A few studies have two; the one with more files is the fuller one, then the first by identifier.
+    A few studies have two; the one with more files is the fuller one, then the first by identifier. The
+    others count where it cannot be read.
 
     Args:
         series: as `competition.Competition.series`.
@@ -47,9 +48,10 @@ def choose_series(series: pd.DataFrame) -> pd.DataFrame:
     for index in np.flatnonzero(several.to_numpy()):
         row = candidates.iloc[index]
         counts[index] = len(row["files"] or list_folder(Path(row["folder"])).files)
-    candidates = candidates.assign(count=counts, order=np.arange(len(candidates)))
-    best = candidates.sort_values(["count", "series_id"], ascending=[False, True]).drop_duplicates("study_id")
-    return best.sort_values("order")[list(SERIES_COLUMNS)].reset_index(drop=True)
+    first = candidates["study_id"].map({study: k for k, study in enumerate(candidates["study_id"].unique())})
+    ranked = candidates.assign(count=counts, order=first)
+    ranked = ranked.sort_values(["order", "count", "series_id"], ascending=[True, False, True])
+    return ranked[list(SERIES_COLUMNS)].reset_index(drop=True)
 
 
 def middle_slice(
@@ -115,13 +117,13 @@ def cached_images(cache_folder: Path) -> pd.DataFrame:
     """Return the pictures of a finished cache.
 
     Returns:
-        Columns ``study_id, series_id, image`` (path as text), usable ones only.
+        Columns ``study_id, series_id, image`` (path as text), of each study that has one the first usable.
 
     Raises:
         InputError: the cache is missing or was not finished.
     """
     cache = Cache(cache_folder, CACHE_KIND)
     index = cache.index()
-    usable = index[index["status"] == OK]
+    usable = index[index["status"] == OK].drop_duplicates("study_id")
     paths = [str(cache.folder / file) for file in usable["file"]]
     return usable.assign(image=paths)[["study_id", "series_id", "image"]].reset_index(drop=True)

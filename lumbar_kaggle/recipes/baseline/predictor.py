@@ -16,7 +16,7 @@ from lumbar_kaggle.recipes.base import Prediction, Study
 from lumbar_kaggle.recipes.baseline.calibration import calibrate
 from lumbar_kaggle.recipes.baseline.config import BaselineConfig
 from lumbar_kaggle.recipes.baseline.export import Fold, read_models
-from lumbar_kaggle.recipes.baseline.images import choose_series, middle_slice, square
+from lumbar_kaggle.recipes.baseline.images import middle_slice, rank_series, square
 from lumbar_kaggle.recipes.baseline.network import build_network
 from lumbar_kaggle.recipes.devices import usable_devices
 from lumbar_kaggle.recipes.weights import load_weights
@@ -157,14 +157,18 @@ def study_slice(study: Study) -> tuple[NDArray[np.uint8], dict[str, object]]:
     """Read the slice of a study that the baseline looks at; see `images.middle_slice`.
 
     Raises:
-        UnreadableSeries: no sagittal T1 series, or no usable slice in it.
+        UnreadableSeries: no sagittal T1 series, or no usable slice in any.
     """
-    chosen = choose_series(study.series)
-    if chosen.empty:
-        raise UnreadableSeries("no sagittal T1 series")
-    row = chosen.iloc[0]
-    image, facts = middle_slice(Path(row["folder"]), row["files"], row["kind"])
-    return image, {**facts, "series_id": row["series_id"]}
+    reasons = []
+    for row in rank_series(study.series).to_dict("records"):
+        try:
+            image, facts = middle_slice(Path(row["folder"]), row["files"], row["kind"])
+        except UnreadableSeries as error:
+            reasons.append(str(error))
+            continue
+        notes = "; ".join(filter(None, (*reasons, str(facts["notes"]))))
+        return image, {**facts, "notes": notes, "series_id": row["series_id"]}
+    raise UnreadableSeries("; ".join(reasons) or "no sagittal T1 series")
 
 
 def _try_picture(study: Study) -> tuple[NDArray[np.uint8] | None, str]:
