@@ -55,15 +55,14 @@ class Instance:
         position: ImagePositionPatient, LPS mm.
         orientation: ImageOrientationPatient, six unit-vector components.
         spacing: PixelSpacing, else ImagerPixelSpacing: mm between rows and mm between columns.
-        slice_thickness_mm: SliceThickness.
-        study_uid, series_uid, sop_uid: the identifiers as they stand; the competition's are no UIDs.
+        study_uid, series_uid: the identifiers as they stand; the competition's are no UIDs.
         series_number: SeriesNumber.
         echo_number, temporal_position: EchoNumbers, TemporalPositionIndex or -Identifier.
         image_type: values of the frame's FrameType, else of ImageType, in upper case.
         modality, body_part, contrast_agent: Modality, BodyPartExamined, ContrastBolusAgent.
         description, protocol: SeriesDescription, ProtocolName.
         sequence: ScanningSequence values joined by a space, or what an enhanced file says in their place.
-        echo_time_ms, repetition_time_ms, inversion_time_ms, flip_angle_degrees: of the sequence.
+        echo_time_ms, repetition_time_ms, inversion_time_ms: of the sequence.
         b_value: DiffusionBValue, s/mm².
         acquisition_contrast: AcquisitionContrast of enhanced files, such as T1 or DIFFUSION.
         remarks: one sentence for each attribute that is there but cannot be meant, and so counts as absent.
@@ -79,10 +78,8 @@ class Instance:
     position: tuple[float, ...] | None = None
     orientation: tuple[float, ...] | None = None
     spacing: tuple[float, float] | None = None
-    slice_thickness_mm: float | None = None
     study_uid: str = ""
     series_uid: str = ""
-    sop_uid: str = ""
     series_number: int | None = None
     echo_number: int | None = None
     temporal_position: int | None = None
@@ -96,7 +93,6 @@ class Instance:
     echo_time_ms: float | None = None
     repetition_time_ms: float | None = None
     inversion_time_ms: float | None = None
-    flip_angle_degrees: float | None = None
     b_value: float | None = None
     acquisition_contrast: str = ""
     remarks: tuple[str, ...] = ()
@@ -212,10 +208,8 @@ class _File:
                 position=position,
                 orientation=orientation,
                 spacing=None if spacing is None else (spacing[0], spacing[1]),
-                slice_thickness_mm=header.number("SliceThickness", low=0.05, high=500),
                 study_uid=header.text("StudyInstanceUID"),
                 series_uid=header.text("SeriesInstanceUID"),
-                sop_uid=header.text("SOPInstanceUID"),
                 series_number=header.integer("SeriesNumber"),
                 echo_number=header.integer("EchoNumbers"),
                 temporal_position=header.integer("TemporalPositionIndex", "TemporalPositionIdentifier"),
@@ -229,7 +223,6 @@ class _File:
                 echo_time_ms=header.number("EffectiveEchoTime", "EchoTime", low=1e-3, high=LONGEST_MS),
                 repetition_time_ms=header.number("RepetitionTime", low=1e-3, high=LONGEST_MS),
                 inversion_time_ms=inversion or None,  # 0 is written where there is no inversion
-                flip_angle_degrees=header.number("FlipAngle", low=0.1, high=360),
                 b_value=header.number("DiffusionBValue", low=0, high=1e5),
                 acquisition_contrast=header.text("AcquisitionContrast").upper(),
             )

@@ -58,7 +58,6 @@ def written(tmp_path: Path, **tags: Any) -> Path:
         ("EchoTime", "-1", "echo_time_ms"),
         ("EchoTime", "1_0", "echo_time_ms"),
         ("RepetitionTime", "soon", "repetition_time_ms"),
-        ("SliceThickness", "0", "slice_thickness_mm"),
     ],
 )
 def test_what_cannot_be_meant_counts_as_absent_and_is_said(
