@@ -1,18 +1,23 @@
 """Files that are either whole or not there: atomic writes, locks, JSON, hashes."""
 
 import contextlib
+import functools
 import hashlib
+import inspect
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from lumbar_kaggle.errors import InputError
 
 if TYPE_CHECKING:  # pandas takes a second to import, and `lumbar --help` comes through here
     import pandas as pd
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
@@ -77,6 +82,30 @@ def locked(target: Path, *, file: bool = False) -> Iterator[None]:
         with contextlib.suppress(OSError):  # Windows removes no open file; the empty lock is harmless
             path.unlink()
         lock.release()
+
+
+def alone_on(argument: str, *, file: bool = False) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Decorate a function so that it runs in one process at a time on the path that an argument names.
+
+    Args:
+        argument: its name.
+        file: see `locked`.
+
+    Raises:
+        InputError: as `locked`.
+    """
+
+    def decorate(work: Callable[P, T]) -> Callable[P, T]:
+        signature = inspect.signature(work)
+
+        @functools.wraps(work)
+        def alone(*args: P.args, **kwargs: P.kwargs) -> T:
+            with locked(signature.bind(*args, **kwargs).arguments[argument], file=file):
+                return work(*args, **kwargs)
+
+        return alone
+
+    return decorate
 
 
 def write_text(path: Path, text: str) -> None:

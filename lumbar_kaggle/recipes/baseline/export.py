@@ -9,7 +9,7 @@ from tqdm import tqdm
 from lumbar_kaggle.bundle import MANIFEST, Manifest, open_bundle, write_manifest
 from lumbar_kaggle.config import check_settings, from_dict, option
 from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.files import digest, locked, read_csv, read_json
+from lumbar_kaggle.files import alone_on, digest, read_csv, read_json
 from lumbar_kaggle.recipes.baseline.calibration import Calibration
 from lumbar_kaggle.recipes.baseline.images import CACHE_CONFIG
 from lumbar_kaggle.recipes.baseline.run import RERUN, fold_folder, read_results, read_run
@@ -63,6 +63,7 @@ def read_models(bundle: Path, manifest: Manifest) -> Models:
     return models
 
 
+@alone_on("bundle", file=True)
 def export(run: Path, bundle: Path) -> Manifest:
     """Write the bundle of a run's finished targets.
 
@@ -76,11 +77,6 @@ def export(run: Path, bundle: Path) -> Manifest:
     Raises:
         InputError: no finished target, a run by the report's protocol, or a folder with other content.
     """
-    with locked(bundle, file=True):
-        return _export(run, bundle)
-
-
-def _export(run: Path, bundle: Path) -> Manifest:
     config, results = read_run(run), read_results(run)
     if config.protocol != "honest":
         raise InputError(

@@ -17,7 +17,7 @@ from lumbar_kaggle.cache import Cache
 from lumbar_kaggle.competition import Competition
 from lumbar_kaggle.config import begin_run
 from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.files import locked, write_csv, write_json
+from lumbar_kaggle.files import alone_on, write_csv, write_json
 from lumbar_kaggle.folds import make_folds
 from lumbar_kaggle.metric import weighted_log_loss, weighted_prior
 from lumbar_kaggle.recipes.baseline.calibration import (
@@ -62,6 +62,7 @@ class FitResult:
         return text
 
 
+@alone_on("run")
 def fit(train: Competition, cache: Path, run: Path, config: BaselineConfig, budget: Budget) -> FitResult:
     """Train every target of the configuration, or go on where an earlier call stopped.
 
@@ -79,11 +80,6 @@ def fit(train: Competition, cache: Path, run: Path, config: BaselineConfig, budg
         InputError: the run was begun with another configuration or on other data, or another process is at
             work on it, or there is nothing to train on.
     """
-    with locked(run):
-        return _fit(train, cache, run, config, budget)
-
-
-def _fit(train: Competition, cache: Path, run: Path, config: BaselineConfig, budget: Budget) -> FitResult:
     rows, folds = _open_run(train, cache, run, config)
     todo = [name for name in config.targets if not (target_folder(run, name) / "target.json").is_file()]
     print(f"Training {len(config.targets)} targets into {run}")

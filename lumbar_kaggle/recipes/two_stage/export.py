@@ -8,7 +8,7 @@ from lumbar_kaggle.blend.model import load_blend, save_blend
 from lumbar_kaggle.bundle import MANIFEST, Manifest, open_bundle, write_manifest
 from lumbar_kaggle.config import check_settings, from_dict
 from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.files import digest, locked, read_csv, read_json, sha256_file
+from lumbar_kaggle.files import alone_on, digest, read_csv, read_json, sha256_file
 from lumbar_kaggle.preprocess import VOLUMES
 from lumbar_kaggle.recipes.two_stage import config as configuration
 from lumbar_kaggle.recipes.two_stage.config import RERUN, RUN_FILE, TwoStageConfig, grade_folder
@@ -64,6 +64,7 @@ def read_models(bundle: Path, manifest: Manifest) -> Models:
     return models
 
 
+@alone_on("bundle", file=True)
 def export(run: Path, bundle: Path) -> Manifest:
     """Write the bundle of a run's finished folds; without a blend, the models' plain mean is what counts.
 
@@ -74,11 +75,6 @@ def export(run: Path, bundle: Path) -> Manifest:
     Raises:
         InputError: no fold of one of the stages is finished, or `bundle` is a folder with other content.
     """
-    with locked(bundle, file=True):
-        return _export(run, bundle)
-
-
-def _export(run: Path, bundle: Path) -> Manifest:
     config = configuration.load(run / RUN_FILE)
     files = _finished(run, config)
     blend = run / "blend.json"

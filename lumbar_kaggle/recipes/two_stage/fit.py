@@ -90,24 +90,12 @@ def fit(
     data = {**competition.identity(), "images": Cache(cache, "volumes").identity()}
     with locked(run):
         begin(run, config, data)
-        return _fit(competition, cache, run, config, budget, weights, processes)
-
-
-def _fit(
-    competition: Competition,
-    cache: Path,
-    run: Path,
-    config: TwoStageConfig,
-    budget: Budget,
-    weights: pd.DataFrame | None,
-    processes: int | None,
-) -> FitResult:
-    if not locate(competition, cache, run, config, budget, processes=processes):
-        return FitResult(run, "the locator and what follows it are")
-    left = grade(competition, cache, run, config, budget, weights=weights, processes=processes)
-    if not left:
-        blend(competition, run, len(config.grade))
-    return FitResult(run, left)
+        if not locate(competition, cache, run, config, budget, processes=processes):
+            return FitResult(run, "the locator and what follows it are")
+        left = grade(competition, cache, run, config, budget, weights=weights, processes=processes)
+        if not left:
+            blend(competition, run, len(config.grade))
+        return FitResult(run, left)
 
 
 def begin(run: Path, config: TwoStageConfig, data: Mapping[str, str]) -> None:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from lumbar_kaggle.budget import Budget
 from lumbar_kaggle.cache import Cache, CacheConfig, Source
 from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.files import digest, locked, write_atomic
+from lumbar_kaggle.files import alone_on, digest, write_atomic
 from lumbar_kaggle.processes import usable_cores
 from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
 from lumbar_kaggle.recipes.two_stage.grading.crops import (
@@ -58,6 +58,7 @@ def evict_other_crops(folder: Path) -> None:
             shutil.rmtree(other)
 
 
+@alone_on("folder")
 def cache_crops(
     studies: Studies,
     points: dict[str, Floats],
@@ -80,18 +81,6 @@ def cache_crops(
         OutOfTime: the budget is spent; the next call goes on.
         InputError: the folder was made with other settings, or no study has a point.
     """
-    with locked(folder):
-        return _cache_crops(studies, points, annotated, folder, config, budget)
-
-
-def _cache_crops(
-    studies: Studies,
-    points: dict[str, Floats],
-    annotated: dict[str, Floats],
-    folder: Path,
-    config: GradeConfig,
-    budget: Budget,
-) -> "CropSet":
     cache = Cache(folder, "crops")
     cache.open(_settings(config))
     sources = [

@@ -14,7 +14,7 @@ from lumbar_kaggle.cache import Cache
 from lumbar_kaggle.competition import Competition
 from lumbar_kaggle.config import begin_run
 from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.files import digest, locked, read_csv, write_csv
+from lumbar_kaggle.files import alone_on, digest, read_csv, write_csv
 from lumbar_kaggle.folds import open_folds
 from lumbar_kaggle.metric import prior_predictions, score, weighted_prior
 from lumbar_kaggle.recipes.devices import training_device
@@ -67,6 +67,7 @@ class FitResult:
         return f"{self.folds} folds are trained in {self.run}{told}"
 
 
+@alone_on("out")
 def fit(
     competition: Competition,
     cache: Path | None,
@@ -114,27 +115,7 @@ def fit(
     }
     if cache is not None:
         data["images"] = Cache(cache, "volumes").identity()
-    with locked(out):
-        begin_run(out / CONFIG, config, data=data)
-        return _fit(
-            competition, cache, places, out, config, budget, weights, annotated, crops, only, processes, folds
-        )
-
-
-def _fit(
-    competition: Competition,
-    cache: Path | None,
-    places: pd.DataFrame | None,
-    out: Path,
-    config: GradeConfig,
-    budget: Budget,
-    weights: pd.DataFrame | None,
-    annotated: pd.DataFrame | None,
-    crops: Path | None,
-    only: Sequence[int] | None,
-    processes: int | None,
-    folds: pd.DataFrame | None,
-) -> FitResult:
+    begin_run(out / CONFIG, config, data=data)
     wanted = range(config.folds) if only is None else only
     if not set(wanted) <= set(range(config.folds)):
         raise InputError(f"folds {' '.join(map(str, wanted))}: there are those from 0 to {config.folds - 1}")

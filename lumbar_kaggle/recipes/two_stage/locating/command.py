@@ -9,7 +9,7 @@ from lumbar_kaggle.budget import Budget, OutOfTime
 from lumbar_kaggle.cache import Cache
 from lumbar_kaggle.competition import Competition, read_marked
 from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.files import locked, write_csv
+from lumbar_kaggle.files import alone_on, write_csv
 from lumbar_kaggle.recipes.two_stage.locating.axial import read_axial
 from lumbar_kaggle.recipes.two_stage.locating.config import LocateConfig
 from lumbar_kaggle.recipes.two_stage.locating.fit import apply, fit
@@ -44,6 +44,7 @@ class Located:
         return f"{table}\nerrors within the plane of the slices; every point in {self.out}/errors.csv"
 
 
+@alone_on("out")
 def run_locate(
     root: Path,
     cache: Path,
@@ -70,31 +71,6 @@ def run_locate(
         InputError: a table or the cache is missing, or nothing is to be trained and there are no weights, or
             the run was begun with other settings or on other data, or another process is at work on it.
     """
-    with locked(out):
-        return _run(root, cache, out, config, budget, weights, processes, folds)
-
-
-def learned_from(competition: Competition, cache: Path) -> dict[str, str]:
-    """Return digests of what the points of a split are learned from, see `config.tie`; grades are not.
-
-    Raises:
-        InputError: the cache of volumes is missing.
-    """
-    identity = competition.identity()
-    del identity["labels"]
-    return {**identity, "images": Cache(cache, "volumes").identity()}
-
-
-def _run(
-    root: Path,
-    cache: Path,
-    out: Path,
-    config: LocateConfig,
-    budget: Budget,
-    weights: Path | None,
-    processes: int | None,
-    folds: pd.DataFrame | None,
-) -> Located:
     competition = read_marked(root)
     series = read_sagittal(competition, cache)
     axial = read_axial(competition, cache, series)
@@ -117,3 +93,14 @@ def _run(
     if figures is not None:
         write_csv(out / "figures.csv", figures.reset_index())
     return Located(out, figures, True)
+
+
+def learned_from(competition: Competition, cache: Path) -> dict[str, str]:
+    """Return digests of what the points of a split are learned from, see `config.tie`; grades are not.
+
+    Raises:
+        InputError: the cache of volumes is missing.
+    """
+    identity = competition.identity()
+    del identity["labels"]
+    return {**identity, "images": Cache(cache, "volumes").identity()}
