@@ -10,7 +10,7 @@ from lumbar_kaggle.competition import read_split, submission_rows
 from lumbar_kaggle.errors import InputError
 from lumbar_kaggle.files import write_csv
 from lumbar_kaggle.metric import prior_predictions
-from lumbar_kaggle.tables import Fault, clipped, faults_of, read_table
+from lumbar_kaggle.tables import Fault, clipped, faults_of, read_table, to_floats
 from lumbar_kaggle.targets import SEVERITIES, TARGET_NAMES, row_id
 
 COLUMNS = ("row_id", *SEVERITIES)
@@ -113,7 +113,7 @@ def validate(path: Path, competition: Path) -> list[Fault]:
 def _read(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
     """Read a predictions table and return its sound rows (index: line - 2), and the faults of the others."""
     text = read_table(path, COLUMNS)
-    numbers = text[list(SEVERITIES)].apply(pd.to_numeric, errors="coerce").astype(np.float64)
+    numbers = text[list(SEVERITIES)].apply(to_floats).astype(np.float64)
     faults: list[Fault] = []
     bad = text["row_id"].str.len() > LONGEST_ROW
     faults += faults_of(path, text[bad], "row {row_id} has an identifier of too many characters", True)

@@ -31,6 +31,9 @@ LONGEST_ID = 64
 SHOWN = 20
 """Faults of one kind that are printed."""
 
+ARCHIVES = frozenset({".gz", ".zip", ".bz2", ".xz", ".zst", ".tar"})
+"""Ends of names by which pandas unpacks a table."""
+
 SERIES_COLUMNS = ("study_id", "series_id", "series_description")
 
 
@@ -95,11 +98,18 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     if twice:
         raise InputError(f"{path}, line 1: column {twice[0]} is there twice; keep one")
     broken = table[list(columns)].apply(lambda column: column.str.contains(r"[\r\n\0]")).any(axis=1)
-    if broken.any():
-        line = int(broken.idxmax()) + 2
+    line = int(broken.idxmax()) + 2 if broken.any() else _line_of_nul(path)
+    if line:
         raise InputError(f"{path}, line {line}: a field holds a line break or a NUL; remove it")
     # A blank line is no row, yet it counts as a line of the file.
     return table.loc[(table != "").any(axis=1), list(columns)]
+
+
+def _line_of_nul(path: Path) -> int:
+    """Return the line of a file's first NUL, at which pandas before 3 ends a field; 0 for none."""
+    content = b"" if path.suffix in ARCHIVES else path.read_bytes()
+    place = content.find(b"\0")
+    return content[:place].count(b"\n") + 1 if place >= 0 else 0
 
 
 def label_rows(train: pd.DataFrame) -> pd.DataFrame:
@@ -206,7 +216,7 @@ def read_coordinates(
         sentence = f"{column} is {{{column}!r}}; it must be one of {', '.join(names)}"
         faults += faults_of(path, table[unknown], sentence, True)
         bad |= unknown.to_numpy()
-    numbers = table[["instance_number", "x", "y"]].apply(pd.to_numeric, errors="coerce").astype(np.float64)
+    numbers = table[["instance_number", "x", "y"]].apply(to_floats).astype(np.float64)
     for column in ("instance_number", "x", "y"):
         # Negative pixels are outside of every image, whatever its size.
         wrong = ~(numbers[column] >= 0) | ~np.isfinite(numbers[column])
@@ -259,6 +269,13 @@ def sample_studies(path: Path) -> list[str]:
     return list(studies)
 
 
+def to_floats(texts: pd.Series) -> pd.Series:
+    """Return texts as float64, to the last digit, NaN where one is no number."""
+    # pandas before 3 is a digit off where it parses numbers itself, and Python takes 1_000 for one.
+    parsed = pd.to_numeric(texts, errors="coerce")
+    return texts.where(parsed.notna()).astype(np.float64)
+
+
 def as_numbers(path: Path, table: pd.DataFrame, *columns: str, least: float = -np.inf) -> pd.DataFrame:
     """Return the table of `read_table` with some columns as float64.
 
@@ -266,7 +283,7 @@ def as_numbers(path: Path, table: pd.DataFrame, *columns: str, least: float = -n
         InputError: one of them is no finite number, or is less than `least`; file and line are named.
     """
     for column in columns:
-        values = pd.to_numeric(table[column], errors="coerce").astype(np.float64)
+        values = to_floats(table[column])
         wrong = ~np.isfinite(values) | (values < least)
         wanted = "a number" if least == -np.inf else f"a number, {least:g} or more"
         faults = faults_of(
