@@ -10,15 +10,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lumbar_kaggle import __version__, verbs
-from lumbar_kaggle.blend.options import add_blend_options
-from lumbar_kaggle.config import add_options
-from lumbar_kaggle.errors import InputError, system_sentence
-from lumbar_kaggle.pretraining.config import PretrainConfig
-from lumbar_kaggle.recipes.baseline.config import BaselineConfig
-from lumbar_kaggle.recipes.two_stage.grading.config import PRESETS, GradeConfig
-from lumbar_kaggle.recipes.two_stage.locating.config import LocateConfig
-from lumbar_kaggle.ship.command import add_actions
-from lumbar_kaggle.ship.rehearsal.settings import RehearsalSettings
+from lumbar_kaggle.baseline.config import BaselineConfig
+from lumbar_kaggle.core.errors import InputError, system_sentence
+from lumbar_kaggle.core.settings import add_options
+from lumbar_kaggle.kaggle.command import add_actions
+from lumbar_kaggle.kaggle.rehearsal.settings import RehearsalSettings
+from lumbar_kaggle.score.blend.options import add_blend_options
+from lumbar_kaggle.training.pretraining_config import PretrainConfig
+from lumbar_kaggle.two_stage.grade.config import PRESETS, GradeConfig
+from lumbar_kaggle.two_stage.locate.config import LocateConfig
 
 MOST = 1_000_000
 """Of studies, processes and the like; more is a slip of the finger."""

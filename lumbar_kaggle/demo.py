@@ -3,20 +3,20 @@
 from dataclasses import replace
 from pathlib import Path
 
-from lumbar_kaggle.budget import Budget
-from lumbar_kaggle.competition import read_competition
-from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.files import locked, write_text
-from lumbar_kaggle.inference import predict
+from lumbar_kaggle.baseline.config import BaselineConfig
+from lumbar_kaggle.baseline.export import export
+from lumbar_kaggle.baseline.fit import fit
+from lumbar_kaggle.core.budget import Budget
+from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.files import locked, write_text
+from lumbar_kaggle.inference.predict import predict
 from lumbar_kaggle.pages.report import write_report
 from lumbar_kaggle.pages.study import write_study_page
 from lumbar_kaggle.phantom import write_competition
 from lumbar_kaggle.pipeline import preprocess_folder
-from lumbar_kaggle.recipes.baseline.config import BaselineConfig
-from lumbar_kaggle.recipes.baseline.export import export
-from lumbar_kaggle.recipes.baseline.fit import fit
-from lumbar_kaggle.scoring import score_file
-from lumbar_kaggle.submission import validate
+from lumbar_kaggle.score.scoring import score_file
+from lumbar_kaggle.tables.competition import read_competition
+from lumbar_kaggle.tables.submission import validate
 
 STUDIES, TEST_STUDIES, SEED = 60, 20, 1
 

@@ -2,16 +2,23 @@
 
 from pathlib import Path
 
-from lumbar_kaggle.budget import Budget
-from lumbar_kaggle.bundle import Manifest
-from lumbar_kaggle.cache import Cache
-from lumbar_kaggle.competition import read_competition, read_marked
-from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.preprocess import VOLUMES, Summary, make_pool, preprocess, scan_sources, volume_worker
-from lumbar_kaggle.recipes.baseline.config import BaselineConfig
-from lumbar_kaggle.recipes.baseline.images import CACHE_CONFIG, image_worker, rank_series
-from lumbar_kaggle.recipes.two_stage.config import RUN_FILE
-from lumbar_kaggle.tables import read_label_weights
+from lumbar_kaggle.baseline.config import BaselineConfig
+from lumbar_kaggle.baseline.images import CACHE_CONFIG, image_worker, rank_series
+from lumbar_kaggle.core.budget import Budget
+from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.dicom.cache import Cache
+from lumbar_kaggle.dicom.preprocess import (
+    VOLUMES,
+    Summary,
+    make_pool,
+    preprocess,
+    scan_sources,
+    volume_worker,
+)
+from lumbar_kaggle.inference.bundle import Manifest
+from lumbar_kaggle.tables.competition import read_competition, read_marked
+from lumbar_kaggle.tables.reading import read_label_weights
+from lumbar_kaggle.two_stage.config import RUN_FILE
 
 
 def preprocess_folder(
@@ -56,7 +63,7 @@ def preprocess_folder(
 
 def train_baseline(root: Path, cache: Path, run: Path, budget: Budget, config: BaselineConfig) -> str:
     """Train the baseline recipe, or go on; return one line on the result. See `recipes.baseline.fit.fit`."""
-    from lumbar_kaggle.recipes.baseline.fit import fit
+    from lumbar_kaggle.baseline.fit import fit
 
     return fit(read_competition(root, "train"), cache, run, config, budget).sentence()
 
@@ -89,8 +96,8 @@ def train_two_stage(
     Raises:
         InputError: a file is missing or faulty, or the run was begun with other settings.
     """
-    from lumbar_kaggle.recipes.two_stage import config as configuration
-    from lumbar_kaggle.recipes.two_stage.fit import fit
+    from lumbar_kaggle.two_stage import config as configuration
+    from lumbar_kaggle.two_stage.fit import fit
 
     config = configuration.preset(preset)
     config = config if changes is None else configuration.change(config, changes)
@@ -106,9 +113,9 @@ def export_run(run: Path, bundle: Path) -> Manifest:
         InputError: the folder holds no run, or nothing is finished in it.
     """
     if (run / RUN_FILE).is_file():
-        from lumbar_kaggle.recipes.two_stage.export import export as export_two_stage
+        from lumbar_kaggle.two_stage.export import export as export_two_stage
 
         return export_two_stage(run, bundle)
-    from lumbar_kaggle.recipes.baseline.export import export
+    from lumbar_kaggle.baseline.export import export
 
     return export(run, bundle)

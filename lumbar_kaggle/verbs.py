@@ -6,16 +6,16 @@ Heavy libraries are imported inside, so that ``lumbar --help`` answers at once.
 import argparse
 from typing import TYPE_CHECKING
 
-from lumbar_kaggle.config import from_options, given_options
-from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.pretraining.config import PretrainConfig
-from lumbar_kaggle.recipes.baseline.config import BaselineConfig
-from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
-from lumbar_kaggle.recipes.two_stage.locating.config import LocateConfig
-from lumbar_kaggle.ship.rehearsal.settings import RehearsalSettings
+from lumbar_kaggle.baseline.config import BaselineConfig
+from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.settings import from_options, given_options
+from lumbar_kaggle.kaggle.rehearsal.settings import RehearsalSettings
+from lumbar_kaggle.training.pretraining_config import PretrainConfig
+from lumbar_kaggle.two_stage.grade.config import GradeConfig
+from lumbar_kaggle.two_stage.locate.config import LocateConfig
 
 if TYPE_CHECKING:
-    from lumbar_kaggle.budget import Budget
+    from lumbar_kaggle.core.budget import Budget
 
 
 def phantom(args: argparse.Namespace) -> int:
@@ -44,7 +44,7 @@ def phantom(args: argparse.Namespace) -> int:
 
 def check(args: argparse.Namespace) -> int:
     """List every fault of a competition folder."""
-    from lumbar_kaggle.checking import check, fault_table
+    from lumbar_kaggle.dicom.checking import check, fault_table
 
     faults = check(args.folder)
     print(fault_table(faults, args.folder))
@@ -101,14 +101,14 @@ def train(args: argparse.Namespace) -> int:
 
 
 def _budget(args: argparse.Namespace) -> "Budget":
-    from lumbar_kaggle.budget import Budget
+    from lumbar_kaggle.core.budget import Budget
 
     return Budget(args.hours, reserve_minutes=args.reserve_minutes)
 
 
 def pretrain(args: argparse.Namespace) -> int:
     """Train a body on phantom slices."""
-    from lumbar_kaggle.pretraining.train import pretrain
+    from lumbar_kaggle.training.pretraining import pretrain
 
     loss = pretrain(args.out, from_options(args, PretrainConfig))
     print(f"{args.out}: validation loss {loss:.4f}")
@@ -117,7 +117,7 @@ def pretrain(args: argparse.Namespace) -> int:
 
 def locate(args: argparse.Namespace) -> int:
     """Train a locator, or use one."""
-    from lumbar_kaggle.recipes.two_stage.locating.command import run_locate
+    from lumbar_kaggle.two_stage.locate.command import run_locate
 
     config = from_options(args, LocateConfig)
     located = run_locate(
@@ -129,7 +129,7 @@ def locate(args: argparse.Namespace) -> int:
 
 def grade(args: argparse.Namespace) -> int:
     """Train the second stage of the two-stage recipe."""
-    from lumbar_kaggle.recipes.two_stage.grading.command import run_grade
+    from lumbar_kaggle.two_stage.grade.command import run_grade
 
     results = run_grade(
         args.folder,
@@ -162,8 +162,8 @@ def export(args: argparse.Namespace) -> int:
 
 def predict(args: argparse.Namespace) -> int:
     """Grade the test studies; 3 where none could be graded."""
-    from lumbar_kaggle.budget import Budget
-    from lumbar_kaggle.inference import predict
+    from lumbar_kaggle.core.budget import Budget
+    from lumbar_kaggle.inference.predict import predict
 
     outcome = predict(args.folder, args.bundle, args.out, Budget(args.hours))
     print(f"{outcome.path}: {outcome.sentence()}")
@@ -172,8 +172,8 @@ def predict(args: argparse.Namespace) -> int:
 
 def validate(args: argparse.Namespace) -> int:
     """Name every fault of a submission."""
-    from lumbar_kaggle.submission import validate
-    from lumbar_kaggle.tables import shortened
+    from lumbar_kaggle.tables.reading import shortened
+    from lumbar_kaggle.tables.submission import validate
 
     faults = validate(args.file, args.competition)
     for fault in shortened(faults):
@@ -184,7 +184,7 @@ def validate(args: argparse.Namespace) -> int:
 
 def score(args: argparse.Namespace) -> int:
     """Print the official score."""
-    from lumbar_kaggle.scoring import compare_files, score_file
+    from lumbar_kaggle.score.scoring import compare_files, score_file
 
     if args.oracle or args.against:
         compared = compare_files(args.file, args.truth, args.prior, oracle=args.oracle, against=args.against)
@@ -198,7 +198,7 @@ def score(args: argparse.Namespace) -> int:
 
 def blend(args: argparse.Namespace) -> int:
     """Combine files of out-of-fold predictions."""
-    from lumbar_kaggle.blend.command import blend_files
+    from lumbar_kaggle.score.blend.command import blend_files
 
     given = {name: value for name, value in vars(args).items() if name != "verb"}
     print(blend_files(**given).text())
@@ -235,7 +235,7 @@ def demo(args: argparse.Namespace) -> int:
 
 def rehearse(args: argparse.Namespace) -> int:
     """Play the whole chain as Kaggle would."""
-    from lumbar_kaggle.ship.rehearsal.rehearse import rehearse as play
+    from lumbar_kaggle.kaggle.rehearsal.rehearse import rehearse as play
 
     print(f"Transcript: {play(args.folder, from_options(args, RehearsalSettings))}")
     return 0

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from lumbar_kaggle.budget import Budget
-from lumbar_kaggle.competition import read_competition
+from lumbar_kaggle.baseline.config import BaselineConfig
+from lumbar_kaggle.baseline.export import export
+from lumbar_kaggle.baseline.fit import fit
+from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.pipeline import preprocess_folder
-from lumbar_kaggle.recipes.baseline.config import BaselineConfig
-from lumbar_kaggle.recipes.baseline.export import export
-from lumbar_kaggle.recipes.baseline.fit import fit
-from tests.ship_desk import OLDEST, Desk, close_desk, open_desk
-from tests.small_competition import write_small_competition
+from lumbar_kaggle.tables.competition import read_competition
+from tests.support.ship_desk import OLDEST, Desk, close_desk, open_desk
+from tests.support.small_competition import write_small_competition
 
 warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lumbar_kaggle.competition import read_competition
+from lumbar_kaggle.tables.competition import read_competition
 from tests.scale.measure import compare, measure, stages
 from tests.scale.studies import write_studies
 

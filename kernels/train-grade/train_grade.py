@@ -22,12 +22,12 @@ FOLDS = ()
 # %%
 INPUT = Path(os.environ.get("LUMBAR_INPUT", "/kaggle/input"))
 # The package's dataset may be mounted, and its zip unpacked, at any of several depths.
-PLACES = (path for depth in range(1, 6) for path in INPUT.glob("*/" * depth + "lumbar_kaggle/targets.py"))
+PLACES = (path for depth in range(1, 6) for path in INPUT.glob("*/" * depth + "lumbar_kaggle/cli.py"))
 FOUND = next(PLACES, None)
 assert FOUND, f"{INPUT}: the dataset lumbar-kaggle is not among the inputs; attach it"
 sys.path.insert(0, str(FOUND.parents[1]))
 
 # %%
-from lumbar_kaggle.ship.two_stage import train_grade_session
+from lumbar_kaggle.kaggle.two_stage import train_grade_session
 
 train_grade_session(Path.cwd(), hours=HOURS, preset=PRESET, models=MODELS, folds=FOLDS, package=PACKAGE)

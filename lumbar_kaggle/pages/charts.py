@@ -19,8 +19,8 @@ from matplotlib.patches import PathPatch
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Affine2D, ScaledTranslation
 
+from lumbar_kaggle.core.targets import SCORE_GROUPS, condition_words, level_words, target
 from lumbar_kaggle.pages.render import fixed, target_words
-from lumbar_kaggle.targets import SCORE_GROUPS, condition_words, level_words, target
 
 INK, SOFT, RULE, ACCENT, SECOND, CARD = "#000001", "#000002", "#000003", "#000004", "#000005", "#000006"
 VARIABLES = {INK: "ink", SOFT: "soft", RULE: "rule", ACCENT: "accent", SECOND: "second", CARD: "card"}

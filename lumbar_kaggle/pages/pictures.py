@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lumbar_kaggle.explain.points import LocatedSlice, Mark, Slice
-from lumbar_kaggle.explain.shown import BaselineExplanation, Looked
+from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES, level_words
+from lumbar_kaggle.inference.points import LocatedSlice, Mark, Slice
+from lumbar_kaggle.inference.shown import BaselineExplanation, Looked
 from lumbar_kaggle.pages.render import in_words, instance_words, percent
-from lumbar_kaggle.targets import SEVERITIES, TARGET_NAMES, level_words
 
 WIDTH = 220
 """Of a picture in px: 25 of them stay well below 1 MB."""

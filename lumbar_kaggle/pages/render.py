@@ -6,7 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lumbar_kaggle.targets import (
+from lumbar_kaggle.core.targets import (
     SERIES_DESCRIPTIONS,
     SEVERITIES,
     SEVERITY_WORDS,

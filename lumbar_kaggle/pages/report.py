@@ -6,20 +6,27 @@ from typing import Any
 
 import pandas as pd
 
-from lumbar_kaggle.bundle import read_manifest
-from lumbar_kaggle.competition import read_competition
-from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.evaluation import confusion
-from lumbar_kaggle.explain.shown import BaselineExplanation
-from lumbar_kaggle.files import read_csv, write_text
+from lumbar_kaggle.baseline.summary import COLUMNS, averages
+from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.files import read_csv, write_text
+from lumbar_kaggle.core.targets import (
+    CONDITIONS,
+    SEVERITIES,
+    TARGET_NAMES,
+    condition_words,
+    split_row_id,
+    target,
+)
+from lumbar_kaggle.inference.bundle import read_manifest
+from lumbar_kaggle.inference.shown import BaselineExplanation
 from lumbar_kaggle.pages import charts
 from lumbar_kaggle.pages.pictures import explained_slice
 from lumbar_kaggle.pages.render import render, target_words
 from lumbar_kaggle.pages.results import RunResults, compare, read_run_results, score_beside_prior
-from lumbar_kaggle.recipes.baseline.summary import COLUMNS, averages
-from lumbar_kaggle.recipes.two_stage import config as two_stage
-from lumbar_kaggle.recipes.two_stage.grading.config import GradeConfig
-from lumbar_kaggle.targets import CONDITIONS, SEVERITIES, TARGET_NAMES, condition_words, split_row_id, target
+from lumbar_kaggle.score.agreement import confusion
+from lumbar_kaggle.tables.competition import read_competition
+from lumbar_kaggle.two_stage import config as two_stage
+from lumbar_kaggle.two_stage.grade.config import GradeConfig
 
 MAPS_PER_STUDY = 5
 """Heat maps shown of each chosen study; the study page has them all."""
@@ -151,7 +158,7 @@ def _pictured_studies(
     if bundle is None or folder is None:
         raise InputError("pictures of studies need the models and the images: give --bundle and --folder too")
     # Here and not above: it brings torch along.
-    from lumbar_kaggle.explain.studies import explain_studies
+    from lumbar_kaggle.inference.explain import explain_studies
 
     manifest, shown = read_manifest(bundle), []
     if manifest.recipe != "baseline":

@@ -8,20 +8,20 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.evaluation import confusion, evaluate_targets
-from lumbar_kaggle.files import read_csv
-from lumbar_kaggle.metric import PARTS, prior_predictions, score, weighted_prior
-from lumbar_kaggle.recipes.baseline.config import BaselineConfig
-from lumbar_kaggle.recipes.baseline.run import (
+from lumbar_kaggle.baseline.config import BaselineConfig
+from lumbar_kaggle.baseline.run import (
     RERUN,
     histories,
     read_results,
     read_run,
     validation_predictions,
 )
-from lumbar_kaggle.recipes.baseline.summary import summarise
-from lumbar_kaggle.targets import SEVERITIES, split_row_id
+from lumbar_kaggle.baseline.summary import summarise
+from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.files import read_csv
+from lumbar_kaggle.core.targets import SEVERITIES, split_row_id
+from lumbar_kaggle.score.agreement import confusion, evaluate_targets
+from lumbar_kaggle.score.metric import PARTS, prior_predictions, score, weighted_prior
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from lumbar_kaggle.bundle import Manifest, read_manifest
-from lumbar_kaggle.explain.points import Floats, LocatedSlice
-from lumbar_kaggle.explain.shown import BaselineExplanation, Looked, TwoStageExplanation, Unseen
-from lumbar_kaggle.files import write_text
+from lumbar_kaggle.core.files import write_text
+from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SEVERITIES, TARGET_NAMES, Target, level_words
+from lumbar_kaggle.inference.bundle import Manifest, read_manifest
+from lumbar_kaggle.inference.points import Floats, LocatedSlice
+from lumbar_kaggle.inference.shown import BaselineExplanation, Looked, TwoStageExplanation, Unseen
 from lumbar_kaggle.pages.pictures import FAR_MM, explained_slice, looked_slice, marked_slice
 from lumbar_kaggle.pages.render import render
-from lumbar_kaggle.recipes.two_stage.grading.views import PLACE_OF_CONDITION, PLACES
-from lumbar_kaggle.targets import CONDITIONS, LEVELS, SEVERITIES, TARGET_NAMES, Target, level_words
+from lumbar_kaggle.two_stage.grade.views import PLACE_OF_CONDITION, PLACES
 
 SLICE_WIDTH, SAGITTAL_WIDTH, AXIAL_WIDTH, CROP_WIDTH = 420, 400, 260, 220
 """Of the pictures in px: the whole page stays below 1.5 MB."""
@@ -40,7 +40,7 @@ def write_study_page(folder: Path, study_id: str, bundle: Path, out: Path) -> Pa
         InputError: no such study, or no usable bundle.
     """
     # Here and not above: it brings torch along.
-    from lumbar_kaggle.explain.studies import explain_studies
+    from lumbar_kaggle.inference.explain import explain_studies
 
     manifest = read_manifest(bundle)
     (explanation,) = explain_studies(folder, [study_id], bundle)

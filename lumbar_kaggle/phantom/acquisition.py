@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from lumbar_kaggle.core.targets import LEVELS, SERIES_KINDS
 from lumbar_kaggle.phantom.artefacts import Artefacts, draw_artefacts
 from lumbar_kaggle.phantom.planes import (
     Grid,
@@ -22,7 +23,6 @@ from lumbar_kaggle.phantom.settings import Defects, Scanners
 from lumbar_kaggle.phantom.spine import Spine
 from lumbar_kaggle.phantom.tissues import Weighting
 from lumbar_kaggle.phantom.vendors import Machine, Sizes, draw_index, draw_machine, draw_size
-from lumbar_kaggle.targets import LEVELS, SERIES_KINDS
 
 OPTIONAL_TAGS = (
     "SliceLocation",

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID
 
-from lumbar_kaggle.geometry import slice_normal
+from lumbar_kaggle.dicom.geometry import slice_normal
 from lumbar_kaggle.phantom.acquisition import SeriesPlan
 from lumbar_kaggle.phantom.rendering import Plane
 from lumbar_kaggle.phantom.settings import FORMAT

@@ -14,8 +14,9 @@ from typing import Any
 import cv2
 from tqdm import tqdm
 
-from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.files import locked, read_json, write_csv, write_json
+from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.files import locked, read_json, write_csv, write_json
+from lumbar_kaggle.core.processes import end_with_parent, start_method, usable_cores
 from lumbar_kaggle.phantom.dicom import write_instance
 from lumbar_kaggle.phantom.imaging import Scan
 from lumbar_kaggle.phantom.sets import PhantomSet
@@ -30,7 +31,6 @@ from lumbar_kaggle.phantom.tables import (
     sample_table,
     series_table,
 )
-from lumbar_kaggle.processes import end_with_parent, start_method, usable_cores
 
 _TRAIN, _TEST = SPLITS
 COMPETITION_TABLES = {

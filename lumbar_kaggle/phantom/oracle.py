@@ -8,11 +8,11 @@ expectation: the images show the grades, and the reader adds chance that no imag
 import numpy as np
 from scipy.special import ndtr
 
-from lumbar_kaggle.metric import PARTS
+from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES, SEVERITY_WEIGHTS, TARGETS
 from lumbar_kaggle.phantom.arrays import Floats
 from lumbar_kaggle.phantom.reader import confusions, frequencies, mixing, per_target, thresholds, total_noise
 from lumbar_kaggle.phantom.settings import Reader
-from lumbar_kaggle.targets import SCORE_GROUPS, SEVERITIES, SEVERITY_WEIGHTS, TARGETS
+from lumbar_kaggle.score.metric import PARTS
 
 ORACLE_COLUMNS = ("row_id", *SEVERITIES, *(f"reader_{name}" for name in SEVERITIES))
 """Of ``oracle.csv``: what to submit, see `best_submission`; then the plain probabilities."""

@@ -61,7 +61,7 @@ def severity_of(latent: Floats) -> Floats:
 def latent_factor() -> Floats:
     """Return ``[25, 25]``, which turns independent normals into correlated latent grades.
 
-    It is a table, since a fit's last digits depend on the processor; the fit is in ``tests/phantom_fit.py``.
+    It is a table, since a fit's last digits depend on the processor; see ``tests/support/phantom_fit.py``.
     """
     table = files("lumbar_kaggle.phantom").joinpath("latent_factor.csv")
     return np.loadtxt(table.read_text(encoding="utf-8").splitlines(), delimiter=",")

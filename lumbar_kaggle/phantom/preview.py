@@ -11,15 +11,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from lumbar_kaggle import intensity
-from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.files import write_atomic
-from lumbar_kaggle.geometry import to_patient, to_slice
-from lumbar_kaggle.phantom.imaging import Scan
-from lumbar_kaggle.phantom.settings import Defects
-from lumbar_kaggle.phantom.study import StudyPlan, plan_study
-from lumbar_kaggle.phantom.tables import read_study, true_point
-from lumbar_kaggle.targets import (
+from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.files import write_atomic
+from lumbar_kaggle.core.targets import (
     CONDITIONS,
     LEVELS,
     SEVERITIES,
@@ -28,6 +22,12 @@ from lumbar_kaggle.targets import (
     condition_words,
     level_words,
 )
+from lumbar_kaggle.dicom import intensity
+from lumbar_kaggle.dicom.geometry import to_patient, to_slice
+from lumbar_kaggle.phantom.imaging import Scan
+from lumbar_kaggle.phantom.settings import Defects
+from lumbar_kaggle.phantom.study import StudyPlan, plan_study
+from lumbar_kaggle.phantom.tables import read_study, true_point
 
 CANDIDATES = 80
 """Patients among whom the three are chosen; the heaviest of so many is seldom without a severe grade."""

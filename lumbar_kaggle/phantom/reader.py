@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.targets import CONDITIONS, SCORE_GROUPS, TARGETS
 from lumbar_kaggle.phantom.arrays import Floats
 from lumbar_kaggle.phantom.settings import Reader
-from lumbar_kaggle.targets import CONDITIONS, SCORE_GROUPS, TARGETS
 
 Integers = NDArray[np.int64]
 

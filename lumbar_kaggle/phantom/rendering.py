@@ -6,7 +6,7 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from lumbar_kaggle.geometry import slice_normal
+from lumbar_kaggle.dicom.geometry import slice_normal
 from lumbar_kaggle.phantom.anatomy import Solid, Tissue, discs, foramina
 from lumbar_kaggle.phantom.arrays import Floats, Singles
 from lumbar_kaggle.phantom.canal import REACH_BACK, REACH_SIDE, Canal, build_canal, paint_canal
@@ -31,7 +31,7 @@ PASSES_BY_MM = 3.0
 
 @dataclass(frozen=True)
 class Plane:
-    """Where a slice lies: the attributes of its header, see `lumbar_kaggle.geometry`.
+    """Where a slice lies: the attributes of its header, see `lumbar_kaggle.dicom.geometry`.
 
     Attributes:
         position: ``[3]`` LPS mm, centre of the first pixel.

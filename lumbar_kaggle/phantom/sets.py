@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lumbar_kaggle.errors import InputError
+from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.phantom.settings import Scanners
 
 STUDIES, TEST_STUDIES, SEED = 40, 10, 1

@@ -13,14 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from lumbar_kaggle.errors import InputError
-from lumbar_kaggle.metric import PARTS
-from lumbar_kaggle.phantom.arrays import Floats
-from lumbar_kaggle.phantom.oracle import best_submission, expected_score, reader_probabilities
-from lumbar_kaggle.phantom.reader import STANDARD, frequencies
-from lumbar_kaggle.phantom.study import StudyPlan, plan_study
-from lumbar_kaggle.phantom.tables import coordinate_table, label_table, read_study
-from lumbar_kaggle.targets import (
+from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.targets import (
     CONDITIONS,
     LEVELS,
     SEVERITY_WORDS,
@@ -29,6 +23,12 @@ from lumbar_kaggle.targets import (
     condition_words,
     level_words,
 )
+from lumbar_kaggle.phantom.arrays import Floats
+from lumbar_kaggle.phantom.oracle import best_submission, expected_score, reader_probabilities
+from lumbar_kaggle.phantom.reader import STANDARD, frequencies
+from lumbar_kaggle.phantom.study import StudyPlan, plan_study
+from lumbar_kaggle.phantom.tables import coordinate_table, label_table, read_study
+from lumbar_kaggle.score.metric import PARTS
 
 Figure = tuple[str, str, float, float, float]
 """Kind and name of a figure, the real value, the phantom's, and the standard error of that by sampling."""

@@ -5,14 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from lumbar_kaggle.geometry import to_slice
-from lumbar_kaggle.phantom.anatomy import foramen_point, recess_point
-from lumbar_kaggle.phantom.arrays import Floats
-from lumbar_kaggle.phantom.oracle import ORACLE_COLUMNS, best_submission, reader_probabilities
-from lumbar_kaggle.phantom.settings import Reader
-from lumbar_kaggle.phantom.study import Part, StudyPlan
-from lumbar_kaggle.tables import COORDINATE_COLUMNS, SERIES_COLUMNS
-from lumbar_kaggle.targets import (
+from lumbar_kaggle.core.targets import (
     LEVELS,
     SAMPLE_ORDER,
     SCORE_GROUPS,
@@ -26,6 +19,13 @@ from lumbar_kaggle.targets import (
     level_words,
     row_id,
 )
+from lumbar_kaggle.dicom.geometry import to_slice
+from lumbar_kaggle.phantom.anatomy import foramen_point, recess_point
+from lumbar_kaggle.phantom.arrays import Floats
+from lumbar_kaggle.phantom.oracle import ORACLE_COLUMNS, best_submission, reader_probabilities
+from lumbar_kaggle.phantom.settings import Reader
+from lumbar_kaggle.phantom.study import Part, StudyPlan
+from lumbar_kaggle.tables.reading import COORDINATE_COLUMNS, SERIES_COLUMNS
 
 NO_SHIFTS = (0, 0, 0)
 

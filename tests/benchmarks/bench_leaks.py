@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 import pydicom
 
+from lumbar_kaggle.core.processes import start_method, usable_cores
+from lumbar_kaggle.core.targets import SCORE_GROUPS, SERIES_DESCRIPTIONS, SEVERITY_WORDS, TARGET_NAMES
 from lumbar_kaggle.phantom.sets import STANDARD_SETS
-from lumbar_kaggle.processes import start_method, usable_cores
-from lumbar_kaggle.targets import SCORE_GROUPS, SERIES_DESCRIPTIONS, SEVERITY_WORDS, TARGET_NAMES
-from tests.leak_features import (
+from tests.support.leak_features import (
     Features,
     Scanned,
     border_features,
@@ -27,7 +27,7 @@ from tests.leak_features import (
     header_sample,
     intensity_features,
 )
-from tests.leak_measure import all_labels, carriers, feature_table, leak
+from tests.support.leak_measure import all_labels, carriers, feature_table, leak
 
 LEAST_STUDIES = 100
 

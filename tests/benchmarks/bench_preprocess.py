@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from lumbar_kaggle.dicom.preprocess import Summary
 from lumbar_kaggle.phantom import write_competition
 from lumbar_kaggle.pipeline import preprocess_folder
-from lumbar_kaggle.preprocess import Summary
 
 STUDIES = 24
 

@@ -29,24 +29,24 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from lumbar_kaggle.budget import Budget, OutOfTime
-from lumbar_kaggle.bundle import read_manifest
-from lumbar_kaggle.competition import read_competition
-from lumbar_kaggle.inference import study_rows
+from lumbar_kaggle.baseline.config import BaselineConfig
+from lumbar_kaggle.baseline.network import build_network
+from lumbar_kaggle.baseline.training import Job, train_target
+from lumbar_kaggle.core.budget import Budget, OutOfTime
+from lumbar_kaggle.core.processes import usable_cores
+from lumbar_kaggle.core.targets import TARGET_NAMES
+from lumbar_kaggle.inference.bundle import read_manifest
+from lumbar_kaggle.inference.predict import study_rows
 from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.sets import STANDARD_SETS, PhantomSet
 from lumbar_kaggle.phantom.slices import draw_middle_slices
 from lumbar_kaggle.pipeline import export_run, preprocess_folder
-from lumbar_kaggle.processes import usable_cores
-from lumbar_kaggle.recipes.baseline.config import BaselineConfig
-from lumbar_kaggle.recipes.baseline.network import build_network
-from lumbar_kaggle.recipes.baseline.training import Job, train_target
-from lumbar_kaggle.recipes.two_stage import fit as two_stage
-from lumbar_kaggle.recipes.two_stage.config import TwoStageConfig, changed, preset
-from lumbar_kaggle.recipes.two_stage.predictor import TwoStagePredictor
-from lumbar_kaggle.targets import TARGET_NAMES
-from tests.clock import Clock
+from lumbar_kaggle.tables.competition import read_competition
+from lumbar_kaggle.two_stage import fit as two_stage
+from lumbar_kaggle.two_stage.config import TwoStageConfig, changed, preset
+from lumbar_kaggle.two_stage.predictor import TwoStagePredictor
 from tests.gpu.meter import HEADING, Figures, metered
+from tests.support.clock import Clock
 
 TARGET = "spinal_canal_stenosis_l4_l5"
 

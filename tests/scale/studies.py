@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lumbar_kaggle.competition import submission_rows
-from lumbar_kaggle.geometry import to_slice
-from lumbar_kaggle.recipes.two_stage.grading.views import PLACE_OF_CONDITION, PLACES
-from lumbar_kaggle.tables import COORDINATE_COLUMNS, condition_words, level_words
-from lumbar_kaggle.targets import LEVELS, SEVERITIES, SEVERITY_WORDS, TARGETS
-from tests.dicom_files import AXIAL, SAGITTAL, write_slice
-from tests.two_stage_studies import place_points
+from lumbar_kaggle.core.targets import LEVELS, SEVERITIES, SEVERITY_WORDS, TARGETS
+from lumbar_kaggle.dicom.geometry import to_slice
+from lumbar_kaggle.tables.competition import submission_rows
+from lumbar_kaggle.tables.reading import COORDINATE_COLUMNS, condition_words, level_words
+from lumbar_kaggle.two_stage.grade.views import PLACE_OF_CONDITION, PLACES
+from tests.support.dicom_files import AXIAL, SAGITTAL, write_slice
+from tests.support.two_stage_studies import place_points
 
 SHARES = (0.78, 0.15, 0.07)
 """Of the severities in the competition's labels, over all conditions."""

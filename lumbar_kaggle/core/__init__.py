@@ -1,0 +1,1 @@
+"""What every room uses: targets, errors, files, settings, budget."""

@@ -1,0 +1,176 @@
+"""Files that are either whole or not there: atomic writes, locks, JSON, hashes."""
+
+import contextlib
+import functools
+import hashlib
+import inspect
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from lumbar_kaggle.core.errors import InputError
+
+if TYPE_CHECKING:  # pandas takes a second to import, and `lumbar --help` comes through here
+    import pandas as pd
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then move it into place in one step.
+
+    A process killed in between leaves the old file, or none, but never half of one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The temporary name keeps the suffix, since some writers choose the format by it.
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def copy_file(source: Path | str, target: Path | str) -> None:
+    """Copy a file's bytes, atomically: half a weights file would be taken for one."""
+    write_atomic(Path(target), lambda temporary: shutil.copyfile(source, temporary))
+
+
+@contextlib.contextmanager
+def locked(target: Path, *, file: bool = False) -> Iterator[None]:
+    """Keep other processes from writing a folder or file while the block runs.
+
+    The same thread may lock again what it holds. The operating system frees the lock of a process that dies.
+
+    Args:
+        target: the folder, made if it is not there; or with `file` the file.
+        file: whether `target` is a file; then the lock lies beside it.
+
+    Raises:
+        InputError: another process, or another thread, is at work on it; or nothing can be written there.
+    """
+    # Here and not above: it takes as long to import as all that `lumbar --help` needs.
+    from filelock import FileLock, Timeout
+
+    path = (target.with_name(f".{target.name}.lock") if file else target / ".lock").absolute()
+    lock = FileLock(path, is_singleton=True)
+    if lock.is_locked:
+        yield
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+        path.write_text(str(os.getpid()), encoding="ascii")
+    except Timeout:
+        holder = path.read_text(encoding="ascii", errors="replace") if path.is_file() else ""
+        raise InputError(
+            f"{target}: another run (process {holder or 'unknown'}) is at work on it; "
+            "wait for its end or choose another place"
+        ) from None
+    except OSError as error:
+        lock.release()
+        raise InputError(
+            f"{target}: cannot be written ({error.strerror or error}); choose another place"
+        ) from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows removes no open file; the empty lock is harmless
+            path.unlink()
+        lock.release()
+
+
+def alone_on(argument: str, *, file: bool = False) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Decorate a function so that it runs in one process at a time on the path that an argument names.
+
+    Args:
+        argument: its name.
+        file: see `locked`.
+
+    Raises:
+        InputError: as `locked`.
+    """
+
+    def decorate(work: Callable[P, T]) -> Callable[P, T]:
+        signature = inspect.signature(work)
+
+        @functools.wraps(work)
+        def alone(*args: P.args, **kwargs: P.kwargs) -> T:
+            with locked(signature.bind(*args, **kwargs).arguments[argument], file=file):
+                return work(*args, **kwargs)
+
+        return alone
+
+    return decorate
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 `text` with Unix line ends, atomically; bytes of file names that are no text as escapes."""
+    write_atomic(path, lambda temporary: temporary.write_bytes(text.encode(errors="backslashreplace")))
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as indented JSON, atomically; the same value gives the same bytes."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_csv(path: Path, frame: "pd.DataFrame") -> None:
+    """Write `frame` as CSV without its index, floats in full precision, atomically."""
+    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+
+
+def read_csv(path: Path, columns: Iterable[str], remedy: str, **options: Any) -> "pd.DataFrame":
+    """Read a table that `write_csv` wrote.
+
+    Args:
+        path: the file.
+        columns: that it must have.
+        remedy: what to do where it is damaged, for the message.
+        options: of `pandas.read_csv`.
+
+    Raises:
+        InputError: the file is missing or damaged; such as one that was cut off.
+    """
+    import pandas as pd
+
+    try:
+        table: pd.DataFrame = pd.read_csv(path, encoding_errors="surrogateescape", **options)
+        missing = [name for name in columns if name not in table.columns]
+        if not missing and path.read_bytes().endswith(b"\n"):
+            return table
+        reason = f"column {missing[0]} is missing" if missing else "its end is missing"
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; {remedy}") from None
+    except (OSError, ValueError) as error:
+        reason = str(error).strip()
+    raise InputError(f"{path}: damaged ({reason}); {remedy}")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        InputError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not a JSON file ({error})") from None
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(value: object) -> str:
+    """Return 16 hexadecimal digits that identify a JSON-serialisable `value`."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""From files to slices in the frame of the patient."""

@@ -1,0 +1,219 @@
+"""A cache folder: batches of preprocessed series, each committed in one step.
+
+Layout::
+
+    CACHE/{kind}/config.json                  what the entries were made with
+    CACHE/{kind}/batches/{number}-{digest}/   one committed batch: its files and its index.csv
+    CACHE/{kind}/index.csv                    all entries, written when every batch is there
+
+A batch is named by a digest of its sources, so a batch that is already there is the one wanted, and
+a source that changed makes a new one. Sources are compared by the names, sizes and first bytes of their
+files, which hold the identifiers: a mount may give other times to the same files, and reading every
+byte would cost as much as the work saved.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.files import digest, read_csv, read_json, write_csv, write_json
+
+OK = "ok"
+"""Status of an entry that can be used; any other status has a reason beside it."""
+
+HEAD_BYTES = 16384
+"""Of a file, for its fingerprint: the header with all identifiers, and as a rule the first pixels."""
+
+_BATCH_NAME = re.compile(r"\.?\d{5,}-[0-9a-f]{16}")
+"""Of a batch's folder, with a dot before it is committed; whatever else lies there is not ours."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One series to preprocess.
+
+    Attributes:
+        study_id, series_id, kind: as in `competition.Competition.series`.
+        folder: the series folder.
+        slices: files in it.
+        fingerprint: digest of their names and sizes, and of the heads of the first and the last.
+        files: those that are of the series, relative to the folder; none: all.
+    """
+
+    study_id: str
+    series_id: str
+    kind: str
+    folder: str
+    slices: int
+    fingerprint: str
+    files: tuple[str, ...] = ()
+
+    @staticmethod
+    def scan(study_id: str, series_id: str, kind: str, folder: str, only: tuple[str, ...] = ()) -> "Source":
+        """List the series folder; a folder that is missing or unreadable counts as empty."""
+        try:
+            files = list(only)
+            if not only:
+                with os.scandir(folder) as entries:
+                    files = sorted(entry.name for entry in entries if entry.is_file())
+        except OSError:
+            files = []  # what cannot be listed cannot be read either, and the entry's reason will say why
+        sizes = [(name, _size(Path(folder, name))) for name in files]
+        heads = [_head(Path(folder, name)) for name in dict.fromkeys([*files[:1], *files[-1:]])]
+        return Source(study_id, series_id, kind, folder, len(files), digest([sizes, heads]), only)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1  # differs from what it will be once the file is there
+
+
+def _head(path: Path) -> str:
+    """Return a digest of a file's first bytes; empty text where it cannot be opened."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            return hashlib.sha256(file.read(HEAD_BYTES)).hexdigest()
+    except OSError:
+        return ""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some sources that are committed together."""
+
+    name: str
+    sources: tuple[Source, ...]
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """What determines the entries besides their sources; saved beside them.
+
+    Attributes:
+        kind: name of the cache kind, also its folder.
+        version: raised when the same source would give other bytes.
+        settings: sizes, percentiles and the like, as text, numbers or lists of them.
+    """
+
+    kind: str
+    version: int
+    settings: dict[str, object]
+
+
+class Cache:
+    """One kind of entries in a cache folder."""
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self.folder = folder / kind
+        self.batches = self.folder / "batches"
+
+    def open(self, config: CacheConfig) -> None:
+        """Create the folder, or check that it was made with the same configuration.
+
+        Raises:
+            InputError: it was made with another one.
+        """
+        path = self.folder / "config.json"
+        wanted = asdict(config)
+        if path.is_file() and read_json(path) != wanted:
+            raise InputError(
+                f"{path}: this cache was made with other settings; choose another --cache folder or delete it"
+            )
+        self.batches.mkdir(parents=True, exist_ok=True)
+        write_json(path, wanted)
+
+    def plan(self, sources: list[Source], batch_size: int) -> list[Batch]:
+        """Cut the sources, in order, into batches of `batch_size`."""
+        batches = []
+        for number, start in enumerate(range(0, len(sources), batch_size)):
+            members = tuple(sources[start : start + batch_size])
+            key = [(item.study_id, item.series_id, item.kind, item.fingerprint) for item in members]
+            batches.append(Batch(f"{number:05d}-{digest(key)}", members))
+        return batches
+
+    def entries(self, batch: Batch) -> pd.DataFrame | None:
+        """Return a committed batch's index; None where it is not committed or is damaged."""
+        folder = self.batches / batch.name
+        try:
+            index = _read_index(folder / "index.csv")
+        except InputError:
+            return None  # it is made anew
+        # Each source has as many rows as the others; with lines cut off, one has fewer or none.
+        rows, studies = len(index) % len(batch.sources), {source.study_id for source in batch.sources}
+        files = all((folder / file).exists() for file in index["file"].unique())
+        return index if files and not rows and set(index["study_id"]) == studies else None
+
+    def begin(self, batch: Batch) -> Path:
+        """Return a folder for the batch's files, outside of the committed ones.
+
+        What the batch already holds is in it, so that only the entries that failed need be made again.
+        """
+        folder, before = self.batches / f".{batch.name}", self.batches / batch.name
+        shutil.rmtree(folder, ignore_errors=True)
+        if self.entries(batch) is None:
+            folder.mkdir()
+        else:
+            shutil.copytree(before, folder)
+        return folder
+
+    def commit(self, batch: Batch, entries: pd.DataFrame) -> None:
+        """Write the batch's index and move its folder into place in one step."""
+        folder = self.batches / f".{batch.name}"
+        write_csv(folder / "index.csv", entries)
+        shutil.rmtree(self.batches / batch.name, ignore_errors=True)
+        os.replace(folder, self.batches / batch.name)
+
+    def finish(self, batches: Iterable[Batch]) -> pd.DataFrame:
+        """Join the batches' indices into one, drop batches that are no longer wanted, return the index."""
+        names = [batch.name for batch in batches]
+        parts = []
+        for name in names:
+            part = _read_index(self.batches / name / "index.csv")
+            parts.append(
+                part.assign(file=[f"batches/{name}/{file}" if file else "" for file in part["file"]])
+            )
+        for folder in set(self.batches.iterdir()) - {self.batches / name for name in names}:
+            if _BATCH_NAME.fullmatch(folder.name):
+                shutil.rmtree(folder)
+        index = pd.concat(parts, ignore_index=True)
+        write_csv(self.folder / "index.csv", index)
+        return index
+
+    def identity(self) -> str:
+        """Return a digest of the sources of all usable entries of a finished cache.
+
+        Raises:
+            InputError: see `index`.
+        """
+        index = self.index()
+        usable = index.loc[index["status"] == OK, ["study_id", "series_id", "source"]]
+        return digest(usable.to_numpy().tolist())
+
+    def index(self) -> pd.DataFrame:
+        """Read the index of a finished cache.
+
+        Returns:
+            Text columns, at least ``study_id, series_id, kind, status, reason, file``; `file` is
+            relative to `folder`.
+
+        Raises:
+            InputError: the cache is missing or damaged, or was not finished.
+        """
+        path = self.folder / "index.csv"
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; run lumbar preprocess with this --cache folder first")
+        return _read_index(path)
+
+
+def _read_index(path: Path) -> pd.DataFrame:
+    remedy = "delete it and run lumbar preprocess again"
+    return read_csv(path, ("study_id", "file"), remedy, dtype=str, keep_default_na=False)

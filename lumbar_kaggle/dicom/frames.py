@@ -1,0 +1,157 @@
+"""The pixels of a parsed file: how its frames are stored, and each frame as an image and its padding."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
+
+from lumbar_kaggle.dicom.decoder_process import decode_in_child
+from lumbar_kaggle.dicom.decoders import Layout, decode_frame, stored
+from lumbar_kaggle.dicom.headers import MAX_BYTES, PIXEL_DATA, Header, UnreadableInstance, damage
+
+MAX_FRAMES = 10_000
+
+SLOPES = (1e-6, 1e6)
+"""|RescaleSlope| that can be meant; beyond, float32 makes the picture constant."""
+
+INTERCEPT_SLOPES = 2.0**22
+"""Greatest |RescaleIntercept| in slopes; beyond, float32 cannot tell neighbouring stored values apart."""
+
+
+def read_layout(header: Header, syntax: str) -> Layout:
+    """Return how a file's frames are stored.
+
+    Raises:
+        UnreadableInstance: there is no image, it is a colour image, or one that is not read.
+    """
+    rows, columns = header.integer("Rows", low=1), header.integer("Columns", low=1)
+    if rows is None or columns is None:
+        cause = f"header is damaged ({header.remarks[0]})" if header.remarks else ""
+        raise UnreadableInstance(cause or "no image in it (Rows or Columns is absent)")
+    samples = header.integer("SamplesPerPixel", low=1) or 1
+    greys = header.text("PhotometricInterpretation").upper() or "MONOCHROME2"
+    if samples > 1 or greys.startswith(("RGB", "YBR", "PALETTE", "HSV", "ARGB", "CMYK")):
+        raise UnreadableInstance("a colour image, not an MR slice")
+    if greys not in ("MONOCHROME1", "MONOCHROME2"):
+        raise UnreadableInstance(f"PhotometricInterpretation is {greys}, neither MONOCHROME1 nor MONOCHROME2")
+    frames = header.integer("NumberOfFrames", low=1) or 1
+    allocated = header.integer("BitsAllocated", low=1)
+    if allocated not in (8, 16, 32):
+        raise UnreadableInstance(f"BitsAllocated is {allocated or 'absent'}; 8, 16 and 32 are read")
+    size = rows * columns * frames * allocated // 8
+    if size > MAX_BYTES or frames > MAX_FRAMES:
+        raise UnreadableInstance(
+            f"its header states {frames} frames of {rows} × {columns} px, more than any series of slices has"
+        )
+    return Layout(
+        syntax=syntax,
+        rows=rows,
+        columns=columns,
+        frames=frames,
+        bits_allocated=allocated,
+        bits_stored=header.integer("BitsStored", low=1, high=allocated) or allocated,
+        signed=header.integer("PixelRepresentation", low=0, high=1) == 1,
+    )
+
+
+def read_frame(
+    dataset: Dataset, header: Header, layout: Layout, frame: int
+) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Decode one frame.
+
+    Args:
+        dataset: with PixelData.
+        header: of this frame.
+        layout: of the file.
+        frame: from 0.
+
+    Returns:
+        ``[rows, columns]`` image, rescaled, greater is brighter; and the padding, as in `instances.Slice`.
+
+    Raises:
+        UnreadableInstance: it cannot be decoded; the text says why.
+    """
+    with damage("pixels cannot be decoded"):
+        image = _stored_frame(dataset, layout, frame)
+        padding = _padding(header, image, layout)
+        if header.text("PhotometricInterpretation").upper() == "MONOCHROME1":
+            image = ~image if layout.signed else image ^ image.dtype.type((1 << layout.bits_stored) - 1)
+        slope, intercept = rescale(header)
+        if (slope, intercept) != (1.0, 0.0):
+            image = (image * np.float32(slope) + np.float32(intercept)).astype(np.float32)
+        return image, padding
+
+
+def rescale(header: Header) -> tuple[float, float]:
+    """Return RescaleSlope and RescaleIntercept; 1 and 0 where absent, or said in the remarks to be so."""
+    slopes = header.numbers(
+        "RescaleSlope",
+        count=1,
+        plausible=lambda one: SLOPES[0] <= abs(one[0]) <= SLOPES[1],
+        otherwise="counts as 1",
+    )
+    slope = slopes[0] if slopes else 1.0
+    intercepts = header.numbers(
+        "RescaleIntercept",
+        count=1,
+        plausible=lambda one: abs(one[0]) <= INTERCEPT_SLOPES * abs(slope),
+        otherwise="counts as 0",
+    )
+    return slope, intercepts[0] if intercepts else 0.0
+
+
+def _stored_frame(dataset: Dataset, layout: Layout, frame: int) -> NDArray[Any]:
+    """Return the stored values of one frame, ``[rows, columns]``; see `decoders.stored`."""
+    big = not getattr(dataset.get_item(PIXEL_DATA), "is_little_endian", True)
+    element = dataset["PixelData"]
+    syntax = UID(layout.syntax or (ExplicitVRBigEndian if big else ImplicitVRLittleEndian))
+    if get_decoder(syntax).is_native:
+        length = layout.frame_bytes * layout.frames
+        if layout.frames > 1 and len(element.value) < length:
+            whole = len(element.value) // layout.frame_bytes
+            raise ValueError(f"its header states {layout.frames} frames, its pixels are {whole}")
+        return _uncompressed_frame(element.value[: length + length % 2], element.VR, syntax, layout, frame)
+    table = [dataset.get(f"ExtendedOffsetTable{part}") for part in ("", "Lengths")]
+    encoded = get_frame(
+        element.value,
+        frame,
+        number_of_frames=layout.frames,
+        extended_offsets=(table[0], table[1]) if all(table) else None,
+    )
+    return (decode_frame if syntax == RLELossless else decode_in_child)(encoded, layout)
+
+
+def _uncompressed_frame(content: bytes, vr: str, syntax: UID, layout: Layout, frame: int) -> NDArray[Any]:
+    values, _ = get_decoder(syntax).as_array(
+        content,
+        **layout.options(index=frame, number_of_frames=layout.frames, pixel_vr=vr),
+    )
+    return stored(values, layout, layout.bits_allocated)
+
+
+def _padding(header: Header, values: NDArray[Any], layout: Layout) -> NDArray[np.bool_] | None:
+    """Return where stored values are PixelPaddingValue, or lie between it and PixelPaddingRangeLimit.
+
+    Both are stored values (DICOM PS3.3, C.7.5.1.1.2), and are found written with either sign.
+    """
+    first = header.integer("PixelPaddingValue")
+    last = header.integer("PixelPaddingRangeLimit")
+    if first is None:
+        return None
+    low, high = sorted(_stored_value(value, layout) for value in (first, first if last is None else last))
+    padding = (values >= low) & (values <= high)
+    return padding if padding.any() else None
+
+
+def _stored_value(value: int, layout: Layout) -> int:
+    """Return a value of either sign with the sign of the pixels."""
+    value %= 1 << layout.bits_allocated
+    if not layout.signed:
+        return value
+    # -2000 of 12 stored bits may be written in 12 bits as well as in those allocated.
+    bits = layout.bits_stored if value < 1 << layout.bits_stored else layout.bits_allocated
+    return value - (1 << bits) if value >> (bits - 1) else value

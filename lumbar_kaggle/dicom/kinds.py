@@ -1,0 +1,243 @@
+"""Which of the three kinds a series is: sagittal T1, sagittal T2 or STIR, axial T2 of the lumbar spine.
+
+A series is told by what it is: plane, sequence, times and region of its headers. Words of the description say
+what the headers leave open. What is absent speaks against no series: the competition's files hold
+nothing but "T1" or "T2".
+"""
+
+import math
+import re
+import unicodedata
+from collections.abc import Sequence
+
+from lumbar_kaggle.core.targets import SERIES_DESCRIPTIONS
+from lumbar_kaggle.dicom import geometry
+from lumbar_kaggle.dicom.grouping import contents, places, plane_of
+from lumbar_kaggle.dicom.instances import Instance
+
+KIND_WORDS = {kind: words for words, kind in SERIES_DESCRIPTIONS.items()}
+"""The kinds in the words of the competition's tables."""
+
+LONG_ECHO_MS = 60.0
+LONG_REPETITION_MS = 1500.0
+"""Spin echo: T1 has TR under about 1,000 ms and TE under 30, T2 has TR over 2,000 and TE over 80
+(Westbrook, MRI in Practice, ch. 2); these bounds lie in the gaps."""
+
+SPIN_ECHO_MS = 150.0
+"""Repetition times below are gradient echoes': spin-echo T1 takes 300 ms and more."""
+
+FAT_NULLING_MS = 300.0
+"""STIR nulls fat with an inversion time of 120 to 250 ms, by field strength; T1 FLAIR takes 700 and more."""
+
+FEWEST_SLICES = 3
+"""Planning images have one or two slices in a plane; a disc's axial stack has three and more."""
+
+_AGENT = (
+    r"(c|ce|cm|km|gd|gad|gado\w*|contr?ast\w*|kontrast\w*|mdc|inj\w*|dotarem|magnevist|clariscan|prohance)\b"
+)
+_WITHOUT = r"\b(pre|no|non|not|without|w o|wo|ohne|sans|senza|sin|sem|before|vor|avant|zonder|nativ\w*) "
+_ENHANCED = (
+    rf"\+ ?{_AGENT}|\bc ?\+|\bpost\b(?! ?op)|\bapres\b|\bnach\b|\b(contrast )?enhanced\b|"
+    rf"\b(?!c\b|cm\b){_AGENT}"
+)
+
+_OTHER_USES = (
+    (
+        "a planning image",
+        r"\b(locali[sz](er|ador|atore)|loc|scout|survey|topogram|pilot|reperage)\b",
+    ),
+    ("a projection or myelogram", r"\b(mip|minip|thick slab|projection|myelo\w*|mrm|mrcp|urogra\w*)\b"),
+    ("a map", r"\b([de]?adc|map|maps|mapping|t[12] ?map\w*)\b"),
+    (
+        "diffusion, perfusion or spectroscopy",
+        r"\b(dwi|dti|diff\w*|resolve|trace\w*|b\d{2,4}|perf\w*|dce|spectro\w*)\b",
+    ),
+    ("a subtraction", r"\b(sub|subs|subtr\w*|soustraction)\b"),
+    (
+        "one part of a Dixon scan",
+        r"\b(dixon|mdixon|ideal|flex)\b.* (op|out|in|ip|f|fat)\b(?! ?sat| ?sup)|"
+        r"\b(opp|oop|opposed|in phase|out of phase|out phase|inphase|outphase|fat only|fatonly)\b",
+    ),
+    (
+        "a gradient echo",
+        r"\b(t2\*|t2 ?star\w*|t2s\b|gre|(?:ge|fl)[23]d|flash|vibe|lava|thrive|[mb]?ffe|tfe|medic|merge|swi|"
+        r"swan|trufi\w*|fiesta\w*|ciss|mprage|bravo|f?spgr)",
+    ),
+)
+"""Other uses than the plain diagnostic one, as descriptions name them."""
+
+_SPINE = r"(?:spine|spinal|column|col\b|ws\b|wirbels\w*|rachis|columna|colonna|wervelkolom)"
+_REGIONS = {
+    "lumbar": r"\b(l ?[1-5]\b|s[12]\b|lumb|lomb|l ?sp|ls sp|lws\b|lw[kz]\b|lende|thoracolumb|dorsolumb|"
+    r"tl ?sp|cauda)",
+    "whole spine": rf"\b(whole|total|full|entire|complete|ganze|gesamte|toute) ?{_SPINE}|\bgws\b|"
+    r"\b(holo|pan)spin",
+    "cervical": r"\b(c ?[1-7]\b|cerv|zervi|c ?sp|hws\b|hwk\b|cw[kz]\b|nuque|halswirbel|neck)",
+    "thoracic": r"\b(th?([4-9]|1[0-2])\b|thora|tora|dors|t ?sp|bws\b|bwk\b|twk\b|brustwirbel)",
+    "other": r"\b(brain|head|skull|crani|schadel|cerebr|hirn|knee|knie|genou|hips?\b|hufte|shoulder|schulter|"
+    r"epaule|ankle|foot|hand|wrist|elbow|heart|cardiac|chest|breast|prostat|pelvi|becken|bassin|sij?\b|isg\b|"
+    r"sacro ?ilia|iliosa[kc]ral|abdom|liver|leber|kidney|femur|thigh|brachial|plexus)",
+}
+"""Regions of the body as descriptions name them in English, German, French, Spanish, Italian and Dutch."""
+
+_FOREIGN_BODY_PARTS = re.compile(
+    "[CT]SPINE|CTSPINE|HEAD|BRAIN|NECK|SKULL|KNEE|HIP|SHOULDER|ANKLE|FOOT|HAND|WRIST|ELBOW|HEART|CHEST|BREAST|"
+    "PROSTATE|THIGH|FEMUR|LIVER|KIDNEY"
+)
+"""Values of BodyPartExamined (PS3.16 annex L) that no technician leaves on a lumbar spine."""
+
+
+def recognise_kind(instance: Instance) -> str | None:
+    """Return the series kind that a slice belongs to, or None if it is none of the three."""
+    return _told(instance)[0]
+
+
+def recognise_series(group: Sequence[Instance]) -> tuple[str | None, str]:
+    """Return the kind of a group of slices, see `grouping.group_slices`, or None and why it is none.
+
+    Args:
+        group: at least one slice.
+    """
+    plane = plane_of(group)
+    fitting = [item for item in group if item.orientation and geometry.plane(item.orientation) == plane]
+    kind, reason = _told((fitting or list(group))[len(fitting or group) // 2])
+    # All slices at one place: the positions cannot be meant.
+    count = places(group) if places(group) > 1 else len(group)
+    if kind and count < FEWEST_SLICES:
+        return None, f"{_name(group[0])} has too few slices ({count}; at least {FEWEST_SLICES})"
+    return kind, reason
+
+
+def preference(group: Sequence[Instance]) -> tuple[tuple[bool | int, str], ...]:
+    """Return why one of several series of a kind is taken: the earliest point that differs decides.
+
+    Returns:
+        Pairs of a value, of which the greater is better, and the words for it.
+    """
+    item = group[len(group) // 2]
+    words = _words(f"{item.description} {item.protocol}")
+    return (
+        ("whole spine" not in _regions(words), "it is no whole spine"),
+        (
+            "lumbar" in _regions(words) or "lumbar" in _regions(_words(item.body_part)),
+            "it names the lumbar spine",
+        ),
+        (
+            not (_fat_nulled(item) or re.search(r"\b(fs|fatsat|fat sat\w*|spair|spir)\b", words)),
+            "its fat is not suppressed",
+        ),
+        (not contents(item), "it is a plain magnitude image"),
+        (
+            item.echo_time_ms is None or _by_times(item) == _weighting(item, words),
+            "its times agree with its name",
+        ),
+        (places(group), "it has more slices"),
+    )
+
+
+def _told(item: Instance) -> tuple[str | None, str]:
+    if item.orientation is None:
+        return None, "the series has no ImageOrientationPatient, so its kind cannot be told"
+    plane, name = geometry.plane(item.orientation), _name(item)
+    words = _words(item.description)
+    other = _other_use(item, words) or _other_region(item, words)
+    if other:
+        return None, f"{name} is {other}"
+    weighting = _weighting(item, words)
+    if plane == "sagittal" and weighting:
+        return f"sagittal_{weighting}", ""
+    if plane == "axial" and weighting == "t2":
+        return "axial_t2", ""
+    return None, f"{name} is none of sagittal T1, sagittal T2/STIR, axial T2"
+
+
+def _name(item: Instance) -> str:
+    plane = "" if item.orientation is None else geometry.plane(item.orientation)
+    return f"{'an' if plane == 'axial' else 'a'} {plane} series (description {item.description!r})"
+
+
+def _words(text: str) -> str:
+    """Return text in lower case, without accents, its words parted by single spaces; + and * stay."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return " ".join(re.sub(r"[^a-z0-9+*]+", " ", plain).split())
+
+
+def _other_use(item: Instance, words: str) -> str:
+    """Return what else the series is than a plain spin-echo series, or empty text."""
+    if item.modality and item.modality.upper() != "MR":
+        return f"of modality {item.modality}"
+    bad = [content for content in contents(item) if content not in ("water only", "a real part")]
+    if bad:
+        return f"{bad[0]} by its ImageType"
+    if item.b_value:
+        return f"a diffusion image (b = {item.b_value:g} s/mm²)"
+    if item.acquisition_contrast in ("DIFFUSION", "PERFUSION", "FLOW_ENCODED", "TAGGING"):
+        return f"no plain image (AcquisitionContrast {item.acquisition_contrast})"
+    agent = _words(item.contrast_agent)
+    if agent and not re.fullmatch(rf"no|none|n|0|n a|nil|unknown|without.*|{_WITHOUT}.*", agent):
+        return f"taken after contrast agent ({item.contrast_agent})"
+    if re.search(_ENHANCED, re.sub(_WITHOUT + _AGENT, " ", words)):
+        return "taken after contrast agent by its description"
+    for use, form in _OTHER_USES:
+        if re.search(form, words):
+            return f"{use} by its description"
+    kinds = set(item.sequence.upper().split())
+    if kinds and "SE" not in kinds and kinds & {"GR", "EP"}:
+        return f"no spin echo (ScanningSequence {item.sequence})"
+    if item.repetition_time_ms is not None and 0 < item.repetition_time_ms < SPIN_ECHO_MS:
+        return f"no spin echo (RepetitionTime {item.repetition_time_ms:g} ms)"
+    return ""
+
+
+def _other_region(item: Instance, words: str) -> str:
+    """Return of which other region it is, or empty text; the description is believed before the rest."""
+    regions = _regions(words) or _regions(_words(item.protocol))
+    if regions:
+        return (
+            "" if regions & {"lumbar", "whole spine"} else f"of another region ({', '.join(sorted(regions))})"
+        )
+    part = re.sub("[^A-Z]", "", item.body_part.upper())
+    return (
+        f"of another region (BodyPartExamined {item.body_part})"
+        if _FOREIGN_BODY_PARTS.fullmatch(part)
+        else ""
+    )
+
+
+def _regions(words: str) -> set[str]:
+    return {region for region, form in _REGIONS.items() if re.search(form, words)}
+
+
+def _named(words: str) -> str | None:
+    """Return the one weighting that the words name, or None."""
+    # STIR before T1: "STIR T1" sequences exist and are read as fluid-sensitive ones.
+    if re.search(r"\b(stir|tirm)", words):
+        return "t2"
+    # "sT1W" and "SagT2" are vendors' spellings; T10 to T12 are vertebrae.
+    found = set(re.findall(r"\b(?:s|sag|ax|tra|cor)?(t[12])(?!\d)", words))
+    return found.pop() if len(found) == 1 else None
+
+
+def _weighting(item: Instance, words: str) -> str | None:
+    named = _named(words)
+    dense = re.search(r"\b(s|sag)?(pd|dp|proton)", words)
+    return named if named and not (dense and item.echo_time_ms is not None) else _by_times(item)
+
+
+def _fat_nulled(item: Instance) -> bool:
+    inversion = math.nan if item.inversion_time_ms is None else item.inversion_time_ms
+    return "IR" in item.sequence.split() and inversion <= FAT_NULLING_MS
+
+
+def _by_times(item: Instance) -> str | None:
+    if _fat_nulled(item):
+        return "t2"
+    if item.echo_time_ms is None:
+        return None
+    if "IR" in item.sequence.split() and item.echo_time_ms < LONG_ECHO_MS:
+        # T1 FLAIR: a long inversion time nulls the fluid, and the short echo keeps it T1.
+        return "t1"
+    if item.echo_time_ms >= LONG_ECHO_MS:
+        return "t2"
+    # A short echo with a long repetition is proton density, which none of the three series is.
+    return None if (item.repetition_time_ms or 0) >= LONG_REPETITION_MS else "t1"

@@ -1,1 +1,0 @@
-"""Where the models of a bundle looked in one study. It explains a model, not a patient."""

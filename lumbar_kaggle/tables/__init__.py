@@ -1,0 +1,1 @@
+"""The competition's tables: read, checked, written."""

@@ -1,0 +1,226 @@
+"""The competition's folder: what its tables and images say of studies and series.
+
+Identifiers are strings throughout: the competition's are integers up to ten digits, a hospital's
+may be anything that names a folder.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.files import digest
+from lumbar_kaggle.core.folders import list_folder, shown
+from lumbar_kaggle.core.targets import SAMPLE_ORDER, row_id
+from lumbar_kaggle.tables.reading import (
+    COORDINATE_COLUMNS,
+    Fault,
+    faults_of,
+    label_rows,
+    read_coordinates,
+    read_label_table,
+    read_series_table,
+    sample_studies,
+)
+
+SERIES_COLUMNS = ("study_id", "series_id", "kind", "folder", "files")
+"""Of `Competition.series`."""
+
+
+@dataclass(frozen=True)
+class Competition:
+    """One split of a competition folder.
+
+    Attributes:
+        root: the competition folder, or the folder of studies where there are no tables.
+        split: ``"train"`` or ``"test"``.
+        studies: identifiers, in the order of the tables.
+        series: columns `SERIES_COLUMNS`: kind is one of `targets.SERIES_KINDS`, folder a `Path` as text,
+            files a tuple of paths relative to the folder, empty where all its files are of the series;
+            only series that exist on disk.
+        labels: columns ``row_id, study_id, target, severity`` (categorical of `SEVERITY_WORDS`
+            codes 0, 1, 2 as int); labelled rows only. Empty for a test split.
+        coordinates: columns ``study_id, series_id, instance_number, condition, level, x, y`` with x,
+            y in pixels of the stored image (column, row). Empty where there is no such table.
+        faults: what was wrong in the tables and was left out.
+        notes: per study what is to be said of its series: which were left out, and why.
+    """
+
+    root: Path
+    split: str
+    studies: tuple[str, ...]
+    series: pd.DataFrame
+    labels: pd.DataFrame
+    coordinates: pd.DataFrame
+    faults: tuple[Fault, ...] = field(default=())
+    notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def reasons(self, study_id: str) -> str:
+        """Return the notes on a study as one line; empty text where there are none."""
+        return shown("; ".join(self.notes.get(study_id, ())))
+
+    def identity(self) -> dict[str, str]:
+        """Return digests of ``studies``, ``labels`` and ``coordinates``; see `config.begin_run`."""
+        tables = {"labels": self.labels, "coordinates": self.coordinates}
+        return {
+            "studies": digest(self.studies),
+            **{name: digest(table.to_csv(index=False)) for name, table in tables.items()},
+        }
+
+    def rows(self) -> pd.DataFrame:
+        """Return the rows of a submission: ``row_id, study_id, target``, in sample order."""
+        return submission_rows(self.studies)
+
+
+def submission_rows(studies: Iterable[str]) -> pd.DataFrame:
+    """Return 25 rows ``row_id, study_id, target`` per study, in the sample's order of targets."""
+    rows = [(row_id(study, name), study, name) for study in studies for name in SAMPLE_ORDER]
+    return pd.DataFrame(rows, columns=["row_id", "study_id", "target"])
+
+
+def read_competition(root: Path, split: str) -> Competition:
+    """Read and check the tables of one split.
+
+    Args:
+        root: the folder that holds ``train.csv``, ``train_images`` and so on.
+        split: ``"train"`` or ``"test"``.
+
+    Raises:
+        InputError: a table is missing, lacks a column, or has a serious fault.
+    """
+    competition = read_split(root, split)
+    serious = [fault for fault in competition.faults if fault.serious]
+    if serious:
+        more = f" (and {len(serious) - 1} more: lumbar check {root})" if len(serious) > 1 else ""
+        raise InputError(f"{serious[0]}{more}")
+    return competition
+
+
+def read_marked(root: Path) -> Competition:
+    """Read the training split for its labelled points; grades need not be there.
+
+    Raises:
+        InputError: the series table is missing or faulty, or there is no table of coordinates.
+    """
+    if (root / "train.csv").is_file():
+        return read_competition(root, "train")
+    table, path = root / "train_series_descriptions.csv", root / "train_label_coordinates.csv"
+    described, faults = read_series_table(table)
+    coordinates, found = read_coordinates(path, set(described["study_id"]), described)
+    series, more, notes = _locate(root / "train_images", described, table)
+    faults += found + more
+    serious = [fault for fault in faults if fault.serious]
+    if serious:
+        raise InputError(str(serious[0]))
+    studies = tuple(dict.fromkeys(described["study_id"]))
+    return Competition(root, "train", studies, series, no_labels(), coordinates, tuple(faults), notes)
+
+
+def find_faults(root: Path) -> list[Fault]:
+    """Read all tables of a competition folder and return every fault in them.
+
+    A table that cannot be read at all is one serious fault, and the other split is still read.
+
+    Raises:
+        InputError: the folder holds none of the competition's series tables.
+    """
+    marks = {
+        "train": ("train_series_descriptions.csv", "train.csv"),
+        "test": ("test_series_descriptions.csv",),
+    }
+    splits = [split for split, names in marks.items() if any((root / name).is_file() for name in names)]
+    if not splits:
+        raise InputError(
+            f"{root}: holds neither train_series_descriptions.csv nor test_series_descriptions.csv; "
+            "give the competition's folder"
+        )
+    faults: list[Fault] = []
+    for split in splits:
+        try:
+            faults += read_split(root, split).faults
+        except InputError as error:
+            faults.append(Fault(root, 0, True, str(error)))
+    return faults
+
+
+def read_split(root: Path, split: str) -> Competition:
+    """Read one split with all its faults, the serious ones too; see `read_competition`."""
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; give the folder that holds train.csv and test_images")
+    series_table = root / f"{split}_series_descriptions.csv"
+    described, faults = read_series_table(series_table)
+    labels, coordinates = no_labels(), no_coordinates()
+    if split == "train":
+        table, more = read_label_table(root / "train.csv")
+        labels, studies = label_rows(table), tuple(table["study_id"])
+        unknown = ~described["study_id"].isin(studies)
+        sentence = "study {study_id} is not in train.csv; the row is left out"
+        more += faults_of(series_table, described[unknown], sentence, False)
+        described = described[~unknown]
+        alone = table[~table["study_id"].isin(described["study_id"])]
+        sentence = "study {study_id} has no series in train_series_descriptions.csv"
+        more += faults_of(root / "train.csv", alone, sentence, False)
+        path = root / "train_label_coordinates.csv"
+        if path.is_file():
+            coordinates, found = read_coordinates(path, set(studies), described)
+            more += found
+        faults += more
+    else:
+        studies = _test_studies(root, described)
+        faults += _unnamed_folders(root / "test_images", set(studies))
+    series, more, notes = _locate(root / f"{split}_images", described, series_table)
+    return Competition(root, split, studies, series, labels, coordinates, tuple(faults + more), notes)
+
+
+def _test_studies(root: Path, described: pd.DataFrame) -> tuple[str, ...]:
+    """Every study that the sample or the series table names: each needs its 25 rows."""
+    studies: dict[str, None] = {}
+    sample = root / "sample_submission.csv"
+    if sample.is_file():
+        studies.update(dict.fromkeys(sample_studies(sample)))
+    studies.update(dict.fromkeys(described["study_id"]))
+    return tuple(studies)
+
+
+def _unnamed_folders(images: Path, studies: set[str]) -> list[Fault]:
+    """Return a fault for each study folder that no table names; it needs no rows and gets none."""
+    unnamed = [path for path in list_folder(images).folders if path.name not in studies]
+    return [Fault(path, 0, False, "no table names this study folder; it is left out") for path in unnamed]
+
+
+def _locate(
+    images: Path, described: pd.DataFrame, table: Path
+) -> tuple[pd.DataFrame, list[Fault], dict[str, list[str]]]:
+    """Add the folder of each series, and leave out those that are not on disk, with a note per study."""
+    folders = [images / study / series for study, series in described[["study_id", "series_id"]].to_numpy()]
+    there = np.array([os.path.isdir(folder) for folder in folders], dtype=bool)
+    missing = described[~there]
+    if missing.empty or there.any():
+        place = str(images).replace("{", "{{").replace("}", "}}")
+        sentence = f"series {{series_id}} of study {{study_id}} has no folder in {place}; it is left out"
+        faults = faults_of(table, missing, sentence, False)
+    else:
+        sentence = f"none of its {len(missing)} series has a folder in {images}; download the pictures too"
+        faults = [Fault(table, 0, False, sentence)]
+    notes: dict[str, list[str]] = {}
+    for study, series in missing[["study_id", "series_id"]].to_numpy():
+        notes.setdefault(study, []).append(f"series {series} has no folder")
+    located = described.assign(folder=[str(folder) for folder in folders])[there]
+    located["files"] = [()] * len(located)
+    return located[list(SERIES_COLUMNS)].reset_index(drop=True), faults, notes
+
+
+def no_labels() -> pd.DataFrame:
+    """Return an empty `Competition.labels`."""
+    return pd.DataFrame(
+        {"row_id": [], "study_id": [], "target": [], "severity": np.array([], dtype=np.int64)}
+    )
+
+
+def no_coordinates() -> pd.DataFrame:
+    """Return an empty `Competition.coordinates`."""
+    return pd.DataFrame({name: [] for name in COORDINATE_COLUMNS})

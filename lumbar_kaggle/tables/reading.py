@@ -1,0 +1,347 @@
+"""The competition's tables, read as text and checked: every fault with its file and line."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from string import Formatter
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.folders import shown
+from lumbar_kaggle.core.targets import (
+    CONDITIONS,
+    LEVELS,
+    SERIES_DESCRIPTIONS,
+    SEVERITY_WORDS,
+    TARGET_NAMES,
+    condition_words,
+    level_words,
+    row_id,
+    split_row_id,
+)
+
+COORDINATE_COLUMNS = ("study_id", "series_id", "instance_number", "condition", "level", "x", "y")
+LONGEST_ID = 64
+"""Characters of a study's or series' identifier in a table; the competition's have 10, a DICOM UID 64."""
+
+SHOWN = 20
+"""Faults of one kind that are printed."""
+
+ARCHIVES = frozenset({".gz", ".zip", ".bz2", ".xz", ".zst", ".tar"})
+"""Ends of names by which pandas unpacks a table."""
+
+SERIES_COLUMNS = ("study_id", "series_id", "series_description")
+
+
+class Fault(NamedTuple):
+    """Something wrong in a table.
+
+    Attributes:
+        file: path of the table.
+        line: line in that file, the header being line 1; 0 when it is the file as a whole.
+        serious: True when the table cannot be used as it is; otherwise the row is left out.
+        message: one clear sentence.
+        kind: the sentence without the row's values; faults of one kind can be told together.
+    """
+
+    file: Path
+    line: int
+    serious: bool
+    message: str
+    kind: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.file}, line {self.line}" if self.line else str(self.file)
+        return shown(f"{place}: {self.message}")
+
+
+def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    """Read a CSV as text and check that it has `columns`; further columns are dropped.
+
+    Returns:
+        Text columns, empty text where nothing stands, and an index that gives ``line - 2``.
+
+    Raises:
+        InputError: the file is missing, empty, no CSV, lacks a column or has one twice, or a field holds a
+            line break or a NUL.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: a folder, where a CSV file was expected") from None
+    except pd.errors.EmptyDataError:
+        raise InputError(f"{path}: the file is empty; it needs the columns {', '.join(columns)}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: not a CSV file (no text in UTF-8: {error.reason}); save it as UTF-8"
+        ) from None
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        # Each kind of archive fails in a way of its own, and a file may only be called one.
+        reason = clipped(" ".join(str(error).split()), 160) or type(error).__name__
+        raise InputError(f"{path}: not a CSV file ({reason}); give one, or a whole archive of one") from error
+    if not isinstance(table.index, pd.RangeIndex):
+        # pandas takes surplus fields for row names, and every column would be shifted.
+        raise InputError(f"{path}, line 2: the row has more fields than the header; remove what is too much")
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise InputError(f"{path}, line 1: column {', '.join(missing)} is missing")
+    # pandas gives a second column of one name the number 1.
+    twice = [name for name in columns if f"{name}.1" in table.columns]
+    if twice:
+        raise InputError(f"{path}, line 1: column {twice[0]} is there twice; keep one")
+    broken = table[list(columns)].apply(lambda column: column.str.contains(r"[\r\n\0]")).any(axis=1)
+    line = int(broken.idxmax()) + 2 if broken.any() else _line_of_nul(path)
+    if line:
+        raise InputError(f"{path}, line {line}: a field holds a line break or a NUL; remove it")
+    # A blank line is no row, yet it counts as a line of the file.
+    return table.loc[(table != "").any(axis=1), list(columns)]
+
+
+def _line_of_nul(path: Path) -> int:
+    """Return the line of a file's first NUL, at which pandas before 3 ends a field; 0 for none."""
+    content = b"" if path.suffix in ARCHIVES else path.read_bytes()
+    place = content.find(b"\0")
+    return content[:place].count(b"\n") + 1 if place >= 0 else 0
+
+
+def label_rows(train: pd.DataFrame) -> pd.DataFrame:
+    """Turn the wide label table into one row per labelled study × target.
+
+    Args:
+        train: ``study_id`` and the 25 target columns with `SEVERITY_WORDS` or empty text.
+
+    Returns:
+        Columns ``row_id, study_id, target, severity`` (int64 0, 1, 2), studies in table order.
+    """
+    long = train.melt("study_id", list(TARGET_NAMES), "target", "word")
+    grades = {word: grade for grade, word in enumerate(SEVERITY_WORDS)}
+    severity = long["word"].map(grades).fillna(-1)
+    long = long.assign(severity=severity.astype(np.int64), position=np.tile(np.arange(len(train)), 25))
+    long = long[long["severity"] >= 0].sort_values("position", kind="stable")
+    identifiers = [row_id(study, name) for study, name in zip(long["study_id"], long["target"], strict=True)]
+    return long.assign(row_id=identifiers)[["row_id", "study_id", "target", "severity"]].reset_index(
+        drop=True
+    )
+
+
+def read_labels(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
+    """Read a label table (``train.csv`` or a truth file of the same columns).
+
+    Returns:
+        As `label_rows`, and the faults: unknown severities and duplicate studies are serious.
+
+    Raises:
+        InputError: the file is missing, empty, no CSV, or lacks a column.
+    """
+    table, faults = read_label_table(path)
+    return label_rows(table), faults
+
+
+def read_label_table(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
+    """Read a label table as it stands: text columns ``study_id`` and the 25 targets.
+
+    Returns:
+        The rows without those at fault, and the faults.
+
+    Raises:
+        InputError: the file is missing, empty, no CSV, or lacks a column.
+    """
+    table = read_table(path, ("study_id", *TARGET_NAMES))
+    table, faults = _sound_identifiers(path, table, "study_id")
+    twice = table["study_id"].duplicated()
+    faults += faults_of(path, table[twice], "study {study_id} stands here a second time; keep one row", True)
+    bad = np.zeros(len(table), dtype=bool)
+    for name in TARGET_NAMES:
+        unknown = ~table[name].isin([*SEVERITY_WORDS, ""])
+        bad |= unknown.to_numpy()
+        sentence = f"{name} is {{{name}!r}}; it must be Normal/Mild, Moderate, Severe or empty"
+        faults += faults_of(path, table[unknown], sentence, True)
+    return table[~twice & ~bad].reset_index(drop=True), faults
+
+
+def read_series_table(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
+    """Read a table of series descriptions.
+
+    Returns:
+        Text columns ``study_id, series_id, series_description, kind`` (one of `targets.SERIES_KINDS`),
+        and the faults; an unknown description is serious.
+
+    Raises:
+        InputError: the file is missing, empty, no CSV, or lacks a column.
+    """
+    table = read_table(path, SERIES_COLUMNS)
+    table, faults = _sound_identifiers(path, table, "study_id", "series_id")
+    twice = table.duplicated(["study_id", "series_id"])
+    sentence = "series {series_id} of study {study_id} stands here a second time; the row is left out"
+    faults += faults_of(path, table[twice], sentence, False)
+    kind = table["series_description"].map(SERIES_DESCRIPTIONS)
+    words = ", ".join(SERIES_DESCRIPTIONS)
+    sentence = f"series_description is {{series_description!r}}; it must be one of {words}"
+    faults += faults_of(path, table[kind.isna()], sentence, True)
+    return table.assign(kind=kind)[~twice & kind.notna()], faults
+
+
+def read_coordinates(
+    path: Path, studies: set[str], described: pd.DataFrame
+) -> tuple[pd.DataFrame, list[Fault]]:
+    """Read ``train_label_coordinates.csv``.
+
+    Args:
+        path: the table.
+        studies: identifiers in ``train.csv``.
+        described: as from `read_series_table`.
+
+    Returns:
+        `COORDINATE_COLUMNS` with conditions and levels as in `targets`, instance numbers int64, x and y
+        float (column and row in px of the stored image), index ``line - 2``; and the faults.
+
+    Raises:
+        InputError: the file is missing, empty, no CSV, or lacks a column.
+    """
+    table = read_table(path, COORDINATE_COLUMNS)
+    conditions = {condition_words(name): name for name in CONDITIONS}
+    levels = {level_words(name): name for name in LEVELS}
+    faults: list[Fault] = []
+    bad = np.zeros(len(table), dtype=bool)
+    for column, names in (("condition", conditions), ("level", levels)):
+        unknown = ~table[column].isin(list(names))
+        sentence = f"{column} is {{{column}!r}}; it must be one of {', '.join(names)}"
+        faults += faults_of(path, table[unknown], sentence, True)
+        bad |= unknown.to_numpy()
+    numbers = table[["instance_number", "x", "y"]].apply(to_floats).astype(np.float64)
+    for column in ("instance_number", "x", "y"):
+        # Negative pixels are outside of every image, whatever its size.
+        wrong = ~(numbers[column] >= 0) | ~np.isfinite(numbers[column])
+        wanted = "a number, 0 or more"
+        if column == "instance_number":
+            # The standard's integer strings are of 32 bits (DICOM PS3.5, 6.2).
+            wrong |= (numbers[column] % 1 != 0) | (numbers[column] >= 2**31)
+            wanted = "a whole number, 0 or more and of 32 bits"
+        sentence = f"{column} is {{{column}!r}}; it must be {wanted}; the row is left out"
+        faults += faults_of(path, table[wrong], sentence, False)
+        bad |= wrong.to_numpy()
+    unknown = ~table["study_id"].isin(studies)
+    faults += faults_of(
+        path, table[unknown], "study {study_id} is not in train.csv; the row is left out", False
+    )
+    pairs = set(zip(described["study_id"], described["series_id"], strict=True))
+    keys = zip(table["study_id"], table["series_id"], strict=True)
+    strange = np.array([key not in pairs for key in keys], dtype=bool) & ~unknown.to_numpy()
+    sentence = "series {series_id} is not in train_series_descriptions.csv; the row is left out"
+    faults += faults_of(path, table[strange], sentence, False)
+    twice = table.duplicated(["study_id", "condition", "level"]).to_numpy()
+    sentence = "study {study_id} has this condition and level a second time; the row is left out"
+    faults += faults_of(path, table[twice], sentence, False)
+    table = table.assign(
+        condition=table["condition"].map(conditions), level=table["level"].map(levels), **numbers
+    )
+    kept = table[~(bad | unknown.to_numpy() | strange | twice)]
+    return kept.astype({"instance_number": np.int64}), faults
+
+
+def sample_studies(path: Path) -> list[str]:
+    """Return the studies that a sample submission names, in its order.
+
+    Raises:
+        InputError: the file is unreadable, or a row identifier is not study + target.
+    """
+    studies: dict[str, None] = {}
+    table = read_table(path, ("row_id",))
+    for index, identifier in zip(table.index, table["row_id"], strict=True):
+        try:
+            study = split_row_id(identifier)[0]
+        except ValueError as error:
+            raise InputError(f"{path}, line {index + 2}: {error}") from None
+        if len(study) > LONGEST_ID or "/" in study:
+            raise InputError(
+                f"{path}, line {index + 2}: study {clipped(study)} cannot name a folder: at most "
+                f"{LONGEST_ID} characters, without /"
+            )
+        studies[study] = None
+    return list(studies)
+
+
+def to_floats(texts: pd.Series) -> pd.Series:
+    """Return texts as float64, to the last digit, NaN where one is no number."""
+    # pandas before 3 is a digit off where it parses numbers itself, and Python takes 1_000 for one.
+    parsed = pd.to_numeric(texts, errors="coerce")
+    return texts.where(parsed.notna()).astype(np.float64)
+
+
+def as_numbers(path: Path, table: pd.DataFrame, *columns: str, least: float = -np.inf) -> pd.DataFrame:
+    """Return the table of `read_table` with some columns as float64.
+
+    Raises:
+        InputError: one of them is no finite number, or is less than `least`; file and line are named.
+    """
+    for column in columns:
+        values = to_floats(table[column])
+        wrong = ~np.isfinite(values) | (values < least)
+        wanted = "a number" if least == -np.inf else f"a number, {least:g} or more"
+        faults = faults_of(
+            path, table[wrong].head(1), f"{column} is {{{column}!r}}; it must be {wanted}", True
+        )
+        if faults:
+            raise InputError(str(faults[0]))
+        table = table.assign(**{column: values})
+    return table
+
+
+def read_label_weights(path: Path) -> pd.DataFrame:
+    """Read how much each label counts: ``row_id``, and ``weight`` as float64 of 0 or more.
+
+    Raises:
+        InputError: the file is unreadable, or a weight is no such number.
+    """
+    return as_numbers(path, read_table(path, ("row_id", "weight")), "weight", least=0)
+
+
+def _sound_identifiers(path: Path, table: pd.DataFrame, *columns: str) -> tuple[pd.DataFrame, list[Fault]]:
+    """Return the rows whose identifiers can name a folder, and the faults of the others."""
+    sound, faults = np.ones(len(table), dtype=bool), []
+    for column in columns:
+        good = table[column].str.fullmatch(rf"[0-9]{{1,{LONGEST_ID}}}").to_numpy(dtype=bool)
+        sentence = f"{column} is {{{column}!r}}; it must be a whole number of at most {LONGEST_ID} digits"
+        faults += faults_of(path, table[~good], sentence, True)
+        sound &= good
+    return table[sound], faults
+
+
+def faults_of(path: Path, rows: pd.DataFrame, sentence: str, serious: bool) -> list[Fault]:
+    """One fault per row; `sentence` is filled with the row's own values."""
+    names = {name for _, name, _, _ in Formatter().parse(sentence) if name}
+    columns = [[clipped(value) for value in rows[name].tolist()] for name in names]
+    return [
+        Fault(
+            path, int(index) + 2, serious, sentence.format(**dict(zip(names, values, strict=True))), sentence
+        )
+        for index, *values in zip(rows.index, *columns, strict=True)
+    ]
+
+
+def shortened(faults: Sequence[Fault]) -> list[Fault]:
+    """Return the first `SHOWN` faults of each kind, and after them how many more there are of each."""
+    seen: Counter[tuple[Path, str]] = Counter()
+    shown, more = [], {}
+    for fault in faults:
+        kind = (fault.file, fault.kind or fault.message)
+        seen[kind] += 1
+        if seen[kind] <= SHOWN:
+            shown.append(fault)
+        else:
+            told = re.sub(r"\{[^}]*\}", "…", kind[1])
+            more[kind] = Fault(fault.file, 0, fault.serious, f"{seen[kind] - SHOWN} more rows: {told}")
+    return [*shown, *more.values()]
+
+
+def clipped(value: Any, most: int = 60) -> Any:
+    """Return a value as it is, text beyond `most` characters cut off and marked."""
+    return f"{value[:most]}…" if isinstance(value, str) and len(value) > most else value

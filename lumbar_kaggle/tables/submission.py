@@ -1,0 +1,139 @@
+"""The submission file: filled with the prior first, replaced row by row, and checked before it is sent."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.files import write_csv
+from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES, row_id
+from lumbar_kaggle.score.metric import prior_predictions
+from lumbar_kaggle.tables.competition import read_split, submission_rows
+from lumbar_kaggle.tables.reading import Fault, clipped, faults_of, read_table, to_floats
+
+COLUMNS = ("row_id", *SEVERITIES)
+SUM_TOLERANCE = 1e-6
+"""How far a row's sum may be from 1; the platform does not say what it does with such rows."""
+
+
+LONGEST_ROW = 300
+"""Characters of a row's identifier: a study that names a folder (255 at most), and its target."""
+
+MISSING = "row {row_id} is missing; every test study needs its 25 rows"
+
+
+class Submission:
+    """A submission being filled; what is written is complete and valid at every moment.
+
+    Args:
+        path: where to write.
+        studies: in the order wanted.
+        prior: as from `metric.weighted_prior`, strictly positive.
+    """
+
+    def __init__(self, path: Path, studies: tuple[str, ...], prior: pd.DataFrame) -> None:
+        self.path = path
+        rows = submission_rows(studies)
+        self.table = prior_predictions(prior, rows)
+        self._place = {identifier: place for place, identifier in enumerate(rows["row_id"])}
+
+    def replace(self, study_id: str, probabilities: NDArray[np.float64]) -> int:
+        """Replace a study's rows by its graded ones.
+
+        Args:
+            study_id: one of the studies.
+            probabilities: ``[25, 3]`` in the order of `targets.TARGETS`; rows with a NaN keep the prior.
+
+        Returns:
+            How many rows were replaced.
+        """
+        graded = np.flatnonzero(np.isfinite(probabilities).all(axis=1))
+        places = [self._place[row_id(study_id, TARGET_NAMES[index])] for index in graded]
+        self.table.loc[places, list(SEVERITIES)] = probabilities[graded]
+        return len(places)
+
+    def write(self) -> None:
+        """Write the table as it is, atomically."""
+        write_csv(self.path, self.table)
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    """Read a file of predictions for scoring: unique rows with numbers from 0 to 1, whatever their
+    sum; further columns are left out.
+
+    Returns:
+        Columns ``row_id, normal_mild, moderate, severe``.
+
+    Raises:
+        InputError: with the first fault, when there is one.
+    """
+    table, faults = _read(path)
+    if faults:
+        raise InputError(str(faults[0]))
+    return table
+
+
+def validate(path: Path, competition: Path) -> list[Fault]:
+    """Check a submission against a competition folder.
+
+    Args:
+        path: the submission.
+        competition: the folder whose test studies it must cover.
+
+    Returns:
+        Every fault, in the order of the file, then what is missing from it.
+
+    Raises:
+        InputError: a file is missing or lacks its columns.
+    """
+    table, faults = _read(path)
+    # Kaggle's server refuses the file for any further column.
+    further = [name for name in pd.read_csv(path, nrows=0).columns if name not in COLUMNS]
+    faults += [
+        Fault(path, 1, True, f"column {clipped(name)!r} is not in the sample submission; remove it")
+        for name in further
+    ]
+    table = table.assign(total=table[list(SEVERITIES)].sum(axis=1))
+    off = table[(table["total"] - 1).abs() > SUM_TOLERANCE]
+    faults += faults_of(path, off, "row {row_id} sums to {total:.6g}; it must be 1", True)
+    rows = read_split(competition, "test").rows()
+    present = read_table(path, COLUMNS)["row_id"]
+    known = set(rows["row_id"])
+    extra = present[~present.isin(known)].to_frame()
+    faults += faults_of(path, extra, "row {row_id} is not among the test rows; remove it", True)
+    missing = rows[~rows["row_id"].isin(set(present))]
+    faults += [
+        Fault(path, 0, True, MISSING.format(row_id=identifier), MISSING) for identifier in missing["row_id"]
+    ]
+    return sorted(faults, key=lambda fault: (fault.line == 0, fault.line))
+
+
+def _read(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
+    """Read a predictions table and return its sound rows (index: line - 2), and the faults of the others."""
+    text = read_table(path, COLUMNS)
+    numbers = text[list(SEVERITIES)].apply(to_floats).astype(np.float64)
+    faults: list[Fault] = []
+    bad = text["row_id"].str.len() > LONGEST_ROW
+    faults += faults_of(path, text[bad], "row {row_id} has an identifier of too many characters", True)
+    twice = text["row_id"].duplicated()
+    faults += faults_of(path, text[twice], "row {row_id} stands here a second time; keep one", True)
+    bad |= twice
+    for name in SEVERITIES:
+        strange = ~np.isfinite(numbers[name])
+        faults += faults_of(
+            path, text[strange], f"row {{row_id}}: {name} is {{{name}!r}}; it must be a number", True
+        )
+        negative = numbers[name] < 0
+        faults += faults_of(
+            path, text[negative], f"row {{row_id}}: {name} is {{{name}}}; it must be 0 or more", True
+        )
+        large = np.isfinite(numbers[name]) & (numbers[name] > 1)
+        faults += faults_of(
+            path, text[large], f"row {{row_id}}: {name} is {{{name}}}; it must be 1 or less", True
+        )
+        bad |= strange | negative | large
+    zero = (numbers.sum(axis=1) <= 0) & ~bad
+    faults += faults_of(path, text[zero], "row {row_id}: all three are 0; they must sum to 1", True)
+    return text[["row_id"]].join(numbers)[~(bad | zero)], faults

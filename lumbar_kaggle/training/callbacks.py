@@ -1,0 +1,262 @@
+"""fastai callbacks that all recipes share: reproducible epochs, the weights' average, checkpoints, the time
+budget, progress."""
+
+import math
+import pickle
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fastai.callback.core import Callback, CancelEpochException
+from fastai.callback.tracker import TrackerCallback
+from fastai.learner import Learner
+from fastai.torch_core import set_seed, to_device
+
+from lumbar_kaggle.core.budget import Budget
+from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.files import write_atomic
+from lumbar_kaggle.tables.folds import derive_seed
+from lumbar_kaggle.training.devices import device_of
+
+
+class SeedEpochs(Callback):  # type: ignore[misc]
+    """Seed every generator at the start of each epoch, from the run's seed and the epoch's number.
+
+    An epoch then depends on the state that it starts from and on nothing before it. On a CPU, with the same
+    number of threads, a resumed run so ends with the same bytes as an uninterrupted one. On a GPU it sees the
+    same images, augmented alike, in the same order; but the GPU adds in an order of its own, so that the
+    weights of any two runs, resumed or not, differ by what rounding makes of that.
+    """
+
+    order = -100
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def before_epoch(self) -> None:
+        """Seed Python, NumPy, torch on every device, hence the loaders' processes, and the images' order."""
+        seed = derive_seed(self.seed, "epoch", self.epoch)
+        set_seed(seed)
+        self.learn.dls.train.rng = random.Random(seed)
+        # fastai smooths the training loss over all batches so far; here each epoch's is its own.
+        self.learn.recorder.smooth_loss.reset()
+
+
+class MovingAverage(Callback):  # type: ignore[misc]
+    """Keep an exponential moving average of the weights; validation and the end of the fit use it.
+
+    The decay grows with the steps, so that the first, untrained weights are soon forgotten. Steps that mixed
+    precision leaves out, because a gradient was beyond 16-bit floats, do not count.
+    """
+
+    # Before the recorder (50) and the checkpoint look at the validation's loss.
+    order = 40
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.steps = 0
+        self.left_out = False
+        self.average: dict[str, torch.Tensor] = {}
+        self._own: dict[str, torch.Tensor] = {}
+
+    def before_fit(self) -> None:
+        """Start from the weights as they are, unless a checkpoint has brought an average."""
+        if not self.average:
+            self.average = _copy(self.learn.model)
+
+    def after_cancel_step(self) -> None:
+        """Note that the weights have not changed."""
+        self.left_out = True
+
+    def after_step(self) -> None:
+        """Move the average towards the new weights."""
+        if self.left_out:
+            self.left_out = False
+            return
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        for name, value in self.learn.model.state_dict().items():
+            mean = self.average[name]
+            if mean.is_floating_point():
+                mean.lerp_(value.detach(), 1 - decay)
+            else:
+                mean.copy_(value)
+
+    def before_validate(self) -> None:
+        """Validate the average."""
+        self._own = _copy(self.learn.model)
+        self.learn.model.load_state_dict(self.average)
+
+    def after_validate(self) -> None:
+        """Train on with the weights themselves."""
+        self.learn.model.load_state_dict(self._own)
+
+    def after_fit(self) -> None:
+        """End with the average."""
+        self.learn.model.load_state_dict(self.average)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a resumed run needs."""
+        return {"steps": self.steps, "average": self.average}
+
+    def load(self, state: dict[str, Any], device: torch.device) -> None:
+        """Take up what `state` gave."""
+        self.steps, self.average = int(state["steps"]), to_device(state["average"], device)
+
+
+def _copy(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+class Checkpoint(Callback):  # type: ignore[misc]
+    """After each epoch, write all that a resumed run needs; the last epoch's weights are the result.
+
+    Choosing the best epoch by the held-out part would make the figures of that part too good. On resuming,
+    the epochs already done are skipped by replaying their recorded losses and metrics, so that every tracking
+    callback (such as `EarlyStoppingCallback`) comes to the state that it had.
+
+    Args:
+        path: the checkpoint file.
+        phase: name of this fit within the run; a checkpoint of another phase is not resumed.
+        average: the moving average of the same fit, or None.
+        keep_best: end with the weights of the least validation loss all the same, as the report did.
+    """
+
+    # After the moving average (40), whose state it writes and brings back, and the recorder (50); before
+    # early stopping (63) can end the fit.
+    order = TrackerCallback.order + 2
+
+    def __init__(
+        self, path: Path, phase: str, average: MovingAverage | None = None, *, keep_best: bool = False
+    ) -> None:
+        self.path_to_checkpoint, self.phase = path, phase
+        self.average, self.keep_best = average, keep_best
+        self.done: list[list[float]] = []
+        self.best: dict[str, torch.Tensor] = {}
+
+    def before_fit(self) -> None:
+        """Take up the checkpoint of this phase, if there is one."""
+        self.done, self.best = [], {}
+        state = read_checkpoint(self.path_to_checkpoint)
+        if state is None or state["phase"] != self.phase:
+            return
+        self.done, self.best = restore_learner(self.learn, state), state["best"]
+        if self.average is not None:
+            self.average.load(state["average"], device_of(self.learn.model))
+
+    def before_epoch(self) -> None:
+        """Skip an epoch that is already done, with its recorded figures."""
+        if self.epoch < len(self.done):
+            self.learn.recorder.log += self.done[self.epoch]
+            raise CancelEpochException
+
+    def after_epoch(self) -> None:
+        """Write the checkpoint.
+
+        Raises:
+            InputError: the loss or a weight is no finite number any more; the checkpoint stays that of the
+                epoch before.
+        """
+        if self.epoch < len(self.done):
+            return
+        losses = [float(row[1]) for row in self.learn.recorder.values]
+        average = self.average.state() if self.average is not None else {}
+        self._check(losses[-1], average.get("average", {}))
+        if self.keep_best and losses[-1] < min(losses[:-1], default=math.inf):
+            self.best = {name: value.cpu() for name, value in _copy(self.learn.model).items()}
+        state = {"phase": self.phase, "best": self.best, "average": average, **learner_state(self.learn)}
+        write_checkpoint(self.path_to_checkpoint, state)
+
+    def after_fit(self) -> None:
+        """Put the best weights into the model where they were asked for."""
+        if self.best:
+            self.learn.model.load_state_dict(self.best)
+
+    def _check(self, loss: float, average: dict[str, torch.Tensor]) -> None:
+        values = [*self.learn.model.state_dict().values(), *average.values()]
+        if math.isfinite(loss) and all(bool(torch.isfinite(value).all()) for value in values):
+            return
+        raise InputError(
+            f"{self.path_to_checkpoint}: in epoch {self.epoch + 1} the loss or a weight is no finite number; "
+            "train with a smaller --lr into another --out"
+        )
+
+
+def learner_state(learner: Learner) -> dict[str, Any]:
+    """Return history, weights, optimiser and gradient scaler of a learner between two epochs."""
+    optimizer = learner.opt.state_dict()
+    scaler = getattr(learner, "scaler", None)
+    return {
+        "history": [[float(value) for value in row] for row in learner.recorder.values],
+        "model": dict(learner.model.state_dict()),
+        "hypers": [{name: _plain(value) for name, value in group.items()} for group in optimizer["hypers"]],
+        "state": list(optimizer["state"]),
+        "scaler": scaler.state_dict() if scaler is not None else {},
+    }
+
+
+def restore_learner(learner: Learner, state: dict[str, Any]) -> list[list[float]]:
+    """Bring a learner to what `learner_state` gave; return the figures of the epochs that are done."""
+    learner.model.load_state_dict(state["model"])
+    # The loaders may know of no device, or of another one than the model's.
+    moments = to_device(state["state"], device_of(learner.model))
+    learner.opt.load_state_dict({"hypers": state["hypers"], "state": moments})
+    scaler = getattr(learner, "scaler", None)
+    # A run begun without a GPU has no scaler's state.
+    if scaler is not None and state["scaler"]:
+        scaler.load_state_dict(state["scaler"])
+    return [list(row) for row in state["history"]]
+
+
+def _plain(value: Any) -> Any:
+    # The schedulers leave NumPy scalars, which a checkpoint read without pickle cannot hold.
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write tensors and plain values, atomically."""
+    write_atomic(path, lambda temporary: torch.save(state, temporary))
+
+
+def read_checkpoint(path: Path) -> dict[str, Any] | None:
+    """Read what `write_checkpoint` wrote, on the CPU; None where there is no such file, or a damaged one."""
+    if not path.is_file():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:100]
+        print(f"{path}: damaged ({reason}); what it belongs to begins anew")
+        return None
+    return state
+
+
+class WithinBudget(Callback):  # type: ignore[misc]
+    """Ask the time budget before each training batch; `OutOfTime` then ends the run.
+
+    Nothing needs saving at that moment: the last finished epoch is in the checkpoint.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+
+    def before_batch(self) -> None:
+        """Raise `OutOfTime` when the budget is spent."""
+        if self.training:
+            self.budget.check()
+
+
+class ReportEpochs(Callback):  # type: ignore[misc]
+    """Tell a function the figures of each epoch: number, training loss, validation loss, accuracy."""
+
+    order = TrackerCallback.order + 1
+
+    def __init__(self, tell: Callable[[int, list[float]], None]) -> None:
+        self.tell = tell
+
+    def after_epoch(self) -> None:
+        """Pass the epoch's figures on."""
+        self.tell(self.epoch, [float(value) for value in self.recorder.values[-1]])

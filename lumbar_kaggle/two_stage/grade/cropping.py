@@ -1,0 +1,223 @@
+"""The cache of crops: study by study, resumable, and what the training reads of it."""
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from lumbar_kaggle.core.budget import Budget
+from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.files import alone_on, digest, write_atomic
+from lumbar_kaggle.core.processes import usable_cores
+from lumbar_kaggle.core.targets import LEVELS
+from lumbar_kaggle.dicom.cache import Cache, CacheConfig, Source
+from lumbar_kaggle.two_stage.grade.config import GradeConfig
+from lumbar_kaggle.two_stage.grade.crops import (
+    CropFacts,
+    StudyCrops,
+    crop_shape,
+    crop_study,
+)
+from lumbar_kaggle.two_stage.grade.views import VIEWS, window
+from lumbar_kaggle.two_stage.reading import Studies
+
+Floats = NDArray[np.float64]
+
+BATCH = 32
+"""Studies that are committed together."""
+
+MARKER = ".lumbar-crops"
+"""Lies in a folder that `evict_other_crops` may remove."""
+
+VERSION = 1
+"""Raised when the same points and slices would give other crops."""
+
+
+def crops_folder(scratch: Path, config: GradeConfig) -> Path:
+    """Return a configuration's folder in scratch space; models of the same crops share it."""
+    return scratch / digest(asdict(_settings(config)))
+
+
+def evict_other_crops(folder: Path) -> None:
+    """Mark a folder as one of crops, and remove those beside it that are so marked.
+
+    So a session's space need be enough for one model's crops. What has no mark is somebody else's and stays.
+
+    Args:
+        folder: as from `crops_folder`; may not exist yet.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARKER).touch()
+    for other in folder.parent.iterdir():
+        if other != folder and not other.is_symlink() and (other / MARKER).is_file():
+            shutil.rmtree(other)
+
+
+@alone_on("folder")
+def cache_crops(
+    studies: Studies,
+    points: dict[str, Floats],
+    annotated: dict[str, Floats],
+    folder: Path,
+    config: GradeConfig,
+    budget: Budget,
+) -> "CropSet":
+    """Cut the crops of all studies that have points, or go on where an earlier call stopped.
+
+    Args:
+        studies: where their stacks come from; the crops are the same from the cache and from DICOM.
+        points: per study ``[5 places, 5 levels, 3]`` LPS mm, NaN where not known.
+        annotated: the same of the annotated points, for the slice attention's target.
+        folder: where to; see `cache.Cache`.
+        config: sizes and windows.
+        budget: asked between batches.
+
+    Raises:
+        OutOfTime: the budget is spent; the next call goes on.
+        InputError: the folder was made with other settings, or no study has a point.
+    """
+    cache = Cache(folder, "crops")
+    cache.open(_settings(config))
+    sources = [
+        Source(study, "", "crops", "", 0, _fingerprint(series, points[study], annotated.get(study)))
+        for study, series in studies.sources.items()
+        if study in points
+    ]
+    if not sources:
+        raise InputError(
+            f"{folder}: no study has a point to crop around; give located points, or fill "
+            "train_label_coordinates.csv"
+        )
+    batches = cache.plan(sources, BATCH)
+    todo = [batch for batch in batches if cache.entries(batch) is None]
+    with (
+        ThreadPoolExecutor(usable_cores()) as pool,
+        tqdm(total=sum(len(b.sources) for b in todo), unit="study", desc="crop", disable=not todo) as bar,
+    ):
+        for batch in todo:
+            budget.check()
+            target = cache.begin(batch)
+            jobs = [
+                pool.submit(_one, studies, name, points[name], annotated.get(name), target, config)
+                for name in (source.study_id for source in batch.sources)
+            ]
+            cache.commit(batch, pd.concat([job.result() for job in jobs], ignore_index=True))
+            bar.update(len(jobs))
+    return CropSet(cache.folder, cache.finish(batches), config)
+
+
+def _settings(config: GradeConfig) -> CacheConfig:
+    windows = [list(asdict(window(view, config)).values()) for view in VIEWS]
+    return CacheConfig(
+        "crops",
+        VERSION,
+        {"windows": windows, "step": config.step_mm, "reach": config.reach_mm, "align": config.align},
+    )
+
+
+def _fingerprint(series: list[str], points: Floats, annotated: Floats | None) -> str:
+    marks = [] if annotated is None else np.nan_to_num(annotated, nan=-1e6).round(3).tolist()
+    return digest([series, np.nan_to_num(points, nan=-1e6).round(3).tolist(), marks])
+
+
+def _one(
+    studies: Studies,
+    study: str,
+    points: Floats,
+    annotated: Floats | None,
+    folder: Path,
+    config: GradeConfig,
+) -> pd.DataFrame:
+    crops = crop_study(studies.placed(study), points, config, annotated)
+    name = f"{study}.npy"
+    flat = np.concatenate([image.ravel() for image in crops.images])
+    write_atomic(folder / name, lambda path: np.save(path, flat))
+    return facts_table(study, crops).assign(file=name)
+
+
+def facts_table(study: str, crops: StudyCrops) -> pd.DataFrame:
+    """Return a row per crop: ``study_id`` and the fields of `crops.CropFacts`."""
+    columns = list(CropFacts.__dataclass_fields__)
+    table = pd.DataFrame([list(asdict(fact).values()) for fact in crops.facts], columns=columns)
+    table.insert(0, "study_id", study)
+    return table
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """The crops of one level of one study.
+
+    Attributes:
+        images: per view ``[sides, cached slices, px, px]`` uint8.
+        present: per view ``[sides, cached slices]`` bool, whether there is a slice.
+        targets: per view ``[sides]``, the annotated slice's place in the cached window, -1 for none.
+    """
+
+    images: tuple[NDArray[np.uint8], ...]
+    present: tuple[NDArray[np.bool_], ...]
+    targets: tuple[NDArray[np.int64], ...]
+
+
+class CropSet:
+    """Cached crops of many studies, read level by level.
+
+    Args:
+        folder: of the cache.
+        index: its table, see `facts_table`; all columns text.
+        config: sizes and windows.
+    """
+
+    def __init__(self, folder: Path, index: pd.DataFrame, config: GradeConfig) -> None:
+        self.folder, self.index = folder, index
+        self.shapes = [crop_shape(view, config) for view in VIEWS]
+        first = index.drop_duplicates("study_id")
+        self.files = dict(zip(first["study_id"], first["file"], strict=True))
+        numbers = index[["first", "last", "target"]].to_numpy().astype(np.int64)
+        per_study = len(LEVELS) * sum(view.sides for view in VIEWS)
+        self._facts = dict(zip(self.files, numbers.reshape(-1, per_study, 3), strict=True))
+
+    def __contains__(self, study: str) -> bool:
+        return study in self.files
+
+    def level(self, study: str, level: int) -> Level:
+        """Return the crops of a level, 0 to 4."""
+        flat = np.load(self.folder / self.files[study], mmap_mode="r")
+        images, start = [], 0
+        for shape in self.shapes:
+            size = int(np.prod(shape[1:]))
+            at = start + level * size
+            images.append(np.array(flat[at : at + size]).reshape(shape[1:]))
+            start += shape[0] * size
+        return _level(images, self._facts[study], level)
+
+
+class FreshCrops:
+    """The crops of one study in memory, read like a `CropSet`."""
+
+    def __init__(self, study: str, crops: StudyCrops) -> None:
+        self.study, self.crops = study, crops
+        self._facts = np.array([(fact.first, fact.last, fact.target) for fact in crops.facts])
+
+    def __contains__(self, study: str) -> bool:
+        return study == self.study
+
+    def level(self, study: str, level: int) -> Level:
+        """Return the crops of a level, 0 to 4."""
+        return _level([image[level] for image in self.crops.images], self._facts, level)
+
+
+def _level(images: list[NDArray[np.uint8]], facts: NDArray[np.int64], level: int) -> Level:
+    """Return a level of its images ``[sides, slices, px, px]`` and the study's facts ``[crops, 3]``."""
+    present, targets, row = [], [], 0
+    for image in images:
+        sides, slices = image.shape[0], np.arange(image.shape[1])
+        mine = facts[row + level * sides : row + (level + 1) * sides]
+        row += len(LEVELS) * sides
+        present.append((slices >= mine[:, :1]) & (slices <= mine[:, 1:2]))
+        targets.append(mine[:, 2].copy())
+    return Level(tuple(images), tuple(present), tuple(targets))

@@ -1,0 +1,166 @@
+"""Training slices with their targets, and the augmentation that both undergo together."""
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lumbar_kaggle.core.targets import LEVELS
+from lumbar_kaggle.two_stage.locate.config import LocateConfig
+from lumbar_kaggle.two_stage.locate.network import STRIDE
+from lumbar_kaggle.two_stage.locate.pictures import picture, to_picture
+from lumbar_kaggle.two_stage.locate.points import CANAL, CHANNELS, FORAMEN, Series
+from lumbar_kaggle.two_stage.stacks import ASSUMED_STEP_MM
+
+Floats = NDArray[np.float64]
+
+UNKNOWN, ABSENT, PRESENT = -1, 0, 1
+
+# mm from a slice's plane: a point nearer than the first lies on it, one further than the second does not,
+# and between them nothing is asked. The canal is wide, a foramen is about two slices long.
+CANAL_NEAR_MM, CANAL_FAR_MM = 3.5, 13.0
+FORAMEN_NEAR_MM, FORAMEN_FAR_MM = 2.6, 8.5
+
+SPREAD_CELLS = 1.1
+"""Standard deviation of a target's spot in the heat map."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One slice to learn from.
+
+    Attributes:
+        study_id: whose it is.
+        image: ``[rows, columns]`` uint8 in the network's frame.
+        places: ``[CHANNELS, 2]`` column and row in the picture, NaN where not on it.
+        state: ``[CHANNELS]`` `UNKNOWN`, `ABSENT` or `PRESENT`.
+        pair: two channels that change places in a mirror image; None where mirroring makes no sense.
+    """
+
+    study_id: str
+    image: NDArray[np.uint8]
+    places: Floats
+    state: NDArray[np.int64]
+    pair: tuple[int, int] | None = None
+
+
+def make_samples(series: Series, config: LocateConfig) -> list[Sample]:
+    """Return the slices of a series on which points lie, those with the most first, and their targets."""
+    shape = config.picture[0], config.picture[1]
+    targets = [(index, *_targets(series, index)) for index in range(len(series.stack))]
+    shown = [target for target in targets if (target[2] == PRESENT).any()]
+    shown.sort(key=lambda target: -int((target[2] == PRESENT).sum()))
+    samples = []
+    for index, places, state in shown[: config.slices]:
+        image = picture(series.stack, index, shape, config.pixel_mm)
+        inside = to_picture(series.stack, places[:, 0], places[:, 1], shape, config.pixel_mm)
+        samples.append(Sample(series.study_id, image, inside, state))
+    return samples
+
+
+def _targets(series: Series, index: int) -> tuple[Floats, NDArray[np.int64]]:
+    """Return row and column of each channel's point ``[CHANNELS, 2]`` on a slice, and its state."""
+    places, state = np.full((CHANNELS, 2), np.nan), np.full(CHANNELS, UNKNOWN)
+    points = series.shared if series.stack.placed else series.own
+    row, column, distance = series.stack.to_slice(index, points)
+    distance = np.abs(distance)
+    if not series.stack.placed:
+        # The distance of the slices is assumed: a point lies on its own; of the others nothing is known.
+        distance = np.where(distance < ASSUMED_STEP_MM / 2, 0.0, 5.0)
+    for level in range(len(LEVELS)):
+        _set(CANAL + level, (row[0, level], column[0, level]), distance[0, level], True, places, state)
+        sides = distance[1:, level]
+        if np.isnan(sides).all():
+            continue
+        side = int(np.nanargmin(sides))
+        here = row[1 + side, level], column[1 + side, level]
+        # One side's mark says nothing of the other side's slices.
+        near = float(sides[side])
+        if np.isnan(sides).any() and near > FORAMEN_NEAR_MM:
+            continue
+        _set(FORAMEN + level, here, near, False, places, state)
+    return places, state
+
+
+def _set(
+    channel: int,
+    place: tuple[float, float],
+    distance: float,
+    canal: bool,
+    places: Floats,
+    state: NDArray[np.int64],
+) -> None:
+    near, far = (CANAL_NEAR_MM, CANAL_FAR_MM) if canal else (FORAMEN_NEAR_MM, FORAMEN_FAR_MM)
+    if distance <= near:
+        places[channel], state[channel] = place, PRESENT
+    elif distance >= far:
+        state[channel] = ABSENT
+
+
+def augment(sample: Sample, rng: np.random.Generator) -> Sample:
+    """Return a turned, scaled, shifted, cropped, re-windowed, blurred, noisy or compressed copy.
+
+    Wide on purpose: pictures from elsewhere are cropped, windowed and compressed in many ways.
+    """
+    if sample.pair is not None and rng.random() < 0.5:
+        sample = _mirrored(sample, sample.pair)
+    shape = sample.image.shape
+    turn, scale = np.radians(rng.normal(0.0, 7.0)), float(np.exp(rng.uniform(-0.3, 0.35)))
+    matrix = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    middle = np.array([(shape[1] - 1) / 2, (shape[0] - 1) / 2])
+    shift = middle + rng.normal(0.0, 0.07, 2) * shape[::-1] - matrix @ middle
+    border = 0 if rng.random() < 0.85 else int(rng.integers(0, 90))
+    image = sample.image
+    if rng.random() < 0.4:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.1)).astype(np.uint8)
+    warp = np.hstack([matrix, shift[:, None]])
+    image = cv2.warpAffine(image, warp, shape[::-1], borderValue=border).astype(np.uint8)
+    return replace(sample, image=_develop(image, rng), places=sample.places @ matrix.T + shift)
+
+
+def _mirrored(sample: Sample, pair: tuple[int, int]) -> Sample:
+    """Return the mirror image; the two channels of the pair have changed places."""
+    order = np.arange(len(sample.state))
+    order[list(pair)] = pair[::-1]
+    places = sample.places[order] * (-1, 1) + (sample.image.shape[1] - 1, 0)
+    return replace(sample, image=sample.image[:, ::-1], places=places, state=sample.state[order])
+
+
+def _develop(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Return the image with another window, tone, shading and noise, and sometimes JPEG's blocks."""
+    low, high = rng.uniform(0.0, 0.12), rng.uniform(0.55, 1.0)
+    grey = np.clip((image.astype(np.float32) / 255 - low) / (high - low), 0, 1) ** np.exp(rng.normal(0, 0.35))
+    if rng.random() < 0.4:
+        corners = rng.uniform(0.4, 1.2, (3, 3)).astype(np.float32)
+        grey = grey * cv2.resize(corners, image.shape[::-1], interpolation=cv2.INTER_CUBIC)
+    if rng.random() < 0.4:
+        grey = grey + rng.uniform(0.0, 0.08) * rng.standard_normal(image.shape, dtype=np.float32)
+    developed: NDArray[np.uint8] = np.clip(grey * 255, 0, 255).astype(np.uint8)
+    if rng.random() < 0.35:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 90))]
+        packed = cv2.imencode(".jpg", developed, quality)[1]
+        developed = np.asarray(cv2.imdecode(packed, cv2.IMREAD_GRAYSCALE), dtype=np.uint8)
+    return developed
+
+
+def heat_maps(
+    places: Floats, state: NDArray[np.int64], shape: tuple[int, int]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the network's targets: probabilities ``[channels, cells + 1]`` and weights ``[channels]``.
+
+    A point that augmentation moved off the picture is not on it; the weight is 0 where nothing is known.
+    """
+    rows, columns = shape[0] // STRIDE, shape[1] // STRIDE
+    maps = np.zeros((len(state), rows * columns + 1), np.float32)
+    weights = (state != UNKNOWN).astype(np.float32)
+    y, x = np.mgrid[:rows, :columns]
+    for channel in range(len(state)):
+        column, row = (places[channel] - (STRIDE - 1) / 2) / STRIDE
+        on_it = state[channel] == PRESENT and 0 <= row < rows and 0 <= column < columns
+        if not on_it:
+            maps[channel, -1] = 1.0
+            continue
+        spot = np.exp(-((x - column) ** 2 + (y - row) ** 2) / (2 * SPREAD_CELLS**2)).ravel()
+        maps[channel, :-1] = spot / spot.sum()
+    return maps, weights

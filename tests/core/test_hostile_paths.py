@@ -1,0 +1,133 @@
+"""Every verb of the parser, given paths that are not what it takes: exit code 2, one line, no traceback."""
+
+import argparse
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lumbar_kaggle.cli import _parser, main
+from lumbar_kaggle.core.errors import system_sentence
+from tests.support.dicom_files import write_sagittal
+
+Found = tuple[tuple[str, ...], argparse.ArgumentParser]
+
+
+def verbs(parser: argparse.ArgumentParser, words: tuple[str, ...] = ()) -> Iterator[Found]:
+    """Every verb, ``lumbar ship``'s actions too, with its own parser."""
+    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not below:
+        yield words, parser
+    for action in below:
+        for name, sub in action.choices.items():
+            yield from verbs(sub, (*words, name))
+
+
+def filled(parser: argparse.ArgumentParser, path: Path, optional: bool) -> list[str]:
+    """The verb's arguments with `path` for each path, and with `optional` for those that may be left out."""
+    words = []
+    for action in parser._actions:
+        if action.required or (optional and action.type is Path):
+            value = str(path) if action.type is Path else str((action.choices or ["x"])[0])
+            words += [action.option_strings[-1], value] if action.option_strings else [value]
+    return words
+
+
+VERBS = [found for found in verbs(_parser()) if any(action.type is Path for action in found[1]._actions)]
+WRITES_ONLY = {"demo", "phantom", "pretrain", "rehearse", "ship"}
+"""Their paths are made where they are missing, and a file there is replaced or kept for another reason."""
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> dict[str, Path]:
+    """Something missing, an empty folder, a file of noise, and a path below a file."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_bytes(b"\x89PNG\xff\xfe noise" * 20)
+    return {
+        "below a file": tmp_path / "file" / "x",
+        "missing": tmp_path / "nowhere",
+        "folder": tmp_path / "folder",
+        "garbage": tmp_path / "file",
+    }
+
+
+@pytest.mark.parametrize(("words", "parser"), VERBS, ids=[" ".join(words) for words, _ in VERBS])
+def test_a_path_of_another_kind_is_one_sentence(
+    words: tuple[str, ...],
+    parser: argparse.ArgumentParser,
+    paths: dict[str, Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Whether only what is required is given, or every path."""
+    monkeypatch.chdir(tmp_path)
+    writes = words[0] in WRITES_ONLY
+    for kind, path in paths.items():
+        for optional in (True,) if writes else (False, True):
+            if writes and kind != "below a file":
+                continue
+            given = [*words, *filled(parser, path, optional)]
+            assert main(given) == 2, given
+            error = capsys.readouterr().err.strip()
+            assert error.startswith("lumbar: "), given
+            assert len(error.splitlines()) == 1, error
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["predict", "f", "--bundle", "b", "--hours", hours] for hours in ("nan", "inf", "-1", "0", "x")),
+        ["train", "f", "--cache", "c", "--out", "r", "--reserve-minutes", "-1"],
+        ["train", "f", "--cache", "c", "--out", "r", "--processes", "0"],
+        *(["preprocess", "f", "--cache", "c", "--workers", count] for count in ("0", "-3", "1e3", "9" * 30)),
+        ["preprocess", "f", "--cache", "c", "--batch-size", "0"],
+        *(["phantom", "f", "--studies", count] for count in ("-3", "0", "2.5", "1_000")),
+        ["phantom", "f", "--seed", "-1"],
+        ["grade", "f", "--cache", "c", "--out", "r", "--only-folds", "-1"],
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Before anything starts, with the option's name."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    assert f"argument {words[-2]}: " in capsys.readouterr().err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(errno.ENOSPC, "", "a"), "a: the disk is full; free space and run the same command again"),
+        (PermissionError(errno.EACCES, "", "a"), "a: no permission; change the rights, or name another path"),
+        (IsADirectoryError(errno.EISDIR, "", ".a", None, "a"), "a: a folder, where a file was expected; "),
+        (OSError(errno.EIO, "Input/output error", "a"), "a: Input/output error; see to it and run"),
+        (OSError("the hub\nis away"), "the hub is away; see to it and run the same command again"),
+        (OSError(), "OSError; see to it and run the same command again"),
+    ],
+)
+def test_what_the_system_refuses_has_a_sentence(error: OSError, sentence: str) -> None:
+    """The path that the user gave, what it means, what to do."""
+    assert system_sentence(error).startswith(sentence)
+
+
+def test_names_that_are_no_text_are_printed_all_the_same(tmp_path: Path) -> None:
+    """A folder from a system of another encoding ends in a sentence, also on a terminal of ASCII."""
+    if sys.platform == "darwin":
+        pytest.skip("the file system takes UTF-8 only")
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/M\xfcller")
+    write_sagittal(Path(name) / "study" / "t2", slices=2, SeriesDescription="Sagittal T2")
+    command = [sys.executable, "-m", "lumbar_kaggle", "check", name]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert result.returncode == 2
+    assert result.stderr.startswith("lumbar: ")
+    assert "M\\udcfcller" in result.stderr

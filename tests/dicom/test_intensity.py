@@ -1,0 +1,142 @@
+"""Windowing to 8 bit: exact percentiles, order kept, degenerate images."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from lumbar_kaggle.dicom.intensity import percentiles, to_8bit, window
+
+shapes = array_shapes(min_dims=1, max_dims=3, min_side=1, max_side=12)
+percents = st.floats(0, 100)
+
+
+def integers(name: str, low: int, high: int) -> st.SearchStrategy[np.ndarray]:
+    return arrays(name, shapes, elements=st.integers(low, high))
+
+
+def eighths(name: str) -> st.SearchStrategy[np.ndarray]:
+    """Floats that float32 holds exactly, as rescaled intensities nearly are."""
+    return arrays(name, shapes, elements=st.integers(-(2**20), 2**20).map(lambda value: value / 8))
+
+
+images = st.one_of(
+    integers("uint8", 0, 255),
+    integers("uint16", 0, 65535),
+    integers("uint16", 0, 40),
+    integers("int16", -32768, 32767),
+    eighths("float32"),
+    eighths("float64"),
+)
+wide_images = st.one_of(
+    images,
+    integers("int32", -(2**31), 2**31 - 1),
+    integers("uint32", 0, 2**32 - 1),
+    arrays("float64", shapes, elements=st.floats(-1e6, 1e6)),
+)
+
+
+@given(image=wide_images, low=percents, high=percents)
+@settings(max_examples=150, deadline=None)
+def test_percentiles_are_numpys(image: np.ndarray, low: float, high: float) -> None:
+    """For every integer and float type the two values equal np.percentile."""
+    expected = np.percentile(image, [low, high])
+    scale = max(1.0, float(np.abs(image.astype(np.float64)).max()))
+    np.testing.assert_allclose(percentiles(image, low, high), expected, rtol=0, atol=1e-9 * scale)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "uint8", "float32"])
+def test_percentiles_of_a_real_sized_image(dtype: str) -> None:
+    """The default percentiles of a 256 × 256 image of noise are np.percentile's 1st and 99th."""
+    image = np.random.default_rng(0).gamma(2.0, 30, (256, 256)).clip(0, 250).astype(dtype)
+    assert percentiles(image) == pytest.approx(tuple(np.percentile(image, [1, 99])), rel=1e-9)
+
+
+@given(image=images)
+@settings(max_examples=80, deadline=None)
+def test_brighter_pixels_stay_brighter(image: np.ndarray) -> None:
+    """The mapping is monotone and has the image's shape in uint8."""
+    mapped = window(image)
+    assert mapped.dtype == np.uint8
+    assert mapped.shape == image.shape
+    order = np.argsort(image, axis=None)
+    assert np.all(np.diff(mapped.ravel()[order].astype(int)) >= 0)
+
+
+@given(image=images)
+@settings(max_examples=50, deadline=None)
+def test_a_window_uses_black_and_white(image: np.ndarray) -> None:
+    """Unless both percentiles are equal, the least pixel becomes 0 and the greatest 255."""
+    low, high = percentiles(image)
+    mapped = window(image)
+    if high > low:
+        assert (mapped.min(), mapped.max()) == (0, 255)
+    else:
+        assert not mapped.any()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32", "float64"])
+@pytest.mark.parametrize("value", [0, 7, 120])
+def test_a_constant_image_becomes_black(dtype: str, value: int) -> None:
+    """No contrast gives zeros, no warning and no division by zero."""
+    mapped = window(np.full((6, 5), value, dtype=dtype))
+    assert mapped.dtype == np.uint8
+    assert not mapped.any()
+
+
+def test_an_image_that_is_constant_but_for_few_pixels_becomes_black() -> None:
+    """Fewer than one percent of bright pixels leave both percentiles equal."""
+    image = np.zeros((20, 20), dtype=np.uint16)
+    image[3, 4] = 4000
+    assert not window(image).any()
+
+
+def test_the_ends_are_clipped_and_the_middle_is_linear() -> None:
+    """Worked out by hand for a window from 100 to 355, one grey level per unit."""
+    image = np.array([[0, 100, 101, 200], [354, 355, 356, 65535]], dtype=np.uint16)
+    assert to_8bit(image, 100, 355).tolist() == [[0, 0, 1, 100], [254, 255, 255, 255]]
+    assert to_8bit(np.array([-50, -25, 0], dtype=np.int16), -50, 0).tolist() == [0, 128, 255]
+
+
+@pytest.mark.filterwarnings("error")
+def test_pixels_that_are_not_finite_do_not_count() -> None:
+    """NaN becomes 0, infinities are clipped, and the percentiles are those of the other pixels."""
+    image = np.linspace(0, 1, 1000).reshape(20, 50)
+    expected = tuple(np.percentile(image.ravel()[3:], [1, 99]))
+    image.ravel()[:3] = np.nan, np.inf, -np.inf
+    assert percentiles(image) == pytest.approx(expected)
+    assert window(image).ravel()[:3].tolist() == [0, 255, 0]
+    assert window(image).ravel()[-1] == 255
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.filterwarnings("error")
+def test_an_image_without_one_finite_pixel_becomes_black(value: float) -> None:
+    """Nothing to measure gives zeros."""
+    image = np.full((3, 4), value)
+    assert percentiles(image) == (0.0, 0.0)
+    assert not window(image).any()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32", "int32"])
+@pytest.mark.parametrize("value", [0, 7, 100])
+def test_padding_takes_no_part_in_a_window(dtype: str, value: int) -> None:
+    """Whatever padded pixels hold, the others are mapped as if they were alone, and padding is black."""
+    picture = np.random.default_rng(0).integers(20, 90, (40, 30)).astype(dtype)
+    padded = np.pad(picture, ((0, 0), (0, 50)), constant_values=value)
+    padding = np.zeros(padded.shape, dtype=bool)
+    padding[:, 30:] = True
+    assert percentiles(padded, padding=padding) == percentiles(picture)
+    mapped = window(padded, padding)
+    np.testing.assert_array_equal(mapped[:, :30], window(picture))
+    assert not mapped[:, 30:].any()
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_an_image_that_is_padding_throughout_becomes_black(dtype: str) -> None:
+    """Nothing to measure gives zeros, as does an image without pixels."""
+    image = np.full((3, 4), 9, dtype=dtype)
+    everything = np.ones(image.shape, dtype=bool)
+    assert percentiles(image, padding=everything) == percentiles(image[:0]) == (0.0, 0.0)
+    assert not window(image, everything).any()

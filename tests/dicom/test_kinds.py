@@ -1,0 +1,165 @@
+"""What a series is: plain lumbar T1 and T2 are recognised, what merely resembles them is not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lumbar_kaggle.dicom.instances import Instance
+from lumbar_kaggle.dicom.kinds import preference, recognise_kind, recognise_series
+from tests.support.dicom_files import AXIAL, SAGITTAL
+
+ORDINARY = ("ORIGINAL", "PRIMARY", "M", "NORM", "DIS2D")
+
+
+def header(description: str = "", index: int = 0, **more: Any) -> Instance:
+    """The header of one sagittal slice."""
+    known = {"position": (4.0 * index, 0.0, 0.0), "orientation": SAGITTAL, "description": description}
+    return Instance(Path(f"{index}"), 64, 64, **{**known, **more})
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        *("SAG T1 POST GAD", "T1 FS +C", "sub T1 post", "ADC T2", "T2 MYELO", "T1 Dixon OPP", "T1 SAG KM"),
+        *(
+            "T1 sag nach KM",
+            "T1 C+ sag",
+            "t1_tse_sag_GD",
+            "T1 après injection",
+            "SAG CE T1",
+            "Sag T1 con contraste",
+        ),
+        *(
+            "SAG T2 CERVICAL",
+            "Sag T2 thoracic",
+            "T2 HWS sag",
+            "T2 BWS",
+            "T2 SAG DORSAL",
+            "C-SPINE T2",
+            "T2 C2-T3",
+        ),
+        *("T2 sag rachis cervical", "SAG T2 T4-T12", "T1 BRAIN SAG", "T2 sag SI joints"),
+        *(
+            "T2* sag",
+            "T2_MERGE",
+            "T1 FLASH sag",
+            "T2 MAP",
+            "T1map",
+            "t2_tse_dixon_sag_F",
+            "T2 sag opp-phase",
+            "MIP T2",
+        ),
+        *("DWI T2 b800", "T1 fl2d sag", "T2 scout"),
+    ],
+)
+def test_what_resembles_a_lumbar_series_is_none(description: str) -> None:
+    """After contrast agent, other regions, maps, projections, gradient echoes: none is taken."""
+    assert recognise_kind(header(description)) is None
+
+
+@pytest.mark.parametrize(
+    ("description", "kind"),
+    [
+        *((name, "sagittal_t1") for name in ("sT1W_TSE SAG", "T1", "T1 SAG w/o contrast", "T1 sag ohne KM")),
+        *((name, "sagittal_t1") for name in ("T1 PRE CONTRAST", "SAG T1 nativ", "T1 sans injection")),
+        *(
+            (name, "sagittal_t2")
+            for name in ("T2 sag", "STIR", "SAG T2 WHOLE SPINE", "Sag T2 thoraco-lumbar")
+        ),
+        *(
+            (name, "sagittal_t2")
+            for name in ("T2 postop LWS", "SAG T2 L-SPINE", "T2 rachis lombaire", "T2 T12-S2")
+        ),
+        *(
+            (name, "sagittal_t2")
+            for name in ("t2_tse_dixon_sag_W", "COL LUMBAR T2 SAG", "T2 HWS BWS LWS sag")
+        ),
+    ],
+)
+def test_ordinary_names_are_recognised(description: str, kind: str) -> None:
+    """Negations, whole spines and words that only look foreign exclude nothing."""
+    assert recognise_kind(header(description)) == kind
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"image_type": ("ORIGINAL", "PRIMARY", "LOCALIZER")},
+        {"image_type": ("DERIVED", "SECONDARY", "MIP")},
+        {"image_type": ("DERIVED", "PRIMARY", "ADC")},
+        {"image_type": ("ORIGINAL", "PRIMARY", "OPP_PHASE")},
+        {"image_type": ("ORIGINAL", "PRIMARY", "P", "SE")},
+        {"image_type": ("DERIVED", "PRIMARY", "T2 MAP")},
+        {"sequence": "GR"},
+        {"sequence": "EP SE GR", "b_value": 500.0},
+        {"contrast_agent": "Gadovist"},
+        {"body_part": "CSPINE"},
+        {"body_part": "C-SPINE"},
+        {"protocol": "Cervical spine"},
+        {"modality": "CT"},
+        {"repetition_time_ms": 9.0, "echo_time_ms": 4.0},
+        {"acquisition_contrast": "DIFFUSION"},
+    ],
+    ids=str,
+)
+def test_headers_speak_against_a_telling_description(more: dict[str, Any]) -> None:
+    """A series named T2 that is something else by its tags is left out, and it is said what it is."""
+    group = [header("SAG T2", index, **more) for index in range(5)]
+    kind, reason = recognise_series(group)
+    assert kind is None
+    assert reason.startswith("a sagittal series (description 'SAG T2') is ")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"image_type": ORDINARY, "sequence": "SE", "modality": "MR", "body_part": "LSPINE"},
+        {"sequence": "SE IR"},
+        {"sequence": "RM"},
+        {"body_part": "SPINE"},
+        {"body_part": "CSPINE", "protocol": "L-Spine routine"},
+        {"contrast_agent": "NONE"},
+        {"b_value": 0.0},
+        {"image_type": ("DERIVED", "PRIMARY", "MPR")},
+    ],
+    ids=str,
+)
+def test_ordinary_headers_do_not(more: dict[str, Any]) -> None:
+    """What is absent or ordinary speaks against no series."""
+    assert recognise_series([header("SAG T2", index, **more) for index in range(5)]) == ("sagittal_t2", "")
+
+
+def test_times_tell_without_any_description() -> None:
+    """Spin echo with a short echo is T1, with a long one T2."""
+    assert recognise_kind(header(sequence="SE", echo_time_ms=11.0, repetition_time_ms=600.0)) == "sagittal_t1"
+    assert (
+        recognise_kind(header(sequence="SE", echo_time_ms=110.0, repetition_time_ms=4000.0)) == "sagittal_t2"
+    )
+
+
+def test_two_slices_are_no_series() -> None:
+    """Planning images have one or two slices in a plane."""
+    kind, reason = recognise_series([header("T2", index, orientation=AXIAL) for index in range(2)])
+    assert kind is None
+    assert "has too few slices (2; at least 3)" in reason
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        ({"description": "SAG T2 LSPINE"}, {"description": "SAG T2"}),
+        ({"description": "SAG T2"}, {"description": "SAG T2 WHOLE SPINE"}),
+        ({"description": "SAG T2"}, {"description": "STIR", "sequence": "SE IR", "inversion_time_ms": 160.0}),
+        ({"description": "SAG T2"}, {"description": "SAG T2 FS"}),
+        ({"description": "T2", "echo_time_ms": 95.0}, {"description": "T2", "echo_time_ms": 12.0}),
+        ({"image_type": ORDINARY}, {"image_type": ("DERIVED", "PRIMARY", "WATER")}),
+    ],
+    ids=str,
+)
+def test_of_two_series_the_better_one_is_preferred(better: dict[str, Any], worse: dict[str, Any]) -> None:
+    """Region, fat and times come before the number of slices."""
+    fuller = [header(index=index, **{"repetition_time_ms": 3500.0, **worse}) for index in range(9)]
+    sparser = [header(index=index, **{"repetition_time_ms": 3500.0, **better}) for index in range(5)]
+    assert [value for value, _ in preference(sparser)] > [value for value, _ in preference(fuller)]

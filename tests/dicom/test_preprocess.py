@@ -1,0 +1,329 @@
+"""Preprocessing: what is cached, and that it does not matter where a run was stopped."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from lumbar_kaggle.baseline.images import cached_images, middle_slice, rank_series
+from lumbar_kaggle.baseline.predictor import study_slice
+from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.files import locked, read_json
+from lumbar_kaggle.dicom import intensity
+from lumbar_kaggle.dicom.cache import Cache
+from lumbar_kaggle.dicom.checking import check
+from lumbar_kaggle.dicom.preprocess import VOLUMES, make_pool, preprocess, scan_sources, volume_worker
+from lumbar_kaggle.dicom.volume import UnreadableSeries, read_series
+from lumbar_kaggle.inference.predict import study_rows
+from lumbar_kaggle.pipeline import preprocess_folder
+from lumbar_kaggle.tables.competition import read_competition
+from lumbar_kaggle.two_stage.reading import read_study
+from tests.support.dicom_files import rewrite, write_sagittal, write_slice
+from tests.support.small_competition import write_small_competition
+
+
+def folder_bytes(folder: Path) -> dict[str, bytes]:
+    """Every file below `folder` with its content."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_each_picture_is_the_windowed_middle_slice(competition: Path, cache: Path) -> None:
+    """A cached PNG is the middle slice by position, 1–99 percentile, 256 × 256 with INTER_AREA."""
+    pictures = cached_images(cache)
+    assert len(pictures) == 24
+    assert pictures["study_id"].is_unique
+    row = pictures.iloc[5]
+    volume = read_series(competition / "train_images" / row["study_id"] / row["series_id"])
+    middle = volume.images[len(volume) // 2]
+    expected = cv2.resize(intensity.window(middle), (256, 256), interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(cv2.imread(row["image"], cv2.IMREAD_UNCHANGED), expected)
+
+
+@pytest.mark.parametrize("kind", ["baseline", "volumes"])
+def test_pool_and_batch_size_do_not_change_the_entries(competition: Path, tmp_path: Path, kind: str) -> None:
+    """Threads, processes, one worker or many: the same files and the same index rows."""
+    contents = []
+    for name, pool, workers in (("a", "threads", 1), ("b", "threads", 6), ("c", "processes", 2)):
+        preprocess_folder(
+            competition, tmp_path / name, kind=kind, pool_kind=pool, workers=workers, batch_size=7
+        )
+        contents.append(folder_bytes(tmp_path / name))
+    assert contents[0] == contents[1] == contents[2]
+
+
+def test_killed_runs_end_with_the_same_bytes(competition: Path, tmp_path: Path) -> None:
+    """kill -9 at random moments, again and again: the finished cache equals an uninterrupted one."""
+    preprocess_folder(competition, tmp_path / "whole", kind="volumes", workers=1, batch_size=3)
+    command = [sys.executable, "-m", "lumbar_kaggle", "preprocess", str(competition)]
+    command += [
+        "--cache",
+        str(tmp_path / "killed"),
+        "--kind",
+        "volumes",
+        "--workers",
+        "1",
+        "--batch-size",
+        "3",
+    ]
+    generator = random.Random(1)
+    for committed in (1, 3, 5):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        batches = tmp_path / "killed" / "volumes" / "batches"
+        # Somewhere inside the work: after so many batches, and then at a random moment of the next.
+        while process.poll() is None and len(list(batches.glob("0*"))) < committed:
+            time.sleep(0.002)
+        time.sleep(generator.uniform(0, 0.02))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() in (-signal.SIGKILL, 0)
+    subprocess.run(command, check=True, capture_output=True)
+    assert folder_bytes(tmp_path / "killed") == folder_bytes(tmp_path / "whole")
+
+
+def test_committed_batches_are_skipped(
+    competition: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run stopped between two batches does not touch the first one again, and says so."""
+    preprocess_folder(competition, tmp_path, batch_size=10)
+    cache = Cache(tmp_path, "baseline")
+    batches = sorted(cache.batches.iterdir())
+    before = {path: path.stat().st_ino for path in batches[0].iterdir()}
+    for path in batches[1].iterdir():
+        path.unlink()
+    batches[1].rmdir()
+    capsys.readouterr()
+    summary = preprocess_folder(competition, tmp_path, batch_size=10)
+    assert summary.skipped == 2
+    assert "2 of 3 batches are already there and are skipped" in capsys.readouterr().out
+    assert {path: path.stat().st_ino for path in batches[0].iterdir()} == before
+
+
+def test_changed_sources_are_read_again(tmp_path: Path) -> None:
+    """A series that changed on disk makes a new batch; the old one is removed."""
+    root = write_small_competition(tmp_path / "competition", 4, 1)
+    preprocess_folder(root, tmp_path / "cache")
+    first = folder_bytes(tmp_path / "cache")
+    series = read_competition(root, "train").series["folder"].iloc[0]
+    pixels = np.full((64, 64), 7, np.uint16)
+    write_slice(Path(series) / "2.dcm", pixels, position=(0, 0, 0), number=2, StationName="another scanner")
+    preprocess_folder(root, tmp_path / "cache")
+    second = folder_bytes(tmp_path / "cache")
+    assert len(first) == len(second)
+    assert first != second
+    assert cv2.imread(cached_images(tmp_path / "cache")["image"].iloc[0], 0).max() == 0
+
+
+def test_other_settings_are_refused(competition: Path, cache: Path, tmp_path: Path) -> None:
+    """A cache made with other settings is named, with what to do, and left alone."""
+    preprocess_folder(competition, tmp_path)
+    path = tmp_path / "baseline" / "config.json"
+    path.write_text(path.read_text().replace("256", "128"))
+    with pytest.raises(InputError, match=r"config\.json: this cache was made with other settings; choose"):
+        preprocess_folder(competition, tmp_path)
+
+
+def test_an_unreadable_series_is_an_entry_with_a_reason(tmp_path: Path) -> None:
+    """One bad study does not sink the run: it stands in the index, failed, with the reason."""
+    root = write_small_competition(tmp_path / "competition", 4, 1)
+    bad = Path(read_competition(root, "train").series["folder"].iloc[2])
+    for path in bad.iterdir():
+        path.write_bytes(b"nothing of the kind")
+    summary = preprocess_folder(root, tmp_path / "cache")
+    index = Cache(tmp_path / "cache", "baseline").index()
+    assert summary.failed == 1
+    assert index["status"].tolist() == ["ok", "ok", "failed", "ok"]
+    assert "none of 3 files is a usable slice" in index["reason"].iloc[2]
+    assert len(cached_images(tmp_path / "cache")) == 3
+
+
+def test_a_damaged_middle_slice_is_replaced_by_its_neighbour(tmp_path: Path) -> None:
+    """Where the middle slice cannot be decoded, the nearest readable slice stands in."""
+    paths = write_sagittal(tmp_path, slices=5)
+    paths[2].write_bytes(paths[2].read_bytes()[:-200])
+    image, facts = middle_slice(tmp_path)
+    assert facts["instance_number"] == 2
+    assert image.shape == (24, 20)
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(UnreadableSeries, match="none of 5 slices can be decoded"):
+        middle_slice(tmp_path)
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_of_two_series_the_fuller_one_is_taken(tmp_path: Path, readable: bool) -> None:
+    """A study with two sagittal T1 series gives one picture, of that with more slices if it can be read."""
+    root = write_small_competition(tmp_path, 1, 1)
+    study = read_competition(root, "train").studies[0]
+    write_sagittal(root / "train_images" / study / "999", slices=6)
+    with (root / "train_series_descriptions.csv").open("a") as file:
+        file.write(f"{study},999,Sagittal T1\n")
+    train = read_competition(root, "train")
+    first, second = rank_series(train.series)["series_id"]
+    assert first == "999"
+    if not readable:
+        for path in (root / "train_images" / study / "999").iterdir():
+            path.write_bytes(b"no picture")
+    wanted = first if readable else second
+    preprocess_folder(root, tmp_path / "cache")
+    assert cached_images(tmp_path / "cache")["series_id"].tolist() == [wanted]
+    _, facts = study_slice(study_rows(train, study))
+    assert facts["series_id"] == wanted
+    assert ("not a DICOM file" in str(facts["notes"])) is not readable
+
+
+def test_volume_cache_keeps_geometry_and_pixels(competition: Path, tmp_path: Path) -> None:
+    """The volumes kind stores each stack's 8-bit pixels and its slice table."""
+    preprocess_folder(competition, tmp_path, kind="volumes")
+    cache = Cache(tmp_path, "volumes")
+    entry = cache.index().iloc[0]
+    table = read_json(cache.folder / entry["file"])
+    pixels = np.load((cache.folder / entry["file"]).parent / table["stacks"][0]["file"])
+    volume = read_series(competition / "train_images" / entry["study_id"] / entry["series_id"])
+    assert pixels.dtype == np.uint8
+    np.testing.assert_array_equal(pixels, intensity.to_8bit(volume.pixels, table["low"], table["high"]))
+    np.testing.assert_allclose(table["stacks"][0]["positions"], volume.positions, atol=1e-4)
+    assert table["stacks"][0]["instance_numbers"] == list(volume.instance_numbers)
+
+
+def test_tables_without_pictures_are_refused(tmp_path: Path) -> None:
+    """Half a download is named; a cache of nothing would only move the complaint."""
+    root = write_small_competition(tmp_path / "competition", 4, 1)
+    shutil.rmtree(root / "train_images")
+    for kind, what in (("baseline", "sagittal T1 series"), ("volumes", "series")):
+        with pytest.raises(
+            InputError, match=rf"train_images: holds no {what} that the tables name; download"
+        ):
+            preprocess_folder(root, tmp_path / "cache", kind=kind)
+    assert not (tmp_path / "cache").exists()
+    (fault,) = [fault for fault in check(root) if fault.file.name.startswith("train")]
+    assert fault.message.startswith("none of its 4 series has a folder in ")
+
+
+def test_a_series_named_for_another_plane_is_left_out(tmp_path: Path) -> None:
+    """A coronal series that the table calls sagittal: check names it, nothing uses it."""
+    root = write_small_competition(tmp_path / "competition", 3, 1)
+    wrong = Path(read_competition(root, "train").series["folder"].iloc[1])
+    for path in wrong.iterdir():
+        rewrite(path, ImageOrientationPatient=[1, 0, 0, 0, 0, -1])
+    (fault,) = check(root)
+    assert (fault.file, fault.serious) == (wrong, False)
+    assert fault.message == "named Sagittal T1, but its slices are coronal; it is left out"
+    for kind in ("baseline", "volumes"):
+        preprocess_folder(root, tmp_path / "cache", kind=kind)
+        index = Cache(tmp_path / "cache", kind).index()
+        assert index["status"].tolist() == ["ok", "failed", "ok"]
+        assert fault.message in index["reason"].iloc[1]
+    stacks, notes = read_study(study_rows(read_competition(root, "train"), wrong.parent.name))
+    assert not stacks
+    assert notes == [f"series {wrong.name}: {wrong}: {fault.message}"]
+
+
+def test_an_unfinished_cache_is_named(tmp_path: Path) -> None:
+    """Training on a cache that is not there says which command makes it."""
+    with pytest.raises(InputError, match=r"index\.csv: no such file; run lumbar preprocess"):
+        cached_images(tmp_path)
+
+
+def test_no_temporary_files_stay(cache: Path) -> None:
+    """A finished cache holds committed batches only."""
+    names = [name for _, folders, files in os.walk(cache) for name in folders + files]
+    assert not [name for name in names if name.startswith(".")]
+
+
+def test_other_pictures_under_the_same_names_are_read_again(tmp_path: Path) -> None:
+    """Uncompressed slices of one matrix all have one size; the identifiers tell examinations apart."""
+    root = write_small_competition(tmp_path / "competition", 3, 1)
+    preprocess_folder(root, tmp_path / "cache")
+    before = folder_bytes(tmp_path / "cache")
+    folder = next((root / "train_images").glob("*/*"))
+    for number in (1, 2, 3):
+        pixels = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
+        write_slice(folder / f"{number}.dcm", pixels, position=(-8 + 4.0 * number, 0, 0), number=number)
+    preprocess_folder(root, tmp_path / "cache")
+    after = folder_bytes(tmp_path / "cache")
+    assert len(before) == len(after)
+    assert {Path(name).name for name in before} == {Path(name).name for name in after}
+    assert sum(content not in before.values() for content in after.values()) == 3  # a picture, two indices
+
+
+def test_series_that_were_away_are_read_when_they_are_back(tmp_path: Path) -> None:
+    """A mount that comes and goes: the entries that failed are made again, and those alone."""
+    root = write_small_competition(tmp_path / "competition", 4, 1)
+    preprocess_folder(root, tmp_path / "whole", kind="volumes")
+    cache = Cache(tmp_path / "cache", "volumes")
+    images = sorted((root / "train_images").iterdir())[1:3]
+    with make_pool("threads", 2) as pool:
+        sources = scan_sources(read_competition(root, "train").series, pool)
+        for folder in images:
+            folder.rename(tmp_path / folder.name)
+        assert preprocess(sources, cache, VOLUMES, volume_worker, pool).failed == 2
+        for folder in images:
+            (tmp_path / folder.name).rename(folder)
+    summary = preprocess_folder(root, tmp_path / "cache", kind="volumes")
+    assert (summary.failed, summary.slices) == (0, 6)
+    assert folder_bytes(tmp_path / "cache") == folder_bytes(tmp_path / "whole")
+
+
+def test_an_entry_that_always_fails_keeps_its_reason(tmp_path: Path) -> None:
+    """Tried again at each run, it does no harm to the other entries of its batch."""
+    root = write_small_competition(tmp_path / "competition", 4, 1)
+    for path in next((root / "train_images").iterdir()).glob("*/*"):
+        path.write_bytes(b"no image")
+    first = preprocess_folder(root, tmp_path / "cache", kind="volumes")
+    before = folder_bytes(tmp_path / "cache")
+    again = preprocess_folder(root, tmp_path / "cache", kind="volumes")
+    assert first.failed == again.failed == 1
+    assert again.slices == 3
+    assert folder_bytes(tmp_path / "cache") == before
+
+
+def test_strangers_in_the_cache_stay(competition: Path, tmp_path: Path) -> None:
+    """A file manager's notes and a user's own folder are neither read nor removed."""
+    preprocess_folder(competition, tmp_path)
+    batches = Cache(tmp_path, "baseline").batches
+    (batches / ".DS_Store").write_text("x")
+    (batches / "notes").mkdir()
+    (batches / "00007-0123456789abcdef").mkdir()
+    preprocess_folder(competition, tmp_path)
+    assert (batches / ".DS_Store").is_file()
+    assert (batches / "notes").is_dir()
+    assert not (batches / "00007-0123456789abcdef").exists()
+
+
+@pytest.mark.parametrize("name", ["index.csv", "batches/*/index.csv"])
+def test_damaged_indices_are_made_anew(competition: Path, tmp_path: Path, name: str) -> None:
+    """Cut off, empty or of zeros: reading says so, and the next run repairs it."""
+    preprocess_folder(competition, tmp_path, batch_size=24)
+    whole = folder_bytes(tmp_path)
+    (path,) = (tmp_path / "baseline").glob(name)
+    content = path.read_bytes()
+    for damaged in (b"", content[:-20], content[: content.rindex(b"\n", 0, -1) + 1], b"\0" * 200):
+        path.write_bytes(damaged)
+        if name == "index.csv" and not damaged.endswith(b"\n"):
+            with pytest.raises(
+                InputError, match=r"index\.csv: damaged .* delete it and run lumbar preprocess"
+            ):
+                cached_images(tmp_path)
+        preprocess_folder(competition, tmp_path, batch_size=24)
+        assert folder_bytes(tmp_path) == whole
+
+
+def test_two_runs_on_one_cache_are_refused(competition: Path, tmp_path: Path) -> None:
+    """The second one says that the first is at work, and leaves everything as it is."""
+    with locked(tmp_path / "baseline"):
+        command = [sys.executable, "-m", "lumbar_kaggle", "preprocess", str(competition)]
+        second = subprocess.run([*command, "--cache", str(tmp_path)], capture_output=True, text=True)
+    assert second.returncode == 2
+    assert f"(process {os.getpid()}) is at work on it" in second.stderr
+    assert folder_bytes(tmp_path) == {}

@@ -1,0 +1,276 @@
+"""Grad-CAM: against its definition, and on a study."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from lumbar_kaggle.baseline.explain import explain_study
+from lumbar_kaggle.baseline.network import build_network
+from lumbar_kaggle.baseline.predictor import BaselinePredictor
+from lumbar_kaggle.core.targets import LEVELS
+from lumbar_kaggle.dicom.studies import find_studies
+from lumbar_kaggle.dicom.volume import UnreadableSeries
+from lumbar_kaggle.inference.bundle import read_manifest
+from lumbar_kaggle.inference.heat import captured, grad_cam, last_map
+from lumbar_kaggle.inference.predict import study_rows
+from lumbar_kaggle.inference.shown import Looked, Unseen
+from lumbar_kaggle.training.encoders import build_encoder
+from lumbar_kaggle.two_stage.explain import (
+    attend,
+    frame,
+    on_slice,
+    surroundings,
+    where_looked,
+)
+from lumbar_kaggle.two_stage.grade.augment import Inputs
+from lumbar_kaggle.two_stage.grade.config import GradeConfig
+from lumbar_kaggle.two_stage.grade.crops import Placed, crop_study
+from lumbar_kaggle.two_stage.grade.network import Grader
+from lumbar_kaggle.two_stage.grade.views import PLACES, VIEWS
+from lumbar_kaggle.two_stage.predictor import Model
+from tests.support.two_stage_studies import AXIAL, SAGITTAL, ball, make_stack, place_points, rotated
+
+
+def test_linear_head_after_average_pooling_gives_class_activation() -> None:
+    """There Grad-CAM equals the class activation map: channels weighted by the head's own weights."""
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU())
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
+    model = nn.Sequential(body, head).eval()
+    inputs = torch.randn(1, 3, 12, 10)
+    features = body(inputs)[0]
+    expected = torch.einsum("c,chw->hw", head[2].weight[1], features).clamp(min=0)
+    expected = (expected / expected.max()).detach().numpy()
+    np.testing.assert_allclose(grad_cam(model, body, inputs)[1][1], expected, atol=1e-5)
+
+
+def test_heat_lies_where_the_evidence_is() -> None:
+    """A network that looks at one channel's bright spot shows that spot."""
+    body = nn.Conv2d(3, 1, 1, bias=False)
+    nn.init.ones_(body.weight)
+    head = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(1, 3, bias=False))
+    nn.init.ones_(head[2].weight)
+    inputs = torch.zeros(1, 3, 8, 8)
+    inputs[..., 6, 2] = 5.0
+    heat = grad_cam(nn.Sequential(body, head).eval(), body, inputs)[1][0]
+    assert np.unravel_index(heat.argmax(), heat.shape) == (6, 2)
+    assert heat.max() == 1.0
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "mobilenetv3_small_050"])
+def test_real_architectures_give_a_map(arch: str) -> None:
+    """Bodies of both libraries: finite, 0 … 1, the feature map's shape; no hook stays behind."""
+    model = build_network(arch).model.eval()
+    logits, heat = grad_cam(model, model[0], torch.randn(1, 3, 64, 64))
+    assert logits.shape == (3,)
+    assert heat.shape == (3, 2, 2)
+    assert np.isfinite(heat).all()
+    assert heat.min() >= 0
+    assert heat.max() <= 1
+    assert not model[0]._forward_hooks
+
+
+def test_a_study_is_explained_on_its_own_slice(competition: Path, bundle: Path) -> None:
+    """Heat maps have the slice's size, one per model of the bundle; probabilities are the predictor's."""
+    studies = find_studies(competition)
+    predictor = BaselinePredictor(bundle, read_manifest(bundle))
+    study = study_rows(studies, studies.studies[0])
+    explanation = explain_study(study, predictor)
+    assert explanation.image.shape == (64, 64)
+    assert len(explanation.heat_maps) == 2
+    for heat_map in explanation.heat_maps:
+        assert heat_map.heat.shape == explanation.image.shape
+        assert 0 <= heat_map.heat.min() <= heat_map.heat.max() <= 1
+    (prediction,) = predictor.predict([study])
+    assert np.isfinite(explanation.probabilities).all(axis=1).sum() == 2
+    np.testing.assert_allclose(explanation.probabilities, prediction.probabilities, atol=1e-6)
+
+
+def test_a_study_without_a_slice_says_why(competition: Path, bundle: Path) -> None:
+    """No sagittal T1 series: the reason, not a picture."""
+    studies = find_studies(competition)
+    study = study_rows(studies, studies.studies[0])
+    with pytest.raises(UnreadableSeries, match="no sagittal T1 series"):
+        explain_study(
+            study._replace(series=study.series.iloc[:0]), BaselinePredictor(bundle, read_manifest(bundle))
+        )
+
+
+TINY = GradeConfig(sagittal_px=32, axial_px=32, slices=(5, 3, 3, 3), features=16, axial_for_canal=True)
+
+VIEW_SIDES = [(number, side) for number, view in enumerate(VIEWS) for side in range(view.sides)]
+
+
+def stacks_of(scene: object, degrees: float = 0.0) -> list[Placed]:
+    """A fine stack of each kind, turned in its plane."""
+    sizes = {"sagittal": ((220, 80), 4.5, 15), "axial": ((100, 100), 4.0, 45)}
+    stacks = []
+    for kind, orientation, axis in (
+        ("sagittal_t1", SAGITTAL, (1, 0, 0)),
+        ("sagittal_t2", SAGITTAL, (1, 0, 0)),
+        ("axial_t2", AXIAL, (0, 0, 1)),
+    ):
+        shape, step, slices = sizes[kind.split("_")[0]]
+        turned = rotated(orientation, axis, degrees)
+        stack = make_stack(scene, turned, slices=slices, step=step, shape=shape, spacing=(0.9, 0.95))
+        stacks.append(Placed("7", kind, stack))
+    return stacks
+
+
+@pytest.mark.parametrize("degrees", [0.0, 17.0, 180.0])
+@pytest.mark.parametrize(("number", "side"), VIEW_SIDES)
+def test_heat_returns_to_where_the_crop_was_cut(number: int, side: int, degrees: float) -> None:
+    """A crop laid back like a heat map covers its slice: turned, mirrored and aligned crops alike."""
+    points, level = place_points() + np.array([1.0, 0.5, -0.5]), 2
+    # Leaning, so that the crops are turned to run along the spine.
+    points[..., 1] += 0.2 * points[..., 2]
+    spots = [ball(points[p, level] + shift, 5.0) for p in range(5) for shift in ((1, 7, -2), (-3, -6, 3))]
+    crops = crop_study(stacks_of(lambda places: sum(spot(places) for spot in spots), degrees), points, TINY)
+    k = next(
+        k
+        for k, one in enumerate(crops.cuts)
+        if (one.view, one.level, one.side) == (VIEWS[number], level, side)
+    )
+    one, source = crops.cuts[k], crops.sources[k]
+    assert source is not None
+    middle = one.size.cached_slices // 2
+    index, inside = int(source.indices[middle]), slice(one.size.margin_px, one.size.margin_px + one.size.px)
+    crop = crops.images[number][level, side, middle, inside, inside].astype(np.float32) / 255
+    stack = source.placed.stack
+    corner, shape = surroundings(stack, index, one)
+    covered = on_slice(np.ones((4, 4), np.float32), stack, index, one) > 0.999
+    moved = np.array([[1.0, 0, -corner[0]], [0, 1.0, -corner[1]]])
+    original = cv2.warpAffine(stack.pixels[index], moved, shape[::-1])[covered] / 255
+    assert original.max() > 0.5
+    assert np.abs(on_slice(crop, stack, index, one)[covered] - original).max() < 0.12
+    assert (
+        np.abs(on_slice(np.ascontiguousarray(crop[:, ::-1]), stack, index, one)[covered] - original).max()
+        > 0.3
+    )
+    hull = cv2.fillConvexPoly(np.zeros(shape), np.rint(frame(stack, index, one) - corner).astype(int), 1)
+    assert (hull[covered] == 1).all()
+
+
+@pytest.mark.parametrize("degrees", [0.0, 17.0, 180.0])
+@pytest.mark.parametrize(("number", "side"), VIEW_SIDES)
+def test_heat_in_the_middle_lies_on_the_located_point(number: int, side: int, degrees: float) -> None:
+    """To a pixel of the slice, with the numbers of the crop's own facts."""
+    crops = crop_study(stacks_of(ball((0, 0, 0)), degrees), place_points(), TINY)
+    spot = np.exp(-0.5 * (np.linalg.norm(np.mgrid[:8, :8] - 3.5, axis=0) / 1.2) ** 2).astype(np.float32)
+    for one, source, facts in zip(crops.cuts, crops.sources, crops.facts, strict=True):
+        if (one.view, one.side) != (VIEWS[number], side):
+            continue
+        assert source is not None
+        stack = source.placed.stack
+        index = stack.instance_numbers.index(facts.instance_number)
+        heat = on_slice(spot, stack, index, one)
+        row, column = (np.indices(heat.shape) * heat).sum(axis=(1, 2)) / heat.sum()
+        corner, _ = surroundings(stack, index, one)
+        assert abs(row + corner[1] - facts.row) < 1
+        assert abs(column + corner[0] - facts.column) < 1
+
+
+def grader(config: GradeConfig = TINY, seed: int = 0) -> Grader:
+    """A network of random weights."""
+    torch.manual_seed(seed)
+    return Grader(config).eval()
+
+
+def random_inputs(config: GradeConfig = TINY) -> Inputs:
+    """Noise in every view of one level; the canal's first slice is absent."""
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(1, view.sides, config.slices[k]) for k, view in enumerate(VIEWS)]
+    images = tuple(torch.randn(*shape, 32, 32, generator=generator) for shape in shapes)
+    present = tuple(torch.ones(shape, dtype=torch.bool) for shape in shapes)
+    present[0][..., 0] = False
+    return Inputs(images, present, torch.tensor([3]))
+
+
+RANDOM = [(seed, severity) for seed in range(4) for severity in range(3)]
+"""Random weights speak for some severities only; among these there is one for each view."""
+
+
+def test_each_view_gets_the_heat_of_its_own_slices() -> None:
+    """Exchanging the sides' pictures exchanges attention and heat of the sides, and nothing else."""
+    inputs = random_inputs()
+    swapped = Inputs(tuple(image.flip(1) for image in inputs.images), inputs.present, inputs.level)
+    spoken, apart = np.zeros(len(VIEW_SIDES)), 0.0
+    for seed, severity in RANDOM:
+        network = grader(seed=seed)
+        plain, turned = (attend(network, shown, [severity] * 5) for shown in (inputs, swapped))
+        for here, there in enumerate([0, 2, 1, 3, 5, 4]):
+            np.testing.assert_allclose(plain[here].attention, turned[there].attention, atol=1e-6)
+            np.testing.assert_allclose(plain[here].heat, turned[there].heat, rtol=1e-3, atol=1e-6)
+        for seen, (number, _) in zip(plain, VIEW_SIDES, strict=True):
+            assert seen.attention.sum() == pytest.approx(1)
+            assert seen.heat.shape[0] == TINY.slices[number]
+        assert plain[0].attention[0] == 0
+        spoken += [seen.heat.max() for seen in plain]
+        apart += np.abs(plain[1].heat - plain[2].heat).max() + np.abs(plain[4].heat - plain[5].heat).max()
+    assert (spoken > 0).all()
+    assert apart > 0.1 * spoken.sum()
+
+
+def test_a_view_that_its_grade_does_not_read_has_no_heat() -> None:
+    """Without the axial views in the canal's head nothing of the axial middle counts."""
+    config = GradeConfig(sagittal_px=32, axial_px=32, slices=(5, 3, 3, 3), features=16, axial_for_canal=False)
+    each = [attend(grader(config, seed), random_inputs(), [severity] * 5) for seed, severity in RANDOM]
+    spoken = [any(seen[k].heat.any() for seen in each) for k in range(len(VIEW_SIDES))]
+    assert spoken == [True, True, True, False, True, True]
+
+
+def test_where_a_model_looked_at_a_study() -> None:
+    """Bars sum to 1 over the slices that exist; the picture is of the highest; missing views say why."""
+    points = place_points()
+    points[2, 4] = np.nan
+    stacks = stacks_of(ball(points[0, 2]))[1:]
+    crops = crop_study([one for one in stacks if one.kind == "sagittal_t2"], points, TINY)
+    chosen: NDArray[np.int64] = np.arange(25).reshape(5, 5) % 3
+    model = Model(TINY, (grader(seed=1), grader(seed=2)))
+    found = list(where_looked(model, crops, chosen))
+    assert [one.level for one in found[:: len(VIEW_SIDES)]] == list(LEVELS)
+    assert [one.place for one in found[:6]] == [
+        *("canal", "left foramen", "right foramen"),
+        *("axial middle", "left recess", "right recess"),
+    ]
+    for one in found:
+        if isinstance(one, Unseen):
+            assert one.reason == (
+                "the point was not found"
+                if (one.place, one.level) == ("right foramen", "l5_s1")
+                else "no axial_t2 slice within 6 mm of the point"
+            )
+    seen = [one for one in found if isinstance(one, Looked)]
+    assert len(seen) == 14
+    for one in seen:
+        assert sum(one.attention) == pytest.approx(1)
+        assert len(one.instances) == len(one.attention) == TINY.slices[0 if one.place == "canal" else 1]
+        assert one.attention[one.pictured] == max(one.attention)
+        assert one.slice.facts["instance_number"] == one.instances[one.pictured]
+        assert one.slice.image.shape == one.heat.shape
+        assert one.heat.min() >= 0
+        assert one.heat.max() <= 1
+        assert PLACES[one.output] == one.place
+        assert one.severity == chosen[LEVELS.index(one.level), one.output]
+
+
+@pytest.mark.parametrize("name", ["small_resnet", "resnet18", "convnext_atto", "mobilenetv3_small_050"])
+def test_the_last_feature_map_is_found(name: str) -> None:
+    """Of encoders of all three sources; pooled, that of the plain residual networks is the description."""
+    encoder = build_encoder(name)[0].eval()
+    inputs = torch.randn(2, 1, 64, 64)
+    with captured([last_map(encoder, inputs)]) as features:
+        described = encoder(inputs)
+    assert features[0].shape[2:] == ((4, 4) if name == "small_resnet" else (2, 2))
+    if "resnet" in name:
+        np.testing.assert_allclose(features[0].mean(dim=(2, 3)).detach(), described.detach(), atol=1e-5)
+
+
+def test_an_encoder_without_a_map_is_refused() -> None:
+    with pytest.raises(ValueError, match="no feature map"):
+        last_map(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), torch.zeros(1, 1, 8, 8))

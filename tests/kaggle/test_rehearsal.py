@@ -1,0 +1,458 @@
+"""Kaggle played on this machine: a small rehearsal with both variants, and what it is made of."""
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+import zipfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.dicom.volume import read_series
+from lumbar_kaggle.inference.bundle import read_manifest
+from lumbar_kaggle.kaggle.rehearsal import play as playing
+from lumbar_kaggle.kaggle.rehearsal.checks import check_hidden, check_submission
+from lumbar_kaggle.kaggle.rehearsal.hidden import LEAST_STUDIES, HiddenSet, Odd, make_hidden
+from lumbar_kaggle.kaggle.rehearsal.inputs import Input, ingest, lay_out, tree_hashes, unpack_checkpoints
+from lumbar_kaggle.kaggle.rehearsal.play import Played, Session, play
+from lumbar_kaggle.kaggle.rehearsal.rehearse import rehearse
+from lumbar_kaggle.kaggle.rehearsal.sandbox import Limits, Mount, choose_sandbox, system_mounts, why_not, wrap
+from lumbar_kaggle.kaggle.rehearsal.settings import SMALL_RECIPES, RehearsalSettings
+from lumbar_kaggle.kaggle.rehearsal.transcript import Transcript
+from lumbar_kaggle.tables.submission import validate
+
+ROOT = Path(__file__).parents[2]
+CLOSED = [
+    pytest.param(kind, marks=pytest.mark.skipif(bool(why_not(kind)), reason=f"{kind}: {why_not(kind)}"))
+    for kind in ("bwrap", "unshare")
+]
+"""The sandboxes that are more than a plain process; skipped where the system does not allow them."""
+
+TINY = {
+    "baseline": {
+        **SMALL_RECIPES["baseline"],
+        "targets": ["spinal_canal_stenosis_l4_l5", "left_subarticular_stenosis_l5_s1"],
+        "image_size": 32,
+        "long_epochs": 1,
+    },
+    "two-stage": {
+        "preset": "t4x2-single",
+        "locate": {**SMALL_RECIPES["two-stage"]["locate"], "epochs": 1},
+        "grade": {**SMALL_RECIPES["two-stage"]["grade"], "epochs": 1},
+    },
+}
+
+
+def in_sandbox(
+    kind: str, folder: Path, code: str, *mounts: Mount, **more: object
+) -> subprocess.CompletedProcess[str]:
+    """Run Python code within a sandbox."""
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    (folder / "root").mkdir(exist_ok=True)
+    whole = wrap(kind, command, [*system_mounts(), *mounts], folder / "root")
+    return subprocess.run(whole, capture_output=True, text=True, check=False, timeout=60, **more)  # type: ignore[call-overload,no-any-return]
+
+
+# --- the sandbox -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", CLOSED)
+def test_inputs_cannot_be_written_and_the_working_folder_has_its_size(kind: str, tmp_path: Path) -> None:
+    """EROFS on the mounted folder, the input folder, / and /usr; ENOSPC beyond the working folder's size."""
+    (tmp_path / "input").mkdir()
+    (tmp_path / "input" / "file").write_text("sound")
+    code = """
+    import errno
+    def fails(path, size=1):
+        try:
+            open(path, "wb").write(bytes(size))
+        except OSError as error:
+            return errno.errorcode[error.errno]
+    print(*map(fails, ("/kaggle/input/file", "/kaggle/input/new", "/new", "/usr/new")))
+    print(fails("/kaggle/working/small", 1 << 19), fails("/kaggle/working/large", 1 << 21), fails("/tmp/a"))
+    print(open("/kaggle/input/file").read())
+    """
+    mounts = (
+        Mount("ro", "/kaggle/input", str(tmp_path / "input")),
+        Mount("tmpfs", "/kaggle/working", size=1 << 20),
+    )
+    done = in_sandbox(kind, tmp_path, code, *mounts)
+    assert done.stdout.splitlines() == ["EROFS EROFS EROFS EROFS", "None ENOSPC None", "sound"], done.stderr
+    assert tree_hashes(tmp_path / "input").keys() == {"file"}
+
+
+@pytest.mark.parametrize("kind", CLOSED)
+def test_the_network_is_cut_but_for_the_loopback_interface(kind: str, tmp_path: Path) -> None:
+    """No route anywhere, not even to a server of this machine; a server of the session's own is reached."""
+    code = """
+    import errno, socket, sys
+    def reach(*address):
+        try:
+            socket.create_connection(address, timeout=5).close()
+            return "reached"
+        except OSError as error:
+            return errno.errorcode.get(error.errno, "no name")
+    own = socket.create_server(("127.0.0.1", 0))
+    print(reach("127.0.0.1", int(sys.stdin.read())), reach("192.0.2.1", 80), reach(*own.getsockname()))
+    """
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        closed = in_sandbox(kind, tmp_path, code, input=port)
+        plain = in_sandbox("plain", tmp_path, code, input=port)
+    assert closed.stdout.split() == ["ECONNREFUSED", "ENETUNREACH", "reached"], closed.stderr
+    # Without a sandbox the same server is reached: the test would notice an open network.
+    assert plain.stdout.split()[0] == "reached"
+
+
+@pytest.mark.parametrize("kind", CLOSED)
+def test_a_session_does_not_see_the_repository(kind: str, tmp_path: Path) -> None:
+    """The package comes from the mounted dataset, or not at all."""
+    code = f"""
+    import os
+    try:
+        import lumbar_kaggle
+    except ImportError:
+        print("not found", os.path.exists({str(ROOT / "setup.py")!r}))
+    """
+    done = in_sandbox(kind, tmp_path, code, cwd=tmp_path)
+    assert done.stdout.split() == ["not", "found", "False"], done.stderr
+
+
+@pytest.mark.parametrize("kind", [*CLOSED, "plain"])
+def test_a_killed_rehearsal_leaves_no_process(kind: str, tmp_path: Path) -> None:
+    """SIGKILL of the rehearsal ends the session's heartbeat."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "root").mkdir()
+    beat = tmp_path / "out" / "beat"
+    inner = f"""
+import time
+while True:
+    open({"/out/beat" if kind != "plain" else str(beat)!r}, "a").write("x")
+    time.sleep(0.05)
+"""
+    outer = f"""
+import sys
+from pathlib import Path
+from lumbar_kaggle.kaggle.rehearsal.sandbox import Mount, run, system_mounts, wrap
+mounts = [*system_mounts(), Mount("rw", "/out", {str(tmp_path / "out")!r})]
+command = wrap({kind!r}, [sys.executable, "-c", {inner!r}], mounts, Path({str(tmp_path / "root")!r}))
+run(command, {{"PATH": "/usr/bin:/bin"}}, Path({str(tmp_path / "log")!r}))
+"""
+    process = subprocess.Popen([sys.executable, "-c", outer], cwd=ROOT)
+    deadline = time.monotonic() + 60
+    while not (beat.exists() and beat.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(0.5)
+    before = beat.stat().st_size
+    time.sleep(0.5)
+    assert beat.stat().st_size == before > 0
+
+
+def test_the_best_sandbox_is_chosen_and_an_unusable_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without either command it is a plain process; asked for by name, the reason is told."""
+    why_not.cache_clear()
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    try:
+        assert choose_sandbox() == "plain"
+        with pytest.raises(InputError, match=r"bwrap does not work .* is not installed"):
+            choose_sandbox("bwrap")
+        with pytest.raises(
+            InputError, match="'docker' is unknown; give auto or one of bwrap, unshare, plain"
+        ):
+            choose_sandbox("docker")
+    finally:
+        why_not.cache_clear()
+
+
+# --- one session -----------------------------------------------------------------------------------------
+
+
+def session(tmp_path: Path, code: str, **changes: object) -> Session:
+    """A session of a short script with one dataset."""
+    (tmp_path / "data").mkdir(exist_ok=True)
+    (tmp_path / "data" / "figure").write_text("7")
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(code))
+    items = (Input("datasets", "you", "some-data", tmp_path / "data", "first"),)
+    values = {"layout": "new", "hours": 0.01, **changes}
+    return Session("short", script, items, **values)  # type: ignore[arg-type]
+
+
+COUNTING = """
+import os
+from pathlib import Path
+figure = Path(os.environ.get("LUMBAR_INPUT", "/kaggle/input")) / "datasets/you/some-data/figure"
+Path("result.txt").write_text(figure.read_text() + " " + os.environ["LUMBAR_HOURS"])
+print("done", len(os.sched_getaffinity(0)))
+"""
+
+
+@pytest.mark.parametrize("kind", [*CLOSED, "plain"])
+def test_a_session_leaves_its_output_and_is_not_played_twice(kind: str, tmp_path: Path) -> None:
+    """Output, log and figures; again only when its key changes; what a killed one left is swept away."""
+    stale = tmp_path / "sessions" / ".short" / "output"
+    stale.mkdir(parents=True)
+    (stale / "half.txt").write_text("killed")
+    first = play(session(tmp_path, COUNTING), tmp_path / "sessions", kind, Limits(cores=1))
+    assert (first.output / "result.txt").read_text() == "7 0.01"
+    assert {path.name for path in first.output.iterdir()} == {"result.txt"}
+    assert first.log.split() == ["done", "1"]
+    assert first.processor_seconds > 0
+    assert first.seconds > 0
+    assert first.peak_bytes > 1e6
+    assert not first.again
+    again = play(session(tmp_path, COUNTING), tmp_path / "sessions", kind, Limits(cores=1))
+    assert again.again
+    assert again.seconds == first.seconds
+    changed = session(tmp_path, COUNTING, variables={"MORE": "1"})
+    assert not play(changed, tmp_path / "sessions", kind, Limits(cores=1)).again
+    assert [path.name for path in (tmp_path / "sessions").iterdir()] == ["short"]
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        ("print('words', flush=True)\nraise SystemExit(3)", "failed with exit code 3; its log is"),
+        ("import time\ntime.sleep(60)", "did not end within its 0.0 minutes"),
+        ("x = bytearray(1 << 31)", "failed with exit code 1"),
+    ],
+    ids=["fails", "too long", "too much memory"],
+)
+def test_a_session_that_fails_is_named_with_the_end_of_its_log(
+    code: str,
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One sentence, the log's tail before it, and nothing that counts as played."""
+    monkeypatch.setattr(playing, "START_UP_S", 1.0)
+    limits = Limits(memory_bytes=1 << 30)
+    with pytest.raises(InputError, match=sentence):
+        play(session(tmp_path, code, hours=0.0001), tmp_path / "sessions", choose_sandbox(), limits)
+    shown = capsys.readouterr().out
+    assert ("words" in shown) == ("words" in code)
+    assert ("MemoryError" in shown) == ("bytearray" in code)
+    assert (tmp_path / "sessions" / "short" / "session.log").is_file()
+    assert not (tmp_path / "sessions" / "short" / "session.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("kernelspec", "source", "told"),
+    [
+        ({"name": "python3"}, "open('here.txt', 'w').write('x')\nraise ValueError('odd study')", "odd study"),
+        ({}, "1", "No kernel name found"),
+    ],
+    ids=["an exception", "without a kernelspec"],
+)
+def test_a_notebook_fails_as_it_would_on_kaggle(
+    kernelspec: dict[str, str],
+    source: str,
+    told: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """papermill's own end: the exception's text, or the word that Kaggle has for a missing kernelspec."""
+    cell = {"cell_type": "code", "metadata": {}, "source": source, "outputs": [], "execution_count": None}
+    content = {"cells": [cell], "metadata": {"kernelspec": {**kernelspec, "display_name": "Python 3"}}}
+    notebook = tmp_path / "kernel.ipynb"
+    notebook.write_text(json.dumps({**content, "nbformat": 4, "nbformat_minor": 4}))
+    with pytest.raises(InputError, match="short: the session failed with exit code 1; its log is"):
+        play(Session("short", notebook, (), "new", 0.1), tmp_path / "sessions", choose_sandbox(), Limits())
+    assert told in capsys.readouterr().out
+
+
+# --- mounted inputs --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "owner", "layout", "place"),
+    [
+        ("competitions", "", "old", "slug"),
+        ("competitions", "", "new", "competitions/slug"),
+        ("datasets", "you", "old", "slug"),
+        ("datasets", "you", "new", "datasets/you/slug"),
+        ("notebooks", "you", "new", "notebooks/you/slug"),
+    ],
+)
+def test_both_generations_of_paths(kind: str, owner: str, layout: str, place: str, tmp_path: Path) -> None:
+    """Mount points are made empty; links point to the content."""
+    (tmp_path / "content").mkdir()
+    item = Input(kind, owner, "slug", tmp_path / "content")
+    assert item.place(layout) == place
+    lay_out((item,), layout, tmp_path / "points", linked=False)
+    assert list((tmp_path / "points" / place).iterdir()) == []
+    lay_out((item,), layout, tmp_path / "links", linked=True)
+    assert (tmp_path / "links" / place).resolve() == (tmp_path / "content").resolve()
+
+
+def test_archives_are_unpacked_nested_or_flat(tmp_path: Path) -> None:
+    """Only what goes up arrives; a lone archive is flat under the old layout, several never are."""
+    upload = tmp_path / "upload"
+    upload.mkdir()
+    for name in ("one", "two"):
+        with zipfile.ZipFile(upload / f"{name}.zip", "w") as archive:
+            archive.writestr(f"inner/{name}.txt", name)
+    (upload / "manifest.json").write_text("{}")
+    (upload / "dataset-metadata.json").write_text("{}")
+    names = ["one.zip", "manifest.json"]
+    nested = ingest(names, upload, tmp_path / "nested", "new")
+    assert tree_hashes(nested).keys() == {"manifest.json", "one/inner/one.txt"}
+    flat = ingest(names, upload, tmp_path / "flat", "old")
+    assert tree_hashes(flat).keys() == {"manifest.json", "inner/one.txt"}
+    both = ingest([*names, "two.zip"], upload, tmp_path / "flat", "old")
+    assert tree_hashes(both).keys() == {"manifest.json", "one/inner/one.txt", "two/inner/two.txt"}
+
+
+def test_checkpoints_can_come_back_as_folders(tmp_path: Path) -> None:
+    """A zip named .pt becomes a folder of that name in the copy; the original stays a file."""
+    output = tmp_path / "output" / "run"
+    output.mkdir(parents=True)
+    with zipfile.ZipFile(output / "checkpoint.pt", "w") as archive:
+        archive.writestr("checkpoint/data.pkl", "content")
+    mounted = unpack_checkpoints(tmp_path / "output", tmp_path / "mounted")
+    assert (mounted / "run" / "checkpoint.pt" / "checkpoint" / "data.pkl").read_text() == "content"
+    assert (output / "checkpoint.pt").is_file()
+
+
+# --- the whole rehearsal ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder after a rehearsal of everything at the smallest size."""
+    folder = tmp_path_factory.mktemp("rehearsal")
+    (folder / "tiny.json").write_text(json.dumps(TINY))
+    rehearse(folder / "all", settings(folder))
+    return folder
+
+
+def settings(folder: Path, **changes: object) -> RehearsalSettings:
+    """The smallest rehearsal's settings."""
+    values = {
+        "variant": "all",
+        "studies": 8,
+        "test_studies": 1,
+        "hidden_studies": LEAST_STUDIES,
+        "config": str(folder / "tiny.json"),
+        **changes,
+    }
+    return RehearsalSettings(**values)  # type: ignore[arg-type]
+
+
+def test_the_whole_chain_ends_with_a_valid_scored_submission(rehearsed: Path) -> None:
+    """Preprocess, train, inference under both paths; the transcript says so, and what is not covered."""
+    sessions = rehearsed / "all" / "sessions"
+    submission = sessions / "inference-new" / "output" / "submission.csv"
+    assert validate(submission, rehearsed / "all" / "phantom") == []
+    assert submission.read_bytes() == (sessions / "inference-old" / "output" / "submission.csv").read_bytes()
+    transcript = json.loads((rehearsed / "all" / "transcript.json").read_text())
+    names = [step["name"] for step in transcript["steps"]]
+    for name in ("phantom", "preprocess (new paths)", "train-baseline (new paths)", "inference-old: score"):
+        assert name in names
+    assert transcript["sandbox"] == choose_sandbox()
+    assert "GPUs" in transcript["not_covered"][0]
+    assert len(transcript["not_covered"]) == (2 if transcript["sandbox"] == "plain" else 1)
+    page = (rehearsed / "all" / "transcript.md").read_text()
+    assert "inference-old: the submission is complete and valid" in page
+    if transcript["sandbox"] != "plain":
+        log = (sessions / "inference-new" / "session.log").read_text()
+        assert "/kaggle/working/submission.csv" in log
+
+
+def test_a_training_kernel_that_was_cut_ends_with_the_same_bundle(rehearsed: Path) -> None:
+    """The cut session said resumable and was unfinished; the resumed one took it up and left equal bytes."""
+    sessions = rehearsed / "all" / "sessions"
+    uncut, cut, resumed = (sessions / f"train-baseline{name}" / "output" for name in ("", "-cut", "-resumed"))
+    assert "resumable" in (cut.parent / "session.log").read_text()
+    assert "Going on from" in (resumed.parent / "session.log").read_text()
+    done = [len(list(output.glob("run/targets/*/target.json"))) for output in (cut, uncut, resumed)]
+    assert done[0] < done[1] == done[2] == 2
+    assert tree_hashes(uncut / "bundle") == tree_hashes(resumed / "bundle")
+    assert read_manifest(uncut / "bundle").fingerprint == read_manifest(resumed / "bundle").fingerprint
+
+
+def test_the_hidden_set_is_nasty_and_costs_only_the_odd_studies(rehearsed: Path) -> None:
+    """A complete submission of every study that a table names; the phantom's own files are as they were."""
+    output = rehearsed / "all" / "sessions" / "inference-hidden" / "output"
+    hidden = rehearsed / "all" / "hidden" / "competition"
+    assert validate(output / "submission.csv", hidden) == []
+    assert len(pd.read_csv(output / "submission.csv")) == 25 * (LEAST_STUDIES - 1)
+    log = pd.read_csv(output / "submission-log.csv", keep_default_na=False)
+    assert set(log["status"]) == {"graded", "prior"}
+    assert (log.loc[log["status"] == "prior", "reason"] != "").all()
+    for folder in (rehearsed / "all" / "phantom" / "test_images").glob("*/*"):
+        assert not read_series(folder).skipped
+
+
+def test_a_rehearsal_goes_on_where_it_was_killed(rehearsed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With one session missing, that one alone is played, and the closing table says which were there."""
+    sessions = rehearsed / "all" / "sessions"
+    (sessions / "preprocess").rename(sessions / ".preprocess")
+    rehearse(rehearsed / "all", settings(rehearsed, variant="plain"))
+    steps = json.loads((rehearsed / "all" / "transcript.json").read_text())["steps"]
+    again = {step["name"]: step["again"] for step in steps if "paths" in step["name"]}
+    assert [name for name, before in again.items() if not before] == ["preprocess (new paths)"]
+    assert "(done before)" in capsys.readouterr().out
+
+
+def test_the_two_stage_kernels_end_with_the_hidden_set(rehearsed: Path) -> None:
+    """Locate, grade, blend, the same inference notebook: it grades what has lost only its sagittal T1."""
+    folder = rehearsed / "two-stage"
+    rehearse(folder, settings(rehearsed, variant="hidden", recipe="two-stage"))
+    assert {path.name for path in (folder / "sessions").iterdir()} == {
+        "train-locate",
+        "train-grade",
+        "blend",
+        "inference-hidden",
+    }
+    output = folder / "sessions" / "inference-hidden" / "output"
+    assert validate(output / "submission.csv", folder / "hidden" / "competition") == []
+    log = pd.read_csv(output / "submission-log.csv", dtype=str, keep_default_na=False)
+    assert (log["status"] == "prior").sum() == 2, "of those without any series"
+    assert read_manifest(folder / "sessions" / "blend" / "output" / "bundle").recipe == "two-stage"
+    checks = json.loads((folder / "transcript.json").read_text())["checks"]
+    assert "random bytes in place of files: graded, with the reason in the log" in checks
+
+
+def test_a_faulty_submission_and_a_silent_log_are_caught(rehearsed: Path, tmp_path: Path) -> None:
+    """A row too few, an odd study at the wrong status or without a word: each stops the rehearsal."""
+    source = rehearsed / "all" / "sessions" / "inference-hidden"
+    shutil.copytree(source, tmp_path / "inference-hidden")
+    played = Played("inference-hidden", "new", tmp_path / "inference-hidden", 1.0, 1.0, 1, 1, False, "key")
+    folder, truth = (rehearsed / "all" / "hidden" / name for name in ("competition", "truth.csv"))
+    transcript = Transcript(tmp_path, {}, "plain")
+    check_submission(transcript, played, folder, truth)
+    log = pd.read_csv(played.output / "submission-log.csv", dtype=str)
+    graded = log.loc[log["status"] == "graded", "study_id"].iloc[-1]
+    for study, outcome in ((graded, "prior"), (graded, "graded"), ("9999999", "left out")):
+        odd = Odd(study, "odd", outcome, True)
+        with pytest.raises(InputError, match="the rehearsal failed: not so: odd"):
+            check_hidden(transcript, played, HiddenSet(folder, truth, (odd,), ""))
+    path = played.output / "submission.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(InputError, match=r"complete and valid .* is missing"):
+        check_submission(transcript, played, folder, truth)
+    assert "**Failed:** no valid submission" in transcript.write(failure="no valid submission").read_text()
+
+
+def test_settings_out_of_range_are_refused(tmp_path: Path) -> None:
+    """A sentence each, before anything is written."""
+    with pytest.raises(InputError, match="variant is 'loud'"):
+        RehearsalSettings(variant="loud")
+    with pytest.raises(InputError, match="recipe is 'three-stage'; it must be one of baseline, two-stage"):
+        RehearsalSettings(recipe="three-stage")
+    with pytest.raises(InputError, match="minutes is 0"):
+        RehearsalSettings(minutes=0)
+    with pytest.raises(InputError, match=f"give {LEAST_STUDIES} or more"):
+        make_hidden(tmp_path, tmp_path, tmp_path / "hidden", LEAST_STUDIES - 1, "", "baseline")
+    assert list(tmp_path.iterdir()) == []

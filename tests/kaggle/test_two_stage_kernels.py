@@ -1,0 +1,202 @@
+"""The two-stage kernels: in pieces, over several sessions and from DICOM they end as one command does."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from lumbar_kaggle.baseline.network import body_state, build_network
+from lumbar_kaggle.core.budget import Budget
+from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.inference.bundle import read_manifest
+from lumbar_kaggle.kaggle.sessions import RESUMABLE
+from lumbar_kaggle.kaggle.two_stage import blend_session, train_grade_session, train_locate_session
+from lumbar_kaggle.phantom import write_set
+from lumbar_kaggle.phantom.sets import STANDARD_SETS, PhantomSet
+from lumbar_kaggle.pipeline import export_run, preprocess_folder, train_two_stage
+from lumbar_kaggle.tables.competition import read_competition
+from lumbar_kaggle.two_stage.config import preset
+from lumbar_kaggle.two_stage.grade.config import GradeConfig
+from lumbar_kaggle.two_stage.grade.cropping import cache_crops, crops_folder, evict_other_crops
+from lumbar_kaggle.two_stage.grade.places import annotated_places, read_places, to_points
+from lumbar_kaggle.two_stage.reading import CachedStudies, DicomStudies
+from tests.dicom.test_preprocess import folder_bytes
+from tests.tables.test_kaggle_folders import mount, session
+from tests.two_stage.test_pipeline import SETTINGS
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A phantom competition, its cached volumes, and the bundle that one command makes of them."""
+    root = tmp_path_factory.mktemp("two-stage-kernels")
+    patients = PhantomSet("kernels", 4, 8, 1, STANDARD_SETS["tiny"].scanners)
+    write_set(root / "competition", patients, workers=1)
+    preprocess_folder(root / "competition", root / "cache", kind="volumes")
+    (root / "settings.json").write_text(json.dumps(SETTINGS))
+    changes = root / "settings.json"
+    train_two_stage(root / "competition", root / "cache", root / "run", Budget(), changes=changes)
+    export_run(root / "run", root / "bundle")
+    return root
+
+
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sessions get the settings of the one command, as a rehearsal gives them."""
+    monkeypatch.setenv("LUMBAR_CONFIG", json.dumps({"two-stage": SETTINGS}))
+
+
+class Sessions:
+    """Plays sessions one after the other, each with scratch space and inputs of its own.
+
+    Args:
+        root: folder for all of it.
+        place: the fixture.
+        monkeypatch: sets the scratch space.
+    """
+
+    def __init__(self, root: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root, self.place, self.monkeypatch, self.number = root, place, monkeypatch, 0
+
+    def begin(self, *outputs: Path) -> tuple[Path, Path]:
+        """Return the working folder and the inputs of the next session, which reads these outputs."""
+        self.number += 1
+        self.monkeypatch.setenv("LUMBAR_SCRATCH", str(self.root / f"scratch-{self.number}"))
+        inputs = mount(self.root / f"input-{self.number}", "new", self.place / "competition")
+        for number, output in enumerate(outputs):
+            folder = inputs / "notebooks" / "owner" / f"output-{number}"
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.symlink_to(output)
+        return session(self.root, f"working-{self.number}"), inputs
+
+
+@pytest.fixture
+def sessions(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: None) -> Sessions:
+    return Sessions(tmp_path, place, monkeypatch)
+
+
+def test_crops_are_the_same_from_the_cache_and_from_dicom(place: Path, tmp_path: Path) -> None:
+    """Every byte, the table of facts included; a study that cannot be read is said and has no picture."""
+    competition = read_competition(place / "competition", "train")
+    points = to_points(annotated_places(competition, place / "cache"))
+    config = GradeConfig(sagittal_px=16, axial_px=16)
+    for name, studies in (
+        ("cached", CachedStudies(place / "cache")),
+        ("fresh", DicomStudies(competition.series)),
+    ):
+        cache_crops(studies, points, points, tmp_path / name, config, Budget())
+    assert folder_bytes(tmp_path / "cached") == folder_bytes(tmp_path / "fresh") != {}
+
+
+def test_scratch_space_holds_the_crops_of_one_model(tmp_path: Path) -> None:
+    """Three models of a preset need the room of one; two with the same crops do not cut them twice."""
+    first, second, third = preset("t4x2-gold").grade
+    folder = crops_folder(tmp_path, first)
+    evict_other_crops(folder)
+    (folder / "located").mkdir()
+    assert crops_folder(tmp_path, second) == folder
+    assert (folder / "located").is_dir()
+    other = crops_folder(tmp_path, third)
+    assert other != folder
+    assert (folder / "located").is_dir()  # asking for a name removes nothing
+    evict_other_crops(other)
+    assert list(tmp_path.iterdir()) == [other]
+
+
+def test_what_is_no_folder_of_crops_stays(tmp_path: Path) -> None:
+    """Scratch space is shared: neither strangers' folders nor files nor links are removed."""
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "text.txt").write_text("years of work")
+    (tmp_path / "note").write_text("x")
+    away = tmp_path.parent / f"{tmp_path.name}-away"
+    evict_other_crops(away / "crops")
+    (tmp_path / "link").symlink_to(away / "crops")
+    evict_other_crops(crops_folder(tmp_path, preset("cpu").grade[0]))
+    assert (tmp_path / "thesis" / "text.txt").is_file()
+    assert {path.name for path in tmp_path.iterdir()} >= {"thesis", "note", "link"}
+    assert (away / "crops").is_dir()
+
+
+def test_annotated_points_are_read_back_as_they_were_written(place: Path) -> None:
+    """The second stage reads them from the first one's output, to the last digit."""
+    made = annotated_places(read_competition(place / "competition", "train"), place / "cache")
+    read = read_places(place / "run" / "annotated.csv")
+    assert read.astype({"study_id": made["study_id"].dtype}).equals(made)
+
+
+def test_sessions_end_with_the_bundle_of_one_command(
+    place: Path, sessions: Sessions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Locate cut and resumed, folds graded in different sessions, put together by the blend."""
+    cut, inputs = sessions.begin()
+    assert not train_locate_session(cut, hours=0.0, preset="cpu", inputs=inputs)
+    assert RESUMABLE in capsys.readouterr().out
+    located, inputs = sessions.begin(cut)
+    assert train_locate_session(located, hours=1.0, preset="cpu", inputs=inputs)
+    assert {path.name for path in located.iterdir()} == {"run"}, "volumes are no output"
+    stopped, inputs = sessions.begin(located)
+    assert not train_grade_session(stopped, hours=0.0, preset="cpu", inputs=inputs)
+    assert RESUMABLE in capsys.readouterr().out
+    graded = []
+    for fold in (0, 1):
+        working, inputs = sessions.begin(located, stopped)
+        assert train_grade_session(
+            working, hours=1.0, preset="cpu", models=(1,), folds=(fold,), inputs=inputs
+        )
+        assert "resumable" not in capsys.readouterr().out
+        assert not list((working / "run").rglob("*.npy")), "crops are no output"
+        graded.append(working)
+    half, inputs = sessions.begin(graded[0])
+    blend_session(half, inputs=inputs)
+    assert "not trained: fold 1 of model 1" in capsys.readouterr().out
+    assert len(read_manifest(half / "bundle").models["grade"][0]["folds"]) == 1
+    whole, inputs = sessions.begin(*graded)
+    fingerprint = blend_session(whole, inputs=inputs)
+    assert fingerprint == read_manifest(place / "bundle").fingerprint
+    assert (whole / "oof.csv").read_bytes() == (place / "run" / "oof.csv").read_bytes()
+
+
+def test_a_missing_or_another_first_stage_is_named(
+    place: Path, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sentence each, before anything is trained."""
+    working, inputs = sessions.begin()
+    with pytest.raises(InputError, match="no finished first stage is among the inputs; attach the output"):
+        train_grade_session(working, hours=1.0, preset="cpu", inputs=inputs)
+    with pytest.raises(InputError, match=r"no two_stage\.json is among the inputs; attach the output"):
+        blend_session(working, inputs=inputs)
+    working, inputs = sessions.begin(place)
+    with pytest.raises(InputError, match="models 2: there are those from 1 to 1"):
+        train_grade_session(working, hours=1.0, preset="cpu", models=(2,), inputs=inputs)
+    other = {"two-stage": {**SETTINGS, "locate": {**SETTINGS["locate"], "epochs": 3}}}
+    monkeypatch.setenv("LUMBAR_CONFIG", json.dumps(other))
+    working, inputs = sessions.begin(place)
+    with pytest.raises(InputError, match="the attached first stage was trained with other settings"):
+        train_grade_session(working, hours=1.0, preset="cpu", inputs=inputs)
+
+
+def test_pretrained_weights_come_from_the_models_dataset(
+    place: Path, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the chosen model only; without them the session stops at once; no path of a mount is kept."""
+    arch = "mobilenetv3_small_050"
+    grade = {**SETTINGS["grade"], "backbones": [arch, arch], "weights": ["auto", "none"]}
+    monkeypatch.setenv("LUMBAR_CONFIG", json.dumps({"two-stage": {**SETTINGS, "grade": grade}}))
+    # Only the first stage of that run, which has other settings for the second.
+    shutil.copytree(place / "run" / "locator", sessions.root / "located" / "run" / "locator")
+    shutil.copyfile(place / "run" / "annotated.csv", sessions.root / "located" / "run" / "annotated.csv")
+    working, inputs = sessions.begin(sessions.root / "located")
+    with pytest.raises(InputError, match=f"pretrained-{arch}.safetensors is not among the inputs; send it"):
+        train_grade_session(working, hours=1.0, preset="cpu", inputs=inputs)
+    working, inputs = sessions.begin(sessions.root / "located")
+    models = inputs / "datasets" / "owner" / "lumbar-models"
+    models.mkdir()
+    torch.manual_seed(5)
+    state = {key: value.contiguous() for key, value in body_state(build_network(arch), arch).items()}
+    safetensors.torch.save_file(state, models / f"pretrained-{arch}.safetensors")
+    assert train_grade_session(working, hours=1.0, preset="cpu", folds=(0,), inputs=inputs)
+    kept = json.loads((working / "run" / "grade-1" / "grade.json").read_text())
+    assert kept["weights"] == ["pretrained", "none"]
+    assert {path.name for path in working.iterdir()} == {"run"}

@@ -1,0 +1,86 @@
+"""Weight files as people save them: found in their wrapper, or refused by one sentence."""
+
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.training.weights import load_weights, read_weights
+
+STATE = nn.Linear(2, 3).state_dict()
+
+
+def prefixed(prefix: str) -> dict[str, torch.Tensor]:
+    return {prefix + name: value for name, value in STATE.items()}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        STATE,
+        *(
+            {key: STATE}
+            for key in ("state_dict", "model_state_dict", "model_state", "model", "net", "weights")
+        ),
+        {"model": "resnet18", "weights": STATE, "epoch": 3},
+        {"model_state_dict": STATE, "optimizer": {"state": {}}, "loss": torch.zeros(1)},
+        {"model": {"state_dict": STATE}, "epoch": 3},
+        {"net": {"model": {"state_dict": STATE}}},
+        prefixed("module."),
+        {"state_dict": prefixed("module.model.")},
+        {"state_dict": prefixed("_orig_mod.")},
+    ],
+)
+def test_a_network_is_found_in_any_common_wrapper(content: object, tmp_path: Path) -> None:
+    """Nested once or twice, with or without the prefixes that training programs add."""
+    torch.save(content, tmp_path / "w.pth")
+    found = read_weights(tmp_path / "w.pth", "")
+    assert found.keys() == STATE.keys()
+    assert all(torch.equal(found[name], STATE[name]) for name in STATE)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [[STATE], (STATE, 3), torch.zeros(3), 5, None, {}, {"epoch": 3}, {"state_dict": [STATE]}, {"model": {}}],
+)
+def test_anything_else_is_refused(content: object, tmp_path: Path) -> None:
+    """The sentence names the file and what is taken."""
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(
+        InputError, match=r"w\.pth: holds a \w+ without named weights; give a safetensors file"
+    ):
+        read_weights(tmp_path / "w.pth", "")
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_no_numbers_are_named(name: str, bad: float, tmp_path: Path) -> None:
+    """One NaN among millions makes every probability NaN: file and tensor are told."""
+    state = {"weight": torch.ones(3, 2), "bias": torch.tensor([0.0, bad, 0.0])}
+    save = safetensors.torch.save_file if name.endswith("safetensors") else torch.save
+    save(state, tmp_path / name)
+    with pytest.raises(InputError, match=r"w\.\w+: bias holds NaN or infinite numbers"):
+        read_weights(tmp_path / name, "")
+
+
+def test_a_folder_a_missing_file_and_no_archive_are_told_apart(tmp_path: Path) -> None:
+    """What the caller takes stands at the end."""
+    with pytest.raises(InputError, match="a folder, no file; give one"):
+        read_weights(tmp_path, "give one")
+    with pytest.raises(InputError, match="no such file; give one"):
+        read_weights(tmp_path / "w.pth", "give one")
+    for name in ("w.pth", "w.safetensors"):
+        (tmp_path / name).write_bytes(b"\x00garbage" * 50)
+        with pytest.raises(InputError, match=rf"{name}: no readable weights \(\w+\)"):
+            read_weights(tmp_path / name, "")
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    """Of another shape, or under other names."""
+    for number, state in enumerate((nn.Linear(2, 4).state_dict(), {"other": torch.ones(1)})):
+        safetensors.torch.save_file(state, tmp_path / f"{number}.safetensors")
+        with pytest.raises(InputError, match=r"\.safetensors: its weights are of another network"):
+            load_weights(nn.Linear(2, 3), tmp_path / f"{number}.safetensors", "export it again")

@@ -1,0 +1,142 @@
+"""One fold table for both stages, and what each fold may learn from."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lumbar_kaggle.core.budget import Budget
+from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.pipeline import preprocess_folder
+from lumbar_kaggle.tables.competition import Competition
+from lumbar_kaggle.tables.folds import make_folds, open_folds
+from lumbar_kaggle.two_stage.config import TwoStageConfig
+from lumbar_kaggle.two_stage.fit import open_run_folds
+from lumbar_kaggle.two_stage.grade.config import GradeConfig
+from lumbar_kaggle.two_stage.grade.fit import fit
+from lumbar_kaggle.two_stage.grade.places import annotated_places
+from lumbar_kaggle.two_stage.locate.axial import read_axial
+from lumbar_kaggle.two_stage.locate.command import run_locate
+from lumbar_kaggle.two_stage.locate.config import LocateConfig
+from lumbar_kaggle.two_stage.locate.points import read_sagittal
+from tests.support.two_stage_studies import write_competition
+from tests.two_stage.test_grading import TINY
+from tests.two_stage.test_locate import SMALL, write_folder
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> tuple[Competition, Path]:
+    root = tmp_path_factory.mktemp("folds")
+    return write_competition(root, 8), root
+
+
+def located(studies: tuple[Competition, Path], moved: set[str], *, unplaced: set[str]) -> pd.DataFrame:
+    """The annotated points as if they were located; of some studies 12 mm too far to the back."""
+    table = annotated_places(*studies).drop(columns="origin")
+    table["y_mm"] += 12.0 * table["study_id"].isin(moved)
+    return table.assign(placed=[str(study not in unplaced) for study in table["study_id"]])
+
+
+def test_no_fold_trains_on_points_of_a_locator_that_saw_what_it_holds_out(
+    studies: tuple[Competition, Path], tmp_path: Path
+) -> None:
+    """What is located in the studies that a fold trains on makes no difference to its network."""
+    folds = make_folds(studies[0].labels, 2, TINY.seed)
+    others = set(folds.loc[folds["fold"] == 1, "study_id"])
+    weights = []
+    for name, moved in (("right", set[str]()), ("moved", others)):
+        places = located(studies, moved, unplaced=set())
+        fit(*studies, places, tmp_path / name, replace(TINY, epochs=1), Budget(), folds=folds, only=[0])
+        weights.append((tmp_path / name / "fold-0.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+
+
+def test_foramina_of_unknown_side_are_judged_by_their_mean(
+    studies: tuple[Competition, Path], tmp_path: Path
+) -> None:
+    """Left and right are predicted alike in a study without positions, and not in the others."""
+    lost = studies[0].studies[0]
+    places = located(studies, set(), unplaced={lost})
+    fit(*studies, places, tmp_path, replace(TINY, epochs=1), Budget())
+    oof = pd.read_csv(tmp_path / "oof.csv").set_index("row_id")["severe"]
+    sides = [oof[oof.index.str.contains(f"{side}_neural")].to_numpy() for side in ("left", "right")]
+    alike = np.isclose(*sides).reshape(len(studies[0].studies), 5).all(axis=1)
+    assert dict(zip(studies[0].studies, alike, strict=True)) == {
+        name: name == lost for name in studies[0].studies
+    }
+
+
+def test_a_fold_whose_marks_are_all_held_out_trains_no_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One study has marked recesses: the fold that holds it out learns none, and says so."""
+    folder = write_folder(tmp_path / "folder", count=4)
+    marks = pd.read_csv(folder / "train_label_coordinates.csv")
+    axial = marks["condition"].str.contains("Subarticular")
+    marks[~axial | (marks["study_id"] == 101)].to_csv(folder / "train_label_coordinates.csv", index=False)
+    preprocess_folder(folder, tmp_path / "cache", kind="volumes")
+    run_locate(folder, tmp_path / "cache", tmp_path / "run", replace(SMALL, epochs=1), Budget())
+    folds = pd.read_csv(tmp_path / "run" / "folds.csv").set_index("study_id")["fold"]
+    held_out = folds[101]
+    assert not (tmp_path / "run" / f"axial-{held_out}.safetensors").is_file()
+    assert (tmp_path / "run" / f"axial-{1 - held_out}.safetensors").is_file()
+    assert f"Fold {held_out}: all marked axial slices are of the studies that it holds out" in (
+        capsys.readouterr().out
+    )
+
+
+def test_stages_of_different_fold_numbers_are_refused(
+    studies: tuple[Competition, Path], tmp_path: Path
+) -> None:
+    """One sentence names both."""
+    config = TwoStageConfig(LocateConfig(folds=3), (GradeConfig(folds=3), GradeConfig(folds=2)))
+    with pytest.raises(
+        InputError, match="the locator has 3 folds and the models of the second stage 3, 2; give"
+    ):
+        open_run_folds(studies[0], tmp_path, config)
+
+
+def test_a_locator_of_other_folds_is_refused(studies: tuple[Competition, Path], tmp_path: Path) -> None:
+    """A second stage must not be judged at points of a locator that has seen the study."""
+    config = TwoStageConfig(LocateConfig(folds=2), (GradeConfig(folds=2),))
+    folds = open_run_folds(studies[0], tmp_path, config)
+    (tmp_path / "locator").mkdir()
+    folds.to_csv(tmp_path / "locator" / "folds.csv", index=False)
+    pd.testing.assert_frame_equal(open_run_folds(studies[0], tmp_path, config), folds)
+    folds.assign(fold=1 - folds["fold"]).to_csv(tmp_path / "locator" / "folds.csv", index=False)
+    with pytest.raises(InputError, match="begun with other folds"):
+        open_run_folds(studies[0], tmp_path, config)
+
+
+def test_a_run_keeps_its_folds_and_its_studies(studies: tuple[Competition, Path], tmp_path: Path) -> None:
+    """Other grades change no fold of a run that was begun; other studies end it."""
+    labels = studies[0].labels
+    first = open_folds(tmp_path / "folds.csv", labels, 2, 0)
+    shuffled = labels.assign(severity=np.roll(labels["severity"], 7))
+    pd.testing.assert_frame_equal(open_folds(tmp_path / "folds.csv", shuffled, 2, 0), first)
+    with pytest.raises(InputError, match="begun with other studies"):
+        open_folds(tmp_path / "folds.csv", labels[labels["study_id"] != studies[0].studies[0]], 2, 0)
+
+
+def test_marks_that_are_on_no_cached_slice_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once for each reader: a study that is not in the cache, and a mark on an instance that no slice is."""
+    competition = write_competition(tmp_path, 3)
+    read_axial(competition, tmp_path, read_sagittal(competition, tmp_path))
+    annotated_places(competition, tmp_path)
+    assert capsys.readouterr().out == ""
+    index = pd.read_csv(tmp_path / "volumes" / "index.csv", dtype=str)
+    index[index["study_id"] != competition.studies[1]].to_csv(tmp_path / "volumes" / "index.csv", index=False)
+    wrong = competition.coordinates.copy()
+    wrong.loc[wrong.index[0], "instance_number"] = 99
+    competition = replace(competition, coordinates=wrong)
+    read_axial(competition, tmp_path, read_sagittal(competition, tmp_path))
+    annotated_places(competition, tmp_path)
+    assert capsys.readouterr().out.splitlines() == [
+        "16 of 45 marks are not used: no sagittal slice in the cache is theirs",
+        "10 of 30 marks are not used: no placed axial slice in the cache is theirs",
+        "26 of 75 marks are not used: no placed slice in the cache is theirs",
+    ]
