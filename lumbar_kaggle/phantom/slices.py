@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from lumbar_kaggle.core.processes import start_method, usable_cores
+from lumbar_kaggle.core.budget import start_method, usable_cores
 from lumbar_kaggle.dicom import intensity
 from lumbar_kaggle.phantom.imaging import Scan
 from lumbar_kaggle.phantom.study import plan_study
