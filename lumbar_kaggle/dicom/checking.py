@@ -1,23 +1,23 @@
 """``lumbar check``: every fault of a competition folder, tables and images."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
 from tqdm import tqdm
 
-from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.folders import list_folder, shown
 from lumbar_kaggle.dicom.grouping import may_be, plane_of
 from lumbar_kaggle.dicom.instances import UnreadableInstance, read_instance
 from lumbar_kaggle.dicom.kinds import KIND_WORDS
-from lumbar_kaggle.tables.competition import find_faults, read_split
+from lumbar_kaggle.tables.competition import find_faults
 from lumbar_kaggle.tables.reading import Fault, clipped, faults_of, shortened
 
 READERS = 8
 
 
-def check(root: Path) -> list[Fault]:
+def check(root: str | os.PathLike[str]) -> list[Fault]:
     """Return every fault in the tables, and what in them is not so in the images.
 
     Coordinates are looked for in their images, and the kind of each series in its orientation.
@@ -25,15 +25,10 @@ def check(root: Path) -> list[Fault]:
     Raises:
         InputError: the folder holds none of the competition's series tables.
     """
-    faults = find_faults(root)
-    for split in ("train", "test"):
-        try:
-            competition = read_split(root, split)
-        except InputError:
-            # Already among the faults, or the folder has no such split.
-            continue
-        faults += _coordinate_faults(root, competition.coordinates) + _plane_faults(competition.series)
-    return faults
+    root = Path(root)
+    return find_faults(
+        root, lambda read: _coordinate_faults(root, read.coordinates) + _plane_faults(read.series)
+    )
 
 
 def _plane_faults(series: pd.DataFrame) -> list[Fault]:

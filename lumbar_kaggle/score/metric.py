@@ -229,20 +229,6 @@ def weighted_prior(truth: pd.DataFrame, *, smoothing: float = 0.0) -> pd.DataFra
     return pd.DataFrame(prior, index=pd.Index(TARGET_NAMES, name="target"), columns=list(SEVERITIES))
 
 
-def prior_predictions(prior: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the prior as predictions for `rows`.
-
-    Args:
-        prior: as from `weighted_prior`.
-        rows: columns ``row_id, target``.
-
-    Returns:
-        Columns ``row_id, normal_mild, moderate, severe``, in the order of `rows`.
-    """
-    values = prior.loc[rows["target"], list(SEVERITIES)].reset_index(drop=True)
-    return pd.concat([rows["row_id"].reset_index(drop=True), values], axis=1)
-
-
 def _weighted_counts(rows: pd.DataFrame, keys: list[str], smoothing: float) -> dict[tuple[str, ...], Floats]:
     counts = rows.groupby([*keys, "severity"]).size().unstack(fill_value=0)
     counts = counts.reindex(columns=range(3), fill_value=0)

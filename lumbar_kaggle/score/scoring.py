@@ -15,7 +15,6 @@ from lumbar_kaggle.score.metric import (
     Score,
     confidence_interval,
     part_scores,
-    prior_predictions,
     resampled_scores,
     score,
     study_sums,
@@ -23,7 +22,7 @@ from lumbar_kaggle.score.metric import (
     with_total,
 )
 from lumbar_kaggle.tables.reading import read_labels
-from lumbar_kaggle.tables.submission import read_predictions
+from lumbar_kaggle.tables.submission import prior_predictions, read_predictions
 
 Floats = NDArray[np.float64]
 

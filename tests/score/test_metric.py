@@ -12,11 +12,11 @@ from lumbar_kaggle.score.agreement import class_auc, confusion, evaluate, evalua
 from lumbar_kaggle.score.metric import (
     PARTS,
     any_severe_loss,
-    prior_predictions,
     score,
     weighted_log_loss,
     weighted_prior,
 )
+from lumbar_kaggle.tables.submission import prior_predictions
 
 REAL_COUNTS = {
     "spinal_canal_stenosis": [
