@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import digest
+from lumbar_kaggle.core.files import AnyPath, digest
 from lumbar_kaggle.core.folders import list_folder, shown
 from lumbar_kaggle.core.targets import SAMPLE_ORDER, row_id, split_row_id
 from lumbar_kaggle.tables.reading import (
@@ -85,7 +85,7 @@ def submission_rows(studies: Iterable[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["row_id", "study_id", "target"])
 
 
-def read_competition(root: str | os.PathLike[str], split: str, *, graded: bool = True) -> Competition:
+def read_competition(root: AnyPath, split: str, *, graded: bool = True) -> Competition:
     """Read and check the tables of one split; arguments as of `read_split`.
 
     Raises:
@@ -97,7 +97,7 @@ def read_competition(root: str | os.PathLike[str], split: str, *, graded: bool =
     return competition
 
 
-def read_marked(root: str | os.PathLike[str]) -> Competition:
+def read_marked(root: AnyPath) -> Competition:
     """Read the training split for its labelled points; grades need not be there.
 
     Raises:
@@ -106,9 +106,7 @@ def read_marked(root: str | os.PathLike[str]) -> Competition:
     return read_competition(root, "train", graded=(Path(root) / "train.csv").is_file())
 
 
-def find_faults(
-    root: str | os.PathLike[str], look: Callable[[Competition], list[Fault]] = lambda _: []
-) -> list[Fault]:
+def find_faults(root: AnyPath, look: Callable[[Competition], list[Fault]] = lambda _: []) -> list[Fault]:
     """Read all tables of a competition folder and return every fault in them.
 
     A table that cannot be read at all is one serious fault, and the other split is still read.
@@ -142,7 +140,7 @@ def find_faults(
     return faults
 
 
-def read_split(root: str | os.PathLike[str], split: str, *, graded: bool = True) -> Competition:
+def read_split(root: AnyPath, split: str, *, graded: bool = True) -> Competition:
     """Read one split with all its faults, the serious ones too; see `read_competition`.
 
     Args:

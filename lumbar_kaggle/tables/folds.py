@@ -1,7 +1,6 @@
 """Who trains and who validates: grouped, stratified folds, and balancing inside the training part."""
 
 import hashlib
-import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import pandas as pd
 from sklearn.model_selection import StratifiedKFold
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import write_csv
+from lumbar_kaggle.core.files import AnyPath, write_csv
 from lumbar_kaggle.tables.reading import Checked, read_table, refuse
 
 
@@ -53,7 +52,7 @@ def make_folds(labels: pd.DataFrame, folds: int, seed: int) -> pd.DataFrame:
     return pd.DataFrame({"study_id": studies, "fold": assigned})
 
 
-def read_folds(path: str | os.PathLike[str]) -> pd.DataFrame:
+def read_folds(path: AnyPath) -> pd.DataFrame:
     """Read a fold table: text ``study_id``, int64 ``fold``.
 
     Raises:

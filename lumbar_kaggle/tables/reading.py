@@ -1,6 +1,5 @@
 """The competition's tables, read as text and checked: every fault with its file and line."""
 
-import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.files import AnyPath
 from lumbar_kaggle.core.folders import shown
 from lumbar_kaggle.core.targets import (
     CONDITIONS,
@@ -102,7 +102,7 @@ class Checked:
         return self.table[~self.wrong]
 
 
-def read_table(path: str | os.PathLike[str], columns: Sequence[str], *, whole: bool = False) -> pd.DataFrame:
+def read_table(path: AnyPath, columns: Sequence[str], *, whole: bool = False) -> pd.DataFrame:
     """Read a CSV as text and check that it has `columns`; further columns stay only with `whole`.
 
     Returns:

@@ -1,13 +1,12 @@
 """The submission file: filled with the prior first, replaced row by row, and checked before it is sent."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lumbar_kaggle.core.files import write_csv
+from lumbar_kaggle.core.files import AnyPath, write_csv
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES, row_id
 from lumbar_kaggle.tables.competition import read_split, submission_rows
 from lumbar_kaggle.tables.reading import Checked, Fault, clipped, faults_of, read_table, refuse, to_floats
@@ -71,7 +70,7 @@ class Submission:
         write_csv(self.path, self.table)
 
 
-def read_predictions(path: str | os.PathLike[str]) -> pd.DataFrame:
+def read_predictions(path: AnyPath) -> pd.DataFrame:
     """Read a file of predictions for scoring: unique rows with numbers from 0 to 1, whatever their
     sum; further columns are left out.
 
@@ -87,7 +86,7 @@ def read_predictions(path: str | os.PathLike[str]) -> pd.DataFrame:
     return table
 
 
-def validate(path: str | os.PathLike[str], competition: str | os.PathLike[str]) -> list[Fault]:
+def validate(path: AnyPath, competition: AnyPath) -> list[Fault]:
     """Check a submission against a competition folder.
 
     Args:
