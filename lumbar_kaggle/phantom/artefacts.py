@@ -10,10 +10,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lumbar_kaggle.phantom.arrays import Singles
 from lumbar_kaggle.phantom.coil import enlarged
-from lumbar_kaggle.phantom.rendering import Plane
-from lumbar_kaggle.phantom.settings import Defects
+from lumbar_kaggle.phantom.planes import Plane
+from lumbar_kaggle.phantom.settings import Defects, Singles
 
 AORTA, CAVA = (12.0, -62.0, 9.0), (-20.0, -58.0, 10.0)
 """Left, back and radius (mm) of the great vessels from the canal at L3/L4, of the order of an adult's."""
@@ -119,15 +118,14 @@ def fold_over(image: Singles, extra: int, artefacts: Artefacts) -> Singles:
     return np.moveaxis(folded, 0, artefacts.phase_axis)
 
 
-def band_signal(y: Singles, z: Singles, artefacts: Artefacts) -> Singles | np.float32:
+def band_signal(y: Singles, z: Singles, artefacts: Artefacts) -> Singles | float:
     """Return the part of the signal that the saturation band leaves, at mm behind and above the origin."""
     if not artefacts.band:
-        return np.float32(1.0)
+        return 1.0
     behind = y + np.float32(artefacts.band_edge) - np.float32(artefacts.band_lean) * z
     steep = np.float32(1 / artefacts.band_softness)
     inside = (1 / (1 + np.exp(np.clip(behind * steep, -30, 30)))).astype(np.float32)
-    left: Singles = 1 - np.float32(artefacts.band) * inside
-    return left
+    return 1 - np.float32(artefacts.band) * inside
 
 
 def add_replicas(
@@ -152,7 +150,7 @@ def add_replicas(
     x, y = coarse
     source = np.zeros(image.shape, np.float32)
     if artefacts.front_ghost:
-        front = 1 / (1 + np.exp(np.clip((y + np.float32(85.0)) * np.float32(0.1), -30, 30)))
+        front = 1 / (1 + np.exp(np.clip((y + 85.0) * 0.1, -30, 30)))
         source += np.float32(artefacts.front_ghost) * image * enlarged(front, image.shape)
     if artefacts.vessel_ghost:
         lumen = sum(_lumen(x, y, vessel) for vessel in (AORTA, CAVA))
@@ -168,8 +166,7 @@ def _lumen(x: Singles, y: Singles, vessel: tuple[float, float, float]) -> Single
     """Return about 1 inside a vessel that runs along the body, 0 outside."""
     left, back, radius = vessel
     squares = (x - np.float32(left)) ** 2 + (y - np.float32(back)) ** 2
-    lumen: Singles = np.exp(-squares * np.float32(1 / radius**2))
-    return lumen
+    return np.exp(-squares * np.float32(1 / radius**2))
 
 
 def blank_border(stored: NDArray[np.uint16], artefacts: Artefacts) -> None:

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from lumbar_kaggle.phantom.arrays import Floats, Singles
-from lumbar_kaggle.phantom.vendors import Vendor
+from lumbar_kaggle.phantom.settings import Floats, Singles, Vendor
 
 LEAST = 0.02
 """Sensitivity is never below this, so that its correction stays finite."""
 
-MOST_LIFTED = np.float32(4.0)
+MOST_LIFTED = 4.0
 """A correction lifts noise at most so much above that at the spine."""
 
 EVERY = 4
@@ -77,7 +76,7 @@ def sensitivity(coil: Coil, x: Singles, y: Singles, z: Singles) -> Singles:
         x, y, z: mm to the left, to the back and upwards from the canal at L3/L4.
     """
     per_depth = np.float32(1 / coil.depth)
-    away = ((y - np.float32(coil.behind)) * per_depth) ** 2 + (np.float32(0.5) * x * per_depth) ** 2 + 1
+    away = ((y - np.float32(coil.behind)) * per_depth) ** 2 + (0.5 * x * per_depth) ** 2 + 1
     field = np.zeros(x.shape, np.float32)
     for height, weight in zip(coil.heights, coil.weights, strict=True):
         distance = away + ((z - np.float32(height)) * per_depth) ** 2

@@ -12,8 +12,6 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from lumbar_kaggle.phantom.acquisition import SeriesPlan
-from lumbar_kaggle.phantom.arrays import Singles
 from lumbar_kaggle.phantom.artefacts import (
     Artefacts,
     add_replicas,
@@ -23,9 +21,10 @@ from lumbar_kaggle.phantom.artefacts import (
     widened,
 )
 from lumbar_kaggle.phantom.coil import EVERY, Coil, draw_coil, enlarged, gains
-from lumbar_kaggle.phantom.rendering import Plane, Scene
-from lumbar_kaggle.phantom.settings import Scanners
-from lumbar_kaggle.phantom.study import Part, StudyPlan
+from lumbar_kaggle.phantom.planes import Plane
+from lumbar_kaggle.phantom.rendering import Scene
+from lumbar_kaggle.phantom.settings import Scanners, Singles
+from lumbar_kaggle.phantom.study import Part, SeriesPlan, StudyPlan
 from lumbar_kaggle.phantom.tissues import Contrast, draw_contrast
 
 Complexes = NDArray[np.complex64]
@@ -187,8 +186,7 @@ def reconstruct(channels: Complexes, shape: tuple[int, int], setting: Setting) -
         spectrum = scipy.fft.ifft(_filled_up(spectrum, axis, shape[axis]), axis=axis, workers=1)
     square = spectrum.real**2
     square += spectrum.imag**2
-    magnitude: Singles = np.sqrt(square, out=square)
-    return magnitude
+    return np.sqrt(square, out=square)
 
 
 def _window(size: int, lines: float, setting: Setting) -> Singles:
@@ -197,8 +195,7 @@ def _window(size: int, lines: float, setting: Setting) -> Singles:
     rise = 0.5 - 0.5 * np.cos(np.pi * np.minimum(frequency, 1.0))
     window = (1 - setting.smooth * rise) * (1 + setting.sharpen * rise)
     window[frequency >= 1.0] = 0.0
-    singles: Singles = window.astype(np.float32)
-    return singles
+    return window.astype(np.float32)
 
 
 def _filled_up(spectrum: Complexes, axis: int, size: int) -> Complexes:
