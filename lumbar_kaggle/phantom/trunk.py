@@ -140,7 +140,7 @@ def _paint_abdomen(image: Singles, place: _Place) -> Singles:
     turn = np.sin(place.lumps * 2.6 + np.float32(patient.texture_seed % 7))
     inner = np.float32(contrast.bowel) * (1 + 0.7 * turn + 0.15 * place.coarse)
     inner = painted(inner, 0.04, covered(np.float32(1.25) - place.lumps, 0.3))  # gas
-    loops = painted(inner, contrast.bowel, covered(np.abs(place.coarse) - 0.12, 0.15))
+    loops = painted(inner, contrast.bowel, covered(np.abs(place.coarse) - np.float32(0.12), 0.15))
     between = covered(place.lumps + 0.35, 0.3)
     loops = painted(loops, contrast.fat * 0.85, between)
     image = painted(image, np.clip(loops, 0, 1).astype(np.float32), covered(edge, 8.0))
