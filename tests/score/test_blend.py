@@ -11,12 +11,14 @@ import pytest
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES, TARGET_NAMES
 from lumbar_kaggle.phantom.reader import OTHER_SIDE
-from lumbar_kaggle.score.blend.cells import TARGETS_OF, Cells, as_table, gather
-from lumbar_kaggle.score.blend.fitting import CrossFit, cross_fit, cross_fitted, fit_blend
-from lumbar_kaggle.score.blend.losses import CANAL, change, group_loss, study_losses
-from lumbar_kaggle.score.blend.model import BlendModel, apply_blend, apply_cells, load_blend, save_blend
-from lumbar_kaggle.score.blend.noise import SUGGESTED_WEIGHT, find_noise
-from lumbar_kaggle.score.blend.steps import (
+from lumbar_kaggle.score.blend import BlendModel, apply_blend, apply_cells, load_blend, save_blend
+from lumbar_kaggle.score.cells import TARGETS_OF, Cells, as_table, gather
+from lumbar_kaggle.score.fitting import CrossFit, cross_fit, cross_fitted, fit_blend
+from lumbar_kaggle.score.losses import CANAL, change, group_loss, study_losses
+from lumbar_kaggle.score.metric import part_scores as scores
+from lumbar_kaggle.score.metric import score, study_sums
+from lumbar_kaggle.score.noise import SUGGESTED_WEIGHT, find_noise
+from lumbar_kaggle.score.steps import (
     STEPS,
     GroupBlend,
     fit_weights,
@@ -25,8 +27,6 @@ from lumbar_kaggle.score.blend.steps import (
     soften,
     weighted_mean,
 )
-from lumbar_kaggle.score.metric import part_scores as scores
-from lumbar_kaggle.score.metric import score, study_sums
 from lumbar_kaggle.tables.reading import label_rows
 from tests.support.blend_worlds import labels_of, make_finished, make_independent, make_world
 

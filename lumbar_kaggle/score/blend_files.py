@@ -10,12 +10,10 @@ import pandas as pd
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import write_csv
 from lumbar_kaggle.core.targets import SCORE_GROUPS, split_row_id
-from lumbar_kaggle.score.blend.cells import Cells, Floats, as_table, gather
-from lumbar_kaggle.score.blend.fitting import CERTAINTY, CrossFit, cross_fit
-from lumbar_kaggle.score.blend.losses import study_losses
-from lumbar_kaggle.score.blend.model import BlendModel, save_blend
-from lumbar_kaggle.score.blend.noise import Noise, find_noise
-from lumbar_kaggle.score.blend.steps import GroupBlend
+from lumbar_kaggle.score.blend import BlendModel, save_blend
+from lumbar_kaggle.score.cells import Cells, Floats, as_table, gather
+from lumbar_kaggle.score.fitting import CERTAINTY, CrossFit, cross_fit
+from lumbar_kaggle.score.losses import study_losses
 from lumbar_kaggle.score.metric import (
     PARTS,
     RESAMPLES,
@@ -24,6 +22,8 @@ from lumbar_kaggle.score.metric import (
     resampled_scores,
     with_total,
 )
+from lumbar_kaggle.score.noise import Noise, find_noise
+from lumbar_kaggle.score.steps import GroupBlend
 from lumbar_kaggle.tables.reading import faults_of, read_labels, read_table
 from lumbar_kaggle.tables.submission import read_predictions
 

@@ -16,8 +16,8 @@ from scipy.optimize import minimize
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.settings import check_settings, option
 from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SCORE_GROUPS, SEVERITIES
-from lumbar_kaggle.score.blend.cells import TARGETS_OF, Floats, Integers, normalised
-from lumbar_kaggle.score.blend.losses import CANAL, WEIGHTS
+from lumbar_kaggle.score.cells import TARGETS_OF, Floats, Integers, normalised
+from lumbar_kaggle.score.losses import CANAL, WEIGHTS
 
 PENALTY = 30.0
 """Of squared coefficients, beside the sum of the weighted losses: each is expected within about ± 0.2 per

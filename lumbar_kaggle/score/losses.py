@@ -6,7 +6,7 @@ The formulas are those of `metric`; that both agree is tested.
 import numpy as np
 
 from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITY_WEIGHTS
-from lumbar_kaggle.score.blend.cells import TARGETS_OF, Booleans, Floats, Integers
+from lumbar_kaggle.score.cells import TARGETS_OF, Booleans, Floats, Integers
 from lumbar_kaggle.score.metric import PARTS, part_scores
 
 CANAL = SCORE_GROUPS.index("spinal")

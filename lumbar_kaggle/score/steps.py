@@ -12,9 +12,9 @@ from scipy.optimize import minimize, minimize_scalar
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.settings import check_settings, option
-from lumbar_kaggle.score.blend.cells import TARGETS_OF, Booleans, Floats, Integers, normalised
-from lumbar_kaggle.score.blend.losses import CANAL, WEIGHTS, group_loss
-from lumbar_kaggle.score.blend.stacking import LEAST, PENALTY, Stack, apply_stack, fit_stack
+from lumbar_kaggle.score.cells import TARGETS_OF, Booleans, Floats, Integers, normalised
+from lumbar_kaggle.score.losses import CANAL, WEIGHTS, group_loss
+from lumbar_kaggle.score.stacking import LEAST, PENALTY, Stack, apply_stack, fit_stack
 
 SHARES = (0.5, 0.25, 0.75, 1.0)
 """Shares of the stack that are tried, the rest being the base; the first is the default."""

@@ -9,8 +9,8 @@ import pytest
 from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import SEVERITIES, SEVERITY_WEIGHTS, SEVERITY_WORDS, TARGET_NAMES
+from lumbar_kaggle.score.comparison import NAMES, compare_files
 from lumbar_kaggle.score.metric import PARTS, prior_predictions, score, study_sums, weighted_prior
-from lumbar_kaggle.score.scoring import NAMES, compare_files
 from lumbar_kaggle.tables.competition import submission_rows
 from lumbar_kaggle.tables.reading import label_rows, read_labels
 

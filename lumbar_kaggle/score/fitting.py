@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from lumbar_kaggle.core.targets import SCORE_GROUPS
-from lumbar_kaggle.score.blend.cells import TARGETS_OF, Booleans, Cells, Floats, Integers
-from lumbar_kaggle.score.blend.losses import change, parts_of, study_losses
-from lumbar_kaggle.score.blend.model import BlendModel, Decision, apply_cells
-from lumbar_kaggle.score.blend.steps import STEPS, GroupBlend, Step, plain_mean
+from lumbar_kaggle.score.blend import BlendModel, Decision, apply_cells
+from lumbar_kaggle.score.cells import TARGETS_OF, Booleans, Cells, Floats, Integers
+from lumbar_kaggle.score.losses import change, parts_of, study_losses
 from lumbar_kaggle.score.metric import resampled_scores
+from lumbar_kaggle.score.steps import STEPS, GroupBlend, Step, plain_mean
 
 CERTAINTY = 0.9
 """A blend is used when at least this share of the bootstrap resamples finds it better than the plain mean."""

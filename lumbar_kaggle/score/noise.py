@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES, TARGET_NAMES, row_id
-from lumbar_kaggle.score.blend.cells import TARGETS_OF, Booleans, Cells, Floats
+from lumbar_kaggle.score.cells import TARGETS_OF, Booleans, Cells, Floats
 
 SUGGESTED_WEIGHT = 0.3
 """Of a contradicted label in a retraining: it still counts, since many of them are right."""

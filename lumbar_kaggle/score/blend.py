@@ -10,8 +10,8 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json, write_json
 from lumbar_kaggle.core.settings import from_dict
 from lumbar_kaggle.core.targets import SCORE_GROUPS
-from lumbar_kaggle.score.blend.cells import TARGETS_OF, Floats, arrange, as_table
-from lumbar_kaggle.score.blend.steps import STEPS, GroupBlend, plain_mean
+from lumbar_kaggle.score.cells import TARGETS_OF, Floats, arrange, as_table
+from lumbar_kaggle.score.steps import STEPS, GroupBlend, plain_mean
 
 FORMAT = 1
 """Raised when a model of an earlier format can no longer be read."""
