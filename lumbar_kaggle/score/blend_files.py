@@ -1,7 +1,7 @@
-"""``lumbar blend``: files of out-of-fold predictions in, one file, a model and a table out."""
+"""``lumbar blend``: out-of-fold predictions in; one table, a model, scores, contradicted labels out."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,81 +9,75 @@ import pandas as pd
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import write_csv
-from lumbar_kaggle.core.targets import SCORE_GROUPS, split_row_id
-from lumbar_kaggle.score.blend import BlendModel, save_blend
-from lumbar_kaggle.score.cells import Cells, Floats, as_table, gather
-from lumbar_kaggle.score.fitting import CERTAINTY, CrossFit, cross_fit
-from lumbar_kaggle.score.losses import study_losses
+from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES, TARGET_NAMES, row_id, split_row_id
+from lumbar_kaggle.score.blend import CERTAINTY, BlendModel, CrossFit, cross_fit, save_blend
+from lumbar_kaggle.score.cells import Cells, as_table, gather
+from lumbar_kaggle.score.comparison import interval_texts, labels_from
 from lumbar_kaggle.score.metric import (
-    PARTS,
+    NAMES,
     RESAMPLES,
-    confidence_interval,
+    TARGETS_OF,
+    Estimate,
+    Floats,
     part_scores,
     resampled_scores,
+    study_sums,
     with_total,
 )
-from lumbar_kaggle.score.noise import Noise, find_noise
-from lumbar_kaggle.score.steps import GroupBlend
-from lumbar_kaggle.tables.reading import faults_of, read_labels, read_table
+from lumbar_kaggle.tables.reading import faults_of, read_table
 from lumbar_kaggle.tables.submission import read_predictions
 
+SUGGESTED_WEIGHT = 0.3
+"""Of a contradicted label in a retraining: it still counts, since many of them are right."""
 
-@dataclass(frozen=True)
-class Line:
-    """One line of the table of scores, ``[5]`` each: `metric.PARTS` and their mean; NaN without rows.
-
-    Attributes:
-        name: file, or what was made of the files.
-        value: scores, or differences of scores.
-        interval: ``[2, 5]`` ends of the 95 % bootstrap intervals.
-    """
-
-    name: str
-    value: Floats
-    interval: Floats
-
-    def cells(self) -> list[str]:
-        """Return the line's texts: name and five values with their intervals."""
-        spans = zip(self.value, *self.interval, strict=True)
-        shown = [
-            f"{value:.4f} ({low:.4f} to {high:.4f})" if np.isfinite(value) else "-"
-            for value, low, high in spans
-        ]
-        return [self.name, *shown]
+NOISE_ABOVE = 0.8
+"""A label is contradicted when its probability is less than 1 minus this."""
 
 
 @dataclass(frozen=True)
 class Blending:
-    """Result of the command.
+    """Several tables of predictions made into one.
 
     Attributes:
-        fit: the blend and its cross-fitted predictions.
-        lines: files, plain mean, blend, and their difference.
+        table: cross-fitted result, every row that a file has: ``row_id, fold`` and `SEVERITIES`.
+        fit: the blend and its cross-fitted predictions; ``fit.model`` is the one to keep.
+        scores: of the files, the plain mean, the blend, and the difference of the last two.
         rows, studies: labelled rows with a prediction, and their studies.
-        noise: contradicted labels, where they were asked for.
+        noise: contradicted labels, where they were asked for; see `find_noise`.
     """
 
+    table: pd.DataFrame
     fit: CrossFit
-    lines: tuple[Line, ...]
+    scores: dict[str, Estimate]
     rows: int
     studies: int
-    noise: Noise | None
+    noise: "Noise | None"
 
     def text(self) -> str:
         """Return what the command prints."""
-        table = [["", *PARTS, "total"], *(line.cells() for line in self.lines)]
         lines = [
-            *_aligned(table),
+            self.score_table().to_string(),
             f"rows: {self.rows} labelled ones of {self.studies} studies; a file's score is of those it has",
             f"intervals: 95 %, {RESAMPLES} bootstrap resamples of the studies, the same for all lines",
             "",
-            *_aligned(_step_table(self.fit.fitted)),
+            _step_table(self.fit.fitted).to_string(),
             "change: of the loss on held-out folds, for spinal with any_severe_spinal; kept where it falls "
             "by more than its standard error",
             "",
             self.verdict(),
         ]
         return "\n".join([*lines, "", self.noise.text()] if self.noise else lines)
+
+    def score_table(self) -> pd.DataFrame:
+        """Return the scores with their intervals as texts, a dash where there are none: lines by `NAMES`."""
+        shown = [
+            [
+                "-" if span == "-" else f"{value:.4f} ({span})"
+                for value, span in zip(line.value, interval_texts(line), strict=True)
+            ]
+            for line in self.scores.values()
+        ]
+        return pd.DataFrame(shown, index=list(self.scores), columns=list(NAMES))
 
     def verdict(self) -> str:
         """Return in one sentence whether the blend or the plain mean is the result, and why."""
@@ -95,6 +89,67 @@ class Blending:
         return f"The result is the plain mean: the blend is {found}; it takes {CERTAINTY:.0%}."
 
 
+@dataclass(frozen=True)
+class Noise:
+    """Labels that the predictions contradict: candidates for an error of the reader.
+
+    Attributes:
+        table: ``row_id, label, probability, most_probable, weight``, most contradicted first: severity names,
+            the predicted probability of the label, and the suggested weight; other rows have weight 1.
+        above: a label is contradicted when it differs from its probability by more than this.
+        labelled, contradicted: rows per score group.
+    """
+
+    table: pd.DataFrame
+    above: float
+    labelled: dict[str, int]
+    contradicted: dict[str, int]
+
+    def text(self) -> str:
+        """Return what the command prints."""
+        lines = [f"labels that the result contradicts by more than {self.above:g}:"]
+        for group, rows in self.labelled.items():
+            if rows:
+                found = self.contradicted[group]
+                lines.append(f"{group:<20}{found:>7} of {rows:>6}{found / rows:>8.1%}")
+        return "\n".join(lines)
+
+
+def blend(
+    tables: Mapping[str, pd.DataFrame],
+    labels: pd.DataFrame,
+    folds: Mapping[str, int],
+    *,
+    noise_above: float | None = None,
+    source: str = "folds",
+) -> Blending:
+    """Blend tables of out-of-fold predictions.
+
+    Args:
+        tables: name → columns ``row_id, normal_mild, moderate, severe``; unique rows, each finite,
+            non-negative, with a positive sum; each may cover some conditions or rows only.
+        labels: columns ``study_id, target, severity``, labelled rows only (`reading.label_rows`).
+        folds: study → fold, by which the predictions were made.
+        noise_above: see `find_noise`; None: contradicted labels are not looked for.
+        source: of the folds, for a sentence about them.
+
+    Raises:
+        InputError: a row identifier is wrong, a study has no fold, or all studies are in one.
+    """
+    cells = gather(tables, labels, folds)
+    if len(np.unique(cells.fold)) < 2:
+        raise InputError(
+            f"{source}: all predicted studies are in one fold, and nothing can be held out; give the "
+            "predictions of two folds or more"
+        )
+    fit = cross_fit(cells)
+    table = as_table(cells.studies, fit.result)
+    table.insert(1, "fold", [folds[split_row_id(identifier)[0]] for identifier in table["row_id"]])
+    scored = (cells.severity >= 0) & np.isfinite(fit.plain).all(axis=2)
+    noise = None if noise_above is None else find_noise(cells, fit.result, noise_above)
+    return Blending(table, fit, _scores(cells, fit), int(scored.sum()), int(scored.any(axis=1).sum()), noise)
+
+
 def blend_files(
     files: Sequence[Path],
     labels: Path,
@@ -103,39 +158,39 @@ def blend_files(
     *,
     model: Path | None = None,
     noise: Path | None = None,
-    noise_above: float = 0.8,
+    noise_above: float = NOISE_ABOVE,
 ) -> Blending:
     """Blend files of out-of-fold predictions and write the cross-fitted result.
 
     Args:
-        files: columns ``row_id, normal_mild, moderate, severe``; each may cover some conditions or rows only.
+        files: see `blend`.
         labels: a label table with the columns of ``train.csv``.
         folds: columns ``study_id, fold``, by which the predictions were made.
-        out: the result: ``row_id, fold, normal_mild, moderate, severe`` of every row that a file has.
+        out: the result, see `Blending.table`.
         model: where to write the blend as JSON, if at all.
         noise: where to write the contradicted labels, if at all.
-        noise_above: see `noise.find_noise`.
+        noise_above: see `find_noise`.
 
     Raises:
         InputError: a file is unreadable, named twice, without a labelled row, or has studies without a fold.
     """
-    written = [path for path in (out, model, noise) if path is not None]
-    _check_paths(files, [labels, folds], written)
+    _check_paths([*files, labels, folds, *(path for path in (out, model, noise) if path is not None)])
     if not 0 < noise_above < 1:
         raise InputError(f"--noise-above is {noise_above:g}; it must lie between 0 and 1")
-    cells = _read_cells(files, labels, folds)
-    fit = cross_fit(cells)
-    fold_of = dict(zip(cells.studies, cells.fold.tolist(), strict=True))
-    table = as_table(cells.studies, fit.result)
-    table.insert(1, "fold", [fold_of[split_row_id(identifier)[0]] for identifier in table["row_id"]])
-    write_csv(out, table)
+    known = labels_from(labels)
+    names = [path.name for path in files]
+    # Without folders, where that tells the files apart.
+    shown = dict(zip(files, names if len(set(names)) == len(names) else map(str, files), strict=True))
+    tables = {shown[path]: _read_predicted(path, known, labels) for path in files}
+    blended = blend(
+        tables, known, read_folds(folds), noise_above=noise_above if noise else None, source=str(folds)
+    )
+    write_csv(out, blended.table)
     if model is not None:
-        save_blend(model, fit.model)
-    found = find_noise(cells, fit.result, noise_above) if noise is not None else None
-    if noise is not None and found is not None:
-        write_csv(noise, found.table)
-    scored = (cells.severity >= 0) & np.isfinite(fit.plain).all(axis=2)
-    return Blending(fit, _lines(cells, fit), int(scored.sum()), int(scored.any(axis=1).sum()), found)
+        save_blend(model, blended.fit.model)
+    if noise is not None and blended.noise is not None:
+        write_csv(noise, blended.noise.table)
+    return blended
 
 
 def read_folds(path: Path) -> dict[str, int]:
@@ -151,7 +206,7 @@ def read_folds(path: Path) -> dict[str, int]:
     wrong = table[~table["fold"].str.fullmatch(r"\d+")]
     twice = table[table["study_id"].duplicated()]
     faults = faults_of(path, wrong, "fold is {fold!r}; it must be a whole number", True)
-    faults += faults_of(path, twice, "study {study_id} stands here a second time; keep one row", True)
+    faults += faults_of(path, twice, "study {study_id} is there a second time; keep one row", True)
     if faults:
         raise InputError(str(faults[0]))
     if table["fold"].nunique() < 2:
@@ -159,83 +214,86 @@ def read_folds(path: Path) -> dict[str, int]:
     return dict(zip(table["study_id"], table["fold"].astype(int).tolist(), strict=True))
 
 
-def _read_cells(files: Sequence[Path], labels: Path, folds: Path) -> Cells:
-    known, faults = read_labels(labels)
-    if faults:
-        raise InputError(str(faults[0]))
-    tables: dict[str, pd.DataFrame] = {}
-    for path in files:
-        table = tables[str(path)] = read_predictions(path)
-        if not table["row_id"].isin(known["row_id"]).any():
-            raise InputError(
-                f"{path}: none of its {len(table)} rows has a label in {labels}; give predictions of "
-                "its studies"
-            )
-    cells = gather(tables, known, read_folds(folds))
-    if len(np.unique(cells.fold)) < 2:
+def find_noise(cells: Cells, probabilities: Floats, above: float) -> Noise:
+    """Find the labels whose probability is less than ``1 - above``.
+
+    Args:
+        cells: with the labels.
+        probabilities: ``[studies, 25, 3]`` predictions that have not seen the labels they are held against.
+        above: 0 to 1. Probabilities are taken as they are, that is, of predictions made for the
+            score: raised by the sample weights for moderate and severe.
+    """
+    scored = (cells.severity >= 0) & np.isfinite(probabilities).all(axis=2)
+    grade = np.where(scored, cells.severity, 0)
+    given = np.where(scored, np.take_along_axis(probabilities, grade[..., None], axis=2)[..., 0], 1.0)
+    contradicted = 1.0 - given > above
+    study, target = np.nonzero(contradicted)
+    names = np.asarray(SEVERITIES)
+    table = pd.DataFrame(
+        {
+            "row_id": [row_id(cells.studies[s], TARGET_NAMES[t]) for s, t in zip(study, target, strict=True)],
+            "label": names[grade[study, target]],
+            "probability": given[study, target],
+            "most_probable": names[probabilities[study, target].argmax(axis=1)],
+            "weight": SUGGESTED_WEIGHT,
+        }
+    )
+    labelled, wrong = (
+        {group: int(marked[:, at].sum()) for group, at in zip(SCORE_GROUPS, TARGETS_OF, strict=True)}
+        for marked in (scored, contradicted)
+    )
+    table = table.sort_values("probability", kind="stable", ignore_index=True)
+    return Noise(table, above, labelled, wrong)
+
+
+def _read_predicted(path: Path, known: pd.DataFrame, labels: Path) -> pd.DataFrame:
+    table = read_predictions(path)
+    if not table["row_id"].isin(known["row_id"]).any():
         raise InputError(
-            f"{folds}: all predicted studies are in one fold, and nothing can be held out; give the "
-            "predictions of two folds or more"
+            f"{path}: none of its {len(table)} rows has a label in {labels}; give predictions of its studies"
         )
-    return replace(cells, names=_short_names(files))
+    return table
 
 
-def _short_names(files: Sequence[Path]) -> tuple[str, ...]:
-    """Return file names without folders, where these tell the files apart."""
-    names = tuple(path.name for path in files)
-    return names if len(set(names)) == len(names) else tuple(map(str, files))
-
-
-def _check_paths(files: Sequence[Path], tables: Sequence[Path], written: Sequence[Path]) -> None:
+def _check_paths(paths: Sequence[Path]) -> None:
     """Raise where a file would be overwritten that is read, or one is named twice."""
     seen: set[Path] = set()
-    for path in [*files, *tables, *written]:
+    for path in paths:
         if path.resolve() in seen:
             raise InputError(f"{path}: named twice among what is read and written; name another file")
         seen.add(path.resolve())
 
 
-def _lines(cells: Cells, fit: CrossFit) -> tuple[Line, ...]:
+def _scores(cells: Cells, fit: CrossFit) -> dict[str, Estimate]:
     """Return the scores of the files, the plain mean and the blend, and the difference of the last two."""
-    values = [*cells.files, fit.plain, fit.blended]
-    sums = np.stack([study_losses(value, cells.severity) for value in values])
+    sums = np.stack([study_sums(one, cells.severity) for one in (*cells.files, fit.plain, fit.blended)])
     value, draws = with_total(part_scores(sums.sum(axis=1))), with_total(resampled_scores(sums))
     names = [*cells.names, "plain mean", "blend, cross-fitted"]
-    lines = [_line(*each) for each in zip(names, value, draws, strict=True)]
-    return (*lines, _line("blend - plain mean", value[-1] - value[-2], draws[-1] - draws[-2]))
+    scores = {name: Estimate.of(*each) for name, *each in zip(names, value, draws, strict=True)}
+    return scores | {"blend - plain mean": Estimate.of(value[-1] - value[-2], draws[-1] - draws[-2])}
 
 
-def _line(name: str, value: Floats, draws: Floats) -> Line:
-    return Line(name, value, confidence_interval(value, draws))
-
-
-def _step_table(model: BlendModel) -> list[list[str]]:
-    table = [["step", "condition", "kept", "change", "error", "setting"]]
+def _step_table(model: BlendModel) -> pd.DataFrame:
+    """Return what became of each step, as texts."""
+    lines = {}
     for decision in model.decisions:
-        settings = model.groups[SCORE_GROUPS.index(decision.group)]
-        table.append(
-            [
-                decision.step,
-                decision.group,
-                "yes" if decision.kept else "no",
-                f"{decision.change:+.5f}",
-                f"{decision.error:.5f}",
-                _setting(decision.step, settings) if decision.kept else "-",
-            ]
-        )
-    return table
+        lines[decision.step, decision.group] = {
+            "kept": "yes" if decision.kept else "no",
+            "change": f"{decision.change:+.5f}",
+            "error": f"{decision.error:.5f}",
+            "setting": _setting(model, decision.step, decision.group) if decision.kept else "-",
+        }
+    table = pd.DataFrame.from_dict(lines, orient="index")
+    table.index = pd.Index([f"{step:<13}{group}" for step, group in lines])
+    return table.rename_axis(columns=f"{'step':<13}condition")
 
 
-def _setting(step: str, settings: GroupBlend) -> str:
+def _setting(model: BlendModel, step: str, group: str) -> str:
     """Return what a step was set to."""
+    settings = model.groups[SCORE_GROUPS.index(group)]
     if step == "weights" and settings.weights is not None:
         return " ".join(f"{weight:.2f}" for weight in settings.weights)
     if step == "stacking" and settings.stack is not None:
         return f"share {settings.share:g}"
     values = {"temperature": settings.temperature, "any severe": settings.worst_scale}
     return f"{values[step]:.3f}" if values.get(step, 1.0) != 1.0 else "-"
-
-
-def _aligned(table: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in table]
