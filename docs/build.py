@@ -15,8 +15,8 @@ PACKAGE = Path(lumbar_kaggle.__file__).parent
 
 HEAD = """# API
 
-`import lumbar_kaggle as lk` gives the names of the first section; they stay. The modules below them may change between
-versions; `help(module)` shows more. This page is generated: `python docs/build.py`.
+`import lumbar_kaggle as lk` gives the names of the first section; they stay. The modules below may change
+between versions; `help(module)` shows more. This page is generated: `python docs/build.py`.
 """
 
 
