@@ -14,7 +14,7 @@ from lumbar_kaggle.core.files import alone_on, digest, read_csv, write_csv
 from lumbar_kaggle.core.settings import begin_run
 from lumbar_kaggle.core.targets import LEVELS, SEVERITIES, TARGETS
 from lumbar_kaggle.dicom.cache import Cache
-from lumbar_kaggle.score.blend.cells import as_table
+from lumbar_kaggle.score.cells import as_table
 from lumbar_kaggle.score.metric import score, weighted_prior
 from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.folds import open_folds
