@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 JUNK = frozenset(
-    [
+    {
         "__macosx",
         "@eadir",
         "lost+found",
@@ -17,7 +17,7 @@ JUNK = frozenset(
         "ehthumbs.db",
         "desktop.ini",
         "dicomdir",
-    ]
+    }
 )
 """Names, in lower case, of what is neither a study nor a slice; so is whatever begins with a dot."""
 
