@@ -13,7 +13,8 @@ from lumbar_kaggle.dicom.studies import find_studies
 from lumbar_kaggle.dicom.volume import UnreadableSeries
 from lumbar_kaggle.inference.base import Predictor, Study
 from lumbar_kaggle.inference.bundle import read_manifest
-from lumbar_kaggle.inference.predict import load_predictor, study_rows
+from lumbar_kaggle.inference.predict import study_rows
+from lumbar_kaggle.inference.recipes import load_predictor
 from lumbar_kaggle.inference.shown import Explanation
 from lumbar_kaggle.two_stage import explain as two_stage
 from lumbar_kaggle.two_stage.predictor import TwoStagePredictor
