@@ -12,7 +12,7 @@ from lumbar_kaggle.core.settings import from_dict
 from lumbar_kaggle.dicom.preprocess import Summary
 from lumbar_kaggle.inference.base import Predictor
 from lumbar_kaggle.inference.bundle import Manifest
-from lumbar_kaggle.inference.recipes import fill_cache
+from lumbar_kaggle.inference.recipes import Report, fill_cache
 from lumbar_kaggle.tables.competition import read_competition
 
 NAME = "baseline"
@@ -62,6 +62,13 @@ def load(bundle: Path, manifest: Manifest) -> Predictor:
     from lumbar_kaggle.baseline.predictor import BaselinePredictor
 
     return BaselinePredictor(bundle, manifest)
+
+
+def report(run: Path, **choices: Any) -> Report:
+    """Return what the page of a run shows."""
+    from lumbar_kaggle.baseline.report import report as report_of
+
+    return report_of(run, **choices)
 
 
 def session(kernel: str) -> Callable[..., Any]:

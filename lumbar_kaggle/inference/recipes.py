@@ -4,10 +4,10 @@ A recipe is a folder of the package with a module ``recipe``, which has what `Re
 of that folder names it but `RECIPES`: whoever needs one asks `recipe`, `recipe_of_run` or `load_predictor`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import pandas as pd
 
@@ -24,6 +24,18 @@ RECIPES = {
     "two-stage": "lumbar_kaggle.two_stage.recipe",
 }
 """Name → module, imported when it is asked for. A third recipe is a folder and a line here."""
+
+
+class Report(NamedTuple):
+    """What the page of a run shows.
+
+    Attributes:
+        template: Jinja template of the recipe, which extends ``report.html`` of the pages.
+        content: that it is filled with, beside the pages' own filters and macros.
+    """
+
+    template: Path
+    content: dict[str, Any]
 
 
 class Recipe(Protocol):
@@ -122,6 +134,22 @@ class Recipe(Protocol):
 
         Raises:
             InputError: the bundle is damaged.
+        """
+        ...
+
+    def report(
+        self,
+        run: Path,
+        *,
+        against: Path | None,
+        bundle: Path | None,
+        studies: Sequence[str],
+        folder: Path | None,
+    ) -> Report:
+        """Return what the page shows of a run; see `pages.report.write_report`.
+
+        Raises:
+            InputError: nothing is finished in the run, or an argument is not for this recipe.
         """
         ...
 

@@ -15,6 +15,7 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import LEVELS, TARGETS
 from lumbar_kaggle.inference.base import Prediction, Study
 from lumbar_kaggle.inference.bundle import MANIFEST, Manifest
+from lumbar_kaggle.inference.explanation import Explanation
 from lumbar_kaggle.score.blend.model import BlendModel, apply_cells, load_blend
 from lumbar_kaggle.training.devices import usable_devices
 from lumbar_kaggle.two_stage.config import from_content
@@ -105,6 +106,12 @@ class TwoStagePredictor:
                 grades = self.grade(study.study_id, seen, number)
                 done.append(Prediction(grades, "; ".join(seen.notes)))
         return done
+
+    def explain(self, study: Study, targets: Sequence[str] | None = None) -> Explanation:
+        """Grade one study and show what of it was looked at, all targets of it."""
+        from lumbar_kaggle.two_stage.explain import explain_study
+
+        return explain_study(study, self)
 
     def look(self, study: Study, number: int = 0, read: Read | None = None) -> Look:
         """Return what the models are shown of a study.

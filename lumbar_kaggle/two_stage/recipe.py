@@ -8,7 +8,7 @@ from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.dicom.preprocess import VOLUMES, Summary, volume_worker
 from lumbar_kaggle.inference.base import Predictor
 from lumbar_kaggle.inference.bundle import Manifest
-from lumbar_kaggle.inference.recipes import fill_cache
+from lumbar_kaggle.inference.recipes import Report, fill_cache
 from lumbar_kaggle.tables.competition import read_marked
 from lumbar_kaggle.tables.reading import read_label_weights
 from lumbar_kaggle.two_stage import config as configuration
@@ -62,6 +62,13 @@ def load(bundle: Path, manifest: Manifest) -> Predictor:
     from lumbar_kaggle.two_stage.predictor import TwoStagePredictor
 
     return TwoStagePredictor(bundle, manifest)
+
+
+def report(run: Path, **choices: Any) -> Report:
+    """Return what the page of a run shows."""
+    from lumbar_kaggle.two_stage.report import report as report_of
+
+    return report_of(run, **choices)
 
 
 def session(kernel: str) -> Callable[..., Any]:
