@@ -5,8 +5,21 @@ from pathlib import Path
 from typing import Any
 
 from lumbar_kaggle.core.budget import Budget
-from lumbar_kaggle.dicom.preprocess import Summary, volume_worker from lumbar_kaggle.inference.base import Predictor from lumbar_kaggle.inference.bundle import Manifest from lumbar_kaggle.inference.recipes import Report, fill_cache from lumbar_kaggle.tables.competition import read_marked from lumbar_kaggle.tables.reading import read_label_weights from lumbar_kaggle.two_stage import config as configuration from lumbar_kaggle.two_stage.config import RUN_FILE as RUN_FILE from lumbar_kaggle.two_stage.config import TwoStageConfig  NAME = "two-stage" SETTINGS = TwoStageConfig
+from lumbar_kaggle.dicom.preprocess import Summary
 from lumbar_kaggle.dicom.volume_cache import VOLUMES, volume_worker
+from lumbar_kaggle.inference.base import Predictor
+from lumbar_kaggle.inference.bundle import Manifest
+from lumbar_kaggle.inference.recipes import Report, fill_cache
+from lumbar_kaggle.tables.competition import read_marked
+from lumbar_kaggle.tables.reading import read_label_weights
+from lumbar_kaggle.two_stage import config as configuration
+from lumbar_kaggle.two_stage.config import RUN_FILE as RUN_FILE
+from lumbar_kaggle.two_stage.config import TwoStageConfig
+
+NAME = "two-stage"
+SETTINGS = TwoStageConfig
+
+
 def configure(changes: Mapping[str, Any], source: str = "") -> TwoStageConfig:
     """Return a preset (``preset``, by default ``cpu``) with other settings, see `config.changed`."""
     preset, rest = "cpu", changes
