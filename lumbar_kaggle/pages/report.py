@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from lumbar_kaggle.baseline.summary import COLUMNS, averages
+from lumbar_kaggle.baseline.run import COLUMNS, averages
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_csv, write_text
 from lumbar_kaggle.core.targets import (

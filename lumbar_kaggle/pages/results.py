@@ -14,9 +14,9 @@ from lumbar_kaggle.baseline.run import (
     histories,
     read_results,
     read_run,
+    summarise,
     validation_predictions,
 )
-from lumbar_kaggle.baseline.summary import summarise
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_csv
 from lumbar_kaggle.core.targets import SEVERITIES, split_row_id
@@ -31,7 +31,7 @@ class RunResults:
     Attributes:
         config: of the run.
         records: content of each finished target's ``target.json``, in the usual order.
-        summary: as from `recipes.baseline.summary.summarise`, indexed by target name.
+        summary: as from `recipes.baseline.run.summarise`, indexed by target name.
         predictions: per target the columns ``row_id, fold, truth`` and `SEVERITIES`, uncalibrated.
         histories: per target the columns ``fold, epoch, train_loss, valid_loss, accuracy``.
         oof: columns ``row_id, fold`` and `SEVERITIES`, calibrated; None where the run has none.
