@@ -22,7 +22,7 @@ def phantom(args: argparse.Namespace) -> int:
     """Write phantom studies, draw them, or print their statistics."""
     from lumbar_kaggle.phantom import write_set
     from lumbar_kaggle.phantom.preview import write_preview
-    from lumbar_kaggle.phantom.sets import choose_set, default_folder
+    from lumbar_kaggle.phantom.settings import choose_set, default_folder
     from lumbar_kaggle.phantom.statistics import print_statistics
 
     patients = choose_set(args.set, args.studies, args.test_studies, args.seed)

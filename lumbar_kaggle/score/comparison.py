@@ -17,7 +17,6 @@ from lumbar_kaggle.score.metric import (
     Floats,
     Score,
     part_scores,
-    prior_predictions,
     resampled_scores,
     score,
     study_sums,
@@ -26,7 +25,7 @@ from lumbar_kaggle.score.metric import (
     with_total,
 )
 from lumbar_kaggle.tables.reading import read_labels
-from lumbar_kaggle.tables.submission import read_predictions
+from lumbar_kaggle.tables.submission import prior_predictions, read_predictions
 
 
 @dataclass(frozen=True)

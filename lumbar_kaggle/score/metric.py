@@ -261,17 +261,3 @@ def weighted_prior(
     shares = weighted / weighted.sum(axis=2, keepdims=True)
     index = pd.Index(TARGET_NAMES, name="target")
     return pd.DataFrame(shares[_GROUP, _LEVEL], index=index, columns=list(SEVERITIES))
-
-
-def prior_predictions(prior: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the prior as predictions for `rows`.
-
-    Args:
-        prior: as from `weighted_prior`.
-        rows: columns ``row_id, target``.
-
-    Returns:
-        Columns ``row_id, normal_mild, moderate, severe``, in the order of `rows`.
-    """
-    values = prior.loc[rows["target"], list(SEVERITIES)].reset_index(drop=True)
-    return pd.concat([rows["row_id"].reset_index(drop=True), values], axis=1)

@@ -11,6 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES, SEVERITY_WEIGHTS
+from lumbar_kaggle.phantom.grades import (
+    CAP,
+    GROUP_OF_TARGET,
+    STANDARD,
+    draw_grades,
+    frequencies,
+    latent_factor,
+    read_grades,
+    severity_of,
+)
 from lumbar_kaggle.phantom.oracle import (
     ORACLE_COLUMNS,
     best_submission,
@@ -18,8 +28,6 @@ from lumbar_kaggle.phantom.oracle import (
     reader_probabilities,
     worst_canal_probabilities,
 )
-from lumbar_kaggle.phantom.population import CAP, draw_grades, latent_factor, severity_of
-from lumbar_kaggle.phantom.reader import GROUP_OF_TARGET, STANDARD, frequencies, read_grades
 from lumbar_kaggle.phantom.study import plan_study
 from lumbar_kaggle.phantom.tables import oracle_table, read_study
 from lumbar_kaggle.score.metric import PARTS, part_scores, study_sums

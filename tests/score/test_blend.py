@@ -10,7 +10,7 @@ import pytest
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES, TARGET_NAMES
-from lumbar_kaggle.phantom.reader import OTHER_SIDE
+from lumbar_kaggle.phantom.grades import OTHER_SIDE
 from lumbar_kaggle.score.blend import (
     BlendModel,
     CrossFit,

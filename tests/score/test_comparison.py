@@ -14,7 +14,6 @@ from lumbar_kaggle.score.metric import (
     NAMES,
     PARTS,
     part_scores,
-    prior_predictions,
     score,
     study_sums,
     to_arrays,
@@ -22,6 +21,7 @@ from lumbar_kaggle.score.metric import (
 )
 from lumbar_kaggle.tables.competition import submission_rows
 from lumbar_kaggle.tables.reading import label_rows, read_labels
+from lumbar_kaggle.tables.submission import prior_predictions
 
 CHANCES = np.array([0.35, 0.3, 0.35])
 

@@ -12,12 +12,12 @@ from lumbar_kaggle.score.agreement import class_auc, confusion, evaluate, evalua
 from lumbar_kaggle.score.metric import (
     PARTS,
     part_scores,
-    prior_predictions,
     score,
     study_sums,
     weighted_log_loss,
     weighted_prior,
 )
+from lumbar_kaggle.tables.submission import prior_predictions
 
 REAL_COUNTS = {
     "spinal_canal_stenosis": [

@@ -15,9 +15,10 @@ from lumbar_kaggle.core.settings import begin_run
 from lumbar_kaggle.core.targets import LEVELS, SEVERITIES, TARGETS
 from lumbar_kaggle.dicom.cache import Cache
 from lumbar_kaggle.score.cells import as_table
-from lumbar_kaggle.score.metric import PRIOR_SMOOTHING, prior_predictions, score, weighted_prior
+from lumbar_kaggle.score.metric import PRIOR_SMOOTHING, score, weighted_prior
 from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.folds import open_folds
+from lumbar_kaggle.tables.submission import prior_predictions
 from lumbar_kaggle.training.devices import training_device
 from lumbar_kaggle.training.spread import spread
 from lumbar_kaggle.two_stage.grade.config import GradeConfig
