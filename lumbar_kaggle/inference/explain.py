@@ -9,8 +9,8 @@ import numpy as np
 from lumbar_kaggle.baseline import explain as baseline
 from lumbar_kaggle.baseline.predictor import BaselinePredictor
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES
+from lumbar_kaggle.dicom.series import UnreadableSeries
 from lumbar_kaggle.dicom.studies import find_studies
-from lumbar_kaggle.dicom.volume import UnreadableSeries
 from lumbar_kaggle.inference.base import Predictor, Study
 from lumbar_kaggle.inference.bundle import read_manifest
 from lumbar_kaggle.inference.predict import study_rows

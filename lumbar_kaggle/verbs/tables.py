@@ -39,7 +39,7 @@ class Phantom(Verb):
     def __call__(self) -> Said:
         from lumbar_kaggle.phantom import write_set
         from lumbar_kaggle.phantom.preview import write_preview
-        from lumbar_kaggle.phantom.sets import choose_set, default_folder
+        from lumbar_kaggle.phantom.settings import choose_set, default_folder
         from lumbar_kaggle.phantom.statistics import print_statistics
 
         patients = choose_set(self.set, self.studies, self.test_studies, self.seed)
@@ -140,7 +140,7 @@ class Score(Verb):
     targets: bool = option(False, "also one line per target")
 
     def __call__(self) -> Said:
-        from lumbar_kaggle.score.scoring import compare_files, score_file
+        from lumbar_kaggle.score.comparison import compare_files, score_file
 
         if not (self.oracle or self.against):
             return score_file(self.file, self.truth, self.prior).text(per_target=self.targets)
@@ -176,7 +176,7 @@ class Blend(Verb):
     )
 
     def __call__(self) -> Said:
-        from lumbar_kaggle.score.blend.command import blend_files
+        from lumbar_kaggle.score.blend_files import blend_files
 
         return blend_files(
             self.files,
