@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from lumbar_kaggle.core.targets import SERIES_DESCRIPTIONS
 from lumbar_kaggle.dicom.intensity import window
-from lumbar_kaggle.dicom.volume import UnreadableSeries, Volume, read_headers, read_series
+from lumbar_kaggle.dicom.series import UnreadableSeries, read_headers, read_series
+from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.inference.explanation import Explanation
 
 

@@ -9,9 +9,10 @@ import pandas as pd
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import SEVERITIES, TARGETS, row_id
+from lumbar_kaggle.dicom.series import UnreadableSeries
+from lumbar_kaggle.dicom.series import read_series as read_volume
 from lumbar_kaggle.dicom.studies import find_studies
-from lumbar_kaggle.dicom.volume import UnreadableSeries, Volume
-from lumbar_kaggle.dicom.volume import read_series as read_volume
+from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.inference.base import Study
 from lumbar_kaggle.inference.bundle import read_manifest
 from lumbar_kaggle.inference.explanation import Explanation

@@ -10,7 +10,8 @@ from lumbar_kaggle.core.files import write_text
 from lumbar_kaggle.inference.recipes import recipe_of_run
 from lumbar_kaggle.pages.render import render_file
 from lumbar_kaggle.score.agreement import evaluate_targets
-from lumbar_kaggle.score.metric import PARTS, prior_predictions, score, weighted_prior
+from lumbar_kaggle.score.metric import PARTS, score, weighted_prior
+from lumbar_kaggle.tables.submission import prior_predictions
 
 
 def write_report(

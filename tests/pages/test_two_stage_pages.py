@@ -21,12 +21,11 @@ from lumbar_kaggle.pages.render import fixed, percent
 from lumbar_kaggle.pages.report import write_report
 from lumbar_kaggle.pages.study import write_study_page
 from lumbar_kaggle.phantom import write_set
-from lumbar_kaggle.phantom.sets import choose_set
+from lumbar_kaggle.phantom.settings import choose_set
 from lumbar_kaggle.pipeline import export_run, preprocess_folder, train_two_stage
 from lumbar_kaggle.score.metric import score
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.two_stage.explain import explain_study
-from lumbar_kaggle.two_stage.grade.crops import Placed
 from lumbar_kaggle.two_stage.grade.views import PLACES
 from lumbar_kaggle.two_stage.locate.find import COLUMNS
 from lumbar_kaggle.two_stage.located import edge_letters, located_slices
@@ -191,9 +190,9 @@ def test_points_are_drawn_on_the_slices_nearest_to_them() -> None:
     """Slices and pixels of the patient's own points; the most confident of two rows counts."""
     points = place_points()
     stacks = [
-        Placed("1", "sagittal_t1", make_stack(ball((0, 0, 0)), SAGITTAL)),
-        Placed("2", "sagittal_t2", make_stack(ball((0, 0, 0)), SAGITTAL)),
-        Placed("3", "axial_t2", make_stack(ball((0, 0, 0)), AXIAL, slices=33, step=5.0)),
+        make_stack(ball((0, 0, 0)), SAGITTAL, series_id="1", kind="sagittal_t1"),
+        make_stack(ball((0, 0, 0)), SAGITTAL, series_id="2", kind="sagittal_t2"),
+        make_stack(ball((0, 0, 0)), AXIAL, slices=33, step=5.0, series_id="3", kind="axial_t2"),
     ]
     rows = [
         ("9", "1", "", place, level, 0, 0.0, 0.0, 0.0, *(points[p, k] + shift), confidence, True)
@@ -204,9 +203,9 @@ def test_points_are_drawn_on_the_slices_nearest_to_them() -> None:
     found = located_slices(stacks, pd.DataFrame(rows, columns=list(COLUMNS)))
     assert [one.slice.facts["series_id"] for one in found] == ["2", "1", "1", *"33333"]
     for one in found:
-        stack = next(placed.stack for placed in stacks if placed.series_id == one.slice.facts["series_id"])
+        stack = next(stack for stack in stacks if stack.series_id == one.slice.facts["series_id"])
         index = int(one.slice.facts["instance_number"]) - 1
-        np.testing.assert_array_equal(one.slice.image, stack.pixels[index])
+        np.testing.assert_array_equal(one.slice.image, stack.images[index])
         for mark in one.marks:
             point = points[PLACES.index(mark.place), LEVELS.index(mark.level)]
             nearest = np.abs((stack.positions - point) @ stack.normal).min()
