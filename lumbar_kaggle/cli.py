@@ -12,6 +12,7 @@ from pathlib import Path
 from lumbar_kaggle import __version__, verbs
 from lumbar_kaggle.baseline.config import BaselineConfig
 from lumbar_kaggle.core.errors import InputError, system_sentence
+from lumbar_kaggle.core.messages import show_messages
 from lumbar_kaggle.core.settings import add_options
 from lumbar_kaggle.kaggle.command import add_actions
 from lumbar_kaggle.kaggle.rehearsal.settings import RehearsalSettings
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files may be no UTF-8, and must not end a run
             stream.reconfigure(errors="backslashreplace")
+    show_messages()
     try:
         verb: Verb = parsed.verb
         return verb(parsed)

@@ -23,14 +23,14 @@ def phantom(args: argparse.Namespace) -> int:
     from lumbar_kaggle.phantom import write_set
     from lumbar_kaggle.phantom.preview import write_preview
     from lumbar_kaggle.phantom.settings import choose_set, default_folder
-    from lumbar_kaggle.phantom.statistics import print_statistics
+    from lumbar_kaggle.phantom.statistics import log_statistics
 
     patients = choose_set(args.set, args.studies, args.test_studies, args.seed)
     folder = args.folder or default_folder(patients, args.clean)
     if args.preview:
         print(write_preview(args.preview, patients.seed).resolve())
     if args.statistics:
-        print_statistics(args.statistics, patients.seed)
+        log_statistics(args.statistics, patients.seed)
     if args.folder is None and (args.preview or args.statistics):
         return 0
     if folder is None:
