@@ -16,7 +16,7 @@ import scipy.fft
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from lumbar_kaggle.core.processes import start_method, usable_cores
+from lumbar_kaggle.core.budget import start_method, usable_cores
 from lumbar_kaggle.dicom import intensity
 from lumbar_kaggle.phantom import artefacts as effects
 from lumbar_kaggle.phantom.artefacts import Artefacts, Coil, draw_coil, enlarged

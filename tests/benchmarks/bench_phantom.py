@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lumbar_kaggle.core.processes import usable_cores
+from lumbar_kaggle.core.budget import usable_cores
 from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.settings import STANDARD_SETS
 

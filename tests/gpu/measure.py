@@ -32,8 +32,7 @@ from PIL import Image
 from lumbar_kaggle.baseline.config import BaselineConfig
 from lumbar_kaggle.baseline.network import build_network
 from lumbar_kaggle.baseline.training import Job, train_target
-from lumbar_kaggle.core.budget import Budget, OutOfTime
-from lumbar_kaggle.core.processes import usable_cores
+from lumbar_kaggle.core.budget import Budget, OutOfTime, usable_cores
 from lumbar_kaggle.core.targets import TARGET_NAMES
 from lumbar_kaggle.inference.bundle import read_manifest
 from lumbar_kaggle.inference.predict import study_rows
