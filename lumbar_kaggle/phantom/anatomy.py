@@ -9,10 +9,9 @@ from enum import Enum
 
 import numpy as np
 
-from lumbar_kaggle.phantom.patient import N_VERTEBRAE, Patient
+from lumbar_kaggle.phantom.patient import N_VERTEBRAE, Patient, Spine
 from lumbar_kaggle.phantom.settings import Floats
 from lumbar_kaggle.phantom.shapes import Body, Box, Disc, Ellipsoid, Rod, Shape
-from lumbar_kaggle.phantom.spine import Spine
 
 SIDES = ((0, 1.0), (1, -1.0))
 """Index in pairs (left, right) and sign of LPS x."""

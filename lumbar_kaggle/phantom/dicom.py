@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,6 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID
 
-from lumbar_kaggle.dicom.geometry import slice_normal
 from lumbar_kaggle.phantom.planes import Plane
 from lumbar_kaggle.phantom.settings import FORMAT
 from lumbar_kaggle.phantom.study import Part, SeriesPlan, StudyPlan
@@ -50,12 +49,11 @@ def write_instance(
     """
     acquisition = study.series[series]
     plane = acquisition.planes[acquisition.numbers.index(instance)]
+    header = _standard_header if study.standard else _competition_header
     dataset = Dataset()
-    if study.standard:
-        _standard_header(dataset, study, series, instance)
-    else:
-        _competition_header(dataset, study, series, instance)
-    _geometry(dataset, acquisition, plane, instance)
+    fields = header(study, series, instance) | _geometry(acquisition, plane, instance)
+    for name, value in fields.items():
+        setattr(dataset, name, value)
     _pixels(dataset, pixels, acquisition)
     for name in acquisition.absent:
         delattr(dataset, name)
@@ -68,64 +66,62 @@ def write_instance(
     dcmwrite(path, dataset, enforce_file_format=True)
 
 
-def _competition_header(dataset: Dataset, study: StudyPlan, series: int, instance: int) -> None:
-    """Identifiers and description as in the competition: no Modality, and UIDs that are none."""
+def _competition_header(study: StudyPlan, series: int, instance: int) -> dict[str, Any]:
+    """Return identifiers and description as in the competition: no Modality, and UIDs that are none."""
     identifier = str(study.study_id)
-    dataset.SOPInstanceUID = f"{identifier}.1.{instance}"
-    dataset.SeriesDescription = "T1" if study.series[series].weighting is Weighting.T1 else "T2"
-    dataset.PatientID = identifier
-    dataset.StudyInstanceUID = identifier
-    dataset.SeriesInstanceUID = f"{identifier}.{study.series_ids[series]}"
-    dataset.FrameOfReferenceUID = _uid(study, "frame", series)
+    return {
+        "SOPInstanceUID": f"{identifier}.1.{instance}",
+        "SeriesDescription": "T1" if study.series[series].weighting is Weighting.T1 else "T2",
+        "PatientID": identifier,
+        "StudyInstanceUID": identifier,
+        "SeriesInstanceUID": f"{identifier}.{study.series_ids[series]}",
+        "FrameOfReferenceUID": _uid(study, "frame", series),
+    }
 
 
-def _standard_header(dataset: Dataset, study: StudyPlan, series: int, instance: int) -> None:
-    """Identifiers, sequence and scanner as a hospital's archive has them."""
+def _standard_header(study: StudyPlan, series: int, instance: int) -> dict[str, Any]:
+    """Return identifiers, sequence and scanner as a hospital's archive has them."""
     acquisition = study.series[series]
-    vendor = acquisition.machine.vendor
-    repetition, echo = _times(study, series)
-    plane = "AX" if acquisition.kind == "axial_t2" else "SAG"
-    weighting = acquisition.weighting.value
-    weighted = weighting if acquisition.weighting is Weighting.STIR else f"{weighting} {vendor.spin_echo}"
-    dataset.SOPClassUID = MR_IMAGE
-    dataset.SOPInstanceUID = _uid(study, "instance", series, instance)
-    dataset.Modality = "MR"
-    dataset.Manufacturer = vendor.name
-    dataset.SeriesDescription = f"{plane} {weighted}"
-    dataset.PatientName = "PHANTOM"
-    dataset.PatientID = f"P{study.study_id}"
-    dataset.BodyPartExamined = "LSPINE"
-    dataset.ScanningSequence = ["SE", "IR"] if acquisition.weighting is Weighting.STIR else "SE"
-    dataset.MRAcquisitionType = "2D"
-    dataset.RepetitionTime = repetition
-    dataset.EchoTime = echo
-    if acquisition.weighting is Weighting.STIR:
-        dataset.InversionTime = 160.0
-    dataset.MagneticFieldStrength = acquisition.machine.tesla
-    dataset.StudyInstanceUID = _uid(study, "study")
-    dataset.SeriesInstanceUID = _uid(study, "series", series)
-    dataset.SeriesNumber = series + 1
-    if study.rng(Part.HEADER, 2).random() < RESCALED:
-        dataset.RescaleIntercept, dataset.RescaleSlope, dataset.RescaleType = 0.0, 1.0, "US"
-    dataset.FrameOfReferenceUID = _uid(study, "frame")
-
-
-def _times(study: StudyPlan, series: int) -> tuple[float, float]:
-    """Return the header's repetition and echo time of a series, ms."""
-    mean = np.array(_TIMES[study.series[series].weighting])
+    vendor, inverted = acquisition.machine.vendor, acquisition.weighting is Weighting.STIR
+    mean = np.array(_TIMES[acquisition.weighting])
     repetition, echo = mean * study.rng(Part.HEADER, 1, series).normal(1.0, 0.08, 2)
-    return round(float(repetition)), round(float(echo), 1)
+    plane = "AX" if acquisition.kind == "axial_t2" else "SAG"
+    weighted = acquisition.weighting.value + ("" if inverted else f" {vendor.spin_echo}")
+    rescaled = study.rng(Part.HEADER, 2).random() < RESCALED
+    return {
+        "SOPClassUID": MR_IMAGE,
+        "SOPInstanceUID": _uid(study, "instance", series, instance),
+        "Modality": "MR",
+        "Manufacturer": vendor.name,
+        "SeriesDescription": f"{plane} {weighted}",
+        "PatientName": "PHANTOM",
+        "PatientID": f"P{study.study_id}",
+        "BodyPartExamined": "LSPINE",
+        "ScanningSequence": ["SE", "IR"] if inverted else "SE",
+        "MRAcquisitionType": "2D",
+        "RepetitionTime": round(float(repetition)),
+        "EchoTime": round(float(echo), 1),
+        **({"InversionTime": 160.0} if inverted else {}),
+        "MagneticFieldStrength": acquisition.machine.tesla,
+        "StudyInstanceUID": _uid(study, "study"),
+        "SeriesInstanceUID": _uid(study, "series", series),
+        "SeriesNumber": series + 1,
+        **({"RescaleIntercept": 0.0, "RescaleSlope": 1.0, "RescaleType": "US"} if rescaled else {}),
+        "FrameOfReferenceUID": _uid(study, "frame"),
+    }
 
 
-def _geometry(dataset: Dataset, acquisition: SeriesPlan, plane: Plane, instance: int) -> None:
-    dataset.SliceThickness = acquisition.thickness
-    dataset.SpacingBetweenSlices = acquisition.step
-    dataset.PatientPosition = "HFS"
-    dataset.InstanceNumber = instance
-    dataset.ImagePositionPatient = [_decimal(value) for value in plane.position]
-    dataset.ImageOrientationPatient = [_decimal(value) for value in plane.orientation]
-    dataset.SliceLocation = _decimal(float(plane.position @ slice_normal(plane.orientation)))
-    dataset.PixelSpacing = [_decimal(value) for value in plane.spacing]
+def _geometry(acquisition: SeriesPlan, plane: Plane, instance: int) -> dict[str, Any]:
+    return {
+        "SliceThickness": acquisition.thickness,
+        "SpacingBetweenSlices": acquisition.step,
+        "PatientPosition": "HFS",
+        "InstanceNumber": instance,
+        "ImagePositionPatient": [_decimal(value) for value in plane.position],
+        "ImageOrientationPatient": [_decimal(value) for value in plane.orientation],
+        "SliceLocation": _decimal(float(plane.position @ plane.normal)),
+        "PixelSpacing": [_decimal(value) for value in plane.spacing],
+    }
 
 
 def _pixels(dataset: Dataset, pixels: NDArray[np.uint16], acquisition: SeriesPlan) -> None:

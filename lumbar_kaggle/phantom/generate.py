@@ -1,9 +1,10 @@
 """Writing a whole phantom competition folder: in parallel, resumable, the same bytes every time."""
 
+import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +31,8 @@ from lumbar_kaggle.phantom.tables import (
     sample_table,
     series_table,
 )
+
+log = logging.getLogger(__name__)
 
 _TRAIN, _TEST = SPLITS
 COMPETITION_TABLES = {
@@ -58,17 +61,11 @@ _MUST_AGREE = {
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be written, and where.
+    """What is to be written, and where."""
 
-    Attributes:
-        folder: the competition folder.
-        patients: which ones.
-        clean: whether studies and tables are without the real ones' defects.
-    """
-
-    folder: Path
+    folder: Path  # the competition folder
     patients: PhantomSet
-    clean: bool = False
+    clean: bool = False  # whether studies and tables are without the real ones' defects
 
     @property
     def truth(self) -> Path:
@@ -94,23 +91,11 @@ class Request:
         """Folder of a split's studies."""
         return self.folder / f"{split}_images"
 
-    def studies(self) -> Iterator[tuple[str, int]]:
-        """Return split and number of every study."""
-        for split, count in zip(SPLITS, self.patients.counts, strict=True):
-            for index in range(count):
-                yield split, index
-
     def manifest(self, *, complete: bool) -> dict[str, Any]:
         """Return what is written to `MANIFEST`."""
-        return {
-            "format": FORMAT,
-            "set": self.patients.name,
-            "seed": self.patients.seed,
-            "clean": self.clean,
-            "studies": self.patients.studies,
-            "test_studies": self.patients.test_studies,
-            "complete": complete,
-        }
+        of = self.patients
+        numbers = {"studies": of.studies, "test_studies": of.test_studies, "complete": complete}
+        return {"format": FORMAT, "set": of.name, "seed": of.seed, "clean": self.clean, **numbers}
 
 
 def write_competition(
@@ -154,26 +139,26 @@ def write_set(folder: Path, patients: PhantomSet, *, clean: bool = False, worker
             raise InputError(f"{request.folder}: the {name} must be at least {least}, not {value}")
     if max(patients.counts) > MOST_STUDIES:
         raise InputError(f"{request.folder}: at most {MOST_STUDIES} studies can be written")
-    with locked(request.folder, file=True):  # beside the folder, which holds nothing but the competition's
-        return _write_set(request, workers)
-
-
-def _write_set(request: Request, workers: int | None) -> Path:
-    patients = request.patients
     number = f"{patients.studies} + {patients.test_studies}"
-    complete = _is_complete(request)
-    shutil.rmtree(request.partial, ignore_errors=True)
-    if complete:
-        print(f"{request.folder}: already complete ({number} studies, seed {patients.seed})")
-        return request.truth
-    print(f"Writing {number} phantom studies to {request.folder}")
-    _write(request, request.truth / MANIFEST, write_json, request.manifest(complete=False))
-    for split in SPLITS:
-        request.images(split).mkdir(parents=True, exist_ok=True)
-    rows = _write_studies(request, usable_cores() if workers is None else workers)
-    _write_tables(request, rows)
-    _write(request, request.truth / MANIFEST, write_json, request.manifest(complete=True))
-    shutil.rmtree(request.partial)
+    with locked(request.folder, file=True):  # beside the folder, which holds nothing but the competition's
+        complete = _is_complete(request)
+        shutil.rmtree(request.partial, ignore_errors=True)
+        if complete:
+            log.info(f"{request.folder}: already complete ({number} studies, seed {patients.seed})")
+            return request.truth
+        log.info(f"Writing {number} phantom studies to {request.folder}")
+        _write(request, request.truth / MANIFEST, write_json, request.manifest(complete=False))
+        for split in SPLITS:
+            request.images(split).mkdir(parents=True, exist_ok=True)
+        rows = _write_studies(request, usable_cores() if workers is None else workers)
+        # Every table split by split, in the order of the study ids.
+        order = sorted(rows, key=lambda study: rows[study].study_id)
+        for place, tables in ((request.folder, COMPETITION_TABLES), (request.truth, TRUTH_TABLES)):
+            for name, (splits, make) in tables.items():
+                chosen = [rows[study] for split in splits for study in order if study[0] == split]
+                _write(request, place / name, write_csv, make(chosen))
+        _write(request, request.truth / MANIFEST, write_json, request.manifest(complete=True))
+        shutil.rmtree(request.partial)
     return request.truth
 
 
@@ -224,18 +209,15 @@ def _names(place: Path) -> set[str]:
 
 def _write_studies(request: Request, workers: int) -> dict[tuple[str, int], Rows]:
     """Write the studies that are not there yet; return the table rows of all."""
-    studies = list(request.studies())
-    make = partial(make_study, request)
-
-    def collected(rows: Iterable[Rows]) -> dict[tuple[str, int], Rows]:
-        bar = tqdm(rows, total=len(studies), unit="study", desc="phantom", file=sys.stderr)
-        return dict(zip(studies, bar, strict=True))
-
+    counts = zip(SPLITS, request.patients.counts, strict=True)
+    studies = [(split, index) for split, count in counts for index in range(count)]
     splits, indices = zip(*studies, strict=True)
+    make = partial(make_study, request)
+    bar = partial(tqdm, total=len(studies), unit="study", desc="phantom", file=sys.stderr)
     if workers == 1:
-        return collected(map(make, splits, indices))
+        return dict(zip(studies, bar(map(make, splits, indices)), strict=True))
     with ProcessPoolExecutor(workers, get_context(start_method()), _start_worker) as pool:
-        return collected(pool.map(make, splits, indices))
+        return dict(zip(studies, bar(pool.map(make, splits, indices)), strict=True))
 
 
 def _start_worker() -> None:
@@ -265,12 +247,3 @@ def write_images(folder: Path, study: StudyPlan) -> None:
         for k, instance in enumerate(series.numbers):
             pixels = scan.slice(number, k)
             write_instance(place / f"{instance}.dcm", pixels, study=study, series=number, instance=instance)
-
-
-def _write_tables(request: Request, rows: dict[tuple[str, int], Rows]) -> None:
-    """Write every table, split by split in the order of the study ids."""
-    order = sorted(rows, key=lambda study: rows[study].study_id)
-    for place, tables in ((request.folder, COMPETITION_TABLES), (request.truth, TRUTH_TABLES)):
-        for name, (splits, make) in tables.items():
-            chosen = [rows[study] for split in splits for study in order if study[0] == split]
-            _write(request, place / name, write_csv, make(chosen))

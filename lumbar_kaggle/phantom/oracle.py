@@ -1,6 +1,6 @@
 """The best that can be known of a label before it is written: its probabilities given the true grades.
 
-The reader of `phantom.reader` is a known mixture of normal noise, shifts, swaps and gross errors, so that
+The reader of `phantom.grades` is a known mixture of normal noise, shifts, swaps and gross errors, so that
 everything here is in closed form. Nobody who sees the images alone can predict better than the oracle, in
 expectation: the images show the grades, and the reader adds chance that no image shows.
 """

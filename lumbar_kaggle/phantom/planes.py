@@ -10,8 +10,8 @@ from functools import cached_property
 import numpy as np
 
 from lumbar_kaggle.dicom.geometry import slice_normal
+from lumbar_kaggle.phantom.patient import Spine
 from lumbar_kaggle.phantom.settings import Defects, Floats, Scanners, Singles, draw_from, draw_index
-from lumbar_kaggle.phantom.spine import Spine
 
 LEVEL_GAPS_MM = (34.0, 34.2, 32.7, 27.0)
 """Mean height between neighbouring discs, L1/L2 to L5/S1: what a straight stack is planned with."""

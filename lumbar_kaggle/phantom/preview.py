@@ -1,9 +1,8 @@
 """A contact sheet of phantom patients: three of rising degeneration, all planes, with the labelled points."""
 
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -42,30 +41,19 @@ COLOURS, LETTERS = ("#5adc6e", "#ffcd28", "#ff5046"), "NMS"
 """Of a point graded normal or mild, moderate, severe; and what the caption calls the three."""
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One picture of a row.
+class Panel(NamedTuple):
+    """One picture of a row."""
 
-    Attributes:
-        title: of the column.
-        kind: series kind, one of `targets.SERIES_KINDS`.
-        aim: targets; the slice is the one nearest to the mean of their points, which is the panel's middle.
-        size_mm: height and width shown.
-        shown: score group whose points are drawn.
-    """
-
-    title: str
-    kind: str
-    aim: tuple[Target, ...]
-    size_mm: tuple[float, float]
-    shown: str = ""
+    title: str  # of the column
+    kind: str  # one of `targets.SERIES_KINDS`
+    aim: tuple[Target, ...]  # the slice is that nearest to the mean of their points, the panel's middle
+    size_mm: tuple[float, float]  # height and width shown
+    shown: str = ""  # score group whose points are drawn
 
 
-def _levels_of(condition: str) -> tuple[Target, ...]:
-    return tuple(target for target in TARGETS if target.condition == condition)
-
-
-_CANAL, _LEFT_FORAMINA = _levels_of(CONDITIONS[0]), _levels_of(CONDITIONS[1])
+_CANAL, _LEFT_FORAMINA = (
+    tuple(target for target in TARGETS if target.condition == condition) for condition in CONDITIONS[:2]
+)
 PANELS = (
     Panel("Sagittal T1, middle", "sagittal_t1", _CANAL, SAGITTAL_MM),
     Panel("Sagittal T1, left foramina", "sagittal_t1", _LEFT_FORAMINA, SAGITTAL_MM, "foraminal"),
@@ -79,17 +67,10 @@ PANELS = (
 
 
 def write_preview(path: Path, seed: int = 1) -> Path:
-    """Write `contact_sheet` as a PNG.
-
-    Args:
-        path: the file; it must end in ``.png``.
-        seed: of the patients.
-
-    Returns:
-        The file.
+    """Write `contact_sheet` as a PNG and return the file.
 
     Raises:
-        InputError: the file's name ends otherwise, or the seed is below 0.
+        InputError: the file's name does not end in ``.png``, or the seed is below 0.
     """
     if path.suffix.lower() != ".png":
         raise InputError(f"{path}: the preview is a PNG; give it a name that ends in .png")
@@ -137,12 +118,7 @@ def contact_sheet(seed: int = 1) -> NDArray[np.uint8]:
 
 
 def choose_studies(seed: int, candidates: int = CANDIDATES) -> tuple[StudyPlan, StudyPlan, StudyPlan]:
-    """Return the studies with the least, a middling and the greatest sum of severities g.
-
-    Args:
-        seed: of the patients.
-        candidates: how many of the seed's training studies are looked through.
-    """
+    """Return those of the seed's training studies with the least, a middling, the greatest sum of g."""
     studies = [plan_study(seed, "train", index, Defects.clean()) for index in range(candidates)]
     sums = np.array([study.grades.severity.sum() for study in studies])
     # Most patients have little; the median would look like the least.
@@ -165,27 +141,20 @@ def _draw(ax: Axes, panel: Panel, study: StudyPlan, scan: Scan) -> None:
     ax.imshow(pixels, "gray", vmin=0, vmax=255, extent=extent, interpolation="bilinear")
     (high, wide), dark = np.divide(panel.size_mm, 2), {"facecolor": "black", "alpha": 0.5, "pad": 1}
     ax.set(xlim=(-wide, wide), ylim=(high, -high), facecolor="black", xticks=[], yticks=[])
-    for target, point in _labelled_points(study):
+    targets = {(condition_words(target.condition), level_words(target.level)): target for target in TARGETS}
+    for _, series_id, instance, condition, level, column_px, row_px in read_study(study).coordinates:
+        target = targets[str(condition), str(level)]
+        series = study.series[study.series_ids.index(int(series_id))]
+        marked = series.planes[series.numbers.index(int(instance))]
+        place = marked.position, marked.orientation, marked.spacing
+        point = to_patient(float(row_px), float(column_px), *place)
         y, x, distance = map(float, to_slice(point, *geometry))
         if target.score_group == panel.shown and abs(distance) <= SHOWN_MM:
             colour = COLOURS[study.grades.labels.ravel()[TARGETS.index(target)]]
             at = (x - column) * across, (y - row) * down
             ax.plot(*at, "o", markersize=6, markerfacecolor="none", color=colour)
             if panel.kind != "axial_t2":
-                text = level_words(target.level)
-                ax.text(3 - wide, at[1], text, color=colour, fontsize=8, va="center", bbox=dark)
-
-
-def _labelled_points(study: StudyPlan) -> list[tuple[Target, NDArray[np.float64]]]:
-    """Return target and LPS mm ``[3]`` of every row of the study's coordinate table."""
-    targets = {(condition_words(target.condition), level_words(target.level)): target for target in TARGETS}
-    points = []
-    for _, series_id, instance, condition, level, x, y in read_study(study).coordinates:
-        series = study.series[study.series_ids.index(int(series_id))]
-        plane = series.planes[series.numbers.index(int(instance))]
-        point = to_patient(float(y), float(x), plane.position, plane.orientation, plane.spacing)
-        points.append((targets[str(condition), str(level)], point))
-    return points
+                ax.text(3 - wide, at[1], str(level), color=colour, fontsize=8, va="center", bbox=dark)
 
 
 def _caption(name: str, study: StudyPlan) -> str:

@@ -4,12 +4,11 @@ import cv2
 import numpy as np
 
 from lumbar_kaggle.phantom.anatomy import Solid, Tissue, bones_and_discs, foramina
-from lumbar_kaggle.phantom.patient import Patient
+from lumbar_kaggle.phantom.patient import CentreLine, Patient, build_spine
 from lumbar_kaggle.phantom.planes import Plane
 from lumbar_kaggle.phantom.sac import REACH_BACK, REACH_SIDE, build_sac, paint_canal
 from lumbar_kaggle.phantom.settings import Singles
 from lumbar_kaggle.phantom.shapes import Disc, bump, covered_through
-from lumbar_kaggle.phantom.spine import CentreLine, build_spine
 from lumbar_kaggle.phantom.tissues import Contrast
 from lumbar_kaggle.phantom.trunk import grain_at, make_grain, paint_trunk
 
@@ -46,7 +45,7 @@ class Scene:
     def render(
         self, plane: Plane, thickness: float, contrast: Contrast, *, fat_shift: float = 0.0
     ) -> Singles:
-        """Return ``[rows, columns]`` float32 brightness, 0 (air) to about 1.
+        """Return ``[rows, columns]`` float32 brightness, 0 (air) to around 1.
 
         Args:
             plane: the middle of the slice.

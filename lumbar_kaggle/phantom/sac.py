@@ -1,7 +1,7 @@
 """What runs along the canal: the thecal sac with its fluid, the cord, the roots, and the fat around.
 
 Everything is tabulated along the centre line of the canal and evaluated in its curved coordinates: mm to
-the left, to the back, and along (see `spine.CentreLine.curved`).
+the left, to the back, and along (see `patient.CentreLine.curved`).
 """
 
 from dataclasses import dataclass
@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumbar_kaggle.phantom.anatomy import SIDES, closing, recess_x
-from lumbar_kaggle.phantom.patient import Patient
+from lumbar_kaggle.phantom.patient import STEP, Patient, Spine
 from lumbar_kaggle.phantom.settings import Floats, Singles
 from lumbar_kaggle.phantom.shapes import covered, covered_through, painted
-from lumbar_kaggle.phantom.spine import STEP, Spine
 from lumbar_kaggle.phantom.tissues import Contrast
 
 REACH_BACK, REACH_SIDE = 20.0, 27.0

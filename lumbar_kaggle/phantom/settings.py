@@ -214,7 +214,7 @@ class Scanners:
 
 @dataclass(frozen=True)
 class Reader:
-    """The simulated radiologist who fills the tables; what `phantom.reader` does with it is said there.
+    """The simulated radiologist who fills the tables; what `phantom.grades` does with it is said there.
 
     Fields with three values have one for each of `targets.SCORE_GROUPS`. Standard deviations are in units of
     the latent grade; they are set so that the oracle scores a little better than the best ensembles whose

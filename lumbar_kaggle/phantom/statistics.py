@@ -4,9 +4,10 @@ No image is made: the tables follow from the plans of the studies. The wanted fi
 copies of the competition's tables (1,975 studies).
 """
 
+import logging
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,8 @@ from lumbar_kaggle.phantom.settings import Floats
 from lumbar_kaggle.phantom.study import StudyPlan, plan_study
 from lumbar_kaggle.phantom.tables import coordinate_table, label_table, read_study
 from lumbar_kaggle.score.metric import PARTS
+
+log = logging.getLogger(__name__)
 
 Figure = tuple[str, str, float, float, float]
 """Kind and name of a figure, the real value, the phantom's, and the standard error of that by sampling."""
@@ -75,27 +78,21 @@ CANAL_ON_ONE_SLICE = 0.78
 """Studies with five canal points whose five lie on one instance."""
 
 SEVERITIES_KIND = "Shares of the severities"
+GROUPS = {group: np.array([target.score_group == group for target in TARGETS]) for group in MISSING}
+"""Score group → ``[25]`` which targets belong to it."""
 
 
-@dataclass(frozen=True)
-class Tables:
-    """What the tables of n studies hold.
+class Tables(NamedTuple):
+    """What the tables of n studies hold."""
 
-    Attributes:
-        labels: ``[n, 25]`` 0, 1, 2, or NaN without a label.
-        marked: ``[n, 25]`` where there is a point.
-        points: the coordinate table.
-        latent: ``[n, 5, 5]`` the true grades.
-    """
-
-    labels: Floats
-    marked: NDArray[np.bool_]
-    points: pd.DataFrame
-    latent: Floats
+    labels: Floats  # [n, 25] 0, 1, 2, or NaN without a label
+    marked: NDArray[np.bool_]  # [n, 25] where there is a point
+    points: pd.DataFrame  # the coordinate table
+    latent: Floats  # [n, 5, 5] the true grades
 
 
-def print_statistics(studies: int, seed: int) -> None:
-    """Make the label tables of so many training studies and print them beside the real figures.
+def log_statistics(studies: int, seed: int) -> None:
+    """Make the label tables of so many training studies and log them beside the real figures.
 
     Raises:
         InputError: there are too few studies to tell anything.
@@ -106,8 +103,8 @@ def print_statistics(studies: int, seed: int) -> None:
         )
     plans = (plan_study(seed, "train", index) for index in range(studies))
     tables = make_tables(tqdm(plans, total=studies, unit="study", desc="tables", file=sys.stderr))
-    print(statistics_text(figures(tables), studies))
-    print(scores_text(tables.latent))
+    log.info(statistics_text(figures(tables), studies))
+    log.info(scores_text(tables.latent))
 
 
 def make_tables(studies: Iterable[StudyPlan]) -> Tables:
@@ -117,12 +114,8 @@ def make_tables(studies: Iterable[StudyPlan]) -> Tables:
     severity = {word: grade for grade, word in enumerate(SEVERITY_WORDS)}
     names = [(condition_words(target.condition), level_words(target.level)) for target in TARGETS]
     marked = points.value_counts(["study_id", "condition", "level"]).unstack(["condition", "level"])
-    return Tables(
-        labels=words.map(severity.get).to_numpy(np.float64),
-        marked=marked.reindex(index=words.index, columns=names).notna().to_numpy(),
-        points=points,
-        latent=np.array(latent),
-    )
+    has_point = marked.reindex(index=words.index, columns=names).notna().to_numpy()
+    return Tables(words.map(severity.get).to_numpy(np.float64), has_point, points, np.array(latent))
 
 
 def figures(tables: Tables) -> pd.DataFrame:
@@ -177,12 +170,8 @@ def _correlations(labels: Floats) -> Iterator[Figure]:
     for (a, b), by_level in SIDES.items():
         name = CONDITIONS[a].replace("left_", "")
         for k, wanted in enumerate(by_level):
-            yield (
-                kind,
-                f"{name} {LEVELS[k]}",
-                wanted,
-                *correlation(cells[:, a, k, None], cells[:, b, k, None]),
-            )
+            found = correlation(cells[:, a, k, None], cells[:, b, k, None])
+            yield kind, f"{name} {LEVELS[k]}", wanted, *found
         yield kind, f"{name} all levels", SIDES_POOLED[a, b], *correlation(cells[:, a], cells[:, b])
     kind = "Correlations of neighbouring levels"
     for c, condition in enumerate(CONDITIONS):
@@ -198,13 +187,13 @@ def _others(tables: Tables) -> Iterator[Figure]:
     labels, lost = tables.labels, np.isnan(tables.labels)
     kind = "Cells without a label"
     for group, (count, of) in MISSING.items():
-        yield kind, group, count / of, *share(lost[:, _of_group(group)])
+        yield kind, group, count / of, *share(lost[:, GROUPS[group]])
     for k, count in enumerate(MISSING_RECESS):
         yield kind, f"subarticular {LEVELS[k]}", count / 3950, *share(lost.reshape(-1, 5, 5)[:, 3:, k])
     kind = "Shares of studies"
     healthy = np.where((labels > 0).any(axis=1), 0.0, 1.0)[:, None]
     yield kind, "without moderate or severe", NO_FINDING, *share(healthy)
-    canal = labels[:, _of_group("spinal")]
+    canal = labels[:, GROUPS["spinal"]]
     severe = np.where(np.isnan(canal).all(axis=1), np.nan, (canal == 2).any(axis=1))[:, None]
     yield kind, "with any severe canal", ANY_SEVERE, *share(severe)
     kind = "Coordinates"
@@ -229,7 +218,7 @@ def _by_study(values: pd.Series) -> Floats:
 
 
 def statistics_text(found: pd.DataFrame, studies: int) -> str:
-    """Return the printed tables and the largest deviations, which by chance alone are never all small."""
+    """Return the tables and the largest deviations, which by chance alone are never all small."""
     shares, correlations = found["kind"] == SEVERITIES_KIND, found["kind"].str.startswith("Correlations")
     columns = pd.MultiIndex.from_product([SEVERITY_WORDS, ["wanted", "found", "errors"]])
     percent = found[shares][["wanted", "found", "errors"]].to_numpy() * [100, 100, 1]
@@ -241,14 +230,21 @@ def statistics_text(found: pd.DataFrame, studies: int) -> str:
     for kind, group in found[~shares].groupby("kind", sort=False):
         table = group.set_index("name")[["wanted", "found", "deviation", "errors"]]
         parts.append(f"{kind}\n{table.rename_axis(None).to_string(float_format='{:.4f}'.format)}")
-    largest = [
+    lines = [
         "Largest deviations; errors are standard errors by the sampling of this phantom's studies,",
         "and the real figures have errors of their own, as large as those of 1,975 studies",
-        *_largest("shares of the severities", found[shares]),
-        *_largest("correlations", found[correlations]),
-        *_largest("all other figures", found[~shares & ~correlations]),
     ]
-    return "\n\n".join([*parts, "\n".join(largest)])
+    others = ~shares & ~correlations
+    titles = ("shares of the severities", "correlations", "all other figures")
+    for title, chosen in zip(titles, (shares, correlations, others), strict=True):
+        known = found[chosen].dropna(subset="errors")
+        typical = np.sqrt((known["errors"] ** 2).mean())
+        lines.append(f"{title} ({len(known)}; root mean square {typical:.2f} errors):")
+        for column in ("deviation", "errors"):
+            worst = known.iloc[int(known[column].abs().argmax())]
+            off = abs(worst["deviation"]), abs(worst["errors"])
+            lines.append(f"    {off[0]:.4f}, {off[1]:.1f} errors: {worst['name']}")
+    return "\n\n".join([*parts, "\n".join(lines)])
 
 
 def scores_text(latent: Floats) -> str:
@@ -260,25 +256,9 @@ def scores_text(latent: Floats) -> str:
         parts = expected_score(latent, submitted, STANDARD)
         lines.append(f"{name:<8}" + ", ".join(f"{part} {parts[part]:.4f}" for part in (*PARTS, "total")))
     contradicted = (plain * (plain < 0.15)).sum(axis=2).mean(axis=0)
-    shares = (f"{group} {100 * contradicted[_of_group(group)].mean():.1f} %" for group in MISSING)
+    shares = (f"{group} {100 * contradicted[GROUPS[group]].mean():.1f} %" for group in MISSING)
     lines.append("labels that contradict the oracle by more than 0.85: " + ", ".join(shares))
     lines.append(
         "any_severe_spinal is read off the canal rows by a maximum: there the oracle is no strict bound"
     )
     return "\n".join(lines)
-
-
-def _largest(name: str, group: pd.DataFrame) -> list[str]:
-    """Return the lines of the figures that are furthest off, as they are and in standard errors."""
-    known = group.dropna(subset="errors")
-    typical = np.sqrt((known["errors"] ** 2).mean())
-    lines = [f"{name} ({len(known)}; root mean square {typical:.2f} errors):"]
-    for column in ("deviation", "errors"):
-        worst = known.iloc[int(known[column].abs().argmax())]
-        lines.append(f"    {abs(worst['deviation']):.4f}, {abs(worst['errors']):.1f} errors: {worst['name']}")
-    return lines
-
-
-def _of_group(group: str) -> NDArray[np.bool_]:
-    """Return ``[25]`` which targets belong to a score group."""
-    return np.array([target.score_group == group for target in TARGETS])

@@ -14,7 +14,7 @@ import numpy as np
 from lumbar_kaggle.core.targets import LEVELS, SERIES_KINDS
 from lumbar_kaggle.phantom.artefacts import Artefacts, draw_artefacts
 from lumbar_kaggle.phantom.grades import Grades, draw_grades
-from lumbar_kaggle.phantom.patient import Patient, draw_patient
+from lumbar_kaggle.phantom.patient import Patient, Spine, build_spine, draw_patient
 from lumbar_kaggle.phantom.planes import (
     Grid,
     Plane,
@@ -34,7 +34,6 @@ from lumbar_kaggle.phantom.settings import (
     draw_from,
     draw_index,
 )
-from lumbar_kaggle.phantom.spine import Spine, build_spine
 from lumbar_kaggle.phantom.tissues import Weighting
 
 MOST_STUDIES = 100_000

@@ -37,26 +37,13 @@ IN_REACH_MM = 5.0
 
 @dataclass(frozen=True)
 class Rows:
-    """A study's part of the tables.
+    """A study's part of the tables."""
 
-    Attributes:
-        labels: study_id and 25 severity words or None.
-        coordinates: rows of `COORDINATE_COLUMNS`.
-        series: rows of `SERIES_COLUMNS`.
-        oracle: rows of `ORACLE_COLUMNS`, all 25, in `targets.SAMPLE_ORDER`.
-    """
-
-    labels: tuple[int | str | None, ...]
-    coordinates: tuple[tuple[int | str | float, ...], ...]
-    series: tuple[tuple[int | str, ...], ...]
-    oracle: tuple[tuple[str | float, ...], ...]
-
-    @property
-    def study_id(self) -> int:
-        """The study's identifier."""
-        identifier = self.labels[0]
-        assert isinstance(identifier, int)
-        return identifier
+    study_id: int
+    labels: tuple[int | str | None, ...]  # study_id and 25 severity words or None
+    coordinates: tuple[tuple[int | str | float, ...], ...]  # rows of `COORDINATE_COLUMNS`
+    series: tuple[tuple[int | str, ...], ...]  # rows of `SERIES_COLUMNS`
+    oracle: tuple[tuple[str | float, ...], ...]  # rows of `ORACLE_COLUMNS`, in `targets.SAMPLE_ORDER`
 
 
 def true_point(study: StudyPlan, target: Target, shift: int = 0) -> Floats:
@@ -95,18 +82,11 @@ def read_study(study: StudyPlan, reader: Reader = Reader()) -> Rows:  # noqa: B0
         (study.study_id, identifier, descriptions[one.kind])
         for one, identifier in zip(study.series, study.series_ids, strict=True)
     )
-    return Rows(tuple(labels), tuple(coordinates), series, _oracle(study, reader))
-
-
-def _oracle(study: StudyPlan, reader: Reader) -> tuple[tuple[str | float, ...], ...]:
-    """Return the study's rows of `ORACLE_COLUMNS`."""
     plain = reader_probabilities(study.grades.latent, reader)
     # Ten decimals: the same bytes on every machine, and still a sum of 1.
-    values = np.round(np.hstack([best_submission(plain), plain]), 10)
-    return tuple(
-        (row_id(str(study.study_id), name), *values[TARGET_NAMES.index(name)].tolist())
-        for name in SAMPLE_ORDER
-    )
+    values = dict(zip(TARGET_NAMES, np.round(np.hstack([best_submission(plain), plain]), 10), strict=True))
+    oracle = tuple((row_id(str(study.study_id), name), *values[name].tolist()) for name in SAMPLE_ORDER)
+    return Rows(study.study_id, tuple(labels), tuple(coordinates), series, oracle)
 
 
 def _choose_slices(study: StudyPlan, shifts: tuple[int, ...]) -> dict[Target, tuple[int, int]]:
@@ -167,10 +147,8 @@ def series_table(rows: list[Rows]) -> pd.DataFrame:
 
 def sample_table(rows: list[Rows]) -> pd.DataFrame:
     """Return the table of ``sample_submission.csv``."""
-    names = [row_id(str(one.labels[0]), name) for one in rows for name in SAMPLE_ORDER]
-    return pd.DataFrame(
-        [(name, 0.333333, 0.333333, 0.333333) for name in names], columns=["row_id", *SEVERITIES]
-    )
+    names = [row_id(str(one.study_id), name) for one in rows for name in SAMPLE_ORDER]
+    return pd.DataFrame({"row_id": names} | dict.fromkeys(SEVERITIES, 0.333333))
 
 
 def oracle_table(rows: list[Rows]) -> pd.DataFrame:

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from lumbar_kaggle.phantom.patient import Patient
+from lumbar_kaggle.phantom.patient import CentreLine, Patient
 from lumbar_kaggle.phantom.settings import Singles
 from lumbar_kaggle.phantom.shapes import covered, painted
-from lumbar_kaggle.phantom.spine import CentreLine
 from lumbar_kaggle.phantom.tissues import Contrast
 
 LEVEL_MM = 34.0
@@ -37,7 +36,7 @@ def grain_at(grain: Singles, x: Singles, y: Singles, z: Singles) -> Singles:
 
 
 def _ellipse(x: Singles, y: Singles, half_x: float | Singles, half_y: float | Singles) -> Singles:
-    """Return mm from the edge of an ellipse about the origin, negative inside."""
+    """Return mm from the edge of an ellipse around the origin, negative inside."""
     radius = np.sqrt((x / half_x) ** 2 + (y / half_y) ** 2)
     return (radius - 1) * np.minimum(half_x, half_y)
 

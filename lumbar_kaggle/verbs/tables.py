@@ -40,7 +40,7 @@ class Phantom(Verb):
         from lumbar_kaggle.phantom import write_set
         from lumbar_kaggle.phantom.preview import write_preview
         from lumbar_kaggle.phantom.settings import choose_set, default_folder
-        from lumbar_kaggle.phantom.statistics import print_statistics
+        from lumbar_kaggle.phantom.statistics import log_statistics
 
         patients = choose_set(self.set, self.studies, self.test_studies, self.seed)
         folder, said = self.folder or default_folder(patients, self.clean), []
@@ -48,7 +48,7 @@ class Phantom(Verb):
             (sheet,) = self.preview or (Path("phantom.png"),)
             said.append(str(write_preview(sheet, patients.seed).resolve()))
         if self.statistics:
-            print_statistics(self.statistics, patients.seed)
+            log_statistics(self.statistics, patients.seed)
         if self.folder is None and (said or self.statistics):
             return "\n".join(said)
         if folder is None:

@@ -176,12 +176,13 @@ def test_a_killed_run_continues_to_the_same_bytes(folder: Path, tmp_path: Path) 
     assert contents(again) == contents(folder)
 
 
-def test_a_complete_folder_is_left_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_complete_folder_is_left_alone(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     start = time.monotonic()
     truth = write_competition(folder, studies=STUDIES, test_studies=TEST_STUDIES, seed=SEED)
     assert time.monotonic() - start < 0.5
     assert truth == folder.with_name("competition-truth")
-    assert "already complete" in capsys.readouterr().out
+    assert "already complete" in caplog.text
 
 
 def test_a_deleted_study_is_written_again(folder: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Where `population.latent_factor` comes from: latent correlations that give the labels the real ones."""
+"""Where `grades.latent_factor` comes from: latent correlations that give the labels the real ones."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +76,7 @@ def _missing(found: Floats) -> tuple[Floats, Floats]:
 
 
 def _assembled(within: Floats, step: Floats) -> Floats:
-    """Return ``[25, 25]``, about a correlation matrix, from those within a level and from one to the next."""
+    """Return ``[25, 25]``, nearly a correlation matrix, from those within a level and to the next."""
     matrix = np.zeros((5, 5, 5, 5))  # condition, level, condition, level
     for i in range(len(LEVELS)):
         for j in range(len(LEVELS)):
