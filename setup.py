@@ -46,14 +46,10 @@ setup(
         "markupsafe>=2.1",
         "tqdm>=4.66",
         "filelock>=3.12",
-        # The oldest client that the tests drive, and the oldest kagglesdk that asks for one kernel version.
-        "kaggle>=2.2.4",
-        "kagglesdk>=0.1.37",
-        # kaggle 2.x imports six without declaring it.
+        # The first client that makes no dataset version without a file that failed to upload, and that
+        # resumes downloads. It imports six without declaring it.
+        "kaggle>=2.2.5",
         "six>=1.16",
-        # What the client is made of, and its scripts-to-notebooks converter.
-        "requests>=2.31",
-        "jupytext>=1.16",
     ],
     extras_require={
         "test": [
@@ -67,6 +63,7 @@ setup(
             "nbformat>=5.10",
             "ipykernel>=6.29",
             "papermill>=2.6",
+            "jupytext>=1.16",
             # The decoder of Kaggle's image, held against the others.
             "SimpleITK>=2.5",
         ],

@@ -12,6 +12,7 @@ from pathlib import Path
 from lumbar_kaggle import __version__, verbs
 from lumbar_kaggle.baseline.config import BaselineConfig
 from lumbar_kaggle.core.errors import InputError, system_sentence
+from lumbar_kaggle.core.messages import show_messages
 from lumbar_kaggle.core.settings import add_options
 from lumbar_kaggle.kaggle.command import add_actions
 from lumbar_kaggle.kaggle.rehearsal.settings import RehearsalSettings
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # Names of files need be no text in any encoding; they are printed all the same.
             stream.reconfigure(errors="backslashreplace")
     parsed = _parser().parse_args(arguments)
+    show_messages()
     # Where other work shares the cores, torch's waiting threads would spin and stop it and each other:
     # seen here as a tenth of the speed. It must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
