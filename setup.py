@@ -19,6 +19,8 @@ setup(
     package_data={
         "lumbar_kaggle": ["py.typed"],
         "lumbar_kaggle.pages": ["templates/*"],
+        "lumbar_kaggle.baseline": ["*.html"],
+        "lumbar_kaggle.two_stage": ["*.html"],
         "lumbar_kaggle.phantom": ["*.csv"],
     },
     python_requires=">=3.11",

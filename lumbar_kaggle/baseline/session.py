@@ -10,13 +10,12 @@ from typing import Any
 from lumbar_kaggle.baseline.config import BaselineConfig
 from lumbar_kaggle.baseline.export import export
 from lumbar_kaggle.baseline.fit import FitResult, fit
-from lumbar_kaggle.core.budget import Budget
-from lumbar_kaggle.core.processes import usable_cores
+from lumbar_kaggle.baseline.recipe import NAME, preprocess
+from lumbar_kaggle.core.budget import Budget, usable_cores
 from lumbar_kaggle.core.settings import from_dict
 from lumbar_kaggle.kaggle.inputs import copy_pretrained, find_competition, take_up
 from lumbar_kaggle.kaggle.session import RESUMABLE, begin_session, preprocessed, session_settings
 from lumbar_kaggle.pages.report import write_report
-from lumbar_kaggle.pipeline import preprocess_folder
 from lumbar_kaggle.tables.competition import read_competition
 
 log = logging.getLogger(__name__)
@@ -68,7 +67,7 @@ def train_baseline_session(
         InputError: the competition or the pretrained weights are not attached, or a setting is unknown.
     """
     budget = begin_session(hours, package)
-    values = {**(settings or {}), **session_settings("baseline")}
+    values = {**(settings or {}), **session_settings(NAME)}
     config = from_dict(values, BaselineConfig, "SETTINGS and LUMBAR_CONFIG")
     competition = find_competition(inputs)
     _take_up(working, inputs)
@@ -93,9 +92,7 @@ def train_baseline_session(
 
 def _preprocess(competition: Path, working: Path, budget: Budget) -> bool:
     workers = 4 * usable_cores()
-    return preprocessed(
-        lambda: preprocess_folder(competition, working / "cache", workers=workers, budget=budget)
-    )
+    return preprocessed(lambda: preprocess(competition, working / "cache", workers=workers, budget=budget))
 
 
 def _take_up(working: Path, inputs: Path | None) -> None:

@@ -12,11 +12,10 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from lumbar_kaggle.core.budget import usable_cores
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import copy_file
-from lumbar_kaggle.core.processes import usable_cores
 from lumbar_kaggle.core.settings import load_config
 from lumbar_kaggle.kaggle.inputs import copy_pretrained, find_competition, take_up
 from lumbar_kaggle.kaggle.session import (
@@ -26,7 +25,6 @@ from lumbar_kaggle.kaggle.session import (
     scratch_folder,
     session_settings,
 )
-from lumbar_kaggle.pipeline import preprocess_folder
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.two_stage import config as configuration
 from lumbar_kaggle.two_stage import fit
@@ -34,6 +32,7 @@ from lumbar_kaggle.two_stage.config import RUN_FILE, TwoStageConfig
 from lumbar_kaggle.two_stage.export import export
 from lumbar_kaggle.two_stage.locate.config import LocateConfig
 from lumbar_kaggle.two_stage.locate.fit import CONFIG as LOCATE_FILE
+from lumbar_kaggle.two_stage.recipe import NAME, preprocess
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +52,7 @@ def two_stage_config(preset: str) -> TwoStageConfig:
     Raises:
         InputError: the preset or a setting is unknown.
     """
-    settings = session_settings("two-stage")
+    settings = session_settings(NAME)
     config = configuration.preset(str(settings.pop("preset", preset)))
     config = configuration.changed(config, settings, "LUMBAR_CONFIG")
     models = [
@@ -83,8 +82,8 @@ def train_locate_session(
     budget = begin_session(hours, package)
     config, competition, cache = two_stage_config(preset), find_competition(inputs), scratch_folder()
     take_up(MARKER, ("run",), working, inputs)
-    how: dict[str, Any] = {"kind": "volumes", "workers": 4 * usable_cores(), "budget": budget}
-    if not preprocessed(lambda: preprocess_folder(competition, cache, **how)):
+    workers = 4 * usable_cores()
+    if not preprocessed(lambda: preprocess(competition, cache, workers=workers, budget=budget)):
         return False
     finished = fit.locate(read_competition(competition, "train"), cache, working / "run", config, budget)
     log.info("%s", f"{working / 'run'}: the first stage is trained" if finished else RESUMABLE)

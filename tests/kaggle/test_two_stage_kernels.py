@@ -14,15 +14,15 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.inference.bundle import read_manifest
 from lumbar_kaggle.kaggle.session import RESUMABLE
 from lumbar_kaggle.phantom import write_set
-from lumbar_kaggle.phantom.sets import STANDARD_SETS, PhantomSet
+from lumbar_kaggle.phantom.settings import STANDARD_SETS, PhantomSet
 from lumbar_kaggle.pipeline import export_run, preprocess_folder, train_two_stage
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.two_stage.config import preset
 from lumbar_kaggle.two_stage.grade.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.cropping import cache_crops, crops_folder, evict_other_crops
 from lumbar_kaggle.two_stage.grade.places import annotated_places, read_places, to_points
-from lumbar_kaggle.two_stage.reading import CachedStudies, DicomStudies
 from lumbar_kaggle.two_stage.session import blend_session, train_grade_session, train_locate_session
+from lumbar_kaggle.two_stage.study import CachedStudies, DicomStudies
 from tests.dicom.test_preprocess import folder_bytes
 from tests.tables.test_kaggle_folders import mount, session
 from tests.two_stage.test_pipeline import SETTINGS

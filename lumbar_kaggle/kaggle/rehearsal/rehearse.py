@@ -41,7 +41,7 @@ from lumbar_kaggle.kaggle.rehearsal.transcript import Transcript, check_hidden, 
 from lumbar_kaggle.kaggle.send import notebook_values
 from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.generate import MANIFEST as PHANTOM_MANIFEST
-from lumbar_kaggle.phantom.sets import STANDARD_SETS, PhantomSet
+from lumbar_kaggle.phantom.settings import STANDARD_SETS, PhantomSet
 
 log = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import alone_on, write_csv
 from lumbar_kaggle.dicom.cache import Cache
 from lumbar_kaggle.tables.competition import Competition, read_marked
-from lumbar_kaggle.two_stage.locate.axial import read_axial
+from lumbar_kaggle.two_stage.grade.views import PLACES, RECESSES
 from lumbar_kaggle.two_stage.locate.config import LocateConfig
 from lumbar_kaggle.two_stage.locate.fit import apply, fit
 from lumbar_kaggle.two_stage.locate.judging import point_errors, summary
-from lumbar_kaggle.two_stage.locate.points import read_sagittal
+from lumbar_kaggle.two_stage.study import MarkedPoint, StudyVolumes, read_marked_studies, tell_unused
 
 
 @dataclass(frozen=True)
@@ -72,27 +72,34 @@ def run_locate(
             the run was begun with other settings or on other data, or another process is at work on it.
     """
     competition = read_marked(root)
-    series = read_sagittal(competition, cache)
-    axial = read_axial(competition, cache, series)
+    studies = [one for one in read_marked_studies(competition, cache) if one.sagittal() or one.axial()]
+    tell_unused(competition, studies, is_learned, "sagittal or placed axial")
     try:
         if config.epochs == 0:
             if weights is None:
                 raise InputError(
                     f"{out}: nothing is to be trained, so a trained locator is needed: --weights"
                 )
-            points = apply(series, axial, weights)
+            points = apply(studies, weights)
             write_csv(out / "points.csv", points)
         else:
             data = learned_from(competition, cache)
-            points = fit(series, axial, out, config, budget, weights, processes, folds, data=data)
+            points = fit(studies, out, config, budget, weights, processes, folds, data=data)
     except OutOfTime:
         return Located(out, None, False)
-    errors = point_errors(points, series, axial)
+    errors = point_errors(points, studies)
     write_csv(out / "errors.csv", errors)
     figures = summary(errors) if len(errors) else None
     if figures is not None:
         write_csv(out / "figures.csv", figures.reset_index())
     return Located(out, figures, True)
+
+
+def is_learned(study: StudyVolumes, mark: MarkedPoint) -> bool:
+    """Whether the locator learns from a mark: recesses on axial slices, the other places on sagittal ones."""
+    volume = study.volumes[mark.volume]
+    slices = study.axial() if PLACES[mark.place] in PLACES[RECESSES] else study.sagittal()
+    return any(one is volume for one in slices)
 
 
 def learned_from(competition: Competition, cache: Path) -> dict[str, str]:

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.model_selection import KFold
-from tqdm import tqdm
 
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
@@ -17,25 +16,18 @@ from lumbar_kaggle.core.settings import begin_run, load_config
 from lumbar_kaggle.tables.reading import as_numbers, read_table
 from lumbar_kaggle.training.devices import CPU, training_device
 from lumbar_kaggle.training.spread import spread
-from lumbar_kaggle.two_stage.locate.axial import (
-    AXIAL_CHANNELS,
-    AxialStudy,
-    locate_axial,
-    make_axial_samples,
-)
 from lumbar_kaggle.two_stage.locate.config import LocateConfig
-from lumbar_kaggle.two_stage.locate.find import COLUMNS, locate, study_points
-from lumbar_kaggle.two_stage.locate.network import Locator
-from lumbar_kaggle.two_stage.locate.points import CHANNELS, Series
+from lumbar_kaggle.two_stage.locate.find import COLUMNS, locate_studies
+from lumbar_kaggle.two_stage.locate.network import CHANNELS, Locator
 from lumbar_kaggle.two_stage.locate.samples import Sample, make_samples
 from lumbar_kaggle.two_stage.locate.training import load_network, network_file, train_network
+from lumbar_kaggle.two_stage.study import StudyVolumes
 
 CONFIG = "locate.json"
 
 
 def fit(
-    series: Sequence[Series],
-    axial: Sequence[AxialStudy],
+    studies: Sequence[StudyVolumes],
     out: Path,
     config: LocateConfig,
     budget: Budget,
@@ -45,11 +37,10 @@ def fit(
     *,
     data: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """Train the networks fold by fold and return the out-of-fold points of all series.
+    """Train the networks fold by fold and return the out-of-fold points of all studies.
 
     Args:
-        series: sagittal series with their labelled points.
-        axial: the studies' axial stacks with theirs; may be empty.
+        studies: with their marked points.
         out: run folder: ``locate.json``, ``folds.csv``, per fold ``sagittal-{k}.safetensors``,
             ``axial-{k}.safetensors`` and ``points-{k}.csv``, and ``points.csv`` of all folds.
         config: what to train.
@@ -60,7 +51,7 @@ def fit(
         data: what the points are learned from, see `config.tie`.
 
     Returns:
-        As `find.locate`.
+        As `find.locate_studies`.
 
     Raises:
         InputError: too few studies or no labelled point, or `out` was made with another configuration, or
@@ -68,22 +59,19 @@ def fit(
     """
     begin_run(out / CONFIG, config, data=data)
     if folds is None:
-        folds = _make_folds([one.study_id for one in series] + [one.study_id for one in axial], config)
+        folds = _make_folds([one.study_id for one in studies], config)
     check_folds(out, folds)
     write_csv(out / "folds.csv", folds)
     fold_of = dict(zip(folds["study_id"].astype(str), folds["fold"], strict=True))
-    series = [one for one in series if one.study_id in fold_of]
-    axial = [one for one in axial if one.study_id in fold_of]
-    samples = {
-        "sagittal": [sample for one in series for sample in make_samples(one, config)],
-        "axial": [sample for one in axial for sample in make_axial_samples(one, config)],
-    }
+    studies = [one for one in studies if one.study_id in fold_of]
+    made = [make_samples(one, config) for one in studies]
+    samples = {name: [sample for mine in made for sample in mine[name]] for name in CHANNELS}
     if not any(samples.values()):
         raise InputError(f"{out}: no series of these studies has a labelled point to learn from")
     counts = ", ".join(f"{len(some)} {name} slices" for name, some in samples.items())
     print(f"Training the locator on {counts} of {len(folds)} studies into {out}")
     starts = {name: _first(start, name) for name in samples}
-    task = _Task(series, axial, samples, fold_of, starts, out, config, budget)
+    task = _Task(studies, samples, fold_of, starts, out, config, budget)
     todo = [fold for fold in range(config.folds) if not _points_file(out, fold).is_file()]
     spread(_fit_fold, task, todo, processes)
     parts = [read_points(_points_file(out, fold)) for fold in range(config.folds)]
@@ -96,8 +84,7 @@ def fit(
 class _Task:
     """What all folds share; see `fit`."""
 
-    series: Sequence[Series]
-    axial: Sequence[AxialStudy]
+    studies: Sequence[StudyVolumes]
     samples: dict[str, list[Sample]]
     fold_of: dict[str, int]
     starts: dict[str, Locator | None]
@@ -116,9 +103,8 @@ def _fit_fold(task: _Task, fold: int) -> None:
             networks[name] = train_network(name, fold, parts, task.out, task.config, task.budget, start)
         elif some:
             print(f"Fold {fold}: all marked {name} slices are of the studies that it holds out; no network")
-    points = locate_all(
-        [one for one in task.series if task.fold_of[one.study_id] == fold],
-        [one for one in task.axial if task.fold_of[one.study_id] == fold],
+    points = locate_studies(
+        [one for one in task.studies if task.fold_of[one.study_id] == fold],
         [networks["sagittal"]] if "sagittal" in networks else [],
         [networks["axial"]] if "axial" in networks else [],
         task.config,
@@ -145,8 +131,8 @@ def read_points(path: Path) -> pd.DataFrame:
     return table.assign(instance_number=pd.array(numbers, dtype=object))
 
 
-def apply(series: Sequence[Series], axial: Sequence[AxialStudy], run: Path) -> pd.DataFrame:
-    """Return the points that a trained run's networks find together, as `locating.locate`.
+def apply(studies: Sequence[StudyVolumes], run: Path) -> pd.DataFrame:
+    """Return the points that a trained run's networks find together, as `find.locate_studies`.
 
     Raises:
         InputError: the folder holds no trained locator.
@@ -155,7 +141,7 @@ def apply(series: Sequence[Series], axial: Sequence[AxialStudy], run: Path) -> p
     sagittal, across = (load_networks(run, name, training_device()) for name in ("sagittal", "axial"))
     if not sagittal:
         raise InputError(f"{run}: no fold of this locator is finished; run lumbar locate with it as --out")
-    return locate_all(series, axial, sagittal, across, config)
+    return locate_studies(studies, sagittal, across, config)
 
 
 def read_config(run: Path) -> LocateConfig:
@@ -172,9 +158,8 @@ def read_config(run: Path) -> LocateConfig:
 def load_networks(run: Path, name: str, device: torch.device = CPU) -> list[Locator]:
     """Return the finished folds' networks called ``sagittal`` or ``axial``, on a device; none is no error."""
     config = read_config(run)
-    outputs = CHANNELS if name == "sagittal" else AXIAL_CHANNELS
     files = [network_file(run, name, fold) for fold in range(config.folds)]
-    return [load_network(file, config, outputs, device) for file in files if file.is_file()]
+    return [load_network(file, config, CHANNELS[name], device) for file in files if file.is_file()]
 
 
 def _first(run: Path | None, name: str) -> Locator | None:
@@ -194,37 +179,6 @@ def _split(samples: list[Sample], fold_of: dict[str, int], fold: int) -> tuple[l
 
     training, validation = part(lambda other: other != fold), part(lambda other: other == fold)
     return training, validation or training
-
-
-def locate_all(
-    series: Sequence[Series],
-    axial: Sequence[AxialStudy],
-    sagittal: list[Locator],
-    across: list[Locator],
-    config: LocateConfig,
-    *,
-    quiet: bool = False,
-) -> pd.DataFrame:
-    """Return the points that networks find in some series and studies, as `find.locate`.
-
-    Args:
-        series, axial: their labelled points are not looked at.
-        sagittal, across: networks for the two planes, on the device that computes; none: nothing is found.
-        config: of the networks.
-        quiet: without progress bars.
-    """
-    parts = [pd.DataFrame(columns=list(COLUMNS))]
-    if sagittal:
-        parts += [
-            locate(one, sagittal, config) for one in tqdm(series, unit="series", desc="locate", disable=quiet)
-        ]
-    found = pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
-    if across:
-        centres = study_points(found)
-        bar = tqdm(axial, unit="study", desc="locate axial", disable=quiet)
-        more = [locate_axial(one, centres.get(one.study_id), across, config) for one in bar]
-        found = pd.concat([found, *(part for part in more if len(part))], ignore_index=True)
-    return found
 
 
 def check_folds(out: Path, folds: pd.DataFrame) -> None:

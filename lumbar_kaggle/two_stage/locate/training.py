@@ -22,8 +22,7 @@ from lumbar_kaggle.training.callbacks import Checkpoint, ReportEpochs, SeedEpoch
 from lumbar_kaggle.training.devices import CPU, train_in_half_precision, training_device
 from lumbar_kaggle.training.weights import load_weights
 from lumbar_kaggle.two_stage.locate.config import LocateConfig
-from lumbar_kaggle.two_stage.locate.find import to_input
-from lumbar_kaggle.two_stage.locate.network import Locator
+from lumbar_kaggle.two_stage.locate.network import Locator, to_input
 from lumbar_kaggle.two_stage.locate.samples import Sample, augment, heat_maps
 
 
