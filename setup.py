@@ -47,6 +47,8 @@ setup(
         "jinja2>=3.1",
         "markupsafe>=2.1",
         "tqdm>=4.66",
+        # The command line; nothing else imports it, so that a kernel does without.
+        "tyro>=1.0",
         "filelock>=3.12",
         # The first client that makes no dataset version without a file that failed to upload, and that
         # resumes downloads. It imports six without declaring it.
