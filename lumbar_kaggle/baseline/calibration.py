@@ -13,12 +13,9 @@ nothing cannot do harm. A severity that the training part did not contain keeps 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lumbar_kaggle.core.settings import check_settings, option
-from lumbar_kaggle.score.metric import weighted_log_loss
-
-Floats = NDArray[np.float64]
+from lumbar_kaggle.score.metric import Booleans, Floats, Integers, weighted_log_loss
 
 STRENGTHS = tuple(round(0.1 * step, 1) for step in range(16))
 MIXES = (0.02, 0.05, 0.1, 0.2, 0.4)
@@ -40,7 +37,7 @@ DISTRUST = Calibration(0.0, MIXES[0])
 """The prior, whatever the classifier says."""
 
 
-def calibrate(raw: Floats, prior: Floats, seen: NDArray[np.bool_], calibration: Calibration) -> Floats:
+def calibrate(raw: Floats, prior: Floats, seen: Booleans, calibration: Calibration) -> Floats:
     """Return calibrated probabilities.
 
     Args:
@@ -61,9 +58,7 @@ def calibrate(raw: Floats, prior: Floats, seen: NDArray[np.bool_], calibration: 
     return mixed
 
 
-def fit_calibration(
-    raw: Floats, prior: Floats, seen: NDArray[np.bool_], severity: NDArray[np.int64]
-) -> Calibration:
+def fit_calibration(raw: Floats, prior: Floats, seen: Booleans, severity: Integers) -> Calibration:
     """Return the grid's best calibration by the official weighted log loss.
 
     Args:
@@ -73,3 +68,25 @@ def fit_calibration(
     candidates = [Calibration(strength, mix) for strength in STRENGTHS for mix in MIXES]
     losses = [weighted_log_loss(calibrate(raw, prior, seen, choice), severity) for choice in candidates]
     return candidates[int(np.argmin(losses))]
+
+
+def cross_calibrate(
+    raw: Floats, prior: Floats, seen: Booleans, severity: Integers, fold: Integers
+) -> tuple[Floats, Calibration]:
+    """Return the cross-fitted probabilities ``[rows, 3]`` of a score group, and its calibration for export.
+
+    Each fold is calibrated by the others. Classifiers that do not beat the prior on rows that neither they
+    nor the calibration have seen are not trusted at all.
+
+    Args:
+        raw, prior, seen, severity: as in `fit_calibration`.
+        fold: ``[rows]`` the fold that held each row out.
+    """
+    calibrated = np.zeros_like(raw)
+    for held_out in np.unique(fold):
+        inside, rest = fold == held_out, fold != held_out
+        choice = fit_calibration(raw[rest], prior[rest], seen[rest], severity[rest])
+        calibrated[inside] = calibrate(raw[inside], prior[inside], seen[inside], choice)
+    if weighted_log_loss(calibrated, severity) < weighted_log_loss(prior, severity):
+        return calibrated, fit_calibration(raw, prior, seen, severity)
+    return calibrate(raw, prior, seen, DISTRUST), DISTRUST

@@ -1,5 +1,6 @@
 """A run → a bundle: the kept folds' weights in 16 bits, the calibration and the prior."""
 
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from lumbar_kaggle.core.targets import SEVERITIES, target
 from lumbar_kaggle.inference.bundle import MANIFEST, Manifest, open_bundle, write_manifest
 
 RECIPE = "baseline"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def export(run: Path, bundle: Path) -> Manifest:
     before = open_bundle(bundle, source)
     if before is not None:
         return before
-    print(f"Exporting {len(results)} targets into {bundle}")
+    log.info("Exporting %d targets into %s", len(results), bundle)
     folds = {result["target"]: _export_target(run, bundle, result) for result in tqdm(results, unit="target")}
     return write_manifest(
         bundle,

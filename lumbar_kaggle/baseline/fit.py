@@ -1,5 +1,6 @@
 """Training all targets of a run, and what is concluded from them: OOF, calibration, the report's table."""
 
+import logging
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -9,36 +10,29 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from lumbar_kaggle.baseline.calibration import (
-    DISTRUST,
-    Calibration,
-    calibrate,
-    fit_calibration,
-)
+from lumbar_kaggle.baseline.calibration import cross_calibrate
 from lumbar_kaggle.baseline.config import BaselineConfig
 from lumbar_kaggle.baseline.images import CACHE_KIND, cached_images
 from lumbar_kaggle.baseline.run import (
     finished_targets,
     read_results,
+    summarise,
     target_folder,
     validation_predictions,
 )
-from lumbar_kaggle.baseline.summary import summarise
 from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import alone_on, write_csv, write_json
 from lumbar_kaggle.core.settings import begin_run
 from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES, target
 from lumbar_kaggle.dicom.cache import Cache
-from lumbar_kaggle.score.metric import weighted_log_loss, weighted_prior
+from lumbar_kaggle.score.metric import PRIOR_SMOOTHING, weighted_prior
 from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.folds import make_folds
 
-PRIOR_SMOOTHING = 0.5
-"""Rows added per severity, so that one never seen at a level is not declared impossible."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,9 +76,9 @@ def fit(train: Competition, cache: Path, run: Path, config: BaselineConfig, budg
     """
     rows, folds = _open_run(train, cache, run, config)
     todo = [name for name in config.targets if not (target_folder(run, name) / "target.json").is_file()]
-    print(f"Training {len(config.targets)} targets into {run}")
+    log.info("Training %d targets into %s", len(config.targets), run)
     if len(todo) < len(config.targets):
-        print(f"{len(config.targets) - len(todo)} targets are already there and are skipped")
+        log.info("%d targets are already there and are skipped", len(config.targets) - len(todo))
     if todo:
         # Here and not above: importing torch and fastai takes seconds, and a finished run needs neither.
         from lumbar_kaggle.baseline.training import Job, train_target
@@ -146,62 +140,31 @@ def _conclude(run: Path, train: Competition, config: BaselineConfig, folds: pd.D
 
 def _write_oof(run: Path, train: Competition, folds: pd.DataFrame, results: list[dict[str, Any]]) -> None:
     """Calibrate the out-of-fold predictions, each fold by the other folds, and all folds for export."""
-    raw = pd.concat([_raw_rows(run, result) for result in results], ignore_index=True)
-    raw = raw.merge(train.labels, on="row_id", validate="1:1")
-    raw = raw.merge(_fold_priors(train.labels, folds), on=["fold", "target"], validate="m:1")
-    group = np.array([target(name).score_group for name in raw["target"]], dtype=object)
-    calibrated, chosen = np.zeros((len(raw), 3)), {}
+    rows = pd.concat([validation_predictions(run, result) for result in results], ignore_index=True)
+    rows = rows.drop(columns="truth").merge(train.labels, on="row_id", validate="1:1")
+    seen_by = {
+        (one["target"], record["fold"]): record["severities_seen"]
+        for one in results
+        for record in one["folds"]
+    }
+    held_by = zip(rows["target"], rows["fold"], strict=True)
+    seen = np.array([np.isin(range(3), seen_by[place]) for place in held_by])
+    # The prior that each fold's training part alone gives.
+    fold_of = train.labels["study_id"].map(folds.set_index("study_id")["fold"])
+    priors = {
+        fold: weighted_prior(train.labels[fold_of != fold], smoothing=PRIOR_SMOOTHING)
+        for fold in set(rows["fold"])
+    }
+    raw, prior = rows[list(SEVERITIES)].to_numpy(dtype=np.float64), np.zeros((len(rows), 3))
+    fold, severity = rows["fold"].to_numpy(), rows["severity"].to_numpy()
+    for number, table in priors.items():
+        prior[fold == number] = table.loc[rows.loc[fold == number, "target"]].to_numpy()
+    group = np.array([target(name).score_group for name in rows["target"]], dtype=object)
+    calibrated, chosen = np.zeros((len(rows), 3)), {}
     for name in SCORE_GROUPS:
-        if (members := group == name).any():
-            calibrated[members], calibration = _calibrate_group(raw[members])
-            chosen[name] = asdict(calibration)
-    oof = raw[["row_id", "fold"]].assign(**dict(zip(SEVERITIES, calibrated.T, strict=True)))
+        if (at := group == name).any():
+            calibrated[at], choice = cross_calibrate(raw[at], prior[at], seen[at], severity[at], fold[at])
+            chosen[name] = asdict(choice)
+    oof = rows[["row_id", "fold"]].assign(**dict(zip(SEVERITIES, calibrated.T, strict=True)))
     write_csv(run / "oof.csv", oof)
     write_json(run / "calibration.json", chosen)
-
-
-def _calibrate_group(rows: pd.DataFrame) -> tuple[NDArray[np.float64], Calibration]:
-    """Return the cross-fitted probabilities ``[rows, 3]`` of a score group, and its calibration for export.
-
-    Classifiers that do not beat the prior on rows that neither they nor the calibration have seen are
-    not trusted at all.
-    """
-    fold, calibrated = rows["fold"].to_numpy(), np.zeros((len(rows), 3))
-    for held_out in np.unique(fold):
-        inside = fold == held_out
-        calibrated[inside] = calibrate(*_arrays(rows[inside]), _fit_rows(rows[~inside]))
-    severity, (raw, prior, seen) = rows["severity"].to_numpy(), _arrays(rows)
-    if weighted_log_loss(calibrated, severity) < weighted_log_loss(prior, severity):
-        return calibrated, _fit_rows(rows)
-    return calibrate(raw, prior, seen, DISTRUST), DISTRUST
-
-
-def _raw_rows(run: Path, result: dict[str, Any]) -> pd.DataFrame:
-    rows = validation_predictions(run, result).drop(columns="truth")
-    seen = {record["fold"]: record["severities_seen"] for record in result["folds"]}
-    for index in range(3):
-        rows[f"seen_{index}"] = [index in seen[fold] for fold in rows["fold"]]
-    return rows
-
-
-def _fold_priors(labels: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:
-    """The prior that each fold's training part alone gives: columns ``fold, target, prior_0 … prior_2``."""
-    parts = []
-    fold_of = labels["study_id"].map(dict(zip(folds["study_id"], folds["fold"], strict=True)))
-    for fold in sorted(folds["fold"].unique()):
-        prior = weighted_prior(labels[fold_of != fold], smoothing=PRIOR_SMOOTHING)
-        prior.columns = pd.Index([f"prior_{index}" for index in range(3)])
-        parts.append(prior.reset_index().assign(fold=fold))
-    return pd.concat(parts, ignore_index=True)
-
-
-def _fit_rows(rows: pd.DataFrame) -> Calibration:
-    return fit_calibration(*_arrays(rows), rows["severity"].to_numpy())
-
-
-def _arrays(rows: pd.DataFrame) -> tuple[Any, Any, Any]:
-    """Return raw probabilities, priors and seen severities, ``[rows, 3]`` each."""
-    raw = rows[list(SEVERITIES)].to_numpy(dtype=np.float64)
-    prior = rows[[f"prior_{index}" for index in range(3)]].to_numpy(dtype=np.float64)
-    seen = rows[[f"seen_{index}" for index in range(3)]].to_numpy(dtype=bool)
-    return raw, prior, seen

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -33,7 +34,7 @@ class BaselinePredictor:
 
     One network is built per device; the weights of each target and fold are loaded into it in turn, so
     memory does not grow with their number. Several devices share the targets out, so that each reads
-    only its part of the weights. See `recipes.base.Predictor`.
+    only its part of the weights. See `inference.base.Predictor`.
 
     Args:
         bundle: its folder.
@@ -57,10 +58,9 @@ class BaselinePredictor:
         others = [build_network(self.trained.arch).model.to(device).eval() for device in devices[1:]]
         self.replicas = list(zip(devices, [self.model, *others], strict=True))
         self.prior = manifest.prior_table()
-        for name in manifest.targets:
-            # Damaged weights end the run now, not once per study.
-            for _ in self._load_folds(name, self.model):
-                pass
+        # Damaged weights end the run now; later loads of the same files need no check.
+        for fold in (fold for name in manifest.targets for fold in self.trained.folds[name]):
+            load_weights(self.model, bundle / fold.file, "export the bundle again")
 
     def predict(self, studies: Sequence[Study]) -> list[Prediction]:
         """Grade some studies; one without a readable sagittal T1 series gives a reason."""
@@ -134,7 +134,7 @@ class BaselinePredictor:
 
     def _load_folds(self, target_name: str, model: nn.Sequential) -> Iterator[Fold]:
         for fold in self.trained.folds[target_name]:
-            load_weights(model, self.bundle / fold.file, "export the bundle again")
+            model.load_state_dict(safetensors.torch.load_file(self.bundle / fold.file))
             yield fold
 
     def normalise(self, images: NDArray[np.uint8]) -> torch.Tensor:

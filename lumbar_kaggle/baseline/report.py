@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 
 from lumbar_kaggle.baseline.config import BaselineConfig
 from lumbar_kaggle.baseline.run import (
+    COLUMNS,
     RERUN,
+    averages,
     histories,
     read_results,
     read_run,
+    summarise,
     validation_predictions,
 )
-from lumbar_kaggle.baseline.summary import COLUMNS, averages, summarise
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_csv
 from lumbar_kaggle.core.targets import CONDITIONS, SEVERITIES, TARGET_NAMES, split_row_id, target
@@ -42,7 +44,7 @@ class RunResults:
     Attributes:
         config: of the run.
         records: content of each finished target's ``target.json``, in the usual order.
-        summary: as from `recipes.baseline.summary.summarise`, indexed by target name.
+        summary: as from `recipes.baseline.run.summarise`, indexed by target name.
         predictions: per target the columns ``row_id, fold, truth`` and `SEVERITIES`, uncalibrated.
         histories: per target the columns ``fold, epoch, train_loss, valid_loss, accuracy``.
         oof: columns ``row_id, fold`` and `SEVERITIES`, calibrated; None where the run has none.

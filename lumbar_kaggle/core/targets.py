@@ -4,6 +4,7 @@ Spellings are those of the competition's tables (``train.csv``, ``train_label_co
 ``train_series_descriptions.csv``, ``sample_submission.csv``).
 """
 
+import re
 from typing import NamedTuple
 
 CONDITIONS = (
@@ -67,6 +68,7 @@ SAMPLE_ORDER = tuple(sorted(TARGET_NAMES))
 """Order of a study's 25 rows in ``sample_submission.csv``."""
 
 _BY_NAME = {target.name: target for target in TARGETS}
+_ROW_ID = re.compile(f"(.+?)_({'|'.join(TARGET_NAMES)})", re.DOTALL)
 
 
 def target(name: str) -> Target:
@@ -96,13 +98,10 @@ def split_row_id(identifier: str) -> tuple[str, str]:
     Raises:
         ValueError: the identifier does not end in one of the 25 target names.
     """
-    # A target name has five words or more; only suffixes that begin at an underscore can match.
-    start = identifier.find("_")
-    while start != -1:
-        if identifier[start + 1 :] in _BY_NAME and start > 0:
-            return identifier[:start], identifier[start + 1 :]
-        start = identifier.find("_", start + 1)
-    raise ValueError(f"{identifier[:80]!r} does not end in one of the 25 target names")
+    found = _ROW_ID.fullmatch(identifier)
+    if not found:
+        raise ValueError(f"{identifier[:80]!r} does not end in one of the 25 target names")
+    return found[1], found[2]
 
 
 def condition_words(condition: str) -> str:

@@ -115,20 +115,15 @@ def read_frame(
 
 def rescale(header: Header) -> tuple[float, float]:
     """Return RescaleSlope and RescaleIntercept; 1 and 0 where absent, or said in the remarks to be so."""
-    slopes = header.numbers(
-        "RescaleSlope",
-        count=1,
-        plausible=lambda one: SLOPES[0] <= abs(one[0]) <= SLOPES[1],
-        otherwise="counts as 1",
+    slope = header.number(
+        "RescaleSlope", plausible=lambda one: SLOPES[0] <= abs(one) <= SLOPES[1], otherwise="counts as 1"
     )
-    slope = slopes[0] if slopes else 1.0
-    intercepts = header.numbers(
-        "RescaleIntercept",
-        count=1,
-        plausible=lambda one: abs(one[0]) <= INTERCEPT_SLOPES * abs(slope),
-        otherwise="counts as 0",
+    slope = 1.0 if slope is None else slope
+    most = INTERCEPT_SLOPES * abs(slope)
+    intercept = header.number(
+        "RescaleIntercept", plausible=lambda one: abs(one) <= most, otherwise="counts as 0"
     )
-    return slope, intercepts[0] if intercepts else 0.0
+    return slope, intercept or 0.0
 
 
 def _stored_frame(dataset: Dataset, layout: Layout, frame: int) -> NDArray[Any]:
@@ -136,12 +131,15 @@ def _stored_frame(dataset: Dataset, layout: Layout, frame: int) -> NDArray[Any]:
     big = not getattr(dataset.get_item(PIXEL_DATA), "is_little_endian", True)
     element = dataset["PixelData"]
     syntax = UID(layout.syntax or (ExplicitVRBigEndian if big else ImplicitVRLittleEndian))
-    if get_decoder(syntax).is_native:
+    decoder = get_decoder(syntax)
+    if decoder.is_native:
         length = layout.frame_bytes * layout.frames
         if layout.frames > 1 and len(element.value) < length:
             whole = len(element.value) // layout.frame_bytes
             raise ValueError(f"its header states {layout.frames} frames, its pixels are {whole}")
-        return _uncompressed_frame(element.value[: length + length % 2], element.VR, syntax, layout, frame)
+        content = element.value[: length + length % 2]
+        options = layout.options(index=frame, number_of_frames=layout.frames, pixel_vr=element.VR)
+        return stored(decoder.as_array(content, **options)[0], layout, layout.bits_allocated)
     table = [dataset.get(f"ExtendedOffsetTable{part}") for part in ("", "Lengths")]
     encoded = get_frame(
         element.value,
@@ -150,14 +148,6 @@ def _stored_frame(dataset: Dataset, layout: Layout, frame: int) -> NDArray[Any]:
         extended_offsets=(table[0], table[1]) if all(table) else None,
     )
     return (decode_frame if syntax == RLELossless else decode_in_child)(encoded, layout)
-
-
-def _uncompressed_frame(content: bytes, vr: str, syntax: UID, layout: Layout, frame: int) -> NDArray[Any]:
-    values, _ = get_decoder(syntax).as_array(
-        content,
-        **layout.options(index=frame, number_of_frames=layout.frames, pixel_vr=vr),
-    )
-    return stored(values, layout, layout.bits_allocated)
 
 
 def _padding(header: Header, values: NDArray[Any], layout: Layout) -> NDArray[np.bool_] | None:

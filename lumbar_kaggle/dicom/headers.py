@@ -223,9 +223,11 @@ class Header:
         self._remark(keyword, texts, otherwise)
         return None
 
-    def number(self, *keywords: str, low: float, high: float) -> float | None:
-        """Return one number of at least `low` and at most `high`; as `numbers` otherwise."""
-        found = self.numbers(*keywords, count=1, plausible=lambda one: low <= one[0] <= high)
+    def number(
+        self, *keywords: str, plausible: Callable[[float], bool], otherwise: str = "counts as absent"
+    ) -> float | None:
+        """Return one number; as `numbers` otherwise."""
+        found = self.numbers(*keywords, count=1, plausible=lambda one: plausible(one[0]), otherwise=otherwise)
         return found[0] if found else None
 
     def integer(self, *keywords: str, low: int = -(2**63), high: int = 2**63 - 1) -> int | None:
@@ -246,9 +248,7 @@ class Header:
 
     def items(self, keyword: str) -> list[Dataset]:
         """Return the items of a sequence; none where it is absent."""
-        tag = tag_for_keyword(keyword)
-        assert tag is not None
-        return next((_items(one.get_item(tag)) for one in self.datasets if tag in one), [])
+        return next((_items(one.get_item(keyword)) for one in self.datasets if keyword in one), [])
 
     def _remark(self, keyword: str, texts: Sequence[str], consequence: str) -> None:
         shown = "\\".join(texts)

@@ -197,7 +197,9 @@ class _File:
                 count=2,
                 plausible=lambda two: _fits(two, layout.rows, layout.columns),
             )
-            inversion = header.number("InversionTimes", "InversionTime", low=0, high=LONGEST_MS)
+            inversion = header.number(
+                "InversionTimes", "InversionTime", plausible=lambda ms: 0 <= ms <= LONGEST_MS
+            )
             fields = Instance(
                 path=self.path,
                 rows=layout.rows,
@@ -221,10 +223,10 @@ class _File:
                 description=header.text("SeriesDescription"),
                 protocol=header.text("ProtocolName"),
                 sequence=_sequence(header),
-                echo_time_ms=header.number("EffectiveEchoTime", "EchoTime", low=1e-3, high=LONGEST_MS),
-                repetition_time_ms=header.number("RepetitionTime", low=1e-3, high=LONGEST_MS),
+                echo_time_ms=header.number("EffectiveEchoTime", "EchoTime", plausible=_a_time),
+                repetition_time_ms=header.number("RepetitionTime", plausible=_a_time),
                 inversion_time_ms=inversion or None,  # 0 is written where there is no inversion
-                b_value=header.number("DiffusionBValue", low=0, high=1e5),
+                b_value=header.number("DiffusionBValue", plausible=lambda one: 0 <= one <= 1e5),
                 acquisition_contrast=header.text("AcquisitionContrast").upper(),
             )
             rescale(header)
@@ -238,9 +240,12 @@ class _File:
             return replace(fields, remarks=tuple(remarks)) if remarks else fields
 
 
+def _a_time(milliseconds: float) -> bool:
+    return 1e-3 <= milliseconds <= LONGEST_MS
+
+
 def _meaning(header: Header, keyword: str) -> str:
-    items = header.items(keyword)
-    return Header(items[:1]).text("CodeMeaning") if items else ""
+    return Header(header.items(keyword)[:1]).text("CodeMeaning")
 
 
 def _contrast_agent(header: Header) -> str:

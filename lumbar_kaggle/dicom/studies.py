@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 import pandas as pd
@@ -118,15 +119,10 @@ def _read_headers(paths: Sequence[Path]) -> Headers:
         except UnreadableInstance as error:
             return str(error)
 
-    with (
-        ThreadPoolExecutor(READERS) as pool,
-        tqdm(total=len(paths), unit="file", desc="headers", disable=len(paths) < MANY_FILES) as progress,
-    ):
-        found: Headers = {}
-        for path, instances in zip(paths, pool.map(read, paths), strict=True):
-            found[path] = instances
-            progress.update()
-    return found
+    with ThreadPoolExecutor(READERS) as pool:
+        found = pool.map(read, paths)
+        seen = tqdm(found, total=len(paths), unit="file", desc="headers", disable=len(paths) < MANY_FILES)
+        return dict(zip(paths, seen, strict=True))
 
 
 def _gather(tree: Sequence[Folder], headers: Headers) -> _Found:
@@ -175,12 +171,8 @@ def _as_one(images: Path, found: list[_Found]) -> list[_Found]:
     together = [item for study in found for item in study.instances]
     series = [{(item.series_uid, item.series_number) for item in study.instances} for study in found]
     one = len({item.study_uid for item in together}) == 1 and together[0].study_uid
-    if (
-        len(found) < 2
-        or not one
-        or any(len(each) != 1 for each in series)
-        or len(set.union(*series)) < len(found)
-    ):
+    apart = all(len(each) == 1 for each in series) and len(set().union(*series)) == len(found)
+    if len(found) < 2 or not one or not apart:
         return found
     notes = [note for study in found for note in study.notes]
     return [_Found(shown(images.resolve().name), images, together, notes)]
@@ -296,9 +288,6 @@ def _series_names(groups: Sequence[Sequence[Instance]], root: Path) -> tuple[str
 def _unique(names: Sequence[str]) -> tuple[str, ...]:
     found: list[str] = []
     for name in names:
-        number, free = 1, name
-        while free in found:
-            number += 1
-            free = f"{name}-{number}"
-        found.append(free)
+        numbered = (f"{name}-{number}" for number in count(2))
+        found.append(next(free for free in chain([name], numbered) if free not in found))
     return tuple(found)

@@ -1,1 +1,52 @@
-"""How good predictions are: the metric, its prior, agreement, and the blend that is fitted to it."""
+"""How good predictions are: the metric, its prior, agreement, and the blend that is fitted to it.
+
+The package itself can be called, as `lumbar_kaggle.score` is both the room and the function of that name.
+"""
+
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lumbar_kaggle.score.metric import Score
+
+
+class _Callable(ModuleType):
+    def __call__(
+        self,
+        predictions: "pd.DataFrame | str | os.PathLike[str]",
+        truth: "pd.DataFrame | str | os.PathLike[str]",
+    ) -> "Score":
+        """Return the official score; see `metric.score`.
+
+        Args:
+            predictions: columns ``row_id, normal_mild, moderate, severe``, or a CSV of them.
+            truth: a table like ``train.csv``, or its path; or columns ``row_id, study_id, target, severity``
+                with severity 0, 1, 2, as `Competition.labels` has them.
+
+        Raises:
+            InputError: a file is missing or faulty.
+        """
+        from lumbar_kaggle.core.errors import InputError
+        from lumbar_kaggle.core.files import read_csv
+        from lumbar_kaggle.core.targets import SEVERITIES
+        from lumbar_kaggle.score.metric import score as official
+        from lumbar_kaggle.tables.reading import label_rows, read_labels
+
+        if isinstance(predictions, str | os.PathLike):
+            columns, remedy = ("row_id", *SEVERITIES), "write it again"
+            predictions = read_csv(Path(predictions), columns, remedy, dtype={"row_id": str})
+        if isinstance(truth, str | os.PathLike):
+            truth, faults = read_labels(Path(truth))
+            if serious := [fault for fault in faults if fault.serious]:
+                raise InputError(str(serious[0]))
+        elif "row_id" not in truth.columns:
+            truth = label_rows(truth.fillna("").astype({"study_id": str}))
+        return official(predictions, truth)
+
+
+sys.modules[__name__].__class__ = _Callable

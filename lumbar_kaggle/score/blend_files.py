@@ -24,7 +24,7 @@ from lumbar_kaggle.score.metric import (
     study_sums,
     with_total,
 )
-from lumbar_kaggle.tables.reading import faults_of, read_table
+from lumbar_kaggle.tables.folds import read_folds
 from lumbar_kaggle.tables.submission import read_predictions
 
 SUGGESTED_WEIGHT = 0.3
@@ -183,7 +183,7 @@ def blend_files(
     shown = dict(zip(files, names if len(set(names)) == len(names) else map(str, files), strict=True))
     tables = {shown[path]: _read_predicted(path, known, labels) for path in files}
     blended = blend(
-        tables, known, read_folds(folds), noise_above=noise_above if noise else None, source=str(folds)
+        tables, known, fold_of_studies(folds), noise_above=noise_above if noise else None, source=str(folds)
     )
     write_csv(out, blended.table)
     if model is not None:
@@ -193,25 +193,16 @@ def blend_files(
     return blended
 
 
-def read_folds(path: Path) -> dict[str, int]:
-    """Read a table of folds, columns ``study_id, fold``.
-
-    Returns:
-        study → fold.
+def fold_of_studies(path: Path) -> dict[str, int]:
+    """Read a table of folds, see `folds.read_folds`, as study → fold.
 
     Raises:
-        InputError: the file is unreadable, a fold is no whole number, a study is there twice, or one fold.
+        InputError: the file is unreadable or faulty, or has one fold only.
     """
-    table = read_table(path, ("study_id", "fold"))
-    wrong = table[~table["fold"].str.fullmatch(r"\d+")]
-    twice = table[table["study_id"].duplicated()]
-    faults = faults_of(path, wrong, "fold is {fold!r}; it must be a whole number", True)
-    faults += faults_of(path, twice, "study {study_id} is there a second time; keep one row", True)
-    if faults:
-        raise InputError(str(faults[0]))
+    table = read_folds(path)
     if table["fold"].nunique() < 2:
         raise InputError(f"{path}: two folds or more are needed; nothing can be held out otherwise")
-    return dict(zip(table["study_id"], table["fold"].astype(int).tolist(), strict=True))
+    return dict(zip(table["study_id"], table["fold"].tolist(), strict=True))
 
 
 def find_noise(cells: Cells, probabilities: Floats, above: float) -> Noise:

@@ -98,11 +98,11 @@ def as_table(studies: Sequence[str], probabilities: Floats) -> pd.DataFrame:
         studies: identifiers.
         probabilities: ``[studies, 25, 3]``.
     """
-    study, target = np.nonzero(np.isfinite(probabilities).all(axis=2))
+    there = np.isfinite(probabilities).all(axis=2)
     identifiers = [
-        row_id(studies[s], TARGET_NAMES[t]) for s, t in zip(study.tolist(), target.tolist(), strict=True)
+        row_id(studies[study], TARGET_NAMES[target]) for study, target in np.argwhere(there).tolist()
     ]
-    table = pd.DataFrame(probabilities[study, target], columns=list(SEVERITIES))
+    table = pd.DataFrame(probabilities[there], columns=list(SEVERITIES))
     table.insert(0, "row_id", identifiers)
     return table
 

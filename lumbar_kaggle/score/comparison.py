@@ -24,7 +24,7 @@ from lumbar_kaggle.score.metric import (
     weighted_prior,
     with_total,
 )
-from lumbar_kaggle.tables.reading import read_labels
+from lumbar_kaggle.tables.reading import read_labels, refuse
 from lumbar_kaggle.tables.submission import prior_predictions, read_predictions
 
 
@@ -224,8 +224,7 @@ def labels_from(path: Path) -> pd.DataFrame:
         InputError: with the table's first fault, where there is one.
     """
     labels, faults = read_labels(path)
-    if faults:
-        raise InputError(str(faults[0]))
+    refuse(faults)
     return labels
 
 

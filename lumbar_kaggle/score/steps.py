@@ -27,7 +27,6 @@ from lumbar_kaggle.score.metric import (
     CANAL,
     PARTS,
     TARGETS_OF,
-    Booleans,
     Floats,
     Integers,
     part_scores,
@@ -187,12 +186,12 @@ def weighted_mean(weights: Floats, files: Floats) -> Floats:
         weights: ``[files]``, 0 or more.
         files: ``[files, ..., 3]``, NaN where a file lacks the cell.
     """
-    present: Booleans = np.isfinite(files[..., 0])
+    present = ~np.isnan(files[..., 0])
     logs = np.log(np.maximum(np.where(present[..., None], files, 1.0), LEAST))
     share = np.maximum(weights, LEAST).reshape(-1, *[1] * (files.ndim - 2)) * present
     share = share / np.maximum(share.sum(axis=0), LEAST)
     mean = normalised((share[..., None] * logs).sum(axis=0))
-    return np.where(np.asarray(present.any(axis=0))[..., None], mean, np.nan)
+    return np.where((share.sum(axis=0) > 0)[..., None], mean, np.nan)
 
 
 def fit_weights(files: Floats, labels: Integers) -> Floats:

@@ -62,7 +62,7 @@ def read_folds(path: AnyPath) -> pd.DataFrame:
     whole = checked.table["fold"].str.fullmatch(r"[0-9]{1,9}").to_numpy(dtype=bool)
     checked.fault(~whole, "fold is {fold!r}; it must be a whole number", True)
     twice = checked.table["study_id"].duplicated()
-    checked.fault(twice, "study {study_id} stands here a second time; keep one row", True)
+    checked.fault(twice, "study {study_id} is there a second time; keep one row", True)
     refuse(checked.faults)
     return checked.table.astype({"fold": np.int64})
 

@@ -194,7 +194,7 @@ def read_label_table(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
     checked = Checked(path, read_table(path, ("study_id", *TARGET_NAMES))).identifiers("study_id")
     table = checked.table
     twice = table["study_id"].duplicated()
-    checked.fault(twice, "study {study_id} stands here a second time; keep one row", True)
+    checked.fault(twice, "study {study_id} is there a second time; keep one row", True)
     for name in TARGET_NAMES:
         sentence = f"{name} is {{{name}!r}}; it must be Normal/Mild, Moderate, Severe or empty"
         checked.fault(~table[name].isin([*SEVERITY_WORDS, ""]), sentence, True)
@@ -213,7 +213,7 @@ def read_series_table(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
     """
     checked = Checked(path, read_table(path, SERIES_COLUMNS)).identifiers("study_id", "series_id")
     table = checked.table
-    sentence = "series {series_id} of study {study_id} stands here a second time; the row is left out"
+    sentence = "series {series_id} of study {study_id} is there a second time; the row is left out"
     checked.fault(table.duplicated(["study_id", "series_id"]), sentence, False)
     kind = table["series_description"].map(SERIES_DESCRIPTIONS)
     words = ", ".join(SERIES_DESCRIPTIONS)

@@ -125,7 +125,7 @@ def _check_rows(path: Path, text: pd.DataFrame) -> tuple[pd.DataFrame, list[Faul
     too_long = text["row_id"].str.len() > LONGEST_ROW
     checked.fault(too_long, "row {row_id} has an identifier of too many characters", True)
     twice = text["row_id"].duplicated()
-    checked.fault(twice, "row {row_id} stands here a second time; keep one", True)
+    checked.fault(twice, "row {row_id} is there a second time; keep one", True)
     for name in SEVERITIES:
         value, finite = numbers[name], np.isfinite(numbers[name])
         checked.fault(~finite, f"row {{row_id}}: {name} is {{{name}!r}}; it must be a number", True)

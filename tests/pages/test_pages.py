@@ -13,8 +13,7 @@ import pytest
 
 from lumbar_kaggle.baseline.config import BaselineConfig
 from lumbar_kaggle.baseline.report import compare, read_run_results
-from lumbar_kaggle.baseline.run import read_results
-from lumbar_kaggle.baseline.summary import COLUMNS, averages, summarise
+from lumbar_kaggle.baseline.run import COLUMNS, averages, read_results, summarise
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import write_csv, write_json
 from lumbar_kaggle.core.settings import save_config

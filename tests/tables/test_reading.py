@@ -197,7 +197,7 @@ FAULTS = {
     ),
     "study twice": (
         lambda root: append(root / TRAIN, labels_line(STUDIES[0])),
-        (TRAIN, 4, True, f"study {STUDIES[0]} stands here a second time; keep one row"),
+        (TRAIN, 4, True, f"study {STUDIES[0]} is there a second time; keep one row"),
     ),
     "study is no number": (
         lambda root: append(root / TRAIN, labels_line("12a")),
@@ -221,7 +221,7 @@ FAULTS = {
     ),
     "series twice": (
         lambda root: append(root / SERIES, f"{STUDIES[0]},{STUDIES[0]}1,Sagittal T1"),
-        (SERIES, 4, False, f"series {STUDIES[0]}1 of study {STUDIES[0]} stands here a second time"),
+        (SERIES, 4, False, f"series {STUDIES[0]}1 of study {STUDIES[0]} is there a second time"),
     ),
     "description unknown": (
         lambda root: append(root / SERIES, f"{STUDIES[0]},15,Coronal T1"),

@@ -158,7 +158,7 @@ FAULTS = {
         f"row 7_{SAMPLE_ORDER[0]} is not among the test rows; remove it",
     ),
     "extra text": (lambda path: append(path, "total,1,0,0"), 52, "row total is not among the test rows"),
-    "duplicate": (lambda path: append(path, f"{ROW},1,0,0"), 52, f"row {ROW} stands here a second time"),
+    "duplicate": (lambda path: append(path, f"{ROW},1,0,0"), 52, f"row {ROW} is there a second time"),
     "nan": (
         lambda path: set_line(path, 3, f"{ROW},nan,0.5,0.5"),
         3,

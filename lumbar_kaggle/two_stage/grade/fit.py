@@ -15,7 +15,7 @@ from lumbar_kaggle.core.settings import begin_run
 from lumbar_kaggle.core.targets import LEVELS, SEVERITIES, TARGETS
 from lumbar_kaggle.dicom.cache import Cache
 from lumbar_kaggle.score.cells import as_table
-from lumbar_kaggle.score.metric import score, weighted_prior
+from lumbar_kaggle.score.metric import PRIOR_SMOOTHING, score, weighted_prior
 from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.folds import open_folds
 from lumbar_kaggle.tables.submission import prior_predictions
@@ -26,7 +26,6 @@ from lumbar_kaggle.two_stage.grade.cropping import CropSet, cache_crops
 from lumbar_kaggle.two_stage.grade.data import Samples, study_labels
 from lumbar_kaggle.two_stage.grade.places import annotated_places, to_points, unsided
 from lumbar_kaggle.two_stage.grade.training import (
-    PRIOR_SMOOTHING,
     level_prior,
     predict_studies,
     train_fold,

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.files import write_atomic, write_csv
 from lumbar_kaggle.core.targets import LEVELS, SCORE_GROUPS, SEVERITIES, TARGET_NAMES, target
-from lumbar_kaggle.score.metric import weighted_prior
+from lumbar_kaggle.score.metric import PRIOR_SMOOTHING, weighted_prior
 from lumbar_kaggle.tables.folds import derive_seed
 from lumbar_kaggle.training.callbacks import (
     Checkpoint,
@@ -38,9 +38,6 @@ from lumbar_kaggle.two_stage.grade.cropping import CropSet, FreshCrops
 from lumbar_kaggle.two_stage.grade.data import INPUTS, Labels, Samples
 from lumbar_kaggle.two_stage.grade.losses import GradeLoss
 from lumbar_kaggle.two_stage.grade.network import Grader
-
-PRIOR_SMOOTHING = 0.5
-"""Rows added per severity, so that one never seen at a level is not declared impossible."""
 
 
 def level_prior(labels: pd.DataFrame, *, weighted: bool) -> torch.Tensor:
