@@ -62,7 +62,6 @@ $(VENV)/.package: $(BIN)/python setup.py
 $(VENV)/.test: $(VENV)/.package setup.py
 	@echo "Installing the test tools into $(VENV)"
 	$(BIN)/python -m pip install --quiet -e '.[test]'
-	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/oldest-kaggle kaggle==2.2.4
 	@touch $@
 
 $(IMAGE_VENV)/.image: setup.py

@@ -50,14 +50,10 @@ setup(
         # The command line; nothing else imports it, so that a kernel does without.
         "tyro>=1.0",
         "filelock>=3.12",
-        # The oldest client that the tests drive, and the oldest kagglesdk that asks for one kernel version.
-        "kaggle>=2.2.4",
-        "kagglesdk>=0.1.37",
-        # kaggle 2.x imports six without declaring it.
+        # The first client that makes no dataset version without a file that failed to upload, and that
+        # resumes downloads. It imports six without declaring it.
+        "kaggle>=2.2.5",
         "six>=1.16",
-        # What the client is made of, and its scripts-to-notebooks converter.
-        "requests>=2.31",
-        "jupytext>=1.16",
     ],
     extras_require={
         "test": [
@@ -71,6 +67,7 @@ setup(
             "nbformat>=5.10",
             "ipykernel>=6.29",
             "papermill>=2.6",
+            "jupytext>=1.16",
             # The decoder of Kaggle's image, held against the others.
             "SimpleITK>=2.5",
         ],

@@ -17,7 +17,7 @@ from lumbar_kaggle.baseline.fit import fit
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.pipeline import preprocess_folder
 from lumbar_kaggle.tables.competition import read_competition
-from tests.support.ship_desk import OLDEST, Desk, close_desk, open_desk
+from tests.support.ship_desk import Desk, close_desk, open_desk
 from tests.support.small_competition import write_small_competition
 
 warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
@@ -69,12 +69,9 @@ def bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Desk]:
-    """A user's desk with credentials for `lumbar ship`; ``indirect`` chooses the client."""
-    client = getattr(request, "param", "newest")
-    if client == "oldest" and not OLDEST.is_dir():
-        pytest.skip(f"{OLDEST} is not there; make test installs it")
-    made = open_desk(tmp_path, client)
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    """A user's desk with credentials for `lumbar ship`."""
+    made = open_desk(tmp_path)
     made.sign_in()
     yield made
     close_desk(made)

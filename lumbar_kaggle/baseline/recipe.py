@@ -73,7 +73,7 @@ def report(run: Path, **choices: Any) -> Report:
 
 def session(kernel: str) -> Callable[..., Any]:
     """Return what a kernel of the baseline runs."""
-    from lumbar_kaggle.kaggle import sessions
+    from lumbar_kaggle.baseline import session as sessions
 
     known: dict[str, Callable[..., Any]] = {
         "preprocess": sessions.preprocess_session,

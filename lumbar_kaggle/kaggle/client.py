@@ -1,30 +1,55 @@
 """Kaggle's own Python client, asked for what `lumbar ship` needs, and believed only in what the server said.
 
 The client's command line prints success and exits with 0 in several cases that are none; its functions
-return the server's answer, which is looked at here. Endpoints, fields and limits are those of kaggle
-2.2.4 to 2.2.5. Credentials are read by the client, from its own places, and by nobody else.
+return the server's answer, which is looked at here. Credentials are read by the client, from its own
+places, and by nobody else.
 """
 
 import contextlib
 import io
+import json
+import re
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.files import read_json, write_json
 from lumbar_kaggle.kaggle.datasets import BuiltDataset
+from lumbar_kaggle.kaggle.kernels import METADATA
 
 THROTTLED_TRIES = 6
 THROTTLED_S = 10.0
 """How often a call is made that the server throttles, and the pause where it names none."""
 
-PAGE = 20
-"""Files of an output per page, as the client asks for them."""
-
 UNSEEN = "not to be seen yet"
 """Status of a kernel that the server does not show."""
+
+REMEDIES = {
+    401: "the credentials are refused; make a new token (kaggle.com, Settings, API)",
+    403: "not allowed; check --owner, accept the competition's rules, verify the account's phone number",
+    404: "there is no such thing; check --owner and what has been sent so far",
+    409: "the name is taken: a notebook and a dataset of one owner cannot share a slug; rename the other",
+    429: "Kaggle throttles the calls; wait some minutes and run the same command again",
+}
+"""What to do by HTTP status."""
+
+REFUSALS = (
+    (
+        ("session count",),
+        "the quota of running GPU sessions is reached ({error}); wait for one to end, or stop one on "
+        "kaggle.com, then run the same command again",
+    ),
+    (
+        ("already in use", "already exists"),
+        "the name is taken ({error}); rename or delete the other notebook or dataset of that name",
+    ),
+    (("",), "Kaggle refused it ({error}); fix that and run the same command again"),
+)
+"""Words of an answer's ``error``, and the sentence for it."""
 
 Answer = TypeVar("Answer")
 
@@ -45,7 +70,7 @@ class Pushed:
 
 
 @dataclass(frozen=True)
-class Session:
+class KernelRun:
     """State of a kernel's run.
 
     Attributes:
@@ -63,11 +88,11 @@ class Session:
 
 
 class Kaggle:
-    """A signed-in connection.
+    """A signed-in connection; every method raises `InputError` with what to do where the server refuses.
 
     Args:
         owner: the account that everything goes to.
-        api: an authenticated ``KaggleApi``, or one that only tells what it would send.
+        api: an authenticated ``KaggleApi``.
     """
 
     def __init__(self, owner: str, api: Any) -> None:
@@ -75,127 +100,93 @@ class Kaggle:
 
     def dataset_state(self, slug: str) -> tuple[str, int]:
         """Return a dataset's status, in lower case, and its version; ``("", 0)`` where there is none."""
-        from kagglesdk.datasets.types.dataset_api_service import ApiGetDatasetRequest
-
-        request = ApiGetDatasetRequest()
-        request.owner_slug, request.dataset_slug = self.owner, slug
-
-        def ask() -> tuple[str, int]:
-            status = self.api.dataset_status(f"{self.owner}/{slug}")
-            with self.api.build_kaggle_client() as kaggle:
-                found = kaggle.datasets.dataset_api_client.get_dataset(request)
-            return str(status), int(found.current_version_number)
-
         # A private dataset that does not exist is answered as one that may not be seen.
-        return _call(f"dataset {slug}", ask, missing=("", 0))
+        text = _call(
+            f"dataset {slug}",
+            lambda: self.api.dataset_status(f"{self.owner}/{slug}", format="json"),
+            missing='{"status": "", "current_version_number": 0}',
+        )
+        facts = json.loads(text)
+        return str(facts["status"]), int(facts["current_version_number"])
 
     def send_dataset(self, dataset: BuiltDataset, *, exists: bool, quiet: bool = True) -> None:
-        """Upload a built dataset as a new one or as a new version, and return when the server has taken it.
-
-        Raises:
-            InputError: it was not taken; nothing incomplete is left behind as a version.
-        """
-        self.api.expected_files = len(dataset.files)
+        """Upload a built dataset as a new one or as a new version, until the server has taken it."""
+        folder, what = str(dataset.folder), f"dataset {dataset.slug}"
         if exists:
-            answer = _call(
-                f"dataset {dataset.slug}",
-                lambda: self.api.dataset_create_version(str(dataset.folder), dataset.notes, quiet=quiet),
-            )
+            answer = _call(what, lambda: self.api.dataset_create_version(folder, dataset.notes, quiet=quiet))
         else:
-            answer = _call(
-                f"dataset {dataset.slug}",
-                lambda: self.api.dataset_create_new(str(dataset.folder), public=False, quiet=quiet),
-            )
+            answer = _call(what, lambda: self.api.dataset_create_new(folder, public=False, quiet=quiet))
         if answer.error or (answer.status or "").lower() != "ok":
-            raise InputError(_dataset_refusal(dataset.slug, answer.error or f"status {answer.status!r}"))
+            raise InputError(_refusal(what, answer.error or f"status {answer.status!r}"))
 
     def push(self, folder: Path, name: str) -> Pushed:
-        """Push a kernel's folder and look through the server's answer.
-
-        Raises:
-            InputError: the push was refused, or a source was dropped from it.
-        """
-        answer = _call(f"kernel {name}", lambda: self.api.kernels_push(str(folder)))
+        """Push a kernel's folder and look through the server's answer."""
+        what = f"kernel {name}"
+        answer = _call(what, lambda: self.api.kernels_push(str(folder)))
         if answer.error:
-            raise InputError(_kernel_refusal(name, answer.error))
+            raise InputError(_refusal(what, answer.error))
         for kind in ("dataset", "competition", "kernel", "model"):
             dropped = list(getattr(answer, f"invalid_{kind}_sources", None) or [])
             if dropped:
                 raise InputError(
-                    f"kernel {name}: Kaggle dropped the {kind} source {', '.join(dropped)}; check that it "
-                    "exists, is ready and is yours, or that the competition's rules are accepted; then "
-                    "run the same command again"
+                    f"{what}: Kaggle dropped the {kind} source {', '.join(dropped)}; check that it exists, "
+                    "is ready and is yours, or that the competition's rules are accepted; then run the same "
+                    "command again"
                 )
         if not answer.version_number:
-            raise InputError(
-                f"kernel {name}: Kaggle's answer names no version; see {answer.url or 'its page'}"
-            )
+            raise InputError(f"{what}: Kaggle's answer names no version; see {answer.url or 'its page'}")
         slug = (answer.url or answer.ref).rstrip("/").rsplit("/", 1)[-1]
         return Pushed(slug, int(answer.version_number), str(answer.url))
 
     def sources(self, slug: str) -> set[str]:
         """Return the addresses of everything that is attached to a kernel, as the server has it."""
-        from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelRequest
-
-        request = ApiGetKernelRequest()
-        request.user_name, request.kernel_slug = self.owner, slug
-
-        def ask() -> Any:
-            with self.api.build_kaggle_client() as kaggle:
-                return kaggle.kernels.kernels_api_client.get_kernel(request).metadata
-
-        # The first answers after a push can be that the kernel may not be seen.
-        found = _call(f"kernel {slug}", ask, missing=())
+        with tempfile.TemporaryDirectory() as folder:
+            # Whatever name the client would make of the answer, the code is not looked at.
+            write_json(Path(folder) / METADATA, {"code_file": "kernel.ipynb"})
+            # The first answers after a push can be that the kernel may not be seen.
+            pull = lambda: self.api.kernels_pull(f"{self.owner}/{slug}", folder, metadata=True)  # noqa: E731
+            if _call(f"kernel {slug}", pull, missing="") == "":
+                return set()
+            found = read_json(Path(folder) / METADATA)
         kinds = ("dataset", "competition", "kernel", "model")
-        return {source for kind in kinds for source in getattr(found, f"{kind}_data_sources", None) or []}
+        return {source for kind in kinds for source in found[f"{kind}_sources"] or []}
 
-    def session(self, slug: str, version: int = 0) -> Session:
-        """Return the state of a kernel's last run, or of one version's.
+    def run(self, slug: str, version: int) -> KernelRun:
+        """Return the state of one version's run."""
 
-        The first answers after a push can be that the kernel may not be seen yet.
-        """
-        from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelSessionStatusRequest
+        def ask() -> KernelRun:
+            answer = self.api.kernels_status(f"{self.owner}/{slug}/{version}")
+            return KernelRun(answer.status.name.lower(), answer.failure_message or "")
 
-        request = ApiGetKernelSessionStatusRequest()
-        request.user_name, request.kernel_slug = self.owner, slug
-        if version:
-            request.version_label = f"v{version}"
+        return _call(f"kernel {slug}", ask, missing=KernelRun(UNSEEN, ""))
 
-        def ask() -> Session:
-            with self.api.build_kaggle_client() as kaggle:
-                answer = kaggle.kernels.kernels_api_client.get_kernel_session_status(request)
-            return Session(answer.status.name.lower(), answer.failure_message or "")
+    def log(self, slug: str, version: int) -> list[str]:
+        """Return the lines of a run's log; the server keeps it as JSON, or as text."""
+        text = _call(f"log of kernel {slug}", lambda: self.api.kernels_logs(f"{self.owner}/{slug}/{version}"))
+        with contextlib.suppress(json.JSONDecodeError, AttributeError, TypeError):
+            text = "".join(str(entry.get("data", "")) for entry in json.loads(text))
+        return str(text).splitlines()
 
-        return _call(f"kernel {slug}", ask, missing=Session(UNSEEN, ""))
+    def fetch(self, slug: str, version: int, folder: Path, start: str = "") -> list[Path]:
+        """Download a run's output and its log; what is there in full stays, what broke off goes on.
 
-    def output_pages(self, slug: str, version: int = 0) -> Iterator[Any]:
-        """Yield the pages of a kernel's output: ``files`` (``file_name``, ``url``) and ``log``."""
-        from kagglesdk.kernels.types.kernels_api_service import ApiListKernelSessionOutputRequest
-
-        token = ""
-        while True:
-            request = ApiListKernelSessionOutputRequest()
-            request.user_name, request.kernel_slug, request.page_size = self.owner, slug, PAGE
-            request.page_token = token
-            if version:
-                request.version_label = f"v{version}"
-
-            def ask(request: Any = request) -> Any:
-                with self.api.build_kaggle_client() as kaggle:
-                    return kaggle.kernels.kernels_api_client.list_kernel_session_output(request)
-
-            page = _call(f"output of kernel {slug}", ask)
-            yield page
-            token = page.next_page_token or ""
-            if not token:
-                return
-
-    def submit(self, competition: str, slug: str, version: int, file: str, message: str) -> tuple[int, str]:
-        """Hand in one version of a kernel.
+        Args:
+            slug, version: of the kernel.
+            folder: where to; the output's own folders are kept.
+            start: only files whose path starts so, for example ``bundle/``.
 
         Returns:
-            The submission's number and the server's message.
+            The files, and the log last.
         """
+        address, pattern = f"{self.owner}/{slug}/{version}", f"^{re.escape(start)}"
+        files, _ = _call(
+            f"output of kernel {slug}",
+            lambda: self.api.kernels_output(address, str(folder), file_pattern=pattern),
+        )
+        return [Path(file) for file in files]
+
+    def submit(self, competition: str, slug: str, version: int, file: str, message: str) -> tuple[int, str]:
+        """Hand in one version of a kernel; return the submission's number and the server's message."""
         answer = _call(
             f"submission to {competition}",
             lambda: self.api.competition_submit_code(
@@ -211,9 +202,12 @@ def connect(owner: str) -> Kaggle:
     Raises:
         InputError: there are none, they are refused, or they are another account's.
     """
-    api = _api_module().CountingApi()
     try:
+        # Its import tries to sign in at once, and prints advice when it cannot.
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            from kaggle.api.kaggle_api_extended import KaggleApi
+
+            api = KaggleApi()
             _call("credentials", api.authenticate)
     except SystemExit:
         raise InputError(
@@ -226,39 +220,6 @@ def connect(owner: str) -> Kaggle:
     return Kaggle(owner, api)
 
 
-def connect_dry(owner: str) -> Kaggle:
-    """Return a connection that prints each request and sends none; it needs no credentials."""
-    # No sign-in at import either: it would ask a server about a token that lies there.
-    return Kaggle(owner, _api_module(offline=True).DryApi(owner, print))
-
-
-def _api_module(*, offline: bool = False) -> Any:
-    """Import the client, which tries to sign in at once and prints advice when it cannot."""
-    with contextlib.ExitStack() as stack:
-        if offline:
-            stack.enter_context(_no_network())
-        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
-        from lumbar_kaggle.kaggle import api
-    return api
-
-
-@contextlib.contextmanager
-def _no_network() -> Iterator[None]:
-    """Let every request fail inside."""
-    import requests
-
-    def refuse(*_: Any, **__: Any) -> Any:
-        raise requests.exceptions.ConnectionError("a dry run sends nothing")
-
-    session: Any = requests.Session
-    send, session.send = session.send, refuse
-    try:
-        yield
-    finally:
-        session.send = send
-
-
 def _call(what: str, ask: Callable[[], Answer], missing: Answer | None = None) -> Answer:
     """Make a call, again while the server throttles it, and turn failures into one sentence.
 
@@ -267,58 +228,36 @@ def _call(what: str, ask: Callable[[], Answer], missing: Answer | None = None) -
         ask: makes the call.
         missing: returned where the server says that there is no such thing, or none to be seen.
     """
-    import requests
+    from requests.exceptions import HTTPError, RequestException
 
     for attempt in range(1, THROTTLED_TRIES + 1):
         try:
             return ask()
-        except requests.exceptions.HTTPError as error:
-            response = error.response
-            status = 0 if response is None else response.status_code
-            if status == 429 and attempt < THROTTLED_TRIES:
-                time.sleep(_retry_after(response))
-            elif status in (403, 404) and missing is not None:
+        except (RequestException, ValueError) as error:
+            # The client turns some refusals into a ValueError of its own words.
+            cause = error if isinstance(error, RequestException) else error.__context__
+            response = cause.response if isinstance(cause, HTTPError) else None
+            if response is not None and response.status_code == 429 and attempt < THROTTLED_TRIES:
+                pause = response.headers.get("Retry-After", "")
+                time.sleep(float(pause) if pause.replace(".", "", 1).isdigit() else THROTTLED_S)
+            elif response is not None and response.status_code in (403, 404) and missing is not None:
                 return missing
             else:
-                raise InputError(_http_sentence(what, status, str(error))) from None
-        except requests.exceptions.RequestException as error:
-            raise InputError(
-                f"{what}: Kaggle cannot be reached ({type(error).__name__}); try again"
-            ) from None
-        except ValueError as error:
-            raise InputError(f"{what}: {error}; then run the same command again") from None
+                raise InputError(f"{what}: {_sentence(response, error)}") from None
     raise AssertionError("the last attempt returns or raises")
 
 
-def _retry_after(response: Any) -> float:
-    text = response.headers.get("Retry-After", "")
-    return float(text) if text.replace(".", "", 1).isdigit() else THROTTLED_S
+def _sentence(response: Any, error: Exception) -> str:
+    """Return what a failed call means, and what to do."""
+    text = " ".join(str(error).split())[:200]
+    if response is not None:
+        remedy = REMEDIES.get(response.status_code, "Kaggle failed; run the same command again later")
+        return f"{remedy} (HTTP {response.status_code}: {text})"
+    if isinstance(error, OSError):  # as those of the network are
+        return f"Kaggle cannot be reached ({type(error).__name__}); run the same command again"
+    return f"{text}; then run the same command again"
 
 
-def _http_sentence(what: str, status: int, text: str) -> str:
-    remedies = {
-        401: "the credentials are refused; make a new token (kaggle.com, Settings, API)",
-        403: "not allowed; check --owner, accept the competition's rules, verify the account's phone number",
-        404: "there is no such thing; check --owner and what has been sent so far",
-        409: "the name is taken: a notebook and a dataset of one owner cannot share a slug; rename the other",
-        429: "Kaggle throttles the calls; wait some minutes and run the same command again",
-    }
-    remedy = remedies.get(status, "Kaggle failed; run the same command again later")
-    return f"{what}: {remedy} (HTTP {status}: {' '.join(text.split())[:200]})"
-
-
-def _dataset_refusal(slug: str, error: str) -> str:
-    if "already in use" in error.lower():
-        return f"dataset {slug}: the name is taken ({error}); rename or delete the other dataset of that name"
-    return f"dataset {slug}: Kaggle refused it ({error}); fix that and run the same command again"
-
-
-def _kernel_refusal(name: str, error: str) -> str:
-    if "session count" in error.lower():
-        return (
-            f"kernel {name}: the quota of running GPU sessions is reached ({error}); wait for one to end, "
-            "or stop one on kaggle.com, then run the same command again"
-        )
-    if "already in use" in error.lower() or "already exists" in error.lower():
-        return f"kernel {name}: the name is taken ({error}); rename the other notebook or dataset"
-    return f"kernel {name}: Kaggle refused the push ({error}); fix that and run the same command again"
+def _refusal(what: str, error: str) -> str:
+    sentence = next(text for words, text in REFUSALS if any(word in error.lower() for word in words))
+    return f"{what}: {sentence.format(error=error)}"

@@ -1,8 +1,16 @@
 """The options of ``lumbar ship``: parse, call one function, print. Heavy imports stay inside the actions."""
 
 import argparse
+import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lumbar_kaggle.kaggle.follow import Plan
+
+log = logging.getLogger(__name__)
 
 Action = Callable[[argparse.Namespace], int]
 
@@ -25,7 +33,7 @@ def add_actions(parser: argparse.ArgumentParser) -> None:
     sub = add("kernels", _kernels, "push the kernels that have what they need, in order", sends=True)
     sub.add_argument("names", nargs="*", metavar="KERNEL", help="only these (default: all of the recipe)")
     text = "whose kernels are pushed (default: baseline)"
-    sub.add_argument("--recipe", choices=("baseline", "two-stage"), default="baseline", help=text)
+    sub.add_argument("--recipe", default="baseline", metavar="RECIPE", help=text)
     sub.add_argument("--resume", action="store_true", help="push again with the kernel's own output attached")
     sub.add_argument("--wait", action="store_true", help="follow each run and push the whole chain")
     sub.add_argument("--docker-image", default="", metavar="IMAGE", help="pin one of Kaggle's images")
@@ -52,58 +60,57 @@ def _add_common(sub: argparse.ArgumentParser, *, sends: bool) -> None:
         sub.add_argument("--dry-run", action="store_true", help=text)
 
 
-def _datasets(args: argparse.Namespace) -> int:
-    from lumbar_kaggle.kaggle.send import Plan, ship_datasets
+def _plan(args: argparse.Namespace) -> "Plan":
+    from lumbar_kaggle.kaggle.follow import Plan
 
-    plan = Plan(args.owner, args.out, args.dry_run, args.poll)
-    ship_datasets(plan, bundle=args.bundle, pretrained=args.pretrained)
+    return Plan(args.owner, args.out, getattr(args, "dry_run", False), args.poll)
+
+
+def _datasets(args: argparse.Namespace) -> int:
+    from lumbar_kaggle.kaggle.send import ship_datasets
+
+    ship_datasets(_plan(args), bundle=args.bundle, pretrained=args.pretrained)
     return 0
 
 
 def _kernels(args: argparse.Namespace) -> int:
-    from lumbar_kaggle.kaggle.send import Plan, ship_kernels
+    from lumbar_kaggle.kaggle.send import ship_kernels
 
-    plan = Plan(args.owner, args.out, args.dry_run, args.poll)
     choices = {"recipe": args.recipe, "resume": args.resume, "docker_image": args.docker_image}
-    ship_kernels(plan, args.names, wait=args.wait, **choices)
+    ship_kernels(_plan(args), args.names, wait=args.wait, **choices)
     return 0
 
 
 def _status(args: argparse.Namespace) -> int:
     from lumbar_kaggle.kaggle.follow import follow, show_status
-    from lumbar_kaggle.kaggle.send import Plan
 
-    plan = Plan(args.owner, args.out, poll_s=args.poll)
+    plan = _plan(args)
     if args.follow:
         follow(plan.connect(), plan.state(), args.names, poll_s=plan.poll_s)
     else:
-        show_status(plan.connect(), plan.state(), args.names)
+        show_status(plan, args.names)
     return 0
 
 
 def _output(args: argparse.Namespace) -> int:
     from lumbar_kaggle.kaggle.follow import fetch_output
-    from lumbar_kaggle.kaggle.send import Plan
 
-    plan, folder = Plan(args.owner, args.out), args.to or args.out / "output" / args.name
-    files = fetch_output(plan.connect(), plan.state(), args.name, folder, start=args.start)
-    print(f"{folder}: {len(files)} files, {sum(path.stat().st_size for path in files):,} bytes")
+    folder = args.to or args.out / "output" / args.name
+    files = fetch_output(_plan(args), args.name, folder, start=args.start)
+    log.info("%s: %d files, %s bytes", folder, len(files), f"{sum(map(os.path.getsize, files)):,}")
     return 0
 
 
 def _submit(args: argparse.Namespace) -> int:
     from lumbar_kaggle.kaggle.follow import submit
-    from lumbar_kaggle.kaggle.send import Plan
 
-    plan = Plan(args.owner, args.out, args.dry_run, args.poll)
-    print(submit(plan.connect(), plan.state(), args.message))
+    log.info("%s", submit(_plan(args), args.message))
     return 0
 
 
 def _notebooks(args: argparse.Namespace) -> int:
-    from lumbar_kaggle.kaggle.kernels import repository
-    from lumbar_kaggle.kaggle.notebooks import write_templates
+    from lumbar_kaggle.kaggle.kernels import repository, write_notebooks
 
-    changed = write_templates(repository())
-    print("\n".join(map(str, changed)) or "every notebook is in step with its script")
+    changed = write_notebooks(repository())
+    log.info("%s", "\n".join(map(str, changed)) or "every notebook is in step with its script")
     return 0

@@ -74,11 +74,11 @@ def report(run: Path, **choices: Any) -> Report:
 
 def session(kernel: str) -> Callable[..., Any]:
     """Return what a kernel of the two-stage recipe runs."""
-    from lumbar_kaggle.kaggle import two_stage
+    from lumbar_kaggle.two_stage import session as sessions
 
     known: dict[str, Callable[..., Any]] = {
-        "train-locate": two_stage.train_locate_session,
-        "train-grade": two_stage.train_grade_session,
-        "blend": two_stage.blend_session,
+        "train-locate": sessions.train_locate_session,
+        "train-grade": sessions.train_grade_session,
+        "blend": sessions.blend_session,
     }
     return known[kernel]

@@ -10,11 +10,18 @@ import pytest
 from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.kaggle.checks import check_dataset, check_kernel, check_owner
-from lumbar_kaggle.kaggle.contents import PACKAGE_FOLDER, check_no_secrets, package_files, package_fingerprint
-from lumbar_kaggle.kaggle.datasets import build_models, build_package, built_bundle
-from lumbar_kaggle.kaggle.kernels import KERNELS, find_kernel, kernel_metadata
-from lumbar_kaggle.kaggle.send import Plan, build_kernel
-from lumbar_kaggle.kaggle.state import Sent, State
+from lumbar_kaggle.kaggle.datasets import (
+    PACKAGE_FOLDER,
+    build_models,
+    build_package,
+    built_bundle,
+    check_no_secrets,
+    package_files,
+    package_fingerprint,
+)
+from lumbar_kaggle.kaggle.follow import Plan, Sent, State
+from lumbar_kaggle.kaggle.kernels import find_kernel, kernel_metadata, read_kernels
+from lumbar_kaggle.kaggle.send import build_kernel
 from tests.support.ship_desk import ROOT, small_bundle
 
 IMAGE = "gcr.io/kaggle-gpu-images/python@sha256:" + "a" * 64
@@ -30,14 +37,15 @@ def kernel_folder(tmp_path: Path) -> Path:
 def test_every_kernel_of_the_table_passes(tmp_path: Path) -> None:
     """Built, filled in and checked; resumed ones read their own output; an image can be pinned."""
     plan = Plan("someone", tmp_path)
-    for kernel in KERNELS:
+    every = read_kernels(ROOT)
+    for kernel in every:
         folder = build_kernel(plan, kernel, plan.state(), resume=True, docker_image=IMAGE)
         metadata = json.loads((folder / "kernel-metadata.json").read_text())
         assert f"someone/{kernel.slug}" in metadata["kernel_sources"]
         assert metadata["docker_image"] == IMAGE
         assert "OWNER" not in json.dumps(metadata)
-        before = KERNELS[: KERNELS.index(kernel)]
-        assert set(kernel.kernels) <= {each.name for each in before}, "the table is in order of dependency"
+        before = every[: every.index(kernel)]
+        assert set(kernel.kernels) <= {each.name for each in before}, "kernels are in order of dependency"
     with pytest.raises(InputError, match="kernel 'x' is unknown; the kernels are preprocess, train-baseline"):
         find_kernel("x")
 
@@ -71,7 +79,7 @@ def test_every_kernel_of_the_table_passes(tmp_path: Path) -> None:
         ({"dataset_sources": ["datasets/someone/lumbar-kaggle"]}, "is not owner/slug"),
         ({"dataset_sources": ["someone/lumbar-kaggle/3"]}, "is not owner/slug"),
         ({"kernel_sources": ["code/someone/lumbar-preprocess"]}, "is not owner/slug"),
-        ({"kernel_sources": ["a/lumbar-preprocess"] * 2}, "'a/lumbar-preprocess' stands there twice"),
+        ({"kernel_sources": ["a/lumbar-preprocess"] * 2}, "'a/lumbar-preprocess' is there twice"),
         ({"competition_sources": ["c/rsna-2024"]}, "'c/rsna-2024' is not a bare slug"),
         ({"competition_sources": []}, "competition_sources is empty"),
         ({"model_sources": ["a/b/pyTorch/c/1"]}, "model_sources is not empty"),
@@ -295,10 +303,10 @@ def test_an_owner_that_cannot_be_one_is_refused(owner: str) -> None:
 
 
 def test_the_state_belongs_to_one_account(tmp_path: Path) -> None:
-    """Another account's is refused; a dry run leaves it as it is; what is missing says what to run."""
-    State(tmp_path, "someone", dry=True).record_kernel("preprocess", Sent("c", "lumbar-preprocess", 1))
-    assert not (tmp_path / "state.json").exists()
-    State(tmp_path, "someone").record_kernel("preprocess", Sent("c", "lumbar-preprocess", 1))
+    """Another account's is refused; what is missing says what to run."""
+    state = State(tmp_path, "someone")
+    state.kernels["preprocess"] = Sent("c", "lumbar-preprocess", 1)
+    state.write()
     assert State(tmp_path, "SomeOne").kernel("preprocess").version == 1
     with pytest.raises(InputError, match="was sent to someone, not other; choose another --out"):
         State(tmp_path, "other")

@@ -7,13 +7,12 @@ import zipfile
 
 import pytest
 
-from lumbar_kaggle.kaggle.contents import package_files, package_fingerprint
+from lumbar_kaggle.kaggle.datasets import package_files, package_fingerprint
 from lumbar_kaggle.kaggle.kernels import COMPETITION
 from tests.support.kaggle_server import USER, Refusal
-from tests.support.ship_desk import CLIENTS, Desk, put_everything, put_weights, small_bundle
+from tests.support.ship_desk import Desk, put_everything, put_weights, small_bundle
 
 
-@pytest.mark.parametrize("desk", CLIENTS, indirect=True)
 def test_both_datasets_arrive_byte_by_byte_and_as_new_versions(desk: Desk) -> None:
     """Create, then a new version of the one that changed: nothing more, nothing less, nothing twice."""
     desk.kaggle.processing = ["NOT_YET_PERSISTED", "BLOBS_RECEIVED", "READY"]
@@ -79,7 +78,6 @@ def push_body(name: str, *, kernels: list[str], models: bool, gpu: bool) -> dict
     return body | ({"machineShape": "NvidiaTeslaT4"} if gpu else {})
 
 
-@pytest.mark.parametrize("desk", CLIENTS, indirect=True)
 def test_the_chain_is_pushed_in_order_and_goes_on_where_it_stopped(desk: Desk) -> None:
     """Each body in full; a kernel waits for the output that it reads; what is unchanged is left alone."""
     bundle = put_everything(desk)
@@ -224,7 +222,7 @@ def test_refusals_of_a_push_are_one_sentence_each(desk: Desk) -> None:
     ]
     wanted = [
         "the quota of running GPU sessions is reached (Maximum batch GPU session count of 2 reached.); wait",
-        "Kaggle refused the push (Notebook not found); fix that",
+        "Kaggle refused it (Notebook not found); fix that",
         "Kaggle's answer names no version",
     ]
     for sentence in wanted:
@@ -243,7 +241,6 @@ def test_refusals_of_a_push_are_one_sentence_each(desk: Desk) -> None:
     assert push["kernelDataSources"] == [f"{USER}/lumbar-preprocess-2"]
 
 
-@pytest.mark.parametrize("desk", CLIENTS, indirect=True)
 def test_a_failed_upload_makes_no_version_and_a_broken_one_goes_on(desk: Desk) -> None:
     """One file of two is refused: no dataset of one file. One breaks off: the next call sends the rest."""
     desk.kaggle.broken_uploads = {"lumbar_kaggle.zip": None}

@@ -17,23 +17,33 @@ import pytest
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.dicom.series import read_series
 from lumbar_kaggle.inference.bundle import read_manifest
+from lumbar_kaggle.kaggle.datasets import BuiltDataset
 from lumbar_kaggle.kaggle.rehearsal import play as playing
-from lumbar_kaggle.kaggle.rehearsal.checks import check_hidden, check_submission
 from lumbar_kaggle.kaggle.rehearsal.hidden import LEAST_STUDIES, HiddenSet, Odd, make_hidden
-from lumbar_kaggle.kaggle.rehearsal.inputs import Input, ingest, lay_out, tree_hashes, unpack_checkpoints
-from lumbar_kaggle.kaggle.rehearsal.play import Played, Session, play
-from lumbar_kaggle.kaggle.rehearsal.rehearse import rehearse
-from lumbar_kaggle.kaggle.rehearsal.sandbox import Limits, Mount, choose_sandbox, system_mounts, why_not, wrap
-from lumbar_kaggle.kaggle.rehearsal.settings import SMALL_RECIPES, RehearsalSettings
-from lumbar_kaggle.kaggle.rehearsal.transcript import Transcript
+from lumbar_kaggle.kaggle.rehearsal.play import (
+    Input,
+    Limits,
+    Played,
+    Session,
+    choose_sandbox,
+    play,
+    sandboxed,
+    tree_hashes,
+    why_no_sandbox,
+)
+from lumbar_kaggle.kaggle.rehearsal.rehearse import ingest, rehearse, unpack_checkpoints
+from lumbar_kaggle.kaggle.rehearsal.settings import RehearsalSettings
+from lumbar_kaggle.kaggle.rehearsal.transcript import Transcript, check_hidden, check_submission
 from lumbar_kaggle.tables.submission import validate
 
 ROOT = Path(__file__).parents[2]
-CLOSED = [
-    pytest.param(kind, marks=pytest.mark.skipif(bool(why_not(kind)), reason=f"{kind}: {why_not(kind)}"))
-    for kind in ("bwrap", "unshare")
-]
-"""The sandboxes that are more than a plain process; skipped where the system does not allow them."""
+BWRAP = pytest.param("bwrap", marks=pytest.mark.skipif(bool(why_no_sandbox()), reason=why_no_sandbox()))
+"""The sandbox that is more than a plain process; skipped where the system does not allow it."""
+
+SMALL_RECIPES = {
+    name: json.loads((ROOT / "kernels" / name / "rehearsal.json").read_text())["settings"]
+    for name in ("baseline", "two-stage")
+}
 
 TINY = {
     "baseline": {
@@ -50,48 +60,45 @@ TINY = {
 }
 
 
-def in_sandbox(
-    kind: str, folder: Path, code: str, *mounts: Mount, **more: object
-) -> subprocess.CompletedProcess[str]:
-    """Run Python code within a sandbox."""
+def in_sandbox(folder: Path, code: str, **more: object) -> subprocess.CompletedProcess[str]:
+    """Run Python code within a sandbox that has ``/input`` and ``/output``."""
+    for name in ("input", "output"):
+        (folder / name).mkdir(exist_ok=True)
     command = [sys.executable, "-c", textwrap.dedent(code)]
-    (folder / "root").mkdir(exist_ok=True)
-    whole = wrap(kind, command, [*system_mounts(), *mounts], folder / "root")
-    return subprocess.run(whole, capture_output=True, text=True, check=False, timeout=60, **more)  # type: ignore[call-overload,no-any-return]
+    binds = {"/input": ("--ro-bind", folder / "input"), "/output": ("--bind", folder / "output")}
+    return subprocess.run(  # type: ignore[call-overload,no-any-return]
+        sandboxed(command, binds), capture_output=True, text=True, check=False, timeout=60, **more
+    )
 
 
 # --- the sandbox -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", CLOSED)
-def test_inputs_cannot_be_written_and_the_working_folder_has_its_size(kind: str, tmp_path: Path) -> None:
-    """EROFS on the mounted folder, the input folder, / and /usr; ENOSPC beyond the working folder's size."""
+@pytest.mark.parametrize("kind", [BWRAP])
+def test_inputs_cannot_be_written(kind: str, tmp_path: Path) -> None:
+    """EROFS on the mounted folder, / and /usr; the output can be written."""
     (tmp_path / "input").mkdir()
     (tmp_path / "input" / "file").write_text("sound")
     code = """
     import errno
-    def fails(path, size=1):
+    def fails(path):
         try:
-            open(path, "wb").write(bytes(size))
+            open(path, "wb").write(b"x")
         except OSError as error:
             return errno.errorcode[error.errno]
-    print(*map(fails, ("/kaggle/input/file", "/kaggle/input/new", "/new", "/usr/new")))
-    print(fails("/kaggle/working/small", 1 << 19), fails("/kaggle/working/large", 1 << 21), fails("/tmp/a"))
-    print(open("/kaggle/input/file").read())
+    print(*map(fails, ("/input/file", "/input/new", "/new", "/usr/new", "/output/new", "/tmp/a")))
+    print(open("/input/file").read())
     """
-    mounts = (
-        Mount("ro", "/kaggle/input", str(tmp_path / "input")),
-        Mount("tmpfs", "/kaggle/working", size=1 << 20),
-    )
-    done = in_sandbox(kind, tmp_path, code, *mounts)
-    assert done.stdout.splitlines() == ["EROFS EROFS EROFS EROFS", "None ENOSPC None", "sound"], done.stderr
+    done = in_sandbox(tmp_path, code)
+    assert done.stdout.splitlines() == ["EROFS EROFS EROFS EROFS None None", "sound"], done.stderr
     assert tree_hashes(tmp_path / "input").keys() == {"file"}
+    assert tree_hashes(tmp_path / "output").keys() == {"new"}
 
 
-@pytest.mark.parametrize("kind", CLOSED)
+@pytest.mark.parametrize("kind", [BWRAP])
 def test_the_network_is_cut_but_for_the_loopback_interface(kind: str, tmp_path: Path) -> None:
     """No route anywhere, not even to a server of this machine; a server of the session's own is reached."""
-    code = """
+    code = textwrap.dedent("""
     import errno, socket, sys
     def reach(*address):
         try:
@@ -101,17 +108,17 @@ def test_the_network_is_cut_but_for_the_loopback_interface(kind: str, tmp_path: 
             return errno.errorcode.get(error.errno, "no name")
     own = socket.create_server(("127.0.0.1", 0))
     print(reach("127.0.0.1", int(sys.stdin.read())), reach("192.0.2.1", 80), reach(*own.getsockname()))
-    """
+    """)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
-        closed = in_sandbox(kind, tmp_path, code, input=port)
-        plain = in_sandbox("plain", tmp_path, code, input=port)
+        closed = in_sandbox(tmp_path, code, input=port)
+        plain = subprocess.run([sys.executable, "-c", code], input=port, capture_output=True, text=True)
     assert closed.stdout.split() == ["ECONNREFUSED", "ENETUNREACH", "reached"], closed.stderr
     # Without a sandbox the same server is reached: the test would notice an open network.
     assert plain.stdout.split()[0] == "reached"
 
 
-@pytest.mark.parametrize("kind", CLOSED)
+@pytest.mark.parametrize("kind", [BWRAP])
 def test_a_session_does_not_see_the_repository(kind: str, tmp_path: Path) -> None:
     """The package comes from the mounted dataset, or not at all."""
     code = f"""
@@ -121,16 +128,15 @@ def test_a_session_does_not_see_the_repository(kind: str, tmp_path: Path) -> Non
     except ImportError:
         print("not found", os.path.exists({str(ROOT / "setup.py")!r}))
     """
-    done = in_sandbox(kind, tmp_path, code, cwd=tmp_path)
+    done = in_sandbox(tmp_path, code, cwd=tmp_path)
     assert done.stdout.split() == ["not", "found", "False"], done.stderr
 
 
-@pytest.mark.parametrize("kind", [*CLOSED, "plain"])
+@pytest.mark.parametrize("kind", [BWRAP, "plain"])
 def test_a_killed_rehearsal_leaves_no_process(kind: str, tmp_path: Path) -> None:
     """SIGKILL of the rehearsal ends the session's heartbeat."""
-    (tmp_path / "out").mkdir()
-    (tmp_path / "root").mkdir()
-    beat = tmp_path / "out" / "beat"
+    (tmp_path / "output").mkdir()
+    beat = tmp_path / "output" / "beat"
     inner = f"""
 import time
 while True:
@@ -140,10 +146,11 @@ while True:
     outer = f"""
 import sys
 from pathlib import Path
-from lumbar_kaggle.kaggle.rehearsal.sandbox import Mount, run, system_mounts, wrap
-mounts = [*system_mounts(), Mount("rw", "/out", {str(tmp_path / "out")!r})]
-command = wrap({kind!r}, [sys.executable, "-c", {inner!r}], mounts, Path({str(tmp_path / "root")!r}))
-run(command, {{"PATH": "/usr/bin:/bin"}}, Path({str(tmp_path / "log")!r}))
+from lumbar_kaggle.kaggle.rehearsal.play import Limits, run, sandboxed
+command = [sys.executable, "-c", {inner!r}]
+if {kind!r} == "bwrap":
+    command = sandboxed(command, {{"/out": ("--bind", {str(tmp_path / "output")!r})}})
+run(command, {{"PATH": "/usr/bin:/bin"}}, Path({str(tmp_path)!r}), 60, Limits())
 """
     process = subprocess.Popen([sys.executable, "-c", outer], cwd=ROOT)
     deadline = time.monotonic() + 60
@@ -158,19 +165,17 @@ run(command, {{"PATH": "/usr/bin:/bin"}}, Path({str(tmp_path / "log")!r}))
 
 
 def test_the_best_sandbox_is_chosen_and_an_unusable_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without either command it is a plain process; asked for by name, the reason is told."""
-    why_not.cache_clear()
+    """Without the command it is a plain process; asked for by name, the reason is told."""
+    why_no_sandbox.cache_clear()
     monkeypatch.setattr(shutil, "which", lambda name: None)
     try:
         assert choose_sandbox() == "plain"
         with pytest.raises(InputError, match=r"bwrap does not work .* is not installed"):
             choose_sandbox("bwrap")
-        with pytest.raises(
-            InputError, match="'docker' is unknown; give auto or one of bwrap, unshare, plain"
-        ):
-            choose_sandbox("docker")
     finally:
-        why_not.cache_clear()
+        why_no_sandbox.cache_clear()
+    with pytest.raises(InputError, match="'docker'; it must be one of auto, bwrap, plain"):
+        RehearsalSettings(sandbox="docker")
 
 
 # --- one session -----------------------------------------------------------------------------------------
@@ -196,7 +201,7 @@ print("done", len(os.sched_getaffinity(0)))
 """
 
 
-@pytest.mark.parametrize("kind", [*CLOSED, "plain"])
+@pytest.mark.parametrize("kind", [BWRAP, "plain"])
 def test_a_session_leaves_its_output_and_is_not_played_twice(kind: str, tmp_path: Path) -> None:
     """Output, log and figures; again only when its key changes; what a killed one left is swept away."""
     stale = tmp_path / "sessions" / ".short" / "output"
@@ -224,22 +229,23 @@ def test_a_session_leaves_its_output_and_is_not_played_twice(kind: str, tmp_path
         ("print('words', flush=True)\nraise SystemExit(3)", "failed with exit code 3; its log is"),
         ("import time\ntime.sleep(60)", "did not end within its 0.0 minutes"),
         ("x = bytearray(1 << 31)", "failed with exit code 1"),
+        ("open('large', 'wb').write(bytes(1 << 21))", "left more than its disk holds"),
     ],
-    ids=["fails", "too long", "too much memory"],
+    ids=["fails", "too long", "too much memory", "too much output"],
 )
 def test_a_session_that_fails_is_named_with_the_end_of_its_log(
     code: str,
     sentence: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """One sentence, the log's tail before it, and nothing that counts as played."""
     monkeypatch.setattr(playing, "START_UP_S", 1.0)
-    limits = Limits(memory_bytes=1 << 30)
+    limits = Limits(memory_bytes=1 << 30, disk_bytes=1 << 20)
     with pytest.raises(InputError, match=sentence):
         play(session(tmp_path, code, hours=0.0001), tmp_path / "sessions", choose_sandbox(), limits)
-    shown = capsys.readouterr().out
+    shown = caplog.text
     assert ("words" in shown) == ("words" in code)
     assert ("MemoryError" in shown) == ("bytearray" in code)
     assert (tmp_path / "sessions" / "short" / "session.log").is_file()
@@ -259,7 +265,7 @@ def test_a_notebook_fails_as_it_would_on_kaggle(
     source: str,
     told: str,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """papermill's own end: the exception's text, or the word that Kaggle has for a missing kernelspec."""
     cell = {"cell_type": "code", "metadata": {}, "source": source, "outputs": [], "execution_count": None}
@@ -268,7 +274,13 @@ def test_a_notebook_fails_as_it_would_on_kaggle(
     notebook.write_text(json.dumps({**content, "nbformat": 4, "nbformat_minor": 4}))
     with pytest.raises(InputError, match="short: the session failed with exit code 1; its log is"):
         play(Session("short", notebook, (), "new", 0.1), tmp_path / "sessions", choose_sandbox(), Limits())
-    assert told in capsys.readouterr().out
+    assert told in caplog.text
+
+
+@pytest.fixture(autouse=True)
+def messages(caplog: pytest.LogCaptureFixture) -> None:
+    """What the package logs is kept for the test."""
+    caplog.set_level("INFO", logger="lumbar_kaggle")
 
 
 # --- mounted inputs --------------------------------------------------------------------------------------
@@ -285,14 +297,8 @@ def test_a_notebook_fails_as_it_would_on_kaggle(
     ],
 )
 def test_both_generations_of_paths(kind: str, owner: str, layout: str, place: str, tmp_path: Path) -> None:
-    """Mount points are made empty; links point to the content."""
-    (tmp_path / "content").mkdir()
-    item = Input(kind, owner, "slug", tmp_path / "content")
-    assert item.place(layout) == place
-    lay_out((item,), layout, tmp_path / "points", linked=False)
-    assert list((tmp_path / "points" / place).iterdir()) == []
-    lay_out((item,), layout, tmp_path / "links", linked=True)
-    assert (tmp_path / "links" / place).resolve() == (tmp_path / "content").resolve()
+    """By kind and owner, or by the slug alone."""
+    assert Input(kind, owner, "slug", tmp_path).place(layout) == place
 
 
 def test_archives_are_unpacked_nested_or_flat(tmp_path: Path) -> None:
@@ -304,12 +310,13 @@ def test_archives_are_unpacked_nested_or_flat(tmp_path: Path) -> None:
             archive.writestr(f"inner/{name}.txt", name)
     (upload / "manifest.json").write_text("{}")
     (upload / "dataset-metadata.json").write_text("{}")
-    names = ["one.zip", "manifest.json"]
-    nested = ingest(names, upload, tmp_path / "nested", "new")
+    sizes = dict.fromkeys(["one.zip", "manifest.json"], 1)
+    built = BuiltDataset(upload, "slug", "", sizes)
+    nested = ingest(built, tmp_path / "nested", "new")
     assert tree_hashes(nested).keys() == {"manifest.json", "one/inner/one.txt"}
-    flat = ingest(names, upload, tmp_path / "flat", "old")
+    flat = ingest(built, tmp_path / "flat", "old")
     assert tree_hashes(flat).keys() == {"manifest.json", "inner/one.txt"}
-    both = ingest([*names, "two.zip"], upload, tmp_path / "flat", "old")
+    both = ingest(BuiltDataset(upload, "slug", "", {**sizes, "two.zip": 1}), tmp_path / "flat", "old")
     assert tree_hashes(both).keys() == {"manifest.json", "one/inner/one.txt", "two/inner/two.txt"}
 
 
@@ -394,7 +401,7 @@ def test_the_hidden_set_is_nasty_and_costs_only_the_odd_studies(rehearsed: Path)
         assert not read_series(folder).skipped
 
 
-def test_a_rehearsal_goes_on_where_it_was_killed(rehearsed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_rehearsal_goes_on_where_it_was_killed(rehearsed: Path, caplog: pytest.LogCaptureFixture) -> None:
     """With one session missing, that one alone is played, and the closing table says which were there."""
     sessions = rehearsed / "all" / "sessions"
     (sessions / "preprocess").rename(sessions / ".preprocess")
@@ -402,7 +409,7 @@ def test_a_rehearsal_goes_on_where_it_was_killed(rehearsed: Path, capsys: pytest
     steps = json.loads((rehearsed / "all" / "transcript.json").read_text())["steps"]
     again = {step["name"]: step["again"] for step in steps if "paths" in step["name"]}
     assert [name for name, before in again.items() if not before] == ["preprocess (new paths)"]
-    assert "(done before)" in capsys.readouterr().out
+    assert "(done before)" in caplog.text
 
 
 def test_the_two_stage_kernels_end_with_the_hidden_set(rehearsed: Path) -> None:
@@ -428,7 +435,7 @@ def test_a_faulty_submission_and_a_silent_log_are_caught(rehearsed: Path, tmp_pa
     """A row too few, an odd study at the wrong status or without a word: each stops the rehearsal."""
     source = rehearsed / "all" / "sessions" / "inference-hidden"
     shutil.copytree(source, tmp_path / "inference-hidden")
-    played = Played("inference-hidden", "new", tmp_path / "inference-hidden", 1.0, 1.0, 1, 1, False, "key")
+    played = Played(tmp_path / "inference-hidden", "key")
     folder, truth = (rehearsed / "all" / "hidden" / name for name in ("competition", "truth.csv"))
     transcript = Transcript(tmp_path, {}, "plain")
     check_submission(transcript, played, folder, truth)
@@ -436,7 +443,7 @@ def test_a_faulty_submission_and_a_silent_log_are_caught(rehearsed: Path, tmp_pa
     graded = log.loc[log["status"] == "graded", "study_id"].iloc[-1]
     for study, outcome in ((graded, "prior"), (graded, "graded"), ("9999999", "left out")):
         odd = Odd(study, "odd", outcome, True)
-        with pytest.raises(InputError, match="the rehearsal failed: not so: odd"):
+        with pytest.raises(InputError, match="the rehearsal failed: expected: odd"):
             check_hidden(transcript, played, HiddenSet(folder, truth, (odd,), ""))
     path = played.output / "submission.csv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
@@ -450,9 +457,9 @@ def test_settings_out_of_range_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="variant is 'loud'"):
         RehearsalSettings(variant="loud")
     with pytest.raises(InputError, match="recipe is 'three-stage'; it must be one of baseline, two-stage"):
-        RehearsalSettings(recipe="three-stage")
+        rehearse(tmp_path / "folder", RehearsalSettings(recipe="three-stage"))
     with pytest.raises(InputError, match="minutes is 0"):
         RehearsalSettings(minutes=0)
     with pytest.raises(InputError, match=f"give {LEAST_STUDIES} or more"):
-        make_hidden(tmp_path, tmp_path, tmp_path / "hidden", LEAST_STUDIES - 1, "", "baseline")
+        make_hidden(tmp_path, tmp_path, tmp_path / "hidden", LEAST_STUDIES - 1, "", only_t1=True)
     assert list(tmp_path.iterdir()) == []

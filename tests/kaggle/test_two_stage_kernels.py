@@ -12,8 +12,7 @@ from lumbar_kaggle.baseline.network import body_state, build_network
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.inference.bundle import read_manifest
-from lumbar_kaggle.kaggle.sessions import RESUMABLE
-from lumbar_kaggle.kaggle.two_stage import blend_session, train_grade_session, train_locate_session
+from lumbar_kaggle.kaggle.session import RESUMABLE
 from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.settings import STANDARD_SETS, PhantomSet
 from lumbar_kaggle.pipeline import export_run, preprocess_folder, train_two_stage
@@ -22,6 +21,7 @@ from lumbar_kaggle.two_stage.config import preset
 from lumbar_kaggle.two_stage.grade.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.cropping import cache_crops, crops_folder, evict_other_crops
 from lumbar_kaggle.two_stage.grade.places import annotated_places, read_places, to_points
+from lumbar_kaggle.two_stage.session import blend_session, train_grade_session, train_locate_session
 from lumbar_kaggle.two_stage.study import CachedStudies, DicomStudies
 from tests.dicom.test_preprocess import folder_bytes
 from tests.tables.test_kaggle_folders import mount, session

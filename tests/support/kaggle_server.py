@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
+BLOB = {"language": "python", "kernelType": "notebook"}
 USER, KEY, TOKEN = "testuser", "0123456789abcdef0123456789abcdef", "KGAT_00000000000000000000"
 
 
@@ -201,7 +202,10 @@ class FakeKaggle:
         kept = {
             kind: [each for each in push.get(kind, []) if each not in self.drop_silently] for kind in kinds
         }
-        return {"metadata": {"ref": push["slug"], **kept}, "blob": {"source": push["text"]}}
+        return {
+            "metadata": {"ref": push["slug"], **kept},
+            "blob": {**BLOB, "slug": push["slug"], "source": push["text"]},
+        }
 
     def _kernel(self, body: dict[str, Any]) -> Kernel:
         if body["userName"] != USER or body["kernelSlug"] not in self.kernels:
@@ -215,7 +219,7 @@ class FakeKaggle:
 
     def _list_kernel_session_output(self, body: dict[str, Any]) -> dict[str, Any]:
         kernel, start = self._kernel(body), int(body.get("pageToken") or 0)
-        names = sorted(kernel.files)[start : start + body["pageSize"]]
+        names = sorted(kernel.files)[start : start + body.get("pageSize", 20)]
         more = start + len(names) < len(kernel.files)
         url = f"http://localhost/output/{body['kernelSlug']}"
         return {
@@ -258,7 +262,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         _, _, slug, name = unquote(self._path()).split("/", 3)
         content = self.server.kaggle.kernels[slug].files[name]
-        self._reply(200, content, {}, cut=name in self.server.kaggle.cut_downloads)
+        cut = name in self.server.kaggle.cut_downloads
+        self.server.kaggle.cut_downloads -= {name}
+        self._reply(200, content, {"Last-Modified": "Fri, 01 Mar 2024 00:00:00 GMT"}, cut=cut)
 
     def _path(self) -> str:
         return urlparse(self.path).path

@@ -16,12 +16,6 @@ from lumbar_kaggle.score.metric import weighted_prior
 from tests.support.kaggle_server import KEY, TOKEN, USER, FakeKaggle, serve
 
 ROOT = Path(__file__).parents[2]
-OLDEST = Path(sys.prefix) / "oldest-kaggle"
-"""The oldest client that the package promises, 2.2.4; `make test` puts it there."""
-
-
-CLIENTS = ["newest", "oldest"]
-"""What the fixture ``desk`` may be parametrised with."""
 
 
 @cache
@@ -43,14 +37,12 @@ class Desk:
         home: holds the credentials, if any, and ``tmp``, where the client keeps broken-off uploads.
         kaggle: the server's state.
         address: of the server.
-        client: ``newest`` or ``oldest``.
         transcript: commands and what they printed.
     """
 
     home: Path
     kaggle: FakeKaggle
     address: str
-    client: str = "newest"
     transcript: list[str] = field(default_factory=list)
 
     @property
@@ -96,8 +88,7 @@ class Desk:
 
     def _environment(self) -> dict[str, str]:
         own = {"PATH": os.environ["PATH"], "HOME": str(self.home), "TMPDIR": str(self.home / "tmp")}
-        paths = [str(OLDEST)] if self.client == "oldest" else []
-        own |= {"PYTHONPATH": os.pathsep.join([*paths, str(ROOT)]), "PYTHONDONTWRITEBYTECODE": "1"}
+        own |= {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
         # Without it the client would call api.kaggle.com; the lone network makes that impossible too.
         own |= {"KAGGLE_API_ENVIRONMENT": "LOCALHOST", "OMP_NUM_THREADS": "1"}
         if not lone_network():
@@ -106,14 +97,14 @@ class Desk:
         return own
 
 
-def open_desk(home: Path, client: str = "newest") -> Desk:
+def open_desk(home: Path) -> Desk:
     """Make a desk with a server of its own; the server ends with the process."""
     (home / "tmp").mkdir()
     kaggle = FakeKaggle()
     # The path of a socket may have 107 characters at most, fewer than pytest's folders take.
     path = Path(tempfile.mkdtemp(prefix="kaggle-")) / "socket" if lone_network() else None
     _, address = serve(kaggle, path)
-    return Desk(home, kaggle, address, client)
+    return Desk(home, kaggle, address)
 
 
 def close_desk(desk: Desk) -> None:

@@ -15,21 +15,21 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from lumbar_kaggle.baseline.predictor import BaselinePredictor
+from lumbar_kaggle.baseline.session import preprocess_session, train_baseline_session
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.inference.bundle import read_manifest
 from lumbar_kaggle.inference.predict import predict
-from lumbar_kaggle.kaggle.contents import PACKAGE_FOLDER, package_fingerprint
-from lumbar_kaggle.kaggle.kernels import COMPETITION, KERNELS
-from lumbar_kaggle.kaggle.notebooks import make_notebook, write_templates
-from lumbar_kaggle.kaggle.paths import find_bundle, find_competition, find_marker
-from lumbar_kaggle.kaggle.repack import repack_checkpoints
-from lumbar_kaggle.kaggle.sessions import (
-    inference_session,
-    preprocess_session,
-    session_budget,
-    train_baseline_session,
+from lumbar_kaggle.kaggle.datasets import PACKAGE_FOLDER, package_fingerprint
+from lumbar_kaggle.kaggle.inputs import find_bundle, find_competition, find_marker, repack_checkpoints
+from lumbar_kaggle.kaggle.kernels import (
+    COMPETITION,
+    find_kernel,
+    make_notebook,
+    read_kernels,
+    write_notebooks,
 )
+from lumbar_kaggle.kaggle.session import inference_session, session_budget
 from lumbar_kaggle.tables.submission import validate
 from tests.conftest import SMALL
 
@@ -92,31 +92,30 @@ def play(script: Path, working: Path, inputs: Path, monkeypatch: pytest.MonkeyPa
     return NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(working)}}).execute()
 
 
-def test_notebooks_and_metadata_are_in_step_with_scripts_and_table(tmp_path: Path) -> None:
-    """Made anew, each notebook and each metadata file is what the repository holds."""
+def test_notebooks_are_in_step_with_scripts(tmp_path: Path) -> None:
+    """Made anew, each notebook is what the repository holds."""
     for name in ("kernels", "submission"):
         shutil.copytree(ROOT / name, tmp_path / name)
-    assert write_templates(tmp_path) == [], "run lumbar ship notebooks"
-    assert {path.parent for path in tmp_path.rglob("kernel-metadata.json")} == {
-        tmp_path / kernel.folder for kernel in KERNELS
-    }
+    assert write_notebooks(tmp_path) == [], "run lumbar ship notebooks"
+    folders = {kernel.folder for kernel in read_kernels(tmp_path)}
+    assert {path.parent for path in tmp_path.rglob("kernel-metadata.json")} == folders
     stale = tmp_path / "submission" / "inference.ipynb"
     stale.write_text(stale.read_text().replace("outcome", "result"))
-    assert write_templates(tmp_path) == [stale]
+    assert write_notebooks(tmp_path) == [stale]
 
 
-@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize("kernel", read_kernels(ROOT), ids=lambda kernel: kernel.name)
 def test_notebooks_are_short_valid_and_hold_no_output(kernel: Any) -> None:
     """A kernelspec, without which the platform's runner dies; few lines; the same bytes each time."""
-    text = make_notebook(ROOT / kernel.folder / kernel.script)
+    text = make_notebook(kernel.script)
     notebook = nbformat.reads(text, 4)
     nbformat.validate(notebook)
     assert notebook.metadata.kernelspec.name == "python3"
     assert not [cell for cell in notebook.cells if cell.get("outputs")]
     assert sum(len(cell.source.splitlines()) for cell in notebook.cells) <= 30
-    assert text == make_notebook(ROOT / kernel.folder / kernel.script)
+    assert text == make_notebook(kernel.script)
     with pytest.raises(InputError, match="needs one line NOTHING"):
-        make_notebook(ROOT / kernel.folder / kernel.script, {"NOTHING": ""})
+        make_notebook(kernel.script, {"NOTHING": ""})
 
 
 @pytest.mark.parametrize(("layout", "nested"), [("old", True), ("new", False), ("new", True)])
@@ -154,8 +153,7 @@ def test_a_kernel_without_time_stops_cleanly_and_says_so(
     monkeypatch.setenv("LUMBAR_HOURS", "0")
     monkeypatch.setenv("LUMBAR_SCRATCH", str(tmp_path / "scratch"))
     monkeypatch.setenv("LUMBAR_CONFIG", json.dumps({"baseline": {"weights": "none"}}))
-    kernel = next(each for each in KERNELS if each.name == name)
-    played = play(ROOT / kernel.folder / kernel.script, working, inputs, monkeypatch)
+    played = play(find_kernel(name).script, working, inputs, monkeypatch)
     printed = "".join(output.get("text", "") for cell in played.cells for output in cell.get("outputs", []))
     assert "resumable: push this kernel again with its own output attached" in printed
 

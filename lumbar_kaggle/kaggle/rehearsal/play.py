@@ -1,22 +1,36 @@
 """One session, played: inputs mounted, limits set, the very notebook run, its output kept.
 
 A session that is finished is a folder with ``session.json`` in it, and is not played again; one that was
-killed leaves nothing that counts.
+killed leaves nothing that counts. Where bubblewrap is installed, the session has a file tree of its own with
+read-only inputs and no network; elsewhere it is a plain process.
+
+In 2026 a competition was mounted as ``/kaggle/input/{slug}`` or ``/kaggle/input/competitions/{slug}``, a
+dataset as ``{slug}`` or ``datasets/{owner}/{slug}``, a kernel's output as ``{slug}`` or
+``notebooks/{owner}/{slug}`` (Kaggle/kaggle-cli issue 1140).
 """
 
-import json
+import ctypes
+import logging
 import os
+import resource
 import shutil
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import digest, read_json, sha256_file, write_json
-from lumbar_kaggle.kaggle.rehearsal.inputs import Input, lay_out
-from lumbar_kaggle.kaggle.rehearsal.sandbox import RUNNER, Limits, Mount, run, system_mounts, wrap
+
+log = logging.getLogger(__name__)
+
+LAYOUTS = ("new", "old")
+GIB = 1024**3
 
 START_UP_S = 180.0
 """Added to a session's limit: beside minutes the start of Python and its libraries counts."""
@@ -24,8 +38,51 @@ START_UP_S = 180.0
 TAIL = 15
 """Lines of a failed session's log that are shown."""
 
+TIMED_OUT = 124
+"""Exit code of a session that was ended at its limit, as of the command ``timeout``."""
+
 _PASSED_ON = ("OMP_", "OPENBLAS_", "MKL_")
 """Beginnings of the variables that numerical libraries need on this machine."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a session may use: processors, bytes of address space per process, bytes of output.
+
+    The defaults are those of a Kaggle session with two T4.
+    """
+
+    cores: int = 4
+    memory_bytes: int = 31 * GIB
+    disk_bytes: int = 20 * GIB
+
+
+@dataclass(frozen=True)
+class Input:
+    """One source of a session.
+
+    Attributes:
+        kind: ``competitions``, ``datasets`` or ``notebooks``.
+        owner: of the dataset or kernel; a competition has none.
+        slug: the last part of its address.
+        folder: its content on this machine, as mounted.
+        key: identifies the content, so that a session is played again when it changes.
+    """
+
+    kind: str
+    owner: str
+    slug: str
+    folder: Path
+    key: str = ""
+
+    def place(self, layout: str) -> str:
+        """Return where it lies below ``/kaggle/input``, by one of `LAYOUTS`.
+
+        >>> Input("datasets", "you", "lumbar-kaggle", Path()).place("new")
+        'datasets/you/lumbar-kaggle'
+        """
+        parts = (self.slug,) if layout == "old" else (self.kind, self.owner, self.slug)
+        return "/".join(part for part in parts if part)
 
 
 @dataclass(frozen=True)
@@ -36,7 +93,7 @@ class Session:
         name: of the session, and of its folder.
         code: the notebook, or a script.
         inputs: what is attached.
-        layout: where it is mounted, see `inputs.LAYOUTS`.
+        layout: where it is mounted, see `LAYOUTS`.
         hours: the session's limit, told to the kernel; it is ended there and `START_UP_S` later.
         variables: further environment variables.
     """
@@ -54,25 +111,20 @@ class Played:
     """What came of it.
 
     Attributes:
-        name, layout: the session's.
         folder: holds ``session.log`` and ``output/``.
-        seconds: wall time.
-        processor_seconds: of all its processes; less than `seconds` where other work shares the machine.
-        peak_bytes: memory of its largest process.
-        output_bytes: size of its output.
-        again: whether an earlier rehearsal had played it.
         key: identifies what was played; part of the key of a session that uses the output.
+        seconds, processor_seconds: wall time, and time of all its processes.
+        peak_bytes, output_bytes: memory of its largest process, size of its output.
+        again: whether an earlier rehearsal had played it.
     """
 
-    name: str
-    layout: str
     folder: Path
-    seconds: float
-    processor_seconds: float
-    peak_bytes: int
-    output_bytes: int
-    again: bool
     key: str
+    seconds: float = 0.0
+    processor_seconds: float = 0.0
+    peak_bytes: int = 0
+    output_bytes: int = 0
+    again: bool = False
 
     @property
     def output(self) -> Path:
@@ -85,127 +137,190 @@ class Played:
         return (self.folder / "session.log").read_text(encoding="utf-8", errors="replace")
 
 
+@cache
+def why_no_sandbox() -> str:
+    """Return why bubblewrap cannot be used here, tried for real; empty text when it can."""
+    if shutil.which("bwrap") is None:
+        return "bubblewrap is not installed"
+    done = subprocess.run(sandboxed([sys.executable, "-c", "pass"]), capture_output=True, text=True)
+    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["bwrap fails"])[-1]
+
+
+def choose_sandbox(wanted: str = "auto") -> str:
+    """Return ``bwrap`` or ``plain``: the wanted one, or with ``auto`` the best that works.
+
+    Raises:
+        InputError: the wanted one does not work here.
+    """
+    if wanted == "bwrap" and why_no_sandbox():
+        raise InputError(
+            f"sandbox bwrap does not work on this machine ({why_no_sandbox()}); give --sandbox auto"
+        )
+    return wanted if wanted != "auto" else "plain" if why_no_sandbox() else "bwrap"
+
+
+def sandboxed(command: list[str], binds: Mapping[str, tuple[str, Path]] | None = None) -> list[str]:
+    """Return the command line that runs `command` in a file tree of its own, without network.
+
+    Args:
+        command: starts with an absolute path.
+        binds: place in that tree → how (``--ro-bind`` or ``--bind``), and the folder or file of this machine.
+    """
+    words = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session"]
+    words += ["--tmpfs", "/tmp", "--proc", "/proc", "--dev", "/dev"]
+    for path in (Path("/") / name for name in ("usr", "bin", "sbin", "lib", "lib32", "lib64", "etc")):
+        if path.is_symlink():
+            words += ["--symlink", os.readlink(path), str(path)]
+        elif path.is_dir():
+            words += ["--ro-bind", str(path), str(path)]
+    # An environment must keep its own path, or its scripts and links no longer find it.
+    for prefix in dict.fromkeys((sys.base_prefix, sys.prefix)):
+        if not f"{prefix}/".startswith("/usr/"):
+            words += ["--ro-bind", prefix, prefix]
+    for place, (how, source) in (binds or {}).items():
+        words += [how, str(source), place]
+    return [*words, "--remount-ro", "/", "--chdir", "/", "--", *command]
+
+
 def play(session: Session, folder: Path, sandbox: str, limits: Limits) -> Played:
     """Play a session, unless the same one is there already.
 
     Args:
         session: which.
         folder: of all sessions.
-        sandbox: one of `sandbox.KINDS`.
+        sandbox: ``bwrap`` or ``plain``.
         limits: see there.
 
     Raises:
-        InputError: the session failed or was ended at its limit; the log's last lines are printed.
+        InputError: the session failed, was ended at its limit, or left too much; the log's end is shown.
     """
-    key = digest(
-        [
-            *(
-                session.name,
-                sha256_file(session.code),
-                session.layout,
-                session.hours,
-                dict(session.variables),
-            ),
-            *([(item.place(session.layout), item.key) for item in session.inputs], sandbox),
-        ]
-    )
-    done, stage = folder / session.name, folder / f".{session.name}"
-    if (done / "session.json").is_file():
-        facts = read_json(done / "session.json")
-        if facts["key"] == key:
-            return _played(session, done, facts, again=True)
+    places = [(item.place(session.layout), item.key) for item in session.inputs]
+    own = [session.name, sha256_file(session.code), session.layout, session.hours, dict(session.variables)]
+    key, done, stage = digest([*own, places, sandbox]), folder / session.name, folder / f".{session.name}"
+    if (done / "session.json").is_file() and read_json(done / "session.json")["key"] == key:
+        return Played(done, again=True, **read_json(done / "session.json"))
     for leftover in (done, stage):
         shutil.rmtree(leftover, ignore_errors=True)
-    for name in ("output", "figures", "root"):
+    for name in ("output", "scratch", "input"):
         (stage / name).mkdir(parents=True)
-    code = run(_command(session, stage, sandbox, limits), _environment(session, stage, sandbox), _log(stage))
-    figures = {} if code else read_json(stage / "figures/usage.json")
-    for name in ("input", "figures", "root"):
+    command, variables = _command(session, stage, sandbox)
+    code, figures = run(command, variables, stage, session.hours * 3600 + START_UP_S, limits)
+    figures["output_bytes"] = sum(
+        path.stat().st_size for path in (stage / "output").rglob("*") if path.is_file()
+    )
+    for name in ("input", "scratch"):
         shutil.rmtree(stage / name, ignore_errors=True)
-    if code:
+    if not code and figures["output_bytes"] <= limits.disk_bytes:
+        write_json(stage / "session.json", {"key": key, **figures})
         os.replace(stage, done)
-        _explain(session, done, code)
-    facts = {"key": key, **figures}
-    write_json(stage / "session.json", facts)
+        return Played(done, key, **figures)
     os.replace(stage, done)
-    return _played(session, done, facts, again=False)
+    log.info("%s", "\n".join(f"    {line}" for line in Played(done, "").log.splitlines()[-TAIL:]))
+    reason = f"failed with exit code {code}" if code else "left more than its disk holds"
+    if code == TIMED_OUT:
+        reason = f"did not end within its {session.hours * 60:.1f} minutes"
+    raise InputError(f"{session.name}: the session {reason}; its log is {done / 'session.log'}")
 
 
-def _played(session: Session, folder: Path, facts: dict[str, Any], *, again: bool) -> Played:
-    names = ("seconds", "processor_seconds", "peak_bytes", "output_bytes", "key")
-    values = {name: facts[name] for name in names}
-    return Played(session.name, session.layout, folder, again=again, **values)
-
-
-def _command(session: Session, stage: Path, sandbox: str, limits: Limits) -> list[str]:
-    """Lay out the stage and return the command line of the whole session."""
-    closed = sandbox != "plain"
-    lay_out(session.inputs, session.layout, stage / "input", linked=not closed)
+def _command(session: Session, stage: Path, sandbox: str) -> tuple[list[str], dict[str, str]]:
+    """Lay out the inputs; return the command line of the session, and its whole environment."""
+    closed = sandbox == "bwrap"
     working = "/kaggle/working" if closed else str(stage / "output")
     code = f"/kaggle/src/{session.code.name}" if closed else str(session.code)
-    spec = {
-        "command": _interpreter(code, working),
-        "working": working,
-        "output": "/rehearsal/output" if closed else "",
-        "usage": "/rehearsal/figures/usage.json" if closed else str(stage / "figures/usage.json"),
-        "cores": limits.cores,
-        "memory": limits.memory_bytes,
-        "seconds": session.hours * 3600 + START_UP_S,
-    }
-    runner = "/kaggle/inside.py" if closed else str(RUNNER)
-    mounts = _mounts(session, stage, limits) if closed else []
-    return wrap(sandbox, [sys.executable, runner, json.dumps(spec)], mounts, stage / "root")
-
-
-def _interpreter(code: str, working: str) -> list[str]:
-    """Return how Kaggle starts a kernel: notebooks by papermill, scripts by Python."""
-    if not code.endswith(".ipynb"):
-        return [sys.executable, "-P", code]
-    options = ["--log-output", "--no-progress-bar", "--cwd", working]
-    return [sys.executable, "-m", "papermill", *options, code, f"{working}/__notebook__.ipynb"]
-
-
-def _mounts(session: Session, stage: Path, limits: Limits) -> list[Mount]:
-    mounts = [*system_mounts(), Mount("ro", "/kaggle/input", str(stage / "input"))]
-    for item in session.inputs:
-        mounts.append(Mount("ro", f"/kaggle/input/{item.place(session.layout)}", str(item.folder.resolve())))
-    return [
-        *mounts,
-        Mount("ro", f"/kaggle/src/{session.code.name}", str(session.code)),
-        Mount("ro", "/kaggle/inside.py", str(RUNNER)),
-        Mount("tmpfs", "/kaggle/working", size=limits.disk_bytes),
-        Mount("tmpfs", "/kaggle/tmp"),
-        *(Mount("rw", f"/rehearsal/{name}", str(stage / name)) for name in ("output", "figures")),
-    ]
-
-
-def _environment(session: Session, stage: Path, sandbox: str) -> dict[str, str]:
+    command = [sys.executable, "-P", code]
+    if code.endswith(".ipynb"):
+        options = ["--log-output", "--no-progress-bar", "--cwd", working]
+        command = [sys.executable, "-m", "papermill", *options, code, f"{working}/__notebook__.ipynb"]
     kept = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
-    values = {
-        **kept,
-        "HOME": "/tmp",
-        "LANG": "C.UTF-8",
-        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
-        "KAGGLE_KERNEL_RUN_TYPE": "Batch",
-        "LUMBAR_HOURS": repr(session.hours),
-        **session.variables,
-    }
-    if sandbox == "plain":
-        # Without a mount of its own the source would be written to: byte code beside it.
-        values |= {"LUMBAR_INPUT": str(stage / "input"), "PYTHONDONTWRITEBYTECODE": "1"}
-        values |= {"HOME": str(stage / "root"), "LUMBAR_SCRATCH": str(stage / "root")}
-    return values
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    variables = {**kept, "HOME": "/tmp", "LANG": "C.UTF-8", "PATH": path, "KAGGLE_KERNEL_RUN_TYPE": "Batch"}
+    variables |= {"LUMBAR_HOURS": repr(session.hours), **session.variables}
+    binds = {code: ("--ro-bind", session.code), "/kaggle/input": ("--ro-bind", stage / "input")}
+    for item in session.inputs:
+        place = stage / "input" / item.place(session.layout)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if closed:
+            place.mkdir()
+            inside = f"/kaggle/input/{item.place(session.layout)}"
+            binds[inside] = ("--ro-bind", item.folder.resolve())
+        else:
+            place.symlink_to(item.folder.resolve(), target_is_directory=True)
+    if closed:
+        binds |= {working: ("--bind", stage / "output"), "/kaggle/tmp": ("--bind", stage / "scratch")}
+        # Its working folder is that of the mount; bubblewrap starts in /.
+        shell = ["/bin/sh", "-c", 'cd "$0" && exec "$@"', working, *command]
+        return sandboxed(shell, binds), variables
+    # Without a mount of its own the source would be written to: byte code beside it.
+    scratch = str(stage / "scratch")
+    variables |= {"LUMBAR_INPUT": str(stage / "input"), "PYTHONDONTWRITEBYTECODE": "1"}
+    return command, variables | {"HOME": scratch, "LUMBAR_SCRATCH": scratch}
 
 
-def _log(stage: Path) -> Path:
-    return stage / "session.log"
+def run(
+    command: list[str], variables: Mapping[str, str], stage: Path, seconds: float, limits: Limits
+) -> tuple[int, dict[str, Any]]:
+    """Run a command in ``output`` below `stage`; both its streams go to ``session.log`` there.
+
+    Its processes end with this one, on any exception, and after `seconds`.
+
+    Returns:
+        The exit code, or `TIMED_OUT`, and the figures of `Played` by name.
+    """
+
+    def limit() -> None:
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: limits.cores])
+        if sys.platform == "linux":
+            resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
+
+    start, code = time.monotonic(), None
+    with (stage / "session.log").open("wb") as stream:
+        process = subprocess.Popen(
+            command,
+            env=dict(variables),
+            cwd=stage / "output",
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=limit,
+        )
+        try:
+            while True:
+                found, status, used = os.wait4(process.pid, os.WNOHANG)
+                if found:
+                    break
+                if code is None and time.monotonic() - start > seconds:
+                    code = TIMED_OUT
+                    os.killpg(process.pid, signal.SIGKILL)
+                time.sleep(0.05)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
+    process.returncode = os.waitstatus_to_exitcode(status)
+    peak = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    figures = {"seconds": time.monotonic() - start, "processor_seconds": used.ru_utime + used.ru_stime}
+    return process.returncode if code is None else code, {**figures, "peak_bytes": peak}
 
 
-def _explain(session: Session, folder: Path, code: int) -> None:
-    log = folder / "session.log"
-    for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:]:
-        print(f"    {line}")
-    reason = f"failed with exit code {code}"
-    if code == 124:
-        reason = f"did not end within its {session.hours * 60:.1f} minutes"
-    raise InputError(f"{session.name}: the session {reason}; its log is {log}")
+def tree_hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file below a folder, by relative path."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """Copy a tree by hard links where the file system has them, by bytes elsewhere.
+
+    Whoever changes a file of the copy must write it anew: a change in place would reach the source.
+    """
+
+    def link(one: str, other: str) -> None:
+        try:
+            Path(other).hardlink_to(one)
+        except OSError:
+            shutil.copy2(one, other)
+
+    shutil.copytree(source, target, copy_function=link)

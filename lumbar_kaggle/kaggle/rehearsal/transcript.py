@@ -1,16 +1,24 @@
-"""What a rehearsal did: printed as it goes, closed by a table, left as JSON and Markdown."""
+"""What a rehearsal checks and says: told as it goes, closed by a table, left as JSON and Markdown."""
 
+import logging
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+import pandas as pd
 
 from lumbar_kaggle import __version__
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import write_json, write_text
+from lumbar_kaggle.inference.predict import log_path
+from lumbar_kaggle.kaggle.rehearsal.hidden import LEFT_OUT, HiddenSet
+from lumbar_kaggle.kaggle.rehearsal.play import Played
+from lumbar_kaggle.score.comparison import score_file
+from lumbar_kaggle.tables.submission import validate
 
+log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 NOT_COVERED = (
@@ -20,34 +28,13 @@ NOT_COVERED = (
 """What no rehearsal on this machine shows."""
 
 PLAIN_COVERS_LESS = (
-    "without bubblewrap or unshare the sessions are plain processes: inputs are not read-only, the network "
-    "is not cut, the disk is not limited, and the inputs lie elsewhere than in /kaggle/input"
+    "without bubblewrap the sessions are plain processes: inputs are not read-only, the network is not cut, "
+    "and the inputs lie elsewhere than in /kaggle/input"
 )
 
 
-@dataclass(frozen=True)
-class Step:
-    """One line of the closing table.
-
-    Attributes:
-        name: what was done.
-        seconds: how long it took; of a session that was there already, what it had taken.
-        result: in a few words.
-        again: whether an earlier rehearsal had done it.
-        processor_seconds, peak_bytes, output_bytes: of a session; 0 elsewhere.
-    """
-
-    name: str
-    seconds: float
-    result: str
-    again: bool = False
-    processor_seconds: float = 0.0
-    peak_bytes: int = 0
-    output_bytes: int = 0
-
-
 class Transcript:
-    """Collects the steps.
+    """What a rehearsal did: told as it goes, closed by a table, left as JSON and Markdown.
 
     Args:
         folder: gets ``transcript.json`` and ``transcript.md``.
@@ -57,32 +44,27 @@ class Transcript:
 
     def __init__(self, folder: Path, settings: dict[str, Any], sandbox: str) -> None:
         self.folder, self.settings, self.sandbox = folder, settings, sandbox
-        self.steps: list[Step] = []
+        self.steps: list[dict[str, Any]] = []
         self.checks: list[str] = []
-        self.start = time.monotonic()
-        print(f"Sandbox: {sandbox}. Not covered: {NOT_COVERED}.")
-        if sandbox == "plain":
-            print(f"Nor this: {PLAIN_COVERS_LESS}.")
+        self.not_covered = [NOT_COVERED, *([PLAIN_COVERS_LESS] if sandbox == "plain" else [])]
+        log.info("Sandbox: %s. Not covered: %s.", sandbox, "; ".join(self.not_covered))
 
-    def do(self, name: str, work: Callable[[], Result], describe: Callable[[Result], str]) -> Result:
-        """Do one step, print it with its time, and note it.
-
-        Args:
-            name: what is done.
-            work: does it.
-            describe: its result in a few words.
-        """
-        print(f"{name} ...", flush=True)
+    def do(self, name: str, work: Callable[[], Result], result: str = "") -> Result:
+        """Do one step, tell it with its time, and note it."""
+        log.info("%s ...", name)
         start = time.monotonic()
-        result = work()
-        self.note(Step(name, time.monotonic() - start, describe(result)))
-        return result
+        made = work()
+        self.note(name, time.monotonic() - start, result)
+        return made
 
-    def note(self, step: Step) -> None:
-        """Note a step that is done, and print it."""
+    def note(self, name: str, seconds: float, result: str, played: Played | None = None) -> None:
+        """Note a step that is done, with a session's figures where it was one, and tell it."""
+        again = played is not None and played.again
+        step = {"name": name, "seconds": seconds, "result": result, "again": again}
+        for figure in ("processor_seconds", "peak_bytes", "output_bytes"):
+            step[figure] = getattr(played, figure, 0)
         self.steps.append(step)
-        before = ", done before" if step.again else ""
-        print(f"    {step.seconds:.1f} s{before}: {step.result}", flush=True)
+        log.info("    %.1f s%s: %s", seconds, ", done before" if again else "", result)
 
     def check(self, sentence: str, holds: bool, otherwise: str = "") -> None:
         """Note a check that holds.
@@ -96,25 +78,25 @@ class Transcript:
             InputError: it does not hold.
         """
         if not holds:
-            raise InputError(f"the rehearsal failed: not so: {sentence} {otherwise}".rstrip())
+            raise InputError(f"the rehearsal failed: expected: {sentence} {otherwise}".rstrip())
         self.checks.append(sentence)
-        print(f"    checked: {sentence}", flush=True)
+        log.info("    checked: %s", sentence)
 
     def table(self) -> str:
         """Return the closing table."""
-        width = max(
-            len(name) for name in ("total, without what was done before", *(step.name for step in self.steps))
+        steps = pd.DataFrame(self.steps)
+        shown = pd.DataFrame(
+            {
+                "step": steps["name"],
+                "seconds": steps["seconds"].map("{:.1f}".format),
+                "on cpu": steps["processor_seconds"].map(lambda s: f"{s:.1f}" if s else ""),
+                "memory": steps["peak_bytes"].map(_megabytes),
+                "output": steps["output_bytes"].map(_megabytes),
+                "result": steps["result"] + steps["again"].map({True: " (done before)", False: ""}),
+            }
         )
-        lines = [f"{'step':<{width}}  {'seconds':>8}  {'on cpu':>8}  {'memory':>8}  {'output':>8}  result"]
-        for step in self.steps:
-            memory, output = (_megabytes(size) for size in (step.peak_bytes, step.output_bytes))
-            result = step.result + (" (done before)" if step.again else "")
-            cpu = f"{step.processor_seconds:.1f}" if step.processor_seconds else ""
-            figures = f"{step.seconds:>8.1f}  {cpu:>8}  {memory:>8}  {output:>8}"
-            lines.append(f"{step.name:<{width}}  {figures}  {result}")
-        fresh = sum(step.seconds for step in self.steps if not step.again)
-        lines.append(f"{'total, without what was done before':<{width}}  {fresh:>8.1f}")
-        return "\n".join(lines)
+        fresh = sum(step["seconds"] for step in self.steps if not step["again"])
+        return f"{shown.to_string(index=False)}\ntotal, without what was done before: {fresh:.1f} s"
 
     def write(self, failure: str = "") -> Path:
         """Write both files; return the Markdown one.
@@ -122,40 +104,68 @@ class Transcript:
         Args:
             failure: why the rehearsal ended early, or empty.
         """
-        uncovered = [NOT_COVERED, *([PLAIN_COVERS_LESS] if self.sandbox == "plain" else [])]
-        content = {
+        python = platform.python_version()
+        content: dict[str, Any] = {
             "version": __version__,
-            "python": platform.python_version(),
+            "python": python,
             "sandbox": self.sandbox,
-            "not_covered": uncovered,
-            "settings": self.settings,
-            "steps": [asdict(step) for step in self.steps],
-            "checks": self.checks,
             "failure": failure,
-            "seconds": time.monotonic() - self.start,
         }
-        write_json(self.folder / "transcript.json", content)
-        lines = [
-            f"# Rehearsal of lumbar_kaggle {__version__}",
-            "",
-            f"Python {platform.python_version()}, sandbox {self.sandbox}.",
-            "",
-            *([f"**Failed:** {failure}", ""] if failure else []),
-            "```",
-            self.table(),
-            "```",
-            "",
-            "Checked:",
-            "",
-            *(f"* {sentence}" for sentence in self.checks),
-            "",
-            "Not covered:",
-            "",
-            *(f"* {sentence}" for sentence in uncovered),
-        ]
+        content |= {"not_covered": self.not_covered, "settings": self.settings}
+        write_json(self.folder / "transcript.json", {**content, "steps": self.steps, "checks": self.checks})
+        head = f"# Rehearsal of lumbar_kaggle {__version__}\n\nPython {python}, sandbox {self.sandbox}."
+        failed = f"\n\n**Failed:** {failure}" if failure else ""
+        table = f"\n\n```\n{self.table() if self.steps else ''}\n```"
+        checked, uncovered = (
+            "".join(f"\n* {one}" for one in part) for part in (self.checks, self.not_covered)
+        )
         path = self.folder / "transcript.md"
-        write_text(path, "\n".join(lines) + "\n")
+        write_text(path, f"{head}{failed}{table}\n\nChecked:\n{checked}\n\nNot covered:\n{uncovered}\n")
         return path
+
+
+def check_submission(transcript: Transcript, played: Played, competition: Path, truth: Path) -> None:
+    """Check that a session's submission is complete and valid, and score it.
+
+    Args:
+        transcript: gets the check and the score.
+        played: the inference session.
+        competition: the folder that it read.
+        truth: label table of the test studies.
+
+    Raises:
+        InputError: the submission is missing or has a fault.
+    """
+    path, name = played.output / "submission.csv", played.folder.name
+    faults = validate(path, competition)
+    transcript.check(f"{name}: the submission is complete and valid", not faults, str(*faults[:1]))
+    scoring = score_file(path, truth, competition / "train.csv")
+    totals = [score.total for score in (scoring.score, scoring.prior)]
+    words = [f"{total:.4f}" if total is not None else "none" for total in totals]
+    transcript.note(f"{name}: score", 0.0, f"{words[0]}, the prior's {words[1]}")
+
+
+def check_hidden(transcript: Transcript, played: Played, hidden: HiddenSet) -> None:
+    """Check that each odd study came out as it must, and that the log tells why.
+
+    Raises:
+        InputError: one did not.
+    """
+    table = pd.read_csv(
+        log_path(played.output / "submission.csv"), dtype={"study_id": str}, keep_default_na=False
+    ).set_index("study_id")
+    for odd in hidden.odd:
+        if odd.outcome == LEFT_OUT:
+            told = odd.study_id in played.log and odd.study_id not in table.index
+            found = "no word of it in the session's log"
+        else:
+            status, reason = table.loc[odd.study_id, ["status", "reason"]]
+            told = status == odd.outcome and (bool(reason) or not odd.noted)
+            found = f"status {status!r}, reason {reason!r}"
+        sentence = f"{odd.what}: {odd.outcome}{', with the reason in the log' if odd.noted else ''}"
+        transcript.check(sentence, told, f"(study {odd.study_id}: {found})")
+    sound = table[~table.index.isin([odd.study_id for odd in hidden.odd])]
+    transcript.check(f"all {len(sound)} sound studies are graded", bool((sound["status"] == "graded").all()))
 
 
 def _megabytes(size: int) -> str:

@@ -2,32 +2,29 @@
 
 Only what cannot be made again in minutes goes into an output, which Kaggle limits to 20 GB. Volumes and
 crops lie in scratch space, which a session has beside its output and which ends with it. The volumes of the
-1,975 studies take about 30 GB in 8 bits, the crops of one model of ``t4x2-gold`` 31 GB (7.8 MB a study, about
-located and about annotated points), and of scratch space some 50 GB have been reported, with no promise. So
-`train_locate_session` caches the volumes, and `train_grade_session` cuts its crops straight from DICOM.
+1,975 studies take about 30 GB in 8 bits, the crops of one model of ``t4x2-gold`` 31 GB (7.8 MB a study,
+around located and around annotated points), and of scratch space some 50 GB have been reported, with no
+promise. So `train_locate_session` caches the volumes, and `train_grade_session` cuts its crops from DICOM.
 """
 
 import contextlib
-import os
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lumbar_kaggle.core.budget import OutOfTime, usable_cores
+from lumbar_kaggle.core.budget import usable_cores
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import copy_file
 from lumbar_kaggle.core.settings import load_config
-from lumbar_kaggle.kaggle.kernels import TWO_STAGE
-from lumbar_kaggle.kaggle.paths import find_competition, find_markers
-from lumbar_kaggle.kaggle.repack import repack_checkpoints
-from lumbar_kaggle.kaggle.sessions import (
+from lumbar_kaggle.kaggle.inputs import copy_pretrained, find_competition, take_up
+from lumbar_kaggle.kaggle.session import (
     RESUMABLE,
-    check_package,
-    copy_pretrained,
-    session_budget,
+    begin_session,
+    preprocessed,
+    scratch_folder,
     session_settings,
 )
-from lumbar_kaggle.pipeline import preprocess_folder
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.two_stage import config as configuration
 from lumbar_kaggle.two_stage import fit
@@ -35,19 +32,15 @@ from lumbar_kaggle.two_stage.config import RUN_FILE, TwoStageConfig
 from lumbar_kaggle.two_stage.export import export
 from lumbar_kaggle.two_stage.locate.config import LocateConfig
 from lumbar_kaggle.two_stage.locate.fit import CONFIG as LOCATE_FILE
+from lumbar_kaggle.two_stage.recipe import NAME, preprocess
+
+log = logging.getLogger(__name__)
 
 PRETRAINED = "pretrained"
 """Folder of pretrained weights, relative to the scratch folder: a run must not know where inputs lie."""
 
 MARKER = f"run/{fit.LOCATOR}/{LOCATE_FILE}"
 """By which the output of ``train-locate`` is known, and that of ``train-grade``, which has a copy of it."""
-
-
-def scratch_folder() -> Path:
-    """Return a folder whose content is lost with the session: in ``LUMBAR_SCRATCH``, or ``/kaggle/tmp``."""
-    folder = Path(os.environ.get("LUMBAR_SCRATCH", "/kaggle/tmp")) / "lumbar"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def two_stage_config(preset: str) -> TwoStageConfig:
@@ -59,7 +52,7 @@ def two_stage_config(preset: str) -> TwoStageConfig:
     Raises:
         InputError: the preset or a setting is unknown.
     """
-    settings = session_settings(TWO_STAGE)
+    settings = session_settings(NAME)
     config = configuration.preset(str(settings.pop("preset", preset)))
     config = configuration.changed(config, settings, "LUMBAR_CONFIG")
     models = [
@@ -76,9 +69,8 @@ def train_locate_session(
 
     Args:
         working: the session's output folder; ``run`` goes there.
-        hours: the session's limit, unless ``LUMBAR_HOURS`` gives another.
         preset: of the two-stage recipe.
-        package: fingerprint of the package that is meant; empty takes any.
+        hours, package: see `kaggle.session.begin_session`.
         inputs: where the inputs are mounted.
 
     Returns:
@@ -87,19 +79,14 @@ def train_locate_session(
     Raises:
         InputError: the competition is not attached, or a setting is unknown.
     """
-    budget = session_budget(hours)
-    check_package(package)
+    budget = begin_session(hours, package)
     config, competition, cache = two_stage_config(preset), find_competition(inputs), scratch_folder()
-    take_up(working / "run", inputs)
+    take_up(MARKER, ("run",), working, inputs)
     workers = 4 * usable_cores()
-    try:
-        summary = preprocess_folder(competition, cache, kind="volumes", workers=workers, budget=budget)
-    except OutOfTime:
-        print(RESUMABLE)
+    if not preprocessed(lambda: preprocess(competition, cache, workers=workers, budget=budget)):
         return False
-    print(summary.sentence())
     finished = fit.locate(read_competition(competition, "train"), cache, working / "run", config, budget)
-    print(f"{working / 'run'}: the first stage is trained" if finished else RESUMABLE)
+    log.info("%s", f"{working / 'run'}: the first stage is trained" if finished else RESUMABLE)
     return finished
 
 
@@ -117,10 +104,9 @@ def train_grade_session(
 
     Args:
         working: the session's output folder; ``run`` goes there, with what the earlier outputs hold.
-        hours: the session's limit, unless ``LUMBAR_HOURS`` gives another.
         preset: of the two-stage recipe.
         models, folds: numbers of those to train now, models from 1 and folds from 0; empty: all.
-        package: fingerprint of the package that is meant; empty takes any.
+        hours, package: see `kaggle.session.begin_session`.
         inputs: where the inputs are mounted.
 
     Returns:
@@ -129,11 +115,11 @@ def train_grade_session(
     Raises:
         InputError: an input is not attached or another one, or there is no such model, fold or setting.
     """
-    budget = session_budget(hours)
-    check_package(package)
+    budget = begin_session(hours, package)
     config, competition = two_stage_config(preset), find_competition(inputs)
     run, scratch = working / "run", scratch_folder()
-    _take_up_located(run, config, inputs)
+    take_up(MARKER, ("run",), working, inputs)
+    _check_located(run, config)
     train = read_competition(competition, "train")
     fit.begin(run, config, train.identity())
     chosen = [one for number, one in enumerate(config.grade, start=1) if not models or number in models]
@@ -153,16 +139,20 @@ def train_grade_session(
             folds=folds,
             crops=scratch / "crops",
         )
-    print(f"{run}: {left} left\n{RESUMABLE}" if left else f"{run}: all that was asked for is trained")
+    log.info(
+        "%s", f"{run}: {left} left\n{RESUMABLE}" if left else f"{run}: all that was asked for is trained"
+    )
     return not left
 
 
-def blend_session(working: Path, *, package: str = "", inputs: Path | None = None) -> str:
+def blend_session(
+    working: Path, *, hours: float = 12.0, package: str = "", inputs: Path | None = None
+) -> str:
     """Blend what ``train-grade`` trained, and export the bundle; what is missing there is named.
 
     Args:
         working: the session's output folder; ``bundle`` and the tables of the blend go there.
-        package: fingerprint of the package that is meant; empty takes any.
+        hours, package: see `kaggle.session.begin_session`.
         inputs: where the inputs are mounted; several outputs of ``train-grade`` are put together.
 
     Returns:
@@ -171,43 +161,26 @@ def blend_session(working: Path, *, package: str = "", inputs: Path | None = Non
     Raises:
         InputError: an input is not attached, or no fold of a stage is finished.
     """
-    check_package(package)
-    competition, run = find_competition(inputs), scratch_folder() / "run"
-    take_up(run, inputs)
+    begin_session(hours, package)
+    competition, scratch = find_competition(inputs), scratch_folder()
+    run = scratch / "run"
+    take_up(MARKER, ("run",), scratch, inputs)
     if not (run / RUN_FILE).is_file():
         raise InputError(f"no {RUN_FILE} is among the inputs; attach the output of the kernel train-grade")
     config = configuration.load(run / RUN_FILE)
     missing = fit.finish(read_competition(competition, "train"), run, config)
     if missing:
-        print(f"Not blended, the bundle has the plain mean of what is there; not trained: {missing}")
+        log.info("Not blended, the bundle has the plain mean of what is there; not trained: %s", missing)
     for name in ("oof.csv", "blend.json", "blend.txt", "noise.csv"):
         if (run / name).is_file():
             copy_file(run / name, working / name)
     fingerprint = export(run, working / "bundle").fingerprint
-    print(f"Bundle {fingerprint}")
+    log.info("Bundle %s", fingerprint)
     return fingerprint
 
 
-def take_up(run: Path, inputs: Path | None = None) -> None:
-    """Copy the runs of all attached outputs into one; what is there stays.
-
-    Args:
-        run: the run folder.
-        inputs: where the inputs are mounted.
-    """
-    for earlier in find_markers(MARKER, inputs):
-        print(f"Going on from {earlier / 'run'}")
-        for path in sorted((earlier / "run").rglob("*")):
-            target = run / path.relative_to(earlier / "run")
-            if path.is_file() and not target.exists():
-                copy_file(path, target)
-    if run.is_dir():
-        repack_checkpoints(run)
-
-
-def _take_up_located(run: Path, config: TwoStageConfig, inputs: Path | None) -> None:
-    """Take up the earlier outputs, and check that the first stage is there and is the configuration's."""
-    take_up(run, inputs)
+def _check_located(run: Path, config: TwoStageConfig) -> None:
+    """Check that the first stage is there and is the configuration's."""
     if not (run / fit.ANNOTATED).is_file():
         raise InputError(
             "no finished first stage is among the inputs; attach the output of the kernel train-locate, "

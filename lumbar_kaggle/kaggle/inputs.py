@@ -4,12 +4,18 @@ Kaggle mounts inputs under two generations of paths (``/kaggle/input/{slug}`` an
 ``/kaggle/input/{type}/{owner}/{slug}``) and unpacks archives at a depth of its own choice.
 """
 
+import io
+import logging
 import os
+import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import read_json
+from lumbar_kaggle.core.files import copy_file, read_json, write_atomic
+
+log = logging.getLogger(__name__)
 
 INPUT = Path("/kaggle/input")
 DEPTH = 5
@@ -17,8 +23,6 @@ DEPTH = 5
 
 COMPETITION_MARKER = "test_series_descriptions.csv"
 BUNDLE_MARKER = "bundle.json"
-RUN_MARKER = "run/config.json"
-CACHE_MARKER = "cache/baseline/config.json"
 
 # Folders of tens of thousands of images; walking into them would take minutes on the mount.
 _NEVER = {"train_images", "test_images"}
@@ -90,3 +94,68 @@ def _breadth_first(start: Path) -> Iterator[Path]:
                 children = sorted(path for path in folder.iterdir() if path.name not in _NEVER)
                 below += [path for path in children if path.is_dir()]
         level = below
+
+
+def take_up(marker: str, names: tuple[str, ...], working: Path, inputs: Path | None = None) -> None:
+    """Copy what earlier sessions' attached outputs hold, from all of them into one; what is there stays.
+
+    Args:
+        marker: file by which such an output is known, relative to it.
+        names: of the output's folders that are taken up.
+        working: where to.
+        inputs: see `find_markers`.
+    """
+    for earlier in find_markers(marker, inputs):
+        for name in names:
+            if (earlier / name).is_dir():
+                log.info("Going on from %s", earlier / name)
+            for path in sorted((earlier / name).rglob("*")):
+                target = working / path.relative_to(earlier)
+                if path.is_file() and not target.exists():
+                    copy_file(path, target)
+    repack_checkpoints(working)
+
+
+def copy_pretrained(arch: str, target: Path, inputs: Path | None = None) -> None:
+    """Copy the attached pretrained weights of an architecture, unless they are there.
+
+    Args:
+        arch: its name.
+        target: file to write.
+        inputs: where the inputs are mounted.
+
+    Raises:
+        InputError: they are not attached.
+    """
+    name = f"pretrained-{arch}.safetensors"
+    if target.is_file():
+        return
+    try:
+        copy_file(find_marker(name, inputs) / name, target)
+    except InputError:
+        raise InputError(
+            f"{name} is not among the inputs; send it with lumbar ship datasets --pretrained {arch}, "
+            'or train from random weights with the setting weights = "none"'
+        ) from None
+
+
+def repack_checkpoints(root: Path) -> list[Path]:
+    """Turn every ``*.pt`` folder below a writable `root` back into the file that torch wrote.
+
+    Kaggle unpacks archives, and a torch checkpoint is a zip: its members are stored, not compressed, under
+    one top folder of any name, which may have been left out.
+
+    Returns:
+        The files that were made.
+    """
+    unpacked = [path for path in root.rglob("*.pt") if path.is_dir()]
+    for folder in unpacked:
+        (marker,) = folder.rglob("data.pkl")
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+            for path in sorted(marker.parent.rglob("*")):
+                if path.is_file():
+                    archive.write(path, f"{folder.stem}/{path.relative_to(marker.parent).as_posix()}")
+        shutil.rmtree(folder)
+        write_atomic(folder, lambda path, content=buffer: path.write_bytes(content.getvalue()))  # type: ignore[misc]
+    return unpacked

@@ -1,26 +1,10 @@
-# %% [markdown]
-# # Lumbar spine MRI: the two-stage recipe, blend
-#
-# Blends the models of the second stage and leaves in `bundle` what inference needs.
-
-# %%
 import os
 import sys
 from pathlib import Path
 
-# %% tags=["parameters"]
-# Filled in by `lumbar ship kernels`; empty takes any version.
-PACKAGE = ""
-
-# %%
 INPUT = Path(os.environ.get("LUMBAR_INPUT", "/kaggle/input"))
 # The package's dataset may be mounted, and its zip unpacked, at any of several depths.
 PLACES = (path for depth in range(1, 6) for path in INPUT.glob("*/" * depth + "lumbar_kaggle/cli.py"))
 FOUND = next(PLACES, None)
 assert FOUND, f"{INPUT}: the dataset lumbar-kaggle is not among the inputs; attach it"
 sys.path.insert(0, str(FOUND.parents[1]))
-
-# %%
-from lumbar_kaggle.kaggle.two_stage import blend_session
-
-blend_session(Path.cwd(), package=PACKAGE)
