@@ -115,37 +115,25 @@ def preprocess(
         OutOfTime: the budget is spent; the batches so far are kept.
     """
     with locked(cache.folder):
-        return _fill(sources, cache, config, worker, pool, batch_size, budget)
-
-
-def _fill(
-    sources: list[Source],
-    cache: Cache,
-    config: CacheConfig,
-    worker: Worker,
-    pool: Executor,
-    batch_size: int,
-    budget: Budget | None,
-) -> Summary:
-    cache.open(config)
-    batches = cache.plan(sources, batch_size)
-    missing = {batch.name: _missing(batch, cache) for batch in batches}
-    todo = [batch for batch in batches if missing[batch.name]]
-    log.info("Preprocessing %d series into %s", len(sources), cache.folder)
-    if len(todo) < len(batches):
-        done = len(batches) - len(todo)
-        log.info("%d of %d batches are already there and are skipped", done, len(batches))
-    start = time.perf_counter()
-    total = sum(batch.sources[index].slices for batch in todo for index in missing[batch.name])
-    with tqdm(total=total, unit="slice", desc="preprocess", disable=not todo) as progress:
-        for batch in todo:
-            if budget:
-                budget.check()
-            _run_batch(batch, missing[batch.name], cache, worker, pool, progress)
-    index = cache.finish(batches) if batches else pd.DataFrame({"status": []})
-    failed = int((index["status"] != OK).sum())
-    seconds = time.perf_counter() - start
-    return Summary(len(sources), failed, total, seconds, len(batches), len(batches) - len(todo))
+        cache.open(config)
+        batches = cache.plan(sources, batch_size)
+        missing = {batch.name: _missing(batch, cache) for batch in batches}
+        todo = [batch for batch in batches if missing[batch.name]]
+        log.info("Preprocessing %d series into %s", len(sources), cache.folder)
+        if len(todo) < len(batches):
+            done = len(batches) - len(todo)
+            log.info("%d of %d batches are already there and are skipped", done, len(batches))
+        start = time.perf_counter()
+        total = sum(batch.sources[index].slices for batch in todo for index in missing[batch.name])
+        with tqdm(total=total, unit="slice", desc="preprocess", disable=not todo) as progress:
+            for batch in todo:
+                if budget:
+                    budget.check()
+                _run_batch(batch, missing[batch.name], cache, worker, pool, progress)
+        index = cache.finish(batches) if batches else pd.DataFrame({"status": []})
+        failed = int((index["status"] != OK).sum())
+        seconds = time.perf_counter() - start
+        return Summary(len(sources), failed, total, seconds, len(batches), len(batches) - len(todo))
 
 
 def _missing(batch: Batch, cache: Cache) -> list[int]:

@@ -2,6 +2,7 @@
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter
 
 Floats = NDArray[np.float64]
 
@@ -34,7 +35,9 @@ def best_chain(maps: Floats, cell_mm: float) -> NDArray[np.int64] | None:
     candidates = _candidates(maps)
     if len(candidates) < len(maps):
         return None
-    level_score = np.log(np.maximum(_local_mass(maps)[:, candidates[:, 0], candidates[:, 1]], FLOOR))
+    # Each cell's probability of the point within two cells of it.
+    mass = uniform_filter(maps, (1, 5, 5), mode="constant") * 25
+    level_score = np.log(np.maximum(mass[:, candidates[:, 0], candidates[:, 1]], FLOOR))
     best, best_score = None, -np.inf
     # The chain's own scale is not known before: try a few, and keep the best.
     for scale in (0.75, 0.9, 1.0, 1.1, 1.3):
@@ -60,23 +63,12 @@ def _candidates(maps: Floats) -> NDArray[np.int64]:
     return np.array(sorted(chosen), dtype=np.int64).reshape(-1, 2)
 
 
-def _local_mass(maps: Floats) -> Floats:
-    """Return each cell's probability of the point within two cells of it."""
-    padded = np.pad(maps, ((0, 0), (2, 2), (2, 2)))
-    rows, columns = maps.shape[1:]
-    mass = np.zeros_like(maps)
-    for down in range(5):
-        for across in range(5):
-            mass += padded[:, down : down + rows, across : across + columns]
-    return mass
-
-
 def _steps(candidates: NDArray[np.int64], cell_mm: float, usual_mm: float) -> Floats:
     """Return log-likelihoods ``[n, n]`` of going from one candidate down to another."""
     offset = (candidates[None] - candidates[:, None]) * cell_mm
     length = np.linalg.norm(offset, axis=2) / usual_mm
     within = (offset[..., 0] > 0) & (length > OUTSIDE_STEPS[0]) & (length < OUTSIDE_STEPS[1])
-    spread = 0.16  # of one patient's steps about his own middle one, logarithmic
+    spread = 0.16  # of one patient's steps around their median, logarithmic
     likelihood = -0.5 * (np.log(np.maximum(length, 1e-3)) / spread) ** 2
     return np.where(within, likelihood, -np.inf)
 
@@ -99,7 +91,7 @@ def _viterbi(level_score: Floats, steps: Floats) -> tuple[NDArray[np.int64] | No
 
 
 def refine(level_map: Floats, cell: NDArray[np.int64]) -> tuple[Floats, float]:
-    """Return the centroid (row, column) of the probability about a cell, and how much lies there (0 to 1)."""
+    """Return the centroid (row, column) of the probability around a cell, and its sum (0 to 1)."""
     row, column = int(cell[0]), int(cell[1])
     top, left = max(row - 3, 0), max(column - 3, 0)
     window = level_map[top : row + 4, left : column + 4]
