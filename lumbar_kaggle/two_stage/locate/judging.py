@@ -8,10 +8,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lumbar_kaggle.core.targets import LEVELS
-from lumbar_kaggle.two_stage.grade.views import CANAL, FORAMINA, PLACES, RECESSES
+from lumbar_kaggle.dicom.volume import Volume
+from lumbar_kaggle.two_stage.grade.views import PLACES, RECESSES
 from lumbar_kaggle.two_stage.study import StudyVolumes
 
 Floats = NDArray[np.float64]
+
+_Judged = tuple[str, str, tuple[str, ...], list[Volume]]
+"""Series, kind, places and the volumes that these are marked on."""
 
 _KEY = ["study_id", "series_id", "kind", "place", "level"]
 
@@ -35,7 +39,7 @@ def point_errors(located: pd.DataFrame, studies: Sequence[StudyVolumes]) -> pd.D
     rows: list[tuple[Any, ...]] = []
     for study in studies:
         axial = study.axial()
-        judged = [(one.series_id, one.kind, PLACES[CANAL : FORAMINA.stop], [one]) for one in study.sagittal()]
+        judged: list[_Judged] = [(one.series_id, one.kind, PLACES[:3], [one]) for one in study.sagittal()]
         judged += [("", "axial_t2", PLACES[RECESSES], axial)] if axial else []
         for series_id, kind, names, volumes in judged:
             marked = study.marked(volumes)
