@@ -18,9 +18,8 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from lumbar_kaggle.core.budget import Budget
+from lumbar_kaggle.core.budget import Budget, start_method
 from lumbar_kaggle.core.files import locked
-from lumbar_kaggle.core.processes import start_method
 from lumbar_kaggle.dicom.cache import OK, Batch, Cache, CacheConfig, Source
 from lumbar_kaggle.dicom.series import UnreadableSeries
 from lumbar_kaggle.tables.competition import SERIES_COLUMNS

@@ -12,10 +12,9 @@ from typing import TypeVar
 import numpy as np
 
 from lumbar_kaggle.core.folders import Folder, list_folder, shown
-from lumbar_kaggle.dicom.grouping import group_slices, may_be, places, plane_of
+from lumbar_kaggle.dicom.grouping import group_slices, may_be, places, plane_of, sort_instances
 from lumbar_kaggle.dicom.instances import Instance, UnreadableInstance, read_instances, read_slices
 from lumbar_kaggle.dicom.kinds import KIND_WORDS, recognise_series
-from lumbar_kaggle.dicom.ordering import sort_instances
 from lumbar_kaggle.dicom.volume import Skipped, Volume
 
 Found = TypeVar("Found")

@@ -27,7 +27,7 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked, write_atomic
 from lumbar_kaggle.core.settings import load_config, save_config
 from lumbar_kaggle.core.targets import SEVERITY_WEIGHTS, TARGETS
-from lumbar_kaggle.phantom.slices import draw_middle_slices
+from lumbar_kaggle.phantom.imaging import draw_middle_slices
 from lumbar_kaggle.training.callbacks import Checkpoint, ReportEpochs, SeedEpochs
 from lumbar_kaggle.training.devices import train_in_half_precision, training_device
 from lumbar_kaggle.training.pretraining_config import HELD_OUT, PretrainConfig

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from lumbar_kaggle.core.processes import end_with_parent, start_method, usable_cores
+from lumbar_kaggle.core.budget import end_with_parent, start_method, usable_cores
 
 Shared = TypeVar("Shared")
 Item = TypeVar("Item")

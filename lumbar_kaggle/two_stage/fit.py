@@ -26,7 +26,7 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked, read_csv, write_csv, write_text
 from lumbar_kaggle.core.settings import tie
 from lumbar_kaggle.dicom.cache import Cache
-from lumbar_kaggle.score.blend.command import blend_files
+from lumbar_kaggle.score.blend_files import blend_files
 from lumbar_kaggle.tables.competition import Competition, read_competition
 from lumbar_kaggle.tables.folds import open_folds
 from lumbar_kaggle.two_stage import config as configuration
@@ -263,7 +263,7 @@ def finish(competition: Competition, run: Path, config: TwoStageConfig) -> str:
 
 
 def blend(competition: Competition, run: Path, models: int) -> None:
-    """Blend the models' out-of-fold predictions; see `blend.command.blend_files`."""
+    """Blend the models' out-of-fold predictions; see `blend_files.blend_files`."""
     files = [grade_folder(run, number) / "oof.csv" for number in range(1, models + 1)]
     blended = blend_files(
         files,

@@ -14,10 +14,11 @@ from lumbar_kaggle.core.files import alone_on, digest, read_csv, write_csv
 from lumbar_kaggle.core.settings import begin_run
 from lumbar_kaggle.core.targets import LEVELS, SEVERITIES, TARGETS
 from lumbar_kaggle.dicom.cache import Cache
-from lumbar_kaggle.score.blend.cells import as_table
-from lumbar_kaggle.score.metric import prior_predictions, score, weighted_prior
+from lumbar_kaggle.score.cells import as_table
+from lumbar_kaggle.score.metric import score, weighted_prior
 from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.folds import open_folds
+from lumbar_kaggle.tables.submission import prior_predictions
 from lumbar_kaggle.training.devices import training_device
 from lumbar_kaggle.training.spread import spread
 from lumbar_kaggle.two_stage.grade.config import GradeConfig

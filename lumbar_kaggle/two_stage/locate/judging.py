@@ -40,7 +40,7 @@ def point_errors(located: pd.DataFrame, studies: Sequence[StudyVolumes]) -> pd.D
     for study in studies:
         axial = study.axial()
         judged: list[_Judged] = [(one.series_id, one.kind, PLACES[:3], [one]) for one in study.sagittal()]
-        judged += [("", "axial_t2", PLACES[RECESSES], axial)] if axial else []
+        judged += [("", "axial_t2", tuple(PLACES[RECESSES]), axial)] if axial else []
         for series_id, kind, names, volumes in judged:
             marked = study.marked(volumes)
             for place in names:
