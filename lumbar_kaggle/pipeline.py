@@ -7,8 +7,14 @@ from lumbar_kaggle.baseline.images import CACHE_CONFIG, image_worker, rank_serie
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.dicom.cache import Cache
-from lumbar_kaggle.dicom.preprocess import Summary, make_pool, preprocess, scan_sources
-from lumbar_kaggle.dicom.volume_cache import VOLUMES, volume_worker
+from lumbar_kaggle.dicom.preprocess import (
+    VOLUMES,
+    Summary,
+    make_pool,
+    preprocess,
+    scan_sources,
+    volume_worker,
+)
 from lumbar_kaggle.inference.bundle import Manifest
 from lumbar_kaggle.tables.competition import read_competition, read_marked
 from lumbar_kaggle.tables.reading import read_label_weights
