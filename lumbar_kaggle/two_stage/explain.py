@@ -8,18 +8,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lumbar_kaggle.core.targets import LEVELS, TARGETS
+from lumbar_kaggle.core.targets import LEVELS, TARGETS, Target
 from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.inference.base import Study
+from lumbar_kaggle.inference.explanation import ExplainedCrop, Explanation, MissingCrop, Slice
 from lumbar_kaggle.inference.heat import Floats32, captured, last_map, to_unit, weigh
-from lumbar_kaggle.inference.points import Slice, cut_slice, located_slices, shown_place
-from lumbar_kaggle.inference.shown import Looked, TwoStageExplanation, Unseen
 from lumbar_kaggle.two_stage.grade.augment import Inputs, cut, unpack
 from lumbar_kaggle.two_stage.grade.cropping import FreshCrops
 from lumbar_kaggle.two_stage.grade.crops import Cut, Excerpt, StudyCrops, crop_to_slice
 from lumbar_kaggle.two_stage.grade.network import PLANES, Grader
 from lumbar_kaggle.two_stage.grade.training import unlabelled
 from lumbar_kaggle.two_stage.grade.views import PLACE_OF_CONDITION, PLACES, VIEWS
+from lumbar_kaggle.two_stage.located import cut_slice, located_slices, shown_place
 from lumbar_kaggle.two_stage.predictor import Model, TwoStagePredictor
 from lumbar_kaggle.two_stage.study import read_study
 
@@ -29,22 +29,22 @@ SURROUNDINGS = 1.5
 """Side of the pictured part of a slice, in sides of the crop."""
 
 
-def explain_study(study: Study, predictor: TwoStagePredictor) -> TwoStageExplanation:
+def explain_study(study: Study, predictor: TwoStagePredictor) -> Explanation:
     """Grade one study and show what of it was looked at; a study that cannot be read gives notes."""
     seen = predictor.crop(read_study(study))
     probabilities = predictor.grade(study.study_id, seen)
     first = predictor.models[0]
-    return TwoStageExplanation(
+    return Explanation(
         study.study_id,
         probabilities,
         seen.notes,
-        tuple(located_slices(seen.volumes, seen.points, sided=seen.sided)),
-        tuple(
+        located=tuple(located_slices(seen.volumes, seen.points, sided=seen.sided)),
+        crops=tuple(
             replace(one, place=shown_place(one.place, sided=seen.sided))
             for one in where_looked(first, seen.crops[0], _likeliest(probabilities))
         ),
-        len(predictor.models),
-        len(first.networks),
+        models=len(predictor.models),
+        networks=len(first.networks),
     )
 
 
@@ -57,7 +57,9 @@ def _likeliest(probabilities: Floats) -> NDArray[np.int64]:
     return likeliest
 
 
-def where_looked(model: Model, crops: StudyCrops, chosen: NDArray[np.int64]) -> Iterator[Looked | Unseen]:
+def where_looked(
+    model: Model, crops: StudyCrops, chosen: NDArray[np.int64]
+) -> Iterator[ExplainedCrop | MissingCrop]:
     """Yield where a model looked: of every level, view and side, in that order.
 
     Args:
@@ -71,7 +73,7 @@ def where_looked(model: Model, crops: StudyCrops, chosen: NDArray[np.int64]) -> 
 
 def _level(
     model: Model, crops: StudyCrops, level: int, chosen: NDArray[np.int64]
-) -> Iterator[Looked | Unseen]:
+) -> Iterator[ExplainedCrop | MissingCrop]:
     batch = unlabelled([""], FreshCrops("", crops))[level]
     device = next(model.networks[0].parameters()).device
     inputs, _ = cut(*unpack(tuple(tensor[None].to(device) for tensor in batch)), model.config)
@@ -80,9 +82,16 @@ def _level(
     mine = [entry for entry in made if entry[0].level == level]
     for (one, facts, source), *seen in zip(mine, *each, strict=True):
         if source is None:
-            yield Unseen(LEVELS[level], one.place, one.view.outputs[one.side], facts.reason)
+            yield MissingCrop(LEVELS[level], one.place, _target(one), facts.reason)
         else:
             yield _looked(one, source, seen, chosen)
+
+
+def _target(one: Cut) -> str:
+    """Return the name of the grade that a crop belongs to."""
+    place = PLACES[one.view.outputs[one.side]]
+    condition = next(name for name, mine in PLACE_OF_CONDITION.items() if mine == place)
+    return Target(condition, LEVELS[one.level]).name
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +139,7 @@ def attend(network: Grader, inputs: Inputs, severities: Sequence[int]) -> list[S
     return seen
 
 
-def _looked(one: Cut, source: Excerpt, each: Sequence[Seen], chosen: NDArray[np.int64]) -> Looked:
+def _looked(one: Cut, source: Excerpt, each: Sequence[Seen], chosen: NDArray[np.int64]) -> ExplainedCrop:
     """Return the mean over a model's networks, on the slice with the greatest attention."""
     output = one.view.outputs[one.side]
     indices = source.indices[one.size.extra : one.size.extra + one.size.slices]
@@ -145,10 +154,10 @@ def _looked(one: Cut, source: Excerpt, each: Sequence[Seen], chosen: NDArray[np.
     # Whole pixels: nothing is resampled; black where the slice ends.
     moved = np.array([[1.0, 0.0, -corner[0]], [0.0, 1.0, -corner[1]]])
     part = cv2.warpAffine(whole.image, moved, shape[::-1], flags=cv2.INTER_NEAREST)
-    return Looked(
+    return ExplainedCrop(
         LEVELS[one.level],
         one.place,
-        output,
+        _target(one),
         severity=int(chosen[output]),
         slice=Slice(np.asarray(part, dtype=np.uint8), whole.facts),
         heat=on_slice(to_unit(heat)[0], stack, index, one),

@@ -18,6 +18,7 @@ from lumbar_kaggle.core.targets import SERIES_KINDS, TARGETS
 from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.inference.base import Prediction, Study
 from lumbar_kaggle.inference.bundle import MANIFEST, Manifest
+from lumbar_kaggle.inference.explanation import Explanation
 from lumbar_kaggle.score.blend import BlendModel, apply_cells, load_blend
 from lumbar_kaggle.training.devices import usable_devices
 from lumbar_kaggle.two_stage.config import from_content
@@ -127,6 +128,12 @@ class TwoStagePredictor:
                 grades = self.grade(study.study_id, cropped, number)
                 done.append(Prediction(grades, "; ".join(cropped.notes)))
         return done
+
+    def explain(self, study: Study, targets: Sequence[str] | None = None) -> Explanation:
+        """Grade one study and show what of it was looked at, all targets of it."""
+        from lumbar_kaggle.two_stage.explain import explain_study
+
+        return explain_study(study, self)
 
     def crop(self, study: StudyVolumes, number: int = 0) -> CroppedStudy:
         """Find the points of a study and cut its crops, by the very functions that made the training's.

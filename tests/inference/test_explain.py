@@ -12,14 +12,14 @@ from torch import nn
 from lumbar_kaggle.baseline.explain import explain_study
 from lumbar_kaggle.baseline.network import build_network
 from lumbar_kaggle.baseline.predictor import BaselinePredictor
-from lumbar_kaggle.core.targets import LEVELS
+from lumbar_kaggle.core.targets import LEVELS, target
 from lumbar_kaggle.dicom.series import UnreadableSeries
 from lumbar_kaggle.dicom.studies import find_studies
 from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.inference.bundle import read_manifest
+from lumbar_kaggle.inference.explanation import ExplainedCrop, MissingCrop
 from lumbar_kaggle.inference.heat import captured, grad_cam, last_map
 from lumbar_kaggle.inference.predict import study_rows
-from lumbar_kaggle.inference.shown import Looked, Unseen
 from lumbar_kaggle.training.encoders import build_encoder
 from lumbar_kaggle.two_stage.explain import (
     attend,
@@ -32,7 +32,7 @@ from lumbar_kaggle.two_stage.grade.augment import Inputs
 from lumbar_kaggle.two_stage.grade.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.crops import crop_study
 from lumbar_kaggle.two_stage.grade.network import Grader
-from lumbar_kaggle.two_stage.grade.views import PLACES, VIEWS
+from lumbar_kaggle.two_stage.grade.views import PLACE_OF_CONDITION, PLACES, VIEWS
 from lumbar_kaggle.two_stage.predictor import Model
 from tests.support.two_stage_studies import AXIAL, SAGITTAL, ball, make_stack, place_points, rotated
 
@@ -82,10 +82,10 @@ def test_a_study_is_explained_on_its_own_slice(competition: Path, bundle: Path) 
     predictor = BaselinePredictor(bundle, read_manifest(bundle))
     study = study_rows(studies, studies.studies[0])
     explanation = explain_study(study, predictor)
-    assert explanation.image.shape == (64, 64)
+    assert explanation.slice.image.shape == (64, 64)
     assert len(explanation.heat_maps) == 2
     for heat_map in explanation.heat_maps:
-        assert heat_map.heat.shape == explanation.image.shape
+        assert heat_map.heat.shape == explanation.slice.image.shape
         assert 0 <= heat_map.heat.min() <= heat_map.heat.max() <= 1
     (prediction,) = predictor.predict([study])
     assert np.isfinite(explanation.probabilities).all(axis=1).sum() == 2
@@ -240,13 +240,13 @@ def test_where_a_model_looked_at_a_study() -> None:
         *("axial middle", "left recess", "right recess"),
     ]
     for one in found:
-        if isinstance(one, Unseen):
+        if isinstance(one, MissingCrop):
             assert one.reason == (
                 "the point was not found"
                 if (one.place, one.level) == ("right foramen", "l5_s1")
                 else "no axial_t2 slice within 6 mm of the point"
             )
-    seen = [one for one in found if isinstance(one, Looked)]
+    seen = [one for one in found if isinstance(one, ExplainedCrop)]
     assert len(seen) == 14
     for one in seen:
         assert sum(one.attention) == pytest.approx(1)
@@ -256,8 +256,9 @@ def test_where_a_model_looked_at_a_study() -> None:
         assert one.slice.image.shape == one.heat.shape
         assert one.heat.min() >= 0
         assert one.heat.max() <= 1
-        assert PLACES[one.output] == one.place
-        assert one.severity == chosen[LEVELS.index(one.level), one.output]
+        assert target(one.target).level == one.level
+        assert one.place == PLACE_OF_CONDITION[target(one.target).condition]
+        assert one.severity == chosen[LEVELS.index(one.level), PLACES.index(one.place)]
 
 
 @pytest.mark.parametrize("name", ["small_resnet", "resnet18", "convnext_atto", "mobilenetv3_small_050"])

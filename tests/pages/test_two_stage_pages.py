@@ -15,9 +15,8 @@ from lumbar_kaggle.core.files import write_json
 from lumbar_kaggle.core.targets import LEVELS, TARGET_NAMES
 from lumbar_kaggle.dicom.studies import find_studies
 from lumbar_kaggle.inference.bundle import read_manifest
-from lumbar_kaggle.inference.points import edge_letters, located_slices
+from lumbar_kaggle.inference.explanation import ExplainedCrop
 from lumbar_kaggle.inference.predict import study_rows
-from lumbar_kaggle.inference.shown import Looked
 from lumbar_kaggle.pages.render import fixed, percent
 from lumbar_kaggle.pages.report import write_report
 from lumbar_kaggle.pages.study import write_study_page
@@ -29,6 +28,7 @@ from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.two_stage.explain import explain_study
 from lumbar_kaggle.two_stage.grade.views import PLACES
 from lumbar_kaggle.two_stage.locate.find import COLUMNS
+from lumbar_kaggle.two_stage.located import edge_letters, located_slices
 from lumbar_kaggle.two_stage.predictor import TwoStagePredictor
 from tests.pages.test_pages import Tables, assert_stands_alone, write_run
 from tests.support.dicom_files import rewrite
@@ -80,12 +80,11 @@ def test_an_explanation_is_of_what_was_predicted(root: Path, study_id: str) -> N
     np.testing.assert_array_equal(explanation.probabilities, prediction.probabilities)
     assert "; ".join(explanation.notes) == prediction.reason
     assert (explanation.models, explanation.networks) == (1, 2)
-    assert len(explanation.looked) == 5 * 6
-    # Of `TARGETS`, conditions first, to levels first.
-    likeliest = prediction.probabilities.reshape(len(PLACES), len(LEVELS), 3).argmax(axis=2)
-    seen = [one for one in explanation.looked if isinstance(one, Looked)]
+    assert len(explanation.crops) == 5 * 6
+    likeliest = prediction.probabilities.argmax(axis=1)
+    seen = [one for one in explanation.crops if isinstance(one, ExplainedCrop)]
     assert seen
-    assert all(one.severity == likeliest[one.output, LEVELS.index(one.level)] for one in seen)
+    assert all(one.severity == likeliest[TARGET_NAMES.index(one.target)] for one in seen)
 
 
 def test_study_page(root: Path, study_id: str, page: str) -> None:
@@ -96,7 +95,7 @@ def test_study_page(root: Path, study_id: str, page: str) -> None:
     assert len(Tables(page).tables["grid"]) == 6
     assert page.count('class="grade ') == 25
     explanation = explain_study(study_rows(find_studies(root / "set"), study_id), predictor_of(root))
-    seen = [one for one in explanation.looked if isinstance(one, Looked)]
+    seen = [one for one in explanation.crops if isinstance(one, ExplainedCrop)]
     assert page.count("data:image/jpeg") == len(explanation.located) + len(seen)
     assert page.count('aria-label="Slice attention of ') == len(seen)
     assert page.count("No picture: ") == 30 - len(seen)
@@ -242,7 +241,7 @@ def test_letters_tell_the_sides_of_a_slice_as_it_is_stored(
 def test_attention_bars_show_shares_over_instance_numbers(root: Path, study_id: str, page: str) -> None:
     """The highest fills the height; the pictured slice is the coloured one."""
     explanation = explain_study(study_rows(find_studies(root / "set"), study_id), predictor_of(root))
-    seen = [one for one in explanation.looked if isinstance(one, Looked)]
+    seen = [one for one in explanation.crops if isinstance(one, ExplainedCrop)]
     charts = re.findall(r'<div class="attention".*?\n</div>', page, re.DOTALL)
     for one, chart in zip(seen, charts, strict=True):
         bars = re.findall(r"<small>(.+?)</small>.*?--share:([\d.]+).*?<span>(\d+)</span>", chart)

@@ -1,7 +1,7 @@
 """The located points of a study on the slices that show them best."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.dicom.volume import Volume
+from lumbar_kaggle.inference.explanation import LocatedSlice, Mark, Slice
 from lumbar_kaggle.two_stage.grade.places import choose
 from lumbar_kaggle.two_stage.grade.views import VIEWS, View
 
@@ -22,58 +23,6 @@ UNSIDED = "foramen of unknown side"
 def shown_place(place: str, *, sided: bool) -> str:
     """Return what to call a place, without a side where that is not known."""
     return UNSIDED if place.endswith("foramen") and not sided else place
-
-
-@dataclass(frozen=True, eq=False)
-class Slice:
-    """A slice as it is stored, or a part of it.
-
-    Attributes:
-        image: ``[rows, columns]`` uint8, windowed over the series.
-        facts: ``series_id``, ``kind``, ``instance_number``, ``row_mm`` and ``column_mm``, the distances
-            between rows and between columns, and ``sides``, see `edge_letters`.
-    """
-
-    image: NDArray[np.uint8]
-    facts: dict[str, object]
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A located point seen from a slice.
-
-    Attributes:
-        place, level: what it is.
-        row, column: px of the slice; beyond its edges where the point was located outside of the picture.
-        distance_mm: from the slice's plane, 0 or more.
-        confidence: the locator's, 0 … 1.
-    """
-
-    place: str
-    level: str
-    row: float
-    column: float
-    distance_mm: float
-    confidence: float
-
-    def inside(self, shape: tuple[int, ...]) -> bool:
-        """Whether it lies within a picture of so many rows and columns."""
-        return -0.5 <= self.row < shape[0] - 0.5 and -0.5 <= self.column < shape[1] - 0.5
-
-
-@dataclass(frozen=True, eq=False)
-class LocatedSlice:
-    """A slice with the points that it was chosen for.
-
-    Attributes:
-        view: name of the view in `views.VIEWS`.
-        slice: nearest to the points.
-        marks: the points.
-    """
-
-    view: str
-    slice: Slice
-    marks: tuple[Mark, ...]
 
 
 def edge_letters(orientation: Floats) -> tuple[str, str]:
