@@ -69,7 +69,7 @@ class Volume:
     Attributes:
         images: one ``[rows, columns]`` array per slice, intensities as `instances.decode` gives them or, once
             `windowed`, uint8. Slices of one series may differ in size, those of one of its `stacks` do not:
-            then it may be an array ``[slices, rows, columns]``, or a file, see `volume_cache.CachedImages`.
+            then it may be an array ``[slices, rows, columns]``, or a file, see `preprocess.CachedImages`.
         positions: ``[slices, 3]`` LPS mm, centre of each slice's first pixel; NaN where the header has none.
         orientation: ``[slices, 6]`` direction cosines; NaN where the header has none.
         spacing: ``[slices, 2]`` mm between rows, mm between columns; NaN where the header has none.

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lumbar_kaggle.core.budget import Budget
-from lumbar_kaggle.dicom.preprocess import Summary
-from lumbar_kaggle.dicom.volume_cache import VOLUMES, volume_worker
+from lumbar_kaggle.dicom.preprocess import VOLUMES, Summary, volume_worker
 from lumbar_kaggle.inference.base import Predictor
 from lumbar_kaggle.inference.bundle import Manifest
 from lumbar_kaggle.inference.recipes import Report, fill_cache

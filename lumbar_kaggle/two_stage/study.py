@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 
 from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.dicom.cache import OK, Cache
-from lumbar_kaggle.dicom.preprocess import scan_sources
+from lumbar_kaggle.dicom.preprocess import read_volumes, scan_sources, windowed_stacks
 from lumbar_kaggle.dicom.series import UnreadableSeries, read_series
 from lumbar_kaggle.dicom.volume import Volume
-from lumbar_kaggle.dicom.volume_cache import read_volumes, windowed_stacks
 from lumbar_kaggle.inference.base import Study
 from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.two_stage.grade.views import CANAL, PLACE_OF_CONDITION, PLACES, RECESSES
@@ -62,7 +61,7 @@ class StudyVolumes:
 
     Attributes:
         study_id: whose it is.
-        volumes: the stacks of its readable series, see `volume_cache.windowed_stacks`.
+        volumes: the stacks of its readable series, see `preprocess.windowed_stacks`.
         notes: what could not be read.
         marks: points that are marked on its slices.
     """

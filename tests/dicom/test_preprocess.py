@@ -21,9 +21,15 @@ from lumbar_kaggle.core.files import locked
 from lumbar_kaggle.dicom import intensity
 from lumbar_kaggle.dicom.cache import Cache
 from lumbar_kaggle.dicom.checking import check
-from lumbar_kaggle.dicom.preprocess import make_pool, preprocess, scan_sources
+from lumbar_kaggle.dicom.preprocess import (
+    VOLUMES,
+    make_pool,
+    preprocess,
+    read_volumes,
+    scan_sources,
+    volume_worker,
+)
 from lumbar_kaggle.dicom.series import UnreadableSeries, read_series
-from lumbar_kaggle.dicom.volume_cache import VOLUMES, read_volumes, volume_worker
 from lumbar_kaggle.inference.predict import study_rows
 from lumbar_kaggle.pipeline import preprocess_folder
 from lumbar_kaggle.tables.competition import read_competition

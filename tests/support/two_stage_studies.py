@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from lumbar_kaggle.core.files import write_csv
 from lumbar_kaggle.core.targets import LEVELS, TARGETS, row_id
 from lumbar_kaggle.dicom.geometry import reading_direction, to_patient
+from lumbar_kaggle.dicom.preprocess import write_volumes
 from lumbar_kaggle.dicom.volume import Volume
-from lumbar_kaggle.dicom.volume_cache import write_volumes
 from lumbar_kaggle.tables.competition import SERIES_COLUMNS, Competition
 from lumbar_kaggle.two_stage.grade.views import PLACE_OF_CONDITION, PLACES
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.dicom.preprocess import FORMAT, read_volumes, write_volumes
 from lumbar_kaggle.dicom.volume import Volume
-from lumbar_kaggle.dicom.volume_cache import FORMAT, read_volumes, write_volumes
 
 PIXELS = np.arange(3 * 40 * 50, dtype=np.uint8).reshape(3, 40, 50)
 

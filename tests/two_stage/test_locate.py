@@ -11,13 +11,13 @@ import pytest
 from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.dicom.preprocess import windowed_stacks
 from lumbar_kaggle.dicom.series import read_series
 from lumbar_kaggle.dicom.volume import ASSUMED_FIELD_MM, ASSUMED_STEP_MM, Volume
-from lumbar_kaggle.dicom.volume_cache import windowed_stacks
 from lumbar_kaggle.pipeline import preprocess_folder
-from lumbar_kaggle.two_stage.locate.chain import best_chain, refine
 from lumbar_kaggle.two_stage.locate.command import run_locate
 from lumbar_kaggle.two_stage.locate.config import LocateConfig
+from lumbar_kaggle.two_stage.locate.find import best_chain, refine
 from lumbar_kaggle.two_stage.locate.network import Picture
 from lumbar_kaggle.two_stage.locate.samples import PRESENT, Sample, augment, heat_maps
 from tests.support.dicom_files import AXIAL, SAGITTAL, rewrite, write_slice

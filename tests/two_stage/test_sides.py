@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.dicom import geometry
+from lumbar_kaggle.dicom.preprocess import read_volumes, windowed_stacks, write_volumes
 from lumbar_kaggle.dicom.series import read_series
 from lumbar_kaggle.dicom.volume import Volume
-from lumbar_kaggle.dicom.volume_cache import read_volumes, windowed_stacks, write_volumes
 from lumbar_kaggle.two_stage.grade.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.crops import crop_study
 from lumbar_kaggle.two_stage.grade.places import unsided

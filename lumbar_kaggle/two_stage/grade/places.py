@@ -1,6 +1,5 @@
 """Where the five places of each level lie: tables of points, and the annotated ones, gaps filled."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -60,21 +59,11 @@ def read_places(path: Path) -> pd.DataFrame:
 
 def to_table(studies: list[str], points: Floats, origin: NDArray[np.str_]) -> pd.DataFrame:
     """Return the table of points ``[studies, 5 places, 5 levels, 3]`` with their origins ``[…, 5, 5]``."""
-    rows = [
-        (
-            study,
-            place,
-            level,
-            *points[s, p, k].tolist(),
-            CONFIDENCE[str(origin[s, p, k])],
-            str(origin[s, p, k]),
-        )
-        for s, study in enumerate(studies)
-        for p, place in enumerate(PLACES)
-        for k, level in enumerate(LEVELS)
-        if np.isfinite(points[s, p, k]).all()
-    ]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    at = pd.MultiIndex.from_product([studies, PLACES, LEVELS], names=COLUMNS[:3])
+    table = pd.DataFrame(points.reshape(-1, 3), at, list(COLUMNS[3:6])).reset_index()
+    known = table.assign(origin=origin.ravel())[np.isfinite(points).all(axis=-1).ravel()]
+    known = known.assign(confidence=known["origin"].map(CONFIDENCE))
+    return known[list(COLUMNS)].reset_index(drop=True)
 
 
 def to_points(places: pd.DataFrame) -> dict[str, Floats]:
@@ -157,43 +146,23 @@ def fill(points: Floats) -> tuple[Floats, NDArray[np.str_]]:
     between = _median(points[:, :, None] - points[:, None, :])
     steps = _median(points[:, :, None, :] - points[:, :, :, None])
     for study in range(len(points)):
-        _fill_by_places(filled[study], origin[study], between)
-        _fill_by_levels(filled[study], origin[study], steps)
-        _fill_by_places(filled[study], origin[study], between)
+        for source, offsets in ((BY_PLACES, between), (BY_LEVELS, steps), (BY_PLACES, between)):
+            _fill_gaps(filled[study], origin[study], source, offsets)
     return filled, origin
 
 
-@dataclass(frozen=True)
-class _Gap:
-    """A point that is missing."""
-
-    place: int
-    level: int
-
-
-def _gaps(points: Floats) -> list[_Gap]:
-    return [_Gap(int(p), int(k)) for p, k in np.argwhere(np.isnan(points).any(axis=-1))]
-
-
-def _fill_by_places(points: Floats, origin: NDArray[np.str_], between: Floats) -> None:
+def _fill_gaps(points: Floats, origin: NDArray[np.str_], source: str, offsets: Floats) -> None:
+    """Fill what one source can tell: the mean of the level's places, or the nearest of the place's levels."""
     known = points.copy()
-    for gap in _gaps(known):
-        guesses = known[:, gap.level] + between[gap.place, :, gap.level]
-        usable = guesses[np.isfinite(guesses).all(axis=-1)]
-        if len(usable):
-            points[gap.place, gap.level] = usable.mean(axis=0)
-            origin[gap.place, gap.level] = BY_PLACES
-
-
-def _fill_by_levels(points: Floats, origin: NDArray[np.str_], steps: Floats) -> None:
-    known = points.copy()
-    for gap in _gaps(known):
-        guesses = known[gap.place] + steps[gap.place, :, gap.level]
+    for place, level in np.argwhere(np.isnan(known).any(axis=-1)):
+        neighbours = known[:, level] if source == BY_PLACES else known[place]
+        guesses = neighbours + offsets[place, :, level]
         usable = np.flatnonzero(np.isfinite(guesses).all(axis=-1))
         if len(usable):
-            nearest = usable[np.abs(usable - gap.level).argmin()]
-            points[gap.place, gap.level] = guesses[nearest]
-            origin[gap.place, gap.level] = BY_LEVELS
+            if source == BY_LEVELS:
+                usable = usable[[np.abs(usable - level).argmin()]]
+            points[place, level] = guesses[usable].mean(axis=0)
+            origin[place, level] = source
 
 
 def _median(offsets: Floats) -> Floats:

@@ -1,30 +1,23 @@
 """How well points were found: errors in mm and beside the distance of the discs, and whole levels missed."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from lumbar_kaggle.core.targets import LEVELS
+from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.two_stage.grade.views import PLACES, RECESSES
 from lumbar_kaggle.two_stage.study import StudyVolumes
 
 Floats = NDArray[np.float64]
 
+_Judged = tuple[str, str, tuple[str, ...], list[Volume]]
+"""Series, kind, places and the volumes that these are marked on."""
+
 _KEY = ["study_id", "series_id", "kind", "place", "level"]
-
-
-class _Marked(NamedTuple):
-    """The marked points of one place of one series: ``[5, 3]`` mm, NaN for none, and the slices' normal."""
-
-    study_id: str
-    series_id: str
-    kind: str
-    place: str
-    points: Floats
-    normal: Floats
 
 
 def point_errors(located: pd.DataFrame, studies: Sequence[StudyVolumes]) -> pd.DataFrame:
@@ -44,34 +37,34 @@ def point_errors(located: pd.DataFrame, studies: Sequence[StudyVolumes]) -> pd.D
     keys = zip(located["study_id"], series, located["place"], located["level"], strict=True)
     places = dict(zip(keys, located[["x_mm", "y_mm", "z_mm"]].to_numpy(dtype=np.float64), strict=True))
     rows: list[tuple[Any, ...]] = []
-    for marked in (one for study in studies for one in _all_marked(study)):
-        for level, name in enumerate(LEVELS):
-            if not np.isnan(marked.points[level, 0]):
-                found = places.get((marked.study_id, marked.series_id, marked.place, name))
-                rows.append((*marked[:4], name, *_compare(marked, level, found)))
+    for study in studies:
+        axial = study.axial()
+        judged: list[_Judged] = [(one.series_id, one.kind, PLACES[:3], [one]) for one in study.sagittal()]
+        judged += [("", "axial_t2", tuple(PLACES[RECESSES]), axial)] if axial else []
+        for series_id, kind, names, volumes in judged:
+            marked = study.marked(volumes)
+            for place in names:
+                points = marked[PLACES.index(place)]
+                for level in np.flatnonzero(np.isfinite(points[:, 0])):
+                    found = places.get((study.study_id, series_id, place, LEVELS[level]))
+                    figures = _compare(points, int(level), found, volumes[0].normal)
+                    rows.append((study.study_id, series_id, kind, place, LEVELS[level], *figures))
     return pd.DataFrame(rows, columns=[*_KEY, "error_mm", "depth_mm", "relative", "level_off", "found"])
 
 
-def _all_marked(study: StudyVolumes) -> Iterator[_Marked]:
-    for one in study.sagittal():
-        for place, points in zip(PLACES[:3], study.marked([one])[:3], strict=True):
-            yield _Marked(study.study_id, one.series_id, one.kind, place, points, one.normal)
-    axial = study.axial()
-    for place, points in zip(PLACES[RECESSES], study.marked(axial)[RECESSES], strict=True):
-        if axial:
-            yield _Marked(study.study_id, "", "axial_t2", place, points, axial[0].normal)
-
-
-def _compare(marked: _Marked, level: int, found: Floats | None) -> tuple[float, float, float, float, bool]:
+def _compare(
+    marked: Floats, level: int, found: Floats | None, normal: Floats
+) -> tuple[float, float, float, float, bool]:
+    """Return the figures of one level of a place's marked points ``[5, 3]``; see `point_errors`."""
     if found is None:
         return (np.nan, np.nan, np.nan, np.nan, False)
-    offset = found - marked.points
-    depth = np.abs(offset[level] @ marked.normal)
+    offset = found - marked
+    depth = float(np.abs(offset[level] @ normal))
     error = float(np.sqrt(max(offset[level] @ offset[level] - depth**2, 0.0)))
-    steps = np.linalg.norm(np.diff(marked.points, axis=0), axis=1)
+    steps = np.linalg.norm(np.diff(marked, axis=0), axis=1)
     step = float(np.nanmean(steps)) if np.isfinite(steps).any() else np.nan
     nearest = int(np.nanargmin(np.linalg.norm(offset, axis=1)))
-    return (error, float(depth), error / step, float(abs(nearest - level)), True)
+    return (error, depth, error / step, float(abs(nearest - level)), True)
 
 
 def summary(errors: pd.DataFrame) -> pd.DataFrame:

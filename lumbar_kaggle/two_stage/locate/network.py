@@ -136,22 +136,16 @@ class Locator(nn.Module):
 
 
 def _block(before: int, after: int) -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(before, after, 3, padding=1, bias=False),
-        nn.BatchNorm2d(after),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(after, after, 3, padding=1, bias=False),
-        nn.BatchNorm2d(after),
-        nn.ReLU(inplace=True),
-    )
+    return nn.Sequential(*_layer(before, after), *_layer(after, after))
 
 
 def _dilated(channels: int, rate: int) -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(channels, channels, 3, padding=rate, dilation=rate, bias=False),
-        nn.BatchNorm2d(channels),
-        nn.ReLU(inplace=True),
-    )
+    return nn.Sequential(*_layer(channels, channels, rate))
+
+
+def _layer(before: int, after: int, rate: int = 1) -> tuple[nn.Module, ...]:
+    convolution = nn.Conv2d(before, after, 3, padding=rate, dilation=rate, bias=False)
+    return convolution, nn.BatchNorm2d(after), nn.ReLU(inplace=True)
 
 
 @torch.inference_mode()
