@@ -202,12 +202,13 @@ def test_the_head_phase_is_resumed_too(competition: Path, cache: Path, tmp_path:
 
 
 def test_finished_targets_are_not_trained_again(
-    competition: Path, cache: Path, run: Path, capsys: pytest.CaptureFixture[str]
+    competition: Path, cache: Path, run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The same call on a finished run says so and changes no byte."""
+    caplog.set_level("INFO", logger="lumbar_kaggle")
     before = folder_bytes(run)
     train(competition, cache, run, SMALL, Budget())
-    assert "2 targets are already there and are skipped" in capsys.readouterr().out
+    assert "2 targets are already there and are skipped" in caplog.text
     assert folder_bytes(run) == before
 
 
