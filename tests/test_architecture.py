@@ -34,7 +34,6 @@ ROOMS = (
 
 NOT_YET = {
     ("tables.submission", "score.metric"),
-    ("training.pretraining", "baseline.network"),
     ("inference.explain", "baseline"),
     ("inference.explain", "two_stage"),
     ("kaggle.sessions", "pipeline"),

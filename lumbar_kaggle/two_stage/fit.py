@@ -80,7 +80,7 @@ def fit(
         config: what to train.
         budget: when it is spent, the run ends and the same call goes on later.
         weights: columns ``row_id, weight``: how much each label counts in the second stage.
-        processes: folds at once; see `spread.spread`.
+        processes: folds at once; see `devices.spread`.
 
     Raises:
         InputError: a table or the cache is missing or faulty, or the run was begun with other settings or on
@@ -133,7 +133,7 @@ def locate(
         run: gets ``locator/`` and ``annotated.csv``.
         config: what to train.
         budget: when it is spent, the same call goes on later.
-        processes: folds at once; see `spread.spread`.
+        processes: folds at once; see `devices.spread`.
 
     Returns:
         Whether it came to its end.
@@ -200,7 +200,7 @@ def grade(
         models, folds: numbers of those to train now, models from 1 and folds from 0; empty: all.
         crops: scratch folder for the crops in place of the run folder; it holds one model's at a time.
         weights: columns ``row_id, weight``: how much each label counts.
-        processes: folds at once; see `spread.spread`.
+        processes: folds at once; see `devices.spread`.
 
     Returns:
         What is left of it, or empty.

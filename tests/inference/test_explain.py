@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lumbar_kaggle.baseline.explain import explain_study
-from lumbar_kaggle.baseline.network import build_network
 from lumbar_kaggle.baseline.predictor import BaselinePredictor
 from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.dicom.studies import find_studies
@@ -19,7 +18,7 @@ from lumbar_kaggle.inference.bundle import read_manifest
 from lumbar_kaggle.inference.heat import captured, grad_cam, last_map
 from lumbar_kaggle.inference.predict import study_rows
 from lumbar_kaggle.inference.shown import Looked, Unseen
-from lumbar_kaggle.training.encoders import build_encoder
+from lumbar_kaggle.training.encoders import build_encoder, build_network
 from lumbar_kaggle.two_stage.explain import (
     attend,
     frame,

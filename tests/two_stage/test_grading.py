@@ -319,10 +319,10 @@ def test_weights_are_found_in_a_folder_by_the_models_name(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050"])
 def test_weights_of_the_models_dataset_fit_the_encoders(name: str, tmp_path: Path) -> None:
     """What ``lumbar ship datasets --pretrained`` writes has all that an encoder needs, of either library."""
-    from lumbar_kaggle.baseline.network import body_state, build_network
+    from lumbar_kaggle.training.encoders import body_state, build_body
 
     torch.manual_seed(3)
-    state = {key: value.contiguous() for key, value in body_state(build_network(name), name).items()}
+    state = {key: value.contiguous() for key, value in body_state(build_body(name, 3), name).items()}
     safetensors.torch.save_file(state, tmp_path / f"{name}.safetensors")
     encoder, _ = build_encoder(name, str(tmp_path))
     last = [value for key, value in state.items() if value.dim() == 4][-1]
@@ -331,7 +331,9 @@ def test_weights_of_the_models_dataset_fit_the_encoders(name: str, tmp_path: Pat
 
 def test_wrong_settings_are_refused() -> None:
     """One sentence each."""
-    with pytest.raises(InputError, match="backbone 'resnet1' is neither"):
+    with pytest.raises(
+        InputError, match="backbone 'resnet1' is no model of torchvision or timm and not small_resnet"
+    ):
         build_encoder("resnet1")
     with pytest.raises(InputError, match=r"slices are \(4, 5, 3, 3\); each must be odd"):
         GradeConfig(slices=(4, 5, 3, 3))
@@ -359,14 +361,16 @@ def test_the_average_forgets_its_first_weights() -> None:
     learner.model = model  # type: ignore[attr-defined]
     average.learn = learner
     average.before_fit()
-    first = average.average["weight"].clone()
+    first = average.average.module.weight.detach().clone()
     with torch.no_grad():
         model.weight += 1.0
     average.after_step()
-    assert ((average.average["weight"] - first) > 0.5).all()
+    assert ((average.average.module.weight.detach() - first) > 0.5).all()
     for _ in range(60):
         average.after_step()
-    torch.testing.assert_close(average.average["weight"], model.weight.detach(), atol=2e-3, rtol=0)
+    torch.testing.assert_close(
+        average.average.module.weight.detach(), model.weight.detach(), atol=2e-3, rtol=0
+    )
 
 
 def test_the_network_starts_from_the_prior() -> None:

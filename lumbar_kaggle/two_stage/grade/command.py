@@ -36,7 +36,7 @@ def run_grade(
         points: ``points.csv`` of ``lumbar locate``; None: the annotated points alone.
         weights: table of ``row_id, weight``: how much each label counts.
         only: numbers of the folds to train now; None: all.
-        processes: folds at once; see `spread.spread`.
+        processes: folds at once; see `devices.spread`.
 
     Raises:
         InputError: a table is missing or faulty, or a run was begun with other settings.

@@ -18,8 +18,7 @@ from lumbar_kaggle.score.blend.cells import as_table
 from lumbar_kaggle.score.metric import prior_predictions, score, weighted_prior
 from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.folds import open_folds
-from lumbar_kaggle.training.devices import training_device
-from lumbar_kaggle.training.spread import spread
+from lumbar_kaggle.training.devices import spread, training_device
 from lumbar_kaggle.two_stage.grade.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.cropping import CropSet, cache_crops
 from lumbar_kaggle.two_stage.grade.data import Samples, study_labels
@@ -101,7 +100,7 @@ def fit(
         annotated: what `places.annotated_places` made of the cached volumes; needed where there are none.
         crops: folder for the crops, where the run folder has no room for them.
         only: numbers of the folds to train now; None: all.
-        processes: folds at once; see `spread.spread`.
+        processes: folds at once; see `devices.spread`.
         folds: columns ``study_id, fold`` of all labelled studies; None: as `folds.open_folds` makes them.
 
     Raises:

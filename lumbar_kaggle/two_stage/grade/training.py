@@ -1,35 +1,21 @@
 """Training one fold of the second stage with fastai, and predicting with its network."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import safetensors.torch
 import torch
-from fastai.callback import schedule as _schedule  # noqa: F401 — gives Learner its fit_one_cycle
-from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
-from fastai.torch_core import set_seed
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from lumbar_kaggle.core.budget import Budget
-from lumbar_kaggle.core.files import write_atomic, write_csv
 from lumbar_kaggle.core.targets import LEVELS, SCORE_GROUPS, SEVERITIES, TARGET_NAMES, target
 from lumbar_kaggle.score.metric import weighted_prior
 from lumbar_kaggle.tables.folds import derive_seed
-from lumbar_kaggle.training.callbacks import (
-    Checkpoint,
-    MovingAverage,
-    ReportEpochs,
-    SeedEpochs,
-    WithinBudget,
-)
-from lumbar_kaggle.training.devices import device_of, half_precision, train_in_half_precision, training_device
+from lumbar_kaggle.training.devices import device_of, half_precision
+from lumbar_kaggle.training.loop import make_learner, train_file
 from lumbar_kaggle.training.weights import load_weights
 from lumbar_kaggle.two_stage.grade.augment import SWAPPED, cut, mirror, unpack
 from lumbar_kaggle.two_stage.grade.callbacks import Accumulate, MixSamples, PrepareBatch
@@ -80,35 +66,21 @@ def train_fold(
         config: what to train.
         budget: `OutOfTime` ends the training between two batches.
     """
-    file, checkpoint = folder / f"fold-{fold}.safetensors", folder / f"fold-{fold}.checkpoint.pt"
-    if file.is_file():
-        return load_network(file, config)
-    seed = derive_seed(config.seed, "grade", fold)
-    set_seed(seed)
-    network = Grader(config, prior, pretrained=not checkpoint.is_file())
-    learner = make_learner(network, training, validation, folder, config)
-    with tqdm(total=config.epochs, unit="epoch", desc=f"train fold {fold + 1}/{config.folds}") as progress:
-
-        def tell(_epoch: int, figures: list[float]) -> None:
-            progress.set_postfix_str(f"train {figures[0]:.4f} valid {figures[1]:.4f}")
-            progress.update()
-
-        average = MovingAverage(config.ema) if config.ema else None
-        callbacks = [
-            Checkpoint(checkpoint, "grade", average),
-            SeedEpochs(seed),
-            ReportEpochs(tell),
-            WithinBudget(budget),
-        ]
-        callbacks += [average] if average is not None else []
-        with learner.no_bar(), learner.no_logging():
-            learner.fit_one_cycle(config.epochs, config.lr, wd=config.weight_decay, cbs=callbacks)
-    write_csv(folder / f"fold-{fold}-history.csv", _history(learner))
-    state = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
-    # One entry only: safetensors writes several in an order that differs from run to run.
-    facts = {"config": json.dumps(asdict(config), sort_keys=True)}
-    write_atomic(file, lambda path: safetensors.torch.save_file(state, path, metadata=facts))
-    checkpoint.unlink(missing_ok=True)
+    file = folder / f"fold-{fold}.safetensors"
+    if not file.is_file():
+        train_file(
+            file,
+            lambda fresh: _make_learner(
+                Grader(config, prior, pretrained=fresh), (training, validation), folder, config
+            ),
+            config,
+            seed=derive_seed(config.seed, "grade", fold),
+            title=f"train fold {fold + 1}/{config.folds}",
+            history=folder / f"fold-{fold}-history.csv",
+            budget=budget,
+            ema=config.ema,
+            wd=config.weight_decay,
+        )
     # As a resumed run has it: the order of the weights in memory shows in the last digits of the predictions.
     return load_network(file, config)
 
@@ -124,35 +96,20 @@ def load_network(file: Path, config: GradeConfig) -> Grader:
     return network
 
 
-def _history(learner: Learner) -> pd.DataFrame:
-    rows = [[float(value) for value in row] for row in learner.recorder.values]
-    return pd.DataFrame(rows, columns=["train_loss", "valid_loss"]).rename_axis("epoch").reset_index()
-
-
-def make_learner(
-    network: Grader, training: Samples, validation: Samples, folder: Path, config: GradeConfig
+def _make_learner(
+    network: Grader, parts: tuple[Samples, Samples], folder: Path, config: GradeConfig
 ) -> Learner:
-    """Return the fastai learner of one fold."""
-    batch = min(config.batch_size, len(training))
-    loaders = DataLoaders(
-        DataLoader(
-            training, bs=batch, shuffle=True, drop_last=True, n_inp=INPUTS, num_workers=config.workers
-        ),
-        DataLoader(validation, bs=batch, n_inp=INPUTS, num_workers=config.workers),
-    )
-    device = training_device()
-    loaders.to(device)
-    network.to(device)
     loss = GradeLoss(config)
     callbacks = [PrepareBatch(config)]
     if config.mixup:
         callbacks.append(MixSamples(config.mixup, loss))
     if config.accumulate > 1:
-        callbacks.append(Accumulate(batch * config.accumulate))
+        callbacks.append(Accumulate(min(config.batch_size, len(parts[0])) * config.accumulate))
     if config.channels_last:
         network.to(memory_format=torch.channels_last)
-    learner = Learner(loaders, network, loss_func=loss, path=folder, model_dir=".", cbs=callbacks)
-    return train_in_half_precision(learner, wanted=config.mixed_precision)
+    return make_learner(
+        network, parts, loss, folder, config, callbacks=callbacks, inputs=INPUTS, workers=config.workers
+    )
 
 
 def unlabelled(studies: Sequence[str], crops: CropSet | FreshCrops) -> Samples:

@@ -64,7 +64,7 @@ def run_locate(
         config: what to train; ``epochs`` 0 trains nothing.
         budget: time for training.
         weights: run folder of a locator to start from, or to use.
-        processes: folds at once; see `spread.spread`.
+        processes: folds at once; see `devices.spread`.
         folds: columns ``study_id, fold``: by which to train; None: drawn from the folder's studies.
 
     Raises:

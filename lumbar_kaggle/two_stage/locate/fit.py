@@ -15,8 +15,7 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import write_csv
 from lumbar_kaggle.core.settings import begin_run, load_config
 from lumbar_kaggle.tables.reading import as_numbers, read_table
-from lumbar_kaggle.training.devices import CPU, training_device
-from lumbar_kaggle.training.spread import spread
+from lumbar_kaggle.training.devices import CPU, spread, training_device
 from lumbar_kaggle.two_stage.locate.axial import (
     AXIAL_CHANNELS,
     AxialStudy,
@@ -55,7 +54,7 @@ def fit(
         config: what to train.
         budget: `budget.OutOfTime` ends the run; started again, it goes on at the epoch where it was.
         start: run folder whose networks the training starts from.
-        processes: folds at once; see `spread.spread`.
+        processes: folds at once; see `devices.spread`.
         folds: columns ``study_id, fold``; studies without a row are left out. None: drawn from all of them.
         data: what the points are learned from, see `config.tie`.
 
