@@ -16,7 +16,7 @@ from fastai.callback.core import Callback, CancelEpochException
 from fastai.callback.tracker import TrackerCallback
 from fastai.learner import Learner
 from fastai.torch_core import set_seed, to_device
-from timm.utils import ModelEmaV3
+from timm.utils.model_ema import ModelEmaV3
 
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError

@@ -100,7 +100,8 @@ def build_body(name: str, channels: int) -> nn.Module:
         body: nn.Module = create_body(_torchvision(name), channels, False, _meta(name)["cut"])
         return body
     if timm.is_model(name):
-        return TimmBody(timm.create_model(name, num_classes=0, in_chans=channels), False)
+        body = TimmBody(timm.create_model(name, num_classes=0, in_chans=channels), False)
+        return body
     near = ", ".join(difflib.get_close_matches(name, [*known, *timm.list_models()], 3)) or "resnet34"
     what, own = ("backbone", f" and not {OWN}") if channels == 1 else ("arch", "")
     raise InputError(f"{what} {name!r} is no model of torchvision or timm{own}; near it are {near}")

@@ -43,7 +43,6 @@ def make_learner(
     *,
     callbacks: Sequence[Callback] = (),
     after_batch: tuple[Any, Any] = (None, None),
-    inputs: int | None = None,
     workers: int = 0,
 ) -> Learner:
     """Return a learner of two datasets, on the training's device, in 16 bits where that is faster.
@@ -56,12 +55,11 @@ def make_learner(
         config: its ``batch_size`` and, where it has one, its ``mixed_precision``.
         callbacks: of the recipe.
         after_batch: what happens to a training and to a validation batch on the device.
-        inputs: how many of an item's first tensors the network is given; None: all but the last.
         workers: processes that load.
     """
     device = training_device()
     # The training loader drops its last, smaller batch: with fewer items than one batch nothing is left.
-    shared = {"bs": min(config.batch_size, len(parts[0])), "n_inp": inputs, "num_workers": workers}
+    shared = {"bs": min(config.batch_size, len(parts[0])), "num_workers": workers}
     training, validation = after_batch
     loaders = DataLoaders(
         DataLoader(parts[0], shuffle=True, drop_last=True, after_batch=training, **shared),

@@ -197,11 +197,11 @@ def _fit_fold(task: _Task, fold: int) -> None:
             f"{out}: fold {fold} has no study with an annotated point to train on, or none with a located "
             "one to judge on; use fewer folds"
         )
-    training = Samples(outside, labels, task.annotated)
+    training = Samples(outside, task.annotated, labels)
     seen = task.competition.labels["study_id"].isin(held_out)
     rest = task.competition.labels[~seen]
     prior = level_prior(rest, weighted=config.severity_weights)
-    validation = Samples(inside, labels, task.judged)
+    validation = Samples(inside, task.judged, labels)
     network = train_fold(training, validation, prior, fold, out, config, task.budget)
     found = to_targets(predict_studies([network.to(training_device())], inside, task.judged, config))
     doubtful = [study in task.unsided for study in inside]

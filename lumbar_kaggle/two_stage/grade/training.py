@@ -8,20 +8,27 @@ import pandas as pd
 import torch
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
+from fastai.torch_core import to_device
 from numpy.typing import NDArray
 
 from lumbar_kaggle.core.budget import Budget
-from lumbar_kaggle.core.targets import LEVELS, SCORE_GROUPS, SEVERITIES, TARGET_NAMES, target
-from lumbar_kaggle.score.metric import weighted_prior
+from lumbar_kaggle.core.targets import (
+    LEVELS,
+    SCORE_GROUPS,
+    SEVERITIES,
+    SEVERITY_WEIGHTS,
+    TARGET_NAMES,
+    TARGETS,
+)
 from lumbar_kaggle.tables.folds import derive_seed
 from lumbar_kaggle.training.devices import device_of, half_precision
 from lumbar_kaggle.training.loop import make_learner, train_file
 from lumbar_kaggle.training.weights import load_weights
-from lumbar_kaggle.two_stage.grade.augment import SWAPPED, cut, mirror, unpack
+from lumbar_kaggle.two_stage.grade.augment import SWAPPED, cut, mirror
 from lumbar_kaggle.two_stage.grade.callbacks import Accumulate, MixSamples, PrepareBatch
 from lumbar_kaggle.two_stage.grade.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.cropping import CropSet, FreshCrops
-from lumbar_kaggle.two_stage.grade.data import INPUTS, Labels, Samples
+from lumbar_kaggle.two_stage.grade.data import Batch, Samples
 from lumbar_kaggle.two_stage.grade.losses import GradeLoss
 from lumbar_kaggle.two_stage.grade.network import Grader
 
@@ -36,13 +43,12 @@ def level_prior(labels: pd.DataFrame, *, weighted: bool) -> torch.Tensor:
         labels: of the training part.
         weighted: with the score's weights 1, 2 and 4.
     """
-    table = weighted_prior(labels, smoothing=PRIOR_SMOOTHING)
-    values = table.loc[list(TARGET_NAMES), list(SEVERITIES)].to_numpy(dtype=np.float64)
-    if not weighted:
-        values = values / np.array([1.0, 2.0, 4.0])
+    counts = np.full((len(TARGETS), len(SEVERITIES)), PRIOR_SMOOTHING)
+    indices = labels["target"].map(TARGET_NAMES.index).to_numpy(dtype=np.int64)
+    np.add.at(counts, (indices, labels["severity"].to_numpy(dtype=np.int64)), 1.0)
+    values = counts * (SEVERITY_WEIGHTS if weighted else 1.0)
     prior = np.zeros((len(SCORE_GROUPS), len(LEVELS), len(SEVERITIES)))
-    for name, row in zip(TARGET_NAMES, values, strict=True):
-        of = target(name)
+    for of, row in zip(TARGETS, values, strict=True):
         prior[SCORE_GROUPS.index(of.score_group), LEVELS.index(of.level)] = row / row.sum()
     return torch.from_numpy(prior)
 
@@ -107,15 +113,7 @@ def _make_learner(
         callbacks.append(Accumulate(min(config.batch_size, len(parts[0])) * config.accumulate))
     if config.channels_last:
         network.to(memory_format=torch.channels_last)
-    return make_learner(
-        network, parts, loss, folder, config, callbacks=callbacks, inputs=INPUTS, workers=config.workers
-    )
-
-
-def unlabelled(studies: Sequence[str], crops: CropSet | FreshCrops) -> Samples:
-    """Return the levels of studies whose grades nobody knows; all of them in `crops`."""
-    blank = Labels(np.full((5, 5), -1, np.int64), np.ones((5, 5), np.float32))
-    return Samples(studies, dict.fromkeys(studies, blank), crops)
+    return make_learner(network, parts, loss, folder, config, callbacks=callbacks, workers=config.workers)
 
 
 def predict_studies(
@@ -132,35 +130,29 @@ def predict_studies(
         crops: around the points to grade at.
         config: of the networks.
     """
-    samples = unlabelled(studies, crops)
-    parts = [
-        predict_batch(networks, batch, config) for batch in DataLoader(samples, bs=2 * config.batch_size)
-    ]
+    loader = DataLoader(Samples(studies, crops), bs=2 * config.batch_size)
+    parts = [predict_batch(networks, batch, config) for (batch,) in loader]
     probabilities: NDArray[np.float64] = torch.cat(parts).double().numpy()
     return probabilities.reshape(len(studies), len(LEVELS), -1, len(SEVERITIES))
 
 
 @torch.inference_mode()
-def predict_batch(
-    networks: Sequence[Grader], batch: tuple[torch.Tensor, ...], config: GradeConfig
-) -> torch.Tensor:
-    """Return probabilities ``[batch, 5, 3]`` of a batch as `data.Samples` gives it.
+def predict_batch(networks: Sequence[Grader], batch: Batch, config: GradeConfig) -> torch.Tensor:
+    """Return probabilities ``[batch, 5, 3]`` of crops as they are cached.
 
     They are the mean over networks, turns and, by the configuration, the mirrored patient.
     """
     device = device_of(networks[0])
-    cached = unpack(tuple(tensor.to(device) for tensor in batch))
+    cached = to_device(batch, device)
     found = []
     for turn in config.predict_turns:
-        plain = cut(*cached, config, turn)
-        shown = [(plain[0], list(range(len(SWAPPED))))]
+        plain = cut(cached, config, turn)
+        shown = [(plain, list(range(len(SWAPPED))))]
         if config.flip_predictions:
-            everyone = torch.ones(len(plain[0].level), dtype=torch.bool, device=device)
-            shown.append((mirror(*plain, everyone)[0], SWAPPED))
+            everyone = torch.ones(len(plain["level"]), dtype=torch.bool, device=device)
+            shown.append((mirror(plain, everyone), SWAPPED))
         with half_precision(device, wanted=config.mixed_precision):
             for network in networks:
                 network.eval()
-                found += [
-                    network(*inputs.flat())["logits"].softmax(dim=2)[:, order] for inputs, order in shown
-                ]
+                found += [network(one)["logits"].softmax(dim=2)[:, order] for one, order in shown]
     return torch.stack(found).mean(dim=0).cpu()
