@@ -4,6 +4,7 @@ Heavy libraries are imported inside, so that ``lumbar --help`` answers at once.
 """
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lumbar_kaggle.baseline.config import BaselineConfig
@@ -117,11 +118,12 @@ def pretrain(args: argparse.Namespace) -> int:
 
 def locate(args: argparse.Namespace) -> int:
     """Train a locator, or use one."""
-    from lumbar_kaggle.two_stage.locate.command import run_locate
+    from lumbar_kaggle.tables.competition import read_marked
+    from lumbar_kaggle.two_stage.locate.fit import run_locate
 
     config = from_options(args, LocateConfig)
     located = run_locate(
-        args.folder, args.cache, args.out, config, _budget(args), args.weights, args.processes
+        read_marked(args.folder), args.cache, args.out, config, _budget(args), args.weights, args.processes
     )
     print(located.text())
     return 0
@@ -129,20 +131,22 @@ def locate(args: argparse.Namespace) -> int:
 
 def grade(args: argparse.Namespace) -> int:
     """Train the second stage of the two-stage recipe."""
-    from lumbar_kaggle.two_stage.grade.command import run_grade
+    from lumbar_kaggle.tables.competition import read_competition
+    from lumbar_kaggle.tables.reading import read_label_weights
+    from lumbar_kaggle.two_stage.grade.fit import GraderResult, train_grader, train_preset
+    from lumbar_kaggle.two_stage.locate.fit import read_points
 
-    results = run_grade(
-        args.folder,
-        args.cache,
-        args.out,
-        args.preset,
-        lambda base: from_options(args, GradeConfig, base),
-        _budget(args),
-        points=args.points,
-        weights=args.label_weights,
-        only=args.only_folds,
-        processes=args.processes,
-    )
+    competition, budget = read_competition(args.folder, "train"), _budget(args)
+    points = None if args.points is None else read_points(args.points)
+    weights = None if args.label_weights is None else read_label_weights(args.label_weights)
+
+    def one(out: Path, config: GradeConfig) -> GraderResult:
+        only, processes = args.only_folds, args.processes
+        return train_grader(
+            competition, args.cache, points, out, config, budget, weights, only=only, processes=processes
+        )
+
+    results = train_preset(args.out, args.preset, lambda base: from_options(args, GradeConfig, base), one)
     for result in results:
         print(result.sentence())
     return 0

@@ -7,13 +7,14 @@ for some models or folds at a time, `finish`.
 
     two_stage.json                        the configuration
     folds.csv                             the fold of each labelled study, the same in both stages
-    locator/                              see `locating.fit`
+    locator/                              see `locate.fit`
     annotated.csv                         the annotated points, see `places.annotated_places`
-    grade-1/  grade-2/ …                  one per model, see `grading.fit`
+    grade-1/  grade-2/ …                  one per model, see `grade.fit`
     oof.csv  blend.json  blend.txt        once every fold is there: out-of-fold predictions, their blend
     noise.csv                             labels that they contradict
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -35,8 +36,10 @@ from lumbar_kaggle.two_stage.grade import fit as grading
 from lumbar_kaggle.two_stage.grade.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.cropping import crops_folder, evict_other_crops
 from lumbar_kaggle.two_stage.grade.places import annotated_places, read_places
-from lumbar_kaggle.two_stage.locate.command import learned_from, run_locate
-from lumbar_kaggle.two_stage.locate.fit import CONFIG, check_folds, read_points
+from lumbar_kaggle.two_stage.locate.fit import check_folds, learned_from, read_points, run_locate
+from lumbar_kaggle.two_stage.locate.training import CONFIG
+
+log = logging.getLogger(__name__)
 
 LOCATOR, ANNOTATED, FOLDS = "locator", "annotated.csv", "folds.csv"
 """Of the first stage in a run folder, and the fold table of both."""
@@ -146,9 +149,9 @@ def locate(
         tie(folder / CONFIG, learned_from(competition, cache))
     else:
         located = run_locate(
-            competition.root, cache, folder, config.locate, budget, processes=processes, folds=folds
+            competition, cache, folder, config.locate, budget, processes=processes, folds=folds
         )
-        print(located.text())
+        log.info(located.text())
         if not located.finished:
             return False
     if not (run / ANNOTATED).is_file():
@@ -219,7 +222,7 @@ def grade(
         folder = None if crops is None else crops_folder(crops, one)
         if folder is not None:
             evict_other_crops(folder)
-        result = grading.fit(
+        result = grading.train_grader(
             competition,
             cache,
             places,
@@ -233,7 +236,7 @@ def grade(
             processes=processes,
             folds=shared,
         )
-        print(result.sentence())
+        log.info(result.sentence())
         if result.left:
             return f"folds of model {number} of {len(config.grade)} are"
     return ""
@@ -274,7 +277,7 @@ def blend(competition: Competition, run: Path, models: int) -> None:
         noise=run / "noise.csv",
     )
     write_text(run / "blend.txt", blended.text() + "\n")
-    print(blended.text())
+    log.info(blended.text())
 
 
 def with_measured_jitter(config: GradeConfig, errors: pd.DataFrame) -> GradeConfig:

@@ -24,7 +24,7 @@ from lumbar_kaggle.two_stage.config import changed, preset
 from lumbar_kaggle.two_stage.fit import locate
 from lumbar_kaggle.two_stage.grade import fit as grading
 from lumbar_kaggle.two_stage.grade.config import GradeConfig
-from lumbar_kaggle.two_stage.locate.command import learned_from
+from lumbar_kaggle.two_stage.locate.fit import learned_from
 from tests.conftest import SMALL
 from tests.support.small_competition import write_small_competition
 from tests.support.two_stage_studies import write_competition
@@ -105,7 +105,7 @@ def test_a_second_stage_on_other_data_is_not_continued(tmp_path: Path) -> None:
     weights = pd.DataFrame({"row_id": split.labels["row_id"][:1], "weight": [0.5]})
 
     def begin(split: Competition, weights: pd.DataFrame | None = None) -> None:
-        grading.fit(split, tmp_path, None, tmp_path / "run", config, Budget(0.0), weights)
+        grading.train_grader(split, tmp_path, None, tmp_path / "run", config, Budget(0.0), weights)
 
     begin(split)
     begin(split)

@@ -32,7 +32,7 @@ from lumbar_kaggle.training.callbacks import (
 )
 from lumbar_kaggle.training.pretraining import pretrain
 from lumbar_kaggle.two_stage.grade.augment import drop_views
-from lumbar_kaggle.two_stage.grade.fit import fit as fit_grader
+from lumbar_kaggle.two_stage.grade.fit import train_grader as fit_grader
 from lumbar_kaggle.two_stage.grade.losses import GradeLoss
 from lumbar_kaggle.two_stage.locate import training
 from lumbar_kaggle.two_stage.locate.config import LocateConfig

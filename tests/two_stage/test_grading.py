@@ -27,7 +27,7 @@ from lumbar_kaggle.two_stage.grade.augment import (
 )
 from lumbar_kaggle.two_stage.grade.config import PRESETS, GradeConfig, preset
 from lumbar_kaggle.two_stage.grade.data import Batch, study_labels
-from lumbar_kaggle.two_stage.grade.fit import FitResult, fit
+from lumbar_kaggle.two_stage.grade.fit import GraderResult, train_grader
 from lumbar_kaggle.two_stage.grade.losses import GradeLoss, slice_loss
 from lumbar_kaggle.two_stage.grade.network import Grader
 from lumbar_kaggle.two_stage.grade.training import level_prior, predict_batch
@@ -401,9 +401,9 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> tuple[Competition, Path
     return write_competition(root, 12), root
 
 
-def train(studies: tuple[Competition, Path], out: Path, config: GradeConfig, budget: Budget) -> FitResult:
+def train(studies: tuple[Competition, Path], out: Path, config: GradeConfig, budget: Budget) -> GraderResult:
     """Fit on the annotated points."""
-    return fit(studies[0], studies[1], None, out, config, budget)
+    return train_grader(studies[0], studies[1], None, out, config, budget)
 
 
 def test_a_stopped_run_ends_with_the_same_bytes(studies: tuple[Competition, Path], tmp_path: Path) -> None:
@@ -444,7 +444,7 @@ def test_a_loss_that_is_no_number_ends_the_training(
     weights = studies[0].labels[["row_id"]].assign(weight=1e38)
     sentence = r"fold-0\.checkpoint\.pt: in epoch 1 .* no finite number; train with"
     with pytest.raises(InputError, match=sentence):
-        fit(studies[0], studies[1], None, tmp_path, TINY, Budget(), weights)
+        train_grader(studies[0], studies[1], None, tmp_path, TINY, Budget(), weights)
     assert not list(tmp_path.glob("fold-0*"))
 
 
@@ -465,7 +465,7 @@ def test_every_labelled_row_is_predicted_out_of_fold(
     located = pd.DataFrame(rows, columns=["study_id", "place", "level", "x_mm", "y_mm", "z_mm", "confidence"])
     weights = competition.labels[["row_id"]].head(20).assign(weight=0.3)
     config = replace(TINY, epochs=1)
-    fit(competition, cache, located, tmp_path, config, Budget(), weights)
+    train_grader(competition, cache, located, tmp_path, config, Budget(), weights)
     oof = pd.read_csv(tmp_path / "oof.csv")
     assert oof["row_id"].tolist() == competition.labels["row_id"].tolist()
     folds = pd.read_csv(tmp_path / "folds.csv", dtype={"study_id": str}).set_index("study_id")["fold"]
@@ -481,7 +481,7 @@ def test_it_learns_what_is_visible(tmp_path: Path) -> None:
     """Grades shown by the size of a ball: far better than the prior on studies it has not seen."""
     competition = write_competition(tmp_path, 32, seed=5)
     config = replace(TINY, epochs=6, mixup=0.0, accumulate=1, lr=5e-3)
-    fit(competition, tmp_path, None, tmp_path / "run", config, Budget())
+    train_grader(competition, tmp_path, None, tmp_path / "run", config, Budget())
     mine = score(pd.read_csv(tmp_path / "run" / "oof.csv"), competition.labels)
     prior = score(
         prior_predictions(weighted_prior(competition.labels), competition.labels), competition.labels

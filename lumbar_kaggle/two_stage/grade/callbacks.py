@@ -20,7 +20,7 @@ class PrepareBatch(Callback):  # type: ignore[misc]
 
     def before_batch(self) -> None:
         """Replace the batch; the loss takes the same one as the network."""
-        (batch,) = self.xb
+        batch: Batch = self.xb[0]
         with torch.no_grad():
             if self.training:
                 batch = drop_views(augment(batch, self.config), self.config.view_dropout)
@@ -45,7 +45,7 @@ class MixSamples(Callback):  # type: ignore[misc]
         """Blend the images with those of a shuffled batch."""
         if not self.training:
             return
-        (batch,) = self.xb
+        batch: Batch = self.xb[0]
         share = float(torch.distributions.Beta(self.alpha, self.alpha).sample())
         # The greater part stays the sample's own, so that its level and its missing views remain right.
         self.share = max(share, 1 - share)
@@ -57,7 +57,7 @@ class MixSamples(Callback):  # type: ignore[misc]
         """Blend the losses likewise."""
         if not self.training:
             return
-        (batch,) = self.yb
+        batch: Batch = self.yb[0]
         other: Batch = {
             **batch,
             "severity": batch["severity"][self.partner],

@@ -8,14 +8,21 @@ import torch
 from fastai.learner import Learner
 
 from lumbar_kaggle.core.budget import Budget
+from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.settings import load_config
 from lumbar_kaggle.tables.folds import derive_seed
 from lumbar_kaggle.training.devices import CPU, training_device
 from lumbar_kaggle.training.loop import make_learner, train_file
 from lumbar_kaggle.training.weights import load_weights
+from lumbar_kaggle.two_stage.locate.axial import AXIAL_CHANNELS
 from lumbar_kaggle.two_stage.locate.config import LocateConfig
 from lumbar_kaggle.two_stage.locate.find import to_input
 from lumbar_kaggle.two_stage.locate.network import Locator
+from lumbar_kaggle.two_stage.locate.points import CHANNELS
 from lumbar_kaggle.two_stage.locate.samples import Sample, augment, heat_maps
+
+CONFIG = "locate.json"
+"""The configuration in a run folder."""
 
 
 def network_file(run: Path, name: str, fold: int) -> Path:
@@ -32,6 +39,25 @@ def load_network(file: Path, config: LocateConfig, outputs: int, device: torch.d
     network = Locator(config.channels, outputs)
     load_weights(network, file, "run lumbar locate to its end first")
     return network.to(device)
+
+
+def read_config(run: Path) -> LocateConfig:
+    """Return the configuration of a run.
+
+    Raises:
+        InputError: the folder holds no locator.
+    """
+    if not (run / CONFIG).is_file():
+        raise InputError(f"{run}: holds no locator; give a folder that lumbar locate wrote")
+    return load_config(run / CONFIG, LocateConfig)
+
+
+def load_networks(run: Path, name: str, device: torch.device = CPU) -> list[Locator]:
+    """Return the finished folds' networks called ``sagittal`` or ``axial``, on a device; none is no error."""
+    config = read_config(run)
+    outputs = CHANNELS if name == "sagittal" else AXIAL_CHANNELS
+    files = [network_file(run, name, fold) for fold in range(config.folds)]
+    return [load_network(file, config, outputs, device) for file in files if file.is_file()]
 
 
 def train_network(
