@@ -15,7 +15,7 @@ from lumbar_kaggle.core.errors import InputError, system_sentence
 from lumbar_kaggle.core.settings import add_options
 from lumbar_kaggle.kaggle.command import add_actions
 from lumbar_kaggle.kaggle.rehearsal.settings import RehearsalSettings
-from lumbar_kaggle.score.blend.options import add_blend_options
+from lumbar_kaggle.score.blend_options import add_blend_options
 from lumbar_kaggle.training.pretraining_config import PretrainConfig
 from lumbar_kaggle.two_stage.grade.config import PRESETS, GradeConfig
 from lumbar_kaggle.two_stage.locate.config import LocateConfig

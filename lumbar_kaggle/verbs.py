@@ -23,7 +23,7 @@ def phantom(args: argparse.Namespace) -> int:
     """Write phantom studies, draw them, or print their statistics."""
     from lumbar_kaggle.phantom import write_set
     from lumbar_kaggle.phantom.preview import write_preview
-    from lumbar_kaggle.phantom.sets import choose_set, default_folder
+    from lumbar_kaggle.phantom.settings import choose_set, default_folder
     from lumbar_kaggle.phantom.statistics import print_statistics
 
     patients = choose_set(args.set, args.studies, args.test_studies, args.seed)
@@ -188,7 +188,7 @@ def validate(args: argparse.Namespace) -> int:
 
 def score(args: argparse.Namespace) -> int:
     """Print the official score."""
-    from lumbar_kaggle.score.scoring import compare_files, score_file
+    from lumbar_kaggle.score.comparison import compare_files, score_file
 
     if args.oracle or args.against:
         compared = compare_files(args.file, args.truth, args.prior, oracle=args.oracle, against=args.against)
@@ -202,7 +202,7 @@ def score(args: argparse.Namespace) -> int:
 
 def blend(args: argparse.Namespace) -> int:
     """Combine files of out-of-fold predictions."""
-    from lumbar_kaggle.score.blend.command import blend_files
+    from lumbar_kaggle.score.blend_files import blend_files
 
     given = {name: value for name, value in vars(args).items() if name != "verb"}
     print(blend_files(**given).text())

@@ -18,13 +18,15 @@ if TYPE_CHECKING:  # pandas takes a second to import, and `lumbar --help` comes 
 
 P = ParamSpec("P")
 T = TypeVar("T")
+AnyPath = str | os.PathLike[str]
 
 
-def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomic(path: AnyPath, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then move it into place in one step.
 
     A process killed in between leaves the old file, or none, but never half of one.
     """
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The temporary name keeps the suffix, since some writers choose the format by it.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
@@ -35,19 +37,20 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def copy_file(source: Path | str, target: Path | str) -> None:
+def copy_file(source: AnyPath, target: AnyPath) -> None:
     """Copy a file's bytes, atomically: half a weights file would be taken for one."""
-    write_atomic(Path(target), lambda temporary: shutil.copyfile(source, temporary))
+    write_atomic(target, lambda temporary: shutil.copyfile(source, temporary))
 
 
 @contextlib.contextmanager
-def locked(target: Path, *, file: bool = False) -> Iterator[None]:
+def locked(target: AnyPath, *, file: bool = False) -> Iterator[None]:
     """Keep other processes from writing a folder or file while the block runs.
 
     The same thread may lock again what it holds. The operating system frees the lock of a process that dies.
 
     Args:
-        target: the folder, made if it is not there; or with `file` the file.
+        target: the folder, made if it is not there and kept if anything comes to lie in it; or with `file`
+            the file.
         file: whether `target` is a file; then the lock lies beside it.
 
     Raises:
@@ -56,11 +59,13 @@ def locked(target: Path, *, file: bool = False) -> Iterator[None]:
     # Here and not above: it takes as long to import as all that `lumbar --help` needs.
     from filelock import FileLock, Timeout
 
+    target = Path(target)
     path = (target.with_name(f".{target.name}.lock") if file else target / ".lock").absolute()
     lock = FileLock(path, is_singleton=True)
     if lock.is_locked:
         yield
         return
+    made = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
@@ -82,6 +87,9 @@ def locked(target: Path, *, file: bool = False) -> Iterator[None]:
         with contextlib.suppress(OSError):  # Windows removes no open file; the empty lock is harmless
             path.unlink()
         lock.release()
+        if made:
+            with contextlib.suppress(OSError):  # it holds something; or else nothing came of the work
+                path.parent.rmdir()
 
 
 def alone_on(argument: str, *, file: bool = False) -> Callable[[Callable[P, T]], Callable[P, T]]:
@@ -108,22 +116,22 @@ def alone_on(argument: str, *, file: bool = False) -> Callable[[Callable[P, T]],
     return decorate
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: AnyPath, text: str) -> None:
     """Write UTF-8 `text` with Unix line ends, atomically; bytes of file names that are no text as escapes."""
     write_atomic(path, lambda temporary: temporary.write_bytes(text.encode(errors="backslashreplace")))
 
 
-def write_json(path: Path, value: object) -> None:
+def write_json(path: AnyPath, value: object) -> None:
     """Write `value` as indented JSON, atomically; the same value gives the same bytes."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def write_csv(path: Path, frame: "pd.DataFrame") -> None:
+def write_csv(path: AnyPath, frame: "pd.DataFrame") -> None:
     """Write `frame` as CSV without its index, floats in full precision, atomically."""
     write_text(path, frame.to_csv(index=False, lineterminator="\n"))
 
 
-def read_csv(path: Path, columns: Iterable[str], remedy: str, **options: Any) -> "pd.DataFrame":
+def read_csv(path: AnyPath, columns: Iterable[str], remedy: str, **options: Any) -> "pd.DataFrame":
     """Read a table that `write_csv` wrote.
 
     Args:
@@ -140,7 +148,7 @@ def read_csv(path: Path, columns: Iterable[str], remedy: str, **options: Any) ->
     try:
         table: pd.DataFrame = pd.read_csv(path, encoding_errors="surrogateescape", **options)
         missing = [name for name in columns if name not in table.columns]
-        if not missing and path.read_bytes().endswith(b"\n"):
+        if not missing and Path(path).read_bytes().endswith(b"\n"):
             return table
         reason = f"column {missing[0]} is missing" if missing else "its end is missing"
     except FileNotFoundError:
@@ -150,23 +158,23 @@ def read_csv(path: Path, columns: Iterable[str], remedy: str, **options: Any) ->
     raise InputError(f"{path}: damaged ({reason}); {remedy}")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: AnyPath) -> Any:
     """Read a JSON file.
 
     Raises:
         InputError: the file is missing or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a JSON file ({error})") from None
 
 
-def sha256_file(path: Path) -> str:
+def sha256_file(path: AnyPath) -> str:
     """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
-    with path.open("rb") as file:
+    with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

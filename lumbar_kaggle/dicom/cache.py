@@ -24,6 +24,7 @@ import pandas as pd
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import digest, read_csv, read_json, write_csv, write_json
+from lumbar_kaggle.core.folders import list_folder
 
 OK = "ok"
 """Status of an entry that can be used; any other status has a reason beside it."""
@@ -58,13 +59,8 @@ class Source:
     @staticmethod
     def scan(study_id: str, series_id: str, kind: str, folder: str, only: tuple[str, ...] = ()) -> "Source":
         """List the series folder; a folder that is missing or unreadable counts as empty."""
-        try:
-            files = list(only)
-            if not only:
-                with os.scandir(folder) as entries:
-                    files = sorted(entry.name for entry in entries if entry.is_file())
-        except OSError:
-            files = []  # what cannot be listed cannot be read either, and the entry's reason will say why
+        # What cannot be listed cannot be read either, and the entry's reason will say why.
+        files = list(only) or sorted(path.name for path in list_folder(Path(folder)).files)
         sizes = [(name, _size(Path(folder, name))) for name in files]
         heads = [_head(Path(folder, name)) for name in dict.fromkeys([*files[:1], *files[-1:]])]
         return Source(study_id, series_id, kind, folder, len(files), digest([sizes, heads]), only)
@@ -175,12 +171,9 @@ class Cache:
     def finish(self, batches: Iterable[Batch]) -> pd.DataFrame:
         """Join the batches' indices into one, drop batches that are no longer wanted, return the index."""
         names = [batch.name for batch in batches]
-        parts = []
-        for name in names:
-            part = _read_index(self.batches / name / "index.csv")
-            parts.append(
-                part.assign(file=[f"batches/{name}/{file}" if file else "" for file in part["file"]])
-            )
+        parts = [_read_index(self.batches / name / "index.csv") for name in names]
+        for name, part in zip(names, parts, strict=True):
+            part["file"] = [f"batches/{name}/{file}" if file else "" for file in part["file"]]
         for folder in set(self.batches.iterdir()) - {self.batches / name for name in names}:
             if _BATCH_NAME.fullmatch(folder.name):
                 shutil.rmtree(folder)

@@ -6,18 +6,18 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.files import AnyPath
 from lumbar_kaggle.core.folders import list_folder, shown
 from lumbar_kaggle.dicom.grouping import may_be, plane_of
 from lumbar_kaggle.dicom.instances import UnreadableInstance, read_instance
 from lumbar_kaggle.dicom.kinds import KIND_WORDS
-from lumbar_kaggle.tables.competition import find_faults, read_split
+from lumbar_kaggle.tables.competition import find_faults
 from lumbar_kaggle.tables.reading import Fault, clipped, faults_of, shortened
 
 READERS = 8
 
 
-def check(root: Path) -> list[Fault]:
+def check(root: AnyPath) -> list[Fault]:
     """Return every fault in the tables, and what in them is not so in the images.
 
     Coordinates are looked for in their images, and the kind of each series in its orientation.
@@ -25,15 +25,10 @@ def check(root: Path) -> list[Fault]:
     Raises:
         InputError: the folder holds none of the competition's series tables.
     """
-    faults = find_faults(root)
-    for split in ("train", "test"):
-        try:
-            competition = read_split(root, split)
-        except InputError:
-            # Already among the faults, or the folder has no such split.
-            continue
-        faults += _coordinate_faults(root, competition.coordinates) + _plane_faults(competition.series)
-    return faults
+    root = Path(root)
+    return find_faults(
+        root, lambda read: _coordinate_faults(root, read.coordinates) + _plane_faults(read.series)
+    )
 
 
 def _plane_faults(series: pd.DataFrame) -> list[Fault]:
@@ -67,22 +62,15 @@ def _coordinate_faults(root: Path, table: pd.DataFrame) -> list[Fault]:
     """Return a fault for each point that lies outside its image, or whose image cannot be read."""
     if table.empty:
         return []
-    instances = table[["study_id", "series_id", "instance_number"]].drop_duplicates()
-    paths = [
-        root / "train_images" / study / series / f"{number}.dcm"
-        for study, series, number in instances.to_numpy()
-    ]
+    keys = ["study_id", "series_id", "instance_number"]
+    instances = table[keys].drop_duplicates()
+    images = root / "train_images"
+    paths = [images / study / series / f"{number}.dcm" for study, series, number in instances.to_numpy()]
     with ThreadPoolExecutor(READERS) as pool:
         sizes = list(tqdm(pool.map(_size, paths), total=len(paths), unit="image", desc="check coordinates"))
-    sized = instances.assign(
-        rows=[size[0] for size in sizes],
-        columns=[size[1] for size in sizes],
-        reason=[size[2] for size in sizes],
-    )
+    found = pd.DataFrame(sizes, instances.index, ["rows", "columns", "reason"])
     # `merge` renumbers the rows; the coordinate table's index is what gives the line in the file.
-    sized = table.merge(sized, on=["study_id", "series_id", "instance_number"], how="left").set_index(
-        table.index
-    )
+    sized = table.merge(instances.join(found), "left", keys).set_index(table.index)
     path = root / "train_label_coordinates.csv"
     unreadable = sized[sized["reason"] != ""]
     sentence = "instance {instance_number} of series {series_id} {reason}; the row is left out"
@@ -97,21 +85,14 @@ def fault_table(faults: list[Fault], root: Path) -> str:
     """Return the faults as a table of file, line, gravity and sentence, and a last line that counts them."""
     if not faults:
         return f"{root}: no faults"
-    shown = shortened(faults)
-    rows = pd.DataFrame(
-        {
-            "file": [_relative(fault.file, root) for fault in shown],
-            "line": [str(fault.line or "") for fault in shown],
-            "": ["serious" if fault.serious else "left out" for fault in shown],
-            "fault": [clipped(fault.message, 240) for fault in shown],
-        }
-    )
-    widths = {name: max(len(name), *rows[name].str.len()) for name in rows.columns}
-    lines = ["  ".join(name.ljust(widths[name]) for name in rows.columns).rstrip()]
-    lines += [
-        "  ".join(row[name].ljust(widths[name]) for name in rows.columns).rstrip()
-        for row in rows.to_dict("records")
-    ]
+    rows = [("file", "line", "", "fault")]
+    for fault in shortened(faults):
+        inside = fault.file.is_relative_to(root)
+        name = shown(fault.file.relative_to(root) if inside else fault.file)
+        gravity = "serious" if fault.serious else "left out"
+        rows.append((name, str(fault.line or ""), gravity, clipped(fault.message, 240)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     serious = sum(fault.serious for fault in faults)
     return "\n".join([*lines, f"{root}: {len(faults)} faults, {serious} of them serious"])
 
@@ -125,7 +106,3 @@ def _size(path: Path) -> tuple[int, int, str]:
     except UnreadableInstance as error:
         return 0, 0, f"is unreadable ({error})"
     return instance.rows, instance.columns, ""
-
-
-def _relative(path: Path, root: Path) -> str:
-    return shown(path.relative_to(root) if path.is_relative_to(root) else path)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lumbar_kaggle.core.files import AnyPath
 from lumbar_kaggle.dicom.frames import read_frame, read_layout, rescale
 from lumbar_kaggle.dicom.headers import Header, UnreadableInstance, damage, functional_groups, read_file
 
@@ -113,7 +114,7 @@ class Slice(NamedTuple):
     padding: NDArray[np.bool_] | None
 
 
-def read_slices(path: Path) -> list[Slice]:
+def read_slices(path: AnyPath) -> list[Slice]:
     """Read one file, header and pixels, opening it once: a slice per frame.
 
     Raises:
@@ -123,7 +124,7 @@ def read_slices(path: Path) -> list[Slice]:
     return [Slice(file.instance(frame), *file.image(frame)) for frame in range(file.layout.frames)]
 
 
-def read_instances(path: Path) -> list[Instance]:
+def read_instances(path: AnyPath) -> list[Instance]:
     """Read one file's header: an instance per frame.
 
     Raises:
@@ -133,12 +134,12 @@ def read_instances(path: Path) -> list[Instance]:
     return [file.instance(frame) for frame in range(file.layout.frames)]
 
 
-def read_instance(path: Path) -> Instance:
+def read_instance(path: AnyPath) -> Instance:
     """Read one file's header: the instance of its first frame; raises as `read_instances`."""
     return _File(path, pixels=False).instance(0)
 
 
-def decode(path: Path, frame: int = 0) -> NDArray[Any]:
+def decode(path: AnyPath, frame: int = 0) -> NDArray[Any]:
     """Decode the pixels of one slice.
 
     Rescale slope and intercept are applied, and MONOCHROME1 (white is low) is inverted, so that greater
@@ -161,9 +162,9 @@ def decode(path: Path, frame: int = 0) -> NDArray[Any]:
 class _File:
     """A parsed file, with the header of each of its frames."""
 
-    def __init__(self, path: Path, *, pixels: bool) -> None:
-        self.path = path
-        self.dataset, self.syntax = read_file(path, pixels=pixels)
+    def __init__(self, path: AnyPath, *, pixels: bool) -> None:
+        self.path = Path(path)
+        self.dataset, self.syntax = read_file(self.path, pixels=pixels)
         if pixels and "PixelData" not in self.dataset:
             raise UnreadableInstance("no pixels in it (PixelData is absent, or the file is cut off)")
         with damage("header is damaged"):

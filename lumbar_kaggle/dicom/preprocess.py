@@ -20,10 +20,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from lumbar_kaggle.core.budget import Budget
+from lumbar_kaggle.core.budget import Budget, start_method
 from lumbar_kaggle.core.files import locked, write_atomic, write_json
 from lumbar_kaggle.core.folders import shown
-from lumbar_kaggle.core.processes import start_method
 from lumbar_kaggle.dicom import intensity
 from lumbar_kaggle.dicom.cache import OK, Batch, Cache, CacheConfig, Source
 from lumbar_kaggle.dicom.volume import UnreadableSeries, Volume, read_series

@@ -15,6 +15,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.files import AnyPath
 from lumbar_kaggle.core.folders import Folder, list_folder, shown, walk
 from lumbar_kaggle.dicom.grouping import group_slices, split_by_uid
 from lumbar_kaggle.dicom.instances import Instance, UnreadableInstance, read_instances
@@ -54,7 +55,7 @@ class _Found:
     notes: list[tuple[Path, str]]
 
 
-def find_studies(root: Path, *, strict: bool = True) -> Competition:
+def find_studies(root: AnyPath, *, strict: bool = True) -> Competition:
     """Read a folder of studies for prediction, with or without the competition's tables.
 
     Without tables, each folder in `root` that holds slices is a study, whatever lies below it. Where their
@@ -72,6 +73,7 @@ def find_studies(root: Path, *, strict: bool = True) -> Competition:
     Raises:
         InputError: there is no such folder, no study in it, or a serious fault in its tables.
     """
+    root = Path(root)
     if os.path.isfile(root / "test_series_descriptions.csv"):
         # A scoring run's hidden tables may be odd; the sound rows are graded, and the rest gets the prior.
         return read_competition(root, "test") if strict else read_split(root, "test")

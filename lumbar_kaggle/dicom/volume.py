@@ -15,10 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from lumbar_kaggle.core.folders import Folder, list_folder, shown
 from lumbar_kaggle.dicom import geometry
-from lumbar_kaggle.dicom.grouping import group_slices, may_be, places, plane_of
+from lumbar_kaggle.dicom.grouping import group_slices, may_be, places, plane_of, sort_instances
 from lumbar_kaggle.dicom.instances import Instance, UnreadableInstance, read_instances, read_slices
 from lumbar_kaggle.dicom.kinds import KIND_WORDS, recognise_series
-from lumbar_kaggle.dicom.ordering import sort_instances
 
 Found = TypeVar("Found")
 

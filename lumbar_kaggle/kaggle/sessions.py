@@ -17,10 +17,9 @@ from typing import Any
 from lumbar_kaggle.baseline.config import BaselineConfig
 from lumbar_kaggle.baseline.export import export
 from lumbar_kaggle.baseline.fit import FitResult, fit
-from lumbar_kaggle.core.budget import Budget, OutOfTime
+from lumbar_kaggle.core.budget import Budget, OutOfTime, usable_cores
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import copy_file
-from lumbar_kaggle.core.processes import usable_cores
 from lumbar_kaggle.core.settings import Config, from_dict
 from lumbar_kaggle.inference.predict import GRADED, Outcome, predict
 from lumbar_kaggle.kaggle.contents import package_fingerprint

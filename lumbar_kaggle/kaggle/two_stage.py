@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lumbar_kaggle.core.budget import OutOfTime
+from lumbar_kaggle.core.budget import OutOfTime, usable_cores
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import copy_file
-from lumbar_kaggle.core.processes import usable_cores
 from lumbar_kaggle.core.settings import load_config
 from lumbar_kaggle.kaggle.kernels import TWO_STAGE
 from lumbar_kaggle.kaggle.paths import find_competition, find_markers

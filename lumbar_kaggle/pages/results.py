@@ -21,7 +21,8 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_csv
 from lumbar_kaggle.core.targets import SEVERITIES, split_row_id
 from lumbar_kaggle.score.agreement import confusion, evaluate_targets
-from lumbar_kaggle.score.metric import PARTS, prior_predictions, score, weighted_prior
+from lumbar_kaggle.score.metric import PARTS, score, weighted_prior
+from lumbar_kaggle.tables.submission import prior_predictions
 
 
 @dataclass(frozen=True, eq=False)

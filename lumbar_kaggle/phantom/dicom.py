@@ -12,10 +12,9 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import UID
 
 from lumbar_kaggle.dicom.geometry import slice_normal
-from lumbar_kaggle.phantom.acquisition import SeriesPlan
-from lumbar_kaggle.phantom.rendering import Plane
+from lumbar_kaggle.phantom.planes import Plane
 from lumbar_kaggle.phantom.settings import FORMAT
-from lumbar_kaggle.phantom.study import Part, StudyPlan
+from lumbar_kaggle.phantom.study import Part, SeriesPlan, StudyPlan
 from lumbar_kaggle.phantom.tissues import Weighting
 
 SYNTAXES = {

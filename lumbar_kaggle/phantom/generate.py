@@ -14,13 +14,12 @@ from typing import Any
 import cv2
 from tqdm import tqdm
 
+from lumbar_kaggle.core.budget import end_with_parent, start_method, usable_cores
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked, read_json, write_csv, write_json
-from lumbar_kaggle.core.processes import end_with_parent, start_method, usable_cores
 from lumbar_kaggle.phantom.dicom import write_instance
 from lumbar_kaggle.phantom.imaging import Scan
-from lumbar_kaggle.phantom.sets import PhantomSet
-from lumbar_kaggle.phantom.settings import FORMAT, SPLITS, Defects, Reader
+from lumbar_kaggle.phantom.settings import FORMAT, SPLITS, Defects, PhantomSet, Reader
 from lumbar_kaggle.phantom.study import MOST_STUDIES, StudyPlan, plan_study, study_id
 from lumbar_kaggle.phantom.tables import (
     Rows,

@@ -5,27 +5,25 @@ Noise is added there; the stored matrix comes from k-space filled up with zeros.
 between stored pixels, and sharp edges ring, as in real images.
 """
 
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 
 import cv2
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from lumbar_kaggle.phantom.acquisition import SeriesPlan
-from lumbar_kaggle.phantom.arrays import Singles
-from lumbar_kaggle.phantom.artefacts import (
-    Artefacts,
-    add_replicas,
-    band_signal,
-    blank_border,
-    fold_over,
-    widened,
-)
-from lumbar_kaggle.phantom.coil import EVERY, Coil, draw_coil, enlarged, gains
-from lumbar_kaggle.phantom.rendering import Plane, Scene
-from lumbar_kaggle.phantom.settings import Scanners
-from lumbar_kaggle.phantom.study import Part, StudyPlan
+from lumbar_kaggle.core.budget import start_method, usable_cores
+from lumbar_kaggle.dicom import intensity
+from lumbar_kaggle.phantom import artefacts as effects
+from lumbar_kaggle.phantom.artefacts import Artefacts, Coil, draw_coil, enlarged
+from lumbar_kaggle.phantom.planes import Plane
+from lumbar_kaggle.phantom.rendering import Scene
+from lumbar_kaggle.phantom.settings import Scanners, Singles
+from lumbar_kaggle.phantom.study import Part, SeriesPlan, StudyPlan, plan_study
 from lumbar_kaggle.phantom.tissues import Contrast, draw_contrast
 
 Complexes = NDArray[np.complex64]
@@ -54,49 +52,39 @@ class Scan:
 
 @dataclass(frozen=True)
 class Setting:
-    """How one series is imaged.
-
-    Attributes:
-        contrast: the tissues' signals.
-        coil: what is received from where.
-        noise: standard deviation in each channel at the canal of L3/L4, as brightness there.
-        detail: mm of an acquired pixel, never below the stored one's.
-        phase_lines: part of the lines along the phase axis that is acquired.
-        fat_shift: mm down the columns by which fat appears beside its place.
-        smooth: part of the signal that the window takes at the rim of k-space.
-        sharpen: gain that the edge filter adds at the rim of k-space.
-        scale: stored value of brightness 1 where the coil is most sensitive.
-        tone: bend of the intensity scale: mid values are brighter (+) or darker (-).
-        artefacts: what goes wrong.
-    """
+    """How one series is imaged."""
 
     contrast: Contrast
     coil: Coil
-    noise: float
-    detail: float
-    phase_lines: float
-    fat_shift: float
-    smooth: float
-    sharpen: float
-    scale: float
-    tone: float
+    noise: float  # standard deviation in each channel at the canal of L3/L4, as brightness there
+    detail: float  # mm of an acquired pixel, never below the stored one's
+    phase_lines: float  # part of the lines along the phase axis that is acquired
+    fat_shift: float  # mm down the columns by which fat appears beside its place
+    smooth: float  # part of the signal that the window takes at the rim of k-space
+    sharpen: float  # gain that the edge filter adds there
+    scale: float  # stored value of brightness 1 where the coil is most sensitive
+    tone: float  # bend of the intensity scale: mid values are brighter (+) or darker (-)
     artefacts: Artefacts
 
 
 def draw_setting(rng: np.random.Generator, series: SeriesPlan, scanners: Scanners) -> Setting:
     """Draw one series' setting: its scanner's habits with this series' variation."""
+
+    def between(ends: tuple[float, float]) -> float:  # on a logarithmic scale
+        return float(np.exp(rng.uniform(*np.log(ends))))
+
     limit = 0.95 * (STORED_MAX_SIGNED if series.signed else STORED_MAX)
     vendor, artefacts = series.machine.vendor, series.artefacts
     axial = series.kind == "axial_t2"
-    scale = min(limit, _between(rng, vendor.full_scale))
+    scale = min(limit, between(vendor.full_scale))
     detail = float(rng.uniform(*(scanners.axial_detail_mm if axial else scanners.sagittal_detail_mm)))
     # Fat is displaced along the axis that is not phase-encoded, to either side.
-    pixels = series.machine.tesla * FAT_SHIFT_HZ / _between(rng, scanners.bandwidth_hz)
+    pixels = series.machine.tesla * FAT_SHIFT_HZ / between(scanners.bandwidth_hz)
     side = rng.choice((-1.0, 1.0)) * (artefacts.phase_axis == 1)
     return Setting(
         contrast=draw_contrast(rng, series.weighting),
         coil=draw_coil(rng, vendor),
-        noise=_between(rng, scanners.noise),
+        noise=between(scanners.noise),
         detail=detail,
         phase_lines=float(rng.uniform(*scanners.phase_lines)),
         fat_shift=float(side * pixels * detail),
@@ -108,39 +96,32 @@ def draw_setting(rng: np.random.Generator, series: SeriesPlan, scanners: Scanner
     )
 
 
-def _between(rng: np.random.Generator, ends: tuple[float, float]) -> float:
-    """Draw between the ends, uniformly on a logarithmic scale."""
-    return float(np.exp(rng.uniform(*np.log(ends))))
-
-
 def take_image(
     scene: Scene, plane: Plane, thickness: float, setting: Setting, rng: np.random.Generator, *, limit: int
 ) -> NDArray[np.uint16]:
     """Return the stored pixels ``[rows, columns]`` of one slice, 0 to `limit`.
 
-    Args:
-        scene: the patient.
-        plane: the middle of the slice, with the stored matrix.
-        thickness: mm.
-        setting: of the series.
-        rng: of the slice.
-        limit: highest value that may be stored.
+    `plane` is the middle of the slice, with the stored matrix; `thickness` is in mm.
     """
-    acquired, extra = widened(acquired_plane(plane, setting.detail), setting.artefacts)
+    acquired, extra = effects.widened(acquired_plane(plane, setting.detail), setting.artefacts)
     image = scene.render(acquired, thickness, setting.contrast, fat_shift=setting.fat_shift)
     x, y, z = (
         axis - np.float32(origin)
-        for axis, origin in zip(acquired.grid(EVERY), scene.patient.origin, strict=True)
+        for axis, origin in zip(acquired.grid(effects.EVERY), scene.patient.origin, strict=True)
     )
-    signal, noise = gains(setting.coil, x, y, z)
-    gain = enlarged(signal * band_signal(y, z, setting.artefacts), acquired.shape)
+    signal, noise = effects.gains(setting.coil, x, y, z)
+    gain = enlarged(signal * effects.band_signal(y, z, setting.artefacts), acquired.shape)
     image *= gain
-    add_replicas(image, gain, (x, y), setting.artefacts, rng)
+    effects.add_replicas(image, gain, (x, y), setting.artefacts, rng)
     if setting.artefacts.blur:
         image = cv2.GaussianBlur(image, (5, 5), setting.artefacts.blur).astype(np.float32, copy=False)
-    lines = fold_over(image, extra, setting.artefacts)
-    noise = fold_over(enlarged(noise, acquired.shape), extra, Artefacts(setting.artefacts.phase_axis))
-    channels = _with_noise(lines, np.float32(setting.noise) * noise, rng)
+    lines = effects.fold_over(image, extra, setting.artefacts)
+    noise = effects.fold_over(enlarged(noise, acquired.shape), extra, Artefacts(setting.artefacts.phase_axis))
+    drawn = rng.standard_normal((2, *lines.shape), dtype=np.float32)
+    drawn *= np.float32(setting.noise) * noise
+    drawn[0] += lines
+    channels = np.empty(lines.shape, np.complex64)
+    channels.real, channels.imag = drawn
     return _store(reconstruct(channels, plane.shape, setting), setting, limit)
 
 
@@ -156,16 +137,6 @@ def acquired_plane(plane: Plane, detail: float) -> Plane:
     rows, columns = sizes
     down, across = plane.spacing[0] * plane.shape[0] / rows, plane.spacing[1] * plane.shape[1] / columns
     return Plane(plane.position, plane.orientation, (down, across), (rows, columns))
-
-
-def _with_noise(image: Singles, noise: Singles, rng: np.random.Generator) -> Complexes:
-    """Return the complex signal ``[rows, columns]`` with noise of the given deviation in both channels."""
-    drawn = rng.standard_normal((2, *image.shape), dtype=np.float32)
-    drawn *= noise
-    drawn[0] += image
-    channels = np.empty(image.shape, np.complex64)
-    channels.real, channels.imag = drawn
-    return channels
 
 
 def reconstruct(channels: Complexes, shape: tuple[int, int], setting: Setting) -> Singles:
@@ -187,8 +158,7 @@ def reconstruct(channels: Complexes, shape: tuple[int, int], setting: Setting) -
         spectrum = scipy.fft.ifft(_filled_up(spectrum, axis, shape[axis]), axis=axis, workers=1)
     square = spectrum.real**2
     square += spectrum.imag**2
-    magnitude: Singles = np.sqrt(square, out=square)
-    return magnitude
+    return np.sqrt(square, out=square)
 
 
 def _window(size: int, lines: float, setting: Setting) -> Singles:
@@ -197,8 +167,7 @@ def _window(size: int, lines: float, setting: Setting) -> Singles:
     rise = 0.5 - 0.5 * np.cos(np.pi * np.minimum(frequency, 1.0))
     window = (1 - setting.smooth * rise) * (1 + setting.sharpen * rise)
     window[frequency >= 1.0] = 0.0
-    singles: Singles = window.astype(np.float32)
-    return singles
+    return window.astype(np.float32)
 
 
 def _filled_up(spectrum: Complexes, axis: int, size: int) -> Complexes:
@@ -225,5 +194,44 @@ def _store(magnitude: Singles, setting: Setting, limit: int) -> NDArray[np.uint1
     magnitude *= np.float32(setting.scale)
     np.rint(magnitude, out=magnitude)
     stored = np.clip(magnitude, 0, limit, out=magnitude).astype(np.uint16)
-    blank_border(stored, setting.artefacts)
+    effects.blank_border(stored, setting.artefacts)
     return stored
+
+
+def draw_middle_slices(
+    seed: int, patients: int, side: int, workers: int | None = None
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Draw the middle sagittal T1 slices of some patients, without files: what an encoder is pretrained on.
+
+    A slice takes a fiftieth of a study's time, so thousands of patients are drawn in minutes.
+
+    Args:
+        seed: of the patients; they are those of the training split that `write_competition` writes for
+            this seed, so a benchmark must have another one.
+        patients: how many; those whose study lacks the series are left out.
+        side: height and width in px.
+        workers: processes; None for one per usable core.
+
+    Returns:
+        Images ``[patients, side, side]`` uint8, windowed as the baseline does it, and the reader's
+        severities ``[patients, 25]`` int64 in the order of `targets.TARGETS`.
+    """
+    draw = partial(draw_middle_slice, seed, side=side)
+    with ProcessPoolExecutor(workers or usable_cores(), get_context(start_method())) as pool:
+        drawn = pool.map(draw, range(patients), chunksize=16)
+        found = [item for item in tqdm(drawn, total=patients, unit="patient", desc="draw slices") if item]
+    return np.stack([image for image, _ in found]), np.stack([severities for _, severities in found])
+
+
+def draw_middle_slice(
+    seed: int, index: int, *, side: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
+    """Draw one patient's slice; None where the study has no sagittal T1 series."""
+    cv2.setNumThreads(1)
+    study = plan_study(seed, "train", index)
+    for number, series in enumerate(study.series):
+        if series.kind == "sagittal_t1":
+            pixels = Scan(study).slice(number, len(series.planes) // 2)
+            square = cv2.resize(intensity.window(pixels), (side, side), interpolation=cv2.INTER_AREA)
+            return square.astype(np.uint8), study.grades.labels.ravel()
+    return None

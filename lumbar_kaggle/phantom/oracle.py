@@ -9,9 +9,8 @@ import numpy as np
 from scipy.special import ndtr
 
 from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES, SEVERITY_WEIGHTS, TARGETS
-from lumbar_kaggle.phantom.arrays import Floats
-from lumbar_kaggle.phantom.reader import confusions, frequencies, mixing, per_target, thresholds, total_noise
-from lumbar_kaggle.phantom.settings import Reader
+from lumbar_kaggle.phantom.grades import confusions, frequencies, mixing, per_target, thresholds, total_noise
+from lumbar_kaggle.phantom.settings import Floats, Reader
 from lumbar_kaggle.score.metric import PARTS
 
 ORACLE_COLUMNS = ("row_id", *SEVERITIES, *(f"reader_{name}" for name in SEVERITIES))
@@ -49,8 +48,7 @@ def best_submission(probabilities: Floats) -> Floats:
         probabilities: ``[..., 3]``, rows sum to 1.
     """
     weighted = probabilities * _WEIGHTS
-    submitted: Floats = weighted / weighted.sum(axis=-1, keepdims=True)
-    return submitted
+    return weighted / weighted.sum(axis=-1, keepdims=True)
 
 
 def worst_canal_probabilities(latent: Floats, reader: Reader) -> Floats:
@@ -109,8 +107,7 @@ def _grade_probabilities(cells: Floats, noise: Floats, targets: slice = ALL) -> 
     # A reader without noise is the limit of one with hardly any.
     sd = np.maximum(noise, 1e-12)[targets, None]
     below = ndtr((thresholds()[targets] - cells[..., None]) / sd)
-    probabilities: Floats = np.diff(below, axis=-1, prepend=0.0, append=1.0)
-    return probabilities
+    return np.diff(below, axis=-1, prepend=0.0, append=1.0)
 
 
 def _with_gross_errors(mixed: Floats, reader: Reader, targets: slice = ALL) -> Floats:
@@ -120,5 +117,4 @@ def _with_gross_errors(mixed: Floats, reader: Reader, targets: slice = ALL) -> F
     """
     mixed = np.concatenate([1.0 - mixed[..., 1:].sum(axis=-1, keepdims=True), mixed[..., 1:]], axis=-1)
     gross = per_target(reader.gross)[targets, None]
-    probabilities: Floats = (1.0 - gross) * mixed + gross * frequencies()[targets]
-    return probabilities
+    return (1.0 - gross) * mixed + gross * frequencies()[targets]

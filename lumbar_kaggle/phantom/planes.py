@@ -5,20 +5,67 @@ tell of degenerated discs.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from lumbar_kaggle.phantom.arrays import Floats
-from lumbar_kaggle.phantom.rendering import Plane
-from lumbar_kaggle.phantom.settings import Defects, Scanners
+from lumbar_kaggle.dicom.geometry import slice_normal
+from lumbar_kaggle.phantom.settings import Defects, Floats, Scanners, Singles, draw_from, draw_index
 from lumbar_kaggle.phantom.spine import Spine
-from lumbar_kaggle.phantom.vendors import draw_index
 
 LEVEL_GAPS_MM = (34.0, 34.2, 32.7, 27.0)
 """Mean height between neighbouring discs, L1/L2 to L5/S1: what a straight stack is planned with."""
 
 SAGITTAL_MIDDLE = (0.535, 0.53)
 """Where L3/L4 lies in a sagittal image, as parts of its width and height: the mean of the real labels."""
+
+Place = tuple[Floats, Floats]
+"""A point of the canal on a slice, LPS mm ``[3]``, and the direction down the image ``[3]``."""
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Where a slice lies: the attributes of its header, see `lumbar_kaggle.dicom.geometry`."""
+
+    position: Floats  # [3] LPS mm, centre of the first pixel
+    orientation: Floats  # [6] direction cosines
+    spacing: tuple[float, float]  # mm between rows, between columns
+    shape: tuple[int, int]  # rows, columns
+
+    @cached_property
+    def normal(self) -> Floats:
+        """``[3]`` unit normal."""
+        return slice_normal(self.orientation)
+
+    def heights(self, points: Floats) -> Floats:
+        """Return mm ``[...]`` of LPS points ``[..., 3]`` above the plane, along its normal."""
+        return (points - self.position) @ self.normal
+
+    def grid(self, every: int = 1) -> tuple[Singles, Singles, Singles]:
+        """Return LPS mm x, y, z of every `every`-th pixel each way, each ``[rows, columns]``."""
+        rows, columns = (slice(0, size, every) for size in self.shape)
+        x, y, z = self.local(np.zeros(3), np.eye(3), (0.0,), rows, columns)
+        return x[0], y[0], z[0]
+
+    def local(
+        self, origin: Floats, axes: Floats, heights: tuple[float, ...], rows: slice, columns: slice
+    ) -> tuple[Singles, Singles, Singles]:
+        """Return a frame's x, y, z (mm) ``[heights, rows, columns]`` of a rectangle of pixels.
+
+        Args:
+            origin, axes: ``[3]`` LPS mm and ``[3, 3]`` unit vectors (rows) of the frame.
+            heights: mm above the plane, along its normal.
+            rows, columns: the rectangle; steps are allowed.
+        """
+        first, up = axes @ (self.position - origin), axes @ self.normal
+        across = axes @ self.orientation[:3] * self.spacing[1]
+        down = axes @ self.orientation[3:] * self.spacing[0]
+        row = np.arange(rows.start, rows.stop, rows.step)[:, None]
+        column = np.arange(columns.start, columns.stop, columns.step)
+        start = (first[:, None, None] + up[:, None, None] * np.asarray(heights)[:, None] + 0.0)[..., None]
+        start = (start + down[:, None, None, None] * row).astype(np.float32)  # [3, heights, rows, 1]
+        x, y, z = start + (across[:, None] * column).astype(np.float32)[:, None, None, :]
+        return x, y, z
 
 
 @dataclass(frozen=True)
@@ -53,7 +100,7 @@ def draw_grid(
 
 def draw_step(rng: np.random.Generator, steps: tuple[tuple[float, float], ...]) -> float:
     """Draw a distance of slices (mm): a usual one or, in a tenth of the series, something near it."""
-    step = steps[draw_index(rng, tuple(share for _, share in steps))][0]
+    step = draw_from(rng, steps)
     aside, amount = rng.random(), rng.normal(0.0, 0.04)
     return round(step * (1 + amount) if aside < 0.1 else step, 2)
 
@@ -91,19 +138,17 @@ def axial_planes(
     across = np.array([np.cos(turn), np.sin(turn), 0.0])
     shares = rng.normal((0.5, 0.525), scanners.axial_shift)
     parts = defects.tilted_axial, defects.block_axial, defects.double_axial
+    tilted, block, double, straight = range(4)
     way = draw_index(rng, (*parts, max(0.0, 1 - sum(parts))))
-    places: list[tuple[Floats, Floats]] = []  # a point of the canal, direction down the image
-    if way == 1 and len(levels) > 2:
+    places: list[Place] = []
+    if way == block and len(levels) > 2:
         cut = levels[int(rng.integers(1, len(levels)))]
         for part in (range(levels.start, cut), range(cut, levels.stop)):
             places += _straight_stack(rng, spine, part, across, step, scanners)
-    elif way in (1, 3):
+    elif way in (block, straight, double):
         places = _straight_stack(rng, spine, levels, across, step, scanners)
-    elif way == 2:
-        places = _straight_stack(rng, spine, levels, across, step, scanners)
+    if way in (tilted, double):
         places += _disc_stacks(rng, spine, levels, across, step, scanners)
-    else:
-        places = _disc_stacks(rng, spine, levels, across, step, scanners)
     return [grid.at(middle, across, down, shares) for middle, down in places], step
 
 
@@ -122,12 +167,11 @@ def coronal_planes(rng: np.random.Generator, spine: Spine, grid: Grid) -> tuple[
 
 def _disc_stacks(
     rng: np.random.Generator, spine: Spine, levels: range, across: Floats, step: float, scanners: Scanners
-) -> list[tuple[Floats, Floats]]:
-    """Return middles and down directions of one short stack per disc, each parallel to it."""
+) -> list[Place]:
+    """Return one short stack per disc, each parallel to it."""
     low, high = scanners.axial_slices_per_disc
-    count = int(rng.integers(low, high + 1))
     # Thin slices need more of them to span a disc and the recess below it.
-    count = max(count, int(np.ceil(8.0 / step)) + 1)
+    count = max(int(rng.integers(low, high + 1)), int(np.ceil(8.0 / step)) + 1)
     places = []
     for level in levels:
         middle, axes = spine.frame(spine.level_at(level))
@@ -139,12 +183,12 @@ def _disc_stacks(
 
 def _straight_stack(
     rng: np.random.Generator, spine: Spine, levels: range, across: Floats, step: float, scanners: Scanners
-) -> list[tuple[Floats, Floats]]:
-    """Return middles and down directions of one stack of parallel slices through the levels."""
+) -> list[Place]:
+    """Return one stack of parallel slices through the levels."""
     above, below = rng.uniform(*scanners.axial_margin_mm, 2)
     lean, aside = rng.uniform(0.4, 0.9), rng.normal(0.0, 3.0)
-    points = np.array([spine.frame(spine.level_at(level))[0] for level in levels])
-    normals = np.array([spine.frame(spine.level_at(level))[1][2] for level in levels])
+    frames = [spine.frame(spine.level_at(level)) for level in levels]
+    points, normals = np.array([origin for origin, _ in frames]), np.array([axes[2] for _, axes in frames])
     # Part of the way to the middle disc's own tilt.
     tilt = lean * np.arctan2(normals[:, 1], normals[:, 2]).mean() + np.radians(aside)
     down, up = _square_to(np.array([0.0, np.cos(tilt), -np.sin(tilt)]), across)
@@ -156,8 +200,8 @@ def _straight_stack(
     return [(centre + (top - k * step - centre @ up) * up, down) for k in range(count)]
 
 
-def _square_to(down: Floats, across: Floats) -> tuple[Floats, Floats]:
+def _square_to(down: Floats, across: Floats) -> Place:
     """Return the unit vectors nearest to `down` at right angles to `across`, and up along the normal."""
     level = down - (down @ across) * across
-    unit: Floats = level / np.linalg.norm(level)
+    unit = level / np.linalg.norm(level)
     return unit, np.cross(across, unit)

@@ -1,14 +1,117 @@
-"""The settings: how often each quirk of the real data occurs, how scanners vary, how the reader errs."""
+"""The settings: vendors of scanners, quirks of the real data, the simulated reader, and the standard sets."""
 
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
 
-from lumbar_kaggle.phantom.vendors import VENDORS, Vendor
+import numpy as np
+from numpy.typing import NDArray
+
+from lumbar_kaggle.core.errors import InputError
 
 FORMAT = "phantom-1"
 """Version of the phantom; the same version, seed and index give the same bytes."""
 
 SPLITS = ("train", "test")
+STUDIES, TEST_STUDIES, SEED = 40, 10, 1
+"""What a phantom that is no standard set has where nothing else is said."""
+
+Floats = NDArray[np.float64]  # of plans and tables
+Singles = NDArray[np.float32]  # of images
+
+Sizes = tuple[tuple[tuple[int, int], float], ...]
+"""(rows, columns) in pixels, and how often."""
+
+Drawn = TypeVar("Drawn")
+
+
+def draw_index(rng: np.random.Generator, shares: Sequence[float]) -> int:
+    """Draw an index with the given shares; they need not add up to 1."""
+    sums = np.cumsum(shares)
+    return int(np.searchsorted(sums, rng.random() * sums[-1], side="right"))
+
+
+def draw_from(rng: np.random.Generator, choices: Sequence[tuple[Drawn, float]]) -> Drawn:
+    """Draw one of the values that are given with their shares."""
+    return choices[draw_index(rng, [share for _, share in choices])][0]
+
+
+@dataclass(frozen=True)
+class Vendor:
+    """A vendor's habits; each is invented and represents a family of real scanners."""
+
+    name: str  # in headers
+    share: float  # of all studies
+    fields: tuple[tuple[float, float], ...]  # field strengths in tesla, and how often
+    sagittal: Sizes
+    axial: Sizes
+    full_scale: tuple[float, float]  # stored value of the brightest tissue near the coil; logarithmic
+    corrected: float  # share of series whose coil fall-off the scanner evens out
+    smooth: tuple[float, float]  # part of the signal that the window takes at the rim of k-space
+    sharpen: tuple[float, float]  # gain that an edge filter adds there
+    spin_echo: str  # the vendor's word for a fast spin echo
+    window_percentiles: tuple[float, float]  # of the pixels, between which the header's window lies
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The scanner of one study."""
+
+    vendor: Vendor
+    tesla: float
+
+
+def _sizes(shares: dict[int | tuple[int, int], float]) -> Sizes:
+    """Return stored sizes; a single number is the side of a square."""
+    return tuple(((size, size) if isinstance(size, int) else size, share) for size, share in shares.items())
+
+
+# Shares and matrices add up to the stored sizes of the competition's sagittal series (512² 33 %, 320² 18 %,
+# 384² 14 %, 448² 9 %, 256² 4 %, 760×640 2 %, 14 % not square) and to the usual axial ones.
+# fmt: off
+VENDORS = (
+    Vendor(
+        "Alpha Imaging", 0.34, fields=((1.5, 0.7), (3.0, 0.3)), full_scale=(900.0, 4000.0), corrected=0.35,
+        smooth=(0.2, 0.8), sharpen=(0.0, 0.8), spin_echo="FSE", window_percentiles=(0.5, 99.5),
+        sagittal=_sizes({512: 0.93, 256: 0.05, 1024: 0.01, 320: 0.01}),
+        axial=_sizes({512: 0.73, 320: 0.13, 256: 0.10, 640: 0.02, 1024: 0.02}),
+    ),
+    Vendor(
+        "Beta Medical", 0.40, fields=((1.5, 0.75), (3.0, 0.25)), full_scale=(200.0, 1400.0), corrected=0.5,
+        smooth=(0.0, 0.4), sharpen=(0.0, 0.3), spin_echo="TSE", window_percentiles=(2.0, 98.5),
+        sagittal=_sizes({
+            320: 0.42, 384: 0.28, 448: 0.12, 256: 0.04, 768: 0.03, 640: 0.02,
+            (384, 288): 0.04, (448, 336): 0.03, (320, 260): 0.02,
+        }),
+        axial=_sizes({
+            320: 0.53, 384: 0.16, 640: 0.17, 256: 0.06, 448: 0.04, (320, 260): 0.02, (288, 384): 0.02,
+        }),
+    ),
+    Vendor(
+        "Gamma Systems", 0.18, fields=((1.5, 0.6), (3.0, 0.35), (1.0, 0.05)), full_scale=(700.0, 3500.0),
+        corrected=0.7,
+        smooth=(0.0, 0.6), sharpen=(0.0, 0.5), spin_echo="TSE", window_percentiles=(1.0, 99.0),
+        sagittal=_sizes({
+            448: 0.20, 384: 0.16, 320: 0.07, 576: 0.09, 512: 0.06, 528: 0.04, 560: 0.04, 640: 0.03, 672: 0.03,
+            768: 0.02, 1024: 0.01, 288: 0.02, 224: 0.01, (512, 448): 0.09, (560, 400): 0.07, (384, 320): 0.06,
+        }),
+        axial=_sizes({
+            512: 0.20, 640: 0.24, 320: 0.14, 384: 0.13, 448: 0.14, 256: 0.05, 560: 0.04, 768: 0.03, 224: 0.01,
+            1024: 0.02,
+        }),
+    ),
+    Vendor(
+        "Delta Diagnostics", 0.08, fields=((1.5, 0.7), (0.35, 0.15), (1.2, 0.15)),
+        full_scale=(400.0, 3000.0), corrected=0.4,
+        smooth=(0.1, 1.0), sharpen=(0.0, 1.0), spin_echo="FSE", window_percentiles=(1.0, 99.8),
+        sagittal=_sizes({
+            448: 0.10, 256: 0.07, 320: 0.05, (760, 640): 0.28, (640, 512): 0.26, (512, 384): 0.24,
+        }),
+        axial=_sizes({640: 0.30, 512: 0.20, 256: 0.20, 320: 0.15, (512, 640): 0.15}),
+    ),
+)
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -138,3 +241,67 @@ class Reader:
             ("off_by_one", "swapped", "missing_label", "missing_coordinate"), 0.0
         )
         return cls(**off, gross=(0.0, 0.0, 0.0), neighbour_slice=0.0)
+
+
+@dataclass(frozen=True)
+class PhantomSet:
+    """Which patients are written, and how they are scanned."""
+
+    name: str  # of the standard set, empty for any other
+    seed: int  # of all randomness
+    studies: int
+    test_studies: int
+    scanners: Scanners = field(default_factory=Scanners)
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Studies of each split, in the order of `SPLITS`."""
+        return self.studies, self.test_studies
+
+
+# No seed of a default (1 of `lumbar phantom` and the demo, 20,000,001 of `lumbar pretrain`), nor a small
+# number that somebody would type: what was pretrained or tuned on must not come back as a test patient.
+STANDARD_SETS = {
+    # For tests, in seconds: small matrices and few slices, which still reach both foramina.
+    "tiny": PhantomSet(
+        "tiny",
+        240_701,
+        12,
+        6,
+        Scanners(
+            sagittal_sizes=(128,), axial_sizes=(128,), sagittal_slices=(11, 12), axial_slices_per_disc=(3, 3)
+        ),
+    ),
+    # For work without an accelerator.
+    "small": PhantomSet("small", 240_702, 400, 200),
+    # As large as the real training set (1,975 studies) and the public part of its hidden test set.
+    "standard": PhantomSet("standard", 240_703, 2000, 700),
+}
+"""Name → set; they are part of the format, so any change of one is a new `FORMAT`."""
+
+
+def choose_set(
+    name: str | None, studies: int | None, test_studies: int | None, seed: int | None
+) -> PhantomSet:
+    """Return the standard set `name`, or without a name the set of the given sizes and seed.
+
+    Raises:
+        InputError: there is no such set, or a name is given together with a size or a seed.
+    """
+    if name is None:
+        given = ((seed, SEED), (studies, STUDIES), (test_studies, TEST_STUDIES))
+        seed, studies, test_studies = (usual if number is None else number for number, usual in given)
+        return PhantomSet("", seed, studies, test_studies)
+    if name not in STANDARD_SETS:
+        raise InputError(f"phantom: there is no set {name}; the sets are {', '.join(STANDARD_SETS)}")
+    if (studies, test_studies, seed) != (None, None, None):
+        raise InputError(
+            f"phantom: set {name} has its own sizes and seed; leave out --set, "
+            "or leave out --studies, --test-studies and --seed"
+        )
+    return STANDARD_SETS[name]
+
+
+def default_folder(chosen: PhantomSet, clean: bool) -> Path | None:
+    """Return where a standard set goes when no folder is named; None where it is no standard set."""
+    return Path(f"phantom-{chosen.name}{'-clean' if clean else ''}") if chosen.name else None

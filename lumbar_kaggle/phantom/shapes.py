@@ -5,11 +5,11 @@ inside, roughly in millimetres, good enough near the surface to paint an edge th
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from lumbar_kaggle.phantom.arrays import Singles
+from lumbar_kaggle.phantom.settings import Singles
 
 
 class Shape(Protocol):
@@ -25,8 +25,7 @@ class Shape(Protocol):
 
 def covered(distance: Singles, softness: float) -> Singles:
     """Return which part (0 to 1) of a pixel lies inside; the edge is `softness` mm wide."""
-    part: Singles = np.clip(np.float32(0.5) - distance * np.float32(1 / softness), 0, 1)
-    return part
+    return np.clip(0.5 - distance * np.float32(1 / softness), 0, 1)
 
 
 def covered_through(distance: Singles, softness: float) -> Singles:
@@ -37,21 +36,18 @@ def covered_through(distance: Singles, softness: float) -> Singles:
     """
     step = np.abs(distance[-1] - distance[0]) * np.float32(1 / max(len(distance) - 1, 1))
     wide = np.maximum(step, np.float32(softness))
-    part: Singles = np.clip(np.float32(0.5) - distance / wide, 0, 1)
-    return part
+    return np.clip(0.5 - distance / wide, 0, 1)
 
 
 def painted(under: Singles, over: Singles | float, part: Singles) -> Singles:
     """Return brightness with another painted over the given part (0 to 1) of each pixel."""
-    result: Singles = under + (over - under) * part
-    return result
+    return under + (over - under) * part
 
 
 def bump(x: Singles, centre: float, width: float) -> Singles:
     """Return a smooth hill of height 1 (a normal curve without its constant)."""
     scaled = (x - np.float32(centre)) * np.float32(1 / width)
-    hill: Singles = np.exp(np.float32(-0.5) * scaled * scaled)
-    return hill
+    return np.exp(-0.5 * scaled * scaled)
 
 
 @dataclass(frozen=True)
@@ -71,8 +67,7 @@ class Ellipsoid:
         near = np.sqrt(u * u + v * v + w * w)
         u, v, w = u * np.float32(1 / self.a), v * np.float32(1 / self.b), w * np.float32(1 / self.c)
         slope = np.sqrt(u * u + v * v + w * w) + np.float32(1e-6)
-        result: Singles = near * (near - 1) / slope
-        return result
+        return near * (near - 1) / slope
 
 
 @dataclass(frozen=True)
@@ -97,8 +92,7 @@ class Box:
         pz = np.abs(z) - np.float32(self.c - r)
         inside = np.minimum(np.maximum(np.maximum(px, py), pz), 0)
         px, py, pz = np.maximum(px, 0), np.maximum(py, 0), np.maximum(pz, 0)
-        result: Singles = np.sqrt(px * px + py * py + pz * pz) + inside - np.float32(r)
-        return result
+        return np.sqrt(px * px + py * py + pz * pz) + inside - np.float32(r)
 
 
 @dataclass(frozen=True)
@@ -121,49 +115,36 @@ class Rod:
         along = (x * hx + y * hy + z * hz) * np.float32(1 / float(hx * hx + hy * hy + hz * hz))
         along = np.clip(along, -1, 1)
         dx, dy, dz = x - along * hx, y - along * hy, z - along * hz
-        result: Singles = np.sqrt(dx * dx + dy * dy + dz * dz) - np.float32(self.radius)
-        return result
+        return np.sqrt(dx * dx + dy * dy + dz * dz) - np.float32(self.radius)
 
 
 def _oval(x: Singles, y: Singles) -> Singles:
     """Return the radius of scaled points in a superellipse, 1 on its edge."""
     u, v = x * x, y * y
     # Between an ellipse and a box: the shape of an end plate.
-    radius: Singles = np.sqrt(np.sqrt(u * u + v * v + np.float32(1.35) * u * v))
-    return radius
+    return np.sqrt(np.sqrt(u * u + v * v + 1.35 * u * v))
 
 
 def _rounded(sideways: Singles, upwards: Singles, radius: float) -> Singles:
     """Return the distance from the solid inside both surfaces, its edge rounded."""
     p, q = sideways + np.float32(radius), upwards + np.float32(radius)
     outside = np.sqrt(np.maximum(p, 0) ** 2 + np.maximum(q, 0) ** 2)
-    result: Singles = outside + np.minimum(np.maximum(p, q), 0) - np.float32(radius)
-    return result
+    return outside + np.minimum(np.maximum(p, q), 0) - np.float32(radius)
 
 
 @dataclass(frozen=True)
 class Body:
-    """A vertebral body: waisted, with hollow end plates and a slightly hollow back wall.
+    """A vertebral body: waisted, with hollow end plates and a slightly hollow back wall; mm."""
 
-    Attributes:
-        a, b, c: half width, half depth, half height at the back, mm.
-        wedge: angle by which the front is opened, radians.
-        hollow: depth of each end plate's dish, mm.
-        taper: how it narrows towards the foot (sacrum), part of its size.
-        lips: how far the upper and the lower rim stand out in front and at the sides, mm.
-        dents: depth of a round dent in the upper and the lower end plate, mm.
-        crush: part of the height that is lost in the front half and the middle.
-    """
-
-    a: float
-    b: float
-    c: float
-    wedge: float = 0.0
-    hollow: float = 1.6
-    taper: float = 0.0
-    lips: tuple[float, float] = (0.0, 0.0)
-    dents: tuple[float, float] = (0.0, 0.0)
-    crush: float = 0.0
+    a: float  # half width
+    b: float  # half depth
+    c: float  # half height at the back
+    wedge: float = 0.0  # angle by which the front is opened, radians
+    hollow: float = 1.6  # depth of each end plate's dish
+    taper: float = 0.0  # how it narrows towards the foot (sacrum), part of its size
+    lips: tuple[float, float] = (0.0, 0.0)  # by which the upper, lower rim stands out in front and aside
+    dents: tuple[float, float] = (0.0, 0.0)  # depth of a round dent in the upper, lower end plate
+    crush: float = 0.0  # part of the height that is lost in the front half and the middle
 
     @property
     def extent(self) -> tuple[float, float, float]:
@@ -172,52 +153,39 @@ class Body:
 
     def distance(self, x: Singles, y: Singles, z: Singles) -> Singles:
         level = z * np.float32(1 / self.c)
-        waist = 1 - np.float32(0.08) * np.clip(1 - level * level, 0, 1) + np.float32(self.taper) * level
+        waist = 1 - 0.08 * np.clip(1 - level * level, 0, 1) + np.float32(self.taper) * level
         back = np.clip(y * np.float32(1 / self.b), 0, 1)
-        y_wall = y + np.float32(1.3) * bump(x, 0.0, self.a / 3) * back
+        y_wall = y + 1.3 * bump(x, 0.0, self.a / 3) * back
         radius = _oval(x / (waist * np.float32(self.a)), y_wall / (waist * np.float32(self.b)))
         half_height = np.float32(self.c) + np.float32(self.wedge / 2) * (np.float32(self.b) - y)
         half_height -= np.float32(self.hollow) * np.clip(1 - radius * radius, 0, 1)
         if self.crush:
-            half_height *= 1 - np.float32(self.crush) * np.clip(np.float32(0.8) - back, 0, 1)
-        half_height = self._dented(half_height, x, y, z)
+            half_height *= 1 - np.float32(self.crush) * np.clip(0.8 - back, 0, 1)
+        if max(self.dents) > 0:
+            depth = np.where(z > 0, np.float32(self.dents[0]), np.float32(self.dents[1]))
+            half_height = half_height - depth * bump(x, 0.2 * self.a, 4.5) * bump(y, 0.1 * self.b, 4.0)
         sideways = (radius - 1) * np.float32(min(self.a, self.b))
         if max(self.lips) > 0.3:
             lip = np.where(z > 0, np.float32(self.lips[0]), np.float32(self.lips[1]))
             near = np.clip(1 - (half_height - np.abs(z)) * np.float32(1 / 4.5), 0, 1)
-            sideways = sideways - lip * near * near * (1 - np.float32(0.8) * back)
+            sideways = sideways - lip * near * near * (1 - 0.8 * back)
         return _rounded(sideways, np.abs(z) - half_height, 1.8)
-
-    def _dented(self, half_height: Singles, x: Singles, y: Singles, z: Singles) -> Singles:
-        if max(self.dents) == 0:
-            return half_height
-        depth = np.where(z > 0, np.float32(self.dents[0]), np.float32(self.dents[1]))
-        dented: Singles = half_height - depth * bump(x, 0.2 * self.a, 4.5) * bump(y, 0.1 * self.b, 4.0)
-        return dented
 
 
 @dataclass(frozen=True)
 class Disc:
-    """A disc, larger than the gap that it fills: the bodies are painted over it.
+    """A disc, larger than the gap that it fills: the bodies are painted over it; mm."""
 
-    Attributes:
-        a, b: half width and half depth, mm.
-        height: at the back wall, mm.
-        opening: angle between the end plates, radians.
-        bulge: how far the back edge stands out, mm: all along, centrally, and then left and right under
-            the facet joint (subarticular) and in the foramen.
-        recess_x, foramen_x: where those two are, mm from the middle.
-        ahead: how far the front edge stands out, mm.
-    """
-
-    a: float
-    b: float
-    height: float
-    opening: float
+    a: float  # half width
+    b: float  # half depth
+    height: float  # at the back wall
+    opening: float  # angle between the end plates, radians
+    # How far the back edge stands out: all along, centrally, and then left and right under the facet joint
+    # (subarticular) and in the foramen; and where those two are, from the middle.
     bulge: tuple[float, ...]
     recess_x: float
     foramen_x: float
-    ahead: float = 0.0
+    ahead: float = 0.0  # how far the front edge stands out
 
     @property
     def extent(self) -> tuple[float, float, float]:
@@ -226,13 +194,12 @@ class Disc:
 
     def radius(self, x: Singles, y: Singles) -> Singles:
         """Return the scaled distance from the axis, 1 on the bulging rim."""
-        everywhere, central, left, right, left_far, right_far = self.bulge
-        stand_out = np.float32(everywhere) + np.float32(central) * bump(x, 0.0, 6.0)
-        stand_out += np.float32(left) * bump(x, self.recess_x, 4.0)
-        stand_out += np.float32(right) * bump(x, -self.recess_x, 4.0)
-        stand_out += np.float32(left_far) * bump(x, self.foramen_x, 4.5)
-        stand_out += np.float32(right_far) * bump(x, -self.foramen_x, 4.5)
-        stand_out -= np.float32(1.3) * bump(x, 0.0, self.a / 3)
+        everywhere, *bulges = self.bulge
+        places = (0.0, self.recess_x, -self.recess_x, self.foramen_x, -self.foramen_x)
+        stand_out: Any = np.float32(everywhere)
+        for bulge, place, width in zip(bulges, places, (6.0, 4.0, 4.0, 4.5, 4.5), strict=True):
+            stand_out = stand_out + np.float32(bulge) * bump(x, place, width)
+        stand_out -= 1.3 * bump(x, 0.0, self.a / 3)
         back = np.clip(y * np.float32(1 / self.b), -1, 1)
         shift = np.where(back > 0, stand_out, np.float32(self.ahead)) * back
         return _oval(x * np.float32(1 / self.a), (y - shift) * np.float32(1 / self.b))
@@ -241,6 +208,6 @@ class Disc:
         ahead = np.maximum(np.float32(self.b) - y, 0)
         radius = self.radius(x, y)
         half_height = np.float32(self.height / 2 + 0.8) + np.float32(self.opening / 2) * ahead
-        half_height += np.float32(3.5) * np.clip((np.float32(0.95) - radius) * 8, 0, 1)
+        half_height += 3.5 * np.clip((0.95 - radius) * 8, 0, 1)
         rim = (radius - 1) * np.float32(self.b)
         return _rounded(rim, np.abs(z) - half_height, 1.5)

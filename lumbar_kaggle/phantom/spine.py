@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lumbar_kaggle.phantom.arrays import Floats, Singles
 from lumbar_kaggle.phantom.patient import FIRST_LUMBAR, Patient
+from lumbar_kaggle.phantom.settings import Floats, Singles
 
 STEP = 0.25
 """Distance between the tabulated points of the centre line, mm."""
@@ -18,20 +18,13 @@ STEP = 0.25
 
 @dataclass(frozen=True)
 class Spine:
-    """Centre line of the canal, tabulated from the foot end to the head end.
+    """Centre line of the canal, tabulated from the foot end to the head end."""
 
-    Attributes:
-        points: ``[n, 3]`` LPS mm, every `STEP` mm along the line.
-        axes: ``[n, 3, 3]`` unit vectors to the left, back and up (rows) at each point.
-        vertebra_at, disc_at: ``[13]``, ``[12]`` mm along the line.
-        first_disc: index of the disc of level 0.
-    """
-
-    points: Floats
-    axes: Floats
-    vertebra_at: Floats
-    disc_at: Floats
-    first_disc: int
+    points: Floats  # [n, 3] LPS mm, every `STEP` mm along the line
+    axes: Floats  # [n, 3, 3] unit vectors to the left, back and up (rows) at each point
+    vertebra_at: Floats  # [13] mm along the line
+    disc_at: Floats  # [12] mm along the line
+    first_disc: int  # index of the disc of level 0
 
     def frame(self, along: float) -> tuple[Floats, Floats]:
         """Return origin ``[3]`` and axes ``[3, 3]`` at `along` mm of the line."""
@@ -52,15 +45,18 @@ def build_spine(patient: Patient) -> Spine:
     """Return the course of a patient's spine."""
     gaps = -np.diff(patient.angles)  # how much the lean falls from one vertebra to the next below
     # The canal runs on the inner side of the lordosis, behind the wall where heights are measured.
-    spacing = (patient.height[:-1] + patient.height[1:]) / 2 + patient.disc_height
-    spacing = spacing - gaps * patient.canal_half
+    bodies = (patient.height[:-1] + patient.height[1:]) / 2
+    spacing = bodies + patient.disc_height - gaps * patient.canal_half
     below = np.concatenate([[0.0], np.cumsum(spacing)])
     vertebra_at = below[-1] + 40.0 - below
     body_end = vertebra_at[:-1] - patient.height[:-1] / 2
-    disc_at = body_end - (spacing - (patient.height[:-1] + patient.height[1:]) / 2) / 2
+    disc_at = body_end - (spacing - bodies) / 2
     along = np.arange(0.0, vertebra_at[0] + 60.0, STEP)
     lean = np.interp(along, vertebra_at[::-1], patient.angles[::-1])
-    lean = _smooth(lean, 6.0)
+    # Smoothed along the line by a normal of 6 mm, ends held.
+    reach = int(4 * 6.0 / STEP)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) * STEP / 6.0) ** 2)
+    lean = np.convolve(np.pad(lean, reach, mode="edge"), kernel / kernel.sum(), mode="valid")
     amplitude, wave, phase = patient.scoliosis
     turn = 2 * np.pi / wave
     sideways = amplitude * np.sin(turn * along + phase)
@@ -74,15 +70,6 @@ def build_spine(patient: Patient) -> Spine:
     axes = np.stack([left, np.cross(up, left), up], axis=1)
     middle = round(float(disc_at[FIRST_LUMBAR + 2]) / STEP)
     return Spine(points - points[middle] + patient.origin, axes, vertebra_at, disc_at, patient.first_disc)
-
-
-def _smooth(values: Floats, sd_mm: float) -> Floats:
-    """Return `values` smoothed along the line by a normal of the given width, ends held."""
-    reach = int(4 * sd_mm / STEP)
-    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) * STEP / sd_mm) ** 2)
-    padded = np.pad(values, reach, mode="edge")
-    smoothed: Floats = np.convolve(padded, kernel / kernel.sum(), mode="valid")
-    return smoothed
 
 
 class CentreLine:
@@ -120,8 +107,7 @@ class CentreLine:
     def _along(self, points: Singles, nearest: NDArray[np.int32], axis: int) -> Singles:
         """Return the coordinate of points along one axis of the frames at table entries `nearest`."""
         direction = self._axes[axis].take(nearest, axis=1)
-        coordinate: Singles = np.einsum("kn,kn->n", points, direction) - self._offsets[axis].take(nearest)
-        return coordinate
+        return np.einsum("kn,kn->n", points, direction) - self._offsets[axis].take(nearest)
 
     def _index(self, z: Singles) -> NDArray[np.int32]:
         index = ((z - self._z0) * np.float32(1 / STEP)).astype(np.int32)

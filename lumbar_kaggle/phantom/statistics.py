@@ -23,9 +23,9 @@ from lumbar_kaggle.core.targets import (
     condition_words,
     level_words,
 )
-from lumbar_kaggle.phantom.arrays import Floats
+from lumbar_kaggle.phantom.grades import STANDARD, frequencies
 from lumbar_kaggle.phantom.oracle import best_submission, expected_score, reader_probabilities
-from lumbar_kaggle.phantom.reader import STANDARD, frequencies
+from lumbar_kaggle.phantom.settings import Floats
 from lumbar_kaggle.phantom.study import StudyPlan, plan_study
 from lumbar_kaggle.phantom.tables import coordinate_table, label_table, read_study
 from lumbar_kaggle.score.metric import PARTS

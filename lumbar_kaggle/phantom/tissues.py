@@ -9,7 +9,7 @@ so whole contrasts vary together as they do in hospitals; each tissue then varie
 
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,18 +22,9 @@ class Weighting(Enum):
     STIR = "STIR"
 
 
-class Relaxation(NamedTuple):
-    """Proton density (0 to 1) and relaxation times in ms of one tissue."""
-
-    density: float
-    t1: float
-    t2: float
-
-
-def _tissue(density: float, t1: float, t2: float) -> float:
-    """Return a field of `Contrast` that knows the tissue's relaxation."""
-    relaxation: float = field(metadata={"relaxation": Relaxation(density, t1, t2)})
-    return relaxation
+def _tissue(density: float, t1: float, t2: float) -> Any:
+    """Return a field of `Contrast` that knows proton density (0 to 1) and relaxation times in ms."""
+    return field(metadata={"relaxation": (density, t1, t2)})
 
 
 @dataclass(frozen=True)
@@ -68,11 +59,10 @@ class Contrast:
 
 
 TISSUES = {one.name: one.metadata["relaxation"] for one in fields(Contrast) if one.metadata}
-"""Name → `Relaxation` of every tissue."""
+"""Name → proton density, T1 and T2 of every tissue."""
 
 
-@dataclass(frozen=True)
-class Timing:
+class Timing(NamedTuple):
     """Of one sequence, ms; `inversion` 0 for none. `field` stretches T1 beside 1.5 T."""
 
     repetition: float
@@ -88,18 +78,15 @@ _RANGES = {
 }
 
 
-def signal(tissue: Relaxation, timing: Timing) -> float:
-    """Return the magnitude of a spin echo, 0 to 1."""
-    t1 = tissue.t1 * timing.field
-    recovered = 1.0 - np.exp(-timing.repetition / t1)
-    if timing.inversion:
-        recovered = 1.0 - 2.0 * np.exp(-timing.inversion / t1) + np.exp(-timing.repetition / t1)
-    return float(tissue.density * abs(recovered) * np.exp(-timing.echo / tissue.t2))
-
-
 def contrast_of(timing: Timing) -> Contrast:
-    """Return the tissues' signals, scaled so that the brightest is 0.97."""
-    signals = {name: signal(tissue, timing) for name, tissue in TISSUES.items()}
+    """Return the tissues' signals, the magnitudes of a spin echo, scaled so that the brightest is 0.97."""
+    signals = {}
+    for name, (density, t1, t2) in TISSUES.items():
+        t1 *= timing.field
+        recovered = 1.0 - np.exp(-timing.repetition / t1)
+        if timing.inversion:
+            recovered = 1.0 - 2.0 * np.exp(-timing.inversion / t1) + np.exp(-timing.repetition / t1)
+        signals[name] = float(density * abs(recovered) * np.exp(-timing.echo / t2))
     top = max(signals.values())
     return Contrast(**{name: 0.97 * value / top for name, value in signals.items()})
 

@@ -1,4 +1,4 @@
-"""The official score, and the prior that every score stands beside.
+"""The official score on arrays ``[studies, 25, 3]``, its spread over studies, and the best constant.
 
 The competition's metric (Kaggle metric "RSNA Lumbar Metric"): three weighted log losses, one per
 condition and pooled over levels and sides, and a fourth, binary one, for "any severe canal stenosis
@@ -10,41 +10,73 @@ sum to 1 are rescaled, as the scikit-learn of the competition's time did; the an
 reads the raw value of `severe`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES, SEVERITY_WEIGHTS, TARGET_NAMES, target
+from lumbar_kaggle.core.targets import (
+    LEVELS,
+    SCORE_GROUPS,
+    SEVERITIES,
+    SEVERITY_WEIGHTS,
+    TARGET_NAMES,
+    TARGETS,
+)
 
 Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Booleans = NDArray[np.bool_]
 
 PARTS = (*SCORE_GROUPS, "any_severe_spinal")
 """The four terms whose mean is the score."""
 
-_EPSILON = float(np.finfo(np.float64).eps)
+NAMES = (*PARTS, "total")
+"""Lines of a table of scores."""
+
+CANAL = SCORE_GROUPS.index("spinal")
+"""The score group that the any-severe term is read off as well."""
+
+_GROUP = np.array([SCORE_GROUPS.index(target.score_group) for target in TARGETS])
+_LEVEL = np.array([LEVELS.index(target.level) for target in TARGETS])
+
+TARGETS_OF: tuple[Integers, ...] = tuple(
+    np.flatnonzero(group == _GROUP) for group in range(len(SCORE_GROUPS))
+)
+"""Per score group: places of its targets among the 25."""
+
+TARGET_PLACE = {name: place for place, name in enumerate(TARGET_NAMES)}
+"""Target → place among the 25."""
+
+WEIGHTS = np.asarray(SEVERITY_WEIGHTS)
+"""Sample weights ``[3]``."""
+
+EPSILON = float(np.finfo(np.float64).eps)
+"""Where probabilities are clipped."""
+
+PRIOR_SMOOTHING = 0.5
+"""Rows added per severity to a prior for other studies, which may show one that is not in these."""
+
+RESAMPLES = 1000
+"""Bootstrap resamples of the studies."""
 
 
-@dataclass(frozen=True)
-class Score:
-    """Result of scoring one file of predictions.
+def weighted_losses(probabilities: Floats, severity: Integers) -> Floats:
+    """Return ``[..., 2]``: the weighted log loss of each row and its sample weight; both 0 without a label.
 
-    Attributes:
-        parts: loss of each of `PARTS` that could be computed.
-        total: mean of the four, or None when one of them is missing.
-        scored: rows with a label and a prediction.
-        dropped: predicted rows without a label, or of studies that the truth does not know.
-        missed: labelled rows without a prediction.
-        rescaled: scored rows that did not sum to 1 within 1e-6.
+    Args:
+        probabilities: ``[..., 3]``, each row non-negative with a positive sum.
+        severity: ``[...]`` labels 0, 1, 2; -1 where there is none.
     """
-
-    parts: dict[str, float]
-    total: float | None
-    scored: int
-    dropped: int
-    missed: int
-    rescaled: int
+    clipped = np.clip(probabilities, EPSILON, 1 - EPSILON)
+    grade = np.maximum(severity, 0)
+    picked = np.take_along_axis(clipped, grade[..., None], axis=-1)[..., 0]
+    # Added one by one: numpy's sums along so short an axis take most of the time of a fit.
+    picked = picked / (clipped[..., 0] + clipped[..., 1] + clipped[..., 2])
+    weight = np.where(severity >= 0, WEIGHTS[grade], 0.0)
+    return np.stack([-weight * np.log(picked), weight], axis=-1)
 
 
 def weighted_log_loss(probabilities: ArrayLike, severity: ArrayLike) -> float:
@@ -54,111 +86,31 @@ def weighted_log_loss(probabilities: ArrayLike, severity: ArrayLike) -> float:
         probabilities: ``[rows, 3]``, each row non-negative with a positive sum.
         severity: ``[rows]`` integers 0, 1, 2.
     """
-    clipped = np.clip(np.asarray(probabilities, dtype=np.float64), _EPSILON, 1 - _EPSILON)
-    labels = np.asarray(severity, dtype=np.int64)
-    picked = clipped[np.arange(len(labels)), labels] / clipped.sum(axis=1)
-    weights = np.asarray(SEVERITY_WEIGHTS)[labels]
-    return float(-(weights * np.log(picked)).sum() / weights.sum())
+    values, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(severity, dtype=np.int64)
+    loss, weight = weighted_losses(values, labels).sum(axis=0)
+    return float(loss / weight)
 
 
-def any_severe_loss(severe: ArrayLike, severity: ArrayLike, study: ArrayLike) -> float:
-    """Return the weighted binary log loss of "any severe canal stenosis".
+def study_sums(probabilities: Floats, severity: Integers) -> Floats:
+    """Return ``[studies, 4 parts, 2]``: what each study adds to every part's weighted loss and weight.
 
-    Per study: the label is whether any canal row is severe, the prediction is the greatest submitted
-    `severe` probability of its canal rows, and the weight is the greatest sample weight among them.
+    A part's loss over any studies is the sum of the first over that of the second, see `part_scores`. For
+    "any severe canal stenosis" label, prediction and weight are each the greatest of the study's canal rows.
 
     Args:
-        severe: ``[rows]`` submitted probabilities of `severe`, canal rows only.
-        severity: ``[rows]`` integers 0, 1, 2.
-        study: ``[rows]`` study identifiers.
+        probabilities: ``[studies, 25, 3]``, NaN where there is no prediction.
+        severity: ``[studies, 25]`` labels, -1 where there is none.
     """
-    rows = pd.DataFrame(
-        {
-            "study": np.asarray(study),
-            "predicted": np.asarray(severe, dtype=np.float64),
-            "severity": np.asarray(severity, dtype=np.int64),
-        }
-    )
-    worst = rows.groupby("study", sort=False).max()
-    predicted = np.clip(worst["predicted"].to_numpy(), _EPSILON, 1 - _EPSILON)
-    grade = worst["severity"].to_numpy()
-    weights = np.asarray(SEVERITY_WEIGHTS)[grade]
-    losses = -np.log(np.where(grade == 2, predicted, 1 - predicted))
-    return float((weights * losses).sum() / weights.sum())
-
-
-def score(predictions: pd.DataFrame, truth: pd.DataFrame) -> Score:
-    """Score predictions as the platform does, also when they cover only some conditions or rows.
-
-    Args:
-        predictions: columns ``row_id, normal_mild, moderate, severe``; other columns are ignored.
-            Row identifiers are unique.
-        truth: columns ``row_id, study_id, target, severity`` with severity 0, 1, 2, labelled rows
-            only (`competition.label_rows`).
-
-    Returns:
-        The four parts and their mean; with partial predictions only the parts that have rows, and
-        the any-severe term over the canal rows that were predicted.
-    """
-    rows = truth.merge(predictions[["row_id", *SEVERITIES]], on="row_id", how="inner", validate="1:1")
-    probabilities = rows[list(SEVERITIES)].to_numpy(dtype=np.float64)
-    severity = rows["severity"].to_numpy()
-    group = np.array([target(name).score_group for name in rows["target"]], dtype=object)
-    parts = {
-        name: weighted_log_loss(probabilities[group == name], severity[group == name])
-        for name in SCORE_GROUPS
-        if (group == name).any()
-    }
-    canal = group == "spinal"
-    if canal.any():
-        parts["any_severe_spinal"] = any_severe_loss(
-            probabilities[canal, 2], severity[canal], rows["study_id"].to_numpy()[canal]
-        )
-    total = float(np.mean([parts[name] for name in PARTS])) if len(parts) == len(PARTS) else None
-    return Score(
-        parts=parts,
-        total=total,
-        scored=len(rows),
-        dropped=len(predictions) - len(rows),
-        missed=len(truth) - len(rows),
-        rescaled=int((np.abs(probabilities.sum(axis=1) - 1) > 1e-6).sum()),
-    )
-
-
-def study_sums(predictions: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
-    """Return what each study adds to the score, so that a resample of studies is scored by a sum.
-
-    Args:
-        predictions: as in `score`.
-        truth: as in `score`.
-
-    Returns:
-        Index: the studies that have a row in both. Columns: ``(part, "loss")`` and ``(part, "weight")``
-        for each of `PARTS`, where the part's loss over any studies is the sum of the first over that of the
-        second; 0 and 0 where a study has no such row.
-    """
-    rows = truth.merge(predictions[["row_id", *SEVERITIES]], on="row_id", how="inner", validate="1:1")
-    probabilities = rows[list(SEVERITIES)].to_numpy(dtype=np.float64)
-    severity = rows["severity"].to_numpy(dtype=np.int64)
-    clipped = np.clip(probabilities, _EPSILON, 1 - _EPSILON)
-    weight = np.asarray(SEVERITY_WEIGHTS)[severity]
-    loss = -weight * np.log(clipped[np.arange(len(rows)), severity] / clipped.sum(axis=1))
-    table = pd.DataFrame({"study": rows["study_id"], "loss": loss, "weight": weight})
-    group = np.array([target(name).score_group for name in rows["target"]], dtype=object)
-    sums = {name: table[group == name].groupby("study").sum() for name in SCORE_GROUPS}
-    canal = rows.assign(grade=severity)[group == "spinal"]
-    worst = canal.groupby("study_id").agg(severe=("severe", "max"), grade=("grade", "max"))
-    severe = np.clip(worst["severe"].to_numpy(dtype=np.float64), _EPSILON, 1 - _EPSILON)
-    grade = worst["grade"].to_numpy()
-    weight = np.asarray(SEVERITY_WEIGHTS)[grade]
-    loss = -weight * np.log(np.where(grade == 2, severe, 1 - severe))
-    sums["any_severe_spinal"] = pd.DataFrame({"loss": loss, "weight": weight}, index=worst.index)
-    joined: pd.DataFrame = pd.concat(sums, axis=1).fillna(0.0).sort_index()
-    return joined
-
-
-RESAMPLES = 1000
-"""Bootstrap resamples of the studies."""
+    scored = (severity >= 0) & np.isfinite(probabilities[..., 0])
+    grade = np.where(scored, severity, -1)
+    rows = weighted_losses(np.where(scored[..., None], probabilities, 1.0), grade)
+    canal = TARGETS_OF[CANAL]
+    worst = grade[:, canal].max(axis=1)
+    severe = np.where(scored[:, canal], probabilities[:, canal, 2], 0.0).max(axis=1)
+    severe = np.clip(severe, EPSILON, 1 - EPSILON)
+    weight = np.where(worst >= 0, WEIGHTS[worst], 0.0)
+    any_severe = [-weight * np.log(np.where(worst == 2, severe, 1 - severe)), weight]
+    return np.stack([*(rows[:, at].sum(axis=1) for at in TARGETS_OF), np.stack(any_severe, axis=1)], axis=1)
 
 
 def part_scores(sums: Floats) -> Floats:
@@ -180,27 +132,109 @@ def resampled_scores(sums: Floats) -> Floats:
     """Return ``[files, RESAMPLES, 4]`` losses of the same bootstrap resamples of the studies for all files.
 
     Args:
-        sums: ``[files, studies, 4, 2]`` what each study adds to losses and weights.
+        sums: ``[files, studies, 4, 2]`` as from `study_sums`.
     """
     studies = sums.shape[1]
     drawn = np.random.default_rng(0).multinomial(studies, np.full(studies, 1 / studies), size=RESAMPLES)
     return part_scores(np.einsum("rs,fspk->frpk", drawn.astype(np.float64), sums, optimize=True))
 
 
-def confidence_interval(value: Floats, draws: Floats) -> Floats:
-    """Return the ends ``[2, n]`` of the 95 % intervals, NaN where the value is.
+@dataclass(frozen=True)
+class Estimate:
+    """Scores, or differences or ratios of scores, and how sure they are; NaN without rows.
+
+    Attributes:
+        value: ``[5]``, of `NAMES`.
+        interval: ``[2, 5]`` ends of the 95 % bootstrap intervals.
+    """
+
+    value: Floats
+    interval: Floats
+
+    @classmethod
+    def of(cls, value: Floats, draws: Floats) -> "Estimate":
+        """Return values ``[5]`` with the intervals of their resamples ``[RESAMPLES, 5]``.
+
+        A resample without a part's rows does not count for it.
+        """
+        ends = np.full((2, len(value)), np.nan)
+        for k in np.flatnonzero(np.isfinite(value)):
+            ends[:, k] = np.quantile(draws[np.isfinite(draws[:, k]), k], [0.025, 0.975])
+        return cls(value, ends)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Result of scoring one table of predictions.
+
+    Attributes:
+        parts: loss of each of `PARTS` that could be computed.
+        total: mean of the four, or None when one of them is missing.
+        scored: rows with a label and a prediction.
+        dropped: predicted rows without a label, or of studies that the truth does not know.
+        missed: labelled rows without a prediction.
+        rescaled: scored rows that did not sum to 1 within 1e-6.
+    """
+
+    parts: dict[str, float]
+    total: float | None
+    scored: int
+    dropped: int
+    missed: int
+    rescaled: int
+
+
+def score(predictions: pd.DataFrame, truth: pd.DataFrame) -> Score:
+    """Score predictions as the platform does, also when they cover only some conditions or rows.
 
     Args:
-        value: ``[n]``.
-        draws: ``[RESAMPLES, n]``; a resample without a part's rows does not count for it.
+        predictions: columns ``row_id, normal_mild, moderate, severe``; other columns are ignored.
+            Row identifiers are unique; a row with NaN is none.
+        truth: columns ``row_id, study_id, target, severity`` with severity 0, 1, 2, labelled rows
+            only (`reading.label_rows`).
+
+    Returns:
+        The four parts and their mean; with partial predictions only the parts that have rows, and
+        the any-severe term over the canal rows that were predicted.
     """
-    ends = np.full((2, len(value)), np.nan)
-    for k in np.flatnonzero(np.isfinite(value)):
-        ends[:, k] = np.quantile(draws[np.isfinite(draws[:, k]), k], [0.025, 0.975])
-    return ends
+    given = predictions[["row_id", *SEVERITIES]].dropna()
+    _, probabilities, severity = to_arrays(given, truth)
+    parts = part_scores(study_sums(probabilities, severity).sum(axis=0))
+    summed = probabilities.sum(axis=2)
+    scored = int(np.isfinite(summed).sum())
+    return Score(
+        parts={name: float(value) for name, value in zip(PARTS, parts, strict=True) if np.isfinite(value)},
+        total=float(parts.mean()) if np.isfinite(parts).all() else None,
+        scored=scored,
+        dropped=len(given) - scored,
+        missed=len(truth) - scored,
+        rescaled=int((np.abs(summed - 1) > 1e-6).sum()),
+    )
 
 
-def weighted_prior(truth: pd.DataFrame, *, smoothing: float = 0.0) -> pd.DataFrame:
+def to_arrays(predictions: pd.DataFrame, truth: pd.DataFrame) -> tuple[tuple[str, ...], Floats, Integers]:
+    """Return the labelled rows that are predicted as arrays.
+
+    Args:
+        predictions, truth: as in `score`.
+
+    Returns:
+        Their studies, sorted; probabilities ``[studies, 25, 3]`` as given, NaN where there is no such row;
+        labels ``[studies, 25]``, -1 there.
+    """
+    rows = truth.merge(predictions[["row_id", *SEVERITIES]], on="row_id", how="inner", validate="1:1")
+    study, studies = pd.factorize(rows["study_id"], sort=True)
+    target = rows["target"].map(TARGET_PLACE).to_numpy()
+    probabilities = np.full((len(studies), len(TARGETS), 3), np.nan)
+    severity = np.full((len(studies), len(TARGETS)), -1, dtype=np.int64)
+    probabilities[study, target] = rows[list(SEVERITIES)].to_numpy(dtype=np.float64)
+    severity[study, target] = rows["severity"].to_numpy()
+    return tuple(studies), probabilities, severity
+
+
+def weighted_prior(
+    truth: pd.DataFrame, *, smoothing: float = 0.0, weights: Sequence[float] = SEVERITY_WEIGHTS
+) -> pd.DataFrame:
     """Return, per target, the constant probabilities that score best on `truth`.
 
     A constant prediction minimises the weighted log loss at p_k ∝ n_k · w_k. Left and right of a
@@ -209,44 +243,21 @@ def weighted_prior(truth: pd.DataFrame, *, smoothing: float = 0.0) -> pd.DataFra
     Args:
         truth: as in `score`.
         smoothing: rows added to each of the three counts; above 0 no probability is 0, which a
-            prior that is applied to other studies needs.
+            prior that is applied to other studies needs: `PRIOR_SMOOTHING`.
+        weights: sample weights of the three severities; (1, 1, 1): plain frequencies.
 
     Returns:
         25 rows indexed by target name, columns `SEVERITIES`; rows sum to 1. A target without any
         label takes the prior of its score group, and without that 1/3 each.
     """
-    rows = truth.assign(
-        group=[target(name).score_group for name in truth["target"]],
-        level=[target(name).level for name in truth["target"]],
+    counts = np.zeros((len(SCORE_GROUPS), len(LEVELS), len(SEVERITIES)))
+    target = truth["target"].map(TARGET_PLACE).to_numpy(dtype=np.int64)
+    np.add.at(counts, (_GROUP[target], _LEVEL[target], truth["severity"].to_numpy(dtype=np.int64)), 1)
+    pooled = counts.sum(axis=1, keepdims=True)
+    counts = np.where(counts.sum(axis=2, keepdims=True) > 0, counts, pooled)
+    weighted = np.where(
+        pooled.sum(axis=2, keepdims=True) > 0, (counts + smoothing) * np.asarray(weights), 1.0
     )
-    by_level = _weighted_counts(rows, ["group", "level"], smoothing)
-    by_group = _weighted_counts(rows, ["group"], smoothing)
-    prior = []
-    for name in TARGET_NAMES:
-        group, level = target(name).score_group, target(name).level
-        uniform = np.full(3, 1 / 3)
-        prior.append(by_level.get((group, level), by_group.get((group,), uniform)))
-    return pd.DataFrame(prior, index=pd.Index(TARGET_NAMES, name="target"), columns=list(SEVERITIES))
-
-
-def prior_predictions(prior: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the prior as predictions for `rows`.
-
-    Args:
-        prior: as from `weighted_prior`.
-        rows: columns ``row_id, target``.
-
-    Returns:
-        Columns ``row_id, normal_mild, moderate, severe``, in the order of `rows`.
-    """
-    values = prior.loc[rows["target"], list(SEVERITIES)].reset_index(drop=True)
-    return pd.concat([rows["row_id"].reset_index(drop=True), values], axis=1)
-
-
-def _weighted_counts(rows: pd.DataFrame, keys: list[str], smoothing: float) -> dict[tuple[str, ...], Floats]:
-    counts = rows.groupby([*keys, "severity"]).size().unstack(fill_value=0)
-    counts = counts.reindex(columns=range(3), fill_value=0)
-    weighted = (counts.to_numpy(dtype=np.float64) + smoothing) * np.asarray(SEVERITY_WEIGHTS)
-    shares = weighted / weighted.sum(axis=1, keepdims=True)
-    index = [key if isinstance(key, tuple) else (key,) for key in counts.index]
-    return dict(zip(index, shares, strict=True))
+    shares = weighted / weighted.sum(axis=2, keepdims=True)
+    index = pd.Index(TARGET_NAMES, name="target")
+    return pd.DataFrame(shares[_GROUP, _LEVEL], index=index, columns=list(SEVERITIES))

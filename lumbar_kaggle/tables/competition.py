@@ -5,7 +5,7 @@ may be anything that names a folder.
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,18 +13,21 @@ import numpy as np
 import pandas as pd
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import digest
+from lumbar_kaggle.core.files import AnyPath, digest
 from lumbar_kaggle.core.folders import list_folder, shown
-from lumbar_kaggle.core.targets import SAMPLE_ORDER, row_id
+from lumbar_kaggle.core.targets import SAMPLE_ORDER, row_id, split_row_id
 from lumbar_kaggle.tables.reading import (
     COORDINATE_COLUMNS,
+    LONGEST_ID,
     Fault,
+    clipped,
     faults_of,
     label_rows,
     read_coordinates,
     read_label_table,
     read_series_table,
-    sample_studies,
+    read_table,
+    refuse,
 )
 
 SERIES_COLUMNS = ("study_id", "series_id", "kind", "folder", "files")
@@ -82,52 +85,40 @@ def submission_rows(studies: Iterable[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["row_id", "study_id", "target"])
 
 
-def read_competition(root: Path, split: str) -> Competition:
-    """Read and check the tables of one split.
-
-    Args:
-        root: the folder that holds ``train.csv``, ``train_images`` and so on.
-        split: ``"train"`` or ``"test"``.
+def read_competition(root: AnyPath, split: str, *, graded: bool = True) -> Competition:
+    """Read and check the tables of one split; arguments as of `read_split`.
 
     Raises:
         InputError: a table is missing, lacks a column, or has a serious fault.
     """
-    competition = read_split(root, split)
+    competition = read_split(root, split, graded=graded)
     serious = [fault for fault in competition.faults if fault.serious]
-    if serious:
-        more = f" (and {len(serious) - 1} more: lumbar check {root})" if len(serious) > 1 else ""
-        raise InputError(f"{serious[0]}{more}")
+    refuse(serious, f" (and {len(serious) - 1} more: lumbar check {root})" if len(serious) > 1 else "")
     return competition
 
 
-def read_marked(root: Path) -> Competition:
+def read_marked(root: AnyPath) -> Competition:
     """Read the training split for its labelled points; grades need not be there.
 
     Raises:
         InputError: the series table is missing or faulty, or there is no table of coordinates.
     """
-    if (root / "train.csv").is_file():
-        return read_competition(root, "train")
-    table, path = root / "train_series_descriptions.csv", root / "train_label_coordinates.csv"
-    described, faults = read_series_table(table)
-    coordinates, found = read_coordinates(path, set(described["study_id"]), described)
-    series, more, notes = _locate(root / "train_images", described, table)
-    faults += found + more
-    serious = [fault for fault in faults if fault.serious]
-    if serious:
-        raise InputError(str(serious[0]))
-    studies = tuple(dict.fromkeys(described["study_id"]))
-    return Competition(root, "train", studies, series, no_labels(), coordinates, tuple(faults), notes)
+    return read_competition(root, "train", graded=(Path(root) / "train.csv").is_file())
 
 
-def find_faults(root: Path) -> list[Fault]:
+def find_faults(root: AnyPath, look: Callable[[Competition], list[Fault]] = lambda _: []) -> list[Fault]:
     """Read all tables of a competition folder and return every fault in them.
 
     A table that cannot be read at all is one serious fault, and the other split is still read.
 
+    Args:
+        root: the folder.
+        look: returns further faults of a split that was read.
+
     Raises:
         InputError: the folder holds none of the competition's series tables.
     """
+    root = Path(root)
     marks = {
         "train": ("train_series_descriptions.csv", "train.csv"),
         "test": ("test_series_descriptions.csv",),
@@ -141,49 +132,70 @@ def find_faults(root: Path) -> list[Fault]:
     faults: list[Fault] = []
     for split in splits:
         try:
-            faults += read_split(root, split).faults
+            competition = read_split(root, split)
         except InputError as error:
             faults.append(Fault(root, 0, True, str(error)))
+        else:
+            faults += [*competition.faults, *look(competition)]
     return faults
 
 
-def read_split(root: Path, split: str) -> Competition:
-    """Read one split with all its faults, the serious ones too; see `read_competition`."""
+def read_split(root: AnyPath, split: str, *, graded: bool = True) -> Competition:
+    """Read one split with all its faults, the serious ones too; see `read_competition`.
+
+    Args:
+        root: the folder that holds ``train.csv``, ``train_images`` and so on.
+        split: ``"train"`` or ``"test"``.
+        graded: whether a training split's studies are those of ``train.csv``; otherwise they are those of the
+            series table, and the table of coordinates must be there.
+
+    Raises:
+        InputError: a table is missing, or lacks a column.
+    """
+    root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the folder that holds train.csv and test_images")
     series_table = root / f"{split}_series_descriptions.csv"
     described, faults = read_series_table(series_table)
     labels, coordinates = no_labels(), no_coordinates()
-    if split == "train":
-        table, more = read_label_table(root / "train.csv")
-        labels, studies = label_rows(table), tuple(table["study_id"])
-        unknown = ~described["study_id"].isin(studies)
-        sentence = "study {study_id} is not in train.csv; the row is left out"
-        more += faults_of(series_table, described[unknown], sentence, False)
-        described = described[~unknown]
-        alone = table[~table["study_id"].isin(described["study_id"])]
-        sentence = "study {study_id} has no series in train_series_descriptions.csv"
-        more += faults_of(root / "train.csv", alone, sentence, False)
-        path = root / "train_label_coordinates.csv"
-        if path.is_file():
-            coordinates, found = read_coordinates(path, set(studies), described)
-            more += found
-        faults += more
-    else:
-        studies = _test_studies(root, described)
+    if split == "test":
+        studies = _test_studies(root / "sample_submission.csv", described)
         faults += _unnamed_folders(root / "test_images", set(studies))
+    else:
+        studies = tuple(dict.fromkeys(described["study_id"]))
+        if graded:
+            table, found = read_label_table(root / "train.csv")
+            labels, studies = label_rows(table), tuple(table["study_id"])
+            unknown = ~described["study_id"].isin(studies)
+            sentence = "study {study_id} is not in train.csv; the row is left out"
+            found += faults_of(series_table, described[unknown], sentence, False)
+            described = described[~unknown]
+            alone = table[~table["study_id"].isin(described["study_id"])]
+            sentence = "study {study_id} has no series in train_series_descriptions.csv"
+            faults += found + faults_of(root / "train.csv", alone, sentence, False)
+        path = root / "train_label_coordinates.csv"
+        if path.is_file() or not graded:
+            coordinates, found = read_coordinates(path, set(studies), described)
+            faults += found
     series, more, notes = _locate(root / f"{split}_images", described, series_table)
     return Competition(root, split, studies, series, labels, coordinates, tuple(faults + more), notes)
 
 
-def _test_studies(root: Path, described: pd.DataFrame) -> tuple[str, ...]:
-    """Every study that the sample or the series table names: each needs its 25 rows."""
-    studies: dict[str, None] = {}
-    sample = root / "sample_submission.csv"
-    if sample.is_file():
-        studies.update(dict.fromkeys(sample_studies(sample)))
-    studies.update(dict.fromkeys(described["study_id"]))
-    return tuple(studies)
+def _test_studies(sample: Path, described: pd.DataFrame) -> tuple[str, ...]:
+    """Return every study that the sample or the series table names: each needs its 25 rows."""
+    named = []
+    table = read_table(sample, ("row_id",)) if sample.is_file() else pd.DataFrame({"row_id": []})
+    for index, identifier in zip(table.index, table["row_id"], strict=True):
+        try:
+            named.append(split_row_id(identifier)[0])
+        except ValueError as error:
+            raise InputError(f"{sample}, line {index + 2}: {error}") from None
+        if len(named[-1]) > LONGEST_ID or "/" in named[-1]:
+            raise InputError(
+                f"{sample}, line {index + 2}: study {clipped(named[-1])} cannot name a folder: at most "
+                f"{LONGEST_ID} characters, without /"
+            )
+    return tuple(dict.fromkeys([*named, *described["study_id"]]))
 
 
 def _unnamed_folders(images: Path, studies: set[str]) -> list[Fault]:
@@ -199,11 +211,10 @@ def _locate(
     folders = [images / study / series for study, series in described[["study_id", "series_id"]].to_numpy()]
     there = np.array([os.path.isdir(folder) for folder in folders], dtype=bool)
     missing = described[~there]
-    if missing.empty or there.any():
-        place = str(images).replace("{", "{{").replace("}", "}}")
-        sentence = f"series {{series_id}} of study {{study_id}} has no folder in {place}; it is left out"
-        faults = faults_of(table, missing, sentence, False)
-    else:
+    place = str(images).replace("{", "{{").replace("}", "}}")
+    sentence = f"series {{series_id}} of study {{study_id}} has no folder in {place}; it is left out"
+    faults = faults_of(table, missing, sentence, False)
+    if faults and not there.any():
         sentence = f"none of its {len(missing)} series has a folder in {images}; download the pictures too"
         faults = [Fault(table, 0, False, sentence)]
     notes: dict[str, list[str]] = {}

@@ -8,8 +8,8 @@ import pandas as pd
 from sklearn.model_selection import StratifiedKFold
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import write_csv
-from lumbar_kaggle.tables.reading import read_table
+from lumbar_kaggle.core.files import AnyPath, write_csv
+from lumbar_kaggle.tables.reading import Checked, read_table, refuse
 
 
 def make_folds(labels: pd.DataFrame, folds: int, seed: int) -> pd.DataFrame:
@@ -52,6 +52,21 @@ def make_folds(labels: pd.DataFrame, folds: int, seed: int) -> pd.DataFrame:
     return pd.DataFrame({"study_id": studies, "fold": assigned})
 
 
+def read_folds(path: AnyPath) -> pd.DataFrame:
+    """Read a fold table: text ``study_id``, int64 ``fold``.
+
+    Raises:
+        InputError: the file is unreadable, a fold is no whole number, or a study has two.
+    """
+    checked = Checked(Path(path), read_table(path, ("study_id", "fold")))
+    whole = checked.table["fold"].str.fullmatch(r"[0-9]{1,9}").to_numpy(dtype=bool)
+    checked.fault(~whole, "fold is {fold!r}; it must be a whole number", True)
+    twice = checked.table["study_id"].duplicated()
+    checked.fault(twice, "study {study_id} stands here a second time; keep one row", True)
+    refuse(checked.faults)
+    return checked.table.astype({"fold": np.int64})
+
+
 def open_folds(path: Path, labels: pd.DataFrame, folds: int, seed: int) -> pd.DataFrame:
     """Return the fold table of a run: the one that it was begun with, or a new one, which is written.
 
@@ -64,7 +79,7 @@ def open_folds(path: Path, labels: pd.DataFrame, folds: int, seed: int) -> pd.Da
     """
     made = make_folds(labels, folds, seed)
     if path.is_file():
-        there = read_table(path, ("study_id", "fold")).astype({"fold": np.int64})
+        there = read_folds(path)
         if set(there["study_id"]) != set(made["study_id"].astype(str)):
             raise InputError(f"{path}: this run was begun with other studies; choose another --out folder")
         return there

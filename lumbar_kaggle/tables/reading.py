@@ -3,14 +3,17 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from string import Formatter
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.files import AnyPath
 from lumbar_kaggle.core.folders import shown
 from lumbar_kaggle.core.targets import (
     CONDITIONS,
@@ -21,7 +24,6 @@ from lumbar_kaggle.core.targets import (
     condition_words,
     level_words,
     row_id,
-    split_row_id,
 )
 
 COORDINATE_COLUMNS = ("study_id", "series_id", "instance_number", "condition", "level", "x", "y")
@@ -59,8 +61,49 @@ class Fault(NamedTuple):
         return shown(f"{place}: {self.message}")
 
 
-def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    """Read a CSV as text and check that it has `columns`; further columns are dropped.
+def refuse(faults: Sequence[Fault], remark: str = "") -> None:
+    """Raise the first of the faults, if there is one, as `InputError`."""
+    if faults:
+        raise InputError(f"{faults[0]}{remark}")
+
+
+class Checked:
+    """A table of `read_table` and the faults found in it so far.
+
+    Attributes:
+        path, table: the file and all its rows.
+        faults: one per row and reason.
+        wrong: ``[rows]`` bool, True where a row has a fault.
+    """
+
+    def __init__(self, path: Path, table: pd.DataFrame) -> None:
+        self.path, self.table = path, table
+        self.faults: list[Fault] = []
+        self.wrong = np.zeros(len(table), dtype=bool)
+
+    def fault(self, wrong: ArrayLike, sentence: str, serious: bool) -> None:
+        """Note the rows ``[rows]`` that are wrong, with a sentence as in `faults_of`."""
+        rows = np.asarray(wrong, dtype=bool)
+        self.faults += faults_of(self.path, self.table[rows], sentence, serious)
+        self.wrong |= rows
+
+    def identifiers(self, *columns: str) -> "Checked":
+        """Note identifiers that cannot name a folder; return the rows without them, to be checked further."""
+        for column in columns:
+            good = self.table[column].str.fullmatch(rf"[0-9]{{1,{LONGEST_ID}}}").to_numpy(dtype=bool)
+            sentence = f"{column} is {{{column}!r}}; it must be a whole number of at most {LONGEST_ID} digits"
+            self.fault(~good, sentence, True)
+        others = Checked(self.path, self.sound())
+        others.faults = self.faults
+        return others
+
+    def sound(self) -> pd.DataFrame:
+        """Return the rows without a fault."""
+        return self.table[~self.wrong]
+
+
+def read_table(path: AnyPath, columns: Sequence[str], *, whole: bool = False) -> pd.DataFrame:
+    """Read a CSV as text and check that it has `columns`; further columns stay only with `whole`.
 
     Returns:
         Text columns, empty text where nothing stands, and an index that gives ``line - 2``.
@@ -69,8 +112,13 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
         InputError: the file is missing, empty, no CSV, lacks a column or has one twice, or a field holds a
             line break or a NUL.
     """
+    path = Path(path)
+    columns = list(columns)
+    content = b""
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False)
+        content = b"" if path.suffix.lower() in ARCHIVES else path.read_bytes()
+        source = BytesIO(content) if content else path
+        table = pd.read_csv(source, dtype=str, keep_default_na=False, skip_blank_lines=False)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except IsADirectoryError:
@@ -97,19 +145,15 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     twice = [name for name in columns if f"{name}.1" in table.columns]
     if twice:
         raise InputError(f"{path}, line 1: column {twice[0]} is there twice; keep one")
-    broken = table[list(columns)].apply(lambda column: column.str.contains(r"[\r\n\0]")).any(axis=1)
-    line = int(broken.idxmax()) + 2 if broken.any() else _line_of_nul(path)
+    broken = table[columns].apply(lambda column: column.str.contains(r"[\r\n\0]")).any(axis=1)
+    # pandas before 3 ends a field at a NUL.
+    nul = content.find(b"\0")
+    line = int(broken.idxmax()) + 2 if broken.any() else content.count(b"\n", 0, nul) + 1 if nul >= 0 else 0
     if line:
         raise InputError(f"{path}, line {line}: a field holds a line break or a NUL; remove it")
     # A blank line is no row, yet it counts as a line of the file.
-    return table.loc[(table != "").any(axis=1), list(columns)]
-
-
-def _line_of_nul(path: Path) -> int:
-    """Return the line of a file's first NUL, at which pandas before 3 ends a field; 0 for none."""
-    content = b"" if path.suffix in ARCHIVES else path.read_bytes()
-    place = content.find(b"\0")
-    return content[:place].count(b"\n") + 1 if place >= 0 else 0
+    rows = table[(table != "").any(axis=1)]
+    return rows if whole else rows[columns]
 
 
 def label_rows(train: pd.DataFrame) -> pd.DataFrame:
@@ -133,14 +177,7 @@ def label_rows(train: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_labels(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
-    """Read a label table (``train.csv`` or a truth file of the same columns).
-
-    Returns:
-        As `label_rows`, and the faults: unknown severities and duplicate studies are serious.
-
-    Raises:
-        InputError: the file is missing, empty, no CSV, or lacks a column.
-    """
+    """Read a label table (``train.csv`` or a truth file) as `label_rows`; else as `read_label_table`."""
     table, faults = read_label_table(path)
     return label_rows(table), faults
 
@@ -149,22 +186,19 @@ def read_label_table(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
     """Read a label table as it stands: text columns ``study_id`` and the 25 targets.
 
     Returns:
-        The rows without those at fault, and the faults.
+        The rows without those at fault, and the faults; unknown severities and duplicate studies are serious.
 
     Raises:
-        InputError: the file is missing, empty, no CSV, or lacks a column.
+        InputError: as `read_table`.
     """
-    table = read_table(path, ("study_id", *TARGET_NAMES))
-    table, faults = _sound_identifiers(path, table, "study_id")
+    checked = Checked(path, read_table(path, ("study_id", *TARGET_NAMES))).identifiers("study_id")
+    table = checked.table
     twice = table["study_id"].duplicated()
-    faults += faults_of(path, table[twice], "study {study_id} stands here a second time; keep one row", True)
-    bad = np.zeros(len(table), dtype=bool)
+    checked.fault(twice, "study {study_id} stands here a second time; keep one row", True)
     for name in TARGET_NAMES:
-        unknown = ~table[name].isin([*SEVERITY_WORDS, ""])
-        bad |= unknown.to_numpy()
         sentence = f"{name} is {{{name}!r}}; it must be Normal/Mild, Moderate, Severe or empty"
-        faults += faults_of(path, table[unknown], sentence, True)
-    return table[~twice & ~bad].reset_index(drop=True), faults
+        checked.fault(~table[name].isin([*SEVERITY_WORDS, ""]), sentence, True)
+    return checked.sound().reset_index(drop=True), checked.faults
 
 
 def read_series_table(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
@@ -175,18 +209,17 @@ def read_series_table(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
         and the faults; an unknown description is serious.
 
     Raises:
-        InputError: the file is missing, empty, no CSV, or lacks a column.
+        InputError: as `read_table`.
     """
-    table = read_table(path, SERIES_COLUMNS)
-    table, faults = _sound_identifiers(path, table, "study_id", "series_id")
-    twice = table.duplicated(["study_id", "series_id"])
+    checked = Checked(path, read_table(path, SERIES_COLUMNS)).identifiers("study_id", "series_id")
+    table = checked.table
     sentence = "series {series_id} of study {study_id} stands here a second time; the row is left out"
-    faults += faults_of(path, table[twice], sentence, False)
+    checked.fault(table.duplicated(["study_id", "series_id"]), sentence, False)
     kind = table["series_description"].map(SERIES_DESCRIPTIONS)
     words = ", ".join(SERIES_DESCRIPTIONS)
     sentence = f"series_description is {{series_description!r}}; it must be one of {words}"
-    faults += faults_of(path, table[kind.isna()], sentence, True)
-    return table.assign(kind=kind)[~twice & kind.notna()], faults
+    checked.fault(kind.isna(), sentence, True)
+    return table.assign(kind=kind)[~checked.wrong], checked.faults
 
 
 def read_coordinates(
@@ -204,20 +237,19 @@ def read_coordinates(
         float (column and row in px of the stored image), index ``line - 2``; and the faults.
 
     Raises:
-        InputError: the file is missing, empty, no CSV, or lacks a column.
+        InputError: as `read_table`.
     """
     table = read_table(path, COORDINATE_COLUMNS)
-    conditions = {condition_words(name): name for name in CONDITIONS}
-    levels = {level_words(name): name for name in LEVELS}
-    faults: list[Fault] = []
-    bad = np.zeros(len(table), dtype=bool)
-    for column, names in (("condition", conditions), ("level", levels)):
-        unknown = ~table[column].isin(list(names))
-        sentence = f"{column} is {{{column}!r}}; it must be one of {', '.join(names)}"
-        faults += faults_of(path, table[unknown], sentence, True)
-        bad |= unknown.to_numpy()
+    checked = Checked(path, table)
+    names = {
+        "condition": {condition_words(name): name for name in CONDITIONS},
+        "level": {level_words(name): name for name in LEVELS},
+    }
+    for column, words in names.items():
+        sentence = f"{column} is {{{column}!r}}; it must be one of {', '.join(words)}"
+        checked.fault(~table[column].isin(list(words)), sentence, True)
     numbers = table[["instance_number", "x", "y"]].apply(to_floats).astype(np.float64)
-    for column in ("instance_number", "x", "y"):
+    for column in numbers.columns:
         # Negative pixels are outside of every image, whatever its size.
         wrong = ~(numbers[column] >= 0) | ~np.isfinite(numbers[column])
         wanted = "a number, 0 or more"
@@ -226,47 +258,19 @@ def read_coordinates(
             wrong |= (numbers[column] % 1 != 0) | (numbers[column] >= 2**31)
             wanted = "a whole number, 0 or more and of 32 bits"
         sentence = f"{column} is {{{column}!r}}; it must be {wanted}; the row is left out"
-        faults += faults_of(path, table[wrong], sentence, False)
-        bad |= wrong.to_numpy()
+        checked.fault(wrong, sentence, False)
     unknown = ~table["study_id"].isin(studies)
-    faults += faults_of(
-        path, table[unknown], "study {study_id} is not in train.csv; the row is left out", False
-    )
-    pairs = set(zip(described["study_id"], described["series_id"], strict=True))
-    keys = zip(table["study_id"], table["series_id"], strict=True)
-    strange = np.array([key not in pairs for key in keys], dtype=bool) & ~unknown.to_numpy()
+    checked.fault(unknown, "study {study_id} is not in train.csv; the row is left out", False)
+    pairs = pd.MultiIndex.from_frame(described[["study_id", "series_id"]])
+    strange = ~pd.MultiIndex.from_frame(table[["study_id", "series_id"]]).isin(pairs) & ~unknown
     sentence = "series {series_id} is not in train_series_descriptions.csv; the row is left out"
-    faults += faults_of(path, table[strange], sentence, False)
-    twice = table.duplicated(["study_id", "condition", "level"]).to_numpy()
+    checked.fault(strange, sentence, False)
+    twice = table.duplicated(["study_id", "condition", "level"])
     sentence = "study {study_id} has this condition and level a second time; the row is left out"
-    faults += faults_of(path, table[twice], sentence, False)
-    table = table.assign(
-        condition=table["condition"].map(conditions), level=table["level"].map(levels), **numbers
-    )
-    kept = table[~(bad | unknown.to_numpy() | strange | twice)]
-    return kept.astype({"instance_number": np.int64}), faults
-
-
-def sample_studies(path: Path) -> list[str]:
-    """Return the studies that a sample submission names, in its order.
-
-    Raises:
-        InputError: the file is unreadable, or a row identifier is not study + target.
-    """
-    studies: dict[str, None] = {}
-    table = read_table(path, ("row_id",))
-    for index, identifier in zip(table.index, table["row_id"], strict=True):
-        try:
-            study = split_row_id(identifier)[0]
-        except ValueError as error:
-            raise InputError(f"{path}, line {index + 2}: {error}") from None
-        if len(study) > LONGEST_ID or "/" in study:
-            raise InputError(
-                f"{path}, line {index + 2}: study {clipped(study)} cannot name a folder: at most "
-                f"{LONGEST_ID} characters, without /"
-            )
-        studies[study] = None
-    return list(studies)
+    checked.fault(twice, sentence, False)
+    spelt = {column: table[column].map(words) for column, words in names.items()}
+    kept = table.assign(**spelt, **numbers)[~checked.wrong]
+    return kept.astype({"instance_number": np.int64}), checked.faults
 
 
 def to_floats(texts: pd.Series) -> pd.Series:
@@ -286,11 +290,8 @@ def as_numbers(path: Path, table: pd.DataFrame, *columns: str, least: float = -n
         values = to_floats(table[column])
         wrong = ~np.isfinite(values) | (values < least)
         wanted = "a number" if least == -np.inf else f"a number, {least:g} or more"
-        faults = faults_of(
-            path, table[wrong].head(1), f"{column} is {{{column}!r}}; it must be {wanted}", True
-        )
-        if faults:
-            raise InputError(str(faults[0]))
+        sentence = f"{column} is {{{column}!r}}; it must be {wanted}"
+        refuse(faults_of(path, table[wrong].head(1), sentence, True))
         table = table.assign(**{column: values})
     return table
 
@@ -302,17 +303,6 @@ def read_label_weights(path: Path) -> pd.DataFrame:
         InputError: the file is unreadable, or a weight is no such number.
     """
     return as_numbers(path, read_table(path, ("row_id", "weight")), "weight", least=0)
-
-
-def _sound_identifiers(path: Path, table: pd.DataFrame, *columns: str) -> tuple[pd.DataFrame, list[Fault]]:
-    """Return the rows whose identifiers can name a folder, and the faults of the others."""
-    sound, faults = np.ones(len(table), dtype=bool), []
-    for column in columns:
-        good = table[column].str.fullmatch(rf"[0-9]{{1,{LONGEST_ID}}}").to_numpy(dtype=bool)
-        sentence = f"{column} is {{{column}!r}}; it must be a whole number of at most {LONGEST_ID} digits"
-        faults += faults_of(path, table[~good], sentence, True)
-        sound &= good
-    return table[sound], faults
 
 
 def faults_of(path: Path, rows: pd.DataFrame, sentence: str, serious: bool) -> list[Fault]:

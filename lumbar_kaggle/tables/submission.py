@@ -6,22 +6,33 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import write_csv
+from lumbar_kaggle.core.files import AnyPath, write_csv
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES, row_id
-from lumbar_kaggle.score.metric import prior_predictions
 from lumbar_kaggle.tables.competition import read_split, submission_rows
-from lumbar_kaggle.tables.reading import Fault, clipped, faults_of, read_table, to_floats
+from lumbar_kaggle.tables.reading import Checked, Fault, clipped, faults_of, read_table, refuse, to_floats
 
 COLUMNS = ("row_id", *SEVERITIES)
 SUM_TOLERANCE = 1e-6
 """How far a row's sum may be from 1; the platform does not say what it does with such rows."""
 
-
 LONGEST_ROW = 300
 """Characters of a row's identifier: a study that names a folder (255 at most), and its target."""
 
 MISSING = "row {row_id} is missing; every test study needs its 25 rows"
+
+
+def prior_predictions(prior: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the prior as predictions for `rows`.
+
+    Args:
+        prior: as from `metric.weighted_prior`: 25 rows indexed by target name, columns `SEVERITIES`.
+        rows: columns ``row_id, target``.
+
+    Returns:
+        Columns ``row_id, normal_mild, moderate, severe``, in the order of `rows`.
+    """
+    values = prior.loc[rows["target"], list(SEVERITIES)].reset_index(drop=True)
+    return pd.concat([rows["row_id"].reset_index(drop=True), values], axis=1)
 
 
 class Submission:
@@ -59,7 +70,7 @@ class Submission:
         write_csv(self.path, self.table)
 
 
-def read_predictions(path: Path) -> pd.DataFrame:
+def read_predictions(path: AnyPath) -> pd.DataFrame:
     """Read a file of predictions for scoring: unique rows with numbers from 0 to 1, whatever their
     sum; further columns are left out.
 
@@ -69,13 +80,13 @@ def read_predictions(path: Path) -> pd.DataFrame:
     Raises:
         InputError: with the first fault, when there is one.
     """
-    table, faults = _read(path)
-    if faults:
-        raise InputError(str(faults[0]))
+    path = Path(path)
+    table, faults = _check_rows(path, read_table(path, COLUMNS))
+    refuse(faults)
     return table
 
 
-def validate(path: Path, competition: Path) -> list[Fault]:
+def validate(path: AnyPath, competition: AnyPath) -> list[Fault]:
     """Check a submission against a competition folder.
 
     Args:
@@ -88,52 +99,39 @@ def validate(path: Path, competition: Path) -> list[Fault]:
     Raises:
         InputError: a file is missing or lacks its columns.
     """
-    table, faults = _read(path)
+    path = Path(path)
+    text = read_table(path, COLUMNS, whole=True)
+    table, faults = _check_rows(path, text)
     # Kaggle's server refuses the file for any further column.
-    further = [name for name in pd.read_csv(path, nrows=0).columns if name not in COLUMNS]
     faults += [
         Fault(path, 1, True, f"column {clipped(name)!r} is not in the sample submission; remove it")
-        for name in further
+        for name in text.columns.difference(list(COLUMNS), sort=False)
     ]
     table = table.assign(total=table[list(SEVERITIES)].sum(axis=1))
     off = table[(table["total"] - 1).abs() > SUM_TOLERANCE]
     faults += faults_of(path, off, "row {row_id} sums to {total:.6g}; it must be 1", True)
-    rows = read_split(competition, "test").rows()
-    present = read_table(path, COLUMNS)["row_id"]
-    known = set(rows["row_id"])
-    extra = present[~present.isin(known)].to_frame()
+    wanted = read_split(competition, "test").rows()["row_id"]
+    extra = text[~text["row_id"].isin(wanted)]
     faults += faults_of(path, extra, "row {row_id} is not among the test rows; remove it", True)
-    missing = rows[~rows["row_id"].isin(set(present))]
-    faults += [
-        Fault(path, 0, True, MISSING.format(row_id=identifier), MISSING) for identifier in missing["row_id"]
-    ]
+    missing = wanted[~wanted.isin(text["row_id"])]
+    faults += [Fault(path, 0, True, MISSING.format(row_id=identifier), MISSING) for identifier in missing]
     return sorted(faults, key=lambda fault: (fault.line == 0, fault.line))
 
 
-def _read(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
-    """Read a predictions table and return its sound rows (index: line - 2), and the faults of the others."""
-    text = read_table(path, COLUMNS)
+def _check_rows(path: Path, text: pd.DataFrame) -> tuple[pd.DataFrame, list[Fault]]:
+    """Return the sound rows of a predictions table (index: line - 2), and the faults of the others."""
     numbers = text[list(SEVERITIES)].apply(to_floats).astype(np.float64)
-    faults: list[Fault] = []
-    bad = text["row_id"].str.len() > LONGEST_ROW
-    faults += faults_of(path, text[bad], "row {row_id} has an identifier of too many characters", True)
+    checked = Checked(path, text)
+    too_long = text["row_id"].str.len() > LONGEST_ROW
+    checked.fault(too_long, "row {row_id} has an identifier of too many characters", True)
     twice = text["row_id"].duplicated()
-    faults += faults_of(path, text[twice], "row {row_id} stands here a second time; keep one", True)
-    bad |= twice
+    checked.fault(twice, "row {row_id} stands here a second time; keep one", True)
     for name in SEVERITIES:
-        strange = ~np.isfinite(numbers[name])
-        faults += faults_of(
-            path, text[strange], f"row {{row_id}}: {name} is {{{name}!r}}; it must be a number", True
-        )
-        negative = numbers[name] < 0
-        faults += faults_of(
-            path, text[negative], f"row {{row_id}}: {name} is {{{name}}}; it must be 0 or more", True
-        )
-        large = np.isfinite(numbers[name]) & (numbers[name] > 1)
-        faults += faults_of(
-            path, text[large], f"row {{row_id}}: {name} is {{{name}}}; it must be 1 or less", True
-        )
-        bad |= strange | negative | large
-    zero = (numbers.sum(axis=1) <= 0) & ~bad
-    faults += faults_of(path, text[zero], "row {row_id}: all three are 0; they must sum to 1", True)
-    return text[["row_id"]].join(numbers)[~(bad | zero)], faults
+        value, finite = numbers[name], np.isfinite(numbers[name])
+        checked.fault(~finite, f"row {{row_id}}: {name} is {{{name}!r}}; it must be a number", True)
+        checked.fault(value < 0, f"row {{row_id}}: {name} is {{{name}}}; it must be 0 or more", True)
+        large = finite & (value > 1)
+        checked.fault(large, f"row {{row_id}}: {name} is {{{name}}}; it must be 1 or less", True)
+    zero = (numbers.sum(axis=1) <= 0) & ~checked.wrong
+    checked.fault(zero, "row {row_id}: all three are 0; they must sum to 1", True)
+    return checked.sound()[["row_id"]].join(numbers), checked.faults

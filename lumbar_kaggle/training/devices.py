@@ -9,7 +9,7 @@ import torch
 from fastai.callback import fp16 as _fp16  # noqa: F401 — gives Learner its to_fp16
 from fastai.learner import Learner
 
-from lumbar_kaggle.core.processes import end_with_parent, start_method, usable_cores
+from lumbar_kaggle.core.budget import end_with_parent, start_method, usable_cores
 
 Shared = TypeVar("Shared")
 Item = TypeVar("Item")

@@ -20,7 +20,7 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked
 from lumbar_kaggle.core.settings import load_config, save_config
 from lumbar_kaggle.core.targets import SEVERITY_WEIGHTS, TARGETS
-from lumbar_kaggle.phantom.slices import draw_middle_slices
+from lumbar_kaggle.phantom.imaging import draw_middle_slices
 from lumbar_kaggle.training.devices import training_device
 from lumbar_kaggle.training.encoders import body_state, build_network
 from lumbar_kaggle.training.loop import make_learner, train_file

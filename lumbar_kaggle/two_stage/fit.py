@@ -27,9 +27,12 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked, read_csv, write_csv, write_text
 from lumbar_kaggle.core.settings import tie
 from lumbar_kaggle.dicom.cache import Cache
-from lumbar_kaggle.score.blend.command import blend_files
+from lumbar_kaggle.score.blend import save_blend
+from lumbar_kaggle.score.blend_files import NOISE_ABOVE, read_folds
+from lumbar_kaggle.score.blend_files import blend as blend_tables
 from lumbar_kaggle.tables.competition import Competition, read_competition
 from lumbar_kaggle.tables.folds import open_folds
+from lumbar_kaggle.tables.submission import read_predictions
 from lumbar_kaggle.two_stage import config as configuration
 from lumbar_kaggle.two_stage.config import RERUN, RUN_FILE, TwoStageConfig, grade_folder
 from lumbar_kaggle.two_stage.grade import fit as grading
@@ -266,16 +269,17 @@ def finish(competition: Competition, run: Path, config: TwoStageConfig) -> str:
 
 
 def blend(competition: Competition, run: Path, models: int) -> None:
-    """Blend the models' out-of-fold predictions; see `blend.command.blend_files`."""
-    files = [grade_folder(run, number) / "oof.csv" for number in range(1, models + 1)]
-    blended = blend_files(
-        files,
-        competition.root / "train.csv",
-        grade_folder(run, 1) / "folds.csv",
-        run / "oof.csv",
-        model=run / "blend.json",
-        noise=run / "noise.csv",
-    )
+    """Blend the models' out-of-fold predictions; see `blend_files.blend`."""
+    tables = {
+        f"grade-{number}": read_predictions(grade_folder(run, number) / "oof.csv")
+        for number in range(1, models + 1)
+    }
+    folds = read_folds(grade_folder(run, 1) / "folds.csv")
+    blended = blend_tables(tables, competition.labels, folds, noise_above=NOISE_ABOVE)
+    write_csv(run / "oof.csv", blended.table)
+    save_blend(run / "blend.json", blended.fit.model)
+    if blended.noise is not None:
+        write_csv(run / "noise.csv", blended.noise.table)
     write_text(run / "blend.txt", blended.text() + "\n")
     log.info(blended.text())
 

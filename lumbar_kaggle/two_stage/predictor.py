@@ -15,7 +15,7 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import LEVELS, TARGETS
 from lumbar_kaggle.inference.base import Prediction, Study
 from lumbar_kaggle.inference.bundle import MANIFEST, Manifest
-from lumbar_kaggle.score.blend.model import BlendModel, apply_cells, load_blend
+from lumbar_kaggle.score.blend import BlendModel, apply_cells, load_blend
 from lumbar_kaggle.training.devices import usable_devices
 from lumbar_kaggle.two_stage.config import from_content
 from lumbar_kaggle.two_stage.export import BLEND, GradeModel, Models, read_models

@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 import pydicom
 
-from lumbar_kaggle.core.processes import start_method, usable_cores
+from lumbar_kaggle.core.budget import start_method, usable_cores
 from lumbar_kaggle.core.targets import SCORE_GROUPS, SERIES_DESCRIPTIONS, SEVERITY_WORDS, TARGET_NAMES
-from lumbar_kaggle.phantom.sets import STANDARD_SETS
+from lumbar_kaggle.phantom.settings import STANDARD_SETS
 from tests.support.leak_features import (
     Features,
     Scanned,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lumbar_kaggle.core.processes import usable_cores
+from lumbar_kaggle.core.budget import usable_cores
 from lumbar_kaggle.phantom import write_set
-from lumbar_kaggle.phantom.sets import STANDARD_SETS
+from lumbar_kaggle.phantom.settings import STANDARD_SETS
 
 STUDIES = 24  # enough that the start of the workers does not count
 REQUIRED = 0.5

@@ -28,7 +28,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from lumbar_kaggle.dicom import decoder_process
+from lumbar_kaggle.dicom import frames
 from lumbar_kaggle.dicom.decoders import Layout, check_frame, decoders, stored
 from lumbar_kaggle.dicom.frames import read_layout
 from lumbar_kaggle.dicom.headers import Header, read_file
@@ -166,9 +166,9 @@ def test_a_decoders_panic_is_a_reason(tmp_path: Path, capfd: pytest.CaptureFixtu
 @pytest.fixture
 def no_child() -> Iterator[None]:
     """Without the child of the tests before."""
-    decoder_process._end()
+    frames._end()
     yield
-    decoder_process._end()
+    frames._end()
 
 
 @pytest.mark.usefixtures("no_child")
@@ -185,7 +185,7 @@ def test_the_death_of_a_decoder_is_a_reason_and_the_next_file_is_read(tmp_path: 
             read(damaged)
     np.testing.assert_array_equal(decode(path), pixels)
     # Dead between two files, nobody's fault.
-    child = decoder_process._child
+    child = frames._child
     assert child is not None
     child.kill()
     child.wait()
@@ -221,8 +221,8 @@ def write_numbered(path: Path, number: int) -> np.ndarray:
 def child_of_a_worker(path: Path) -> int:
     """Decode in a worker process; return its child's process id."""
     decode(path)
-    assert decoder_process._child is not None
-    return decoder_process._child.pid
+    assert frames._child is not None
+    return frames._child.pid
 
 
 @pytest.mark.usefixtures("no_child")
@@ -260,10 +260,10 @@ def test_a_script_without_main_guard_may_decode_and_leaves_nothing_behind(tmp_pa
         "import os, signal, sys\n"
         f"sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
         "from pathlib import Path\n"
-        "from lumbar_kaggle.dicom import decoder_process\n"
+        "from lumbar_kaggle.dicom import frames\n"
         "from lumbar_kaggle.dicom.instances import decode\n"
         f"decode(Path({str(tmp_path / '1.dcm')!r}))\n"
-        "print(decoder_process._child.pid, flush=True)\n"
+        "print(frames._child.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=tmp_path)

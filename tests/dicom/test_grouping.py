@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lumbar_kaggle.dicom.grouping import group_slices, may_be, plane_of
+from lumbar_kaggle.dicom.grouping import group_slices, may_be, middle_first, plane_of
 from lumbar_kaggle.dicom.instances import Instance
-from lumbar_kaggle.dicom.ordering import middle_first
 from tests.support.dicom_files import SAGITTAL
 
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)

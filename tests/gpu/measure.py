@@ -31,14 +31,13 @@ from PIL import Image
 
 from lumbar_kaggle.baseline.config import BaselineConfig
 from lumbar_kaggle.baseline.training import Job, train_target
-from lumbar_kaggle.core.budget import Budget, OutOfTime
-from lumbar_kaggle.core.processes import usable_cores
+from lumbar_kaggle.core.budget import Budget, OutOfTime, usable_cores
 from lumbar_kaggle.core.targets import TARGET_NAMES
 from lumbar_kaggle.inference.bundle import read_manifest
 from lumbar_kaggle.inference.predict import study_rows
 from lumbar_kaggle.phantom import write_set
-from lumbar_kaggle.phantom.sets import STANDARD_SETS, PhantomSet
-from lumbar_kaggle.phantom.slices import draw_middle_slices
+from lumbar_kaggle.phantom.imaging import draw_middle_slices
+from lumbar_kaggle.phantom.settings import STANDARD_SETS, PhantomSet
 from lumbar_kaggle.pipeline import export_run, preprocess_folder
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.training.encoders import build_network

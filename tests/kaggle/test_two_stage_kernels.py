@@ -14,7 +14,7 @@ from lumbar_kaggle.inference.bundle import read_manifest
 from lumbar_kaggle.kaggle.sessions import RESUMABLE
 from lumbar_kaggle.kaggle.two_stage import blend_session, train_grade_session, train_locate_session
 from lumbar_kaggle.phantom import write_set
-from lumbar_kaggle.phantom.sets import STANDARD_SETS, PhantomSet
+from lumbar_kaggle.phantom.settings import STANDARD_SETS, PhantomSet
 from lumbar_kaggle.pipeline import export_run, preprocess_folder, train_two_stage
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.training.encoders import body_state, build_body

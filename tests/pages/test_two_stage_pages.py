@@ -22,7 +22,7 @@ from lumbar_kaggle.pages.render import fixed, percent
 from lumbar_kaggle.pages.report import write_report
 from lumbar_kaggle.pages.study import write_study_page
 from lumbar_kaggle.phantom import write_set
-from lumbar_kaggle.phantom.sets import choose_set
+from lumbar_kaggle.phantom.settings import choose_set
 from lumbar_kaggle.pipeline import export_run, preprocess_folder, train_two_stage
 from lumbar_kaggle.score.metric import score
 from lumbar_kaggle.tables.competition import read_competition

@@ -8,12 +8,12 @@ import pydicom
 import pytest
 
 from lumbar_kaggle.core.targets import CONDITIONS
-from lumbar_kaggle.phantom.acquisition import SeriesPlan
 from lumbar_kaggle.phantom.dicom import SYNTAXES, write_instance
+from lumbar_kaggle.phantom.grades import Grades
 from lumbar_kaggle.phantom.patient import USUAL_SACRAL, Patient, draw_patient
-from lumbar_kaggle.phantom.population import Grades
-from lumbar_kaggle.phantom.rendering import Plane, Scene
-from lumbar_kaggle.phantom.study import plan_study
+from lumbar_kaggle.phantom.planes import Plane
+from lumbar_kaggle.phantom.rendering import Scene
+from lumbar_kaggle.phantom.study import SeriesPlan, plan_study
 from lumbar_kaggle.phantom.tables import read_study
 from lumbar_kaggle.phantom.tissues import Timing, Weighting, contrast_of
 
@@ -78,7 +78,7 @@ def test_the_sac_narrows_from_fourteen_to_five_millimetres() -> None:
     for g in STEPS:
         scene = scene_with("spinal_canal_stenosis", g)
         at = round(scene.spine.level_at(2) / 0.25)
-        widths.append(scene.canal.bounds[1, at] - scene.canal.bounds[0, at])
+        widths.append(scene.sac.bounds[1, at] - scene.sac.bounds[0, at])
     assert np.all(np.diff(widths) < 0)
     assert 12 < widths[0] < 17
     assert widths[-1] < 5.5

@@ -8,14 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from lumbar_kaggle.phantom.acquisition import SeriesPlan
-from lumbar_kaggle.phantom.artefacts import Artefacts
-from lumbar_kaggle.phantom.coil import draw_coil, gains
+from lumbar_kaggle.phantom.artefacts import Artefacts, draw_coil, gains
 from lumbar_kaggle.phantom.imaging import Setting, acquired_plane, draw_setting, reconstruct, take_image
-from lumbar_kaggle.phantom.rendering import Plane
-from lumbar_kaggle.phantom.settings import Defects, Scanners
-from lumbar_kaggle.phantom.study import plan_study
-from lumbar_kaggle.phantom.vendors import VENDORS
+from lumbar_kaggle.phantom.planes import Plane
+from lumbar_kaggle.phantom.settings import VENDORS, Defects, Scanners
+from lumbar_kaggle.phantom.study import SeriesPlan, plan_study
 
 
 def a_series() -> SeriesPlan:

@@ -12,9 +12,9 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 
-from lumbar_kaggle.core.processes import start_method
+from lumbar_kaggle.core.budget import start_method
 from lumbar_kaggle.core.targets import SCORE_GROUPS
-from lumbar_kaggle.phantom.rendering import Plane
+from lumbar_kaggle.phantom.planes import Plane
 from tests.support.leak_features import Sample, cut_patch, header_sample, rendered_sample
 from tests.support.leak_measure import (
     all_labels,

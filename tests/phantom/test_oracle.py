@@ -11,6 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES, SEVERITY_WEIGHTS
+from lumbar_kaggle.phantom.grades import (
+    CAP,
+    GROUP_OF_TARGET,
+    STANDARD,
+    draw_grades,
+    frequencies,
+    latent_factor,
+    read_grades,
+    severity_of,
+)
 from lumbar_kaggle.phantom.oracle import (
     ORACLE_COLUMNS,
     best_submission,
@@ -18,11 +28,9 @@ from lumbar_kaggle.phantom.oracle import (
     reader_probabilities,
     worst_canal_probabilities,
 )
-from lumbar_kaggle.phantom.population import CAP, draw_grades, latent_factor, severity_of
-from lumbar_kaggle.phantom.reader import GROUP_OF_TARGET, STANDARD, frequencies, read_grades
 from lumbar_kaggle.phantom.study import plan_study
 from lumbar_kaggle.phantom.tables import oracle_table, read_study
-from lumbar_kaggle.score.metric import PARTS, any_severe_loss, weighted_log_loss
+from lumbar_kaggle.score.metric import PARTS, part_scores, study_sums
 from lumbar_kaggle.tables.submission import read_predictions
 
 PATIENTS, REDRAWS = 120, 360
@@ -61,13 +69,7 @@ def oracle() -> np.ndarray:
 
 def scores_on(submitted: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Official parts of one submission ``[n, 25, 3]`` on labels ``[n, 25]``."""
-    parts = {
-        name: weighted_log_loss(submitted[:, of_group(g)].reshape(-1, 3), labels[:, of_group(g)].ravel())
-        for g, name in enumerate(SCORE_GROUPS)
-    }
-    study = np.repeat(np.arange(len(labels)), 5)
-    parts["any_severe_spinal"] = any_severe_loss(submitted[:, :5, 2].ravel(), labels[:, :5].ravel(), study)
-    return parts
+    return dict(zip(PARTS, part_scores(study_sums(submitted, labels).sum(axis=0)).tolist(), strict=True))
 
 
 def sums_on(submitted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -20,7 +20,7 @@ from lumbar_kaggle.core.targets import LEVELS, SAMPLE_ORDER, SERIES_DESCRIPTIONS
 from lumbar_kaggle.dicom.geometry import to_patient
 from lumbar_kaggle.phantom import write_competition
 from lumbar_kaggle.phantom.generate import MANIFEST, Request, make_study
-from lumbar_kaggle.phantom.sets import PhantomSet
+from lumbar_kaggle.phantom.settings import PhantomSet
 
 STUDIES, TEST_STUDIES, SEED = 2, 1, 7
 

@@ -8,21 +8,19 @@ import pytest
 from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import CONDITIONS, SCORE_GROUPS, TARGETS
-from lumbar_kaggle.phantom.population import (
+from lumbar_kaggle.phantom.grades import (
     CAP,
-    Grades,
-    draw_grades,
-    latent_factor,
-    severity_of,
-)
-from lumbar_kaggle.phantom.reader import (
     OTHER_SIDE,
     STANDARD,
+    Grades,
     confusions,
+    draw_grades,
     frequencies,
     grade_frequencies,
+    latent_factor,
     mixing,
     read_grades,
+    severity_of,
     thresholds,
 )
 from lumbar_kaggle.phantom.settings import Reader

@@ -11,12 +11,13 @@ from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES, TARGET_NAMES, t
 from lumbar_kaggle.score.agreement import class_auc, confusion, evaluate, evaluate_targets
 from lumbar_kaggle.score.metric import (
     PARTS,
-    any_severe_loss,
-    prior_predictions,
+    part_scores,
     score,
+    study_sums,
     weighted_log_loss,
     weighted_prior,
 )
+from lumbar_kaggle.tables.submission import prior_predictions
 
 REAL_COUNTS = {
     "spinal_canal_stenosis": [
@@ -122,10 +123,19 @@ def real_labels() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["row_id", "study_id", "target", "severity"])
 
 
+def any_severe_loss(severe: np.ndarray, severity: np.ndarray) -> float:
+    """The any-severe term of ``[studies, levels]`` canal predictions and labels, and of nothing else."""
+    probabilities, labels = np.full((len(severe), 25, 3), np.nan), np.full((len(severe), 25), -1)
+    levels = slice(severe.shape[1])
+    probabilities[:, levels] = severe[..., None]
+    labels[:, levels] = severity
+    return float(part_scores(study_sums(probabilities, labels).sum(axis=0))[3])
+
+
 def worst_canal_loss(severe: float) -> float:
     """The any-severe term of one constant on the real table's studies."""
     severity = np.repeat([0, 1, 2], REAL_WORST_CANAL)
-    return any_severe_loss(np.full(len(severity), severe), severity, np.arange(len(severity)))
+    return any_severe_loss(np.full((len(severity), 1), severe), severity[:, None])
 
 
 @given(seed=st.integers(0, 2**32 - 1))
@@ -186,7 +196,7 @@ def test_any_severe_of_the_priors_is_the_published_constant(real_labels: pd.Data
 def test_any_severe_takes_the_worst_row_of_a_study() -> None:
     """Label, prediction and weight are each the greatest of the study's rows, worked out by hand."""
     # Study a: severe, predicted 0.7 (weight 4). Study b: moderate at worst, predicted 0.4 (weight 2).
-    loss = any_severe_loss([0.1, 0.7, 0.4, 0.2], [2, 0, 1, 0], ["a", "a", "b", "b"])
+    loss = any_severe_loss(np.array([[0.1, 0.7], [0.4, 0.2]]), np.array([[2, 0], [1, 0]]))
     assert loss == pytest.approx((4 * -np.log(0.7) + 2 * -np.log(0.6)) / 6, abs=1e-12)
 
 
@@ -348,7 +358,7 @@ def test_prior_predictions_stand_in_the_order_of_the_rows() -> None:
         assert list(values) == list(prior.loc[name])
 
 
-# What the score does not tell: `evaluation`.
+# What the score does not tell: `agreement`.
 
 SMALL_PROBABILITIES = np.array(
     [[0.7, 0.2, 0.1], [0.2, 0.5, 0.3], [0.6, 0.3, 0.1], [0.1, 0.2, 0.7], [0.3, 0.4, 0.3], [0.5, 0.1, 0.4]]

@@ -5,10 +5,9 @@ import pandas as pd
 from scipy.special import ndtr
 
 from lumbar_kaggle.core.targets import SEVERITY_WORDS, TARGET_NAMES
+from lumbar_kaggle.phantom.grades import STANDARD, latent_factor, read_grades, thresholds, total_noise
 from lumbar_kaggle.phantom.oracle import best_submission
-from lumbar_kaggle.phantom.population import latent_factor
-from lumbar_kaggle.phantom.reader import STANDARD, read_grades, thresholds, total_noise
-from lumbar_kaggle.score.blend.cells import Cells
+from lumbar_kaggle.score.cells import Cells
 
 
 def make_cells(files: np.ndarray, severity: np.ndarray, folds: int = 3, first: int = 1000) -> Cells:

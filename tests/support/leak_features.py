@@ -18,7 +18,7 @@ from lumbar_kaggle.dicom import intensity
 from lumbar_kaggle.dicom.geometry import to_slice
 from lumbar_kaggle.phantom.dicom import write_instance
 from lumbar_kaggle.phantom.imaging import Scan
-from lumbar_kaggle.phantom.rendering import Plane
+from lumbar_kaggle.phantom.planes import Plane
 from lumbar_kaggle.phantom.settings import Defects, Scanners
 from lumbar_kaggle.phantom.study import StudyPlan, plan_study
 from lumbar_kaggle.phantom.tables import read_study, true_point

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from lumbar_kaggle.core.targets import CONDITIONS, LEVELS
-from lumbar_kaggle.phantom.reader import (
+from lumbar_kaggle.phantom.grades import (
     GROUP_OF_TARGET,
     STANDARD,
     confusions,

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.phantom.slices import draw_middle_slices
+from lumbar_kaggle.phantom.imaging import draw_middle_slices
 from lumbar_kaggle.training.encoders import body_state, build_network, load_pretrained
 from lumbar_kaggle.training.pretraining import pretrain
 from lumbar_kaggle.training.pretraining_config import PretrainConfig

@@ -14,8 +14,9 @@ from fastai.torch_core import to_float, to_half
 
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.score.metric import prior_predictions, score, weighted_prior
+from lumbar_kaggle.score.metric import score, weighted_prior
 from lumbar_kaggle.tables.competition import Competition
+from lumbar_kaggle.tables.submission import prior_predictions
 from lumbar_kaggle.training.callbacks import MovingAverage
 from lumbar_kaggle.training.encoders import build_encoder
 from lumbar_kaggle.two_stage.grade.augment import (

@@ -21,7 +21,7 @@ from lumbar_kaggle.inference.base import Study
 from lumbar_kaggle.inference.bundle import read_manifest
 from lumbar_kaggle.inference.predict import log_path, predict, study_rows
 from lumbar_kaggle.phantom import write_set
-from lumbar_kaggle.phantom.sets import STANDARD_SETS
+from lumbar_kaggle.phantom.settings import STANDARD_SETS
 from lumbar_kaggle.pipeline import export_run, preprocess_folder, train_two_stage
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.tables.submission import validate

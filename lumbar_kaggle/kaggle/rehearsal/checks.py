@@ -9,7 +9,7 @@ from lumbar_kaggle.kaggle.rehearsal.hidden import HiddenSet
 from lumbar_kaggle.kaggle.rehearsal.injuries import LEFT_OUT
 from lumbar_kaggle.kaggle.rehearsal.play import Played
 from lumbar_kaggle.kaggle.rehearsal.transcript import Step, Transcript
-from lumbar_kaggle.score.scoring import score_file
+from lumbar_kaggle.score.comparison import score_file
 from lumbar_kaggle.tables.submission import validate
 
 

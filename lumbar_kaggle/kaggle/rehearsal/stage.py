@@ -12,7 +12,7 @@ from lumbar_kaggle.kaggle.rehearsal.inputs import Input, ingest
 from lumbar_kaggle.kaggle.rehearsal.settings import RehearsalSettings
 from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.generate import MANIFEST as PHANTOM_MANIFEST
-from lumbar_kaggle.phantom.sets import STANDARD_SETS, PhantomSet
+from lumbar_kaggle.phantom.settings import STANDARD_SETS, PhantomSet
 
 OWNER = "rehearsal"
 

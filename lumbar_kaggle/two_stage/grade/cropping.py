@@ -10,10 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from lumbar_kaggle.core.budget import Budget
+from lumbar_kaggle.core.budget import Budget, usable_cores
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import alone_on, digest, write_atomic
-from lumbar_kaggle.core.processes import usable_cores
 from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.dicom.cache import Cache, CacheConfig, Source
 from lumbar_kaggle.two_stage.grade.config import GradeConfig

@@ -15,17 +15,17 @@ from lumbar_kaggle.core.files import alone_on, digest, read_csv, write_csv
 from lumbar_kaggle.core.settings import begin_run
 from lumbar_kaggle.core.targets import LEVELS, SEVERITIES, TARGETS
 from lumbar_kaggle.dicom.cache import Cache
-from lumbar_kaggle.score.blend.cells import as_table
-from lumbar_kaggle.score.metric import prior_predictions, score, weighted_prior
+from lumbar_kaggle.score.cells import as_table
+from lumbar_kaggle.score.metric import PRIOR_SMOOTHING, score, weighted_prior
 from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.folds import open_folds
+from lumbar_kaggle.tables.submission import prior_predictions
 from lumbar_kaggle.training.devices import spread, training_device
 from lumbar_kaggle.two_stage.grade.config import GradeConfig, preset
 from lumbar_kaggle.two_stage.grade.cropping import CropSet, cache_crops
 from lumbar_kaggle.two_stage.grade.data import Samples, study_labels
 from lumbar_kaggle.two_stage.grade.places import annotated_places, to_points, unsided
 from lumbar_kaggle.two_stage.grade.training import (
-    PRIOR_SMOOTHING,
     level_prior,
     predict_studies,
     train_fold,
@@ -191,7 +191,7 @@ def _make_crops(
 
 @dataclass(frozen=True, eq=False)
 class _Task:
-    """What all folds share: crops to train on and to judge at, studies of unknown sides; see `train_grader`."""
+    """What all folds share: crops to train on and judge at, studies of unknown sides; see `train_grader`."""
 
     competition: Competition
     folds: pd.DataFrame

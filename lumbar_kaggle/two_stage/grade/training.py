@@ -17,9 +17,9 @@ from lumbar_kaggle.core.targets import (
     SCORE_GROUPS,
     SEVERITIES,
     SEVERITY_WEIGHTS,
-    TARGET_NAMES,
     TARGETS,
 )
+from lumbar_kaggle.score.metric import PRIOR_SMOOTHING, weighted_prior
 from lumbar_kaggle.tables.folds import derive_seed
 from lumbar_kaggle.training.devices import device_of, half_precision
 from lumbar_kaggle.training.loop import make_learner, train_file
@@ -32,9 +32,6 @@ from lumbar_kaggle.two_stage.grade.data import Batch, Samples
 from lumbar_kaggle.two_stage.grade.losses import GradeLoss
 from lumbar_kaggle.two_stage.grade.network import Grader
 
-PRIOR_SMOOTHING = 0.5
-"""Rows added per severity, so that one never seen at a level is not declared impossible."""
-
 
 def level_prior(labels: pd.DataFrame, *, weighted: bool) -> torch.Tensor:
     """Return the prior ``[3 groups, 5 levels, 3]`` of `competition.Competition.labels`.
@@ -43,13 +40,11 @@ def level_prior(labels: pd.DataFrame, *, weighted: bool) -> torch.Tensor:
         labels: of the training part.
         weighted: with the score's weights 1, 2 and 4.
     """
-    counts = np.full((len(TARGETS), len(SEVERITIES)), PRIOR_SMOOTHING)
-    indices = labels["target"].map(TARGET_NAMES.index).to_numpy(dtype=np.int64)
-    np.add.at(counts, (indices, labels["severity"].to_numpy(dtype=np.int64)), 1.0)
-    values = counts * (SEVERITY_WEIGHTS if weighted else 1.0)
+    weights = SEVERITY_WEIGHTS if weighted else (1.0, 1.0, 1.0)
+    table = weighted_prior(labels, smoothing=PRIOR_SMOOTHING, weights=weights)
     prior = np.zeros((len(SCORE_GROUPS), len(LEVELS), len(SEVERITIES)))
-    for of, row in zip(TARGETS, values, strict=True):
-        prior[SCORE_GROUPS.index(of.score_group), LEVELS.index(of.level)] = row / row.sum()
+    for of, row in zip(TARGETS, table.to_numpy(), strict=True):
+        prior[SCORE_GROUPS.index(of.score_group), LEVELS.index(of.level)] = row
     return torch.from_numpy(prior)
 
 

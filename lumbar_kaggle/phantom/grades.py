@@ -1,16 +1,22 @@
-"""The simulated reader: from true grades to labels, with the faults that the real labels have.
+"""The patients' 25 grades, and what the simulated reader makes of them: labels with the real ones' faults.
+
+A study has 25 latent grades, standard normal and correlated. Each becomes a continuous severity ``g >= 0``
+that shapes the anatomy: below 1 is what a reader without noise calls Normal/Mild, 1 to 2 Moderate, above 2
+Severe. The latent correlations are such that the labels, after all that the standard reader does to them,
+have the correlations of the competition's ``train.csv``.
 
 A reading of a disc is its latent grade, plus how strict this study's reader is, plus noise that differs from
-cell to cell; it is cut at two thresholds into Normal/Mild, Moderate, Severe. Then three faults, all
-rare: the discs of a score group are counted one too high or too low, left and right are swapped, or a single
-label has nothing to do with the disc. Thresholds are such that the labels that come out of all this have the
-class frequencies of the competition's ``train.csv`` exactly. They are those of the standard reader; another,
-say one who never slips, reads the same patients with the same thresholds. Rates and their sources are in
-`settings.Reader`.
+cell to cell; it is cut at two thresholds into Normal/Mild, Moderate, Severe. Then three faults, all rare: the
+discs of a score group are counted one too high or too low, left and right are swapped, or a single label has
+nothing to do with the disc. Thresholds are such that the labels that come out of all this have the class
+frequencies of ``train.csv`` exactly. They are those of the standard reader; another, say one who never slips,
+reads the same patients with the same thresholds. Rates and their sources are in `settings.Reader`.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.resources import files
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +24,7 @@ from scipy.special import ndtri
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import CONDITIONS, SCORE_GROUPS, TARGETS
-from lumbar_kaggle.phantom.arrays import Floats
-from lumbar_kaggle.phantom.settings import Reader
+from lumbar_kaggle.phantom.settings import Floats, Reader
 
 Integers = NDArray[np.int64]
 
@@ -46,52 +51,74 @@ COUNTS: dict[str, tuple[tuple[int, int, int], ...]] = {
 GROUP_OF_TARGET = tuple(SCORE_GROUPS.index(target.score_group) for target in TARGETS)
 """Index of the score group of each target."""
 
-OTHER_SIDE = tuple(
-    CONDITIONS.index(
-        name.replace("left", "right") if name.startswith("left") else name.replace("right", "left")
-    )
-    for name in CONDITIONS
-)
+OTHER_SIDE = (0, 2, 1, 4, 3)
 """Index of each condition's counterpart on the other side; the canal's is itself."""
 
 STANDARD = Reader()
 """The reader for whom patients and thresholds are made."""
 
+CAP = 3.4
+"""Greatest g: what lies beyond looks the same."""
 
-@dataclass(frozen=True)
-class Confusion:
-    """One way in which a score group's labels can come from other cells.
 
-    Attributes:
-        share: how often it happens, 0 to 1.
-        shift: how many levels too far down the disc lies that was read: -1, 0 or 1.
-        source: ``[25, 25]`` zeros and ones: the labels are ``source @ grades``. Beyond the first and the
-            last level the discs are healthy, which a row of zeros says.
-    """
+class Confusion(NamedTuple):
+    """One way in which a score group's labels can come from other cells."""
 
-    share: float
-    shift: int
+    share: float  # how often it happens, 0 to 1
+    shift: int  # how many levels too far down the disc lies that was read: -1, 0 or 1
+    # [25, 25] zeros and ones: the labels are source @ grades. Beyond the first and the last level the discs
+    # are healthy, which a row of zeros says.
     source: Floats
 
 
+class Reading(NamedTuple):
+    """What a reader made of one patient."""
+
+    labels: Integers  # [5 conditions, 5 levels] 0, 1 or 2
+    shifts: tuple[int, ...]  # [3 score groups] see `Confusion.shift`; the group's points are shifted too
+
+
 @dataclass(frozen=True)
-class Reading:
-    """What a reader made of one patient.
+class Grades:
+    """One patient's grades; conditions and levels in the order of `targets.CONDITIONS` and `LEVELS`."""
 
-    Attributes:
-        labels: ``[5 conditions, 5 levels]`` 0, 1 or 2.
-        shifts: ``[3 score groups]``, see `Confusion.shift`; the points of the group are shifted too.
+    severity: Floats  # [5 conditions, 5 levels] continuous g, 0 (none) to `CAP`
+    labels: Integers  # [5, 5] the reader's 0, 1 or 2
+    latent: Floats  # [5, 5] standard normal
+    shifts: tuple[int, ...] = (0, 0, 0)  # [3 score groups] see `Confusion.shift`
+
+
+def draw_grades(rng: np.random.Generator, reader: Reader) -> Grades:
+    """Draw one patient's grades and the reading of them."""
+    latent = (latent_factor() @ rng.standard_normal(25)).reshape(5, 5)
+    reading = read_grades(rng, latent, reader)
+    return Grades(severity_of(latent), reading.labels, latent, reading.shifts)
+
+
+def severity_of(latent: Floats) -> Floats:
+    """Return g of latent grades ``[..., 5, 5]``: 1 and 2 at the thresholds, strictly rising to `CAP`.
+
+    It is straight between and above the thresholds; below the first it fades towards 0.
     """
+    first, second = np.moveaxis(thresholds().reshape(5, 5, 2), -1, 0)
+    position = (latent - first) / (second - first)
+    return np.minimum(np.where(position < 0, np.exp(np.minimum(position, 0.0)), 1.0 + position), CAP)
 
-    labels: Integers
-    shifts: tuple[int, ...]
+
+@lru_cache(maxsize=1)
+def latent_factor() -> Floats:
+    """Return ``[25, 25]``, which turns independent normals into correlated latent grades.
+
+    It is a table, since a fit's last digits depend on the processor; see ``tests/support/phantom_fit.py``.
+    """
+    table = files("lumbar_kaggle.phantom").joinpath("latent_factor.csv")
+    return np.loadtxt(table.read_text(encoding="utf-8").splitlines(), delimiter=",")
 
 
 def frequencies() -> Floats:
     """Return ``[25, 3]`` shares of the severities among the real labels, in `targets.TARGETS` order."""
     counts = np.array([row for condition in CONDITIONS for row in COUNTS[condition]], dtype=np.float64)
-    shares: Floats = counts / counts.sum(axis=1, keepdims=True)
-    return shares
+    return counts / counts.sum(axis=1, keepdims=True)
 
 
 def per_target(of_groups: tuple[float, ...]) -> Floats:
@@ -102,8 +129,7 @@ def per_target(of_groups: tuple[float, ...]) -> Floats:
 def total_noise(reader: Reader) -> Floats:
     """Return ``[25]`` standard deviation of a reading around the latent grade."""
     shared = reader.strictness**2 + per_target(reader.group_strictness) ** 2
-    total: Floats = np.sqrt(shared + per_target(reader.noise) ** 2)
-    return total
+    return np.sqrt(shared + per_target(reader.noise) ** 2)
 
 
 @lru_cache(maxsize=8)
@@ -120,8 +146,7 @@ def confusions(reader: Reader) -> tuple[Confusion, ...]:
 
 def mixing(reader: Reader) -> Floats:
     """Return ``[25, 25]`` how often each target's label is the grade of each cell."""
-    shares: Floats = np.sum([way.share * way.source for way in confusions(reader)], axis=0)
-    return shares
+    return np.sum([way.share * way.source for way in confusions(reader)], axis=0)
 
 
 @lru_cache(maxsize=8)
@@ -142,17 +167,14 @@ def grade_frequencies(reader: Reader) -> Floats:
 
 def thresholds() -> Floats:
     """Return ``[25, 2]`` latent grades where Moderate and Severe begin."""
-    spread = np.sqrt(1.0 + total_noise(STANDARD) ** 2)
-    return _quantiles(STANDARD) * spread[:, None]
+    quantiles = ndtri(np.cumsum(grade_frequencies(STANDARD), axis=1)[:, :2])
+    return quantiles * np.sqrt(1.0 + total_noise(STANDARD) ** 2)[:, None]
 
 
 def read_grades(rng: np.random.Generator, latent: Floats, reader: Reader) -> Reading:
-    """Return one reading of a patient.
+    """Return one reading of a patient's latent grades ``[5 conditions, 5 levels]``.
 
-    Args:
-        rng: random stream; the number of draws does not depend on what is drawn.
-        latent: ``[5 conditions, 5 levels]`` latent grades.
-        reader: who reads.
+    The number of draws does not depend on what is drawn.
     """
     group = np.array(GROUP_OF_TARGET)
     strict = reader.strictness * rng.standard_normal()
@@ -165,9 +187,3 @@ def read_grades(rng: np.random.Generator, latent: Floats, reader: Reader) -> Rea
     anything = (rng.random((25, 1)) > np.cumsum(frequencies(), axis=1)[:, :2]).sum(axis=1)
     labels = np.where(rng.random(25) < per_target(reader.gross), anything, labels)
     return Reading(labels.astype(np.int64).reshape(5, 5), tuple(ways[way].shift for way in chosen))
-
-
-def _quantiles(reader: Reader) -> Floats:
-    """Return ``[25, 2]`` standard normal quantiles where Moderate and Severe begin."""
-    quantiles: Floats = ndtri(np.cumsum(grade_frequencies(reader), axis=1)[:, :2])
-    return quantiles

@@ -1,26 +1,14 @@
 """Tables of predictions as arrays, one cell per study and target, and back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES, TARGET_NAMES, TARGETS, row_id, split_row_id
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-Booleans = NDArray[np.bool_]
-
-TARGETS_OF: tuple[Integers, ...] = tuple(
-    np.array([k for k, target in enumerate(TARGETS) if target.score_group == group], dtype=np.int64)
-    for group in SCORE_GROUPS
-)
-"""Per score group: places of its targets among the 25."""
-
-_PLACE = {name: k for k, name in enumerate(TARGET_NAMES)}
+from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES, row_id, split_row_id
+from lumbar_kaggle.score.metric import TARGET_PLACE, Booleans, Floats, Integers
 
 
 @dataclass(frozen=True)
@@ -68,7 +56,7 @@ def arrange(tables: Mapping[str, pd.DataFrame]) -> tuple[tuple[str, ...], Floats
     files = np.full((len(tables), len(place), 25, 3), np.nan)
     for number, (name, table) in enumerate(tables.items()):
         rows = [place[study] for study, _ in keys[name]]
-        columns = [_PLACE[target] for _, target in keys[name]]
+        columns = [TARGET_PLACE[target] for _, target in keys[name]]
         values = table[list(SEVERITIES)].to_numpy(dtype=np.float64)
         files[number, rows, columns] = values / values.sum(axis=1, keepdims=True)
     return tuple(place), files
@@ -97,24 +85,13 @@ def gather(tables: Mapping[str, pd.DataFrame], labels: pd.DataFrame, folds: Mapp
     place = {study: k for k, study in enumerate(studies)}
     severity = np.full((len(studies), 25), -1, dtype=np.int64)
     known = labels[labels["study_id"].isin(place)]
-    rows, columns = known["study_id"].map(place).to_numpy(), known["target"].map(_PLACE).to_numpy()
+    rows, columns = known["study_id"].map(place).to_numpy(), known["target"].map(TARGET_PLACE).to_numpy()
     severity[rows, columns] = known["severity"].to_numpy()
     fold = np.array([folds[study] for study in studies], dtype=np.int64)
     return Cells(tuple(tables), studies, files, severity, fold)
 
 
-def normalised(logs: Floats) -> Floats:
-    """Return probabilities ``[..., 3]`` in proportion to the exponentials of `logs`; NaN stays NaN.
-
-    The three are added one by one: numpy's sums along so short an axis take most of the time of a fit.
-    """
-    top = np.maximum(np.maximum(logs[..., 0], logs[..., 1]), logs[..., 2])
-    raised = np.exp(logs - top[..., None])
-    probabilities: Floats = raised / (raised[..., 0] + raised[..., 1] + raised[..., 2])[..., None]
-    return probabilities
-
-
-def as_table(studies: tuple[str, ...], probabilities: Floats) -> pd.DataFrame:
+def as_table(studies: Sequence[str], probabilities: Floats) -> pd.DataFrame:
     """Return the columns ``row_id, normal_mild, moderate, severe``; cells of NaN have no row.
 
     Args:
@@ -122,7 +99,9 @@ def as_table(studies: tuple[str, ...], probabilities: Floats) -> pd.DataFrame:
         probabilities: ``[studies, 25, 3]``.
     """
     study, target = np.nonzero(np.isfinite(probabilities).all(axis=2))
-    identifiers = [row_id(studies[s], TARGET_NAMES[t]) for s, t in zip(study, target, strict=True)]
+    identifiers = [
+        row_id(studies[s], TARGET_NAMES[t]) for s, t in zip(study.tolist(), target.tolist(), strict=True)
+    ]
     table = pd.DataFrame(probabilities[study, target], columns=list(SEVERITIES))
     table.insert(0, "row_id", identifiers)
     return table

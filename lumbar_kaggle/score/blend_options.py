@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def add_blend_options(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `command.blend_files`, under the names of its parameters."""
+    """Add the arguments of `blend_files.blend_files`, under the names of its parameters."""
     parser.add_argument(
         "files",
         type=Path,

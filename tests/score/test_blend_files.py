@@ -11,11 +11,11 @@ import pytest
 from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import SEVERITIES
-from lumbar_kaggle.score.blend.cells import Cells, as_table
-from lumbar_kaggle.score.blend.command import blend_files
-from lumbar_kaggle.score.blend.model import apply_blend, load_blend
+from lumbar_kaggle.score.blend import apply_blend, load_blend
+from lumbar_kaggle.score.blend_files import blend_files
+from lumbar_kaggle.score.cells import Cells, as_table
+from lumbar_kaggle.score.comparison import compare_files
 from lumbar_kaggle.score.metric import PARTS, score
-from lumbar_kaggle.score.scoring import compare_files
 from lumbar_kaggle.tables.reading import read_labels
 from lumbar_kaggle.tables.submission import read_predictions
 from tests.support.blend_worlds import labels_of, make_finished, make_world
@@ -75,9 +75,9 @@ def test_the_intervals_are_those_of_the_score_command(tmp_path: Path) -> None:
     result = blend_files(files, tmp_path / "train.csv", tmp_path / "folds.csv", tmp_path / "blended.csv")
     compared = compare_files(Path(words[1]), tmp_path / "train.csv", against=tmp_path / "blended.csv")
     assert compared.against is not None
-    np.testing.assert_allclose(result.lines[0].value, compared.score.value, rtol=1e-10)
-    np.testing.assert_allclose(result.lines[0].interval, compared.score.interval, rtol=0.02)
-    np.testing.assert_allclose(result.lines[3].value, compared.against, rtol=1e-10)
+    np.testing.assert_allclose(result.scores["a.csv"].value, compared.score.value, rtol=1e-10)
+    np.testing.assert_allclose(result.scores["a.csv"].interval, compared.score.interval, rtol=0.02)
+    np.testing.assert_allclose(result.scores["blend, cross-fitted"].value, compared.against, rtol=1e-10)
 
 
 def test_the_plain_mean_is_written_where_nothing_helps(
@@ -99,10 +99,10 @@ def test_files_of_one_condition_each_have_dashes_for_the_others(tmp_path: Path) 
     write(tmp_path, cells)
     files = [tmp_path / name for name in cells.names]
     result = blend_files(files, tmp_path / "train.csv", tmp_path / "folds.csv", tmp_path / "blended.csv")
-    shown = [[cell == "-" for cell in line.cells()[1:]] for line in result.lines]
-    assert shown[0] == [False, True, True, False, True]
-    assert shown[1] == [True, False, False, True, True]
-    assert shown[2] == [False] * 5
+    shown = result.score_table() == "-"
+    assert shown.loc["a.csv"].tolist() == [False, True, True, False, True]
+    assert shown.loc["b.csv"].tolist() == [True, False, False, True, True]
+    assert not shown.loc["plain mean"].any()
     assert "rows: 2250 labelled ones of 90 studies" in result.text()
 
 
@@ -136,7 +136,7 @@ SPOILT = {
     ),
     "twice": (
         replaced("folds.csv", "1003,0", "1002,0"),
-        r"folds\.csv, line 5: study 1002 stands here a second",
+        r"folds\.csv, line 5: study 1002 is there a second",
     ),
     "word": (
         replaced("folds.csv", "1003,0", "1003,x"),

@@ -1,64 +1,62 @@
-"""``lumbar score``: a file of predictions against the labels, beside the prior, an oracle, another file."""
+"""``lumbar score``: predictions against the labels, beside the prior, an oracle and another file."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.score.agreement import evaluate_targets
 from lumbar_kaggle.score.metric import (
-    PARTS,
+    NAMES,
+    PRIOR_SMOOTHING,
     RESAMPLES,
+    Estimate,
+    Floats,
     Score,
-    confidence_interval,
     part_scores,
-    prior_predictions,
     resampled_scores,
     score,
     study_sums,
+    to_arrays,
     weighted_prior,
     with_total,
 )
 from lumbar_kaggle.tables.reading import read_labels
-from lumbar_kaggle.tables.submission import read_predictions
-
-Floats = NDArray[np.float64]
-
-NAMES = (*PARTS, "total")
-"""Lines of a comparison."""
+from lumbar_kaggle.tables.submission import prior_predictions, read_predictions
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """Scores of one file.
+    """Scores of one table of predictions beside the prior's on the same rows.
 
     Attributes:
         score: of the predictions.
-        prior: of the prior on the same rows.
-        targets: as from `evaluation.evaluate_targets`, with the column ``prior``: the prior's loss.
-        prior_source: file whose labels gave the prior.
+        prior: of the prior.
+        targets: as from `agreement.evaluate_targets`, with the column ``prior``: the prior's loss.
+        prior_source: what the prior was taken from.
     """
 
     score: Score
     prior: Score
     targets: pd.DataFrame
-    prior_source: Path
+    prior_source: str
+
+    def lines(self) -> list[tuple[str, float | None, float | None]]:
+        """Return name, score and the prior's of each of `metric.NAMES`; None where a part has no rows."""
+        both = [{**one.parts, "total": one.total} for one in (self.score, self.prior)]
+        return [(name, both[0].get(name), both[1].get(name)) for name in NAMES]
 
     def text(self, *, per_target: bool = False) -> str:
         """Return the table that the command prints."""
         lines = [f"{'':<20}{'score':>10}{'prior':>10}"]
-        for name in PARTS:
-            if name in self.score.parts:
-                lines.append(f"{name:<20}{self.score.parts[name]:>10.6f}{self.prior.parts[name]:>10.6f}")
-            else:
-                lines.append(f"{name:<20}{'-':>10}{'-':>10}")
-        if self.score.total is not None and self.prior.total is not None:
-            lines.append(f"{'total':<20}{self.score.total:>10.6f}{self.prior.total:>10.6f}")
-        else:
-            lines.append(f"{'total':<20}{'-':>10}{'-':>10}  (needs rows of all three conditions)")
+        for name, *values in self.lines():
+            shown = ["-" if value is None else f"{value:.6f}" for value in values]
+            lines.append(f"{name:<20}" + "".join(f"{text:>10}" for text in shown))
+        if self.score.total is None:
+            lines[-1] += "  (needs rows of all three conditions)"
         lines.append(
             f"rows: {self.score.scored} scored, {self.score.dropped} dropped (without a label), "
             f"{self.score.missed} missed (not predicted)"
@@ -77,21 +75,8 @@ class Scoring:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Values ``[5]`` in the order of `NAMES`, ends of their 95 % intervals ``[2, 5]``; NaN without rows."""
-
-    value: Floats
-    interval: Floats
-
-    @classmethod
-    def of(cls, value: Floats, draws: Floats) -> "Estimate":
-        """Return values ``[5]`` with the intervals of their resamples ``[RESAMPLES, 5]``."""
-        return cls(value, confidence_interval(value, draws))
-
-
-@dataclass(frozen=True)
 class Comparison:
-    """Scores of one file beside those of others on the same rows; ``[5]`` each, in the order of `NAMES`.
+    """Scores of one file beside those of others on the same rows; ``[5]`` each, of `metric.NAMES`.
 
     Attributes:
         score: of the predictions.
@@ -116,27 +101,24 @@ class Comparison:
 
     def text(self) -> str:
         """Return the table that the command prints."""
-        columns = [
-            ["", *NAMES],
-            ["score", *_numbers(self.score.value)],
-            ["95 % interval", *_spans(self.score)],
+        columns: list[tuple[str, Floats | Estimate | None]] = [
+            ("score", self.score),
+            ("prior", self.prior),
+            ("oracle", self.oracle),
+            ("skill", self.skill),
+            ("against", self.against),
+            ("difference", self.difference),
         ]
-        columns.append(["prior", *_numbers(self.prior)])
-        if self.oracle is not None and self.skill is not None:
-            columns += [["oracle", *_numbers(self.oracle)], ["skill", *_numbers(self.skill.value)]]
-            columns.append(["95 % interval", *_spans(self.skill)])
-        if self.against is not None and self.difference is not None:
-            columns += [
-                ["against", *_numbers(self.against)],
-                ["difference", *_numbers(self.difference.value)],
-            ]
-            columns.append(["95 % interval", *_spans(self.difference)])
-        widths = [max(map(len, column)) for column in columns]
+        shown: list[tuple[str, list[str]]] = []
+        for name, values in columns:
+            if isinstance(values, Estimate):
+                shown += [(name, _numbers(values.value)), ("95 % interval", interval_texts(values))]
+            elif values is not None:
+                shown.append((name, _numbers(values)))
+        table = pd.DataFrame(dict(enumerate(texts for _, texts in shown)), index=list(NAMES))
         lines = [
-            "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
-            for line in zip(*columns, strict=True)
-        ]
-        lines += [
+            # Two spaces, as the columns' own texts hold one.
+            table.to_string(header=[f" {name}" for name, _ in shown]),
             f"rows: {self.rows} of {self.studies} studies, those that all files have in common",
             f"prior: weighted, per condition and level, from {self.prior_source}",
             f"intervals: {RESAMPLES} bootstrap resamples of the studies, the same for all columns",
@@ -147,6 +129,28 @@ class Comparison:
                 "not a bound"
             )
         return "\n".join(lines)
+
+
+def score_beside_prior(
+    predictions: pd.DataFrame, labels: pd.DataFrame, prior: pd.DataFrame | None = None, source: str = ""
+) -> Scoring:
+    """Score predictions and the prior on the same rows.
+
+    Args:
+        predictions, labels: as in `metric.score`.
+        prior: as from `metric.weighted_prior`; by default of `labels`, the best that a constant can do.
+        source: what the prior was taken from, for the text.
+    """
+    known = labels[labels["row_id"].isin(predictions["row_id"])]
+    constant = prior_predictions(weighted_prior(labels) if prior is None else prior, known)
+    losses = evaluate_targets(constant, known).set_index("target")["weighted_log_loss"]
+    targets = evaluate_targets(predictions, known)
+    return Scoring(
+        score=score(predictions, labels),
+        prior=score(constant, labels),
+        targets=targets.assign(prior=targets["target"].map(losses)),
+        prior_source=source,
+    )
 
 
 def score_file(predictions: Path, truth: Path, prior_from: Path | None = None) -> Scoring:
@@ -161,23 +165,12 @@ def score_file(predictions: Path, truth: Path, prior_from: Path | None = None) -
     Raises:
         InputError: a file is unreadable, or the two have no row in common.
     """
-    labels = _labels(truth)
-    source = prior_from or truth
+    labels = labels_from(truth)
     prior = _prior(labels, truth, prior_from)
     table = read_predictions(predictions)
-    result = score(table, labels)
-    if not result.scored:
+    if not table["row_id"].isin(labels["row_id"]).any():
         raise InputError(f"{predictions}: none of its {len(table)} rows has a label in {truth}")
-    same_rows = labels[labels["row_id"].isin(table["row_id"])]
-    constant = prior_predictions(prior, same_rows)
-    prior_losses = evaluate_targets(constant, labels).set_index("target")["weighted_log_loss"]
-    targets = evaluate_targets(table, labels)
-    return Scoring(
-        score=result,
-        prior=score(constant, labels),
-        targets=targets.assign(prior=targets["target"].map(prior_losses)),
-        prior_source=source,
-    )
+    return score_beside_prior(table, labels, prior, str(prior_from or truth))
 
 
 def compare_files(
@@ -201,32 +194,48 @@ def compare_files(
     Raises:
         InputError: a file is unreadable, nothing is in common, or the oracle lacks a row.
     """
-    all_labels = _labels(truth)
+    all_labels = labels_from(truth)
     given = {path: read_predictions(path) for path in (predictions, against) if path}
     labels = _common(all_labels, truth, given)
-    constant = prior_predictions(_prior(all_labels, truth, prior_from), labels)
-    tables = {"score": given[predictions], "prior": constant}
+    tables = {"score": given[predictions]}
+    tables["prior"] = prior_predictions(_prior(all_labels, truth, prior_from), labels)
     tables |= {"oracle": _read_oracle(oracle, labels, truth)} if oracle else {}
     tables |= {"against": given[against]} if against else {}
-    return _compared(tables, labels, prior_from or truth)
-
-
-def _compared(tables: dict[str, pd.DataFrame], labels: pd.DataFrame, prior_source: Path) -> Comparison:
-    """Return the comparison of ``score`` with ``prior`` and, where given, with ``oracle`` and ``against``."""
-    sums = np.stack([_sums_of(table, labels) for table in tables.values()])
+    sums = np.stack([study_sums(*to_arrays(table, labels)[1:]) for table in tables.values()])
     values = dict(zip(tables, with_total(part_scores(sums.sum(axis=1))), strict=True))
     draws = dict(zip(tables, with_total(resampled_scores(sums)), strict=True))
     return Comparison(
         score=Estimate.of(values["score"], draws["score"]),
         prior=values["prior"],
         oracle=values.get("oracle"),
-        skill=Estimate.of(_skill(values), _skill(draws)) if "oracle" in tables else None,
+        skill=Estimate.of(_skill(values), _skill(draws)) if oracle else None,
         against=values.get("against"),
-        difference=Estimate.of(_difference(values), _difference(draws)) if "against" in tables else None,
+        difference=Estimate.of(_difference(values), _difference(draws)) if against else None,
         rows=len(labels),
         studies=sums.shape[1],
-        prior_source=prior_source,
+        prior_source=prior_from or truth,
     )
+
+
+def labels_from(path: Path) -> pd.DataFrame:
+    """Return the labelled rows of a label table, see `reading.label_rows`.
+
+    Raises:
+        InputError: with the table's first fault, where there is one.
+    """
+    labels, faults = read_labels(path)
+    if faults:
+        raise InputError(str(faults[0]))
+    return labels
+
+
+def interval_texts(estimate: Estimate) -> list[str]:
+    """Return the intervals in words, a dash where there is none."""
+    return [f"{low:.4f} to {high:.4f}" if np.isfinite(low) else "-" for low, high in estimate.interval.T]
+
+
+def _numbers(values: Iterable[float]) -> list[str]:
+    return [f"{value:.4f}" if np.isfinite(value) else "-" for value in values]
 
 
 def _prior(labels: pd.DataFrame, truth: Path, prior_from: Path | None) -> pd.DataFrame:
@@ -234,7 +243,7 @@ def _prior(labels: pd.DataFrame, truth: Path, prior_from: Path | None) -> pd.Dat
     if prior_from is None or prior_from == truth:
         return weighted_prior(labels)
     # A severity that another label table lacks at a level may well occur in the truth.
-    return weighted_prior(_labels(prior_from), smoothing=0.5)
+    return weighted_prior(labels_from(prior_from), smoothing=PRIOR_SMOOTHING)
 
 
 def _common(labels: pd.DataFrame, truth: Path, files: dict[Path, pd.DataFrame]) -> pd.DataFrame:
@@ -251,19 +260,6 @@ def _common(labels: pd.DataFrame, truth: Path, files: dict[Path, pd.DataFrame]) 
     return labels
 
 
-def _skill(scores: dict[str, Floats]) -> Floats:
-    """Return the share of the way from the prior to the oracle, ``[..., 5]``."""
-    # An oracle that is no better than the prior leaves no way to go, and no skill to be told.
-    with np.errstate(divide="ignore", invalid="ignore"):
-        skill: Floats = (scores["prior"] - scores["score"]) / (scores["prior"] - scores["oracle"])
-    return skill
-
-
-def _difference(scores: dict[str, Floats]) -> Floats:
-    """Return how much more than the other file the predictions lose, ``[..., 5]``."""
-    return scores["score"] - scores["against"]
-
-
 def _read_oracle(path: Path, labels: pd.DataFrame, truth: Path) -> pd.DataFrame:
     """Return the oracle's predictions; raise when it lacks one of the labelled rows."""
     table = read_predictions(path)
@@ -276,22 +272,14 @@ def _read_oracle(path: Path, labels: pd.DataFrame, truth: Path) -> pd.DataFrame:
     return table
 
 
-def _sums_of(table: pd.DataFrame, labels: pd.DataFrame) -> Floats:
-    """Return ``[studies, 4 parts, 2]`` losses and weights."""
-    sums = study_sums(table, labels)
-    return sums.to_numpy(dtype=np.float64).reshape(len(sums), len(PARTS), 2)
+def _skill(scores: dict[str, Floats]) -> Floats:
+    """Return the share of the way from the prior to the oracle, ``[..., 5]``."""
+    # An oracle that is no better than the prior leaves no way to go, and no skill to be told.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        skill: Floats = (scores["prior"] - scores["score"]) / (scores["prior"] - scores["oracle"])
+    return skill
 
 
-def _numbers(values: Floats) -> list[str]:
-    return [f"{value:.4f}" if np.isfinite(value) else "-" for value in values]
-
-
-def _spans(estimate: Estimate) -> list[str]:
-    return [f"{low:.4f} to {high:.4f}" if np.isfinite(low) else "-" for low, high in estimate.interval.T]
-
-
-def _labels(path: Path) -> pd.DataFrame:
-    labels, faults = read_labels(path)
-    if faults:
-        raise InputError(str(faults[0]))
-    return labels
+def _difference(scores: dict[str, Floats]) -> Floats:
+    """Return how much more than the other file the predictions lose, ``[..., 5]``."""
+    return scores["score"] - scores["against"]

@@ -9,10 +9,19 @@ import pytest
 from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import SEVERITIES, SEVERITY_WEIGHTS, SEVERITY_WORDS, TARGET_NAMES
-from lumbar_kaggle.score.metric import PARTS, prior_predictions, score, study_sums, weighted_prior
-from lumbar_kaggle.score.scoring import NAMES, compare_files
+from lumbar_kaggle.score.comparison import compare_files
+from lumbar_kaggle.score.metric import (
+    NAMES,
+    PARTS,
+    part_scores,
+    score,
+    study_sums,
+    to_arrays,
+    weighted_prior,
+)
 from lumbar_kaggle.tables.competition import submission_rows
 from lumbar_kaggle.tables.reading import label_rows, read_labels
+from lumbar_kaggle.tables.submission import prior_predictions
 
 CHANCES = np.array([0.35, 0.3, 0.35])
 
@@ -66,17 +75,12 @@ def test_the_sums_of_studies_make_the_official_score(world: dict[str, Path]) -> 
     # As the real tables: some rows have no label, one study no canal label at all.
     labels = labels[~labels["row_id"].str.startswith("1007_spinal")].sample(frac=0.9, random_state=0)
     predictions = pd.read_csv(world["mine"]).assign(normal_mild=lambda t: 1.2 * t["normal_mild"])
-    sums = study_sums(predictions, labels)
-    official = score(predictions, labels).parts
-    for part in PARTS:
-        assert sums[part]["loss"].sum() / sums[part]["weight"].sum() == pytest.approx(
-            official[part], rel=1e-12
-        )
-    some = ["1003", "1010", "1044"]
-    official = score(predictions, labels[labels["study_id"].isin(some)]).parts
-    for part in PARTS:
-        part_sums = sums[part].loc[some].sum()
-        assert part_sums["loss"] / part_sums["weight"] == pytest.approx(official[part], rel=1e-12)
+    studies, probabilities, severity = to_arrays(predictions, labels)
+    sums = study_sums(probabilities, severity)
+    for some in (list(studies), ["1003", "1010", "1044"]):
+        official = score(predictions, labels[labels["study_id"].isin(some)]).parts
+        parts = part_scores(sums[np.isin(studies, some)].sum(axis=0))
+        assert dict(zip(PARTS, parts, strict=True)) == pytest.approx(official, rel=1e-12)
 
 
 def test_the_columns_are_official_scores_and_the_skill_runs_from_prior_to_oracle(
@@ -119,13 +123,10 @@ def test_the_intervals_cover(tmp_path: Path) -> None:
     """Of score, skill and difference: in about 95 of 100 fresh worlds they hold the value of a large one."""
     truth, oracle = make_world(6000, 0)
     labels = label_rows(truth)
-    large = {share: study_sums(blurred(oracle, share), labels).sum() for share in (0.0, 0.3, 0.5)}
-
-    def total(share: float) -> float:
-        sums = large[share]
-        return float(np.mean([sums[part]["loss"] / sums[part]["weight"] for part in PARTS]))
-
-    true = {"score": total(0.3), "difference": total(0.3) - total(0.5)}
+    large, other = (score(blurred(oracle, share), labels).total for share in (0.3, 0.5))
+    assert large is not None
+    assert other is not None
+    true = {"score": large, "difference": large - other}
     held = dict.fromkeys(true, 0)
     for seed in range(1, 41):
         truth, oracle = make_world(60, seed)

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumbar_kaggle.phantom.anatomy import SIDES, closing, recess_x
-from lumbar_kaggle.phantom.arrays import Floats, Singles
 from lumbar_kaggle.phantom.patient import Patient
+from lumbar_kaggle.phantom.settings import Floats, Singles
 from lumbar_kaggle.phantom.shapes import covered, covered_through, painted
 from lumbar_kaggle.phantom.spine import STEP, Spine
 from lumbar_kaggle.phantom.tissues import Contrast
@@ -26,76 +26,65 @@ SAC_HALF_WIDTH, ROOTLET_RADIUS, ROOT_RADIUS = 8.6, 0.8, 1.9  # mm
 
 
 @dataclass(frozen=True)
-class Canal:
-    """Tables along the centre line; index = mm along the line / `STEP`.
+class Sac:
+    """Tables along the centre line, float32; index = mm along the line / `STEP`."""
 
-    Attributes:
-        bounds: rows front, back, left, right: ``[4, n]`` extent of the sac from the line, mm, as signed
-            positions front to back and positive half widths.
-        bony: ``[3, n]`` front, back (signed) and half width of the bony canal, mm.
-        arch: ``[2, n]`` inner surface of the ligamentum flavum: its place in the middle (mm behind the line)
-            and how far it comes forward per mm to the side.
-        ligament: ``[n]`` 1 where a disc lies in front and the ligamentum flavum behind, 0 between.
-        caudal: ``[n]`` 0 down to L5, rising to 1 in the sacrum, where fat takes the sac's place.
-        cord: ``[n]`` radius of the cord, 0 below the conus.
-        rootlets: ``[m, 2, n]`` position of each rootlet, as part of the sac's half width and half depth;
-            `ABSENT` where it is not in the sac.
-        roots: ``[r, 2, n]`` mm left and back of the roots outside the sac; `ABSENT` elsewhere.
-        root_depth: ``[r, n]`` front-to-back radius of these roots, mm.
-        recess_fat: ``[2 sides, 4, n]`` middle (left, back), half width and half depth of the fat around
-            the root in the lateral recess, mm.
-    """
-
-    bounds: Singles
-    bony: Singles
+    bounds: Singles  # [4, n] extent of the sac: front, back (mm behind the line), left, right half width
+    bony: Singles  # [3, n] front, back and half width of the bony canal, mm
+    # [2, n] inner surface of the ligamentum flavum: its place in the middle (mm behind the line), and how far
+    # it comes forward per mm to the side.
     arch: Singles
-    ligament: Singles
-    caudal: Singles
-    cord: Singles
-    rootlets: Singles
-    roots: Singles
-    root_depth: Singles
+    ligament: Singles  # [n] 1 where a disc lies in front and the ligamentum flavum behind, 0 between
+    caudal: Singles  # [n] 0 down to L5, rising to 1 in the sacrum, where fat takes the sac's place
+    cord: Singles  # [n] radius of the cord, 0 below the conus
+    rootlets: Singles  # [m, 2, n] position as part of the sac's half width and half depth, or `ABSENT`
+    roots: Singles  # [r, 2, n] mm left and back of the roots outside the sac, or `ABSENT`
+    root_depth: Singles  # [r, n] front-to-back radius of these roots, mm
+    # [2 sides, 4, n] of the fat around the root in the lateral recess: middle (left, back), half width and
+    # half depth, mm.
     recess_fat: Singles
 
 
-def build_canal(patient: Patient, spine: Spine, rng: np.random.Generator) -> Canal:
+def build_sac(patient: Patient, spine: Spine, rng: np.random.Generator) -> Sac:
     """Return the tables of one patient's canal."""
     along = (np.arange(len(spine.points)) * STEP).astype(np.float64)
     near = np.stack([_hill(along - spine.level_at(level), 5.5) for level in range(5)])
-    bounds, crowding = _sac(patient, spine, along, near)
-    roots, root_depth = _roots(patient, spine, along)
-    vertebra_at = spine.vertebra_at[::-1]
-    half_width = np.interp(along, vertebra_at, (patient.pedicle - patient.pedicle_half_width)[::-1])
+    start, end = spine.vertebra_at[patient.first_sacral - 1], spine.vertebra_at[patient.first_sacral]
+    caudal = np.clip((start - along) / (start - end), 0, 1)
+    bounds, crowding = _bounds(patient, spine, along, near, caudal)
+    half_width = np.interp(along, spine.vertebra_at[::-1], _inner(patient)[::-1])
     rear = patient.canal_half + 7.0 * patient.size
     bony = np.stack([0 * along - patient.canal_half, 0 * along + rear, half_width + 0.5])
     discs = np.stack([_hill(along - at, 8.0) for at in spine.disc_at[: patient.first_sacral]])
-    return Canal(
-        bounds=bounds.astype(np.float32),
-        bony=bony.astype(np.float32),
-        arch=_arch(patient, spine, along, bounds).astype(np.float32),
-        ligament=np.clip(discs.sum(axis=0) * 1.25, 0, 1).astype(np.float32),
-        caudal=_caudal(patient, spine, along).astype(np.float32),
-        cord=_cord(patient, spine, along).astype(np.float32),
-        rootlets=_rootlets(patient, spine, along, crowding, rng).astype(np.float32),
-        roots=roots.astype(np.float32),
-        root_depth=root_depth.astype(np.float32),
-        recess_fat=_recess_fat(patient, spine, along).astype(np.float32),
+    tip = spine.level_at(0) + patient.conus
+    tables = (
+        bounds,
+        bony,
+        _arch(patient, spine, along, bounds),
+        np.clip(discs.sum(axis=0) * 1.25, 0, 1),
+        caudal,
+        # The cord is full above, then a cone that ends at the conus.
+        4.4 * patient.size * np.clip((along - tip) / 30.0, 0, 1) ** 0.6,
+        _rootlets(patient, spine, along, crowding, rng),
+        *_roots(patient, spine, along),
+        _recess_fat(patient, spine, along, half_width),
     )
+    return Sac(*(table.astype(np.float32) for table in tables))
+
+
+def _inner(patient: Patient) -> Floats:
+    """Return ``[13]`` mm from the middle to the inner side of the pedicles."""
+    return patient.pedicle - patient.pedicle_half_width
 
 
 def _hill(distance: Floats, width: float) -> Floats:
     """Return 1 in the middle, falling off on both sides; flatter on top than a normal curve."""
-    hill: Floats = np.exp(-0.5 * (np.abs(distance) / width) ** 2.6)
-    return hill
+    return np.exp(-0.5 * (np.abs(distance) / width) ** 2.6)
 
 
-def _caudal(patient: Patient, spine: Spine, along: Floats) -> Floats:
-    start, end = spine.vertebra_at[patient.first_sacral - 1], spine.vertebra_at[patient.first_sacral]
-    part: Floats = np.clip((start - along) / (start - end), 0, 1)
-    return part
-
-
-def _sac(patient: Patient, spine: Spine, along: Floats, near: Floats) -> tuple[Floats, Floats]:
+def _bounds(
+    patient: Patient, spine: Spine, along: Floats, near: Floats, caudal: Floats
+) -> tuple[Floats, Floats]:
     """Return the sac's extent ``[4, n]`` and the crowding ``[n]`` (0 none, 1 and more severe)."""
     size, depth = patient.size, 2 * patient.canal_half * patient.sac_share
     lost, width, crowding = np.zeros((2, len(along))), np.ones((2, len(along))), np.zeros(len(along))
@@ -111,10 +100,9 @@ def _sac(patient: Patient, spine: Spine, along: Floats, near: Floats) -> tuple[F
     sacral = patient.first_sacral
     ends = [spine.vertebra_at[sacral + 2], spine.vertebra_at[sacral + 1]]
     taper = np.interp(along, [*ends, spine.vertebra_at[sacral - 1]], [0.02, 0.5, 1.0])
-    sunk = 2.6 * size * _caudal(patient, spine, along)  # fat in front pushes the sac back at L5/S1
-    middle = 0.0 + sunk
-    front = middle - depth / 2 * taper + lost[0]
-    back = middle + depth / 2 * taper - lost[1]
+    sunk = 2.6 * size * caudal  # fat in front pushes the sac back at L5/S1
+    front = sunk - depth / 2 * taper + lost[0]
+    back = sunk + depth / 2 * taper - lost[1]
     half = SAC_HALF_WIDTH * size * taper * width
     return np.stack([front, np.maximum(back, front + 0.3), half[0], half[1]]), crowding
 
@@ -129,13 +117,6 @@ def _arch(patient: Patient, spine: Spine, along: Floats, bounds: Floats) -> Floa
         pad += 4.2 * patient.size * patient.epidural_fat * closing(g, 2.4) * near
         slope += (0.1 + 0.05 * min(g, 3.0)) * near
     return np.stack([bounds[1] + pad, slope])
-
-
-def _cord(patient: Patient, spine: Spine, along: Floats) -> Floats:
-    """Return the cord's radius: full above, swollen, then a cone that ends at the conus."""
-    tip = spine.level_at(0) + patient.conus
-    radius: Floats = 4.4 * patient.size * np.clip((along - tip) / 30.0, 0, 1) ** 0.6
-    return radius
 
 
 def _rootlets(
@@ -154,7 +135,7 @@ def _rootlets(
                 to_wall = _hill(np.maximum(along - leaves - 4.0, 0.0), 14.0)
                 left = sign * (across + (0.86 - across) * to_wall) + wave + rng.normal(0, 0.03)
                 rest = 0.72 - 0.45 * across**2 - forward * (0.4 + across) + rng.normal(0, 0.06)
-                back = rest * (1 - to_wall) + 0.0 * to_wall + wave
+                back = rest * (1 - to_wall) + wave
                 # Squeezed roots fill the whole sac.
                 back = back * (1 - crowd) + crowd * rng.uniform(-0.75, 0.8)
                 seen = (along > leaves) & (along < tip + 25.0)
@@ -167,7 +148,7 @@ def _roots(patient: Patient, spine: Spine, along: Floats) -> tuple[Floats, Float
     size, courses, depths = patient.size, [], []
     for level in range(5):
         k = patient.first_disc + level + 1
-        pedicle, inner = patient.pedicle[k], patient.pedicle[k] - patient.pedicle_half_width[k]
+        pedicle, inner = patient.pedicle[k], _inner(patient)[k]
         disc, body = spine.level_at(level), spine.vertebra_at[k]
         knots = [body - 12.0 * size, body - 2.0, body + 4.0, disc - 3.0, disc + 9.0]
         for side, sign in SIDES:
@@ -185,13 +166,11 @@ def _roots(patient: Patient, spine: Spine, along: Floats) -> tuple[Floats, Float
     return np.stack(courses), np.stack(depths)
 
 
-def _recess_fat(patient: Patient, spine: Spine, along: Floats) -> Floats:
+def _recess_fat(patient: Patient, spine: Spine, along: Floats, inner: Floats) -> Floats:
     """Return, per side, middle and half sizes of the fat in the lateral recesses ``[2, 4, n]``."""
     fat = np.zeros((2, 4, len(along)))
     fat[:, 2:] = 0.05
-    at = spine.vertebra_at[::-1]
     for side, sign in SIDES:
-        inner = np.interp(along, at, (patient.pedicle - patient.pedicle_half_width)[::-1])
         fat[side, 0] = sign * (inner - 1.8)
         fat[side, 1] = -3.8
         for level in range(5):
@@ -204,87 +183,75 @@ def _recess_fat(patient: Patient, spine: Spine, along: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class _Band:
-    """Pixels near the line, while they are painted.
+    """Pixels near the line, while they are painted."""
 
-    Attributes:
-        left, back, along: mm, of any shape.
-        index: their places in the tables.
-        canal: the tables.
-        contrast: the tissues' signals.
-        softness: width of an edge, mm.
-    """
-
-    left: Singles
+    left: Singles  # mm, of any shape, as back and along
     back: Singles
     along: Singles
-    index: NDArray[np.int32]
-    canal: Canal
+    index: NDArray[np.int32]  # their places in the tables
+    sac: Sac
     contrast: Contrast
-    softness: float
+    softness: float  # width of an edge, mm
 
 
 def paint_canal(
-    values: Singles,
-    place: tuple[Singles, Singles, Singles],
-    canal: Canal,
-    contrast: Contrast,
-    softness: float,
+    values: Singles, place: tuple[Singles, Singles, Singles], sac: Sac, contrast: Contrast, softness: float
 ) -> Singles:
     """Return the brightness of pixels near the line with the canal painted over it.
 
     Args:
         values: ``[heights, n]`` brightness before.
         place: three ``[heights, n]``: mm left, back, along.
-        canal: the tables.
+        sac: the tables.
         contrast: the tissues' signals.
         softness: width of an edge, mm.
     """
     left, back, along = place
-    index = np.clip((along * np.float32(1 / STEP)).astype(np.int32), 0, canal.cord.shape[0] - 1)
-    band = _Band(left, back, along, index, canal, contrast, softness)
-    apex, slope = canal.arch.take(index, axis=1)
+    index = np.clip((along * np.float32(1 / STEP)).astype(np.int32), 0, sac.cord.shape[0] - 1)
+    band = _Band(left, back, along, index, sac, contrast, softness)
+    apex, slope = sac.arch.take(index, axis=1)
     behind = back - apex + slope * np.abs(left)  # mm behind the inner surface of the ligamentum flavum
     values = _paint_space(values, behind, band)
-    front, rear, half_left, half_right = canal.bounds.take(index, axis=1)
+    front, rear, half_left, half_right = sac.bounds.take(index, axis=1)
     half_depth, middle = (rear - front) / 2, (rear + front) / 2
     u = left / np.where(left > 0, half_left, half_right)
     v = (back - middle) / half_depth
     # Flatter than an ellipse in front, where the sac lies on the discs.
-    flat = np.where(v < 0, v * v * (np.float32(0.75) + np.float32(0.25) * v * v), v * v)
+    flat = np.where(v < 0, v * v * (0.75 + 0.25 * v * v), v * v)
     distance = (np.sqrt(u * u + flat) - 1) * np.minimum(half_depth, half_left)
-    distance = np.maximum(distance, np.float32(0.85) * behind + np.float32(0.3))
-    values = painted(values, contrast.ligament, covered_through(distance - np.float32(0.45), softness))
-    sac = covered_through(distance, softness)
-    inside = np.flatnonzero(sac.ravel() > 0)
-    here = tuple(part.ravel()[inside] for part in (u, v, half_left, half_depth, along))
-    fluid = _paint_fluid(here, index.ravel()[inside], canal, contrast, softness)
+    distance = np.maximum(distance, 0.85 * behind + 0.3)
+    values = painted(values, contrast.ligament, covered_through(distance - 0.45, softness))
+    part = covered_through(distance, softness).ravel()
+    inside = np.flatnonzero(part > 0)
+    here = tuple(axis.ravel()[inside] for axis in (u, v, half_left, half_depth, along))
+    fluid = _paint_fluid(here, index.ravel()[inside], sac, contrast, softness)
     flat_values = values.ravel()
-    flat_values[inside] += (fluid - flat_values[inside]) * sac.ravel()[inside]
+    flat_values[inside] += (fluid - flat_values[inside]) * part[inside]
     return _paint_roots(flat_values.reshape(values.shape), band)
 
 
 def _paint_space(values: Singles, behind: Singles, band: _Band) -> Singles:
     """Paint the space between bone and sac: veins, fat, the ligamentum flavum."""
-    left, back, index, canal = band.left, band.back, band.index, band.canal
+    left, back, index, sac = band.left, band.back, band.index, band.sac
     contrast, softness = band.contrast, band.softness
-    front, rear, half = canal.bony.take(index, axis=1)
-    caudal = canal.caudal.take(index)
+    front, rear, half = sac.bony.take(index, axis=1)
+    caudal = sac.caudal.take(index)
     # From its inner surface back to the laminae.
-    lamina = back - rear + np.float32(1.6) + np.float32(0.4) * np.abs(left)
-    outer = np.maximum(behind - np.float32(1.0) - np.float32(12.0) * canal.ligament.take(index), lamina)
-    walls = np.maximum(np.maximum(front - back, outer), np.abs(left) - half - np.float32(2.0))
+    lamina = back - rear + 1.6 + 0.4 * np.abs(left)
+    outer = np.maximum(behind - 1.0 - 12.0 * sac.ligament.take(index), lamina)
+    walls = np.maximum(np.maximum(front - back, outer), np.abs(left) - half - 2.0)
     # Veins lie in front of the sac; behind it and towards the foramina there is fat.
-    fatty = np.clip(np.maximum(back * np.float32(0.5) + 1, np.abs(left) * np.float32(0.2) - 1), 0, 1)
+    fatty = np.clip(np.maximum(back * 0.5 + 1, np.abs(left) * 0.2 - 1), 0, 1)
     fatty = np.maximum(fatty, caudal)
     fill = contrast.epidural + (np.float32(0.95 * contrast.fat) - np.float32(contrast.epidural)) * fatty
     values = painted(values, fill.astype(np.float32), covered_through(walls, softness))
-    flavum = np.maximum(np.maximum(-behind, outer), np.abs(left) - half - np.float32(4.0))
-    flavum = np.maximum(flavum, (caudal - np.float32(0.6)) * 10)
+    flavum = np.maximum(np.maximum(-behind, outer), np.abs(left) - half - 4.0)
+    flavum = np.maximum(flavum, (caudal - 0.6) * 10)
     values = painted(values, contrast.ligament, covered_through(flavum, softness))
     # The ligament on the back of the bodies and discs.
-    behind_body = np.maximum(np.abs(back - front) - np.float32(0.6), np.abs(left) - np.float32(7.0))
-    values = painted(values, contrast.ligament, covered_through(behind_body, softness) * np.float32(0.8))
-    for x, y, half_x, half_y in canal.recess_fat.take(index, axis=2):
+    behind_body = np.maximum(np.abs(back - front) - 0.6, np.abs(left) - 7.0)
+    values = painted(values, contrast.ligament, covered_through(behind_body, softness) * 0.8)
+    for x, y, half_x, half_y in sac.recess_fat.take(index, axis=2):
         spot = np.sqrt(((left - x) / half_x) ** 2 + ((back - y) / half_y) ** 2)
         values = painted(
             values, contrast.fat * 0.9, covered((spot - 1) * np.minimum(half_x, half_y), softness)
@@ -293,23 +260,19 @@ def _paint_space(values: Singles, behind: Singles, band: _Band) -> Singles:
 
 
 def _paint_fluid(
-    place: tuple[Singles, ...],
-    index: NDArray[np.int32],
-    canal: Canal,
-    contrast: Contrast,
-    softness: float,
+    place: tuple[Singles, ...], index: NDArray[np.int32], sac: Sac, contrast: Contrast, softness: float
 ) -> Singles:
     """Return the brightness inside the sac: fluid with its pulsation, cord, rootlets."""
     u, v, half_width, half_depth, along = place
     # Pulsating fluid loses signal in clouds, mostly behind the cord and roots and between the discs.
-    wave = np.sin(along * np.float32(0.19)) * np.sin(np.float32(2.1) * u + along * np.float32(0.07))
-    cloud = np.clip(wave * np.float32(0.9) + np.float32(0.5) * v - np.float32(0.15), 0, 1)
+    wave = np.sin(along * 0.19) * np.sin(2.1 * u + along * 0.07)
+    cloud = np.clip(wave * 0.9 + 0.5 * v - 0.15, 0, 1)
     fluid = np.float32(contrast.csf) * (1 - np.float32(contrast.flow) * cloud)
-    cord = canal.cord.take(index)
-    x, y = u * half_width, (v + np.float32(0.05)) * half_depth
-    distance = np.sqrt(x * x + (y * np.float32(1.25)) ** 2) - cord
+    cord = sac.cord.take(index)
+    x, y = u * half_width, (v + 0.05) * half_depth
+    distance = np.sqrt(x * x + (y * 1.25) ** 2) - cord
     fluid = painted(fluid, contrast.cord, covered(distance, softness) * (cord > 0.3))
-    for rootlet_left, rootlet_back in canal.rootlets.take(index, axis=2):
+    for rootlet_left, rootlet_back in sac.rootlets.take(index, axis=2):
         dx, dy = (u - rootlet_left) * half_width, (v - rootlet_back) * half_depth
         part = covered(np.sqrt(dx * dx + dy * dy) - np.float32(ROOTLET_RADIUS), softness)
         fluid = painted(fluid, contrast.nerve, part)
@@ -318,9 +281,9 @@ def _paint_fluid(
 
 def _paint_roots(values: Singles, band: _Band) -> Singles:
     """Paint the roots between sac and foramen, flattened where their recess is narrow."""
-    shape, canal, index = values.shape, band.canal, band.index.ravel()
+    shape, sac, index = values.shape, band.sac, band.index.ravel()
     values, left, back = values.ravel(), band.left.ravel(), band.back.ravel()
-    for course, depth in zip(canal.roots, canal.root_depth, strict=True):
+    for course, depth in zip(sac.roots, sac.root_depth, strict=True):
         x = course[0].take(index)
         here = np.flatnonzero(np.abs(left - x) < 4.0)
         if not here.size:

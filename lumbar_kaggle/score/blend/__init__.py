@@ -1,1 +1,0 @@
-"""One prediction from several: combined, stacked over conditions and sides, calibrated; cross-fitted."""
