@@ -19,6 +19,8 @@ setup(
     package_data={
         "lumbar_kaggle": ["py.typed"],
         "lumbar_kaggle.pages": ["templates/*"],
+        "lumbar_kaggle.baseline": ["*.html"],
+        "lumbar_kaggle.two_stage": ["*.html"],
         "lumbar_kaggle.phantom": ["*.csv"],
     },
     python_requires=">=3.11",
@@ -45,6 +47,8 @@ setup(
         "jinja2>=3.1",
         "markupsafe>=2.1",
         "tqdm>=4.66",
+        # The command line; nothing else imports it, so that a kernel does without.
+        "tyro>=1.0",
         "filelock>=3.12",
         # The oldest client that the tests drive, and the oldest kagglesdk that asks for one kernel version.
         "kaggle>=2.2.4",

@@ -1,5 +1,6 @@
 """``lumbar demo``: the whole job on synthetic studies, from an empty folder to a report."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +11,15 @@ from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked, write_text
 from lumbar_kaggle.inference.predict import predict
+from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.pages.report import write_report
 from lumbar_kaggle.pages.study import write_study_page
 from lumbar_kaggle.phantom import write_competition
-from lumbar_kaggle.pipeline import preprocess_folder
 from lumbar_kaggle.score.comparison import score_file
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.tables.submission import validate
+
+log = logging.getLogger(__name__)
 
 STUDIES, TEST_STUDIES, SEED = 60, 20, 1
 
@@ -58,24 +61,24 @@ def _run_demo(folder: Path) -> Path:
     _title("1/7 Phantom studies")
     truth = write_competition(competition, studies=STUDIES, test_studies=TEST_STUDIES, seed=SEED) / "test.csv"
     _title("2/7 Preprocessing")
-    print(preprocess_folder(competition, cache).sentence())
+    log.info(recipe("baseline").preprocess(competition, cache).sentence())
     _title("3/7 Training the baseline, and its canal targets once more by the report's protocol")
     train = read_competition(competition, "train")
-    print(fit(train, cache, run, CONFIG, Budget()).sentence())
+    log.info(fit(train, cache, run, CONFIG, Budget()).sentence())
     comparison = replace(CONFIG, protocol="report", targets=REPORT_TARGETS)
-    print(fit(train, cache, report_run, comparison, Budget()).sentence())
+    log.info(fit(train, cache, report_run, comparison, Budget()).sentence())
     _title("4/7 Export")
-    print(f"Bundle {export(run, bundle).fingerprint}")
+    log.info(f"Bundle {export(run, bundle).fingerprint}")
     _title("5/7 Inference over test_images")
     outcome = predict(competition, bundle, submission, Budget())
-    print(f"{outcome.path}: {outcome.sentence()}")
+    log.info(f"{outcome.path}: {outcome.sentence()}")
     _title("6/7 Submission")
     faults = validate(submission, competition)
     if faults:
         raise InputError(f"{submission}: the submission is not valid: {faults[0]}")
-    print(f"{submission}: valid")
+    log.info(f"{submission}: valid")
     scores = score_file(submission, truth, competition / "train.csv").text()
-    print(scores)
+    log.info(scores)
     write_text(folder / "score.txt", scores + "\n")
     _title("7/7 Pages")
     page, study_page = folder / "report.html", folder / "study.html"
@@ -85,9 +88,9 @@ def _run_demo(folder: Path) -> Path:
     write_report(
         run, page, against=report_run, bundle=bundle, folder=competition, studies=shown, score_text=scores
     )
-    print(f"Study page: {study_page.resolve()}")
+    log.info(f"Study page: {study_page.resolve()}")
     return page.resolve()
 
 
 def _title(text: str) -> None:
-    print(f"\n== {text}", flush=True)
+    log.info("\n== %s", text)

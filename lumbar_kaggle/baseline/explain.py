@@ -11,13 +11,13 @@ from lumbar_kaggle.baseline.images import square
 from lumbar_kaggle.baseline.predictor import BaselinePredictor, study_slice
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES
 from lumbar_kaggle.inference.base import Study
+from lumbar_kaggle.inference.explanation import Explanation, HeatMap, Slice
 from lumbar_kaggle.inference.heat import grad_cam
-from lumbar_kaggle.inference.shown import BaselineExplanation, HeatMap
 
 
 def explain_study(
     study: Study, predictor: BaselinePredictor, targets: Iterable[str] | None = None
-) -> BaselineExplanation:
+) -> Explanation:
     """Grade one study and draw a heat map for each target asked for.
 
     Each heat map is the mean over the folds' models, enlarged to the original slice.
@@ -38,7 +38,8 @@ def explain_study(
         graded, heat_map = _explain_target(predictor, name, inputs, image.shape)
         probabilities[TARGET_NAMES.index(name)] = graded
         heat_maps.append(heat_map)
-    return BaselineExplanation(study.study_id, probabilities, (), facts, image, tuple(heat_maps))
+    shown = Slice(image, facts)
+    return Explanation(study.study_id, probabilities, slice=shown, heat_maps=tuple(heat_maps))
 
 
 def _explain_target(

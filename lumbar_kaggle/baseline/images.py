@@ -13,7 +13,7 @@ from lumbar_kaggle.dicom import intensity
 from lumbar_kaggle.dicom.cache import OK, Cache, CacheConfig, Source
 from lumbar_kaggle.dicom.grouping import middle_first
 from lumbar_kaggle.dicom.instances import UnreadableInstance, read_slices
-from lumbar_kaggle.dicom.volume import UnreadableSeries, notes, read_headers
+from lumbar_kaggle.dicom.series import UnreadableSeries, notes, read_headers
 from lumbar_kaggle.tables.competition import SERIES_COLUMNS
 
 SIDE = 256

@@ -16,9 +16,10 @@ from lumbar_kaggle.baseline.export import Fold, read_models
 from lumbar_kaggle.baseline.images import middle_slice, rank_series, square
 from lumbar_kaggle.core.settings import from_dict
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES, target
-from lumbar_kaggle.dicom.volume import UnreadableSeries
+from lumbar_kaggle.dicom.series import UnreadableSeries
 from lumbar_kaggle.inference.base import Prediction, Study
 from lumbar_kaggle.inference.bundle import MANIFEST, Manifest
+from lumbar_kaggle.inference.explanation import Explanation
 from lumbar_kaggle.training.devices import usable_devices
 from lumbar_kaggle.training.encoders import build_network
 from lumbar_kaggle.training.weights import load_weights
@@ -115,6 +116,16 @@ class BaselinePredictor:
                 continue
             graded[name] = np.mean([self.calibrate(name, *one) for one in raw], axis=0)
         return graded, faults
+
+    def explain(self, study: Study, targets: Sequence[str] | None = None) -> Explanation:
+        """Grade one study and draw heat maps; see `baseline.explain.explain_study`."""
+        from lumbar_kaggle.baseline.explain import explain_study
+
+        try:
+            return explain_study(study, self, targets)
+        except UnreadableSeries as error:
+            nothing = np.full((len(TARGET_NAMES), len(SEVERITIES)), np.nan)
+            return Explanation(study.study_id, nothing, (str(error),))
 
     def models(self, target_name: str) -> Iterator[tuple[Fold, nn.Sequential]]:
         """Yield each fold's manifest entry and the network holding its weights (the same object)."""

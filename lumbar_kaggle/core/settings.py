@@ -1,10 +1,10 @@
-"""Configuration objects: frozen dataclasses to JSON and back, and to command-line options.
+"""Settings: frozen dataclasses, made from a dictionary of changes wherever that comes from.
 
-A setting's type is its annotation, what it may be is in its field's metadata (see `option`). Both are
-checked where the object is made (`check_settings`), wherever the values came from.
+A command line, a JSON file, a kernel's ``LUMBAR_CONFIG`` and a rehearsal all give such a dictionary, by the
+same names. A setting's type is its annotation, what it may be is in its field's metadata (see `option`). Both
+are checked in one place, where the object is made (`check_settings`).
 """
 
-import argparse
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, field, fields, is_dataclass
@@ -100,12 +100,27 @@ def option(default: Any, text: str, **more: Any) -> Any:
     """Return a dataclass field that is a setting.
 
     Args:
-        default: its value where none is given.
+        default: its value where none is given; ``MISSING``: one must be given.
         text: its help.
-        more: for the command line ``metavar``; for `check_settings` ``choices``, ``least``, ``most`` and
-            ``above`` (of numbers, or of each in a tuple), ``count`` (of a tuple's values).
+        more: for the command line ``metavar`` and ``positional``; for `check_settings` ``choices``,
+            ``least``, ``most`` and ``above`` (of numbers, or of each in a tuple), ``count`` (of a tuple's
+            values) and ``empty`` (a tuple may be).
     """
     return field(default=default, metadata={"help": text, **more})
+
+
+def merged(changes: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return both dictionaries of changes in one; where both name a setting, `over` holds.
+
+    >>> merged({"folds": 2, "grade": {"lr": 1e-3}}, {"grade": {"epochs": 3}})
+    {'folds': 2, 'grade': {'lr': 0.001, 'epochs': 3}}
+    """
+    result = dict(changes)
+    for name, value in over.items():
+        before = result.get(name)
+        both = isinstance(before, Mapping) and isinstance(value, Mapping)
+        result[name] = merged(before, value) if both else value  # type: ignore[arg-type]
+    return result
 
 
 def check_settings(config: Any) -> None:
@@ -143,6 +158,8 @@ def conform(value: Any, hint: Any, name: str) -> Any:
         return {str(key): conform(item, inner[1], f"{name}[{key!r}]") for key, item in value.items()}
     if hint is float and type(value) is int and abs(value) < 2**53:
         return float(value)
+    if hint is Path and isinstance(value, str | Path):
+        return Path(value)
     # By isinstance a bool would be an int.
     plain = isinstance(value, hint) and not (hint is int and isinstance(value, bool)) if not origin else False
     if not plain or (hint is float and not math.isfinite(value)):
@@ -155,6 +172,7 @@ _WORDS = {
     int: "a whole number",
     float: "a finite number",
     str: "text",
+    Path: "a path",
     tuple: "a list",
     list: "a list",
     dict: "an object",
@@ -182,6 +200,8 @@ def _check_range(one: "Field[Any]", value: Any) -> None:
     """Raise where a value, or one of a tuple's, is not what the field's metadata allows."""
     allowed = one.metadata
     values, each = (value, "each") if isinstance(value, tuple) else ((value,), "it")
+    if isinstance(value, tuple) and not value and (one.default == () or allowed.get("empty")):
+        return
     if isinstance(value, tuple) and len(value) != allowed.get("count", max(len(value), 1)):
         wanted = allowed.get("count", "at least one")
         raise InputError(f"{one.name} has {len(value)} values; it needs {wanted}")
@@ -199,59 +219,3 @@ def _check_range(one: "Field[Any]", value: Any) -> None:
 def _clipped(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}…"
-
-
-def add_options(parser: argparse._ActionsContainer, kind: type[Any]) -> None:
-    """Add one option per field of the dataclass `kind`; its help is the field's ``help`` metadata.
-
-    Options that are not given are absent from the parsed arguments, so `from_options` can tell what
-    the user set.
-    """
-    hints = get_type_hints(kind)
-    for one in fields(kind):
-        name = "--" + one.name.replace("_", "-")
-        convert, several = _converter(hints[one.name])
-        text = f"{one.metadata.get('help', '')} (default: {_shown(one)})"
-        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
-        if hints[one.name] is bool:
-            options["action"] = argparse.BooleanOptionalAction
-        else:
-            options["type"] = convert
-            options["metavar"] = one.metadata.get("metavar", convert.__name__.upper())
-            if several:
-                options["nargs"] = "+"
-            if "choices" in one.metadata:
-                options["choices"] = one.metadata["choices"]
-                del options["metavar"]
-        parser.add_argument(name, **options)
-
-
-def from_options(arguments: argparse.Namespace, kind: type[Config], base: Config | None = None) -> Config:
-    """Build the dataclass from parsed options; what was not given comes from `base` or the defaults."""
-    values = {} if base is None else asdict(base)  # type: ignore[call-overload]
-    for one in fields(kind):  # type: ignore[arg-type]
-        if hasattr(arguments, one.name):
-            values[one.name] = getattr(arguments, one.name)
-    return from_dict(values, kind)
-
-
-def given_options(arguments: argparse.Namespace, kind: type[Any]) -> list[str]:
-    """Return the fields of the dataclass that the user set among parsed options."""
-    return [one.name for one in fields(kind) if hasattr(arguments, one.name)]
-
-
-def _converter(hint: Any) -> tuple[type, bool]:
-    """Return what turns text into the hinted type, and whether several values are taken."""
-    if get_origin(hint) is tuple:
-        return get_args(hint)[0], True
-    parts = [part for part in get_args(hint) if part is not NoneType]
-    return (parts[0] if parts else hint), False
-
-
-def _shown(one: "Field[Any]") -> str:
-    value = one.default
-    if value is MISSING:
-        return "required"
-    if isinstance(value, tuple):
-        return f"all {len(value)}" if len(value) > 5 else " ".join(map(str, value))
-    return "none" if value is None else str(value)

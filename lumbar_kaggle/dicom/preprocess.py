@@ -6,27 +6,25 @@ memory a pool of processes is faster (`tests/benchmarks` measures both). The exe
 argument, so a cluster's can be handed in.
 """
 
-import json
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lumbar_kaggle.core.budget import Budget, start_method
-from lumbar_kaggle.core.files import locked, write_atomic, write_json
-from lumbar_kaggle.core.folders import shown
-from lumbar_kaggle.dicom import intensity
+from lumbar_kaggle.core.files import locked
 from lumbar_kaggle.dicom.cache import OK, Batch, Cache, CacheConfig, Source
-from lumbar_kaggle.dicom.volume import UnreadableSeries, Volume, read_series
+from lumbar_kaggle.dicom.series import UnreadableSeries
 from lumbar_kaggle.tables.competition import SERIES_COLUMNS
+
+log = logging.getLogger(__name__)
 
 Worker = Callable[[Source, Path], dict[str, object]]
 """Writes one source's files into a folder and returns its index entry (at least ``file``)."""
@@ -132,9 +130,10 @@ def _fill(
     batches = cache.plan(sources, batch_size)
     missing = {batch.name: _missing(batch, cache) for batch in batches}
     todo = [batch for batch in batches if missing[batch.name]]
-    print(f"Preprocessing {len(sources)} series into {cache.folder}")
+    log.info("Preprocessing %d series into %s", len(sources), cache.folder)
     if len(todo) < len(batches):
-        print(f"{len(batches) - len(todo)} of {len(batches)} batches are already there and are skipped")
+        done = len(batches) - len(todo)
+        log.info("%d of %d batches are already there and are skipped", done, len(batches))
     start = time.perf_counter()
     total = sum(batch.sources[index].slices for batch in todo for index in missing[batch.name])
     with tqdm(total=total, unit="slice", desc="preprocess", disable=not todo) as progress:
@@ -187,99 +186,3 @@ def _entry(worker: Worker, source: Source, folder: Path) -> dict[str, object]:
         return {**entry, **worker(source, folder)}
     except UnreadableSeries as error:
         return {**entry, "status": "failed", "reason": str(error), "file": ""}
-
-
-VOLUMES = CacheConfig("volumes", 2, {"percentiles": [intensity.LOW, intensity.HIGH], "window": "series"})
-
-
-@dataclass(frozen=True, eq=False)
-class WindowedSeries:
-    """One series in 8 bits, as it is cached.
-
-    Attributes:
-        low, high: MR intensities of the window, over the whole series, so that neighbouring slices keep their
-            relation.
-        pixels: per stack ``[slices, rows, columns]`` uint8.
-        stacks: per stack its slice table: ``positions``, ``orientation``, ``spacing`` and
-            ``instance_numbers``, lists with one entry per slice, None where it is not known.
-        skipped: ``file`` and ``reason`` of the files that are no usable slices.
-        notes: see `volume.Volume`.
-    """
-
-    low: float
-    high: float
-    pixels: tuple[NDArray[np.uint8], ...]
-    stacks: tuple[dict[str, Any], ...]
-    skipped: tuple[dict[str, str], ...]
-    notes: tuple[str, ...] = ()
-
-
-def window_series(folder: Path, files: Sequence[str] = (), kind: str = "") -> WindowedSeries:
-    """Read a series and window it; padding takes no part in the window and becomes 0.
-
-    Args:
-        folder, files, kind: see `volume.read_series`.
-
-    Raises:
-        UnreadableSeries: no usable slice, or none of the kind's plane.
-    """
-    volume = read_series(folder, files, kind)
-    low, high = intensity.percentiles(_inside(volume))
-    stacks = volume.stacks()
-    return WindowedSeries(
-        low,
-        high,
-        tuple(_to_8bit(stack, low, high) for stack in stacks),
-        tuple(
-            {
-                "positions": _table(stack.positions, 4),
-                "orientation": _table(stack.orientation, 6),
-                "spacing": _table(stack.spacing, 6),
-                "instance_numbers": list(stack.instance_numbers),
-            }
-            for stack in stacks
-        ),
-        tuple({"file": shown(item.path.name), "reason": item.reason} for item in volume.skipped),
-        volume.notes,
-    )
-
-
-def _inside(volume: Volume) -> NDArray[Any]:
-    """Return all intensities of a series but those of the padding, in one row."""
-    padding = volume.padding or (None,) * len(volume)
-    pairs = zip(volume.images, padding, strict=True)
-    return np.concatenate([image.ravel() if mask is None else image[~mask] for image, mask in pairs])
-
-
-def _to_8bit(stack: Volume, low: float, high: float) -> NDArray[np.uint8]:
-    padding = stack.padding or (None,) * len(stack)
-    pairs = zip(stack.images, padding, strict=True)
-    return np.stack([intensity.to_8bit(image, low, high, mask) for image, mask in pairs])
-
-
-def _table(values: NDArray[np.float64], digits: int) -> list[list[float] | None]:
-    """Return rows ``[slices, n]`` as lists; None for a row that is not known, which JSON has a word for."""
-    return [row.tolist() if np.isfinite(row).all() else None for row in values.round(digits)]
-
-
-def volume_worker(source: Source, folder: Path) -> dict[str, object]:
-    """Cache a whole series: per stack one uint8 ``[slices, rows, columns]`` file, and the slice table.
-
-    Raises:
-        UnreadableSeries: no usable slice.
-    """
-    series = window_series(Path(source.folder), source.files, source.kind)
-    name = f"{source.study_id}_{source.series_id}"
-    stacks = []
-    for number, (pixels, table) in enumerate(zip(series.pixels, series.stacks, strict=True)):
-        file = f"{name}_{number}.npy"
-        write_atomic(folder / file, lambda path, pixels=pixels: np.save(path, pixels))  # type: ignore[misc]
-        stacks.append({"file": file, **table})
-    write_json(folder / f"{name}.json", {"low": series.low, "high": series.high, "stacks": stacks})
-    return {
-        "file": f"{name}.json",
-        "slices": sum(map(len, series.pixels)),
-        "stacks": len(stacks),
-        "skipped": json.dumps(series.skipped),
-        "notes": "; ".join(series.notes),
-    }

@@ -1,25 +1,19 @@
-"""One series → `Volume`: slices sorted in the body, with their geometry.
+"""`Volume`: the slices of a series with their geometry, from DICOM and the cache to points and crops.
 
-Order and laterality come from positions, never from instance numbers. A file that is no usable slice
-is skipped and listed; only a series without any usable slice is an error.
+Order and laterality come from positions, never from instance numbers.
 """
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lumbar_kaggle.core.folders import Folder, list_folder, shown
-from lumbar_kaggle.dicom import geometry
-from lumbar_kaggle.dicom.grouping import group_slices, may_be, places, plane_of, sort_instances
-from lumbar_kaggle.dicom.instances import Instance, UnreadableInstance, read_instances, read_slices
-from lumbar_kaggle.dicom.kinds import KIND_WORDS, recognise_series
+from lumbar_kaggle.dicom import geometry, intensity
 
-Found = TypeVar("Found")
+Floats = NDArray[np.float64]
 
 SAME_ORIENTATION_DEGREES = 2.0
 """Slices whose normals differ by less belong to one stack; tilts per disc differ by 5° and more."""
@@ -30,9 +24,33 @@ SAME_COLUMN_MM = 2.0
 SAME_POSITION_MM = 0.05
 """Slices nearer than this along the normal are the same slice taken twice."""
 
+PLACE, SPACING = "place", "spacing"
+"""What may be assumed of a volume."""
 
-class UnreadableSeries(Exception):
-    """A series without one usable slice; the text says what was wrong with its files."""
+ASSUMED_FIELD_MM, ASSUMED_AXIAL_FIELD_MM = 280.0, 190.0
+"""Height of a picture whose spacing is not known: around the mean of the competition's of either plane."""
+
+ASSUMED_STEP_MM = 4.5
+"""Distance of sagittal slices that do not know their place; the competition's median is 4.5."""
+
+_ASSUMED_ORIENTATION = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
+"""Of slices that do not know theirs: sagittal, front to the left, head up, as such pictures are stored."""
+
+_PLAUSIBLE_FIELD_MM = (60.0, 700.0)
+"""Fields outside of these are a wrong spacing's; axial ones of 100 mm do occur."""
+
+_OBLONG = 4.0
+"""No scanner's pixels are so many times as long as they are wide."""
+
+
+class Images(Protocol):
+    """The slices of a volume: arrays ``[rows, columns]``."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> NDArray[Any]: ...
+
+    def __iter__(self) -> Iterator[NDArray[Any]]: ...
 
 
 class Skipped(NamedTuple):
@@ -44,32 +62,39 @@ class Skipped(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """The slices of one series in reading order.
+    """Slices of one series with their geometry, from DICOM and the cache to points and crops.
 
     Sagittal slices run from the patient's right to left (rising LPS x), axial ones from head to foot.
 
     Attributes:
-        images: one ``[rows, columns]`` array per slice, MR intensity, dtype as `instances.decode`
-            gives it; slices of one series may differ in size.
-        positions: ``[slices, 3]`` LPS mm, centre of each slice's first pixel; NaN where the header
-            has none.
+        images: one ``[rows, columns]`` array per slice, intensities as `instances.decode` gives them or, once
+            `windowed`, uint8. Slices of one series may differ in size, those of one of its `stacks` do not:
+            then it may be an array ``[slices, rows, columns]``, or a file, see `volume_cache.CachedImages`.
+        positions: ``[slices, 3]`` LPS mm, centre of each slice's first pixel; NaN where the header has none.
         orientation: ``[slices, 6]`` direction cosines; NaN where the header has none.
         spacing: ``[slices, 2]`` mm between rows, mm between columns; NaN where the header has none.
         instance_numbers: one per slice, None where the header has none.
+        series_id, kind: of the series; empty where not known.
         skipped: files that were left out, with the reason.
         padding: one mask ``[rows, columns]`` per slice, True outside of the picture; None where it has no
             outside. Empty where nothing has.
-        notes: what is to be said of the series, see `notes`.
+        notes: what is to be said of the series, see `series.notes`.
+        window: intensities that are 0 and 255 in `images`; None where these are the stored ones.
+        assumed: which of `PLACE` and `SPACING` are not the scanner's, see `completed`.
     """
 
-    images: tuple[NDArray[Any], ...]
-    positions: NDArray[np.float64]
-    orientation: NDArray[np.float64]
-    spacing: NDArray[np.float64]
+    images: Images
+    positions: Floats
+    orientation: Floats
+    spacing: Floats
     instance_numbers: tuple[int | None, ...]
+    series_id: str = ""
+    kind: str = ""
     skipped: tuple[Skipped, ...] = ()
     padding: tuple[NDArray[np.bool_] | None, ...] = ()
     notes: tuple[str, ...] = ()
+    window: tuple[float, float] | None = None
+    assumed: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -84,40 +109,72 @@ class Volume:
         sizes = {image.shape for image in self.images}
         if len(sizes) > 1:
             raise ValueError(f"the slices have the sizes {sorted(sizes)}; take Volume.stacks()")
-        return np.stack(self.images)
+        return np.stack(list(self.images))
 
     @property
-    def has_geometry(self) -> bool:
-        """Whether every slice knows its place in the patient."""
-        return bool(self._placed(list(range(len(self)))).all())
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the slices of a stack."""
+        shape: tuple[int, ...] = getattr(self.images, "shape", ())[1:] or self.images[0].shape
+        return shape[0], shape[1]
 
-    def to_patient(self, slice_index: int, row: ArrayLike, column: ArrayLike) -> NDArray[np.float64]:
+    @property
+    def placed(self) -> bool:
+        """Whether every slice knows its place in the patient."""
+        return PLACE not in self.assumed and bool(self._placed(range(len(self))).all())
+
+    @property
+    def measured(self) -> bool:
+        """Whether the spacing is the scanner's."""
+        return SPACING not in self.assumed and bool(np.isfinite(self.spacing).all())
+
+    @property
+    def plane(self) -> str:
+        """``"sagittal"``, ``"coronal"`` or ``"axial"``, whichever is nearest to the slices of a stack."""
+        return geometry.plane(self.orientation[0])
+
+    @property
+    def normal(self) -> Floats:
+        """Unit vector ``[3]`` across the slices of a stack."""
+        return geometry.slice_normal(self.orientation[0])
+
+    def depth(self, point: ArrayLike) -> Floats:
+        """Return the distance in mm of an LPS point ``[3]`` from each plane of a stack, ``[slices]``."""
+        return np.asarray(np.abs((self.positions - np.asarray(point)) @ self.normal), dtype=np.float64)
+
+    def to_patient(self, index: int, row: ArrayLike, column: ArrayLike) -> Floats:
         """Return LPS mm ``[..., 3]`` of pixels ``[...]`` of one slice; see `geometry.to_patient`."""
-        index = slice_index
         return geometry.to_patient(
             row, column, self.positions[index], self.orientation[index], self.spacing[index]
         )
 
-    def to_slice(
-        self, slice_index: int, points: ArrayLike
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    def to_slice(self, index: int, points: ArrayLike) -> tuple[Floats, Floats, Floats]:
         """Return row, column (px) and distance (mm) of LPS points ``[..., 3]`` in one slice."""
-        index = slice_index
         return geometry.to_slice(points, self.positions[index], self.orientation[index], self.spacing[index])
 
     def take(self, indices: Sequence[int]) -> "Volume":
         """Return the volume of some of the slices, in the order of `indices`."""
         chosen = np.asarray(indices, dtype=np.int64)
-        return Volume(
+        return replace(
+            self,
             images=tuple(self.images[index] for index in chosen),
             positions=self.positions[chosen],
             orientation=self.orientation[chosen],
             spacing=self.spacing[chosen],
             instance_numbers=tuple(self.instance_numbers[index] for index in chosen),
-            skipped=self.skipped,
             padding=tuple(self.padding[index] for index in chosen) if self.padding else (),
-            notes=self.notes,
         )
+
+    def windowed(self) -> "Volume":
+        """Return the slices in 8 bits, by one window over the series, so that they keep their relation.
+
+        Padding takes no part in the window and becomes 0.
+        """
+        padding = self.padding or (None,) * len(self)
+        pairs = list(zip(self.images, padding, strict=True))
+        inside = [image.ravel() if mask is None else image[~mask] for image, mask in pairs]
+        low, high = intensity.percentiles(np.concatenate(inside))
+        images = tuple(intensity.to_8bit(image, low, high, mask) for image, mask in pairs)
+        return replace(self, images=images, padding=(), window=(low, high))
 
     def stacks(self) -> list["Volume"]:
         """Split into groups of parallel slices that lie over each other and have one size and spacing.
@@ -136,6 +193,41 @@ class Volume:
                 groups.append([index])
         return [self.take(self._along_normal(group)) for group in groups]
 
+    def completed(self) -> "Volume":
+        """Return a stack of one orientation and spacing, with assumptions for what its headers lack.
+
+        The spacing is that of the mean field of the competition's pictures of the plane. Slices without
+        a place become sagittal ones `ASSUMED_STEP_MM` apart, in their order, around the origin.
+        """
+        orientation, spacing = _first_known(self.orientation), _first_known(self.spacing)
+        # The two directions of an image are perpendicular unit vectors; anything else has no plane.
+        area = float(np.linalg.norm(np.cross(orientation[:3], orientation[3:])))
+        placed = bool(np.isfinite(self.positions).all() and 0.9 < area < 1.1)
+        (low, high), (row_mm, column_mm) = _PLAUSIBLE_FIELD_MM, spacing
+        square = row_mm / _OBLONG < column_mm < row_mm * _OBLONG
+        measured = bool(low < row_mm * self.shape[0] < high and square)
+        if not measured:
+            axial = placed and geometry.plane(orientation) == "axial"
+            spacing = np.full(2, (ASSUMED_AXIAL_FIELD_MM if axial else ASSUMED_FIELD_MM) / self.shape[0])
+        positions = self.positions
+        if not placed:
+            orientation, positions = np.array(_ASSUMED_ORIENTATION), self._assumed_positions(spacing)
+        missing = ((PLACE, placed), (SPACING, measured))
+        return replace(
+            self,
+            positions=positions,
+            orientation=np.tile(orientation, (len(self), 1)),
+            spacing=np.tile(spacing, (len(self), 1)),
+            assumed=frozenset(name for name, known in missing if not known),
+        )
+
+    def _assumed_positions(self, spacing: Floats) -> Floats:
+        """Return positions ``[slices, 3]`` of slices whose middle is the origin."""
+        (rows, columns), slices = self.shape, len(self)
+        across = (np.arange(slices) - (slices - 1) / 2) * ASSUMED_STEP_MM
+        corner = -(columns - 1) / 2 * spacing[1], (rows - 1) / 2 * spacing[0]
+        return np.column_stack([across, np.full(slices, corner[0]), np.full(slices, corner[1])])
+
     def _same_stack(self, first: int, second: int) -> bool:
         if self.images[first].shape != self.images[second].shape:
             return False
@@ -151,10 +243,10 @@ class Volume:
         offset = self.positions[second] - self.positions[first]
         return bool(np.abs(both[0] @ offset).max() < SAME_COLUMN_MM)
 
-    def _placed(self, indices: list[int]) -> NDArray[np.bool_]:
+    def _placed(self, indices: Sequence[int]) -> NDArray[np.bool_]:
         """Whether each of the slices has both position and orientation, ``[indices]``."""
-        geometry_of = np.hstack([self.positions[indices], self.orientation[indices]])
-        return np.asarray(np.isfinite(geometry_of).all(axis=1))
+        known = np.hstack([self.positions[indices], self.orientation[indices]])
+        return np.asarray(np.isfinite(known).all(axis=1))
 
     def _along_normal(self, group: list[int]) -> list[int]:
         if not self._placed(group).all():
@@ -169,126 +261,7 @@ class Volume:
         return ordered
 
 
-def read_headers(
-    folder: Path, files: Sequence[str] = (), kind: str = ""
-) -> tuple[list[Instance], list[Skipped]]:
-    """Read the headers of a series, sorted as `Volume` is.
-
-    Args:
-        folder, files, kind: see `read_series`.
-
-    Raises:
-        UnreadableSeries: no file is a usable slice, or none is of the kind's plane.
-    """
-    found, skipped = _read_all(folder, files, read_instances)
-    chosen, others = choose_group(found, kind, folder)
-    return sort_instances(chosen), skipped + others
-
-
-def choose_group(found: Sequence[Instance], kind: str, folder: Path) -> tuple[list[Instance], list[Skipped]]:
-    """Return the slices of the one series that is meant, and the others with what they are.
-
-    Of several groups, see `grouping.group_slices`, it is that of the kind's plane, of the kind itself, and
-    with the most slices, in this order.
-
-    Raises:
-        UnreadableSeries: no group lies in the kind's plane.
-    """
-    every = group_slices(found)
-    groups = [group for group in every if not kind or may_be(kind.split("_")[0], group)]
-    if not groups:
-        planes = " and ".join(sorted({str(plane_of(group)) for group in every}))
-        raise UnreadableSeries(
-            f"{folder}: named {KIND_WORDS[kind]}, but its slices are {planes}; it is left out"
-        )
-
-    def fit(group: list[Instance]) -> tuple[bool, int]:
-        return recognise_series(group)[0] == kind, places(group)
-
-    best = max(groups, key=fit) if len(groups) > 1 else groups[0]
-    kept = set(map(id, best))
-    reason = "of another series, image type, time or plane than the rest"
-    others = [Skipped(item.path, reason) for item in found if id(item) not in kept]
-    return _believed(best), others
-
-
-def _believed(group: list[Instance]) -> list[Instance]:
-    """Take positions for absent where all slices have the same; two are one slice taken twice."""
-    if len(group) < 3 or any(item.position is None for item in group) or places(group) > 1:
-        return group
-    remark = "ImagePositionPatient is the same in all slices, which cannot be meant; it counts as absent"
-    return [replace(item, position=None, remarks=(*item.remarks, remark)) for item in group]
-
-
-def _read_all(
-    folder: Path, files: Sequence[str], read: Callable[[Path], list[Found]]
-) -> tuple[list[Found], list[Skipped]]:
-    """Read the files of a series one by one, once each."""
-    listed = list_folder(folder) if not files else Folder(folder, (), tuple(folder / name for name in files))
-    if listed.problem:
-        raise UnreadableSeries(f"{folder}: {listed.problem}")
-    found: list[Found] = []
-    skipped: list[Skipped] = []
-    for path in listed.files:
-        try:
-            found += read(path)
-        except UnreadableInstance as error:
-            skipped.append(Skipped(path, str(error)))
-    if not found:
-        raise UnreadableSeries(_nothing_readable(folder, skipped))
-    return found, skipped
-
-
-def read_series(folder: Path, files: Sequence[str] = (), kind: str = "") -> Volume:
-    """Read one series; each file is opened once.
-
-    Args:
-        folder: holds its DICOM files; other files are skipped and listed.
-        files: those to read, relative to `folder`; none: every file that lies in it.
-        kind: one of `targets.SERIES_KINDS`, what the series is said to be; or empty. Where the files are of
-            several series, it tells which one is meant.
-
-    Raises:
-        UnreadableSeries: no file is a usable slice, or none is of the kind's plane.
-    """
-    slices, skipped = _read_all(folder, files, read_slices)
-    chosen, others = choose_group([one.instance for one in slices], kind, folder)
-    found = {(one.instance.path, one.instance.frame): one for one in slices}
-    kept = sort_instances(chosen)
-    return Volume(
-        images=tuple(found[item.path, item.frame].image for item in kept),
-        positions=np.array([item.position or (np.nan,) * 3 for item in kept], dtype=np.float64),
-        orientation=np.array([item.orientation or (np.nan,) * 6 for item in kept], dtype=np.float64),
-        spacing=np.array([item.spacing or (np.nan, np.nan) for item in kept], dtype=np.float64),
-        instance_numbers=tuple(item.instance_number for item in kept),
-        skipped=(*skipped, *others),
-        padding=tuple(found[item.path, item.frame].padding for item in kept),
-        notes=notes(kept, [*skipped, *others]),
-    )
-
-
-def notes(headers: Sequence[Instance], skipped: Sequence[Skipped]) -> tuple[str, ...]:
-    """Return what is to be said of a series: each reason and each remark once, with their number."""
-    reasons = Counter(one.reason for one in skipped)
-    first = {one.reason: shown(one.path.name) for one in reversed(skipped)}
-    left_out = [
-        f"{count} {'file is' if count == 1 else 'files are'} no usable {'slice' if count == 1 else 'slices'} "
-        f"({first[reason]}: {reason})"
-        for reason, count in reasons.items()
-    ]
-    # By the attribute, with which each remark begins: the values may be different in each slice.
-    remarks = [(remark.split()[0], remark) for item in headers for remark in item.remarks]
-    counts, first = Counter(name for name, _ in remarks), dict(reversed(remarks))
-    return (
-        *left_out,
-        *(f"{first[name]} ({count} of {len(headers)} slices)" for name, count in counts.items()),
-    )
-
-
-def _nothing_readable(folder: Path, skipped: list[Skipped]) -> str:
-    if not skipped:
-        return f"{folder}: the folder is empty"
-    first = skipped[0]
-    return (
-        f"{folder}: none of {len(skipped)} files is a usable slice; {shown(first.path.name)}: {first.reason}"
-    )
+def _first_known(rows: Floats) -> Floats:
+    """Return the first row ``[n]`` of ``[slices, n]`` without NaN; NaN without any."""
+    known = rows[np.isfinite(rows).all(axis=1)]
+    return known[0] if len(known) else np.full(rows.shape[1], np.nan)

@@ -29,6 +29,7 @@ from lumbar_kaggle.dicom.studies import find_studies
 from lumbar_kaggle.inference.base import Prediction, Predictor, Study
 from lumbar_kaggle.inference.bundle import Manifest, read_manifest
 from lumbar_kaggle.inference.journal import Graded, Journal, plain
+from lumbar_kaggle.inference.recipes import load_predictor
 from lumbar_kaggle.tables.competition import SERIES_COLUMNS, Competition
 from lumbar_kaggle.tables.submission import Submission
 
@@ -76,25 +77,6 @@ class Outcome:
 def log_path(submission: Path) -> Path:
     """Return the path of the log beside a submission."""
     return submission.with_name(f"{submission.stem}-log.csv")
-
-
-def load_predictor(bundle: Path, manifest: Manifest) -> Predictor:
-    """Return the predictor of a bundle.
-
-    Raises:
-        InputError: the bundle is of a recipe that this version does not know.
-    """
-    if manifest.recipe == "baseline":
-        from lumbar_kaggle.baseline.predictor import BaselinePredictor
-
-        return BaselinePredictor(bundle, manifest)
-    if manifest.recipe == "two-stage":
-        from lumbar_kaggle.two_stage.predictor import TwoStagePredictor
-
-        return TwoStagePredictor(bundle, manifest)
-    raise InputError(
-        f"{bundle}: made by recipe {manifest.recipe!r}, which this version does not know; update it"
-    )
 
 
 def predict(root: Path, bundle: Path, out: Path, budget: Budget, *, strict: bool = True) -> Outcome:

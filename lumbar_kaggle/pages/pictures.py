@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES, level_words
-from lumbar_kaggle.inference.points import LocatedSlice, Mark, Slice
-from lumbar_kaggle.inference.shown import BaselineExplanation, Looked
+from lumbar_kaggle.inference.explanation import ExplainedCrop, Explanation, LocatedSlice, Mark, Slice
 from lumbar_kaggle.pages.render import in_words, instance_words, percent
 
 WIDTH = 220
@@ -53,13 +52,13 @@ def slice_picture(
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
 
 
-def explained_slice(explanation: BaselineExplanation, width: int = WIDTH) -> dict[str, Any]:
+def explained_slice(explanation: Explanation, shown: Slice, width: int = WIDTH) -> dict[str, Any]:
     """Return ``slice``, its ``facts``, and ``maps``: each ``target, severity, probability, picture``.
 
     The probability is the calibrated one of the severity that the map explains; `width` is that of the
     slice itself, in px.
     """
-    image, facts, probabilities = explanation.image, explanation.facts, explanation.probabilities
+    image, facts, probabilities = shown.image, shown.facts, explanation.probabilities
     maps = [
         {
             "target": entry.target,
@@ -101,7 +100,7 @@ def _ring(mark: Mark, drawn: dict[str, Any], shape: tuple[int, ...], axial: bool
     }
 
 
-def looked_slice(looked: Looked, width: int) -> dict[str, Any]:
+def looked_slice(looked: ExplainedCrop, width: int) -> dict[str, Any]:
     """Return what the macro ``drawn`` shows of a slice around a crop: its heat map, the crop's outline."""
     words = f"Grad-CAM of {looked.place} {level_words(looked.level)}, {_words(looked.slice)}"
     drawn, shape = _drawn(looked.slice, width, words, looked.heat), looked.slice.image.shape

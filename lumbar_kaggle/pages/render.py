@@ -2,6 +2,7 @@
 
 import math
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -22,6 +23,11 @@ NOTHING = "–"
 def render(template: str, **content: Any) -> str:
     """Fill one of ``pages/templates``; text in `content` is escaped unless it is `Markup`."""
     return _environment().get_template(template).render(**content)
+
+
+def render_file(template: Path, **content: Any) -> str:
+    """Fill a template that a recipe has in its own folder; it may extend those of ``pages/templates``."""
+    return _environment().from_string(template.read_text(encoding="utf-8")).render(**content)
 
 
 def fixed(value: float | None, digits: int = 3) -> str:

@@ -8,18 +8,20 @@ import numpy as np
 from lumbar_kaggle.core.files import write_text
 from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SEVERITIES, TARGET_NAMES, Target, level_words
 from lumbar_kaggle.inference.bundle import Manifest, read_manifest
-from lumbar_kaggle.inference.points import Floats, LocatedSlice
-from lumbar_kaggle.inference.shown import BaselineExplanation, Looked, TwoStageExplanation, Unseen
+from lumbar_kaggle.inference.explanation import (
+    ExplainedCrop,
+    Explanation,
+    Floats,
+    LocatedSlice,
+    MissingCrop,
+)
 from lumbar_kaggle.pages.pictures import FAR_MM, explained_slice, looked_slice, marked_slice
 from lumbar_kaggle.pages.render import render
-from lumbar_kaggle.two_stage.grade.views import PLACE_OF_CONDITION, PLACES
 
 SLICE_WIDTH, SAGITTAL_WIDTH, AXIAL_WIDTH, CROP_WIDTH = 420, 400, 260, 220
 """Of the pictures in px: the whole page stays below 1.5 MB."""
 
 TITLES = {"canal": "Canal", "left foramen": "Left foramina", "right foramen": "Right foramina"}
-
-CONDITION_OF_PLACE = {place: condition for condition, place in PLACE_OF_CONDITION.items()}
 
 
 def write_study_page(folder: Path, study_id: str, bundle: Path, out: Path) -> Path:
@@ -30,7 +32,7 @@ def write_study_page(folder: Path, study_id: str, bundle: Path, out: Path) -> Pa
     Args:
         folder: competition folder (its test split) or folder of studies.
         study_id: the study.
-        bundle: exported models, of either recipe.
+        bundle: exported models, of any recipe.
         out: the page, written atomically.
 
     Returns:
@@ -45,13 +47,11 @@ def write_study_page(folder: Path, study_id: str, bundle: Path, out: Path) -> Pa
     manifest = read_manifest(bundle)
     (explanation,) = explain_studies(folder, [study_id], bundle)
     content: dict[str, Any] = {"slice": None, "maps": []}
-    if isinstance(explanation, BaselineExplanation):
-        content = explained_slice(explanation, SLICE_WIDTH)
-    elif isinstance(explanation, TwoStageExplanation):
-        content = _points_and_views(explanation)
+    if explanation.slice is not None:
+        content = explained_slice(explanation, explanation.slice, SLICE_WIDTH)
+    content |= _points_and_views(explanation)
     page = render(
         "study.html",
-        recipe=manifest.recipe,
         study_id=study_id,
         notes=explanation.notes,
         conditions=CONDITIONS,
@@ -87,14 +87,14 @@ def _grid(probabilities: Floats, manifest: Manifest) -> list[dict[str, Any]]:
     ]
 
 
-def _points_and_views(explanation: TwoStageExplanation) -> dict[str, Any]:
+def _points_and_views(explanation: Explanation) -> dict[str, Any]:
     whole = [one for one in explanation.located if one.view != "axial side"]
     across = [one for one in explanation.located if one.view == "axial side"]
-    cards = [(one.level, _view(one, explanation.probabilities)) for one in explanation.looked]
+    cards = [(one.level, _view(one, explanation.probabilities)) for one in explanation.crops]
     return {
         "sagittal": [_located(one, _title(one.marks[0].place), SAGITTAL_WIDTH) for one in whole],
         "axial": [_located(one, level_words(one.marks[0].level), AXIAL_WIDTH) for one in across],
-        "levels": {level: [card for of, card in cards if of == level] for level in LEVELS},
+        "levels": {level: [card for of, card in cards if of == level] for level in LEVELS if cards},
         "models": explanation.models,
         "networks": explanation.networks,
         "far_mm": FAR_MM,
@@ -122,16 +122,15 @@ def _located(located: LocatedSlice, title: str, width: int) -> dict[str, Any]:
     }
 
 
-def _view(one: Looked | Unseen, probabilities: Floats) -> dict[str, Any]:
-    title = one.place.capitalize() + (f" ({PLACES[one.output]})" if one.place == "axial middle" else "")
-    if isinstance(one, Unseen):
+def _view(one: ExplainedCrop | MissingCrop, probabilities: Floats) -> dict[str, Any]:
+    title = one.place.capitalize() + (" (canal)" if one.place == "axial middle" else "")
+    if isinstance(one, MissingCrop):
         return {"title": title, "reason": one.reason}
-    of = Target(CONDITION_OF_PLACE[PLACES[one.output]], one.level)
     return {
         "title": title,
         "reason": "",
         "severity": SEVERITIES[one.severity],
-        "probability": float(probabilities[TARGET_NAMES.index(of.name), one.severity]),
+        "probability": float(probabilities[TARGET_NAMES.index(one.target), one.severity]),
         "silent": not one.heat.any(),
         "facts": one.slice.facts,
         "picture": looked_slice(one, CROP_WIDTH),

@@ -192,7 +192,7 @@ def weighted_mean(weights: Floats, files: Floats) -> Floats:
     share = np.maximum(weights, LEAST).reshape(-1, *[1] * (files.ndim - 2)) * present
     share = share / np.maximum(share.sum(axis=0), LEAST)
     mean = normalised((share[..., None] * logs).sum(axis=0))
-    return np.where(present.any(axis=0)[..., None], mean, np.nan)
+    return np.where(np.asarray(present.any(axis=0))[..., None], mean, np.nan)
 
 
 def fit_weights(files: Floats, labels: Integers) -> Floats:

@@ -10,20 +10,21 @@ from fastai.data.load import DataLoader
 from fastai.torch_core import to_device
 from numpy.typing import NDArray
 
-from lumbar_kaggle.core.targets import LEVELS, TARGETS
+from lumbar_kaggle.core.targets import LEVELS, TARGETS, Target
+from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.inference.base import Study
+from lumbar_kaggle.inference.explanation import ExplainedCrop, Explanation, MissingCrop, Slice
 from lumbar_kaggle.inference.heat import Floats32, captured, last_map, to_unit, weigh
-from lumbar_kaggle.inference.points import Slice, cut_slice, located_slices, shown_place
-from lumbar_kaggle.inference.shown import Looked, TwoStageExplanation, Unseen
 from lumbar_kaggle.training.devices import device_of
 from lumbar_kaggle.two_stage.grade.augment import cut
 from lumbar_kaggle.two_stage.grade.cropping import FreshCrops
-from lumbar_kaggle.two_stage.grade.crops import Cut, Source, StudyCrops, crop_to_slice
+from lumbar_kaggle.two_stage.grade.crops import Cut, Excerpt, StudyCrops, crop_to_slice
 from lumbar_kaggle.two_stage.grade.data import Batch, crops_batch
 from lumbar_kaggle.two_stage.grade.network import CANAL, MIDDLE, PLANES, Grader
 from lumbar_kaggle.two_stage.grade.views import PLACE_OF_CONDITION, PLACES, VIEWS
+from lumbar_kaggle.two_stage.located import cut_slice, located_slices, shown_place
 from lumbar_kaggle.two_stage.predictor import Model, TwoStagePredictor
-from lumbar_kaggle.two_stage.stacks import Stack
+from lumbar_kaggle.two_stage.study import read_study
 
 Floats = NDArray[np.float64]
 
@@ -31,22 +32,22 @@ SURROUNDINGS = 1.5
 """Side of the pictured part of a slice, in sides of the crop."""
 
 
-def explain_study(study: Study, predictor: TwoStagePredictor) -> TwoStageExplanation:
+def explain_study(study: Study, predictor: TwoStagePredictor) -> Explanation:
     """Grade one study and show what of it was looked at; a study that cannot be read gives notes."""
-    seen = predictor.look(study)
+    seen = predictor.crop(read_study(study))
     probabilities = predictor.grade(study.study_id, seen)
     first = predictor.models[0]
-    return TwoStageExplanation(
+    return Explanation(
         study.study_id,
         probabilities,
         seen.notes,
-        tuple(located_slices(seen.stacks, seen.points, sided=seen.sided)),
-        tuple(
+        located=tuple(located_slices(seen.volumes, seen.points, sided=seen.sided)),
+        crops=tuple(
             replace(one, place=shown_place(one.place, sided=seen.sided))
             for one in where_looked(first, seen.crops[0], _likeliest(probabilities))
         ),
-        len(predictor.models),
-        len(first.networks),
+        models=len(predictor.models),
+        networks=len(first.networks),
     )
 
 
@@ -59,7 +60,9 @@ def _likeliest(probabilities: Floats) -> NDArray[np.int64]:
     return likeliest
 
 
-def where_looked(model: Model, crops: StudyCrops, chosen: NDArray[np.int64]) -> Iterator[Looked | Unseen]:
+def where_looked(
+    model: Model, crops: StudyCrops, chosen: NDArray[np.int64]
+) -> Iterator[ExplainedCrop | MissingCrop]:
     """Yield where a model looked: of every level, view and side, in that order.
 
     Args:
@@ -73,7 +76,7 @@ def where_looked(model: Model, crops: StudyCrops, chosen: NDArray[np.int64]) -> 
 
 def _level(
     model: Model, crops: StudyCrops, level: int, chosen: NDArray[np.int64]
-) -> Iterator[Looked | Unseen]:
+) -> Iterator[ExplainedCrop | MissingCrop]:
     loader = DataLoader([(crops_batch(FreshCrops("", crops).level("", level), level),)], bs=1)
     ((cached,),) = to_device(list(loader), device_of(model.networks[0]))
     batch = cut(cached, model.config)
@@ -82,9 +85,16 @@ def _level(
     mine = [entry for entry in made if entry[0].level == level]
     for (one, facts, source), *seen in zip(mine, *each, strict=True):
         if source is None:
-            yield Unseen(LEVELS[level], one.place, one.view.outputs[one.side], facts.reason)
+            yield MissingCrop(LEVELS[level], one.place, _target(one), facts.reason)
         else:
             yield _looked(one, source, seen, chosen)
+
+
+def _target(one: Cut) -> str:
+    """Return the name of the grade that a crop belongs to."""
+    place = PLACES[one.view.outputs[one.side]]
+    condition = next(name for name, mine in PLACE_OF_CONDITION.items() if mine == place)
+    return Target(condition, LEVELS[one.level]).name
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,25 +142,25 @@ def attend(network: Grader, batch: Batch, severities: Sequence[int]) -> list[See
     return seen
 
 
-def _looked(one: Cut, source: Source, each: Sequence[Seen], chosen: NDArray[np.int64]) -> Looked:
+def _looked(one: Cut, source: Excerpt, each: Sequence[Seen], chosen: NDArray[np.int64]) -> ExplainedCrop:
     """Return the mean over a model's networks, on the slice with the greatest attention."""
     output = one.view.outputs[one.side]
     indices = source.indices[one.size.extra : one.size.extra + one.size.slices]
     there = np.flatnonzero(indices >= 0)
     attention = np.mean([seen.attention for seen in each], axis=0)[there]
     pictured = int(attention.argmax())
-    stack, index = source.placed.stack, int(indices[there[pictured]])
+    stack, index = source.volume, int(indices[there[pictured]])
     # Every network counts the same, whatever the size of its gradients.
     heat = np.mean([to_unit(seen.heat[there[pictured], None]) for seen in each], axis=0)
-    whole = cut_slice(source.placed, index)
+    whole = cut_slice(source.volume, index)
     corner, shape = surroundings(stack, index, one)
     # Whole pixels: nothing is resampled; black where the slice ends.
     moved = np.array([[1.0, 0.0, -corner[0]], [0.0, 1.0, -corner[1]]])
     part = cv2.warpAffine(whole.image, moved, shape[::-1], flags=cv2.INTER_NEAREST)
-    return Looked(
+    return ExplainedCrop(
         LEVELS[one.level],
         one.place,
-        output,
+        _target(one),
         severity=int(chosen[output]),
         slice=Slice(np.asarray(part, dtype=np.uint8), whole.facts),
         heat=on_slice(to_unit(heat)[0], stack, index, one),
@@ -161,7 +171,7 @@ def _looked(one: Cut, source: Source, each: Sequence[Seen], chosen: NDArray[np.i
     )
 
 
-def surroundings(stack: Stack, index: int, one: Cut) -> tuple[NDArray[np.int64], tuple[int, int]]:
+def surroundings(stack: Volume, index: int, one: Cut) -> tuple[NDArray[np.int64], tuple[int, int]]:
     """Return the part of a slice around a crop's point, `SURROUNDINGS` of the crop wide.
 
     Returns:
@@ -169,12 +179,12 @@ def surroundings(stack: Stack, index: int, one: Cut) -> tuple[NDArray[np.int64],
     """
     row, column, _ = stack.to_slice(index, one.point)
     side_mm = SURROUNDINGS * one.size.px * one.size.pixel_mm
-    half = np.rint(side_mm / 2 / stack.spacing[::-1]).astype(np.int64)
+    half = np.rint(side_mm / 2 / stack.spacing[index, ::-1]).astype(np.int64)
     corner = np.rint([float(column), float(row)]).astype(np.int64) - half
     return corner, (int(2 * half[1] + 1), int(2 * half[0] + 1))
 
 
-def _network_to_slice(stack: Stack, index: int, one: Cut) -> Floats:
+def _network_to_slice(stack: Volume, index: int, one: Cut) -> Floats:
     """Return the map ``[2, 3]`` from (column, row, 1) of the network's crop to column and row of a slice."""
     matrix = crop_to_slice(stack, index, one)
     # The network is given the middle of what is cached.
@@ -182,7 +192,7 @@ def _network_to_slice(stack: Stack, index: int, one: Cut) -> Floats:
     return matrix
 
 
-def on_slice(heat: Floats32, stack: Stack, index: int, one: Cut) -> Floats32:
+def on_slice(heat: Floats32, stack: Volume, index: int, one: Cut) -> Floats32:
     """Lay the heat map of a crop back onto its slice, turned and mirrored as it was cut.
 
     Args:
@@ -201,7 +211,7 @@ def on_slice(heat: Floats32, stack: Stack, index: int, one: Cut) -> Floats32:
     return np.asarray(warped, dtype=np.float32)
 
 
-def frame(stack: Stack, index: int, one: Cut) -> Floats:
+def frame(stack: Volume, index: int, one: Cut) -> Floats:
     """Return column and row ``[4, 2]`` of the corners of the network's crop in a slice, going round."""
     low, high = -0.5, one.size.px - 0.5
     corners = np.array([[low, low, 1], [high, low, 1], [high, high, 1], [low, high, 1]])

@@ -9,7 +9,7 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import alone_on, digest, read_csv, read_json, sha256_file
 from lumbar_kaggle.core.settings import check_settings, from_dict
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES
-from lumbar_kaggle.dicom.preprocess import VOLUMES
+from lumbar_kaggle.dicom.volume_cache import VOLUMES
 from lumbar_kaggle.inference.bundle import MANIFEST, Manifest, open_bundle, write_manifest
 from lumbar_kaggle.score.blend import load_blend, save_blend
 from lumbar_kaggle.training.weights import export_weights

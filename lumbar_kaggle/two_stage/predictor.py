@@ -1,5 +1,6 @@
 """A two-stage bundle, ready to grade studies."""
 
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -7,30 +8,33 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.targets import LEVELS, TARGETS
+from lumbar_kaggle.core.targets import SERIES_KINDS, TARGETS
+from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.inference.base import Prediction, Study
 from lumbar_kaggle.inference.bundle import MANIFEST, Manifest
+from lumbar_kaggle.inference.explanation import Explanation
 from lumbar_kaggle.score.blend import BlendModel, apply_cells, load_blend
 from lumbar_kaggle.training.devices import usable_devices
 from lumbar_kaggle.two_stage.config import from_content
 from lumbar_kaggle.two_stage.export import BLEND, GradeModel, Models, read_models
 from lumbar_kaggle.two_stage.grade.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.cropping import FreshCrops
+from lumbar_kaggle.two_stage.grade.crops import CropFacts, StudyCrops, crop_study
 from lumbar_kaggle.two_stage.grade.fit import average_sides, to_targets
 from lumbar_kaggle.two_stage.grade.network import Grader
+from lumbar_kaggle.two_stage.grade.places import to_points, unsided
 from lumbar_kaggle.two_stage.grade.training import load_network, predict_studies
-from lumbar_kaggle.two_stage.locate.axial import AXIAL_CHANNELS
 from lumbar_kaggle.two_stage.locate.config import LocateConfig
-from lumbar_kaggle.two_stage.locate.network import Locator
-from lumbar_kaggle.two_stage.locate.points import CHANNELS
+from lumbar_kaggle.two_stage.locate.find import locate_studies
+from lumbar_kaggle.two_stage.locate.network import CHANNELS, Locator
 from lumbar_kaggle.two_stage.locate.training import load_network as load_locator
-from lumbar_kaggle.two_stage.looking import Look, levels_seen, look
-from lumbar_kaggle.two_stage.reading import Read, read_study
+from lumbar_kaggle.two_stage.study import StudyVolumes, empty_points, read_study
 
 STUDIES_AT_ONCE = 8
 """Studies that each device is given in one call: only the first of them must be waited for."""
@@ -51,6 +55,25 @@ class Networks:
     sagittal: tuple[Locator, ...]
     axial: tuple[Locator, ...]
     models: tuple[Model, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class CroppedStudy:
+    """What the models of the second stage are given of a study.
+
+    Attributes:
+        volumes: that crops are cut from.
+        points: the located ones, columns `find.COLUMNS`.
+        crops: one entry per model.
+        notes: what was missing or had to be replaced, for the log.
+        sided: whether the left foramina can be told from the right ones.
+    """
+
+    volumes: tuple[Volume, ...]
+    points: pd.DataFrame
+    crops: tuple[StudyCrops, ...]
+    notes: tuple[str, ...]
+    sided: bool = True
 
 
 class TwoStagePredictor:
@@ -101,40 +124,75 @@ class TwoStagePredictor:
             coming = [reader.submit(read_study, study) for study in studies[:1]]
             for index, study in enumerate(studies):
                 coming += [reader.submit(read_study, after) for after in studies[index + 1 : index + 2]]
-                seen = self.look(study, number, coming.pop(0).result())
-                grades = self.grade(study.study_id, seen, number)
-                done.append(Prediction(grades, "; ".join(seen.notes)))
+                cropped = self.crop(coming.pop(0).result(), number)
+                grades = self.grade(study.study_id, cropped, number)
+                done.append(Prediction(grades, "; ".join(cropped.notes)))
         return done
 
-    def look(self, study: Study, number: int = 0, read: Read | None = None) -> Look:
-        """Return what the models are shown of a study.
+    def explain(self, study: Study, targets: Sequence[str] | None = None) -> Explanation:
+        """Grade one study and show what of it was looked at, all targets of it."""
+        from lumbar_kaggle.two_stage.explain import explain_study
+
+        return explain_study(study, self)
+
+    def crop(self, study: StudyVolumes, number: int = 0) -> CroppedStudy:
+        """Find the points of a study and cut its crops, by the very functions that made the training's.
 
         Args:
-            study: with its series.
-            number: of the device that looks.
-            read: what `reading.read_study` gave of it; None: it is read here.
+            study: as from `study.read_study`.
+            number: of the device that locates.
         """
-        networks, configs = self.replicas[number], [model.config for model in self.models]
-        return look(study, networks.sagittal, networks.axial, self.locate_config, configs, read)
+        networks = self.replicas[number]
+        points = locate_studies([study], networks.sagittal, networks.axial, self.locate_config, quiet=True)
+        volumes, places = study.croppable(), to_points(points).get(study.study_id, empty_points())
+        crops = tuple(crop_study(volumes, places, model.config) for model in self.models)
+        sided = study.study_id not in unsided(points)
+        notes = [*study.notes, *_replacements(study.volumes)]
+        if not sided:
+            notes.append("the side of the foramina is not known: both get the mean of the two")
+        notes += _missing_crops(crops[0].facts if crops else ())
+        return CroppedStudy(tuple(volumes), points, crops, tuple(notes), sided)
 
-    def grade(self, study_id: str, seen: Look, number: int = 0) -> NDArray[np.float64]:
+    def grade(self, study_id: str, cropped: CroppedStudy, number: int = 0) -> NDArray[np.float64]:
         """Return the blended probabilities ``[25, 3]``; NaN for levels that no view shows."""
         each = []
-        for model, crops in zip(self.replicas[number].models, seen.crops, strict=True):
+        for model, crops in zip(self.replicas[number].models, cropped.crops, strict=True):
             found = predict_studies(model.networks, [study_id], FreshCrops(study_id, crops), model.config)
             each.append(to_targets(found))
         blended: NDArray[np.float64] = apply_cells(self.blend, np.stack(each))[0]
-        if not seen.sided:
+        if not cropped.sided:
             blended = average_sides(blended)
-        shown = dict(zip(LEVELS, levels_seen(seen.crops[0]), strict=True))
-        blended[[not shown[of.level] for of in TARGETS]] = np.nan
+        shown = {fact.level for fact in cropped.crops[0].facts if not fact.reason}
+        blended[[of.level not in shown for of in TARGETS]] = np.nan
         return blended
+
+
+def _replacements(volumes: Sequence[Volume]) -> list[str]:
+    """Say which kinds are missing, and of which series the headers lack a place or a spacing."""
+    there = {one.kind for one in volumes}
+    notes = [f"no readable {kind} series" for kind in SERIES_KINDS if kind not in there]
+    for series in sorted({one.series_id for one in volumes}):
+        mine = [one for one in volumes if one.series_id == series]
+        if not all(one.placed for one in mine):
+            notes.append(f"series {series}: no position in the headers, assumed")
+        if not all(one.measured for one in mine):
+            notes.append(f"series {series}: no plausible pixel spacing in the headers, spacing assumed")
+    return notes
+
+
+def _missing_crops(facts: Sequence[CropFacts]) -> list[str]:
+    """Say per view how many crops have no picture; the same for all models, or nearly so."""
+    whole, missing = Counter(fact.view for fact in facts), Counter(fact.view for fact in facts if fact.reason)
+    return [f"{view}: {count} of {whole[view]} crops without a picture" for view, count in missing.items()]
 
 
 def _load(bundle: Path, trained: Models, locate: LocateConfig, device: torch.device) -> Networks:
     sagittal, axial = (
-        tuple(_watched(load_locator(bundle / name, locate, outputs, device), bundle / name) for name in names)
-        for names, outputs in ((trained.sagittal, CHANNELS), (trained.axial, AXIAL_CHANNELS))
+        tuple(
+            _watched(load_locator(bundle / file, locate, CHANNELS[plane], device), bundle / file)
+            for file in files
+        )
+        for plane, files in (("sagittal", trained.sagittal), ("axial", trained.axial))
     )
     return Networks(sagittal, axial, tuple(_load_model(bundle, entry, device) for entry in trained.grade))
 

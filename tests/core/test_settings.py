@@ -1,29 +1,50 @@
 """Configuration: to JSON and back, from the command line, and what is refused."""
 
-import argparse
+import json
 import time
 from pathlib import Path
 
 import pytest
 
 from lumbar_kaggle.baseline.config import BaselineConfig
+from lumbar_kaggle.cli import parse as parsed
 from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json, write_atomic, write_json
-from lumbar_kaggle.core.settings import add_options, from_dict, from_options, load_config, save_config
+from lumbar_kaggle.core.settings import from_dict, load_config, merged, save_config
 from lumbar_kaggle.core.targets import TARGET_NAMES
+from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.kaggle.rehearsal.settings import RehearsalSettings
 from lumbar_kaggle.training.pretraining_config import PretrainConfig
 from lumbar_kaggle.two_stage.config import TwoStageConfig, changed, preset
 from lumbar_kaggle.two_stage.grade.config import GradeConfig
 from lumbar_kaggle.two_stage.locate.config import LocateConfig
+from lumbar_kaggle.verbs import Verb
+
+
+def command_line(*words: str) -> Verb:
+    """Return the verb of a command line."""
+    return parsed(words)
 
 
 def parse(*words: str) -> BaselineConfig:
     """Build a configuration from command-line words."""
-    parser = argparse.ArgumentParser()
-    add_options(parser, BaselineConfig)
-    return from_options(parser.parse_args(words), BaselineConfig)
+    changes = command_line("train", "x", "--cache", "c", "--out", "r", *words).changes
+    return from_dict(changes, BaselineConfig)
+
+
+def test_a_command_line_and_a_file_say_the_same() -> None:
+    """A stage's name goes before its settings; what is not given is not there, and stays the preset's."""
+    words = "--recipe two-stage --preset t4x2-gold --locate.epochs 3 --grade.no-mirror --grade.slices 3 3 3 3"
+    verb = command_line("train", "x", "--cache", "c", "--out", "r", *words.split())
+    said = {"locate": {"epochs": 3}, "grade": {"mirror": False, "slices": (3, 3, 3, 3)}}
+    assert verb.changes == said
+    base = preset("t4x2-gold")
+    config = changed(base, json.loads(json.dumps(said)), "file")
+    assert recipe("two-stage").configure({"preset": "t4x2-gold", **verb.changes}) == config
+    assert [one.epochs for one in config.grade] == [one.epochs for one in base.grade]
+    assert not any(one.mirror for one in config.grade)
+    assert merged({"grade": {"lr": 1.0, "mirror": True}}, said)["grade"] == {**said["grade"], "lr": 1.0}
 
 
 def test_round_trip(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Preprocessing: what is cached, and that it does not matter where a run was stopped."""
 
+import logging
 import os
 import random
 import shutil
@@ -16,16 +17,17 @@ import pytest
 from lumbar_kaggle.baseline.images import cached_images, middle_slice, rank_series
 from lumbar_kaggle.baseline.predictor import study_slice
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import locked, read_json
+from lumbar_kaggle.core.files import locked
 from lumbar_kaggle.dicom import intensity
 from lumbar_kaggle.dicom.cache import Cache
 from lumbar_kaggle.dicom.checking import check
-from lumbar_kaggle.dicom.preprocess import VOLUMES, make_pool, preprocess, scan_sources, volume_worker
-from lumbar_kaggle.dicom.volume import UnreadableSeries, read_series
+from lumbar_kaggle.dicom.preprocess import make_pool, preprocess, scan_sources
+from lumbar_kaggle.dicom.series import UnreadableSeries, read_series
+from lumbar_kaggle.dicom.volume_cache import VOLUMES, read_volumes, volume_worker
 from lumbar_kaggle.inference.predict import study_rows
 from lumbar_kaggle.pipeline import preprocess_folder
 from lumbar_kaggle.tables.competition import read_competition
-from lumbar_kaggle.two_stage.reading import read_study
+from lumbar_kaggle.two_stage.study import read_study
 from tests.support.dicom_files import rewrite, write_sagittal, write_slice
 from tests.support.small_competition import write_small_competition
 
@@ -92,7 +94,7 @@ def test_killed_runs_end_with_the_same_bytes(competition: Path, tmp_path: Path) 
 
 
 def test_committed_batches_are_skipped(
-    competition: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    competition: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A run stopped between two batches does not touch the first one again, and says so."""
     preprocess_folder(competition, tmp_path, batch_size=10)
@@ -102,10 +104,10 @@ def test_committed_batches_are_skipped(
     for path in batches[1].iterdir():
         path.unlink()
     batches[1].rmdir()
-    capsys.readouterr()
+    caplog.set_level(logging.INFO)
     summary = preprocess_folder(competition, tmp_path, batch_size=10)
     assert summary.skipped == 2
-    assert "2 of 3 batches are already there and are skipped" in capsys.readouterr().out
+    assert "2 of 3 batches are already there and are skipped" in caplog.text
     assert {path: path.stat().st_ino for path in batches[0].iterdir()} == before
 
 
@@ -183,17 +185,19 @@ def test_of_two_series_the_fuller_one_is_taken(tmp_path: Path, readable: bool) -
 
 
 def test_volume_cache_keeps_geometry_and_pixels(competition: Path, tmp_path: Path) -> None:
-    """The volumes kind stores each stack's 8-bit pixels and its slice table."""
+    """What is read back are each stack's 8-bit pixels, and its geometry to the last digit."""
     preprocess_folder(competition, tmp_path, kind="volumes")
     cache = Cache(tmp_path, "volumes")
     entry = cache.index().iloc[0]
-    table = read_json(cache.folder / entry["file"])
-    pixels = np.load((cache.folder / entry["file"]).parent / table["stacks"][0]["file"])
+    (stack,) = read_volumes(cache.folder, entry["file"], entry["series_id"], entry["kind"])
     volume = read_series(competition / "train_images" / entry["study_id"] / entry["series_id"])
-    assert pixels.dtype == np.uint8
-    np.testing.assert_array_equal(pixels, intensity.to_8bit(volume.pixels, table["low"], table["high"]))
-    np.testing.assert_allclose(table["stacks"][0]["positions"], volume.positions, atol=1e-4)
-    assert table["stacks"][0]["instance_numbers"] == list(volume.instance_numbers)
+    assert stack.pixels.dtype == np.uint8
+    assert stack.window is not None
+    np.testing.assert_array_equal(stack.pixels, intensity.to_8bit(volume.pixels, *stack.window))
+    for table in ("positions", "orientation", "spacing"):
+        np.testing.assert_array_equal(getattr(stack, table), getattr(volume, table))
+    assert stack.instance_numbers == volume.instance_numbers
+    assert (stack.series_id, stack.kind) == (entry["series_id"], entry["kind"])
 
 
 def test_tables_without_pictures_are_refused(tmp_path: Path) -> None:
@@ -224,9 +228,9 @@ def test_a_series_named_for_another_plane_is_left_out(tmp_path: Path) -> None:
         index = Cache(tmp_path / "cache", kind).index()
         assert index["status"].tolist() == ["ok", "failed", "ok"]
         assert fault.message in index["reason"].iloc[1]
-    stacks, notes = read_study(study_rows(read_competition(root, "train"), wrong.parent.name))
-    assert not stacks
-    assert notes == [f"series {wrong.name}: {wrong}: {fault.message}"]
+    study = read_study(study_rows(read_competition(root, "train"), wrong.parent.name))
+    assert not study.volumes
+    assert study.notes == (f"series {wrong.name}: {wrong}: {fault.message}",)
 
 
 def test_an_unfinished_cache_is_named(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from lumbar_kaggle.core.budget import Budget
+from lumbar_kaggle.dicom.series import UnreadableSeries, read_series
 from lumbar_kaggle.dicom.studies import find_studies
-from lumbar_kaggle.dicom.volume import UnreadableSeries, read_series
 from lumbar_kaggle.inference.predict import predict
 from lumbar_kaggle.tables.competition import Competition
 from tests.support.dicom_files import AXIAL, SAGITTAL, write_slice

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lumbar_kaggle.baseline.images import middle_slice
-from lumbar_kaggle.dicom.preprocess import window_series
-from lumbar_kaggle.dicom.volume import UnreadableSeries, Volume, read_headers, read_series
+from lumbar_kaggle.dicom.series import UnreadableSeries, read_headers, read_series
+from lumbar_kaggle.dicom.volume import Volume
 from tests.support.dicom_files import AXIAL, SAGITTAL, rewrite, write_sagittal, write_slice
 
 FROM_BEHIND = (0.0, -1.0, 0.0, 0.0, 0.0, -1.0)
@@ -105,7 +105,7 @@ def test_pixels_and_geometry_are_those_of_the_files(tmp_path: Path) -> None:
     assert volume.pixels.dtype == np.uint16
     np.testing.assert_array_equal(volume.spacing, [(0.5, 0.75)] * 3)
     np.testing.assert_array_equal(volume.orientation, [SAGITTAL] * 3)
-    assert volume.has_geometry
+    assert volume.placed
     assert len(volume) == 3
     assert volume.skipped == ()
 
@@ -239,7 +239,7 @@ def test_without_geometry_the_instance_numbers_give_the_order(tmp_path: Path, ab
         write_slice(tmp_path / name, flat(number), position=position, orientation=orientation, number=number)
     volume = read_series(tmp_path)
     assert values(volume) == [1, 2, 10]
-    assert not volume.has_geometry
+    assert not volume.placed
     assert [values(stack) for stack in volume.stacks()] == [[1, 2, 10]]
 
 
@@ -252,9 +252,9 @@ def test_slices_without_geometry_come_last(tmp_path: Path) -> None:
     volume = read_series(tmp_path)
     assert values(volume) == [4, 3, 9, 8]
     assert np.isnan(volume.positions[2]).all()
-    assert not volume.has_geometry
+    assert not volume.placed
     assert [values(stack) for stack in volume.stacks()] == [[4, 3], [9, 8]]
-    assert volume.take([0, 1]).has_geometry
+    assert volume.take([0, 1]).placed
 
 
 def test_files_that_are_no_slices_are_skipped_and_listed(tmp_path: Path) -> None:
@@ -342,7 +342,7 @@ def test_one_position_for_all_slices_counts_as_none(tmp_path: Path) -> None:
         write_slice(tmp_path / f"{value}.dcm", flat(value), position=(5.0, 0.0, 0.0), number=value)
     volume = read_series(tmp_path)
     assert [values(stack) for stack in volume.stacks()] == [[1, 2, 3, 4]]
-    assert not volume.has_geometry
+    assert not volume.placed
     (note,) = volume.notes
     assert note.startswith("ImagePositionPatient is the same in all slices")
     assert note.endswith("(4 of 4 slices)")
@@ -353,7 +353,7 @@ def test_two_takes_of_one_slice_keep_their_position(tmp_path: Path) -> None:
     for number in (1, 2):
         write_slice(tmp_path / f"{number}.dcm", flat(number), position=(5.0, 0.0, 0.0), number=number)
     volume = read_series(tmp_path)
-    assert volume.has_geometry
+    assert volume.placed
     assert [values(stack) for stack in volume.stacks()] == [[1]]
 
 
@@ -411,10 +411,10 @@ def test_padding_takes_no_part_in_the_window(tmp_path: Path) -> None:
         for name, image, tags in (("plain", pixels, {}), ("padded", padded, {"PixelPaddingValue": -2000})):
             position = (4.0 * number, 0, 0)
             write_slice(tmp_path / name / f"{number}", image, position=position, number=number, **tags)
-    plain, padded_series = window_series(tmp_path / "plain"), window_series(tmp_path / "padded")
-    assert (padded_series.low, padded_series.high) == (plain.low, plain.high)
-    np.testing.assert_array_equal(padded_series.pixels[0][:, 6:-6, 6:-6], plain.pixels[0])
-    assert not padded_series.pixels[0][:, :6].any()
+    plain, padded_series = (read_series(tmp_path / name).windowed() for name in ("plain", "padded"))
+    assert padded_series.window == plain.window
+    np.testing.assert_array_equal(padded_series.pixels[:, 6:-6, 6:-6], plain.pixels)
+    assert not padded_series.pixels[:, :6].any()
     image, _ = middle_slice(tmp_path / "padded")
     np.testing.assert_array_equal(image[6:-6, 6:-6], middle_slice(tmp_path / "plain")[0])
     assert not image[:6].any()

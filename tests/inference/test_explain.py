@@ -11,13 +11,14 @@ from torch import nn
 
 from lumbar_kaggle.baseline.explain import explain_study
 from lumbar_kaggle.baseline.predictor import BaselinePredictor
-from lumbar_kaggle.core.targets import LEVELS
+from lumbar_kaggle.core.targets import LEVELS, target
+from lumbar_kaggle.dicom.series import UnreadableSeries
 from lumbar_kaggle.dicom.studies import find_studies
-from lumbar_kaggle.dicom.volume import UnreadableSeries
+from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.inference.bundle import read_manifest
+from lumbar_kaggle.inference.explanation import ExplainedCrop, MissingCrop
 from lumbar_kaggle.inference.heat import captured, grad_cam, last_map
 from lumbar_kaggle.inference.predict import study_rows
-from lumbar_kaggle.inference.shown import Looked, Unseen
 from lumbar_kaggle.training.encoders import build_encoder, build_network
 from lumbar_kaggle.two_stage.explain import (
     attend,
@@ -27,10 +28,10 @@ from lumbar_kaggle.two_stage.explain import (
     where_looked,
 )
 from lumbar_kaggle.two_stage.grade.config import GradeConfig
-from lumbar_kaggle.two_stage.grade.crops import Placed, crop_study
+from lumbar_kaggle.two_stage.grade.crops import crop_study
 from lumbar_kaggle.two_stage.grade.data import Batch
 from lumbar_kaggle.two_stage.grade.network import Grader
-from lumbar_kaggle.two_stage.grade.views import PLACES, VIEWS
+from lumbar_kaggle.two_stage.grade.views import PLACE_OF_CONDITION, PLACES, VIEWS
 from lumbar_kaggle.two_stage.predictor import Model
 from tests.support.two_stage_studies import AXIAL, SAGITTAL, ball, make_stack, place_points, rotated
 
@@ -80,10 +81,10 @@ def test_a_study_is_explained_on_its_own_slice(competition: Path, bundle: Path) 
     predictor = BaselinePredictor(bundle, read_manifest(bundle))
     study = study_rows(studies, studies.studies[0])
     explanation = explain_study(study, predictor)
-    assert explanation.image.shape == (64, 64)
+    assert explanation.slice.image.shape == (64, 64)
     assert len(explanation.heat_maps) == 2
     for heat_map in explanation.heat_maps:
-        assert heat_map.heat.shape == explanation.image.shape
+        assert heat_map.heat.shape == explanation.slice.image.shape
         assert 0 <= heat_map.heat.min() <= heat_map.heat.max() <= 1
     (prediction,) = predictor.predict([study])
     assert np.isfinite(explanation.probabilities).all(axis=1).sum() == 2
@@ -105,7 +106,7 @@ TINY = GradeConfig(sagittal_px=32, axial_px=32, slices=(5, 3, 3, 3), features=16
 VIEW_SIDES = [(number, side) for number, view in enumerate(VIEWS) for side in range(view.sides)]
 
 
-def stacks_of(scene: object, degrees: float = 0.0) -> list[Placed]:
+def stacks_of(scene: object, degrees: float = 0.0) -> list[Volume]:
     """A fine stack of each kind, turned in its plane."""
     sizes = {"sagittal": ((220, 80), 4.5, 15), "axial": ((100, 100), 4.0, 45)}
     stacks = []
@@ -116,8 +117,8 @@ def stacks_of(scene: object, degrees: float = 0.0) -> list[Placed]:
     ):
         shape, step, slices = sizes[kind.split("_")[0]]
         turned = rotated(orientation, axis, degrees)
-        stack = make_stack(scene, turned, slices=slices, step=step, shape=shape, spacing=(0.9, 0.95))
-        stacks.append(Placed("7", kind, stack))
+        options = {"slices": slices, "step": step, "shape": shape, "series_id": "7", "kind": kind}
+        stacks.append(make_stack(scene, turned, spacing=(0.9, 0.95), **options))
     return stacks
 
 
@@ -140,11 +141,11 @@ def test_heat_returns_to_where_the_crop_was_cut(number: int, side: int, degrees:
     middle = one.size.cached_slices // 2
     index, inside = int(source.indices[middle]), slice(one.size.margin_px, one.size.margin_px + one.size.px)
     crop = crops.images[number][level, side, middle, inside, inside].astype(np.float32) / 255
-    stack = source.placed.stack
+    stack = source.volume
     corner, shape = surroundings(stack, index, one)
     covered = on_slice(np.ones((4, 4), np.float32), stack, index, one) > 0.999
     moved = np.array([[1.0, 0, -corner[0]], [0, 1.0, -corner[1]]])
-    original = cv2.warpAffine(stack.pixels[index], moved, shape[::-1])[covered] / 255
+    original = cv2.warpAffine(stack.images[index], moved, shape[::-1])[covered] / 255
     assert original.max() > 0.5
     assert np.abs(on_slice(crop, stack, index, one)[covered] - original).max() < 0.12
     assert (
@@ -165,7 +166,7 @@ def test_heat_in_the_middle_lies_on_the_located_point(number: int, side: int, de
         if (one.view, one.side) != (VIEWS[number], side):
             continue
         assert source is not None
-        stack = source.placed.stack
+        stack = source.volume
         index = stack.instance_numbers.index(facts.instance_number)
         heat = on_slice(spot, stack, index, one)
         row, column = (np.indices(heat.shape) * heat).sum(axis=(1, 2)) / heat.sum()
@@ -238,13 +239,13 @@ def test_where_a_model_looked_at_a_study() -> None:
         *("axial middle", "left recess", "right recess"),
     ]
     for one in found:
-        if isinstance(one, Unseen):
+        if isinstance(one, MissingCrop):
             assert one.reason == (
                 "the point was not found"
                 if (one.place, one.level) == ("right foramen", "l5_s1")
                 else "no axial_t2 slice within 6 mm of the point"
             )
-    seen = [one for one in found if isinstance(one, Looked)]
+    seen = [one for one in found if isinstance(one, ExplainedCrop)]
     assert len(seen) == 14
     for one in seen:
         assert sum(one.attention) == pytest.approx(1)
@@ -254,8 +255,9 @@ def test_where_a_model_looked_at_a_study() -> None:
         assert one.slice.image.shape == one.heat.shape
         assert one.heat.min() >= 0
         assert one.heat.max() <= 1
-        assert PLACES[one.output] == one.place
-        assert one.severity == chosen[LEVELS.index(one.level), one.output]
+        assert target(one.target).level == one.level
+        assert one.place == PLACE_OF_CONDITION[target(one.target).condition]
+        assert one.severity == chosen[LEVELS.index(one.level), PLACES.index(one.place)]
 
 
 @pytest.mark.parametrize("name", ["small_resnet", "resnet18", "convnext_atto", "mobilenetv3_small_050"])

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.dicom.volume import read_series
+from lumbar_kaggle.dicom.series import read_series
 from lumbar_kaggle.inference.bundle import read_manifest
 from lumbar_kaggle.kaggle.rehearsal import play as playing
 from lumbar_kaggle.kaggle.rehearsal.checks import check_hidden, check_submission

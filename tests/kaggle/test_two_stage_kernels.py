@@ -22,7 +22,7 @@ from lumbar_kaggle.two_stage.config import preset
 from lumbar_kaggle.two_stage.grade.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.cropping import cache_crops, crops_folder, evict_other_crops
 from lumbar_kaggle.two_stage.grade.places import annotated_places, read_places, to_points
-from lumbar_kaggle.two_stage.reading import CachedStudies, DicomStudies
+from lumbar_kaggle.two_stage.study import CachedStudies, DicomStudies
 from tests.dicom.test_preprocess import folder_bytes
 from tests.tables.test_kaggle_folders import mount, session
 from tests.two_stage.test_pipeline import SETTINGS

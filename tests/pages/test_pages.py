@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from lumbar_kaggle.baseline.config import BaselineConfig
+from lumbar_kaggle.baseline.report import compare, read_run_results
 from lumbar_kaggle.baseline.run import read_results
 from lumbar_kaggle.baseline.summary import COLUMNS, averages, summarise
 from lumbar_kaggle.core.errors import InputError
@@ -22,7 +23,6 @@ from lumbar_kaggle.inference.bundle import write_manifest
 from lumbar_kaggle.pages.charts import accuracy_scatter, bar_rows, loss_curves, paired_dots
 from lumbar_kaggle.pages.render import fixed, percent, rate, target_words
 from lumbar_kaggle.pages.report import write_report
-from lumbar_kaggle.pages.results import compare, read_run_results
 from lumbar_kaggle.pages.study import write_study_page
 from lumbar_kaggle.score.metric import score, weighted_prior
 from tests.support.dicom_files import write_sagittal

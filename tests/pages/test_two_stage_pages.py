@@ -15,9 +15,8 @@ from lumbar_kaggle.core.files import write_json
 from lumbar_kaggle.core.targets import LEVELS, TARGET_NAMES
 from lumbar_kaggle.dicom.studies import find_studies
 from lumbar_kaggle.inference.bundle import read_manifest
-from lumbar_kaggle.inference.points import edge_letters, located_slices
+from lumbar_kaggle.inference.explanation import ExplainedCrop
 from lumbar_kaggle.inference.predict import study_rows
-from lumbar_kaggle.inference.shown import Looked
 from lumbar_kaggle.pages.render import fixed, percent
 from lumbar_kaggle.pages.report import write_report
 from lumbar_kaggle.pages.study import write_study_page
@@ -27,9 +26,9 @@ from lumbar_kaggle.pipeline import export_run, preprocess_folder, train_two_stag
 from lumbar_kaggle.score.metric import score
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.two_stage.explain import explain_study
-from lumbar_kaggle.two_stage.grade.crops import Placed
 from lumbar_kaggle.two_stage.grade.views import PLACES
 from lumbar_kaggle.two_stage.locate.find import COLUMNS
+from lumbar_kaggle.two_stage.located import edge_letters, located_slices
 from lumbar_kaggle.two_stage.predictor import TwoStagePredictor
 from tests.pages.test_pages import Tables, assert_stands_alone, write_run
 from tests.support.dicom_files import rewrite
@@ -81,12 +80,11 @@ def test_an_explanation_is_of_what_was_predicted(root: Path, study_id: str) -> N
     np.testing.assert_array_equal(explanation.probabilities, prediction.probabilities)
     assert "; ".join(explanation.notes) == prediction.reason
     assert (explanation.models, explanation.networks) == (1, 2)
-    assert len(explanation.looked) == 5 * 6
-    # Of `TARGETS`, conditions first, to levels first.
-    likeliest = prediction.probabilities.reshape(len(PLACES), len(LEVELS), 3).argmax(axis=2)
-    seen = [one for one in explanation.looked if isinstance(one, Looked)]
+    assert len(explanation.crops) == 5 * 6
+    likeliest = prediction.probabilities.argmax(axis=1)
+    seen = [one for one in explanation.crops if isinstance(one, ExplainedCrop)]
     assert seen
-    assert all(one.severity == likeliest[one.output, LEVELS.index(one.level)] for one in seen)
+    assert all(one.severity == likeliest[TARGET_NAMES.index(one.target)] for one in seen)
 
 
 def test_study_page(root: Path, study_id: str, page: str) -> None:
@@ -97,7 +95,7 @@ def test_study_page(root: Path, study_id: str, page: str) -> None:
     assert len(Tables(page).tables["grid"]) == 6
     assert page.count('class="grade ') == 25
     explanation = explain_study(study_rows(find_studies(root / "set"), study_id), predictor_of(root))
-    seen = [one for one in explanation.looked if isinstance(one, Looked)]
+    seen = [one for one in explanation.crops if isinstance(one, ExplainedCrop)]
     assert page.count("data:image/jpeg") == len(explanation.located) + len(seen)
     assert page.count('aria-label="Slice attention of ') == len(seen)
     assert page.count("No picture: ") == 30 - len(seen)
@@ -192,9 +190,9 @@ def test_points_are_drawn_on_the_slices_nearest_to_them() -> None:
     """Slices and pixels of the patient's own points; the most confident of two rows counts."""
     points = place_points()
     stacks = [
-        Placed("1", "sagittal_t1", make_stack(ball((0, 0, 0)), SAGITTAL)),
-        Placed("2", "sagittal_t2", make_stack(ball((0, 0, 0)), SAGITTAL)),
-        Placed("3", "axial_t2", make_stack(ball((0, 0, 0)), AXIAL, slices=33, step=5.0)),
+        make_stack(ball((0, 0, 0)), SAGITTAL, series_id="1", kind="sagittal_t1"),
+        make_stack(ball((0, 0, 0)), SAGITTAL, series_id="2", kind="sagittal_t2"),
+        make_stack(ball((0, 0, 0)), AXIAL, slices=33, step=5.0, series_id="3", kind="axial_t2"),
     ]
     rows = [
         ("9", "1", "", place, level, 0, 0.0, 0.0, 0.0, *(points[p, k] + shift), confidence, True)
@@ -205,9 +203,9 @@ def test_points_are_drawn_on_the_slices_nearest_to_them() -> None:
     found = located_slices(stacks, pd.DataFrame(rows, columns=list(COLUMNS)))
     assert [one.slice.facts["series_id"] for one in found] == ["2", "1", "1", *"33333"]
     for one in found:
-        stack = next(placed.stack for placed in stacks if placed.series_id == one.slice.facts["series_id"])
+        stack = next(stack for stack in stacks if stack.series_id == one.slice.facts["series_id"])
         index = int(one.slice.facts["instance_number"]) - 1
-        np.testing.assert_array_equal(one.slice.image, stack.pixels[index])
+        np.testing.assert_array_equal(one.slice.image, stack.images[index])
         for mark in one.marks:
             point = points[PLACES.index(mark.place), LEVELS.index(mark.level)]
             nearest = np.abs((stack.positions - point) @ stack.normal).min()
@@ -243,7 +241,7 @@ def test_letters_tell_the_sides_of_a_slice_as_it_is_stored(
 def test_attention_bars_show_shares_over_instance_numbers(root: Path, study_id: str, page: str) -> None:
     """The highest fills the height; the pictured slice is the coloured one."""
     explanation = explain_study(study_rows(find_studies(root / "set"), study_id), predictor_of(root))
-    seen = [one for one in explanation.looked if isinstance(one, Looked)]
+    seen = [one for one in explanation.crops if isinstance(one, ExplainedCrop)]
     charts = re.findall(r'<div class="attention".*?\n</div>', page, re.DOTALL)
     for one, chart in zip(seen, charts, strict=True):
         bars = re.findall(r"<small>(.+?)</small>.*?--share:([\d.]+).*?<span>(\d+)</span>", chart)

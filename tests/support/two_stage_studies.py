@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lumbar_kaggle.core.files import write_csv, write_json
+from lumbar_kaggle.core.files import write_csv
 from lumbar_kaggle.core.targets import LEVELS, TARGETS, row_id
-from lumbar_kaggle.dicom.geometry import reading_direction, slice_normal, to_patient, to_slice
+from lumbar_kaggle.dicom.geometry import reading_direction, to_patient
+from lumbar_kaggle.dicom.volume import Volume
+from lumbar_kaggle.dicom.volume_cache import write_volumes
 from lumbar_kaggle.tables.competition import SERIES_COLUMNS, Competition
 from lumbar_kaggle.two_stage.grade.views import PLACE_OF_CONDITION, PLACES
-from lumbar_kaggle.two_stage.stacks import Stack
 
 Floats = NDArray[np.float64]
 
@@ -56,7 +57,9 @@ def make_stack(
     shape: tuple[int, int] = (60, 50),
     spacing: tuple[float, float] = (3.5, 3.6),
     backwards: bool = False,
-) -> Stack:
+    series_id: str = "",
+    kind: str = "",
+) -> Volume:
     """A stack that shows a scene: brightness 0 to 255 as a function of LPS mm ``[..., 3]``.
 
     Args:
@@ -65,19 +68,22 @@ def make_stack(
         centre: LPS mm in the middle of the middle slice.
         slices, step, shape, spacing: of the stack.
         backwards: store the slices in the reverse of the reading order.
+        series_id, kind: of the series.
     """
     direction = reading_direction(orientation) * (-1 if backwards else 1)
     corner = to_patient(-(shape[0] - 1) / 2, -(shape[1] - 1) / 2, np.asarray(centre), orientation, spacing)
     positions = corner + direction * step * (np.arange(slices) - slices // 2)[:, None]
     row, column = np.mgrid[: shape[0], : shape[1]]
     images = [scene(to_patient(row, column, position, orientation, spacing)) for position in positions]
-    return Stack(
-        pixels=np.clip(np.rint(images), 0, 255).astype(np.uint8),
-        positions=positions,
-        orientation=orientation,
-        spacing=np.asarray(spacing),
-        instance_numbers=tuple(range(1, slices + 1)),
-        measured=True,
+    return Volume(
+        np.clip(np.rint(images), 0, 255).astype(np.uint8),
+        positions,
+        np.tile(orientation, (slices, 1)),
+        np.tile(spacing, (slices, 1)),
+        tuple(range(1, slices + 1)),
+        series_id,
+        kind,
+        window=(0, 255),
     )
 
 
@@ -135,19 +141,10 @@ def write_competition(root: Path, studies: int, seed: int = 0) -> Competition:
     )
 
 
-def _write_series(folder: Path, study: str, series: str, kind: str, stack: Stack) -> dict[str, str]:
+def _write_series(folder: Path, study: str, series: str, kind: str, stack: Volume) -> dict[str, str]:
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{study}_{series}"
-    np.save(folder / f"{name}_0.npy", stack.pixels)
-    count = len(stack)
-    entry = {
-        "file": f"{name}_0.npy",
-        "positions": stack.positions.tolist(),
-        "orientation": np.tile(stack.orientation, (count, 1)).tolist(),
-        "spacing": np.tile(stack.spacing, (count, 1)).tolist(),
-        "instance_numbers": list(stack.instance_numbers),
-    }
-    write_json(folder / f"{name}.json", {"low": 0, "high": 255, "stacks": [entry]})
+    write_volumes(folder, name, [stack])
     return {
         "study_id": study,
         "series_id": series,
@@ -160,14 +157,13 @@ def _write_series(folder: Path, study: str, series: str, kind: str, stack: Stack
 
 
 def _mark(
-    study: str, condition: str, level: str, point: Floats, stacks: dict[str, Stack]
+    study: str, condition: str, level: str, point: Floats, stacks: dict[str, Volume]
 ) -> tuple[str, str, int, str, str, float, float]:
     kind = (
         "sagittal_t2" if "spinal" in condition else "sagittal_t1" if "foraminal" in condition else "axial_t2"
     )
     stack = stacks[kind]
-    normal = slice_normal(stack.orientation)
-    index = int(np.abs((stack.positions - point) @ normal).argmin())
-    row, column, _ = to_slice(point, stack.positions[index], stack.orientation, stack.spacing)
+    index = int(stack.depth(point).argmin())
+    row, column, _ = stack.to_slice(index, point)
     number = stack.instance_numbers[index]
     return study, str(list(stacks).index(kind)), number, condition, level, float(column), float(row)

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.two_stage.grade import cropping
 from lumbar_kaggle.two_stage.grade.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.cropping import cache_crops
-from lumbar_kaggle.two_stage.grade.crops import Placed, StudyCrops, crop_study
+from lumbar_kaggle.two_stage.grade.crops import StudyCrops, crop_study
 from lumbar_kaggle.two_stage.grade.places import (
     BY_LEVELS,
     BY_PLACES,
@@ -24,7 +25,7 @@ from lumbar_kaggle.two_stage.grade.places import (
     to_points,
 )
 from lumbar_kaggle.two_stage.grade.views import VIEWS, window
-from lumbar_kaggle.two_stage.reading import CachedStudies
+from lumbar_kaggle.two_stage.study import CachedStudies
 from tests.dicom.test_preprocess import folder_bytes
 from tests.support.clock import Clock
 from tests.support.two_stage_studies import (
@@ -44,14 +45,14 @@ CONFIG = GradeConfig(sagittal_px=32, axial_px=32, align=False)
 KIND_OF_PLANE = {"sagittal": ("sagittal_t1", "sagittal_t2"), "axial": ("axial_t2",)}
 
 
-def fine_stack(scene: Scene, plane: str, **more: object) -> Placed:
+def fine_stack(scene: Scene, plane: str, **more: object) -> Volume:
     """A stack of millimetre pixels through the whole spine."""
     orientation = more.pop("orientation", SAGITTAL if plane == "sagittal" else AXIAL)
     shape = (220, 80) if plane == "sagittal" else (100, 100)
-    kind = str(more.pop("kind", "sagittal_t2" if plane == "sagittal" else "axial_t2"))
+    kind = "sagittal_t2" if plane == "sagittal" else "axial_t2"
     step, slices = (4.5, 15) if plane == "sagittal" else (4.0, 45)
-    options = {"slices": slices, "step": step, "shape": shape, "spacing": (0.9, 0.95), **more}
-    return Placed("7", kind, make_stack(scene, np.asarray(orientation), **options))  # type: ignore[arg-type]
+    options = {"slices": slices, "step": step, "shape": shape, "series_id": "7", "kind": kind, **more}
+    return make_stack(scene, np.asarray(orientation), spacing=(0.9, 0.95), **options)  # type: ignore[arg-type]
 
 
 def view_number(name: str) -> int:

@@ -1,5 +1,6 @@
 """One fold table for both stages, and what each fold may learn from."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +18,9 @@ from lumbar_kaggle.two_stage.fit import open_run_folds
 from lumbar_kaggle.two_stage.grade.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.fit import train_grader
 from lumbar_kaggle.two_stage.grade.places import annotated_places
-from lumbar_kaggle.two_stage.locate.axial import read_axial
 from lumbar_kaggle.two_stage.locate.config import LocateConfig
-from lumbar_kaggle.two_stage.locate.fit import run_locate
-from lumbar_kaggle.two_stage.locate.points import read_sagittal
+from lumbar_kaggle.two_stage.locate.fit import is_learned, run_locate
+from lumbar_kaggle.two_stage.study import read_marked_studies, tell_unused
 from tests.support.two_stage_studies import write_competition
 from tests.two_stage.test_grading import TINY
 from tests.two_stage.test_locate import SMALL, write_folder
@@ -122,22 +122,25 @@ def test_a_run_keeps_its_folds_and_its_studies(studies: tuple[Competition, Path]
 
 
 def test_marks_that_are_on_no_cached_slice_are_counted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Once for each reader: a study that is not in the cache, and a mark on an instance that no slice is."""
+    """Once for each stage: a study that is not in the cache, and a mark on an instance that no slice is."""
+    caplog.set_level(logging.INFO)
+
+    def read(competition: Competition) -> None:
+        studies = read_marked_studies(competition, tmp_path)
+        tell_unused(competition, studies, is_learned, "sagittal or placed axial")
+        annotated_places(competition, tmp_path)
+
     competition = write_competition(tmp_path, 3)
-    read_axial(competition, tmp_path, read_sagittal(competition, tmp_path))
-    annotated_places(competition, tmp_path)
-    assert capsys.readouterr().out == ""
+    read(competition)
+    assert caplog.messages == []
     index = pd.read_csv(tmp_path / "volumes" / "index.csv", dtype=str)
     index[index["study_id"] != competition.studies[1]].to_csv(tmp_path / "volumes" / "index.csv", index=False)
     wrong = competition.coordinates.copy()
     wrong.loc[wrong.index[0], "instance_number"] = 99
-    competition = replace(competition, coordinates=wrong)
-    read_axial(competition, tmp_path, read_sagittal(competition, tmp_path))
-    annotated_places(competition, tmp_path)
-    assert capsys.readouterr().out.splitlines() == [
-        "16 of 45 marks are not used: no sagittal slice in the cache is theirs",
-        "10 of 30 marks are not used: no placed axial slice in the cache is theirs",
+    read(replace(competition, coordinates=wrong))
+    assert caplog.messages == [
+        "26 of 75 marks are not used: no sagittal or placed axial slice in the cache is theirs",
         "26 of 75 marks are not used: no placed slice in the cache is theirs",
     ]

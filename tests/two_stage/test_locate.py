@@ -11,14 +11,16 @@ import pytest
 from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.dicom.series import read_series
+from lumbar_kaggle.dicom.volume import ASSUMED_FIELD_MM, ASSUMED_STEP_MM, Volume
+from lumbar_kaggle.dicom.volume_cache import windowed_stacks
 from lumbar_kaggle.pipeline import preprocess_folder
 from lumbar_kaggle.tables.competition import read_marked
 from lumbar_kaggle.two_stage.locate.chain import best_chain, refine
 from lumbar_kaggle.two_stage.locate.config import LocateConfig
 from lumbar_kaggle.two_stage.locate.fit import run_locate
-from lumbar_kaggle.two_stage.locate.pictures import from_picture, picture, to_picture
+from lumbar_kaggle.two_stage.locate.network import Picture
 from lumbar_kaggle.two_stage.locate.samples import PRESENT, Sample, augment, heat_maps
-from lumbar_kaggle.two_stage.stacks import ASSUMED_FIELD_MM, ASSUMED_STEP_MM, Stack, fresh_stacks
 from tests.support.dicom_files import AXIAL, SAGITTAL, rewrite, write_slice
 
 SMALL = LocateConfig(
@@ -89,13 +91,12 @@ def test_refining_finds_the_centroid_and_its_mass() -> None:
     assert mass == pytest.approx(0.4, abs=1e-4)
 
 
-def stack_of(images: np.ndarray, **changes: object) -> Stack:
+def stack_of(images: np.ndarray) -> Volume:
     """Sagittal slices 4 mm apart from x = -4."""
-    positions = np.array([[-4.0 + 4 * k, -30.0, 60.0] for k in range(len(images))])
-    stack = Stack(
-        images, positions, np.array(SAGITTAL), np.array([1.5, 1.2]), np.arange(1, len(images) + 1), True
-    )
-    return replace(stack, **changes)  # type: ignore[arg-type]
+    count = len(images)
+    positions = np.array([[-4.0 + 4 * k, -30.0, 60.0] for k in range(count)])
+    tables = np.tile(SAGITTAL, (count, 1)), np.tile([1.5, 1.2], (count, 1))
+    return Volume(images, positions, *tables, tuple(range(1, count + 1)))
 
 
 def test_a_bright_spot_keeps_its_place_through_the_picture() -> None:
@@ -103,11 +104,11 @@ def test_a_bright_spot_keeps_its_place_through_the_picture() -> None:
     image = np.zeros((1, 100, 110), np.uint8)
     image[0, 58:63, 28:33] = 255
     stack = stack_of(image)
-    shown = picture(stack, 0, (96, 80), 2.0)
-    expected = to_picture(stack, np.array(60.0), np.array(30.0), (96, 80), 2.0)
-    rows, columns = np.nonzero(shown > 100)
+    picture = Picture(stack, 0, (96, 80), 2.0)
+    expected = picture.from_slice(60.0, 30.0)
+    rows, columns = np.nonzero(picture.image() > 100)
     np.testing.assert_allclose([columns.mean(), rows.mean()], expected, atol=0.5)
-    np.testing.assert_allclose(from_picture(stack, expected, (96, 80), 2.0), [60, 30])
+    np.testing.assert_allclose(picture.to_slice(expected), [60, 30])
 
 
 def test_points_go_to_the_patient_and_back_with_and_without_geometry(tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ def test_points_go_to_the_patient_and_back_with_and_without_geometry(tmp_path: P
     for number in range(1, 4):
         pixels = np.arange(400, dtype=np.uint16).reshape(20, 20) + number
         write_slice(tmp_path / f"{number}.dcm", pixels, position=None, orientation=None, number=number)
-    bare = fresh_stacks(tmp_path)[0][0]
+    bare = windowed_stacks(read_series(tmp_path))[0]
     assert not bare.placed
     assert not bare.measured
     assert np.ptp(bare.positions[:, 0]) == pytest.approx(2 * ASSUMED_STEP_MM)

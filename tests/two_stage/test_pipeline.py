@@ -28,9 +28,8 @@ from lumbar_kaggle.tables.submission import validate
 from lumbar_kaggle.two_stage.config import change, preset
 from lumbar_kaggle.two_stage.fit import with_measured_jitter
 from lumbar_kaggle.two_stage.grade.config import GradeConfig
-from lumbar_kaggle.two_stage.looking import Look
-from lumbar_kaggle.two_stage.predictor import TwoStagePredictor
-from lumbar_kaggle.two_stage.reading import CachedStudies
+from lumbar_kaggle.two_stage.predictor import CroppedStudy, TwoStagePredictor
+from lumbar_kaggle.two_stage.study import CachedStudies, read_study
 from tests.support.clock import Clock
 from tests.support.dicom_files import rewrite
 
@@ -119,14 +118,14 @@ def test_fresh_studies_are_seen_as_cached_ones(place: Path, predictor: TwoStageP
     cache = CachedStudies(place / "cache")
     train_split = read_competition(place / "competition", "train")
     for study in train_split.studies[:4]:
-        fresh = predictor.look(study_rows(train_split, study)).stacks
-        cached = cache.placed(study)
-        assert sorted((one.series_id, len(one.stack)) for one in fresh) == sorted(
-            (one.series_id, len(one.stack)) for one in cached
+        fresh = read_study(study_rows(train_split, study)).croppable()
+        cached = cache.read(study).croppable()
+        assert sorted((one.series_id, len(one)) for one in fresh) == sorted(
+            (one.series_id, len(one)) for one in cached
         )
         for one in cached:
-            same = [other for other in fresh if np.array_equal(other.stack.positions, one.stack.positions)]
-            assert any(np.array_equal(other.stack.pixels, one.stack.pixels) for other in same)
+            same = [other for other in fresh if np.array_equal(other.positions, one.positions)]
+            assert any(np.array_equal(other.pixels, one.pixels) for other in same)
 
 
 def test_studies_shared_out_over_devices_are_graded_as_alone(
@@ -319,7 +318,7 @@ def test_levels_that_nothing_shows_keep_the_prior(place: Path, predictor: TwoSta
     """Where every view of a level is empty its five targets are NaN, the others are not."""
     test = read_competition(place / "competition", "test")
     study = study_rows(test, test.studies[0])
-    seen = predictor.look(study)
+    seen = predictor.crop(read_study(study))
     emptied = tuple(
         replace(
             crops,
@@ -330,7 +329,7 @@ def test_levels_that_nothing_shows_keep_the_prior(place: Path, predictor: TwoSta
         )
         for crops in seen.crops
     )
-    grades = predictor.grade(study.study_id, Look(seen.stacks, seen.points, emptied, ()))
+    grades = predictor.grade(study.study_id, CroppedStudy(seen.volumes, seen.points, emptied, ()))
     lost = np.isnan(grades).any(axis=1)
     assert {name for name, gone in zip(TARGET_NAMES, lost, strict=True) if gone} == {
         name for name in TARGET_NAMES if name.endswith("l4_l5")
@@ -372,8 +371,8 @@ def test_settings_of_a_file_replace_the_presets(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--recipe", "two-stage", "--image-size", "64"], "--image-size is of the baseline"),
-        (["--preset", "cpu"], "--preset is for --recipe two-stage"),
+        (["--recipe", "two-stage", "--image-size", "64"], "unrecognized options: --image-size"),
+        (["--preset", "cpu"], "unknown setting 'preset'"),
         (["--recipe", "two-stage", "--preset", "gpu"], "preset 'gpu' is unknown"),
     ],
 )

@@ -1,6 +1,7 @@
 """Sides and places are the patient's: the same points in mm and the same crops, however slices are stored."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -10,25 +11,26 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from lumbar_kaggle.core.files import write_json
 from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.dicom import geometry
+from lumbar_kaggle.dicom.series import read_series
+from lumbar_kaggle.dicom.volume import Volume
+from lumbar_kaggle.dicom.volume_cache import read_volumes, windowed_stacks, write_volumes
 from lumbar_kaggle.two_stage.grade.config import GradeConfig
-from lumbar_kaggle.two_stage.grade.crops import Placed, crop_study
+from lumbar_kaggle.two_stage.grade.crops import crop_study
 from lumbar_kaggle.two_stage.grade.places import unsided
-from lumbar_kaggle.two_stage.locate.axial import axial_study, locate_axial, make_axial_samples
 from lumbar_kaggle.two_stage.locate.config import LocateConfig
-from lumbar_kaggle.two_stage.locate.find import locate
-from lumbar_kaggle.two_stage.locate.network import STRIDE
-from lumbar_kaggle.two_stage.locate.pictures import picture
-from lumbar_kaggle.two_stage.locate.points import Series, sagittal_stack
-from lumbar_kaggle.two_stage.stacks import Stack, fresh_stacks, read_stacks
+from lumbar_kaggle.two_stage.locate.find import locate_axial, locate_studies
+from lumbar_kaggle.two_stage.locate.network import STRIDE, Picture
+from lumbar_kaggle.two_stage.locate.samples import axial_samples
+from lumbar_kaggle.two_stage.study import MarkedPoint, StudyVolumes
 from tests.support.dicom_files import write_slice
 from tests.support.two_stage_studies import AXIAL, SAGITTAL, make_stack, rotated
 
 Floats = NDArray[np.float64]
 
 CONFIG = LocateConfig(pixel_mm=1.0, picture=(256, 192))
+NAN = float("nan")
 PLACES = ("canal", "left foramen", "right foramen", "left recess", "right recess")
 CANAL_Y, FORAMEN_Y = 30.0, -30.0
 """Far apart, so that a network that only knows front from back can tell them."""
@@ -74,16 +76,21 @@ class Eye(torch.nn.Module):
         return torch.cat([logits, torch.full_like(logits[..., :1], 25.0)], dim=2).log_softmax(dim=2)
 
 
-def stored(stack: Stack, way: tuple[bool, bool, bool, bool], folder: Path) -> list[Stack]:
+def of_kind(volume: Volume, kind: str) -> Volume:
+    """The volume as one of a series of a kind, which is also the series' name."""
+    return replace(volume, series_id=kind, kind=kind)
+
+
+def stored(stack: Volume, way: tuple[bool, bool, bool, bool], folder: Path) -> list[Volume]:
     """Write a stack as DICOM with columns, rows or slices reversed or rows and columns exchanged; read it."""
     mirrored, upside_down, exchanged, last_first = way
-    rows, columns = stack.pixels.shape[1:]
-    across, down = stack.orientation.reshape(2, 3)
+    rows, columns = stack.shape
+    across, down = stack.orientation[0].reshape(2, 3)
     first = (rows - 1) * upside_down, (columns - 1) * mirrored
     across, down = across * (-1 if mirrored else 1), down * (-1 if upside_down else 1)
-    spacing = stack.spacing.tolist()
+    spacing = stack.spacing[0].tolist()
     for k in range(len(stack)):
-        pixels = stack.pixels[k][:: -1 if upside_down else 1, :: -1 if mirrored else 1]
+        pixels = stack.images[k][:: -1 if upside_down else 1, :: -1 if mirrored else 1]
         number = len(stack) - k if last_first else k + 1
         write_slice(
             folder / f"{number}.dcm",
@@ -93,24 +100,15 @@ def stored(stack: Stack, way: tuple[bool, bool, bool, bool], folder: Path) -> li
             spacing=tuple(spacing[::-1] if exchanged else spacing),
             number=number,
         )
-    return fresh_stacks(folder)[0]
+    return windowed_stacks(read_series(folder))
 
 
-def find(sagittal: list[Stack], axial: list[Stack]) -> dict[tuple[str, str], Floats]:
+def find(sagittal: list[Volume], axial: list[Volume]) -> dict[tuple[str, str], Floats]:
     """Locate all points of a study, by place and level, LPS mm."""
-    stack = sagittal_stack(sagittal)
-    assert stack is not None
-    found = locate(Series("1", "1", "sagittal_t1", stack), [Eye(axial=False)], CONFIG)  # type: ignore[list-item]
-    tables = [found]
-    across = axial_study("1", [("2", one) for one in axial])
-    if across is not None:
-        canal = found[found["place"] == "canal"][["x_mm", "y_mm", "z_mm"]].to_numpy(dtype=float)
-        tables.append(locate_axial(across, canal, [Eye(axial=True)], CONFIG))  # type: ignore[list-item]
-    return {
-        (row.place, row.level): np.array([row.x_mm, row.y_mm, row.z_mm])
-        for table in tables
-        for row in table.itertuples()
-    }
+    volumes = [of_kind(one, "sagittal_t1") for one in sagittal] + [of_kind(one, "axial_t2") for one in axial]
+    networks = [Eye(axial=False)], [Eye(axial=True)] if axial else []
+    table = locate_studies([StudyVolumes("1", tuple(volumes))], *networks, CONFIG, quiet=True)  # type: ignore[arg-type]
+    return {(row.place, row.level): np.array([row.x_mm, row.y_mm, row.z_mm]) for row in table.itertuples()}
 
 
 def assert_near(found: dict[tuple[str, str], Floats], points: Floats, mm: float = 5.0) -> None:
@@ -121,7 +119,7 @@ def assert_near(found: dict[tuple[str, str], Floats], points: Floats, mm: float 
 
 
 @pytest.fixture(scope="module")
-def standard(tmp_path_factory: pytest.TempPathFactory) -> tuple[Stack, Stack]:
+def standard(tmp_path_factory: pytest.TempPathFactory) -> tuple[Volume, Volume]:
     """A sagittal and an axial stack as they are mostly stored, of pixels of two lengths."""
     sagittal, axial = balls(spine()[:3]), balls(spine()[3:])
     made = (
@@ -134,7 +132,7 @@ def standard(tmp_path_factory: pytest.TempPathFactory) -> tuple[Stack, Stack]:
 
 @pytest.mark.parametrize("way", list(product([False, True], repeat=4)))
 def test_storage_changes_neither_points_nor_crops(
-    standard: tuple[Stack, Stack], way: tuple[bool, bool, bool, bool], tmp_path: Path
+    standard: tuple[Volume, Volume], way: tuple[bool, bool, bool, bool], tmp_path: Path
 ) -> None:
     """All eight orientations in the plane and both orders of slices, of both planes."""
     read = [stored(stack, way, tmp_path / str(k)) for k, stack in enumerate(standard)]
@@ -142,8 +140,7 @@ def test_storage_changes_neither_points_nor_crops(
     config = GradeConfig(sagittal_px=32, axial_px=32)
     crops = [
         crop_study(
-            [Placed("1", "sagittal_t1", one) for one in sagittal]
-            + [Placed("2", "axial_t2", one) for one in axial],
+            [of_kind(one, "sagittal_t1") for one in sagittal] + [of_kind(one, "axial_t2") for one in axial],
             spine(),
             config,
         ).images
@@ -166,24 +163,24 @@ def test_a_turned_field_changes_no_point(degrees: float) -> None:
     assert_near(find([sagittal], [axial]), spine())
 
 
-def test_usual_storage_gives_the_stored_pixels(standard: tuple[Stack, Stack]) -> None:
+def test_usual_storage_gives_the_stored_pixels(standard: tuple[Volume, Volume]) -> None:
     """Back to the right, head up: the picture is the slice, scaled and cut only."""
     stack = standard[0]
     same = make_stack(balls(spine()), SAGITTAL, slices=3, shape=(64, 48), spacing=(1.0, 1.0))
-    np.testing.assert_array_equal(picture(same, 1, (64, 48), 1.0), same.pixels[1])
-    right, down = geometry.upright_axes(stack.orientation)
-    np.testing.assert_array_equal([right, down], stack.orientation.reshape(2, 3))
+    np.testing.assert_array_equal(Picture(same, 1, (64, 48), 1.0).image(), same.images[1])
+    right, down = geometry.upright_axes(stack.orientation[0])
+    np.testing.assert_array_equal([right, down], stack.orientation[0].reshape(2, 3))
 
 
 @pytest.mark.parametrize("reversed_rows", [False, True])
 def test_the_locator_learns_recesses_of_one_side_in_one_half(
-    standard: tuple[Stack, Stack], reversed_rows: bool, tmp_path: Path
+    standard: tuple[Volume, Volume], reversed_rows: bool, tmp_path: Path
 ) -> None:
     """The patient's left recess is on the right of every training picture, whatever the storage."""
     axial = stored(standard[1], (reversed_rows, False, False, False), tmp_path)
-    study = axial_study("1", [("2", one) for one in axial], spine()[3:], spine()[0])
-    assert study is not None
-    samples = make_axial_samples(study, CONFIG)
+    points = [MarkedPoint(0, p, k, spine()[p, k]) for p in (3, 4) for k in range(len(LEVELS))]
+    study = StudyVolumes("1", tuple(of_kind(one, "axial_t2") for one in axial), marks=tuple(points))
+    samples = axial_samples(study, CONFIG)
     shown = [sample for sample in samples if (sample.state == 1).all()]
     assert len(shown) >= len(LEVELS)
     for sample in shown:
@@ -200,14 +197,15 @@ def test_a_bent_spine_has_another_midline_at_each_level() -> None:
     assert_near(find([stack], []), points[:3])
 
 
-def test_coronal_slices_in_a_sagittal_series_are_left_alone(standard: tuple[Stack, Stack]) -> None:
+def test_coronal_slices_in_a_sagittal_series_are_left_alone(standard: tuple[Volume, Volume]) -> None:
     """A localiser of more slices takes neither the place of the sagittal stack nor that of the axial one."""
     coronal = make_stack(balls(spine()), np.array([1.0, 0, 0, 0, 0, -1]), slices=40, step=2.0)
-    assert sagittal_stack([coronal, standard[0]]) is standard[0]
-    assert sagittal_stack([coronal]) is None
-    across = axial_study("1", [("2", coronal), ("3", standard[1])])
-    assert across is not None
-    assert [name for name, _ in across.stacks] == ["3"]
+    first, second = of_kind(standard[0], "sagittal_t1"), of_kind(standard[1], "axial_t2")
+    others = of_kind(coronal, "sagittal_t1"), of_kind(coronal, "axial_t2")
+    study = StudyVolumes("1", (*others, first, second))
+    assert study.sagittal() == [first]
+    assert study.axial() == [second]
+    assert StudyVolumes("1", others).sagittal() == []
 
 
 def test_studies_whose_sides_nobody_knows() -> None:
@@ -236,27 +234,26 @@ def test_levels_are_spread_over_the_millimetres_that_slices_cover() -> None:
     scene = balls(spine()[3:])
     whole = make_stack(scene, AXIAL, slices=37, step=4.0, shape=(60, 60), spacing=(3, 3))
     dense = make_stack(scene, AXIAL, centre=(0, 0, 60), slices=41, step=0.5, shape=(60, 60), spacing=(3, 3))
-    study = axial_study("1", [("1", whole), ("2", dense)])
-    assert study is not None
-    found = locate_axial(study, None, [Eye(axial=True)], CONFIG)  # type: ignore[list-item]
+    study = StudyVolumes("1", (of_kind(whole, "axial_t2"), of_kind(dense, "axial_t2")))
+    found = locate_axial(study, None, [Eye(axial=True)])  # type: ignore[list-item]
     heights = found.drop_duplicates("level")["z_mm"].to_numpy(dtype=float)
     assert np.ptp(heights) > 100
     assert (np.diff(heights) < -15).all()
 
 
-def cached(folder: Path, count: int, plane: Floats, **changes: object) -> Stack:
+def cached(folder: Path, count: int, plane: Floats, **changes: object) -> Volume:
     """A stack out of the cache, some of its slice tables changed."""
-    np.save(folder / "0.npy", np.full((count, 64, 60), 100, dtype=np.uint8))
-    entry = {
-        "file": "0.npy",
+    tables = {
         "positions": [[4.0 * k, -30.0, 60.0] for k in range(count)],
         "orientation": [plane.tolist()] * count,
         "spacing": [[2.0, 2.5]] * count,
-        "instance_numbers": [None] * count,
         **changes,
     }
-    write_json(folder / "1.json", {"low": 0, "high": 255, "stacks": [entry]})
-    return read_stacks(folder, "1.json")[0]
+    arrays = {name: np.array(rows, dtype=np.float64) for name, rows in tables.items()}
+    images = np.full((count, 64, 60), 100, dtype=np.uint8)
+    volume = Volume(images, instance_numbers=(None,) * count, window=(0, 255), **arrays)
+    write_volumes(folder, "1", [volume])
+    return read_volumes(folder, "1.json")[0]
 
 
 @pytest.mark.parametrize(
@@ -264,8 +261,8 @@ def cached(folder: Path, count: int, plane: Floats, **changes: object) -> Stack:
     [
         (1, {}, (2.0, 2.5), True, True),
         (3, {"spacing": [[1.0, 1.0]] * 3}, (1.0, 1.0), True, True),
-        (3, {"spacing": [None, [2.0, 2.5], None]}, (2.0, 2.5), True, True),
-        (3, {"spacing": [None] * 3}, (280 / 64, 280 / 64), True, False),
+        (3, {"spacing": [[NAN, NAN], [2.0, 2.5], [NAN, NAN]]}, (2.0, 2.5), True, True),
+        (3, {"spacing": [[NAN, NAN]] * 3}, (280 / 64, 280 / 64), True, False),
         (3, {"spacing": [[2.0, 0.0]] * 3}, (280 / 64, 280 / 64), True, False),
         (3, {"spacing": [[2.0, 30.0]] * 3}, (280 / 64, 280 / 64), True, False),
         (3, {"orientation": [[0.0] * 6] * 3}, (2.0, 2.5), False, True),
@@ -283,12 +280,12 @@ def test_odd_geometry_gives_a_usable_stack(
 ) -> None:
     """What cannot be is assumed and marked so; crops and points stay finite with one slice or no steps."""
     stack = cached(tmp_path, count, SAGITTAL, **changes)
-    np.testing.assert_allclose(stack.spacing, spacing)
+    np.testing.assert_allclose(stack.spacing, [spacing] * count)
     assert (stack.placed, stack.measured) == (placed, measured)
     centre = stack.to_patient(0, 31.5, 29.5)
     assert np.isfinite(centre).all()
     crops = crop_study(
-        [Placed("1", "sagittal_t2", stack)],
+        [of_kind(stack, "sagittal_t2")],
         np.broadcast_to(centre, (5, 5, 3)),
         GradeConfig(sagittal_px=16, axial_px=16),
     )
@@ -299,4 +296,4 @@ def test_odd_geometry_gives_a_usable_stack(
 
 def test_the_assumed_height_is_that_of_the_plane(tmp_path: Path) -> None:
     """An axial picture shows a third less of the patient than a sagittal one."""
-    assert cached(tmp_path, 2, AXIAL, spacing=[None] * 2).spacing.tolist() == [190 / 64] * 2
+    assert cached(tmp_path, 2, AXIAL, spacing=[[NAN, NAN]] * 2).spacing.tolist() == [[190 / 64] * 2] * 2

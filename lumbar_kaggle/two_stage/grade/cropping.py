@@ -16,14 +16,9 @@ from lumbar_kaggle.core.files import alone_on, digest, write_atomic
 from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.dicom.cache import Cache, CacheConfig, Source
 from lumbar_kaggle.two_stage.grade.config import GradeConfig
-from lumbar_kaggle.two_stage.grade.crops import (
-    CropFacts,
-    StudyCrops,
-    crop_shape,
-    crop_study,
-)
+from lumbar_kaggle.two_stage.grade.crops import CropFacts, StudyCrops, crop_shape, crop_study
 from lumbar_kaggle.two_stage.grade.views import VIEWS, window
-from lumbar_kaggle.two_stage.reading import Studies
+from lumbar_kaggle.two_stage.study import Studies
 
 Floats = NDArray[np.float64]
 
@@ -33,7 +28,7 @@ BATCH = 32
 MARKER = ".lumbar-crops"
 """Lies in a folder that `evict_other_crops` may remove."""
 
-VERSION = 1
+VERSION = 2
 """Raised when the same points and slices would give other crops."""
 
 
@@ -69,7 +64,7 @@ def cache_crops(
     """Cut the crops of all studies that have points, or go on where an earlier call stopped.
 
     Args:
-        studies: where their stacks come from; the crops are the same from the cache and from DICOM.
+        studies: where their volumes come from; the crops are the same from the cache and from DICOM.
         points: per study ``[5 places, 5 levels, 3]`` LPS mm, NaN where not known.
         annotated: the same of the annotated points, for the slice attention's target.
         folder: where to; see `cache.Cache`.
@@ -132,7 +127,7 @@ def _one(
     folder: Path,
     config: GradeConfig,
 ) -> pd.DataFrame:
-    crops = crop_study(studies.placed(study), points, config, annotated)
+    crops = crop_study(studies.read(study).croppable(), points, config, annotated)
     name = f"{study}.npy"
     flat = np.concatenate([image.ravel() for image in crops.images])
     write_atomic(folder / name, lambda path: np.save(path, flat))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -10,34 +11,11 @@ from numpy.typing import NDArray
 from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.dicom import geometry
 from lumbar_kaggle.dicom.geometry import FOOT
+from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.two_stage.grade.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.views import VIEWS, View, Window, window, with_middle
-from lumbar_kaggle.two_stage.stacks import Stack
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Placed:
-    """A stack and the series that it is of."""
-
-    series_id: str
-    kind: str
-    stack: Stack
-
-
-def in_one_frame(stacks: Sequence[Placed]) -> list[Placed]:
-    """Return the stacks of a study that crops can be cut from.
-
-    Sagittal slices that do not know their place are used in their assumed frame, where the study has no
-    others; axial ones that do not are of no use, since nothing says which level they show.
-    """
-
-    def sagittal(one: Placed) -> bool:
-        return one.kind.startswith("sagittal")
-
-    anchored = any(one.stack.placed and sagittal(one) for one in stacks)
-    return [one for one in stacks if one.stack.placed or (sagittal(one) and not anchored)]
 
 
 @dataclass(frozen=True)
@@ -98,16 +76,15 @@ class Cut:
         return self.side == 1
 
 
-@dataclass(frozen=True, eq=False)
-class Source:
+class Excerpt(NamedTuple):
     """What a crop is cut from.
 
     Attributes:
-        placed: the stack.
+        volume: the stack.
         indices: ``[cached slices]`` its slices, -1 beyond its ends.
     """
 
-    placed: Placed
+    volume: Volume
     indices: NDArray[np.int64]
 
 
@@ -125,7 +102,7 @@ class StudyCrops:
     images: tuple[NDArray[np.uint8], ...]
     facts: tuple[CropFacts, ...]
     cuts: tuple[Cut, ...]
-    sources: tuple[Source | None, ...]
+    sources: tuple[Excerpt | None, ...]
 
 
 def crop_shape(view: View, config: GradeConfig) -> tuple[int, ...]:
@@ -135,12 +112,12 @@ def crop_shape(view: View, config: GradeConfig) -> tuple[int, ...]:
 
 
 def crop_study(
-    stacks: Sequence[Placed], points: Floats, config: GradeConfig, annotated: Floats | None = None
+    stacks: Sequence[Volume], points: Floats, config: GradeConfig, annotated: Floats | None = None
 ) -> StudyCrops:
     """Cut out every view of every level of one study.
 
     Args:
-        stacks: of all its series that know their place.
+        stacks: those that crops can be cut from, see `StudyVolumes.croppable`.
         points: ``[5 places, 5 levels, 3]`` LPS mm in the order of `views.PLACES`, NaN where not known.
         config: sizes and windows.
         annotated: the annotated points alike, for the slice attention's target.
@@ -170,8 +147,8 @@ def _plan(points: Floats, config: GradeConfig) -> Iterator[Cut]:
 
 
 def _find(
-    cut: Cut, stacks: Sequence[Placed], mark: Floats, config: GradeConfig
-) -> tuple[CropFacts, Source | None]:
+    cut: Cut, stacks: Sequence[Volume], mark: Floats, config: GradeConfig
+) -> tuple[CropFacts, Excerpt | None]:
     """Return the facts of a crop and what to cut it from; without that, the facts give the reason."""
     facts = CropFacts(cut.view.name, LEVELS[cut.level], cut.side)
     if np.isnan(cut.point).any():
@@ -180,30 +157,30 @@ def _find(
     if chosen is None:
         reason = f"no {' or '.join(cut.view.kinds)} slice within {config.reach_mm:g} mm of the point"
         return replace(facts, reason=reason), None
-    placed, nearest = chosen
-    stack, indices = placed.stack, _window(placed.stack, nearest, cut, config.step_mm)
+    volume, nearest = chosen
+    indices = _window(volume, nearest, cut, config.step_mm)
     there = np.flatnonzero(indices >= 0)
-    row, column, distance = stack.to_slice(nearest, cut.point)
+    row, column, distance = volume.to_slice(nearest, cut.point)
     found = replace(
         facts,
-        series_id=placed.series_id,
-        kind=placed.kind,
-        instance_number=stack.instance_numbers[nearest],
+        series_id=volume.series_id,
+        kind=volume.kind,
+        instance_number=volume.instance_numbers[nearest],
         row=round(float(row), 3),
         column=round(float(column), 3),
         distance_mm=round(abs(float(distance)), 3),
         first=int(there[0]),
         last=int(there[-1]),
-        target=_slice_of(stack, indices, mark, config.reach_mm),
+        target=_slice_of(volume, indices, mark, config.reach_mm),
     )
-    return found, Source(placed, indices)
+    return found, Excerpt(volume, indices)
 
 
-def _crop(cut: Cut, source: Source) -> NDArray[np.uint8]:
+def _crop(cut: Cut, source: Excerpt) -> NDArray[np.uint8]:
     """Return a crop ``[cached slices, px, px]``; 0 in slices that do not exist."""
     image = np.zeros((cut.size.cached_slices, cut.size.cached_px, cut.size.cached_px), dtype=np.uint8)
     for k in np.flatnonzero(source.indices >= 0):
-        image[k] = _resample(source.placed.stack, int(source.indices[k]), cut)
+        image[k] = _resample(source.volume, int(source.indices[k]), cut)
     return image
 
 
@@ -219,7 +196,7 @@ def _upright(points: Floats, level: int) -> Floats:
     return np.asarray(along / length, dtype=np.float64)
 
 
-def _choose(cut: Cut, stacks: Sequence[Placed], reach_mm: float) -> tuple[Placed, int] | None:
+def _choose(cut: Cut, stacks: Sequence[Volume], reach_mm: float) -> tuple[Volume, int] | None:
     """Return the stack with the slice nearest to the point, and that slice; None beyond reach."""
     for kind in cut.view.kinds:
         near = [(distance, order, index) for order, distance, index in _distances(cut, stacks, kind)]
@@ -229,26 +206,25 @@ def _choose(cut: Cut, stacks: Sequence[Placed], reach_mm: float) -> tuple[Placed
     return None
 
 
-def _distances(cut: Cut, stacks: Sequence[Placed], kind: str) -> Iterator[tuple[int, float, int]]:
+def _distances(cut: Cut, stacks: Sequence[Volume], kind: str) -> Iterator[tuple[int, float, int]]:
     """Yield number, distance in mm and slice of each stack of a kind that shows the point."""
-    for order, placed in enumerate(stacks):
-        stack = placed.stack
-        if placed.kind != kind or geometry.plane(stack.orientation) != cut.view.plane:
+    for order, volume in enumerate(stacks):
+        if volume.kind != kind or volume.plane != cut.view.plane:
             continue
-        depth = np.abs((stack.positions - cut.point) @ geometry.slice_normal(stack.orientation))
+        depth = volume.depth(cut.point)
         index = int(depth.argmin())
-        row, column, _ = stack.to_slice(index, cut.point)
-        if 0 <= row < stack.pixels.shape[1] and 0 <= column < stack.pixels.shape[2]:
+        row, column, _ = volume.to_slice(index, cut.point)
+        if 0 <= row < volume.shape[0] and 0 <= column < volume.shape[1]:
             yield order, round(float(depth[index]), 6), index
 
 
-def _window(stack: Stack, nearest: int, cut: Cut, step_mm: float) -> NDArray[np.int64]:
+def _window(volume: Volume, nearest: int, cut: Cut, step_mm: float) -> NDArray[np.int64]:
     """Return the window's slices ``[cached slices]`` as indices of the stack, -1 beyond its ends.
 
     Sagittal windows run from the right to the left, those of the right side from the left to the right:
     from the middle outwards on both sides. Axial windows run from head to foot.
     """
-    depth = stack.positions @ geometry.reading_direction(stack.orientation)
+    depth = volume.positions @ geometry.reading_direction(volume.orientation[0])
     order = np.argsort(depth, kind="stable")
     if cut.view.plane == "sagittal" and cut.mirrored:
         order = order[::-1]
@@ -261,42 +237,42 @@ def _window(stack: Stack, nearest: int, cut: Cut, step_mm: float) -> NDArray[np.
     return indices
 
 
-def _slice_of(stack: Stack, indices: NDArray[np.int64], mark: Floats, reach_mm: float) -> int:
+def _slice_of(volume: Volume, indices: NDArray[np.int64], mark: Floats, reach_mm: float) -> int:
     """Return the place in the window of the slice nearest to an annotated point; -1 where it is not there."""
     if np.isnan(mark).any():
         return -1
-    depth = np.abs((stack.positions - mark) @ geometry.slice_normal(stack.orientation))
+    depth = volume.depth(mark)
     nearest = int(depth.argmin())
     found = np.flatnonzero(indices == nearest)
     return int(found[0]) if len(found) and depth[nearest] <= reach_mm else -1
 
 
-def _axes(stack: Stack, cut: Cut) -> tuple[Floats, Floats]:
+def _axes(volume: Volume, cut: Cut) -> tuple[Floats, Floats]:
     """Return the patient's directions ``[3]`` along the columns and down the rows of a crop, in its plane.
 
     Those of `geometry.upright_axes`, with the spine downwards in a sagittal crop; an axial one is mirrored on
     the patient's right side. So a turned or reversed stack gives the same crop.
     """
-    across, down = geometry.upright_axes(stack.orientation, cut.down)
+    across, down = geometry.upright_axes(volume.orientation[0], cut.down)
     return across * (-1.0 if cut.mirrored and cut.view.plane == "axial" else 1.0), down
 
 
-def crop_to_slice(stack: Stack, index: int, cut: Cut) -> Floats:
+def crop_to_slice(volume: Volume, index: int, cut: Cut) -> Floats:
     """Return the affine map ``[2, 3]`` from (column, row, 1) of a cached crop to column and row of a slice.
 
     Args:
-        stack: of the slice.
+        volume: of the slice.
         index: of the slice; the crop lies in its plane, its middle at the point's projection.
         cut: the crop.
     """
-    axes = _axes(stack, cut)
+    axes = _axes(volume, cut)
     middle = (cut.size.cached_px - 1) / 2
     corners = [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0)]
     places = [
         cut.point + cut.size.pixel_mm * ((column - middle) * axes[0] + (row - middle) * axes[1])
         for column, row in corners
     ]
-    row, column, _ = stack.to_slice(index, np.array(places))
+    row, column, _ = volume.to_slice(index, np.array(places))
     return np.array(
         [
             [column[1] - column[0], column[2] - column[0], column[0]],
@@ -305,13 +281,13 @@ def crop_to_slice(stack: Stack, index: int, cut: Cut) -> Floats:
     )
 
 
-def _resample(stack: Stack, index: int, cut: Cut) -> NDArray[np.uint8]:
+def _resample(volume: Volume, index: int, cut: Cut) -> NDArray[np.uint8]:
     """Return the square ``[px, px]`` of a slice around a crop's point; 0 outside of the slice."""
-    matrix, px = crop_to_slice(stack, index, cut), cut.size.cached_px
-    image, offset = _part(stack.pixels[index], matrix, px)
+    matrix, px = crop_to_slice(volume, index, cut), cut.size.cached_px
+    image, offset = _part(volume.images[index], matrix, px)
     matrix[:, 2] -= offset
     # warpAffine samples; where the crop is coarser than the slice, what lies between must be averaged first.
-    coarser = cut.size.pixel_mm / stack.spacing
+    coarser = cut.size.pixel_mm / volume.spacing[index]
     if coarser.max() > 1.2:
         sigma = 0.4 * np.sqrt(np.maximum(coarser**2 - 1, 1e-4))
         image = np.asarray(cv2.GaussianBlur(image, (0, 0), sigma[1], sigmaY=sigma[0]), dtype=np.uint8)

@@ -31,7 +31,7 @@ from lumbar_kaggle.two_stage.grade.training import (
     train_fold,
 )
 from lumbar_kaggle.two_stage.grade.views import PLACE_OF_CONDITION, PLACES
-from lumbar_kaggle.two_stage.reading import CachedStudies, DicomStudies
+from lumbar_kaggle.two_stage.study import CachedStudies, DicomStudies
 
 log = logging.getLogger(__name__)
 

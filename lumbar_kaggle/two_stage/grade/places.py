@@ -9,12 +9,10 @@ from numpy.typing import NDArray
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import LEVELS
-from lumbar_kaggle.dicom.cache import OK, Cache
 from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.reading import as_numbers, read_table
-from lumbar_kaggle.two_stage.grade.views import PLACE_OF_CONDITION, PLACES
-from lumbar_kaggle.two_stage.locate.points import empty_points, fill_points, tell_unused
-from lumbar_kaggle.two_stage.stacks import read_stacks
+from lumbar_kaggle.two_stage.grade.views import PLACES
+from lumbar_kaggle.two_stage.study import read_marked_studies, tell_unused
 
 Floats = NDArray[np.float64]
 
@@ -42,13 +40,13 @@ def annotated_places(competition: Competition, cache: Path) -> pd.DataFrame:
     Raises:
         InputError: the cache is missing.
     """
-    marks = _marked(competition, cache)
-    studies = sorted(marks)
-    if not studies:
+    studies = read_marked_studies(competition, cache)
+    tell_unused(competition, studies, lambda study, mark: study.volumes[mark.volume].placed, "placed")
+    every = {one.study_id: one.marked([v for v in one.volumes if v.placed]) for one in studies}
+    marked = {study: points for study, points in sorted(every.items()) if np.isfinite(points).any()}
+    if not marked:
         return pd.DataFrame(columns=list(COLUMNS))
-    points = np.stack([marks[study] for study in studies])
-    filled, origin = fill(points)
-    return to_table(studies, filled, origin)
+    return to_table(list(marked), *fill(np.stack(list(marked.values()))))
 
 
 def read_places(path: Path) -> pd.DataFrame:
@@ -205,28 +203,3 @@ def _median(offsets: Floats) -> Floats:
     median = np.full(offsets.shape[1:], np.nan)
     median[known] = np.nanmedian(offsets[:, known], axis=0)
     return median
-
-
-_INDEX_OF_CONDITION = {condition: PLACES.index(place) for condition, place in PLACE_OF_CONDITION.items()}
-
-
-def _marked(competition: Competition, cache: Path) -> dict[str, Floats]:
-    """Return per study the marked points ``[5 places, 5 levels, 3]``, NaN where there is none."""
-    volumes = Cache(cache, "volumes")
-    index = volumes.index()
-    files = {
-        (str(row.study_id), str(row.series_id)): str(row.file)
-        for row in index[index["status"] == OK].itertuples()
-    }
-    found: dict[str, Floats] = {}
-    used = 0
-    for key, marks in competition.coordinates.groupby(["study_id", "series_id"], sort=False):
-        study, series = (str(part) for part in key)
-        if (study, series) not in files:
-            continue
-        points = found.setdefault(study, empty_points(len(PLACES)))
-        for stack in read_stacks(volumes.folder, files[study, series]):
-            if stack.placed:
-                used += fill_points(points, stack, marks, _INDEX_OF_CONDITION)
-    tell_unused(competition, _INDEX_OF_CONDITION, used, "placed")
-    return {study: points for study, points in found.items() if np.isfinite(points).any()}

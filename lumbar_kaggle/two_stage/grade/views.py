@@ -5,18 +5,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lumbar_kaggle.core.targets import CONDITIONS
 from lumbar_kaggle.two_stage.grade.config import GradeConfig
 
 PLACES = ("canal", "left foramen", "right foramen", "left recess", "right recess")
 """Located in each study at each level; also the order of the network's five outputs per level."""
 
-PLACE_OF_CONDITION = {
-    "spinal_canal_stenosis": "canal",
-    "left_neural_foraminal_narrowing": "left foramen",
-    "right_neural_foraminal_narrowing": "right foramen",
-    "left_subarticular_stenosis": "left recess",
-    "right_subarticular_stenosis": "right recess",
-}
+CANAL, FORAMINA, RECESSES = 0, slice(1, 3), slice(3, 5)
+"""Of `PLACES`; the left one first."""
+
+PLACE_OF_CONDITION = dict(zip(CONDITIONS, PLACES, strict=True))
 
 
 @dataclass(frozen=True)

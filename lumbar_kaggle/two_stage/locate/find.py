@@ -1,19 +1,32 @@
-"""Heat maps of all slices of a series → its points in the patient, with a confidence each."""
+"""Heat maps of a study's slices → its points in the patient, with a confidence each.
+
+Sagittal series give the canal and the foramina. The axial slices that show a level are found by projection:
+its canal point, in patient coordinates, is near the planes of some slices, of whatever axial series and
+stack. On those a small picture around the projected point is searched for the two recesses.
+"""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from lumbar_kaggle.core.targets import LEVELS
-from lumbar_kaggle.training.devices import half_precision
+from lumbar_kaggle.dicom.volume import Volume
+from lumbar_kaggle.two_stage.grade.views import FORAMINA, PLACES, RECESSES
 from lumbar_kaggle.two_stage.locate.chain import best_chain, refine
 from lumbar_kaggle.two_stage.locate.config import LocateConfig
-from lumbar_kaggle.two_stage.locate.network import STRIDE, Locator
-from lumbar_kaggle.two_stage.locate.pictures import from_picture, picture
-from lumbar_kaggle.two_stage.locate.points import CANAL, FORAMEN, PLACES, Series
+from lumbar_kaggle.two_stage.locate.network import (
+    CANAL_CHANNEL,
+    FORAMEN_CHANNEL,
+    STRIDE,
+    Locator,
+    Picture,
+    predict_maps,
+)
+from lumbar_kaggle.two_stage.study import StudyVolumes
 
 Floats = NDArray[np.float64]
 
@@ -23,70 +36,97 @@ COLUMNS = (
 )
 """Of the table of located points: `instance_number` is None where the header has none, `slice` an index with
 fractions, `row` and `column` are pixels of the stored image, the mm are LPS; where not `placed`, in the frame
-that `stacks.Stack` assumes."""
+that `Volume.completed` assumes."""
+
+AXIAL_SHAPE, AXIAL_PIXEL_MM = (96, 96), 1.0
+"""Of the picture around a level: large enough for the whole canal, the facet joints and a wrong guess of
+15 mm."""
+
+REACH_MM = 8.0
+"""Slices whose plane is further from the level's point do not show it."""
 
 
-def to_input(images: NDArray[np.uint8]) -> torch.Tensor:
-    """Return ``[n, 1, rows, columns]`` float of ``[n, rows, columns]`` uint8."""
-    return (torch.from_numpy(np.ascontiguousarray(images)).float() / 255 - 0.3)[:, None] * 2
-
-
-@torch.inference_mode()
-def predict_maps(images: NDArray[np.uint8], networks: Sequence[Locator]) -> Floats:
-    """Return the mean of some networks' probabilities ``[n, channels, rows / STRIDE, columns / STRIDE]``.
-
-    What is missing to 1 is the probability that the point is not on the picture.
+def locate_studies(
+    studies: Sequence[StudyVolumes],
+    sagittal: Sequence[Locator],
+    axial: Sequence[Locator],
+    config: LocateConfig,
+    *,
+    quiet: bool = False,
+) -> pd.DataFrame:
+    """Return the points that networks find in some studies, columns `COLUMNS`; their marks are not looked at.
 
     Args:
-        images: ``[n, rows, columns]``.
-        networks: one or more, on one device.
+        studies: to search.
+        sagittal, axial: networks of the two planes, on the device that computes, whose predictions are
+            averaged; none: nothing is found.
+        config: of the networks.
+        quiet: without progress bars.
     """
-    device = next(networks[0].parameters()).device
-    parts = []
-    for batch in torch.split(to_input(images), 16):
-        with half_precision(device):
-            found = [network.eval()(batch.to(device)).exp() for network in networks]
-        parts.append(torch.stack(found).mean(dim=0)[..., :-1].cpu())
-    maps: Floats = torch.cat(parts).numpy().astype(np.float64)
-    return maps.reshape(*maps.shape[:2], images.shape[1] // STRIDE, images.shape[2] // STRIDE)
+    series = [(one.study_id, volume) for one in studies for volume in one.sagittal() if sagittal]
+    bar = tqdm(series, unit="series", desc="locate", disable=quiet or not sagittal)
+    found = _together([locate_sagittal(study, volume, sagittal, config) for study, volume in bar])
+    if not axial:
+        return found
+    centres = study_points(found)
+    across = [one for one in studies if one.axial()]
+    bar = tqdm(across, unit="study", desc="locate axial", disable=quiet)
+    return _together([found, *(locate_axial(one, centres.get(one.study_id), axial) for one in bar)])
 
 
-def locate(series: Series, networks: Sequence[Locator], config: LocateConfig) -> pd.DataFrame:
-    """Find the points of one sagittal series.
+def _together(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    filled = [part for part in parts if len(part)]
+    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=list(COLUMNS))
+
+
+def locate_sagittal(
+    study_id: str, volume: Volume, networks: Sequence[Locator], config: LocateConfig
+) -> pd.DataFrame:
+    """Find the canal and the foramina of one sagittal series.
 
     Args:
-        series: its labelled points are not looked at.
+        study_id: for the table.
+        volume: its largest stack.
         networks: one per fold that has not seen the study, or all of them for a new one.
         config: of the networks.
 
     Returns:
         Columns `COLUMNS`; a row per place and level that was found.
     """
-    stack = series.stack
     shape = config.picture[0], config.picture[1]
-    pictures = [picture(stack, k, shape, config.pixel_mm) for k in range(len(stack))]
-    maps = predict_maps(np.stack(pictures), networks)
+    pictures = [Picture(volume, k, shape, config.pixel_mm) for k in range(len(volume))]
+    maps = predict_maps(pictures, networks)
     cell_mm = STRIDE * config.pixel_mm
-    foramina = maps[:, FORAMEN : FORAMEN + 5]
-    canal = _chain_of(maps[:, CANAL : CANAL + 5], cell_mm)
+    foramina = maps[:, FORAMEN_CHANNEL : FORAMEN_CHANNEL + 5]
+    canal = _chain_of(maps[:, CANAL_CHANNEL : CANAL_CHANNEL + 5], cell_mm)
     found = [("canal", canal)]
-    if len(stack) == 1:
+    if len(volume) == 1:
         # The only slice may be one through the foramina, of a side that cannot be told.
-        found += [(place, _chain_of(foramina, cell_mm)) for place in PLACES[1:]]
+        found += [(place, _chain_of(foramina, cell_mm)) for place in PLACES[FORAMINA]]
     elif canal:
         # Slices run from the patient's right to the left; a bent spine has another midline at each level.
-        beside = np.arange(len(stack))[:, None] - _midline(canal)
+        beside = np.arange(len(volume))[:, None] - _midline(canal)
         for place, there in (("right foramen", beside < -0.5), ("left foramen", beside > 0.5)):
             found.append((place, _chain_of(foramina * there[:, :, None, None], cell_mm)))
-    rows = [row for place, points in found for row in _rows(series, place, points, config)]
+    rows = [
+        (study_id, volume.series_id, volume.kind, place, level, *_in_patient(pictures, spot))
+        for place, spots in found
+        for level, spot in zip(LEVELS, spots, strict=False)
+        if spot.confidence
+    ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-Found = list[tuple[float, float, float, float]]
-"""Per level: slice, row and column in the heat map, confidence; 0 where no slice shows it."""
+class Spot(NamedTuple):
+    """A point in the heat maps of a volume: all with fractions; confidence 0 where no slice shows it."""
+
+    slice_index: float
+    row: float
+    column: float
+    confidence: float
 
 
-def _midline(canal: Found) -> Floats:
+def _midline(canal: list[Spot]) -> Floats:
     """Return per level ``[5]`` the slice of the canal, with fractions; a faint one like its neighbours'."""
     index, confidence = np.array(canal)[:, [0, 3]].T
     apart = np.abs(np.subtract.outer(np.arange(len(canal)), np.arange(len(canal))))
@@ -95,44 +135,32 @@ def _midline(canal: Found) -> Floats:
     return middle
 
 
-def _chain_of(maps: Floats, cell_mm: float) -> Found:
+def _chain_of(maps: Floats, cell_mm: float) -> list[Spot]:
     """Return the chain of ``[slices, 5, rows, columns]`` maps; empty where there is none."""
     together = maps.sum(axis=0)
     cells = best_chain(together, cell_mm)
     if cells is None:
         return []
-    found = []
-    for level, cell in enumerate(cells):
-        place, _ = refine(together[level], cell)
-        row, column = cell
+    found, slices = [], np.arange(len(maps))
+    for level, (row, column) in enumerate(cells):
+        place, _ = refine(together[level], cells[level])
         near = maps[:, level, max(row - 3, 0) : row + 4, max(column - 3, 0) : column + 4].sum(axis=(1, 2))
-        peak = int(near.argmax())
-        slices = np.arange(len(maps))
-        around = np.abs(slices - peak) <= 2
-        weight = near * around
-        total = max(float(weight.sum()), 1e-9)
-        index = float((weight * slices).sum() / total)
-        found.append((index, float(place[0]), float(place[1]), min(float(near.max()), 1.0)))
+        weight = near * (np.abs(slices - near.argmax()) <= 2)
+        index = float((weight * slices).sum() / max(float(weight.sum()), 1e-9))
+        found.append(Spot(index, float(place[0]), float(place[1]), min(float(near.max()), 1.0)))
     return found
 
 
-def _rows(series: Series, place: str, found: Found, config: LocateConfig) -> list[tuple[object, ...]]:
-    stack, rows = series.stack, list[tuple[object, ...]]()
-    shape = config.picture[0], config.picture[1]
-    for level, (index, row, column, confidence) in zip(LEVELS, found, strict=False):
-        if confidence == 0:
-            continue
-        cell = np.array([column, row]) * STRIDE + (STRIDE - 1) / 2
-        pixel = from_picture(stack, cell, shape, config.pixel_mm)
-        nearest = int(np.clip(round(index), 0, len(stack) - 1))
-        below = int(np.clip(np.floor(index), 0, len(stack) - 1))
-        above, part = min(below + 1, len(stack) - 1), index - np.floor(index)
-        ends = [stack.to_patient(k, pixel[0], pixel[1]) for k in (below, above)]
-        point = ends[0] * (1 - part) + ends[1] * part
-        place_of = (stack.instance_numbers[nearest], index, float(pixel[0]), float(pixel[1]))
-        names = (series.study_id, series.series_id, series.kind, place, level)
-        rows.append((*names, *place_of, *(float(value) for value in point), confidence, stack.placed))
-    return rows
+def _in_patient(pictures: Sequence[Picture], spot: Spot) -> tuple[object, ...]:
+    """Return the columns of a spot from ``instance_number`` on; between two slices its mm are, too."""
+    volume, last = pictures[0].volume, len(pictures) - 1
+    row, column = pictures[0].cell_to_slice(spot.row, spot.column)
+    nearest, below = (int(np.clip(round_(spot.slice_index), 0, last)) for round_ in (round, np.floor))
+    part = spot.slice_index - np.floor(spot.slice_index)
+    ends = [volume.to_patient(k, row, column) for k in (below, min(below + 1, last))]
+    point = (ends[0] * (1 - part) + ends[1] * part).tolist()
+    number = volume.instance_numbers[nearest]
+    return (number, spot.slice_index, row, column, *point, spot.confidence, volume.placed)
 
 
 def study_points(located: pd.DataFrame) -> dict[str, Floats]:
@@ -146,3 +174,66 @@ def study_points(located: pd.DataFrame) -> dict[str, Floats]:
         best = rows.drop_duplicates("level", keep="last").set_index("level")
         points[str(study)] = best.reindex(LEVELS)[["x_mm", "y_mm", "z_mm"]].to_numpy(dtype=np.float64)
     return points
+
+
+def locate_axial(study: StudyVolumes, centres: Floats | None, networks: Sequence[Locator]) -> pd.DataFrame:
+    """Find the lateral recesses of one study.
+
+    Args:
+        study: with at least one axial stack that knows its place.
+        centres: ``[5, 3]`` canal points found in the sagittal series, LPS mm, NaN where none; None where the
+            study has no such series: then the levels are spread evenly over what the slices cover.
+        networks: one per fold that has not seen the study, or all of them.
+
+    Returns:
+        Columns `COLUMNS`; a row per side and level that was found.
+    """
+    known = _spread(study) if centres is None else centres
+    rows: list[tuple[object, ...]] = []
+    for level, centre in zip(LEVELS, known, strict=True):
+        near = [] if np.isnan(centre).any() else slices_near(study, centre, REACH_MM)
+        if near:
+            pictures = [picture for picture, _ in near]
+            maps = predict_maps(pictures, networks)  # [slices, 2, rows, columns]
+            # The network knows what a recess looks like, the projection which level it is.
+            closeness = np.exp(-0.5 * (np.array([distance for _, distance in near]) / 4.0) ** 2)
+            for side, place in enumerate(PLACES[RECESSES]):
+                best = int((maps[:, side].sum(axis=(1, 2)) * closeness).argmax())
+                volume, found = pictures[best].volume, _recess(pictures[best], maps[best, side])
+                rows.append((study.study_id, volume.series_id, volume.kind, place, level, *found))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def slices_near(study: StudyVolumes, point: Floats, reach_mm: float) -> list[tuple[Picture, float]]:
+    """Return pictures around a point of the axial slices whose plane is near it, and their distance in mm."""
+    return [
+        (Picture(volume, k, AXIAL_SHAPE, AXIAL_PIXEL_MM, point), float(distance))
+        for volume in study.axial()
+        for k, distance in enumerate(volume.depth(point))
+        if distance <= reach_mm
+    ]
+
+
+def _recess(picture: Picture, level_map: Floats) -> tuple[object, ...]:
+    """Return the columns of the likeliest point of a map ``[rows, columns]`` from ``instance_number`` on."""
+    peak = np.array(np.unravel_index(int(level_map.argmax()), level_map.shape))
+    cell, mass = refine(level_map, peak)
+    row, column = picture.cell_to_slice(float(cell[0]), float(cell[1]))
+    volume, index = picture.volume, picture.index
+    point = volume.to_patient(index, row, column).tolist()
+    return (volume.instance_numbers[index], float(index), row, column, *point, mass, True)
+
+
+def _spread(study: StudyVolumes) -> Floats:
+    """Return ``[5, 3]`` guessed canal points: the middles of slices spread evenly from head to foot."""
+    centres = np.array(
+        [
+            volume.to_patient(k, (volume.shape[0] - 1) / 2, (volume.shape[1] - 1) / 2)
+            for volume in study.axial()
+            for k in range(len(volume))
+        ]
+    )
+    head, foot = centres[:, 2].max(), centres[:, 2].min()
+    wanted = head - (np.arange(len(LEVELS)) + 0.5) / len(LEVELS) * (head - foot)
+    spread: Floats = centres[np.abs(centres[:, 2] - wanted[:, None]).argmin(axis=1)]
+    return spread

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import KFold
-from tqdm import tqdm
 
 from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.errors import InputError
@@ -18,26 +17,20 @@ from lumbar_kaggle.dicom.cache import Cache
 from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.reading import as_numbers, read_table
 from lumbar_kaggle.training.devices import spread, training_device
-from lumbar_kaggle.two_stage.locate.axial import (
-    AxialStudy,
-    locate_axial,
-    make_axial_samples,
-    read_axial,
-)
+from lumbar_kaggle.two_stage.grade.views import PLACES, RECESSES
 from lumbar_kaggle.two_stage.locate.config import LocateConfig
-from lumbar_kaggle.two_stage.locate.find import COLUMNS, locate, study_points
+from lumbar_kaggle.two_stage.locate.find import COLUMNS, locate_studies
 from lumbar_kaggle.two_stage.locate.judging import point_errors, summary
-from lumbar_kaggle.two_stage.locate.network import Locator
-from lumbar_kaggle.two_stage.locate.points import Series, read_sagittal
+from lumbar_kaggle.two_stage.locate.network import CHANNELS, Locator
 from lumbar_kaggle.two_stage.locate.samples import Sample, make_samples
 from lumbar_kaggle.two_stage.locate.training import CONFIG, load_networks, read_config, train_network
+from lumbar_kaggle.two_stage.study import MarkedPoint, StudyVolumes, read_marked_studies, tell_unused
 
 log = logging.getLogger(__name__)
 
 
 def train_locator(
-    series: Sequence[Series],
-    axial: Sequence[AxialStudy],
+    studies: Sequence[StudyVolumes],
     out: Path,
     config: LocateConfig,
     budget: Budget,
@@ -47,11 +40,10 @@ def train_locator(
     *,
     data: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """Train the networks fold by fold and return the out-of-fold points of all series.
+    """Train the networks fold by fold and return the out-of-fold points of all studies.
 
     Args:
-        series: sagittal series with their labelled points.
-        axial: the studies' axial stacks with theirs; may be empty.
+        studies: with their marked points.
         out: run folder: ``locate.json``, ``folds.csv``, per fold ``sagittal-{k}.safetensors``,
             ``axial-{k}.safetensors`` and ``points-{k}.csv``, and ``points.csv`` of all folds.
         config: what to train.
@@ -62,7 +54,7 @@ def train_locator(
         data: what the points are learned from, see `config.tie`.
 
     Returns:
-        As `find.locate`.
+        As `find.locate_studies`.
 
     Raises:
         InputError: too few studies or no labelled point, or `out` was made with another configuration, or
@@ -70,22 +62,19 @@ def train_locator(
     """
     begin_run(out / CONFIG, config, data=data)
     if folds is None:
-        folds = _make_folds([one.study_id for one in series] + [one.study_id for one in axial], config)
+        folds = _make_folds([one.study_id for one in studies], config)
     check_folds(out, folds)
     write_csv(out / "folds.csv", folds)
     fold_of = dict(zip(folds["study_id"].astype(str), folds["fold"], strict=True))
-    series = [one for one in series if one.study_id in fold_of]
-    axial = [one for one in axial if one.study_id in fold_of]
-    samples = {
-        "sagittal": [sample for one in series for sample in make_samples(one, config)],
-        "axial": [sample for one in axial for sample in make_axial_samples(one, config)],
-    }
+    studies = [one for one in studies if one.study_id in fold_of]
+    made = [make_samples(one, config) for one in studies]
+    samples = {name: [sample for mine in made for sample in mine[name]] for name in CHANNELS}
     if not any(samples.values()):
         raise InputError(f"{out}: no series of these studies has a labelled point to learn from")
     counts = ", ".join(f"{len(some)} {name} slices" for name, some in samples.items())
     log.info("Training the locator on %s of %d studies into %s", counts, len(folds), out)
     starts = {name: _first(start, name) for name in samples}
-    task = _Task(series, axial, samples, fold_of, starts, out, config, budget)
+    task = _Task(studies, samples, fold_of, starts, out, config, budget)
     todo = [fold for fold in range(config.folds) if not _points_file(out, fold).is_file()]
     spread(_fit_fold, task, todo, processes)
     parts = [read_points(_points_file(out, fold)) for fold in range(config.folds)]
@@ -96,10 +85,9 @@ def train_locator(
 
 @dataclass(frozen=True, eq=False)
 class _Task:
-    """What all folds share; see `fit`."""
+    """What all folds share; see `train_locator`."""
 
-    series: Sequence[Series]
-    axial: Sequence[AxialStudy]
+    studies: Sequence[StudyVolumes]
     samples: dict[str, list[Sample]]
     fold_of: dict[str, int]
     starts: dict[str, Locator | None]
@@ -120,9 +108,8 @@ def _fit_fold(task: _Task, fold: int) -> None:
             log.info(
                 "Fold %d: all marked %s slices are of the studies that it holds out; no network", fold, name
             )
-    points = locate_all(
-        [one for one in task.series if task.fold_of[one.study_id] == fold],
-        [one for one in task.axial if task.fold_of[one.study_id] == fold],
+    points = locate_studies(
+        [one for one in task.studies if task.fold_of[one.study_id] == fold],
         [networks["sagittal"]] if "sagittal" in networks else [],
         [networks["axial"]] if "axial" in networks else [],
         task.config,
@@ -149,8 +136,8 @@ def read_points(path: Path) -> pd.DataFrame:
     return table.assign(instance_number=pd.array(numbers, dtype=object))
 
 
-def apply(series: Sequence[Series], axial: Sequence[AxialStudy], run: Path) -> pd.DataFrame:
-    """Return the points that a trained run's networks find together, as `locating.locate`.
+def apply(studies: Sequence[StudyVolumes], run: Path) -> pd.DataFrame:
+    """Return the points that a trained run's networks find together, as `find.locate_studies`.
 
     Raises:
         InputError: the folder holds no trained locator.
@@ -159,7 +146,7 @@ def apply(series: Sequence[Series], axial: Sequence[AxialStudy], run: Path) -> p
     sagittal, across = (load_networks(run, name, training_device()) for name in ("sagittal", "axial"))
     if not sagittal:
         raise InputError(f"{run}: no fold of this locator is finished; run lumbar locate with it as --out")
-    return locate_all(series, axial, sagittal, across, config)
+    return locate_studies(studies, sagittal, across, config)
 
 
 def _first(run: Path | None, name: str) -> Locator | None:
@@ -179,37 +166,6 @@ def _split(samples: list[Sample], fold_of: dict[str, int], fold: int) -> tuple[l
 
     training, validation = part(lambda other: other != fold), part(lambda other: other == fold)
     return training, validation or training
-
-
-def locate_all(
-    series: Sequence[Series],
-    axial: Sequence[AxialStudy],
-    sagittal: list[Locator],
-    across: list[Locator],
-    config: LocateConfig,
-    *,
-    quiet: bool = False,
-) -> pd.DataFrame:
-    """Return the points that networks find in some series and studies, as `find.locate`.
-
-    Args:
-        series, axial: their labelled points are not looked at.
-        sagittal, across: networks for the two planes, on the device that computes; none: nothing is found.
-        config: of the networks.
-        quiet: without progress bars.
-    """
-    parts = [pd.DataFrame(columns=list(COLUMNS))]
-    if sagittal:
-        parts += [
-            locate(one, sagittal, config) for one in tqdm(series, unit="series", desc="locate", disable=quiet)
-        ]
-    found = pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
-    if across:
-        centres = study_points(found)
-        bar = tqdm(axial, unit="study", desc="locate axial", disable=quiet)
-        more = [locate_axial(one, centres.get(one.study_id), across, config) for one in bar]
-        found = pd.concat([found, *(part for part in more if len(part))], ignore_index=True)
-    return found
 
 
 def check_folds(out: Path, folds: pd.DataFrame) -> None:
@@ -295,27 +251,34 @@ def run_locate(
         InputError: a table or the cache is missing, or nothing is to be trained and there are no weights, or
             the run was begun with other settings or on other data, or another process is at work on it.
     """
-    series = read_sagittal(competition, cache)
-    axial = read_axial(competition, cache, series)
+    studies = [one for one in read_marked_studies(competition, cache) if one.sagittal() or one.axial()]
+    tell_unused(competition, studies, is_learned, "sagittal or placed axial")
     try:
         if config.epochs == 0:
             if weights is None:
                 raise InputError(
                     f"{out}: nothing is to be trained, so a trained locator is needed: --weights"
                 )
-            points = apply(series, axial, weights)
+            points = apply(studies, weights)
             write_csv(out / "points.csv", points)
         else:
             data = learned_from(competition, cache)
-            points = train_locator(series, axial, out, config, budget, weights, processes, folds, data=data)
+            points = train_locator(studies, out, config, budget, weights, processes, folds, data=data)
     except OutOfTime:
         return Located(out, None, False)
-    errors = point_errors(points, series, axial)
+    errors = point_errors(points, studies)
     write_csv(out / "errors.csv", errors)
     figures = summary(errors) if len(errors) else None
     if figures is not None:
         write_csv(out / "figures.csv", figures.reset_index())
     return Located(out, figures, True)
+
+
+def is_learned(study: StudyVolumes, mark: MarkedPoint) -> bool:
+    """Whether the locator learns from a mark: recesses on axial slices, the other places on sagittal ones."""
+    volume = study.volumes[mark.volume]
+    slices = study.axial() if PLACES[mark.place] in PLACES[RECESSES] else study.sagittal()
+    return any(one is volume for one in slices)
 
 
 def learned_from(competition: Competition, cache: Path) -> dict[str, str]:

@@ -8,8 +8,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lumbar_kaggle.core.targets import LEVELS
-from lumbar_kaggle.two_stage.locate.axial import SIDES, AxialStudy
-from lumbar_kaggle.two_stage.locate.points import PLACES, Series
+from lumbar_kaggle.two_stage.grade.views import PLACES, RECESSES
+from lumbar_kaggle.two_stage.study import StudyVolumes
 
 Floats = NDArray[np.float64]
 
@@ -27,14 +27,12 @@ class _Marked(NamedTuple):
     normal: Floats
 
 
-def point_errors(
-    located: pd.DataFrame, series: Sequence[Series], axial: Sequence[AxialStudy]
-) -> pd.DataFrame:
+def point_errors(located: pd.DataFrame, studies: Sequence[StudyVolumes]) -> pd.DataFrame:
     """Compare located points with the marked ones: sagittal on the same series, axial on whichever.
 
     Args:
-        located: as from `locating.locate`.
-        series, axial: with their labelled points.
+        located: as from `find.locate_studies`.
+        studies: with their marked points.
 
     Returns:
         One row per marked point: ``study_id, series_id, kind, place, level``, ``error_mm`` within the plane
@@ -42,11 +40,11 @@ def point_errors(
         marked neighbours), ``level_off`` (levels between the found point and the marked one nearest to it),
         ``found``.
     """
-    keys = [(row.study_id, "" if row.kind == "axial_t2" else row.series_id, row.place, row.level)
-            for row in located.itertuples(index=False)]  # fmt: skip
+    series = located["series_id"].where(located["kind"] != "axial_t2", "")
+    keys = zip(located["study_id"], series, located["place"], located["level"], strict=True)
     places = dict(zip(keys, located[["x_mm", "y_mm", "z_mm"]].to_numpy(dtype=np.float64), strict=True))
     rows: list[tuple[Any, ...]] = []
-    for marked in _all_marked(series, axial):
+    for marked in (one for study in studies for one in _all_marked(study)):
         for level, name in enumerate(LEVELS):
             if not np.isnan(marked.points[level, 0]):
                 found = places.get((marked.study_id, marked.series_id, marked.place, name))
@@ -54,13 +52,14 @@ def point_errors(
     return pd.DataFrame(rows, columns=[*_KEY, "error_mm", "depth_mm", "relative", "level_off", "found"])
 
 
-def _all_marked(series: Sequence[Series], axial: Sequence[AxialStudy]) -> Iterator[_Marked]:
-    for one in series:
-        for place, points in zip(PLACES, one.own, strict=True):
-            yield _Marked(one.study_id, one.series_id, one.kind, place, points, one.stack.normal)
-    for study in axial:
-        for place, points in zip(SIDES, study.own, strict=True):
-            yield _Marked(study.study_id, "", "axial_t2", place, points, study.stacks[0][1].normal)
+def _all_marked(study: StudyVolumes) -> Iterator[_Marked]:
+    for one in study.sagittal():
+        for place, points in zip(PLACES[:3], study.marked([one])[:3], strict=True):
+            yield _Marked(study.study_id, one.series_id, one.kind, place, points, one.normal)
+    axial = study.axial()
+    for place, points in zip(PLACES[RECESSES], study.marked(axial)[RECESSES], strict=True):
+        if axial:
+            yield _Marked(study.study_id, "", "axial_t2", place, points, axial[0].normal)
 
 
 def _compare(marked: _Marked, level: int, found: Floats | None) -> tuple[float, float, float, float, bool]:

@@ -1,13 +1,97 @@
-"""The locator's network: a small U-Net that gives, per point, where it is on a slice or that it is not."""
+"""The locator's network: what it is given, and where on a slice it finds each point, or that it does not.
 
+Whichever way slices are stored, sagittal pictures have the back to the right and the foot downwards, axial
+ones the patient's left to the right and the back downwards, see `geometry.upright_axes`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
+import cv2
+import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import nn
 from torch.nn import functional
 
+from lumbar_kaggle.dicom import geometry
+from lumbar_kaggle.dicom.volume import Volume
+from lumbar_kaggle.training.devices import half_precision
+
+Floats = NDArray[np.float64]
+
 STRIDE = 2
 """Pixels of the picture per cell of a heat map."""
+
+CANAL_CHANNEL, FORAMEN_CHANNEL = 0, 5
+"""First channel of the five canal points and of the five foramina, L1/L2 first, of a sagittal network."""
+
+CHANNELS = {"sagittal": 10, "axial": 2}
+"""Outputs of each network; those of the axial one are the left and the right recess."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A slice in the network's frame: upright in the patient, one size, one scale.
+
+    Attributes:
+        volume: sagittal or axial stack.
+        index: of its slice.
+        shape: rows and columns of the picture.
+        pixel_mm: mm per pixel of it.
+        point: LPS mm ``[3]``, whose projection on the slice lies in its middle; None: the slice's own middle.
+    """
+
+    volume: Volume
+    index: int
+    shape: tuple[int, int]
+    pixel_mm: float
+    point: Floats | None = None
+
+    def affine(self) -> Floats:
+        """Return ``[2, 3]``, which takes (column, row, 1) of the slice to column and row of the picture."""
+        rows, columns = self.volume.shape
+        row, column = (rows - 1) / 2, (columns - 1) / 2
+        if self.point is not None:
+            row, column = map(float, self.volume.to_slice(self.index, self.point)[:2])
+        orientation = self.volume.orientation[self.index]
+        stored = orientation.reshape(2, 3)  # where columns grow, where rows grow
+        scale = self.volume.spacing[self.index, ::-1] / self.pixel_mm
+        linear = np.array(geometry.upright_axes(orientation)) @ stored.T * scale
+        centre = (np.array(self.shape[::-1]) - 1) / 2
+        return np.column_stack([linear, centre - linear @ np.array([column, row])])
+
+    def image(self) -> NDArray[np.uint8]:
+        """Return ``[rows, columns]`` uint8; 0 outside of the slice."""
+        image = np.ascontiguousarray(self.volume.images[self.index])
+        scale = self.volume.spacing[self.index] / self.pixel_mm
+        if scale.min() < 0.7:  # warpAffine does not average what it leaves out
+            image = np.asarray(cv2.GaussianBlur(image, (0, 0), 0.4 / scale[1], sigmaY=0.4 / scale[0]))
+        warped = cv2.warpAffine(image, self.affine(), self.shape[::-1], flags=cv2.INTER_LINEAR)
+        return np.asarray(warped, dtype=np.uint8)
+
+    def from_slice(self, row: ArrayLike, column: ArrayLike) -> Floats:
+        """Return ``[..., 2]`` column and row in the picture of pixels of the slice."""
+        matrix = self.affine()
+        pixels = np.stack([np.asarray(column), np.asarray(row)], axis=-1)
+        return np.asarray(pixels @ matrix[:, :2].T + matrix[:, 2], dtype=np.float64)
+
+    def to_slice(self, places: ArrayLike) -> Floats:
+        """Return ``[..., 2]`` row and column in the slice of places (column, row) in the picture."""
+        matrix = self.affine()
+        pixels = (np.asarray(places) - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
+        return np.asarray(pixels[..., ::-1], dtype=np.float64)
+
+    def cell_to_slice(self, row: float, column: float) -> tuple[float, float]:
+        """Return row and column in the slice of a cell of the picture's heat map."""
+        found = self.to_slice(np.array([column, row]) * STRIDE + (STRIDE - 1) / 2)
+        return float(found[0]), float(found[1])
+
+
+def to_input(images: NDArray[np.uint8]) -> torch.Tensor:
+    """Return ``[n, 1, rows, columns]`` float of ``[n, rows, columns]`` uint8."""
+    return (torch.from_numpy(np.ascontiguousarray(images)).float() / 255 - 0.3)[:, None] * 2
 
 
 class Locator(nn.Module):
@@ -24,9 +108,7 @@ class Locator(nn.Module):
         self.down = nn.ModuleList(_block(a, b) for a, b in pairwise(widths))
         deepest = channels[-1]
         # Level identity is told from the sacrum, far below the upper discs: a wide view is needed.
-        self.wide = nn.Sequential(
-            *(_dilated(deepest, rate) for rate in (1, 2, 4)),
-        )
+        self.wide = nn.Sequential(*(_dilated(deepest, rate) for rate in (1, 2, 4)))
         self.up = nn.ModuleList(
             _block(b + a, a) for a, b in zip(channels[-2:0:-1], channels[:1:-1], strict=True)
         )
@@ -37,7 +119,7 @@ class Locator(nn.Module):
         """Return log-probabilities ``[batch, outputs, cells + 1]``; the last one is "not on this slice".
 
         Args:
-            pictures: ``[batch, 1, rows, columns]`` float, about -1 to 1.
+            pictures: ``[batch, 1, rows, columns]`` float, around -1 to 1.
         """
         scales = []
         features = pictures
@@ -70,3 +152,24 @@ def _dilated(channels: int, rate: int) -> nn.Module:
         nn.BatchNorm2d(channels),
         nn.ReLU(inplace=True),
     )
+
+
+@torch.inference_mode()
+def predict_maps(pictures: Sequence[Picture], networks: Sequence[Locator]) -> Floats:
+    """Return the mean of some networks' probabilities ``[n, channels, rows / STRIDE, columns / STRIDE]``.
+
+    What is missing to 1 is the probability that the point is not on the picture.
+
+    Args:
+        pictures: of one shape.
+        networks: one or more, on one device.
+    """
+    device = next(networks[0].parameters()).device
+    parts = []
+    for batch in torch.split(to_input(np.stack([one.image() for one in pictures])), 16):
+        with half_precision(device):
+            found = [network.eval()(batch.to(device)).exp() for network in networks]
+        parts.append(torch.stack(found).mean(dim=0)[..., :-1].cpu())
+    maps: Floats = torch.cat(parts).numpy().astype(np.float64)
+    rows, columns = pictures[0].shape
+    return maps.reshape(*maps.shape[:2], rows // STRIDE, columns // STRIDE)

@@ -7,20 +7,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumbar_kaggle.core.targets import LEVELS
+from lumbar_kaggle.dicom.volume import ASSUMED_STEP_MM, Volume
+from lumbar_kaggle.two_stage.grade.views import CANAL, FORAMINA, RECESSES
 from lumbar_kaggle.two_stage.locate.config import LocateConfig
-from lumbar_kaggle.two_stage.locate.network import STRIDE
-from lumbar_kaggle.two_stage.locate.pictures import picture, to_picture
-from lumbar_kaggle.two_stage.locate.points import CANAL, CHANNELS, FORAMEN, Series
-from lumbar_kaggle.two_stage.stacks import ASSUMED_STEP_MM
+from lumbar_kaggle.two_stage.locate.find import REACH_MM, slices_near
+from lumbar_kaggle.two_stage.locate.network import (
+    CANAL_CHANNEL,
+    CHANNELS,
+    FORAMEN_CHANNEL,
+    STRIDE,
+    Picture,
+)
+from lumbar_kaggle.two_stage.study import StudyVolumes
 
 Floats = NDArray[np.float64]
 
 UNKNOWN, ABSENT, PRESENT = -1, 0, 1
 
 # mm from a slice's plane: a point nearer than the first lies on it, one further than the second does not,
-# and between them nothing is asked. The canal is wide, a foramen is about two slices long.
+# and between them nothing is asked. The canal is wide, a foramen around two slices long;
+# a recess is marked on its slice or on one beside it, and is not on slices further away than the second.
 CANAL_NEAR_MM, CANAL_FAR_MM = 3.5, 13.0
 FORAMEN_NEAR_MM, FORAMEN_FAR_MM = 2.6, 8.5
+AXIAL_NEAR_MM, AXIAL_FAR_MM = 3.0, 9.0
 
 SPREAD_CELLS = 1.1
 """Standard deviation of a target's spot in the heat map."""
@@ -33,8 +42,8 @@ class Sample:
     Attributes:
         study_id: whose it is.
         image: ``[rows, columns]`` uint8 in the network's frame.
-        places: ``[CHANNELS, 2]`` column and row in the picture, NaN where not on it.
-        state: ``[CHANNELS]`` `UNKNOWN`, `ABSENT` or `PRESENT`.
+        places: ``[channels, 2]`` column and row in the picture, NaN where not on it.
+        state: ``[channels]`` `UNKNOWN`, `ABSENT` or `PRESENT`.
         pair: two channels that change places in a mirror image; None where mirroring makes no sense.
     """
 
@@ -45,57 +54,76 @@ class Sample:
     pair: tuple[int, int] | None = None
 
 
-def make_samples(series: Series, config: LocateConfig) -> list[Sample]:
+def make_samples(study: StudyVolumes, config: LocateConfig) -> dict[str, list[Sample]]:
+    """Return what each network learns from a study: ``sagittal`` and ``axial``."""
+    sagittal = [one for volume in study.sagittal() for one in sagittal_samples(study, volume, config)]
+    return {"sagittal": sagittal, "axial": axial_samples(study, config)}
+
+
+def sagittal_samples(study: StudyVolumes, volume: Volume, config: LocateConfig) -> list[Sample]:
     """Return the slices of a series on which points lie, those with the most first, and their targets."""
-    shape = config.picture[0], config.picture[1]
-    targets = [(index, *_targets(series, index)) for index in range(len(series.stack))]
+    shape, points = (config.picture[0], config.picture[1]), study.known(volume)
+    targets = [(index, *_targets(volume, points, index)) for index in range(len(volume))]
     shown = [target for target in targets if (target[2] == PRESENT).any()]
     shown.sort(key=lambda target: -int((target[2] == PRESENT).sum()))
     samples = []
     for index, places, state in shown[: config.slices]:
-        image = picture(series.stack, index, shape, config.pixel_mm)
-        inside = to_picture(series.stack, places[:, 0], places[:, 1], shape, config.pixel_mm)
-        samples.append(Sample(series.study_id, image, inside, state))
+        picture = Picture(volume, index, shape, config.pixel_mm)
+        inside = picture.from_slice(places[:, 0], places[:, 1])
+        samples.append(Sample(study.study_id, picture.image(), inside, state))
     return samples
 
 
-def _targets(series: Series, index: int) -> tuple[Floats, NDArray[np.int64]]:
-    """Return row and column of each channel's point ``[CHANNELS, 2]`` on a slice, and its state."""
-    places, state = np.full((CHANNELS, 2), np.nan), np.full(CHANNELS, UNKNOWN)
-    points = series.shared if series.stack.placed else series.own
-    row, column, distance = series.stack.to_slice(index, points)
+def _targets(volume: Volume, points: Floats, index: int) -> tuple[Floats, NDArray[np.int64]]:
+    """Return row and column of each channel's point ``[channels, 2]`` on a slice, and its state."""
+    channels = CHANNELS["sagittal"]
+    places, state = np.full((channels, 2), np.nan), np.full(channels, UNKNOWN)
+    row, column, distance = volume.to_slice(index, points)
     distance = np.abs(distance)
-    if not series.stack.placed:
+    if not volume.placed:
         # The distance of the slices is assumed: a point lies on its own; of the others nothing is known.
         distance = np.where(distance < ASSUMED_STEP_MM / 2, 0.0, 5.0)
+
+    def fill(channel: int, place: int, level: int, near_mm: float, far_mm: float) -> None:
+        if distance[place, level] <= near_mm:
+            places[channel], state[channel] = (row[place, level], column[place, level]), PRESENT
+        elif distance[place, level] >= far_mm:
+            state[channel] = ABSENT
+
     for level in range(len(LEVELS)):
-        _set(CANAL + level, (row[0, level], column[0, level]), distance[0, level], True, places, state)
-        sides = distance[1:, level]
+        fill(CANAL_CHANNEL + level, CANAL, level, CANAL_NEAR_MM, CANAL_FAR_MM)
+        sides = distance[FORAMINA, level]
         if np.isnan(sides).all():
             continue
         side = int(np.nanargmin(sides))
-        here = row[1 + side, level], column[1 + side, level]
         # One side's mark says nothing of the other side's slices.
-        near = float(sides[side])
-        if np.isnan(sides).any() and near > FORAMEN_NEAR_MM:
-            continue
-        _set(FORAMEN + level, here, near, False, places, state)
+        if not np.isnan(sides).any() or sides[side] <= FORAMEN_NEAR_MM:
+            fill(FORAMEN_CHANNEL + level, FORAMINA.start + side, level, FORAMEN_NEAR_MM, FORAMEN_FAR_MM)
     return places, state
 
 
-def _set(
-    channel: int,
-    place: tuple[float, float],
-    distance: float,
-    canal: bool,
-    places: Floats,
-    state: NDArray[np.int64],
-) -> None:
-    near, far = (CANAL_NEAR_MM, CANAL_FAR_MM) if canal else (FORAMEN_NEAR_MM, FORAMEN_FAR_MM)
-    if distance <= near:
-        places[channel], state[channel] = place, PRESENT
-    elif distance >= far:
-        state[channel] = ABSENT
+def axial_samples(study: StudyVolumes, config: LocateConfig) -> list[Sample]:
+    """Return, per level, the slices that show a marked recess, and one that does not."""
+    samples, recesses = [], study.marked(study.axial())[RECESSES]
+    for level, centre in enumerate(study.centres()):
+        marks = recesses[:, level]
+        if np.isnan(centre).any() or np.isnan(marks).all():
+            continue
+        near = sorted(slices_near(study, centre, 2 * REACH_MM), key=lambda entry: entry[1])
+        candidates = [_axial_sample(study.study_id, picture, marks) for picture, _ in near]
+        shown = [sample for sample in candidates if (sample.state == PRESENT).any()]
+        # Of the slices that show nothing of the level one is enough, the nearest of them.
+        empty = [sample for sample in candidates if (sample.state == ABSENT).all()]
+        samples += shown[: config.slices // 3 or 1] + empty[:1]
+    return samples
+
+
+def _axial_sample(study_id: str, picture: Picture, marks: Floats) -> Sample:
+    row, column, distance = picture.volume.to_slice(picture.index, marks)
+    shown, absent = np.abs(distance) <= AXIAL_NEAR_MM, np.abs(distance) >= AXIAL_FAR_MM
+    state = np.where(shown, PRESENT, np.where(absent, ABSENT, UNKNOWN))
+    places = np.where(shown[:, None], picture.from_slice(row, column), np.nan)
+    return Sample(study_id, picture.image(), places, state, pair=(0, 1))
 
 
 def augment(sample: Sample, rng: np.random.Generator) -> Sample:

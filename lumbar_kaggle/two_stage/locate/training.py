@@ -14,11 +14,8 @@ from lumbar_kaggle.tables.folds import derive_seed
 from lumbar_kaggle.training.devices import CPU, training_device
 from lumbar_kaggle.training.loop import make_learner, train_file
 from lumbar_kaggle.training.weights import load_weights
-from lumbar_kaggle.two_stage.locate.axial import AXIAL_CHANNELS
 from lumbar_kaggle.two_stage.locate.config import LocateConfig
-from lumbar_kaggle.two_stage.locate.find import to_input
-from lumbar_kaggle.two_stage.locate.network import Locator
-from lumbar_kaggle.two_stage.locate.points import CHANNELS
+from lumbar_kaggle.two_stage.locate.network import CHANNELS, Locator, to_input
 from lumbar_kaggle.two_stage.locate.samples import Sample, augment, heat_maps
 
 CONFIG = "locate.json"
@@ -55,9 +52,8 @@ def read_config(run: Path) -> LocateConfig:
 def load_networks(run: Path, name: str, device: torch.device = CPU) -> list[Locator]:
     """Return the finished folds' networks called ``sagittal`` or ``axial``, on a device; none is no error."""
     config = read_config(run)
-    outputs = CHANNELS if name == "sagittal" else AXIAL_CHANNELS
     files = [network_file(run, name, fold) for fold in range(config.folds)]
-    return [load_network(file, config, outputs, device) for file in files if file.is_file()]
+    return [load_network(file, config, CHANNELS[name], device) for file in files if file.is_file()]
 
 
 def train_network(

@@ -1,15 +1,15 @@
 """The located points of a study on the slices that show them best."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from lumbar_kaggle.core.targets import LEVELS
-from lumbar_kaggle.dicom import geometry
-from lumbar_kaggle.two_stage.grade.crops import Placed
+from lumbar_kaggle.dicom.volume import Volume
+from lumbar_kaggle.inference.explanation import LocatedSlice, Mark, Slice
 from lumbar_kaggle.two_stage.grade.places import choose
 from lumbar_kaggle.two_stage.grade.views import VIEWS, View
 
@@ -21,60 +21,8 @@ UNSIDED = "foramen of unknown side"
 
 
 def shown_place(place: str, *, sided: bool) -> str:
-    """Return what to call a place, without a side where that is not known, see `looking.Look.sided`."""
+    """Return what to call a place, without a side where that is not known."""
     return UNSIDED if place.endswith("foramen") and not sided else place
-
-
-@dataclass(frozen=True, eq=False)
-class Slice:
-    """A slice as it is stored, or a part of it.
-
-    Attributes:
-        image: ``[rows, columns]`` uint8, windowed over the series.
-        facts: ``series_id``, ``kind``, ``instance_number``, ``row_mm`` and ``column_mm``, the distances
-            between rows and between columns, and ``sides``, see `edge_letters`.
-    """
-
-    image: NDArray[np.uint8]
-    facts: dict[str, object]
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A located point seen from a slice.
-
-    Attributes:
-        place, level: what it is.
-        row, column: px of the slice; beyond its edges where the point was located outside of the picture.
-        distance_mm: from the slice's plane, 0 or more.
-        confidence: the locator's, 0 … 1.
-    """
-
-    place: str
-    level: str
-    row: float
-    column: float
-    distance_mm: float
-    confidence: float
-
-    def inside(self, shape: tuple[int, ...]) -> bool:
-        """Whether it lies within a picture of so many rows and columns."""
-        return -0.5 <= self.row < shape[0] - 0.5 and -0.5 <= self.column < shape[1] - 0.5
-
-
-@dataclass(frozen=True, eq=False)
-class LocatedSlice:
-    """A slice with the points that it was chosen for.
-
-    Attributes:
-        view: name of the view in `views.VIEWS`.
-        slice: nearest to the points.
-        marks: the points.
-    """
-
-    view: str
-    slice: Slice
-    marks: tuple[Mark, ...]
 
 
 def edge_letters(orientation: Floats) -> tuple[str, str]:
@@ -92,22 +40,21 @@ def edge_letters(orientation: Floats) -> tuple[str, str]:
     return ("R", "L") if across > 0 else ("L", "R")
 
 
-def cut_slice(placed: Placed, index: int) -> Slice:
+def cut_slice(volume: Volume, index: int) -> Slice:
     """Return a slice of a stack."""
-    stack = placed.stack
     facts: dict[str, object] = {
-        "series_id": placed.series_id,
-        "kind": placed.kind,
-        "instance_number": stack.instance_numbers[index],
-        "row_mm": float(stack.spacing[0]),
-        "column_mm": float(stack.spacing[1]),
-        "sides": edge_letters(stack.orientation),
+        "series_id": volume.series_id,
+        "kind": volume.kind,
+        "instance_number": volume.instance_numbers[index],
+        "row_mm": float(volume.spacing[index, 0]),
+        "column_mm": float(volume.spacing[index, 1]),
+        "sides": edge_letters(volume.orientation[index]),
     }
-    return Slice(np.ascontiguousarray(stack.pixels[index]), facts)
+    return Slice(np.ascontiguousarray(volume.images[index]), facts)
 
 
 def located_slices(
-    stacks: Sequence[Placed], points: pd.DataFrame, *, sided: bool = True
+    stacks: Sequence[Volume], points: pd.DataFrame, *, sided: bool = True
 ) -> list[LocatedSlice]:
     """Return the canal, the left and the right foramina on a sagittal slice each, the recesses per level.
 
@@ -133,27 +80,26 @@ def located_slices(
     ]
 
 
-def _located_slice(stacks: Sequence[Placed], view: View, rows: pd.DataFrame) -> LocatedSlice | None:
+def _located_slice(stacks: Sequence[Volume], view: View, rows: pd.DataFrame) -> LocatedSlice | None:
     points = rows[["x_mm", "y_mm", "z_mm"]].to_numpy(dtype=np.float64)
     nearest = _nearest(stacks, view, points) if len(points) else None
     if nearest is None:
         return None
-    placed, index = nearest
-    row, column, distance = placed.stack.to_slice(index, points)
+    volume, index = nearest
+    row, column, distance = volume.to_slice(index, points)
     places = zip(rows["place"], rows["level"], row, column, np.abs(distance), rows["confidence"], strict=True)
     marks = [Mark(place, level, *map(float, numbers)) for place, level, *numbers in places]
     marks.sort(key=lambda mark: (LEVELS.index(mark.level), view.places.index(mark.place)))
-    return LocatedSlice(view.name, cut_slice(placed, index), tuple(marks))
+    return LocatedSlice(view.name, cut_slice(volume, index), tuple(marks))
 
 
-def _nearest(stacks: Sequence[Placed], view: View, points: Floats) -> tuple[Placed, int] | None:
+def _nearest(stacks: Sequence[Volume], view: View, points: Floats) -> tuple[Volume, int] | None:
     """Return the slice of the view's first available kind with the least squared distance to the points."""
     for kind in view.kinds:
         near = []
-        for order, placed in enumerate(stacks):
-            stack = placed.stack
-            if placed.kind == kind and geometry.plane(stack.orientation) == view.plane:
-                depth = (stack.positions[:, None] - points) @ stack.normal
+        for order, volume in enumerate(stacks):
+            if volume.kind == kind and volume.plane == view.plane:
+                depth = (volume.positions[:, None] - points) @ volume.normal
                 far = (depth**2).mean(axis=1)
                 near.append((round(float(far.min()), 6), order, int(far.argmin())))
         if near:

@@ -1,5 +1,6 @@
-"""A run folder as the report page needs it: tables of figures, nothing drawn yet."""
+"""The page of a run of the baseline: its figures, curves and comparison with another protocol."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,13 +17,22 @@ from lumbar_kaggle.baseline.run import (
     read_run,
     validation_predictions,
 )
-from lumbar_kaggle.baseline.summary import summarise
+from lumbar_kaggle.baseline.summary import COLUMNS, averages, summarise
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_csv
-from lumbar_kaggle.core.targets import SEVERITIES, split_row_id
-from lumbar_kaggle.score.agreement import confusion, evaluate_targets
-from lumbar_kaggle.score.metric import PARTS, score, weighted_prior
-from lumbar_kaggle.tables.submission import prior_predictions
+from lumbar_kaggle.core.targets import CONDITIONS, SEVERITIES, TARGET_NAMES, split_row_id, target
+from lumbar_kaggle.inference.bundle import read_manifest
+from lumbar_kaggle.inference.recipes import Report
+from lumbar_kaggle.pages import charts
+from lumbar_kaggle.pages.pictures import explained_slice
+from lumbar_kaggle.pages.render import target_words
+from lumbar_kaggle.pages.report import score_beside_prior
+from lumbar_kaggle.score.agreement import confusion
+
+TEMPLATE = Path(__file__).with_name("report.html")
+
+MAPS_PER_STUDY = 5
+"""Heat maps shown of each chosen study; the study page has them all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,40 +99,6 @@ def read_run_results(run: Path) -> RunResults:
     return RunResults(config, records, summary.set_index("label", drop=False), predictions, curves, oof)
 
 
-class ScoreTable(NamedTuple):
-    """The official score of the out-of-fold predictions, beside the prior's on the same rows.
-
-    Attributes:
-        lines: ``(part, score, prior)`` of the four parts and the total; None where a part has no rows.
-        rows: scored rows.
-        losses: indexed by target, columns ``oof, prior``: weighted log losses.
-    """
-
-    lines: list[tuple[str, float | None, float | None]]
-    rows: int
-    losses: pd.DataFrame
-
-
-def score_beside_prior(oof: pd.DataFrame, truth: pd.DataFrame) -> ScoreTable:
-    """Score predictions beside the prior.
-
-    The prior is taken from the very rows it is scored on, which is the best a constant can do.
-
-    Args:
-        oof: columns ``row_id`` and `SEVERITIES`.
-        truth: columns ``row_id, study_id, target, severity``; rows that are not predicted do not count.
-    """
-    truth = truth[truth["row_id"].isin(oof["row_id"])]
-    constant = prior_predictions(weighted_prior(truth), truth)
-    ours, prior = score(oof, truth), score(constant, truth)
-    lines = [(name, ours.parts.get(name), prior.parts.get(name)) for name in PARTS]
-    losses = {
-        name: evaluate_targets(table, truth).set_index("target")["weighted_log_loss"]
-        for name, table in (("oof", oof), ("prior", constant))
-    }
-    return ScoreTable([*lines, ("total", ours.total, prior.total)], ours.scored, pd.DataFrame(losses))
-
-
 class Comparison(NamedTuple):
     """An honest run beside one by the report's protocol, on the targets that both have.
 
@@ -174,3 +150,108 @@ def _also_elsewhere(rows: pd.DataFrame) -> NDArray[np.bool_]:
     folds = rows.groupby("row_id")["fold"].transform("nunique")
     elsewhere: NDArray[np.bool_] = (folds > 1).to_numpy()
     return elsewhere
+
+
+def report(
+    run: Path, *, against: Path | None, bundle: Path | None, studies: Sequence[str], folder: Path | None
+) -> Report:
+    """Return what the page shows of a run; see `Recipe.report`."""
+    content = _content(run, against)
+    content["studies"] = _pictured_studies(studies, bundle, folder)
+    return Report(TEMPLATE, content)
+
+
+def _content(run: Path, against: Path | None) -> dict[str, Any]:
+    results = read_run_results(run)
+    summary, missing = results.summary, len(set(results.config.targets) - set(results.targets))
+    return {
+        "config": results.config,
+        "facts": _facts(results),
+        "unfinished": f": targets still to be trained: {missing}" if missing else "",
+        "scores": None if results.oof is None else score_beside_prior(results.oof, results.truth()),
+        "columns": COLUMNS,
+        "summary": summary.to_dict("records"),
+        "averages": averages(summary) | {"label": "Average", "convergence_rate": "–", "description": "–"},
+        "comparison": None if against is None else _comparison(results, read_run_results(against)),
+        "sizes": charts.bar_rows(summary["training_size"]),
+        "accuracies": charts.bar_rows(summary["latest_accuracy"], high=1.0, marks=summary["always_normal"]),
+        "seconds": charts.bar_rows(summary["seconds_per_epoch"]),
+        "scatter": charts.accuracy_scatter(summary["latest_accuracy"], summary["max_accuracy"]),
+        "details": _details(results),
+    }
+
+
+def _facts(results: RunResults) -> dict[str, Any]:
+    config, folds = results.config, [fold for record in results.records for fold in record["folds"]]
+    pretrained = {bool(fold["pretrained"]) for fold in folds}
+    # The name alone: where the file lay on somebody's disk is of no use to a reader.
+    source = {"auto": "the library's own", "none": "none"}.get(config.weights, Path(config.weights).name)
+    return {
+        "studies": results.studies,
+        "rows": int(results.summary["rows"].sum()),
+        "finished": len(results.targets),
+        "all": len(TARGET_NAMES),
+        "weights": source if pretrained == {True} else "none: trained from random weights",
+        "mixed_weights": len(pretrained) > 1,
+    }
+
+
+def _comparison(honest: RunResults, report: RunResults) -> dict[str, Any]:
+    comparison = compare(honest, report)
+    table = comparison.table
+    return {
+        "rows": [{"target": name, **row} for name, row in table.to_dict("index").items()],
+        "means": {"target": "Average", **table.mean()},
+        "shared": comparison.shared,
+        "differing": comparison.differing,
+        "accuracy_chart": charts.paired_dots(
+            table["honest"], table["report"], "Accuracy by both protocols, per target"
+        ),
+        "recall_chart": charts.paired_dots(
+            table["honest_recall"], table["report_recall"], "Mean recall by both protocols, per target"
+        ),
+    }
+
+
+def _details(results: RunResults) -> list[dict[str, Any]]:
+    """Loss curve and confusion matrix of each target, grouped by condition."""
+    groups = []
+    for condition in CONDITIONS:
+        names = [name for name in results.targets if target(name).condition == condition]
+        cards = [
+            {
+                "target": name,
+                "level": target(name).level,
+                "loss": charts.loss_curves(results.histories[name], f"Losses of {target_words(name)}"),
+                "confusion": results.confusion(name).tolist(),
+            }
+            for name in names
+        ]
+        if cards:
+            groups.append({"condition": condition, "cards": cards})
+    return groups
+
+
+def _pictured_studies(
+    studies: Sequence[str], bundle: Path | None, folder: Path | None
+) -> list[dict[str, Any]]:
+    if not studies:
+        return []
+    if bundle is None or folder is None:
+        raise InputError("pictures of studies need the models and the images: give --bundle and --folder too")
+    # Here and not above: it brings torch along.
+    from lumbar_kaggle.inference.explain import explain_studies
+
+    manifest, shown = read_manifest(bundle), []
+    if manifest.recipe != "baseline":
+        raise InputError(f"{bundle}: made by recipe {manifest.recipe!r}; give the one exported from this run")
+    for one in explain_studies(folder, studies, bundle, _shown_targets(manifest.targets)):
+        content = explained_slice(one, one.slice) if one.slice is not None else {}
+        shown.append({"study_id": one.study_id, "reason": "; ".join(one.notes), **content})
+    return shown
+
+
+def _shown_targets(available: Sequence[str]) -> list[str]:
+    """The canal targets, which the middle slice shows best, or else the first ones there are."""
+    canal = [name for name in available if target(name).score_group == "spinal"]
+    return (canal or list(available))[:MAPS_PER_STUDY]
