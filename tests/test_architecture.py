@@ -32,21 +32,6 @@ ROOMS = (
 )
 """Ground floor first; a module imports from its own room or from a room below it."""
 
-NOT_YET = {
-    ("training.pretraining", "baseline.network"),
-    ("kaggle.datasets", "baseline.network"),
-}
-"""Modules or rooms that still import from one above them; each goes with what it needs being moved."""
-
-
-def awaited(module: str, imported: str) -> bool:
-    """Return whether an import that points up is one of `NOT_YET`."""
-    return any(
-        f"{module}.".startswith(f"lumbar_kaggle.{lower}.")
-        and f"{imported}.".startswith(f"lumbar_kaggle.{upper}.")
-        for lower, upper in NOT_YET
-    )
-
 
 def floor(module: str) -> int:
     """Return the height of the room of ``lumbar_kaggle.<room>...``."""
@@ -75,7 +60,7 @@ def test_imports_point_down(path: Path) -> None:
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for imported in imports(path):
         down = floor(imported) <= floor(module)
-        assert down or awaited(module, imported), f"{module} imports {imported}"
+        assert down, f"{module} imports {imported}"
 
 
 def test_the_phantom_and_the_recipes_do_not_know_each_other() -> None:

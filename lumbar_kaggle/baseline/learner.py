@@ -23,9 +23,9 @@ from fastai.vision.data import ImageBlock
 from PIL import Image
 
 from lumbar_kaggle.baseline.config import BaselineConfig
-from lumbar_kaggle.baseline.network import build_network, load_pretrained
 from lumbar_kaggle.core.targets import SEVERITIES
 from lumbar_kaggle.training.devices import train_in_half_precision, training_device
+from lumbar_kaggle.training.encoders import build_network, load_pretrained
 
 SUGGESTIONS = (minimum, steep, valley, slide)
 """fastai's four ways to read the finder's curve; the valley's rate is the one used."""
@@ -87,7 +87,7 @@ def make_learner(rows: pd.DataFrame, config: BaselineConfig, folder: Path, seed:
     """
     set_seed(seed)
     network = build_network(config.arch)
-    pretrained = bool(load_pretrained(network, config.arch, config.weights))
+    pretrained = bool(load_pretrained(network.model[0], config.arch, config.weights))
     loaders = make_loaders(rows, config, (network.mean, network.std))
     learner = Learner(
         loaders,

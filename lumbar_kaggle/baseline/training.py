@@ -11,16 +11,13 @@ that was killed goes on at the target, fold and epoch where it stopped::
 
 import contextlib
 import io
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import safetensors.torch
-from fastai.callback.tracker import EarlyStoppingCallback
 from fastai.learner import Learner
 from sklearn.model_selection import KFold
 
@@ -28,16 +25,11 @@ from lumbar_kaggle.baseline.config import BaselineConfig, epochs_after_short_run
 from lumbar_kaggle.baseline.learner import find_learning_rate, make_learner
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import read_json, write_atomic, write_csv, write_json
+from lumbar_kaggle.core.files import read_json, write_csv, write_json
 from lumbar_kaggle.core.targets import SEVERITIES
 from lumbar_kaggle.tables.folds import balance, derive_seed
-from lumbar_kaggle.training.callbacks import (
-    Checkpoint,
-    ReportEpochs,
-    SeedEpochs,
-    WithinBudget,
-    read_checkpoint,
-)
+from lumbar_kaggle.training.callbacks import WithinBudget, phase_of
+from lumbar_kaggle.training.loop import history_of, train, write_network
 
 Tell = Callable[[str], None]
 """Receives a short text on what is being done, for the progress bar."""
@@ -166,25 +158,31 @@ def train_fold(
     rows = split_rows(job.rows, fold, job.config, seed)
     run_seed = derive_seed(seed, stage, fold)
     learner, pretrained = make_learner(rows, job.config, folder, run_seed)
-    report, patience = job.config.protocol == "report", job.config.patience
-    clock = _EpochClock(folder / "seconds.csv")
+    checkpoint, report = folder / "checkpoint.pt", job.config.protocol == "report"
+    tell(f"{stage} fold {fold + 1}/{job.config.folds}")
 
     def progress(epoch: int, figures: list[float]) -> None:
-        clock.tick(epoch)
         tell(f"{stage} fold {fold + 1}/{job.config.folds} epoch {epoch + 1}/{epochs} valid {figures[1]:.3f}")
 
-    tell(f"{stage} fold {fold + 1}/{job.config.folds}")
-    with _quiet(learner):
-        for phase, fit in _phases(learner, pretrained, epochs, rate):
-            callbacks = [
-                SeedEpochs(derive_seed(run_seed, phase)),
-                Checkpoint(folder / "checkpoint.pt", phase, keep_best=report),
-                *([EarlyStoppingCallback(monitor="valid_loss", patience=patience)] if report else []),
-                WithinBudget(budget),
-                *([ReportEpochs(progress)] if phase == "train" else []),
-            ]
-            if not _phase_is_past(folder / "checkpoint.pt", phase):
-                fit(callbacks)
+    def fit(phase: str, count: int, lr: float | slice, **cycle: Any) -> list[float]:
+        options = {"patience": job.config.patience if report else None, "keep_best": report, **cycle}
+        phase_seed = derive_seed(run_seed, phase)
+        return train(learner, checkpoint, count, lr, seed=phase_seed, phase=phase, budget=budget, **options)
+
+    with contextlib.redirect_stdout(io.StringIO()):  # early stopping prints
+        if not pretrained:
+            # A random body has nothing to keep, so it is trained whole from the start at one rate.
+            seconds = fit("train", epochs, rate, tell=progress)
+        else:
+            # The fits of ``Learner.fine_tune``, one by one, so that a resumed run can enter at either: the
+            # body is frozen for one epoch while the new head learns, then all is trained with rates that
+            # fall towards the first layers; fastai's own constants.
+            if phase_of(checkpoint) != "train":
+                learner.freeze()
+                fit("head", 1, slice(rate), pct_start=0.99)
+                learner.unfreeze()
+            rates = slice(rate / 2 / 100, rate / 2)
+            seconds = fit("train", epochs, rates, tell=progress, pct_start=0.3, div=5.0)
     record = _finish_fold(folder, learner, rows, fold)
     record |= {
         "stage": stage,
@@ -192,48 +190,16 @@ def train_fold(
         "pretrained": pretrained,
         "lr": rate,
         "seed": run_seed,
-        "seconds_per_epoch": clock.mean(),
+        "seconds_per_epoch": float(np.mean(seconds)),
     }
     write_json(done, record)
-    for leftover in ("checkpoint.pt", "seconds.csv"):
-        (folder / leftover).unlink(missing_ok=True)
+    checkpoint.unlink(missing_ok=True)
     return record
-
-
-def _phases(
-    learner: Learner, pretrained: bool, epochs: int, rate: float
-) -> Iterator[tuple[str, Callable[[list[Any]], None]]]:
-    """The fits of ``Learner.fine_tune``, one by one, so that a resumed run can enter at either.
-
-    A pretrained body is frozen for one epoch while the new head learns, then all is trained with
-    rates that fall towards the first layers: fastai's own constants. A random body has nothing to
-    keep, so it is trained whole from the start at one rate.
-    """
-    if not pretrained:
-        yield "train", lambda callbacks: learner.fit_one_cycle(epochs, rate, cbs=callbacks)
-        return
-    learner.freeze()
-    yield "head", lambda callbacks: learner.fit_one_cycle(1, slice(rate), pct_start=0.99, cbs=callbacks)
-    learner.unfreeze()
-    spread = slice(rate / 2 / 100, rate / 2)
-    yield (
-        "train",
-        lambda callbacks: learner.fit_one_cycle(epochs, spread, pct_start=0.3, div=5.0, cbs=callbacks),
-    )
-
-
-def _phase_is_past(checkpoint: Path, phase: str) -> bool:
-    state = read_checkpoint(checkpoint)
-    return phase == "head" and state is not None and state["phase"] == "train"
 
 
 def _finish_fold(folder: Path, learner: Learner, rows: pd.DataFrame, fold: int) -> dict[str, Any]:
     """Write history, validation predictions and weights of a trained fold; return their figures."""
-    history = pd.DataFrame(
-        [[float(value) for value in row] for row in learner.recorder.values],
-        columns=["train_loss", "valid_loss", "accuracy"],
-    )
-    history.insert(0, "epoch", np.arange(1, len(history) + 1))
+    history = history_of(learner)
     write_csv(folder / "history.csv", history)
     with learner.no_bar():
         probabilities = learner.get_preds(dl=learner.dls.valid)[0].double().numpy()
@@ -242,8 +208,7 @@ def _finish_fold(folder: Path, learner: Learner, rows: pd.DataFrame, fold: int) 
     predictions["truth"] = held_out["severity"].to_numpy()
     predictions[list(SEVERITIES)] = probabilities / probabilities.sum(axis=1, keepdims=True)
     write_csv(folder / "predictions.csv", predictions)
-    weights = {name: value.contiguous().cpu() for name, value in learner.model.state_dict().items()}
-    write_atomic(folder / "weights.safetensors", lambda path: safetensors.torch.save_file(weights, path))
+    write_network(folder / "weights.safetensors", learner.model.state_dict())
     training = rows[~rows["is_valid"]]
     return {
         "fold": fold,
@@ -256,31 +221,3 @@ def _finish_fold(folder: Path, learner: Learner, rows: pd.DataFrame, fold: int) 
         "validation_rows": len(held_out),
         "severities_seen": sorted(int(severity) for severity in training["severity"].unique()),
     }
-
-
-class _EpochClock:
-    """Seconds of each epoch, kept in a file so that a resumed run knows those of the first."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.seconds: dict[int, float] = {}
-        if path.is_file():
-            table = pd.read_csv(path)
-            self.seconds = dict(zip(table["epoch"], table["seconds"], strict=True))
-        self.last = time.perf_counter()
-
-    def tick(self, epoch: int) -> None:
-        now = time.perf_counter()
-        self.seconds.setdefault(epoch, now - self.last)
-        self.last = now
-        write_csv(self.path, pd.DataFrame({"epoch": self.seconds.keys(), "seconds": self.seconds.values()}))
-
-    def mean(self) -> float:
-        return float(np.mean(list(self.seconds.values())))
-
-
-@contextlib.contextmanager
-def _quiet(learner: Learner) -> Iterator[None]:
-    """Silence fastai's own progress and prints; ours tell the same in one line."""
-    with learner.no_bar(), learner.no_logging(), contextlib.redirect_stdout(io.StringIO()):
-        yield

@@ -212,15 +212,15 @@ def _pack_bundle(folder: Path, bundle: Path, packed: Mapping[str, str]) -> dict[
 def _write_pretrained(path: Path, arch: str, weights: str) -> None:
     from safetensors.torch import save_file
 
-    from lumbar_kaggle.baseline.network import body_state, build_network, load_pretrained
+    from lumbar_kaggle.training.encoders import body_state, build_body, load_pretrained
 
     if path.is_file() and weights == "auto":
         return
-    network = build_network(arch)
-    if not load_pretrained(network, arch, weights):
+    body = build_body(arch, 3)
+    if not load_pretrained(body, arch, weights):
         raise InputError(
             f"no pretrained weights for {arch}: its hub cannot be reached; "
             f"give a file, --pretrained {arch}=FILE"
         )
-    state = {name: tensor.contiguous() for name, tensor in body_state(network, arch).items()}
+    state = {name: tensor.contiguous() for name, tensor in body_state(body, arch).items()}
     write_atomic(path, lambda temporary: save_file(state, temporary))

@@ -1,9 +1,11 @@
 """fastai callbacks that all recipes share: reproducible epochs, the weights' average, checkpoints, the time
 budget, progress."""
 
+import logging
 import math
 import pickle
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,15 @@ from fastai.callback.core import Callback, CancelEpochException
 from fastai.callback.tracker import TrackerCallback
 from fastai.learner import Learner
 from fastai.torch_core import set_seed, to_device
+from timm.utils.model_ema import ModelEmaV3
 
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import write_atomic
 from lumbar_kaggle.tables.folds import derive_seed
 from lumbar_kaggle.training.devices import device_of
+
+log = logging.getLogger(__name__)
 
 
 class SeedEpochs(Callback):  # type: ignore[misc]
@@ -48,24 +53,24 @@ class SeedEpochs(Callback):  # type: ignore[misc]
 class MovingAverage(Callback):  # type: ignore[misc]
     """Keep an exponential moving average of the weights; validation and the end of the fit use it.
 
-    The decay grows with the steps, so that the first, untrained weights are soon forgotten. Steps that mixed
-    precision leaves out, because a gradient was beyond 16-bit floats, do not count.
+    The decay after step s is the lesser of `decay` and (1 + s) / (10 + s), so that the first, untrained
+    weights are soon forgotten. Steps that mixed precision leaves out, because a gradient was beyond 16-bit
+    floats, do not count.
     """
 
     # Before the recorder (50) and the checkpoint look at the validation's loss.
     order = 40
 
     def __init__(self, decay: float) -> None:
-        self.decay = decay
-        self.steps = 0
-        self.left_out = False
-        self.average: dict[str, torch.Tensor] = {}
-        self._own: dict[str, torch.Tensor] = {}
+        self.decay, self.steps, self.left_out = decay, 0, False
 
     def before_fit(self) -> None:
-        """Start from the weights as they are, unless a checkpoint has brought an average."""
-        if not self.average:
-            self.average = _copy(self.learn.model)
+        """Start from the weights as they are; the checkpoint then brings the average of a resumed fit."""
+        self.steps = 0
+        # timm's warm-up counts from one step after the first, and so gives the decay above.
+        self.average = ModelEmaV3(
+            self.learn.model, self.decay, use_warmup=True, warmup_gamma=9.0, warmup_power=1.0
+        )
 
     def after_cancel_step(self) -> None:
         """Note that the weights have not changed."""
@@ -73,42 +78,31 @@ class MovingAverage(Callback):  # type: ignore[misc]
 
     def after_step(self) -> None:
         """Move the average towards the new weights."""
-        if self.left_out:
-            self.left_out = False
-            return
-        self.steps += 1
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        for name, value in self.learn.model.state_dict().items():
-            mean = self.average[name]
-            if mean.is_floating_point():
-                mean.lerp_(value.detach(), 1 - decay)
-            else:
-                mean.copy_(value)
+        if not self.left_out:
+            self.steps += 1
+            self.average.update(self.learn.model, self.steps + 2)
+        self.left_out = False
 
     def before_validate(self) -> None:
         """Validate the average."""
-        self._own = _copy(self.learn.model)
-        self.learn.model.load_state_dict(self.average)
+        self._own, self.learn.model = self.learn.model, self.average.module
 
     def after_validate(self) -> None:
         """Train on with the weights themselves."""
-        self.learn.model.load_state_dict(self._own)
+        self.learn.model = self._own
 
     def after_fit(self) -> None:
         """End with the average."""
-        self.learn.model.load_state_dict(self.average)
+        self.learn.model.load_state_dict(self.average.module.state_dict())
 
     def state(self) -> dict[str, Any]:
         """Return what a resumed run needs."""
-        return {"steps": self.steps, "average": self.average}
+        return {"steps": self.steps, "average": dict(self.average.module.state_dict())}
 
-    def load(self, state: dict[str, Any], device: torch.device) -> None:
+    def load(self, state: dict[str, Any]) -> None:
         """Take up what `state` gave."""
-        self.steps, self.average = int(state["steps"]), to_device(state["average"], device)
-
-
-def _copy(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self.steps = int(state["steps"])
+        self.average.module.load_state_dict(state["average"])
 
 
 class Checkpoint(Callback):  # type: ignore[misc]
@@ -135,17 +129,19 @@ class Checkpoint(Callback):  # type: ignore[misc]
         self.path_to_checkpoint, self.phase = path, phase
         self.average, self.keep_best = average, keep_best
         self.done: list[list[float]] = []
+        self.seconds: list[float] = []
         self.best: dict[str, torch.Tensor] = {}
 
     def before_fit(self) -> None:
         """Take up the checkpoint of this phase, if there is one."""
-        self.done, self.best = [], {}
+        self.done, self.best, self.seconds, self.begun = [], {}, [], time.perf_counter()
         state = read_checkpoint(self.path_to_checkpoint)
         if state is None or state["phase"] != self.phase:
             return
         self.done, self.best = restore_learner(self.learn, state), state["best"]
+        self.seconds = list(state["seconds"])
         if self.average is not None:
-            self.average.load(state["average"], device_of(self.learn.model))
+            self.average.load(state["average"])
 
     def before_epoch(self) -> None:
         """Skip an epoch that is already done, with its recorded figures."""
@@ -166,8 +162,11 @@ class Checkpoint(Callback):  # type: ignore[misc]
         average = self.average.state() if self.average is not None else {}
         self._check(losses[-1], average.get("average", {}))
         if self.keep_best and losses[-1] < min(losses[:-1], default=math.inf):
-            self.best = {name: value.cpu() for name, value in _copy(self.learn.model).items()}
-        state = {"phase": self.phase, "best": self.best, "average": average, **learner_state(self.learn)}
+            self.best = {name: value.cpu().clone() for name, value in self.learn.model.state_dict().items()}
+        self.seconds.append(time.perf_counter() - self.begun)
+        self.begun = time.perf_counter()
+        state = {"phase": self.phase, "best": self.best, "average": average, "seconds": self.seconds}
+        state |= learner_state(self.learn)
         write_checkpoint(self.path_to_checkpoint, state)
 
     def after_fit(self) -> None:
@@ -229,9 +228,15 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())[:100]
-        print(f"{path}: damaged ({reason}); what it belongs to begins anew")
+        log.warning("%s: damaged (%s); what it belongs to begins anew", path, reason)
         return None
     return state
+
+
+def phase_of(path: Path) -> str | None:
+    """Return the phase that a checkpoint is of; None without one."""
+    state = read_checkpoint(path)
+    return None if state is None else str(state["phase"])
 
 
 class WithinBudget(Callback):  # type: ignore[misc]

@@ -13,10 +13,6 @@ from lumbar_kaggle.core.files import write_atomic
 
 State = dict[str, torch.Tensor]
 
-HUB_ERRORS = (OSError, RuntimeError)
-"""What a hub's client raises without a network: URLError, ConnectionError, LocalEntryNotFoundError."""
-
-
 WRAPPERS = (
     *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "state"),
     *("state_dict_ema", "model_ema", "ema"),

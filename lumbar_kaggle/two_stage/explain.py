@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 import torch
+from fastai.data.load import DataLoader
+from fastai.torch_core import to_device
 from numpy.typing import NDArray
 
 from lumbar_kaggle.core.targets import LEVELS, TARGETS, Target
@@ -13,11 +15,12 @@ from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.inference.base import Study
 from lumbar_kaggle.inference.explanation import ExplainedCrop, Explanation, MissingCrop, Slice
 from lumbar_kaggle.inference.heat import Floats32, captured, last_map, to_unit, weigh
-from lumbar_kaggle.two_stage.grade.augment import Inputs, cut, unpack
+from lumbar_kaggle.training.devices import device_of
+from lumbar_kaggle.two_stage.grade.augment import cut
 from lumbar_kaggle.two_stage.grade.cropping import FreshCrops
 from lumbar_kaggle.two_stage.grade.crops import Cut, Excerpt, StudyCrops, crop_to_slice
-from lumbar_kaggle.two_stage.grade.network import PLANES, Grader
-from lumbar_kaggle.two_stage.grade.training import unlabelled
+from lumbar_kaggle.two_stage.grade.data import Batch, crops_batch
+from lumbar_kaggle.two_stage.grade.network import CANAL, MIDDLE, PLANES, Grader
 from lumbar_kaggle.two_stage.grade.views import PLACE_OF_CONDITION, PLACES, VIEWS
 from lumbar_kaggle.two_stage.located import cut_slice, located_slices, shown_place
 from lumbar_kaggle.two_stage.predictor import Model, TwoStagePredictor
@@ -74,10 +77,10 @@ def where_looked(
 def _level(
     model: Model, crops: StudyCrops, level: int, chosen: NDArray[np.int64]
 ) -> Iterator[ExplainedCrop | MissingCrop]:
-    batch = unlabelled([""], FreshCrops("", crops))[level]
-    device = next(model.networks[0].parameters()).device
-    inputs, _ = cut(*unpack(tuple(tensor[None].to(device) for tensor in batch)), model.config)
-    each = [attend(network, inputs, chosen.tolist()) for network in model.networks]
+    loader = DataLoader([(crops_batch(FreshCrops("", crops).level("", level), level),)], bs=1)
+    ((cached,),) = to_device(list(loader), device_of(model.networks[0]))
+    batch = cut(cached, model.config)
+    each = [attend(network, batch, chosen.tolist()) for network in model.networks]
     made = zip(crops.cuts, crops.facts, crops.sources, strict=True)
     mine = [entry for entry in made if entry[0].level == level]
     for (one, facts, source), *seen in zip(mine, *each, strict=True):
@@ -107,21 +110,21 @@ class Seen:
     heat: Floats32
 
 
-def attend(network: Grader, inputs: Inputs, severities: Sequence[int]) -> list[Seen]:
+def attend(network: Grader, batch: Batch, severities: Sequence[int]) -> list[Seen]:
     """Return slice attention and Grad-CAM of every view and side of one level, in that order.
 
     The gradient is that of the fused logit of what the view is centred on: other views count in it, too.
 
     Args:
         network: in eval mode.
-        inputs: of one level, on the network's device.
+        batch: one level, cut to the network's size, on its device.
         severities: which logit of each of the five outputs is explained.
     """
-    probes = [inputs.images[number][0, :1, :1] for number in (0, 2)]  # a sagittal and an axial slice
+    probes = [batch["images"][number][0, :1, :1] for number in (CANAL, MIDDLE)]  # sagittal, axial
     layers = [last_map(encoder, probe) for encoder, probe in zip(network.encoders, probes, strict=True)]
     # cuDNN differentiates a recurrent network in training mode only.
     with torch.backends.cudnn.flags(enabled=False), captured(layers) as features:
-        graded = network(*inputs.flat())
+        graded = network(batch)
         seen, start = [], dict.fromkeys(PLANES, 0)
         for view, attention in zip(VIEWS, graded["attention"], strict=True):
             activation = features[PLANES.index(view.plane)]

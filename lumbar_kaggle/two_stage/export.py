@@ -1,5 +1,6 @@
 """A two-stage run → a bundle: networks of both stages in 16 bits, and the blend."""
 
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from lumbar_kaggle.two_stage import config as configuration
 from lumbar_kaggle.two_stage.config import RERUN, RUN_FILE, TwoStageConfig, grade_folder
 from lumbar_kaggle.two_stage.grade.config import GradeConfig
 from lumbar_kaggle.two_stage.locate.training import network_file
+
+log = logging.getLogger(__name__)
 
 RECIPE = "two-stage"
 
@@ -84,7 +87,7 @@ def export(run: Path, bundle: Path) -> Manifest:
     before = open_bundle(bundle, source)
     if before is not None:
         return before
-    print(f"Exporting {len(files)} networks into {bundle}")
+    log.info("Exporting %d networks into %s", len(files), bundle)
     for name, path in files.items():
         export_weights(path, bundle / name)
     if blend.is_file():

@@ -7,13 +7,14 @@ for some models or folds at a time, `finish`.
 
     two_stage.json                        the configuration
     folds.csv                             the fold of each labelled study, the same in both stages
-    locator/                              see `locating.fit`
+    locator/                              see `locate.fit`
     annotated.csv                         the annotated points, see `places.annotated_places`
-    grade-1/  grade-2/ …                  one per model, see `grading.fit`
+    grade-1/  grade-2/ …                  one per model, see `grade.fit`
     oof.csv  blend.json  blend.txt        once every fold is there: out-of-fold predictions, their blend
     noise.csv                             labels that they contradict
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,17 +27,22 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked, read_csv, write_csv, write_text
 from lumbar_kaggle.core.settings import tie
 from lumbar_kaggle.dicom.cache import Cache
-from lumbar_kaggle.score.blend_files import blend_files
+from lumbar_kaggle.score.blend import save_blend
+from lumbar_kaggle.score.blend_files import NOISE_ABOVE, fold_of_studies
+from lumbar_kaggle.score.blend_files import blend as blend_tables
 from lumbar_kaggle.tables.competition import Competition, read_competition
 from lumbar_kaggle.tables.folds import open_folds
+from lumbar_kaggle.tables.submission import read_predictions
 from lumbar_kaggle.two_stage import config as configuration
 from lumbar_kaggle.two_stage.config import RERUN, RUN_FILE, TwoStageConfig, grade_folder
 from lumbar_kaggle.two_stage.grade import fit as grading
 from lumbar_kaggle.two_stage.grade.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.cropping import crops_folder, evict_other_crops
 from lumbar_kaggle.two_stage.grade.places import annotated_places, read_places
-from lumbar_kaggle.two_stage.locate.command import learned_from, run_locate
-from lumbar_kaggle.two_stage.locate.fit import CONFIG, check_folds, read_points
+from lumbar_kaggle.two_stage.locate.fit import check_folds, learned_from, read_points, run_locate
+from lumbar_kaggle.two_stage.locate.training import CONFIG
+
+log = logging.getLogger(__name__)
 
 LOCATOR, ANNOTATED, FOLDS = "locator", "annotated.csv", "folds.csv"
 """Of the first stage in a run folder, and the fold table of both."""
@@ -80,7 +86,7 @@ def fit(
         config: what to train.
         budget: when it is spent, the run ends and the same call goes on later.
         weights: columns ``row_id, weight``: how much each label counts in the second stage.
-        processes: folds at once; see `spread.spread`.
+        processes: folds at once; see `devices.spread`.
 
     Raises:
         InputError: a table or the cache is missing or faulty, or the run was begun with other settings or on
@@ -133,7 +139,7 @@ def locate(
         run: gets ``locator/`` and ``annotated.csv``.
         config: what to train.
         budget: when it is spent, the same call goes on later.
-        processes: folds at once; see `spread.spread`.
+        processes: folds at once; see `devices.spread`.
 
     Returns:
         Whether it came to its end.
@@ -146,9 +152,9 @@ def locate(
         tie(folder / CONFIG, learned_from(competition, cache))
     else:
         located = run_locate(
-            competition.root, cache, folder, config.locate, budget, processes=processes, folds=folds
+            competition, cache, folder, config.locate, budget, processes=processes, folds=folds
         )
-        print(located.text())
+        log.info(located.text())
         if not located.finished:
             return False
     if not (run / ANNOTATED).is_file():
@@ -200,7 +206,7 @@ def grade(
         models, folds: numbers of those to train now, models from 1 and folds from 0; empty: all.
         crops: scratch folder for the crops in place of the run folder; it holds one model's at a time.
         weights: columns ``row_id, weight``: how much each label counts.
-        processes: folds at once; see `spread.spread`.
+        processes: folds at once; see `devices.spread`.
 
     Returns:
         What is left of it, or empty.
@@ -219,7 +225,7 @@ def grade(
         folder = None if crops is None else crops_folder(crops, one)
         if folder is not None:
             evict_other_crops(folder)
-        result = grading.fit(
+        result = grading.train_grader(
             competition,
             cache,
             places,
@@ -233,7 +239,7 @@ def grade(
             processes=processes,
             folds=shared,
         )
-        print(result.sentence())
+        log.info(result.sentence())
         if result.left:
             return f"folds of model {number} of {len(config.grade)} are"
     return ""
@@ -263,18 +269,19 @@ def finish(competition: Competition, run: Path, config: TwoStageConfig) -> str:
 
 
 def blend(competition: Competition, run: Path, models: int) -> None:
-    """Blend the models' out-of-fold predictions; see `blend_files.blend_files`."""
-    files = [grade_folder(run, number) / "oof.csv" for number in range(1, models + 1)]
-    blended = blend_files(
-        files,
-        competition.root / "train.csv",
-        grade_folder(run, 1) / "folds.csv",
-        run / "oof.csv",
-        model=run / "blend.json",
-        noise=run / "noise.csv",
-    )
+    """Blend the models' out-of-fold predictions; see `blend_files.blend`."""
+    tables = {
+        f"grade-{number}": read_predictions(grade_folder(run, number) / "oof.csv")
+        for number in range(1, models + 1)
+    }
+    folds = fold_of_studies(grade_folder(run, 1) / "folds.csv")
+    blended = blend_tables(tables, competition.labels, folds, noise_above=NOISE_ABOVE)
+    write_csv(run / "oof.csv", blended.table)
+    save_blend(run / "blend.json", blended.fit.model)
+    if blended.noise is not None:
+        write_csv(run / "noise.csv", blended.noise.table)
     write_text(run / "blend.txt", blended.text() + "\n")
-    print(blended.text())
+    log.info(blended.text())
 
 
 def with_measured_jitter(config: GradeConfig, errors: pd.DataFrame) -> GradeConfig:

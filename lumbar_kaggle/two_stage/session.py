@@ -31,7 +31,7 @@ from lumbar_kaggle.two_stage import fit
 from lumbar_kaggle.two_stage.config import RUN_FILE, TwoStageConfig
 from lumbar_kaggle.two_stage.export import export
 from lumbar_kaggle.two_stage.locate.config import LocateConfig
-from lumbar_kaggle.two_stage.locate.fit import CONFIG as LOCATE_FILE
+from lumbar_kaggle.two_stage.locate.training import CONFIG as LOCATE_FILE
 from lumbar_kaggle.two_stage.recipe import NAME, preprocess
 
 log = logging.getLogger(__name__)

@@ -111,11 +111,13 @@ class Locate(Training):
     settings: ClassVar[type | None] = LocateConfig
 
     def __call__(self) -> Said:
-        from lumbar_kaggle.two_stage.locate.command import run_locate
+        from lumbar_kaggle.tables.competition import read_marked
+        from lumbar_kaggle.two_stage.locate.fit import run_locate
 
         config = from_dict(self.changes, LocateConfig)
+        competition = read_marked(self.folder)
         return run_locate(
-            self.folder, self.cache, self.out, config, self.budget(), self.weights, self.processes
+            competition, self.cache, self.out, config, self.budget(), self.weights, self.processes
         ).text()
 
 
@@ -133,20 +135,25 @@ class Grade(Training):
     settings: ClassVar[type | None] = GradeConfig
 
     def __call__(self) -> Said:
-        from lumbar_kaggle.two_stage.grade.command import run_grade
+        from lumbar_kaggle.tables.competition import read_competition
+        from lumbar_kaggle.tables.reading import read_label_weights
+        from lumbar_kaggle.two_stage.grade.fit import GraderResult, train_grader, train_preset
+        from lumbar_kaggle.two_stage.locate.fit import read_points
 
-        results = run_grade(
-            self.folder,
-            self.cache,
-            self.out,
-            self.preset,
-            lambda base: from_dict(merged(asdict(base), self.changes), GradeConfig),
-            self.budget(),
-            points=self.points,
-            weights=self.label_weights,
-            only=self.only_folds,
-            processes=self.processes,
-        )
+        competition, budget = read_competition(self.folder, "train"), self.budget()
+        points = None if self.points is None else read_points(self.points)
+        weights = None if self.label_weights is None else read_label_weights(self.label_weights)
+
+        def change(base: GradeConfig) -> GradeConfig:
+            return from_dict(merged(asdict(base), self.changes), GradeConfig)
+
+        def one(out: Path, config: GradeConfig) -> GraderResult:
+            only, processes = self.only_folds, self.processes
+            return train_grader(
+                competition, self.cache, points, out, config, budget, weights, only=only, processes=processes
+            )
+
+        results = train_preset(self.out, self.preset, change, one)
         return "\n".join(result.sentence() for result in results)
 
 

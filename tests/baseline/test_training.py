@@ -19,12 +19,12 @@ import torchvision
 from lumbar_kaggle.baseline.config import BaselineConfig, epochs_after_short_run, expand_targets
 from lumbar_kaggle.baseline.export import export
 from lumbar_kaggle.baseline.fit import FitResult, fit
-from lumbar_kaggle.baseline.network import build_network, load_pretrained
 from lumbar_kaggle.baseline.run import fold_folder, histories, read_results, validation_predictions
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json
 from lumbar_kaggle.tables.competition import read_competition
+from lumbar_kaggle.training.encoders import build_body, build_network, load_pretrained
 from tests.conftest import SMALL
 from tests.dicom.test_preprocess import folder_bytes
 from tests.support.clock import Clock
@@ -262,7 +262,7 @@ def test_pretrained_weights_from_a_file_reach_the_body(tmp_path: Path, arch: str
     else:
         safetensors.torch.save_file(whole.state_dict(), path)
     network = build_network(arch)
-    assert load_pretrained(network, arch, str(path)) == str(path)
+    assert load_pretrained(network.model[0], arch, str(path)) == str(path)
     inputs = torch.randn(1, 3, 64, 64)
     whole.eval(), network.model.eval()
     if arch == "resnet18":
@@ -277,12 +277,12 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     network = build_network("resnet18")
     torch.save(torchvision.models.mobilenet_v3_small().state_dict(), tmp_path / "other.pth")
     with pytest.raises(InputError, match="no weights of resnet18"):
-        load_pretrained(network, "resnet18", str(tmp_path / "other.pth"))
+        load_pretrained(network.model[0], "resnet18", str(tmp_path / "other.pth"))
     with pytest.raises(InputError, match="no such file; --weights takes a file, auto or none"):
-        load_pretrained(network, "resnet18", str(tmp_path / "none.pth"))
+        load_pretrained(network.model[0], "resnet18", str(tmp_path / "none.pth"))
     (tmp_path / "bad.pth").write_bytes(b"no weights")
     with pytest.raises(InputError, match="no readable weights"):
-        load_pretrained(network, "resnet18", str(tmp_path / "bad.pth"))
+        load_pretrained(network.model[0], "resnet18", str(tmp_path / "bad.pth"))
 
 
 def test_no_hub_and_no_file_warns_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +293,7 @@ def test_no_hub_and_no_file_warns_and_goes_on(tmp_path: Path, monkeypatch: pytes
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        assert load_pretrained(build_network("resnet18"), "resnet18", "auto") == ""
+        assert load_pretrained(build_body("resnet18", 3), "resnet18", "auto") == ""
     messages = [str(warning.message) for warning in caught]
     assert any("no pretrained weights for resnet18" in text and "--weights none" in text for text in messages)
 

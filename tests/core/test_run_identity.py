@@ -24,7 +24,7 @@ from lumbar_kaggle.two_stage.config import changed, preset
 from lumbar_kaggle.two_stage.fit import locate
 from lumbar_kaggle.two_stage.grade import fit as grading
 from lumbar_kaggle.two_stage.grade.config import GradeConfig
-from lumbar_kaggle.two_stage.locate.command import learned_from
+from lumbar_kaggle.two_stage.locate.fit import learned_from
 from tests.conftest import SMALL
 from tests.support.small_competition import write_small_competition
 from tests.support.two_stage_studies import write_competition
@@ -105,7 +105,7 @@ def test_a_second_stage_on_other_data_is_not_continued(tmp_path: Path) -> None:
     weights = pd.DataFrame({"row_id": split.labels["row_id"][:1], "weight": [0.5]})
 
     def begin(split: Competition, weights: pd.DataFrame | None = None) -> None:
-        grading.fit(split, tmp_path, None, tmp_path / "run", config, Budget(0.0), weights)
+        grading.train_grader(split, tmp_path, None, tmp_path / "run", config, Budget(0.0), weights)
 
     begin(split)
     begin(split)
@@ -180,7 +180,7 @@ def test_an_export_goes_on_where_one_was_killed(run: Path, bundle: Path, tmp_pat
     assert export(run, out).fingerprint == export(run, bundle).fingerprint
 
 
-def test_a_damaged_checkpoint_begins_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_checkpoint_begins_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Cut off or overwritten, it is as if it were not there, and that is said."""
     path = tmp_path / "checkpoint.pt"
     write_checkpoint(path, {"phase": "train", "history": [[0.5] * 300]})
@@ -189,7 +189,7 @@ def test_a_damaged_checkpoint_begins_anew(tmp_path: Path, capsys: pytest.Capture
     for damaged in (b"", content[:-100], content[:40], b"\0" * 500):
         path.write_bytes(damaged)
         assert read_checkpoint(path) is None
-        assert "checkpoint.pt: damaged (" in capsys.readouterr().out
+        assert "checkpoint.pt: damaged (" in caplog.text
 
 
 def test_damaged_predictions_of_a_fold_are_named(run: Path, tmp_path: Path) -> None:

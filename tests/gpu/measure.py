@@ -30,7 +30,6 @@ import torch
 from PIL import Image
 
 from lumbar_kaggle.baseline.config import BaselineConfig
-from lumbar_kaggle.baseline.network import build_network
 from lumbar_kaggle.baseline.training import Job, train_target
 from lumbar_kaggle.core.budget import Budget, OutOfTime, usable_cores
 from lumbar_kaggle.core.targets import TARGET_NAMES
@@ -41,6 +40,7 @@ from lumbar_kaggle.phantom.imaging import draw_middle_slices
 from lumbar_kaggle.phantom.settings import STANDARD_SETS, PhantomSet
 from lumbar_kaggle.pipeline import export_run, preprocess_folder
 from lumbar_kaggle.tables.competition import read_competition
+from lumbar_kaggle.training.encoders import build_network
 from lumbar_kaggle.two_stage import fit as two_stage
 from lumbar_kaggle.two_stage.config import TwoStageConfig, changed, preset
 from lumbar_kaggle.two_stage.predictor import TwoStagePredictor

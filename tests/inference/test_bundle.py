@@ -12,7 +12,6 @@ import pytest
 import safetensors.torch
 import torch
 
-from lumbar_kaggle.baseline.network import build_network
 from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import digest, sha256_file
@@ -21,6 +20,7 @@ from lumbar_kaggle.inference.bundle import MANIFEST, read_manifest, write_manife
 from lumbar_kaggle.inference.recipes import load_predictor
 from lumbar_kaggle.score.metric import weighted_prior
 from lumbar_kaggle.tables.competition import no_labels
+from lumbar_kaggle.training.encoders import build_network
 from lumbar_kaggle.two_stage.config import TwoStageConfig, preset
 from tests.support.dicom_files import write_sagittal
 

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lumbar_kaggle.baseline.explain import explain_study
-from lumbar_kaggle.baseline.network import build_network
 from lumbar_kaggle.baseline.predictor import BaselinePredictor
 from lumbar_kaggle.core.targets import LEVELS, target
 from lumbar_kaggle.dicom.series import UnreadableSeries
@@ -20,7 +19,7 @@ from lumbar_kaggle.inference.bundle import read_manifest
 from lumbar_kaggle.inference.explanation import ExplainedCrop, MissingCrop
 from lumbar_kaggle.inference.heat import captured, grad_cam, last_map
 from lumbar_kaggle.inference.predict import study_rows
-from lumbar_kaggle.training.encoders import build_encoder
+from lumbar_kaggle.training.encoders import build_encoder, build_network
 from lumbar_kaggle.two_stage.explain import (
     attend,
     frame,
@@ -28,9 +27,9 @@ from lumbar_kaggle.two_stage.explain import (
     surroundings,
     where_looked,
 )
-from lumbar_kaggle.two_stage.grade.augment import Inputs
 from lumbar_kaggle.two_stage.grade.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.crops import crop_study
+from lumbar_kaggle.two_stage.grade.data import Batch
 from lumbar_kaggle.two_stage.grade.network import Grader
 from lumbar_kaggle.two_stage.grade.views import PLACE_OF_CONDITION, PLACES, VIEWS
 from lumbar_kaggle.two_stage.predictor import Model
@@ -182,14 +181,14 @@ def grader(config: GradeConfig = TINY, seed: int = 0) -> Grader:
     return Grader(config).eval()
 
 
-def random_inputs(config: GradeConfig = TINY) -> Inputs:
+def random_inputs(config: GradeConfig = TINY) -> Batch:
     """Noise in every view of one level; the canal's first slice is absent."""
     generator = torch.Generator().manual_seed(1)
     shapes = [(1, view.sides, config.slices[k]) for k, view in enumerate(VIEWS)]
-    images = tuple(torch.randn(*shape, 32, 32, generator=generator) for shape in shapes)
-    present = tuple(torch.ones(shape, dtype=torch.bool) for shape in shapes)
+    images = [torch.randn(*shape, 32, 32, generator=generator) for shape in shapes]
+    present = [torch.ones(shape, dtype=torch.bool) for shape in shapes]
     present[0][..., 0] = False
-    return Inputs(images, present, torch.tensor([3]))
+    return {"images": images, "present": present, "slices": [], "level": torch.tensor([3])}
 
 
 RANDOM = [(seed, severity) for seed in range(4) for severity in range(3)]
@@ -199,7 +198,7 @@ RANDOM = [(seed, severity) for seed in range(4) for severity in range(3)]
 def test_each_view_gets_the_heat_of_its_own_slices() -> None:
     """Exchanging the sides' pictures exchanges attention and heat of the sides, and nothing else."""
     inputs = random_inputs()
-    swapped = Inputs(tuple(image.flip(1) for image in inputs.images), inputs.present, inputs.level)
+    swapped: Batch = {**inputs, "images": [image.flip(1) for image in inputs["images"]]}
     spoken, apart = np.zeros(len(VIEW_SIDES)), 0.0
     for seed, severity in RANDOM:
         network = grader(seed=seed)

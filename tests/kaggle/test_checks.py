@@ -241,11 +241,11 @@ def test_the_models_dataset_keeps_what_earlier_calls_put_there(tmp_path: Path) -
     """A version is sent whole: weights stay when a bundle comes, and a bundle is replaced by the next."""
     from safetensors.torch import load_file, save_file
 
-    from lumbar_kaggle.baseline.network import body_state, build_network
+    from lumbar_kaggle.training.encoders import body_state, build_body
 
     assert build_models(ROOT, tmp_path, "someone") is None
     arch = "mobilenetv3_small_050"
-    state = {name: value.contiguous() for name, value in body_state(build_network(arch), arch).items()}
+    state = {name: value.contiguous() for name, value in body_state(build_body(arch, 3), arch).items()}
     save_file(state, tmp_path / "weights.safetensors")
     weights = f"{arch}={tmp_path / 'weights.safetensors'}"
     first = build_models(ROOT, tmp_path, "someone", pretrained=[weights])

@@ -8,7 +8,6 @@ import pytest
 import safetensors.torch
 import torch
 
-from lumbar_kaggle.baseline.network import body_state, build_network
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.inference.bundle import read_manifest
@@ -17,6 +16,7 @@ from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.settings import STANDARD_SETS, PhantomSet
 from lumbar_kaggle.pipeline import export_run, preprocess_folder, train_two_stage
 from lumbar_kaggle.tables.competition import read_competition
+from lumbar_kaggle.training.encoders import body_state, build_body
 from lumbar_kaggle.two_stage.config import preset
 from lumbar_kaggle.two_stage.grade.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.cropping import cache_crops, crops_folder, evict_other_crops
@@ -194,7 +194,7 @@ def test_pretrained_weights_come_from_the_models_dataset(
     models = inputs / "datasets" / "owner" / "lumbar-models"
     models.mkdir()
     torch.manual_seed(5)
-    state = {key: value.contiguous() for key, value in body_state(build_network(arch), arch).items()}
+    state = {key: value.contiguous() for key, value in body_state(build_body(arch, 3), arch).items()}
     safetensors.torch.save_file(state, models / f"pretrained-{arch}.safetensors")
     assert train_grade_session(working, hours=1.0, preset="cpu", folds=(0,), inputs=inputs)
     kept = json.loads((working / "run" / "grade-1" / "grade.json").read_text())

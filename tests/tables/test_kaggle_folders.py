@@ -238,12 +238,12 @@ def test_attached_weights_are_used_and_travel_with_the_output(competition: Path,
     """The next session may have them mounted elsewhere; the run's configuration must not notice."""
     from safetensors.torch import save_file
 
-    from lumbar_kaggle.baseline.network import body_state, build_network
+    from lumbar_kaggle.training.encoders import body_state, build_body
 
     inputs, working = mount(tmp_path / "input", "new", competition), session(tmp_path, "working")
     models = inputs / "datasets" / "owner" / "lumbar-models"
     models.mkdir()
-    state = body_state(build_network(ONE.arch), ONE.arch)
+    state = body_state(build_body(ONE.arch, 3), ONE.arch)
     save_file(
         {name: value.contiguous() for name, value in state.items()},
         models / f"pretrained-{ONE.arch}.safetensors",

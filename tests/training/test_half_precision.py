@@ -32,7 +32,7 @@ from lumbar_kaggle.training.callbacks import (
 )
 from lumbar_kaggle.training.pretraining import pretrain
 from lumbar_kaggle.two_stage.grade.augment import drop_views
-from lumbar_kaggle.two_stage.grade.fit import fit as fit_grader
+from lumbar_kaggle.two_stage.grade.fit import train_grader as fit_grader
 from lumbar_kaggle.two_stage.grade.losses import GradeLoss
 from lumbar_kaggle.two_stage.locate import training
 from lumbar_kaggle.two_stage.locate.config import LocateConfig
@@ -43,7 +43,7 @@ from tests.support.clock import Clock
 from tests.support.two_stage_studies import write_competition
 from tests.training.test_pretraining import TINY as TINY_BODY
 from tests.two_stage.test_grading import TINY as TINY_GRADER
-from tests.two_stage.test_grading import network_and_inputs
+from tests.two_stage.test_grading import network_and_batch
 
 
 @pytest.fixture
@@ -96,11 +96,11 @@ def test_the_gradient_scale_is_resumed(tmp_path: Path) -> None:
 
 def test_absent_slices_and_views_are_safe_in_16_bits() -> None:
     """Their scores are masked with numbers that 16 bits do not hold: losses and gradients stay finite."""
-    network, inputs, truth = network_and_inputs()
-    for given in (inputs, drop_views(inputs, 1.0)):
+    network, batch = network_and_batch()
+    for given in (batch, drop_views(batch, 1.0)):
         network.zero_grad()
         with torch.autocast("cpu", torch.float16):
-            loss = GradeLoss(TINY_GRADER)(network(*given.flat()), *truth.flat())
+            loss = GradeLoss(TINY_GRADER)(network(given), given)
         loss.backward()
         found = [one.grad for one in network.parameters() if one.grad is not None]
         assert torch.isfinite(loss)

@@ -10,9 +10,9 @@ import safetensors
 import safetensors.torch
 import torch
 
-from lumbar_kaggle.baseline.network import body_state, build_network, load_pretrained
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.phantom.imaging import draw_middle_slices
+from lumbar_kaggle.training.encoders import body_state, build_network, load_pretrained
 from lumbar_kaggle.training.pretraining import pretrain
 from lumbar_kaggle.training.pretraining_config import PretrainConfig
 
@@ -40,9 +40,9 @@ def test_a_bodys_weights_come_back_where_they_were(arch: str, tmp_path: Path) ->
     torch.manual_seed(2)
     first, second = build_network(arch), build_network(arch)
     path = tmp_path / "body.safetensors"
-    state = {name: value.clone() for name, value in body_state(first, arch).items()}
+    state = {name: value.clone() for name, value in body_state(first.model[0], arch).items()}
     safetensors.torch.save_file(state, path)
-    load_pretrained(second, arch, str(path))
+    load_pretrained(second.model[0], arch, str(path))
     inputs = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(second.model[0].eval()(inputs), first.model[0].eval()(inputs))
 
@@ -58,7 +58,7 @@ def test_pretraining_writes_weights_that_training_takes(
     with safetensors.safe_open(out, "pt") as file:
         assert json.loads(file.metadata()["config"])["patients"] == 24
     network = build_network(TINY.arch)
-    assert load_pretrained(network, TINY.arch, str(out)) == str(out)
+    assert load_pretrained(network.model[0], TINY.arch, str(out)) == str(out)
     with pytest.raises(InputError, match=r"body\.json: these weights were made with other settings"):
         pretrain(out, replace(TINY, seed=4))
     with pytest.raises(InputError, match="patients is 5; it must be 20 or more"):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lumbar_kaggle.core.budget import OutOfTime
-from lumbar_kaggle.training.spread import spread
+from lumbar_kaggle.training.devices import spread
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,7 +57,7 @@ def test_nothing_goes_on_after_the_run_is_killed(tmp_path: Path) -> None:
     """A resumed run must not find an earlier one's processes writing beside it."""
     script = (
         "from pathlib import Path; from tests.training.test_spread import wait_long\n"
-        "from lumbar_kaggle.training.spread import spread\n"
+        "from lumbar_kaggle.training.devices import spread\n"
         f"spread(wait_long, Path({str(tmp_path)!r}), [0, 1], 2)\n"
     )
     file = tmp_path / "script.py"

@@ -11,15 +11,15 @@ import pytest
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.pipeline import preprocess_folder
-from lumbar_kaggle.tables.competition import Competition
+from lumbar_kaggle.tables.competition import Competition, read_marked
 from lumbar_kaggle.tables.folds import make_folds, open_folds
 from lumbar_kaggle.two_stage.config import TwoStageConfig
 from lumbar_kaggle.two_stage.fit import open_run_folds
 from lumbar_kaggle.two_stage.grade.config import GradeConfig
-from lumbar_kaggle.two_stage.grade.fit import fit
+from lumbar_kaggle.two_stage.grade.fit import train_grader
 from lumbar_kaggle.two_stage.grade.places import annotated_places
-from lumbar_kaggle.two_stage.locate.command import is_learned, run_locate
 from lumbar_kaggle.two_stage.locate.config import LocateConfig
+from lumbar_kaggle.two_stage.locate.fit import is_learned, run_locate
 from lumbar_kaggle.two_stage.study import read_marked_studies, tell_unused
 from tests.support.two_stage_studies import write_competition
 from tests.two_stage.test_grading import TINY
@@ -48,7 +48,9 @@ def test_no_fold_trains_on_points_of_a_locator_that_saw_what_it_holds_out(
     weights = []
     for name, moved in (("right", set[str]()), ("moved", others)):
         places = located(studies, moved, unplaced=set())
-        fit(*studies, places, tmp_path / name, replace(TINY, epochs=1), Budget(), folds=folds, only=[0])
+        train_grader(
+            *studies, places, tmp_path / name, replace(TINY, epochs=1), Budget(), folds=folds, only=[0]
+        )
         weights.append((tmp_path / name / "fold-0.safetensors").read_bytes())
     assert weights[0] == weights[1]
 
@@ -59,7 +61,7 @@ def test_foramina_of_unknown_side_are_judged_by_their_mean(
     """Left and right are predicted alike in a study without positions, and not in the others."""
     lost = studies[0].studies[0]
     places = located(studies, set(), unplaced={lost})
-    fit(*studies, places, tmp_path, replace(TINY, epochs=1), Budget())
+    train_grader(*studies, places, tmp_path, replace(TINY, epochs=1), Budget())
     oof = pd.read_csv(tmp_path / "oof.csv").set_index("row_id")["severe"]
     sides = [oof[oof.index.str.contains(f"{side}_neural")].to_numpy() for side in ("left", "right")]
     alike = np.isclose(*sides).reshape(len(studies[0].studies), 5).all(axis=1)
@@ -69,22 +71,21 @@ def test_foramina_of_unknown_side_are_judged_by_their_mean(
 
 
 def test_a_fold_whose_marks_are_all_held_out_trains_no_network(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One study has marked recesses: the fold that holds it out learns none, and says so."""
+    caplog.set_level("INFO", "lumbar_kaggle")
     folder = write_folder(tmp_path / "folder", count=4)
     marks = pd.read_csv(folder / "train_label_coordinates.csv")
     axial = marks["condition"].str.contains("Subarticular")
     marks[~axial | (marks["study_id"] == 101)].to_csv(folder / "train_label_coordinates.csv", index=False)
     preprocess_folder(folder, tmp_path / "cache", kind="volumes")
-    run_locate(folder, tmp_path / "cache", tmp_path / "run", replace(SMALL, epochs=1), Budget())
+    run_locate(read_marked(folder), tmp_path / "cache", tmp_path / "run", replace(SMALL, epochs=1), Budget())
     folds = pd.read_csv(tmp_path / "run" / "folds.csv").set_index("study_id")["fold"]
     held_out = folds[101]
     assert not (tmp_path / "run" / f"axial-{held_out}.safetensors").is_file()
     assert (tmp_path / "run" / f"axial-{1 - held_out}.safetensors").is_file()
-    assert f"Fold {held_out}: all marked axial slices are of the studies that it holds out" in (
-        capsys.readouterr().out
-    )
+    assert f"Fold {held_out}: all marked axial slices are of the studies that it holds out" in caplog.text
 
 
 def test_stages_of_different_fold_numbers_are_refused(

@@ -21,17 +21,14 @@ from lumbar_kaggle.training.callbacks import MovingAverage
 from lumbar_kaggle.training.encoders import build_encoder
 from lumbar_kaggle.two_stage.grade.augment import (
     SWAPPED,
-    Inputs,
-    Truth,
     augment,
     cut,
     drop_views,
     mirror,
-    unpack,
 )
 from lumbar_kaggle.two_stage.grade.config import PRESETS, GradeConfig, preset
-from lumbar_kaggle.two_stage.grade.data import study_labels
-from lumbar_kaggle.two_stage.grade.fit import FitResult, fit
+from lumbar_kaggle.two_stage.grade.data import Batch, study_labels
+from lumbar_kaggle.two_stage.grade.fit import GraderResult, train_grader
 from lumbar_kaggle.two_stage.grade.losses import GradeLoss, slice_loss
 from lumbar_kaggle.two_stage.grade.network import Grader
 from lumbar_kaggle.two_stage.grade.training import level_prior, predict_batch
@@ -61,7 +58,7 @@ TINY = GradeConfig(
 )
 
 
-def cached_batch(config: GradeConfig, count: int = 6, seed: int = 0) -> tuple[torch.Tensor, ...]:
+def cached_batch(config: GradeConfig, count: int = 6, seed: int = 0) -> Batch:
     """A random batch as the loader gives it, with some absent slices, views and labels."""
     generator = torch.Generator().manual_seed(seed)
     images, present, slices = [], [], []
@@ -78,29 +75,41 @@ def cached_batch(config: GradeConfig, count: int = 6, seed: int = 0) -> tuple[to
     level = torch.randint(0, 5, (count,), generator=generator)
     severity = torch.randint(-1, 3, (count, 5), generator=generator)
     weight = torch.rand(count, 5, generator=generator)
-    return (*images, *present, level, severity, weight, *slices)
+    return {
+        "images": images,
+        "present": present,
+        "slices": slices,
+        "level": level,
+        "severity": severity,
+        "weight": weight,
+    }
 
 
-def network_and_inputs() -> tuple[Grader, Inputs, Truth]:
+def network_and_batch() -> tuple[Grader, Batch]:
     """A small untrained network whose parameters are all different, and a batch for it."""
     torch.manual_seed(1)
     network = Grader(TINY).eval()
     for parameter in network.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
-    inputs, truth = cut(*unpack(cached_batch(TINY)), TINY)
-    return network, inputs, truth
+    return network, cut(cached_batch(TINY), TINY)
+
+
+def tensors(batch: Batch) -> list[torch.Tensor]:
+    """Every tensor of a batch."""
+    rest = [batch["level"], batch["severity"], batch["weight"]]
+    return [*batch["images"], *batch["present"], *batch["slices"], *rest]
 
 
 def test_exchanging_the_sides_exchanges_the_outputs() -> None:
     """Left and right share everything, to the last bit; and the two sides of the batch do differ."""
-    network, inputs, _ = network_and_inputs()
-    exchanged = replace(
-        inputs,
-        images=tuple(image.flip(1) for image in inputs.images),
-        present=tuple(there.flip(1) for there in inputs.present),
-    )
+    network, batch = network_and_batch()
+    exchanged: Batch = {
+        **batch,
+        "images": [image.flip(1) for image in batch["images"]],
+        "present": [there.flip(1) for there in batch["present"]],
+    }
     with torch.inference_mode():
-        plain, swapped = network(*inputs.flat()), network(*exchanged.flat())
+        plain, swapped = network(batch), network(exchanged)
     assert torch.equal(swapped["logits"], plain["logits"][:, SWAPPED])
     for one, other in zip(plain["by_view"], swapped["by_view"], strict=True):
         assert torch.equal(other, one.flip(1))
@@ -109,18 +118,18 @@ def test_exchanging_the_sides_exchanges_the_outputs() -> None:
 
 def test_absent_slices_and_views_do_not_count() -> None:
     """What lies in the place of an absent slice changes nothing; attention is on present slices only."""
-    network, inputs, _ = network_and_inputs()
-    changed = replace(
-        inputs,
-        images=tuple(
+    network, batch = network_and_batch()
+    changed: Batch = {
+        **batch,
+        "images": [
             torch.where(there[..., None, None], image, torch.full_like(image, 3.0))
-            for image, there in zip(inputs.images, inputs.present, strict=True)
-        ),
-    )
+            for image, there in zip(batch["images"], batch["present"], strict=True)
+        ],
+    }
     with torch.inference_mode():
-        plain, other = network(*inputs.flat()), network(*changed.flat())
+        plain, other = network(batch), network(changed)
     torch.testing.assert_close(other["logits"], plain["logits"])
-    for weights, there in zip(plain["attention"], inputs.present, strict=True):
+    for weights, there in zip(plain["attention"], batch["present"], strict=True):
         assert not weights[~there].any()
         sums = weights.sum(dim=2)
         torch.testing.assert_close(sums, there.any(dim=2).to(sums.dtype))
@@ -128,29 +137,29 @@ def test_absent_slices_and_views_do_not_count() -> None:
 
 def test_a_network_without_any_view_gives_finite_grades() -> None:
     """Every series missing: the outputs are finite and depend on the level alone."""
-    network, inputs, _ = network_and_inputs()
-    nothing = drop_views(inputs, 1.0)
+    network, batch = network_and_batch()
+    nothing = drop_views(batch, 1.0)
     with torch.inference_mode():
-        logits = network(*nothing.flat())["logits"]
+        logits = network(nothing)["logits"]
     assert torch.isfinite(logits).all()
-    same = inputs.level == inputs.level[0]
+    same = batch["level"] == batch["level"][0]
     torch.testing.assert_close(logits[same], logits[:1].expand_as(logits[same]))
 
 
 def test_missing_labels_do_not_reach_the_loss() -> None:
     """No gradient flows to outputs without a label, and their logits may be anything."""
-    network, inputs, truth = network_and_inputs()
-    graded = network(*inputs.flat())
+    network, batch = network_and_batch()
+    graded = network(batch)
     graded["logits"].retain_grad()
-    loss = GradeLoss(TINY)(graded, *truth.flat())
+    loss = GradeLoss(TINY)(graded, batch)
     loss.backward()  # type: ignore[no-untyped-call]
-    unknown = truth.severity == -1
+    unknown = batch["severity"] == -1
     assert unknown.any()
     assert graded["logits"].grad is not None
     assert not graded["logits"].grad[unknown].any()
     assert graded["logits"].grad[~unknown].any(dim=1).all()
-    nothing = torch.full_like(truth.severity, -1)
-    bare = GradeLoss(replace(TINY, slice_loss=0.0))(graded, nothing, truth.weight, *truth.slices)
+    nothing: Batch = {**batch, "severity": torch.full_like(batch["severity"], -1)}
+    bare = GradeLoss(replace(TINY, slice_loss=0.0))(graded, nothing)
     assert bare.item() == 0.0
 
 
@@ -189,26 +198,27 @@ def test_augmentation_without_strength_is_the_plain_cut() -> None:
         mirror=False,
         slice_shift=(1.0,),
     )
-    batch = unpack(cached_batch(still))
-    plain, moved = cut(*batch, still), augment(*batch, still)
-    for one, other in zip(plain[0].images, moved[0].images, strict=True):
+    batch = cached_batch(still)
+    plain, moved = cut(batch, still), augment(batch, still)
+    for one, other in zip(plain["images"], moved["images"], strict=True):
         torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-4)
-    for one, other in zip(plain[1].slices, moved[1].slices, strict=True):
+    for one, other in zip(plain["slices"], moved["slices"], strict=True):
         assert torch.equal(one, other)
 
 
 def test_shifted_windows_take_their_target_along() -> None:
     """Each cached slice is marked by its brightness: the target stays on the same slice."""
     config = replace(TINY, slice_shift=(0.0, 1.0), mirror=False, contrast=0.0, noise=0.0)
-    inputs, truth = unpack(cached_batch(config, 40))
-    images = tuple(
+    batch = cached_batch(config, 40)
+    slices = batch["slices"]
+    batch["images"] = [
         torch.arange(image.shape[2], dtype=torch.uint8).view(1, 1, -1, 1, 1).expand_as(image) * 10
-        for image in inputs.images
-    )
-    present = tuple(torch.ones_like(there) for there in inputs.present)
-    moved, found = augment(replace(inputs, images=images, present=present), truth, config)
+        for image in batch["images"]
+    ]
+    batch["present"] = [torch.ones_like(there) for there in batch["present"]]
+    moved = augment(batch, config)
     shifts = set()
-    for image, before, after in zip(moved.images, truth.slices, found.slices, strict=True):
+    for image, before, after in zip(moved["images"], slices, moved["slices"], strict=True):
         light = image.mean(dim=(3, 4))
         # Standardised: 10 grey levels between neighbours, whatever the window.
         rank = light.argsort(dim=2)
@@ -220,24 +230,24 @@ def test_shifted_windows_take_their_target_along() -> None:
 
 def test_mirroring_twice_is_the_identity_and_swaps_labels() -> None:
     """A mirrored patient has his left labels on the right; the rest of the batch stays as it is."""
-    inputs, truth = cut(*unpack(cached_batch(TINY)), TINY)
+    batch = cut(cached_batch(TINY), TINY)
     which = torch.tensor([True, False] * 3)
-    once = mirror(inputs, truth, which)
-    twice = mirror(*once, which)
-    for one, other in zip((*inputs.flat(), *truth.flat()), (*twice[0].flat(), *twice[1].flat()), strict=True):
+    once = mirror(batch, which)
+    twice = mirror(once, which)
+    for one, other in zip(tensors(batch), tensors(twice), strict=True):
         assert torch.equal(one, other)
-    assert torch.equal(once[1].severity[0, SWAPPED], truth.severity[0])
-    assert torch.equal(once[1].severity[1], truth.severity[1])
-    canal, foramen, middle, _ = once[0].images
-    assert torch.equal(canal[0], inputs.images[0][0].flip(1))
-    assert torch.equal(foramen[0, 0], inputs.images[1][0, 1])
-    assert torch.equal(middle[0], inputs.images[2][0].flip(3))
-    assert torch.equal(canal[1], inputs.images[0][1])
+    assert torch.equal(once["severity"][0, SWAPPED], batch["severity"][0])
+    assert torch.equal(once["severity"][1], batch["severity"][1])
+    canal, foramen, middle, _ = once["images"]
+    assert torch.equal(canal[0], batch["images"][0][0].flip(1))
+    assert torch.equal(foramen[0, 0], batch["images"][1][0, 1])
+    assert torch.equal(middle[0], batch["images"][2][0].flip(3))
+    assert torch.equal(canal[1], batch["images"][0][1])
 
 
 def test_predictions_are_the_mean_over_turns() -> None:
     """Several turns give the mean of each alone; a turn by 90 degrees is the turned picture."""
-    network, _, _ = network_and_inputs()
+    network, _ = network_and_batch()
     batch = cached_batch(TINY)
     plain = replace(TINY, flip_predictions=False)
     each = [
@@ -246,19 +256,17 @@ def test_predictions_are_the_mean_over_turns() -> None:
     together = predict_batch([network], batch, replace(plain, predict_turns=(-9.0, 0.0, 9.0)))
     torch.testing.assert_close(together, torch.stack(each).mean(dim=0))
     assert (each[0] - each[2]).abs().max() > 1e-4
-    square = [cut(*unpack(batch), TINY, turn)[0].images[0] for turn in (0.0, 90.0)]
+    square = [cut(batch, TINY, turn)["images"][0] for turn in (0.0, 90.0)]
     torch.testing.assert_close(torch.rot90(square[0], 1, (3, 4)), square[1], atol=1e-3, rtol=1e-3)
 
 
 def test_predictions_of_a_mirrored_patient_are_mirrored() -> None:
     """With the mean over the mirror image, the prediction is symmetric altogether."""
-    network, _, _ = network_and_inputs()
+    network, _ = network_and_batch()
     batch = cached_batch(TINY)
-    everyone = torch.ones(len(batch[0]), dtype=torch.bool)
-    inputs, truth = unpack(batch)
-    mirrored = mirror(inputs, truth, everyone)
+    everyone = torch.ones(len(batch["level"]), dtype=torch.bool)
     plain = predict_batch([network], batch, TINY)
-    other = predict_batch([network], (*mirrored[0].flat(), *mirrored[1].flat()), TINY)
+    other = predict_batch([network], mirror(batch, everyone), TINY)
     torch.testing.assert_close(other, plain[:, SWAPPED])
     alone = predict_batch([network], batch, replace(TINY, flip_predictions=False))
     assert (alone - plain).abs().max() > 1e-4
@@ -320,10 +328,10 @@ def test_weights_are_found_in_a_folder_by_the_models_name(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050"])
 def test_weights_of_the_models_dataset_fit_the_encoders(name: str, tmp_path: Path) -> None:
     """What ``lumbar ship datasets --pretrained`` writes has all that an encoder needs, of either library."""
-    from lumbar_kaggle.baseline.network import body_state, build_network
+    from lumbar_kaggle.training.encoders import body_state, build_body
 
     torch.manual_seed(3)
-    state = {key: value.contiguous() for key, value in body_state(build_network(name), name).items()}
+    state = {key: value.contiguous() for key, value in body_state(build_body(name, 3), name).items()}
     safetensors.torch.save_file(state, tmp_path / f"{name}.safetensors")
     encoder, _ = build_encoder(name, str(tmp_path))
     last = [value for key, value in state.items() if value.dim() == 4][-1]
@@ -332,7 +340,9 @@ def test_weights_of_the_models_dataset_fit_the_encoders(name: str, tmp_path: Pat
 
 def test_wrong_settings_are_refused() -> None:
     """One sentence each."""
-    with pytest.raises(InputError, match="backbone 'resnet1' is neither"):
+    with pytest.raises(
+        InputError, match="backbone 'resnet1' is no model of torchvision or timm and not small_resnet"
+    ):
         build_encoder("resnet1")
     with pytest.raises(InputError, match=r"slices are \(4, 5, 3, 3\); each must be odd"):
         GradeConfig(slices=(4, 5, 3, 3))
@@ -360,14 +370,16 @@ def test_the_average_forgets_its_first_weights() -> None:
     learner.model = model  # type: ignore[attr-defined]
     average.learn = learner
     average.before_fit()
-    first = average.average["weight"].clone()
+    first = average.average.module.weight.detach().clone()
     with torch.no_grad():
         model.weight += 1.0
     average.after_step()
-    assert ((average.average["weight"] - first) > 0.5).all()
+    assert ((average.average.module.weight.detach() - first) > 0.5).all()
     for _ in range(60):
         average.after_step()
-    torch.testing.assert_close(average.average["weight"], model.weight.detach(), atol=2e-3, rtol=0)
+    torch.testing.assert_close(
+        average.average.module.weight.detach(), model.weight.detach(), atol=2e-3, rtol=0
+    )
 
 
 def test_the_network_starts_from_the_prior() -> None:
@@ -390,9 +402,9 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> tuple[Competition, Path
     return write_competition(root, 12), root
 
 
-def train(studies: tuple[Competition, Path], out: Path, config: GradeConfig, budget: Budget) -> FitResult:
+def train(studies: tuple[Competition, Path], out: Path, config: GradeConfig, budget: Budget) -> GraderResult:
     """Fit on the annotated points."""
-    return fit(studies[0], studies[1], None, out, config, budget)
+    return train_grader(studies[0], studies[1], None, out, config, budget)
 
 
 def test_a_stopped_run_ends_with_the_same_bytes(studies: tuple[Competition, Path], tmp_path: Path) -> None:
@@ -433,7 +445,7 @@ def test_a_loss_that_is_no_number_ends_the_training(
     weights = studies[0].labels[["row_id"]].assign(weight=1e38)
     sentence = r"fold-0\.checkpoint\.pt: in epoch 1 .* no finite number; train with"
     with pytest.raises(InputError, match=sentence):
-        fit(studies[0], studies[1], None, tmp_path, TINY, Budget(), weights)
+        train_grader(studies[0], studies[1], None, tmp_path, TINY, Budget(), weights)
     assert not list(tmp_path.glob("fold-0*"))
 
 
@@ -454,7 +466,7 @@ def test_every_labelled_row_is_predicted_out_of_fold(
     located = pd.DataFrame(rows, columns=["study_id", "place", "level", "x_mm", "y_mm", "z_mm", "confidence"])
     weights = competition.labels[["row_id"]].head(20).assign(weight=0.3)
     config = replace(TINY, epochs=1)
-    fit(competition, cache, located, tmp_path, config, Budget(), weights)
+    train_grader(competition, cache, located, tmp_path, config, Budget(), weights)
     oof = pd.read_csv(tmp_path / "oof.csv")
     assert oof["row_id"].tolist() == competition.labels["row_id"].tolist()
     folds = pd.read_csv(tmp_path / "folds.csv", dtype={"study_id": str}).set_index("study_id")["fold"]
@@ -470,7 +482,7 @@ def test_it_learns_what_is_visible(tmp_path: Path) -> None:
     """Grades shown by the size of a ball: far better than the prior on studies it has not seen."""
     competition = write_competition(tmp_path, 32, seed=5)
     config = replace(TINY, epochs=6, mixup=0.0, accumulate=1, lr=5e-3)
-    fit(competition, tmp_path, None, tmp_path / "run", config, Budget())
+    train_grader(competition, tmp_path, None, tmp_path / "run", config, Budget())
     mine = score(pd.read_csv(tmp_path / "run" / "oof.csv"), competition.labels)
     prior = score(
         prior_predictions(weighted_prior(competition.labels), competition.labels), competition.labels
@@ -481,8 +493,8 @@ def test_it_learns_what_is_visible(tmp_path: Path) -> None:
 
 def test_the_result_can_be_taken_apart() -> None:
     """Shapes as documented; and fastai, which converts results tensor by tensor, can rebuild it."""
-    network, inputs, _ = network_and_inputs()
+    network, batch = network_and_batch()
     with torch.inference_mode():
-        graded = to_float(to_half(network(*inputs.flat())))
+        graded = to_float(to_half(network(batch)))
     assert graded["logits"].shape == (6, 5, 3)
     assert [tuple(part.shape) for part in graded["by_view"]] == [(6, view.sides, 3) for view in VIEWS]

@@ -15,9 +15,10 @@ from lumbar_kaggle.dicom.preprocess import windowed_stacks
 from lumbar_kaggle.dicom.series import read_series
 from lumbar_kaggle.dicom.volume import ASSUMED_FIELD_MM, ASSUMED_STEP_MM, Volume
 from lumbar_kaggle.pipeline import preprocess_folder
-from lumbar_kaggle.two_stage.locate.command import run_locate
+from lumbar_kaggle.tables.competition import read_marked
 from lumbar_kaggle.two_stage.locate.config import LocateConfig
 from lumbar_kaggle.two_stage.locate.find import best_chain, refine
+from lumbar_kaggle.two_stage.locate.fit import run_locate
 from lumbar_kaggle.two_stage.locate.network import Picture
 from lumbar_kaggle.two_stage.locate.samples import PRESENT, Sample, augment, heat_maps
 from tests.support.dicom_files import AXIAL, SAGITTAL, rewrite, write_slice
@@ -234,7 +235,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(folder: Path) -> Path:
     out = folder.parent / "run"
-    assert run_locate(folder, folder.parent / "cache", out, SMALL, Budget()).finished
+    assert run_locate(read_marked(folder), folder.parent / "cache", out, SMALL, Budget()).finished
     return out
 
 
@@ -266,7 +267,7 @@ def test_a_run_that_was_cut_ends_with_the_same_bytes(run: Path, folder: Path, tm
     cut = 0
     for _ in range(200):
         budget = Budget(90 / 3600, clock=lambda: float(next(ticks)))
-        if run_locate(folder, folder.parent / "cache", tmp_path / "run", SMALL, budget).finished:
+        if run_locate(read_marked(folder), folder.parent / "cache", tmp_path / "run", SMALL, budget).finished:
             break
         cut += 1
     assert cut > 1
@@ -279,12 +280,12 @@ def test_a_trained_locator_is_used_without_training(run: Path, folder: Path, tmp
     """With no epochs the networks of another run are taken as they are."""
     config = replace(SMALL, epochs=0)
     cache = folder.parent / "cache"
-    located = run_locate(folder, cache, tmp_path / "used", config, Budget(), weights=run)
+    located = run_locate(read_marked(folder), cache, tmp_path / "used", config, Budget(), weights=run)
     assert located.figures is not None
     assert located.figures.loc[("all", ""), "median_mm"] < 6
     assert not list((tmp_path / "used").glob("*.safetensors"))
     with pytest.raises(InputError, match="a trained locator is needed: --weights"):
-        run_locate(folder, cache, tmp_path / "none", config, Budget())
+        run_locate(read_marked(folder), cache, tmp_path / "none", config, Budget())
 
 
 def test_single_slices_without_spacing_are_enough(run: Path, tmp_path: Path) -> None:
@@ -294,7 +295,9 @@ def test_single_slices_without_spacing_are_enough(run: Path, tmp_path: Path) -> 
         rewrite(file, remove=("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"))
     preprocess_folder(place, tmp_path / "cache", kind="volumes")
     config = replace(SMALL, epochs=0)
-    located = run_locate(place, tmp_path / "cache", tmp_path / "out", config, Budget(), weights=run)
+    located = run_locate(
+        read_marked(place), tmp_path / "cache", tmp_path / "out", config, Budget(), weights=run
+    )
     assert located.figures is not None
     figures = located.figures.loc[("all", "")]
     assert figures["points"] == 30

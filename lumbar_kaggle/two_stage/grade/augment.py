@@ -1,13 +1,13 @@
 """From cached crops to the network's input, on the device and for a whole batch: cutting and augmentation."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 
 import torch
 from torch.nn import functional
 
 from lumbar_kaggle.two_stage.grade.config import GradeConfig
-from lumbar_kaggle.two_stage.grade.data import UNKNOWN
-from lumbar_kaggle.two_stage.grade.views import PLACES, VIEWS, Window, window
+from lumbar_kaggle.two_stage.grade.data import UNKNOWN, Batch
+from lumbar_kaggle.two_stage.grade.views import PLACES, VIEWS, View, Window, window
 
 SWAPPED = [
     PLACES.index(name) for name in ("canal", "right foramen", "left foramen", "right recess", "left recess")
@@ -19,68 +19,27 @@ MIRRORED_SLICES, MIRRORED_COLUMNS = "canal", "axial middle"
 Those with sides are stored mirrored on the right, so there the sides only change places."""
 
 
-@dataclass(frozen=True, eq=False)
-class Inputs:
-    """What the network takes of a batch.
-
-    Attributes:
-        images: per view ``[batch, sides, slices, px, px]`` float, each crop standardised.
-        present: per view ``[batch, sides, slices]`` bool.
-        level: ``[batch]`` int64.
-    """
-
-    images: tuple[torch.Tensor, ...]
-    present: tuple[torch.Tensor, ...]
-    level: torch.Tensor
-
-    def flat(self) -> tuple[torch.Tensor, ...]:
-        """Return the tensors in the order of `data.Samples`."""
-        return (*self.images, *self.present, self.level)
-
-
-@dataclass(frozen=True, eq=False)
-class Truth:
-    """What the loss takes of a batch.
-
-    Attributes:
-        severity: ``[batch, 5]`` int64, `UNKNOWN` where not graded.
-        weight: ``[batch, 5]`` float.
-        slices: per view ``[batch, sides]`` int64 slice of the window, `UNKNOWN` for none.
-    """
-
-    severity: torch.Tensor
-    weight: torch.Tensor
-    slices: tuple[torch.Tensor, ...]
-
-    def flat(self) -> tuple[torch.Tensor, ...]:
-        """Return the tensors in the order of `data.Samples`."""
-        return (self.severity, self.weight, *self.slices)
-
-
-def unpack(batch: tuple[torch.Tensor, ...]) -> tuple[Inputs, Truth]:
-    """Return the parts of a batch as `data.Samples` orders them."""
-    views = len(VIEWS)
-    inputs = Inputs(tuple(batch[:views]), tuple(batch[views : 2 * views]), batch[2 * views])
-    rest = batch[2 * views + 1 :]
-    return inputs, Truth(rest[0], rest[1], tuple(rest[2:]))
-
-
-def cut(inputs: Inputs, truth: Truth, config: GradeConfig, turn: float = 0.0) -> tuple[Inputs, Truth]:
+def cut(batch: Batch, config: GradeConfig, turn: float = 0.0) -> Batch:
     """Cut the middle out of cached crops: what validation and inference see.
 
     Args:
-        inputs, truth: as cached.
+        batch: as cached.
         config: sizes.
         turn: degrees by which the crops are turned on the way, for predictions averaged over several.
     """
     images, present, slices = [], [], []
-    for view, image, there, at in zip(VIEWS, inputs.images, inputs.present, truth.slices, strict=True):
+    for view, image, there, at in _views(batch):
         size = window(view, config)
         middle = slice(size.extra, size.extra + size.slices)
         present.append(there[:, :, middle])
         images.append(_standardise(_middle(image[:, :, middle].float(), size, turn), present[-1]))
         slices.append(_within(at - size.extra, size))
-    return replace(inputs, images=tuple(images), present=tuple(present)), replace(truth, slices=tuple(slices))
+    return {**batch, "images": images, "present": present, "slices": slices}
+
+
+def _views(batch: Batch) -> Iterator[tuple[View, torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Return per view: it, its images, present slices and annotated slices."""
+    return zip(VIEWS, batch["images"], batch["present"], batch["slices"], strict=True)
 
 
 def _middle(images: torch.Tensor, size: Window, turn: float) -> torch.Tensor:
@@ -92,10 +51,10 @@ def _middle(images: torch.Tensor, size: Window, turn: float) -> torch.Tensor:
     return images[:, :, :, rows, rows]
 
 
-def augment(inputs: Inputs, truth: Truth, config: GradeConfig) -> tuple[Inputs, Truth]:
+def augment(batch: Batch, config: GradeConfig) -> Batch:
     """Cut shifted, turned, scaled, re-windowed, noisy and mirrored crops out of cached ones."""
     images, present, slices = [], [], []
-    for view, image, there, at in zip(VIEWS, inputs.images, inputs.present, truth.slices, strict=True):
+    for view, image, there, at in _views(batch):
         size = window(view, config)
         first = _first_slices(at, size, config)
         index = first[..., None] + torch.arange(size.slices, device=at.device)
@@ -104,46 +63,48 @@ def augment(inputs: Inputs, truth: Truth, config: GradeConfig) -> tuple[Inputs, 
         chosen = image.gather(2, index[..., None, None].expand(-1, -1, -1, px, px))
         images.append(_develop(_warp(chosen.float(), size, config), present[-1], config))
         slices.append(_within(at - first, size))
-    moved = Inputs(tuple(images), tuple(present), inputs.level)
-    found = replace(truth, slices=tuple(slices))
+    moved: Batch = {**batch, "images": images, "present": present, "slices": slices}
     if not config.mirror:
-        return moved, found
-    return mirror(moved, found, torch.rand(len(inputs.level), device=inputs.level.device) < 0.5)
+        return moved
+    return mirror(moved, torch.rand(len(batch["level"]), device=batch["level"].device) < 0.5)
 
 
-def mirror(inputs: Inputs, truth: Truth, which: torch.Tensor) -> tuple[Inputs, Truth]:
+def mirror(batch: Batch, which: torch.Tensor) -> Batch:
     """Mirror some patients of a batch, labels and slice targets included.
 
     Args:
-        inputs, truth: cut to the network's windows.
+        batch: cut to the network's windows.
         which: ``[batch]`` bool.
     """
-    images: list[torch.Tensor] = []
-    present: list[torch.Tensor] = []
-    slices: list[torch.Tensor] = []
-    for view, image, there, at in zip(VIEWS, inputs.images, inputs.present, truth.slices, strict=True):
-        count = there.shape[2]
+
+    def choose(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+        return torch.where(which.view(-1, *[1] * (before.dim() - 1)), after, before)
+
+    images, present, slices = [], [], []
+    for view, image, there, at in _views(batch):
         if view.name == MIRRORED_SLICES:
-            turned = image.flip(2), there.flip(2), torch.where(at == UNKNOWN, at, count - 1 - at)
+            turned = image.flip(2), there.flip(2), torch.where(at == UNKNOWN, at, there.shape[2] - 1 - at)
         elif view.name == MIRRORED_COLUMNS:
             turned = image.flip(4), there, at
         else:
             turned = image.flip(1), there.flip(1), at.flip(1)
-        for kept, before, after in zip((images, present, slices), (image, there, at), turned, strict=True):
-            shape = (-1, *[1] * (before.dim() - 1))
-            kept.append(torch.where(which.view(shape), after, before))
-    severity = torch.where(which[:, None], truth.severity[:, SWAPPED], truth.severity)
-    weight = torch.where(which[:, None], truth.weight[:, SWAPPED], truth.weight)
-    return Inputs(tuple(images), tuple(present), inputs.level), Truth(severity, weight, tuple(slices))
+        images.append(choose(image, turned[0]))
+        present.append(choose(there, turned[1]))
+        slices.append(choose(at, turned[2]))
+    mirrored: Batch = {**batch, "images": images, "present": present, "slices": slices}
+    if "severity" in batch:
+        mirrored["severity"] = choose(batch["severity"], batch["severity"][:, SWAPPED])
+        mirrored["weight"] = choose(batch["weight"], batch["weight"][:, SWAPPED])
+    return mirrored
 
 
-def drop_views(inputs: Inputs, share: float) -> Inputs:
+def drop_views(batch: Batch, share: float) -> Batch:
     """Take views away at random, as if their series were missing."""
-    present = tuple(
+    present = [
         there & (torch.rand(there.shape[:2], device=there.device) >= share)[..., None]
-        for there in inputs.present
-    )
-    return replace(inputs, present=present)
+        for there in batch["present"]
+    ]
+    return {**batch, "present": present}
 
 
 def _within(at: torch.Tensor, size: Window) -> torch.Tensor:

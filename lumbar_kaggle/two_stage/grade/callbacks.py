@@ -4,15 +4,9 @@ import torch
 from fastai.callback.core import Callback
 from fastai.callback.training import GradientAccumulation
 
-from lumbar_kaggle.two_stage.grade.augment import (
-    Inputs,
-    Truth,
-    augment,
-    cut,
-    drop_views,
-    unpack,
-)
+from lumbar_kaggle.two_stage.grade.augment import augment, cut, drop_views
 from lumbar_kaggle.two_stage.grade.config import GradeConfig
+from lumbar_kaggle.two_stage.grade.data import Batch
 from lumbar_kaggle.two_stage.grade.losses import GradeLoss
 
 
@@ -25,15 +19,14 @@ class PrepareBatch(Callback):  # type: ignore[misc]
         self.config = config
 
     def before_batch(self) -> None:
-        """Replace the batch."""
-        inputs, truth = unpack((*self.xb, *self.yb))
+        """Replace the batch; the loss takes the same one as the network."""
+        batch: Batch = self.xb[0]
         with torch.no_grad():
             if self.training:
-                inputs, truth = augment(inputs, truth, self.config)
-                inputs = drop_views(inputs, self.config.view_dropout)
+                batch = drop_views(augment(batch, self.config), self.config.view_dropout)
             else:
-                inputs, truth = cut(inputs, truth, self.config)
-        self.learn.xb, self.learn.yb = inputs.flat(), truth.flat()
+                batch = cut(batch, self.config)
+        self.learn.xb = self.learn.yb = (batch,)
 
 
 class MixSamples(Callback):  # type: ignore[misc]
@@ -52,23 +45,26 @@ class MixSamples(Callback):  # type: ignore[misc]
         """Blend the images with those of a shuffled batch."""
         if not self.training:
             return
-        inputs, _ = unpack((*self.xb, *self.yb))
+        batch: Batch = self.xb[0]
         share = float(torch.distributions.Beta(self.alpha, self.alpha).sample())
         # The greater part stays the sample's own, so that its level and its missing views remain right.
         self.share = max(share, 1 - share)
-        self.partner = torch.randperm(len(inputs.level), device=inputs.level.device)
-        images = tuple(torch.lerp(image[self.partner], image, self.share) for image in inputs.images)
-        self.learn.xb = Inputs(images, inputs.present, inputs.level).flat()
+        self.partner = torch.randperm(len(batch["level"]), device=batch["level"].device)
+        images = [torch.lerp(image[self.partner], image, self.share) for image in batch["images"]]
+        self.learn.xb = ({**batch, "images": images},)
 
     def after_loss(self) -> None:
         """Blend the losses likewise."""
         if not self.training:
             return
-        severity, weight, *slices = self.yb
-        other = Truth(
-            severity[self.partner], weight[self.partner], tuple(at[self.partner] for at in slices)
-        ).flat()
-        mixed = torch.lerp(self.loss(self.learn.pred, *other), self.learn.loss_grad, self.share)
+        batch: Batch = self.yb[0]
+        other: Batch = {
+            **batch,
+            "severity": batch["severity"][self.partner],
+            "weight": batch["weight"][self.partner],
+            "slices": [at[self.partner] for at in batch["slices"]],
+        }
+        mixed = torch.lerp(self.loss(self.learn.pred, other), self.learn.loss_grad, self.share)
         self.learn.loss_grad, self.learn.loss = mixed, mixed.clone()
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -10,14 +11,46 @@ from numpy.typing import NDArray
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import LEVELS, target
-from lumbar_kaggle.two_stage.grade.cropping import CropSet, FreshCrops
-from lumbar_kaggle.two_stage.grade.views import PLACE_OF_CONDITION, PLACES, VIEWS
+from lumbar_kaggle.two_stage.grade.cropping import CropSet, FreshCrops, Level
+from lumbar_kaggle.two_stage.grade.views import PLACE_OF_CONDITION, PLACES
 
 UNKNOWN = -1
 """Label of a target that nobody graded, and slice target where no annotated slice is in the window."""
 
-INPUTS = 2 * len(VIEWS) + 1
-"""Tensors of a batch that the network is given: images and present slices per view, and the level."""
+
+class Batch(TypedDict):
+    """Levels of studies as the network and its loss take them; of one level without the first axis.
+
+    The loader gives crops as they are cached, larger than what the network sees; `augment.cut` and
+    `augment.augment` give those of its size.
+
+    Attributes:
+        images: per view ``[batch, sides, slices, px, px]``: uint8 as cached, then float, each crop
+            standardised.
+        present: per view ``[batch, sides, slices]`` bool, whether there is a slice.
+        slices: per view ``[batch, sides]`` int64 place of the annotated slice, `UNKNOWN` for none.
+        level: ``[batch]`` int64, 0 to 4.
+        severity: ``[batch, 5]`` int64 in the order of `views.PLACES`, `UNKNOWN` where not graded; not there
+            in prediction.
+        weight: ``[batch, 5]`` float, how much each label counts; likewise.
+    """
+
+    images: list[torch.Tensor]
+    present: list[torch.Tensor]
+    slices: list[torch.Tensor]
+    level: torch.Tensor
+    severity: NotRequired[torch.Tensor]
+    weight: NotRequired[torch.Tensor]
+
+
+def crops_batch(crops: Level, level: int) -> Batch:
+    """Return a level's crops as tensors."""
+    return {
+        "images": [torch.from_numpy(part) for part in crops.images],
+        "present": [torch.from_numpy(part) for part in crops.present],
+        "slices": [torch.from_numpy(part) for part in crops.targets],
+        "level": torch.tensor(level),
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,23 +105,16 @@ def _weights(table: pd.DataFrame | None) -> dict[str, float]:
 
 
 class Samples:
-    """Levels of studies, as the loader asks for them.
-
-    Each item is a flat tuple: per view the images ``[sides, cached slices, px, px]`` uint8; per view the
-    present slices ``[sides, cached slices]`` bool; the level; then the severities ``[5]``, their weights
-    ``[5]``, and per view the slice targets ``[sides]``.
+    """Levels of studies, as the loader asks for them: each item is a tuple of one `Batch`.
 
     Args:
         studies: whose levels.
-        labels: of each study.
         crops: of all of them.
+        labels: of each study; None in prediction.
     """
 
     def __init__(
-        self,
-        studies: Sequence[str],
-        labels: dict[str, Labels],
-        crops: CropSet | FreshCrops,
+        self, studies: Sequence[str], crops: CropSet | FreshCrops, labels: dict[str, Labels] | None = None
     ) -> None:
         self.labels, self.crops = labels, crops
         self.items = [(study, level) for study in studies for level in range(len(LEVELS))]
@@ -96,11 +122,11 @@ class Samples:
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
+    def __getitem__(self, index: int) -> tuple[Batch]:
         study, level = self.items[index]
-        crops = self.crops.level(study, level)
-        labels = self.labels[study]
-        tensors = [torch.from_numpy(part) for part in (*crops.images, *crops.present)]
-        tensors += [torch.tensor(level), torch.from_numpy(labels.severity[level])]
-        tensors += [torch.from_numpy(labels.weight[level])]
-        return (*tensors, *(torch.from_numpy(part) for part in crops.targets))
+        batch = crops_batch(self.crops.level(study, level), level)
+        if self.labels is not None:
+            labels = self.labels[study]
+            batch["severity"] = torch.from_numpy(labels.severity[level])
+            batch["weight"] = torch.from_numpy(labels.weight[level])
+        return (batch,)

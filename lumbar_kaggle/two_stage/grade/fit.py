@@ -1,6 +1,7 @@
 """The second stage from points to out-of-fold predictions: crops, folds, training, ``oof.csv``."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +20,8 @@ from lumbar_kaggle.score.metric import PRIOR_SMOOTHING, score, weighted_prior
 from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.folds import open_folds
 from lumbar_kaggle.tables.submission import prior_predictions
-from lumbar_kaggle.training.devices import training_device
-from lumbar_kaggle.training.spread import spread
-from lumbar_kaggle.two_stage.grade.config import GradeConfig
+from lumbar_kaggle.training.devices import spread, training_device
+from lumbar_kaggle.two_stage.grade.config import GradeConfig, preset
 from lumbar_kaggle.two_stage.grade.cropping import CropSet, cache_crops
 from lumbar_kaggle.two_stage.grade.data import Samples, study_labels
 from lumbar_kaggle.two_stage.grade.places import annotated_places, to_points, unsided
@@ -33,12 +33,14 @@ from lumbar_kaggle.two_stage.grade.training import (
 from lumbar_kaggle.two_stage.grade.views import PLACE_OF_CONDITION, PLACES
 from lumbar_kaggle.two_stage.study import CachedStudies, DicomStudies
 
+log = logging.getLogger(__name__)
+
 CONFIG = "grade.json"
 
 
 @dataclass(frozen=True)
-class FitResult:
-    """State of a run after `fit`.
+class GraderResult:
+    """State of a run after `train_grader`.
 
     Attributes:
         run: its folder.
@@ -68,7 +70,7 @@ class FitResult:
 
 
 @alone_on("out")
-def fit(
+def train_grader(
     competition: Competition,
     cache: Path | None,
     places: pd.DataFrame | None,
@@ -82,7 +84,7 @@ def fit(
     only: Sequence[int] | None = None,
     processes: int | None = None,
     folds: pd.DataFrame | None = None,
-) -> FitResult:
+) -> GraderResult:
     """Train all folds, or go on where an earlier call stopped.
 
     A fold trains on crops around annotated points alone, shifted at random by as much as the locator errs:
@@ -101,7 +103,7 @@ def fit(
         annotated: what `places.annotated_places` made of the cached volumes; needed where there are none.
         crops: folder for the crops, where the run folder has no room for them.
         only: numbers of the folds to train now; None: all.
-        processes: folds at once; see `spread.spread`.
+        processes: folds at once; see `devices.spread`.
         folds: columns ``study_id, fold`` of all labelled studies; None: as `folds.open_folds` makes them.
 
     Raises:
@@ -136,7 +138,23 @@ def fit(
     left = sum(not predictions_file(out, fold).is_file() for fold in wanted)
     finished = sum(predictions_file(out, fold).is_file() for fold in range(config.folds))
     result = conclude(competition, out, config) if finished == config.folds else None
-    return FitResult(out, finished, config.folds, left, result)
+    return GraderResult(out, finished, config.folds, left, result)
+
+
+def train_preset(
+    out: Path, name: str, change: Callable[[GradeConfig], GradeConfig], one: Callable[..., GraderResult]
+) -> list[GraderResult]:
+    """Train every configuration of a preset; started again, it goes on where it was.
+
+    Args:
+        out: run folder; with several backbones one folder below it for each.
+        name: of the preset.
+        change: what the caller sets otherwise than the preset.
+        one: trains into a folder by a configuration, see `train_grader`.
+    """
+    configs = preset(name)
+    folders = [out] if len(configs) == 1 else [out / f"model-{k + 1}" for k in range(len(configs))]
+    return [one(folder, change(config)) for folder, config in zip(folders, configs, strict=True)]
 
 
 def predictions_file(out: Path, fold: int) -> Path:
@@ -162,8 +180,8 @@ def _make_crops(
     marked = to_points(annotated)
     lost = sum(study not in marked for study in competition.studies)
     if lost:
-        print(f"{lost} studies without an annotated point in a placed series are not trained on")
-    print(f"Cropping the views of {len(competition.studies)} studies into {out}")
+        log.info("%d studies without an annotated point in a placed series are not trained on", lost)
+    log.info("Cropping the views of %d studies into %s", len(competition.studies), out)
     around_marks = cache_crops(studies, marked, marked, out / "annotated", config, budget)
     if places is None:
         return around_marks, around_marks
@@ -173,7 +191,7 @@ def _make_crops(
 
 @dataclass(frozen=True, eq=False)
 class _Task:
-    """What all folds share: crops to train on, crops to judge at, studies of unknown sides; see `fit`."""
+    """What all folds share: crops to train on and judge at, studies of unknown sides; see `train_grader`."""
 
     competition: Competition
     folds: pd.DataFrame
@@ -198,11 +216,11 @@ def _fit_fold(task: _Task, fold: int) -> None:
             f"{out}: fold {fold} has no study with an annotated point to train on, or none with a located "
             "one to judge on; use fewer folds"
         )
-    training = Samples(outside, labels, task.annotated)
+    training = Samples(outside, task.annotated, labels)
     seen = task.competition.labels["study_id"].isin(held_out)
     rest = task.competition.labels[~seen]
     prior = level_prior(rest, weighted=config.severity_weights)
-    validation = Samples(inside, labels, task.judged)
+    validation = Samples(inside, task.judged, labels)
     network = train_fold(training, validation, prior, fold, out, config, task.budget)
     found = to_targets(predict_studies([network.to(training_device())], inside, task.judged, config))
     doubtful = [study in task.unsided for study in inside]
@@ -258,7 +276,7 @@ def conclude(competition: Competition, out: Path, config: GradeConfig) -> float 
         prior_predictions(weighted_prior(competition.labels), competition.labels), competition.labels
     )
     for name, value in mine.parts.items():
-        print(f"{name:<20}{value:>10.4f}  prior {prior.parts[name]:.4f}")
+        log.info("%-20s%10.4f  prior %.4f", name, value, prior.parts[name])
     if mine.total is not None and prior.total is not None:
-        print(f"{'total':<20}{mine.total:>10.4f}  prior {prior.total:.4f}")
+        log.info("%-20s%10.4f  prior %.4f", "total", mine.total, prior.total)
     return mine.total

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from lumbar_kaggle.core.targets import SEVERITY_WEIGHTS
 from lumbar_kaggle.two_stage.grade.config import GradeConfig
-from lumbar_kaggle.two_stage.grade.data import UNKNOWN
+from lumbar_kaggle.two_stage.grade.data import UNKNOWN, Batch
 from lumbar_kaggle.two_stage.grade.network import Graded
 from lumbar_kaggle.two_stage.grade.views import VIEWS
 
@@ -29,22 +29,14 @@ class GradeLoss:
         self.config = config
         self.severity_weights = SEVERITY_WEIGHTS if config.severity_weights else (1.0, 1.0, 1.0)
 
-    def __call__(
-        self, graded: Graded, severity: torch.Tensor, weight: torch.Tensor, *slices: torch.Tensor
-    ) -> torch.Tensor:
-        """Return the loss.
-
-        Args:
-            graded: the network's.
-            severity: ``[batch, 5]`` int64, `UNKNOWN` where not graded.
-            weight: ``[batch, 5]`` how much each label counts.
-            slices: per view ``[batch, sides]`` the annotated slice, `UNKNOWN` for none.
-        """
+    def __call__(self, graded: Graded, batch: Batch) -> torch.Tensor:
+        """Return the loss of what the network made of a batch."""
+        severity, weight = batch["severity"], batch["weight"]
         loss = self.grades(graded["logits"], severity, weight)
         if self.config.view_loss:
             loss = loss + self.config.view_loss * self.views(graded["by_view"], severity, weight)
         if self.config.slice_loss:
-            loss = loss + self.config.slice_loss * slice_loss(graded["slices"], slices)
+            loss = loss + self.config.slice_loss * slice_loss(graded["slices"], batch["slices"])
         return loss
 
     def grades(self, logits: torch.Tensor, severity: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ from torch import nn
 from lumbar_kaggle.core.targets import LEVELS, SEVERITIES
 from lumbar_kaggle.training.encoders import build_encoder
 from lumbar_kaggle.two_stage.grade.config import GradeConfig
+from lumbar_kaggle.two_stage.grade.data import Batch
 from lumbar_kaggle.two_stage.grade.views import VIEWS
 
 CANAL, FORAMEN, MIDDLE, SIDE = range(4)
@@ -109,14 +110,9 @@ class Grader(nn.Module):
             start = prior if config.level_input else prior.mean(dim=1, keepdim=True)
             self.base.data.copy_(start.float().log())
 
-    def forward(self, *tensors: torch.Tensor) -> Graded:
-        """Grade a batch.
-
-        Args:
-            tensors: as `augment.Inputs.flat` gives them: images, present slices, level.
-        """
-        views = len(VIEWS)
-        images, present, level = tensors[:views], tensors[views : 2 * views], tensors[2 * views]
+    def forward(self, batch: Batch) -> Graded:
+        """Grade a batch of crops that are cut to the network's size; its labels are not looked at."""
+        images, present, level = batch["images"], batch["present"], batch["level"]
         described, by_view, best, attention = [], [], [], []
         for number, features in enumerate(self._encode(images)):
             shape = present[number].shape

@@ -1,41 +1,34 @@
 """Training one fold of the second stage with fastai, and predicting with its network."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import safetensors.torch
 import torch
-from fastai.callback import schedule as _schedule  # noqa: F401 — gives Learner its fit_one_cycle
-from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
-from fastai.torch_core import set_seed
+from fastai.torch_core import to_device
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from lumbar_kaggle.core.budget import Budget
-from lumbar_kaggle.core.files import write_atomic, write_csv
-from lumbar_kaggle.core.targets import LEVELS, SCORE_GROUPS, SEVERITIES, TARGET_NAMES, target
+from lumbar_kaggle.core.targets import (
+    LEVELS,
+    SCORE_GROUPS,
+    SEVERITIES,
+    SEVERITY_WEIGHTS,
+    TARGETS,
+)
 from lumbar_kaggle.score.metric import PRIOR_SMOOTHING, weighted_prior
 from lumbar_kaggle.tables.folds import derive_seed
-from lumbar_kaggle.training.callbacks import (
-    Checkpoint,
-    MovingAverage,
-    ReportEpochs,
-    SeedEpochs,
-    WithinBudget,
-)
-from lumbar_kaggle.training.devices import device_of, half_precision, train_in_half_precision, training_device
+from lumbar_kaggle.training.devices import device_of, half_precision
+from lumbar_kaggle.training.loop import make_learner, train_file
 from lumbar_kaggle.training.weights import load_weights
-from lumbar_kaggle.two_stage.grade.augment import SWAPPED, cut, mirror, unpack
+from lumbar_kaggle.two_stage.grade.augment import SWAPPED, cut, mirror
 from lumbar_kaggle.two_stage.grade.callbacks import Accumulate, MixSamples, PrepareBatch
 from lumbar_kaggle.two_stage.grade.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.cropping import CropSet, FreshCrops
-from lumbar_kaggle.two_stage.grade.data import INPUTS, Labels, Samples
+from lumbar_kaggle.two_stage.grade.data import Batch, Samples
 from lumbar_kaggle.two_stage.grade.losses import GradeLoss
 from lumbar_kaggle.two_stage.grade.network import Grader
 
@@ -47,14 +40,11 @@ def level_prior(labels: pd.DataFrame, *, weighted: bool) -> torch.Tensor:
         labels: of the training part.
         weighted: with the score's weights 1, 2 and 4.
     """
-    table = weighted_prior(labels, smoothing=PRIOR_SMOOTHING)
-    values = table.loc[list(TARGET_NAMES), list(SEVERITIES)].to_numpy(dtype=np.float64)
-    if not weighted:
-        values = values / np.array([1.0, 2.0, 4.0])
+    weights = SEVERITY_WEIGHTS if weighted else (1.0, 1.0, 1.0)
+    table = weighted_prior(labels, smoothing=PRIOR_SMOOTHING, weights=weights)
     prior = np.zeros((len(SCORE_GROUPS), len(LEVELS), len(SEVERITIES)))
-    for name, row in zip(TARGET_NAMES, values, strict=True):
-        of = target(name)
-        prior[SCORE_GROUPS.index(of.score_group), LEVELS.index(of.level)] = row / row.sum()
+    for of, row in zip(TARGETS, table.to_numpy(), strict=True):
+        prior[SCORE_GROUPS.index(of.score_group), LEVELS.index(of.level)] = row
     return torch.from_numpy(prior)
 
 
@@ -77,35 +67,21 @@ def train_fold(
         config: what to train.
         budget: `OutOfTime` ends the training between two batches.
     """
-    file, checkpoint = folder / f"fold-{fold}.safetensors", folder / f"fold-{fold}.checkpoint.pt"
-    if file.is_file():
-        return load_network(file, config)
-    seed = derive_seed(config.seed, "grade", fold)
-    set_seed(seed)
-    network = Grader(config, prior, pretrained=not checkpoint.is_file())
-    learner = make_learner(network, training, validation, folder, config)
-    with tqdm(total=config.epochs, unit="epoch", desc=f"train fold {fold + 1}/{config.folds}") as progress:
-
-        def tell(_epoch: int, figures: list[float]) -> None:
-            progress.set_postfix_str(f"train {figures[0]:.4f} valid {figures[1]:.4f}")
-            progress.update()
-
-        average = MovingAverage(config.ema) if config.ema else None
-        callbacks = [
-            Checkpoint(checkpoint, "grade", average),
-            SeedEpochs(seed),
-            ReportEpochs(tell),
-            WithinBudget(budget),
-        ]
-        callbacks += [average] if average is not None else []
-        with learner.no_bar(), learner.no_logging():
-            learner.fit_one_cycle(config.epochs, config.lr, wd=config.weight_decay, cbs=callbacks)
-    write_csv(folder / f"fold-{fold}-history.csv", _history(learner))
-    state = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
-    # One entry only: safetensors writes several in an order that differs from run to run.
-    facts = {"config": json.dumps(asdict(config), sort_keys=True)}
-    write_atomic(file, lambda path: safetensors.torch.save_file(state, path, metadata=facts))
-    checkpoint.unlink(missing_ok=True)
+    file = folder / f"fold-{fold}.safetensors"
+    if not file.is_file():
+        train_file(
+            file,
+            lambda fresh: _make_learner(
+                Grader(config, prior, pretrained=fresh), (training, validation), folder, config
+            ),
+            config,
+            seed=derive_seed(config.seed, "grade", fold),
+            title=f"train fold {fold + 1}/{config.folds}",
+            history=folder / f"fold-{fold}-history.csv",
+            budget=budget,
+            ema=config.ema,
+            wd=config.weight_decay,
+        )
     # As a resumed run has it: the order of the weights in memory shows in the last digits of the predictions.
     return load_network(file, config)
 
@@ -121,41 +97,18 @@ def load_network(file: Path, config: GradeConfig) -> Grader:
     return network
 
 
-def _history(learner: Learner) -> pd.DataFrame:
-    rows = [[float(value) for value in row] for row in learner.recorder.values]
-    return pd.DataFrame(rows, columns=["train_loss", "valid_loss"]).rename_axis("epoch").reset_index()
-
-
-def make_learner(
-    network: Grader, training: Samples, validation: Samples, folder: Path, config: GradeConfig
+def _make_learner(
+    network: Grader, parts: tuple[Samples, Samples], folder: Path, config: GradeConfig
 ) -> Learner:
-    """Return the fastai learner of one fold."""
-    batch = min(config.batch_size, len(training))
-    loaders = DataLoaders(
-        DataLoader(
-            training, bs=batch, shuffle=True, drop_last=True, n_inp=INPUTS, num_workers=config.workers
-        ),
-        DataLoader(validation, bs=batch, n_inp=INPUTS, num_workers=config.workers),
-    )
-    device = training_device()
-    loaders.to(device)
-    network.to(device)
     loss = GradeLoss(config)
     callbacks = [PrepareBatch(config)]
     if config.mixup:
         callbacks.append(MixSamples(config.mixup, loss))
     if config.accumulate > 1:
-        callbacks.append(Accumulate(batch * config.accumulate))
+        callbacks.append(Accumulate(min(config.batch_size, len(parts[0])) * config.accumulate))
     if config.channels_last:
         network.to(memory_format=torch.channels_last)
-    learner = Learner(loaders, network, loss_func=loss, path=folder, model_dir=".", cbs=callbacks)
-    return train_in_half_precision(learner, wanted=config.mixed_precision)
-
-
-def unlabelled(studies: Sequence[str], crops: CropSet | FreshCrops) -> Samples:
-    """Return the levels of studies whose grades nobody knows; all of them in `crops`."""
-    blank = Labels(np.full((5, 5), -1, np.int64), np.ones((5, 5), np.float32))
-    return Samples(studies, dict.fromkeys(studies, blank), crops)
+    return make_learner(network, parts, loss, folder, config, callbacks=callbacks, workers=config.workers)
 
 
 def predict_studies(
@@ -172,35 +125,29 @@ def predict_studies(
         crops: around the points to grade at.
         config: of the networks.
     """
-    samples = unlabelled(studies, crops)
-    parts = [
-        predict_batch(networks, batch, config) for batch in DataLoader(samples, bs=2 * config.batch_size)
-    ]
+    loader = DataLoader(Samples(studies, crops), bs=2 * config.batch_size)
+    parts = [predict_batch(networks, batch, config) for (batch,) in loader]
     probabilities: NDArray[np.float64] = torch.cat(parts).double().numpy()
     return probabilities.reshape(len(studies), len(LEVELS), -1, len(SEVERITIES))
 
 
 @torch.inference_mode()
-def predict_batch(
-    networks: Sequence[Grader], batch: tuple[torch.Tensor, ...], config: GradeConfig
-) -> torch.Tensor:
-    """Return probabilities ``[batch, 5, 3]`` of a batch as `data.Samples` gives it.
+def predict_batch(networks: Sequence[Grader], batch: Batch, config: GradeConfig) -> torch.Tensor:
+    """Return probabilities ``[batch, 5, 3]`` of crops as they are cached.
 
     They are the mean over networks, turns and, by the configuration, the mirrored patient.
     """
     device = device_of(networks[0])
-    cached = unpack(tuple(tensor.to(device) for tensor in batch))
+    cached = to_device(batch, device)
     found = []
     for turn in config.predict_turns:
-        plain = cut(*cached, config, turn)
-        shown = [(plain[0], list(range(len(SWAPPED))))]
+        plain = cut(cached, config, turn)
+        shown = [(plain, list(range(len(SWAPPED))))]
         if config.flip_predictions:
-            everyone = torch.ones(len(plain[0].level), dtype=torch.bool, device=device)
-            shown.append((mirror(*plain, everyone)[0], SWAPPED))
+            everyone = torch.ones(len(plain["level"]), dtype=torch.bool, device=device)
+            shown.append((mirror(plain, everyone), SWAPPED))
         with half_precision(device, wanted=config.mixed_precision):
             for network in networks:
                 network.eval()
-                found += [
-                    network(*inputs.flat())["logits"].softmax(dim=2)[:, order] for inputs, order in shown
-                ]
+                found += [network(one)["logits"].softmax(dim=2)[:, order] for one, order in shown]
     return torch.stack(found).mean(dim=0).cpu()

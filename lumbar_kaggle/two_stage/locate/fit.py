@@ -1,32 +1,35 @@
 """Training the locator by folds, its out-of-fold points, and the use of a trained one."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from sklearn.model_selection import KFold
 
-from lumbar_kaggle.core.budget import Budget
+from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import write_csv
-from lumbar_kaggle.core.settings import begin_run, load_config
+from lumbar_kaggle.core.files import alone_on, write_csv
+from lumbar_kaggle.core.settings import begin_run
+from lumbar_kaggle.dicom.cache import Cache
+from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.reading import as_numbers, read_table
-from lumbar_kaggle.training.devices import CPU, training_device
-from lumbar_kaggle.training.spread import spread
+from lumbar_kaggle.training.devices import spread, training_device
+from lumbar_kaggle.two_stage.grade.views import PLACES, RECESSES
 from lumbar_kaggle.two_stage.locate.config import LocateConfig
 from lumbar_kaggle.two_stage.locate.find import COLUMNS, locate_studies
+from lumbar_kaggle.two_stage.locate.judging import point_errors, summary
 from lumbar_kaggle.two_stage.locate.network import CHANNELS, Locator
 from lumbar_kaggle.two_stage.locate.samples import Sample, make_samples
-from lumbar_kaggle.two_stage.locate.training import load_network, network_file, train_network
-from lumbar_kaggle.two_stage.study import StudyVolumes
+from lumbar_kaggle.two_stage.locate.training import CONFIG, load_networks, read_config, train_network
+from lumbar_kaggle.two_stage.study import MarkedPoint, StudyVolumes, read_marked_studies, tell_unused
 
-CONFIG = "locate.json"
+log = logging.getLogger(__name__)
 
 
-def fit(
+def train_locator(
     studies: Sequence[StudyVolumes],
     out: Path,
     config: LocateConfig,
@@ -46,7 +49,7 @@ def fit(
         config: what to train.
         budget: `budget.OutOfTime` ends the run; started again, it goes on at the epoch where it was.
         start: run folder whose networks the training starts from.
-        processes: folds at once; see `spread.spread`.
+        processes: folds at once; see `devices.spread`.
         folds: columns ``study_id, fold``; studies without a row are left out. None: drawn from all of them.
         data: what the points are learned from, see `config.tie`.
 
@@ -69,7 +72,7 @@ def fit(
     if not any(samples.values()):
         raise InputError(f"{out}: no series of these studies has a labelled point to learn from")
     counts = ", ".join(f"{len(some)} {name} slices" for name, some in samples.items())
-    print(f"Training the locator on {counts} of {len(folds)} studies into {out}")
+    log.info("Training the locator on %s of %d studies into %s", counts, len(folds), out)
     starts = {name: _first(start, name) for name in samples}
     task = _Task(studies, samples, fold_of, starts, out, config, budget)
     todo = [fold for fold in range(config.folds) if not _points_file(out, fold).is_file()]
@@ -82,7 +85,7 @@ def fit(
 
 @dataclass(frozen=True, eq=False)
 class _Task:
-    """What all folds share; see `fit`."""
+    """What all folds share; see `train_locator`."""
 
     studies: Sequence[StudyVolumes]
     samples: dict[str, list[Sample]]
@@ -102,7 +105,9 @@ def _fit_fold(task: _Task, fold: int) -> None:
             start = task.starts[name]
             networks[name] = train_network(name, fold, parts, task.out, task.config, task.budget, start)
         elif some:
-            print(f"Fold {fold}: all marked {name} slices are of the studies that it holds out; no network")
+            log.info(
+                "Fold %d: all marked %s slices are of the studies that it holds out; no network", fold, name
+            )
     points = locate_studies(
         [one for one in task.studies if task.fold_of[one.study_id] == fold],
         [networks["sagittal"]] if "sagittal" in networks else [],
@@ -142,24 +147,6 @@ def apply(studies: Sequence[StudyVolumes], run: Path) -> pd.DataFrame:
     if not sagittal:
         raise InputError(f"{run}: no fold of this locator is finished; run lumbar locate with it as --out")
     return locate_studies(studies, sagittal, across, config)
-
-
-def read_config(run: Path) -> LocateConfig:
-    """Return the configuration of a run.
-
-    Raises:
-        InputError: the folder holds no locator.
-    """
-    if not (run / CONFIG).is_file():
-        raise InputError(f"{run}: holds no locator; give a folder that lumbar locate wrote")
-    return load_config(run / CONFIG, LocateConfig)
-
-
-def load_networks(run: Path, name: str, device: torch.device = CPU) -> list[Locator]:
-    """Return the finished folds' networks called ``sagittal`` or ``axial``, on a device; none is no error."""
-    config = read_config(run)
-    files = [network_file(run, name, fold) for fold in range(config.folds)]
-    return [load_network(file, config, CHANNELS[name], device) for file in files if file.is_file()]
 
 
 def _first(run: Path | None, name: str) -> Locator | None:
@@ -208,3 +195,98 @@ def _make_folds(studies: Sequence[str], config: LocateConfig) -> pd.DataFrame:
     for number, (_, held_out) in enumerate(splitter.split(names)):
         fold[held_out] = number
     return pd.DataFrame({"study_id": names, "fold": fold})
+
+
+@dataclass(frozen=True)
+class Located:
+    """What a run found.
+
+    Attributes:
+        out: the run folder; ``points.csv`` and ``errors.csv`` are in it.
+        figures: as from `judging.summary`; None where no point is marked, or the budget ended the run.
+        finished: whether the run came to its end.
+    """
+
+    out: Path
+    figures: pd.DataFrame | None
+    finished: bool
+
+    def text(self) -> str:
+        """Return what the command prints."""
+        if not self.finished:
+            return f"{self.out}: the time budget is spent; resumable: the same command goes on from here"
+        if self.figures is None:
+            return f"{self.out}/points.csv: located; no point is marked in this folder, so nothing is judged"
+        shown = self.figures.assign(points=self.figures["points"].astype(int))
+        shares = ("within_5_mm", "within_10_mm", "off_by_level", "not_found", "median_relative")
+        formats = dict.fromkeys(shares, "{:.3f}".format)
+        table = shown.to_string(float_format="{:.2f}".format, formatters=formats)
+        return f"{table}\nerrors within the plane of the slices; every point in {self.out}/errors.csv"
+
+
+@alone_on("out")
+def run_locate(
+    competition: Competition,
+    cache: Path,
+    out: Path,
+    config: LocateConfig,
+    budget: Budget,
+    weights: Path | None = None,
+    processes: int | None = None,
+    folds: pd.DataFrame | None = None,
+) -> Located:
+    """Train by folds and judge the out-of-fold points; or, with no epochs, judge a trained locator's.
+
+    Args:
+        competition: its series and coordinates; grades are not needed, see `competition.read_marked`.
+        cache: holds its volumes, see ``lumbar preprocess --kind volumes``.
+        out: run folder.
+        config: what to train; ``epochs`` 0 trains nothing.
+        budget: time for training.
+        weights: run folder of a locator to start from, or to use.
+        processes: folds at once; see `devices.spread`.
+        folds: columns ``study_id, fold``: by which to train; None: drawn from the folder's studies.
+
+    Raises:
+        InputError: a table or the cache is missing, or nothing is to be trained and there are no weights, or
+            the run was begun with other settings or on other data, or another process is at work on it.
+    """
+    studies = [one for one in read_marked_studies(competition, cache) if one.sagittal() or one.axial()]
+    tell_unused(competition, studies, is_learned, "sagittal or placed axial")
+    try:
+        if config.epochs == 0:
+            if weights is None:
+                raise InputError(
+                    f"{out}: nothing is to be trained, so a trained locator is needed: --weights"
+                )
+            points = apply(studies, weights)
+            write_csv(out / "points.csv", points)
+        else:
+            data = learned_from(competition, cache)
+            points = train_locator(studies, out, config, budget, weights, processes, folds, data=data)
+    except OutOfTime:
+        return Located(out, None, False)
+    errors = point_errors(points, studies)
+    write_csv(out / "errors.csv", errors)
+    figures = summary(errors) if len(errors) else None
+    if figures is not None:
+        write_csv(out / "figures.csv", figures.reset_index())
+    return Located(out, figures, True)
+
+
+def is_learned(study: StudyVolumes, mark: MarkedPoint) -> bool:
+    """Whether the locator learns from a mark: recesses on axial slices, the other places on sagittal ones."""
+    volume = study.volumes[mark.volume]
+    slices = study.axial() if PLACES[mark.place] in PLACES[RECESSES] else study.sagittal()
+    return any(one is volume for one in slices)
+
+
+def learned_from(competition: Competition, cache: Path) -> dict[str, str]:
+    """Return digests of what the points of a split are learned from, see `config.tie`; grades are not.
+
+    Raises:
+        InputError: the cache of volumes is missing.
+    """
+    identity = competition.identity()
+    del identity["labels"]
+    return {**identity, "images": Cache(cache, "volumes").identity()}

@@ -1,29 +1,25 @@
 """Training one locator network, resumable at its epoch."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 import torch
-from fastai.callback import schedule as _schedule  # noqa: F401 — gives Learner its fit_one_cycle
-from fastai.data.core import DataLoaders
-from fastai.data.load import DataLoader
 from fastai.learner import Learner
-from fastai.torch_core import set_seed
-from tqdm import tqdm
 
 from lumbar_kaggle.core.budget import Budget
-from lumbar_kaggle.core.files import write_atomic
+from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.settings import load_config
 from lumbar_kaggle.tables.folds import derive_seed
-from lumbar_kaggle.training.callbacks import Checkpoint, ReportEpochs, SeedEpochs, WithinBudget
-from lumbar_kaggle.training.devices import CPU, train_in_half_precision, training_device
+from lumbar_kaggle.training.devices import CPU, training_device
+from lumbar_kaggle.training.loop import make_learner, train_file
 from lumbar_kaggle.training.weights import load_weights
 from lumbar_kaggle.two_stage.locate.config import LocateConfig
-from lumbar_kaggle.two_stage.locate.network import Locator, to_input
+from lumbar_kaggle.two_stage.locate.network import CHANNELS, Locator, to_input
 from lumbar_kaggle.two_stage.locate.samples import Sample, augment, heat_maps
+
+CONFIG = "locate.json"
+"""The configuration in a run folder."""
 
 
 def network_file(run: Path, name: str, fold: int) -> Path:
@@ -40,6 +36,24 @@ def load_network(file: Path, config: LocateConfig, outputs: int, device: torch.d
     network = Locator(config.channels, outputs)
     load_weights(network, file, "run lumbar locate to its end first")
     return network.to(device)
+
+
+def read_config(run: Path) -> LocateConfig:
+    """Return the configuration of a run.
+
+    Raises:
+        InputError: the folder holds no locator.
+    """
+    if not (run / CONFIG).is_file():
+        raise InputError(f"{run}: holds no locator; give a folder that lumbar locate wrote")
+    return load_config(run / CONFIG, LocateConfig)
+
+
+def load_networks(run: Path, name: str, device: torch.device = CPU) -> list[Locator]:
+    """Return the finished folds' networks called ``sagittal`` or ``axial``, on a device; none is no error."""
+    config = read_config(run)
+    files = [network_file(run, name, fold) for fold in range(config.folds)]
+    return [load_network(file, config, CHANNELS[name], device) for file in files if file.is_file()]
 
 
 def train_network(
@@ -62,32 +76,17 @@ def train_network(
         budget: asked before each batch.
         start: a network to start from.
     """
-    outputs = len(parts[0][0].state)
-    file = network_file(run, name, fold)
-    if file.is_file():
-        return load_network(file, config, outputs, training_device())
-    seed = derive_seed(config.seed, name, str(fold))
-    set_seed(seed)
-    network = Locator(config.channels, outputs)
-    if start is not None:
-        network.load_state_dict(start.state_dict())
-    learner = _make_learner(network, *parts, run, config)
-    checkpoint = run / f"{name}-{fold}.checkpoint.pt"
-    title = f"train {name} fold {fold + 1}/{config.folds}"
-    with tqdm(total=config.epochs, unit="epoch", desc=title) as progress:
-
-        def tell(_epoch: int, figures: list[float]) -> None:
-            progress.set_postfix_str(f"valid {figures[1]:.3f}")
-            progress.update()
-
-        callbacks = [SeedEpochs(seed), Checkpoint(checkpoint, name), ReportEpochs(tell), WithinBudget(budget)]
-        with learner.no_bar(), learner.no_logging():
-            learner.fit_one_cycle(config.epochs, config.lr, cbs=callbacks)
-    state = {key: value.contiguous().cpu() for key, value in network.state_dict().items()}
-    # One entry only: safetensors writes several in an order of its own.
-    facts = {"config": json.dumps(asdict(config))}
-    write_atomic(file, lambda path: safetensors.torch.save_file(state, path, metadata=facts))
-    checkpoint.unlink(missing_ok=True)
+    outputs, file = len(parts[0][0].state), network_file(run, name, fold)
+    if not file.is_file():
+        train_file(
+            file,
+            lambda _: _make_learner(parts, run, config, start),
+            config,
+            seed=derive_seed(config.seed, name, str(fold)),
+            title=f"train {name} fold {fold + 1}/{config.folds}",
+            phase=name,
+            budget=budget,
+        )
     # As a resumed run has it: the order of the weights in memory shows in the last digits of the points.
     return load_network(file, config, outputs, training_device())
 
@@ -111,22 +110,17 @@ class _Slices:
 
 
 def _make_learner(
-    network: Locator,
-    training: Sequence[Sample],
-    validation: Sequence[Sample],
+    parts: tuple[Sequence[Sample], Sequence[Sample]],
     folder: Path,
     config: LocateConfig,
+    start: Locator | None,
 ) -> Learner:
-    batch = min(config.batch_size, len(training))
-    loaders = DataLoaders(
-        DataLoader(_Slices(training, training=True), bs=batch, shuffle=True, drop_last=True),
-        DataLoader(_Slices(validation, training=False), bs=batch),
-    )
-    device = training_device()
-    loaders.to(device)
-    network.to(device).to(memory_format=torch.channels_last)  # a third faster on a CPU
-    learner = Learner(loaders, network, loss_func=_loss, path=folder, model_dir=".")
-    return train_in_half_precision(learner, wanted=config.mixed_precision)
+    network = Locator(config.channels, len(parts[0][0].state))
+    if start is not None:
+        network.load_state_dict(start.state_dict())
+    network.to(memory_format=torch.channels_last)  # a third faster on a CPU
+    slices = _Slices(parts[0], training=True), _Slices(parts[1], training=False)
+    return make_learner(network, slices, _loss, folder, config)
 
 
 def _loss(log_probabilities: torch.Tensor, targets: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
