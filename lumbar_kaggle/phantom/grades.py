@@ -51,14 +51,9 @@ COUNTS: dict[str, tuple[tuple[int, int, int], ...]] = {
 GROUP_OF_TARGET = tuple(SCORE_GROUPS.index(target.score_group) for target in TARGETS)
 """Index of the score group of each target."""
 
-OTHER_SIDE = (0, 2, 1, 4, 3)
-"""Index of each condition's counterpart on the other side; the canal's is itself."""
-
-STANDARD = Reader()
-"""The reader for whom patients and thresholds are made."""
-
-CAP = 3.4
-"""Greatest g: what lies beyond looks the same."""
+OTHER_SIDE = (0, 2, 1, 4, 3)  # index of each condition's counterpart on the other side; the canal's is itself
+STANDARD = Reader()  # the reader for whom patients and thresholds are made
+CAP = 3.4  # greatest g: what lies beyond looks the same
 
 
 class Confusion(NamedTuple):
@@ -71,28 +66,20 @@ class Confusion(NamedTuple):
     source: Floats
 
 
-class Reading(NamedTuple):
-    """What a reader made of one patient."""
-
-    labels: Integers  # [5 conditions, 5 levels] 0, 1 or 2
-    shifts: tuple[int, ...]  # [3 score groups] see `Confusion.shift`; the group's points are shifted too
-
-
 @dataclass(frozen=True)
 class Grades:
-    """One patient's grades; conditions and levels in the order of `targets.CONDITIONS` and `LEVELS`."""
+    """A patient's grades and a reading; in the order of `targets.CONDITIONS` and `LEVELS`."""
 
     severity: Floats  # [5 conditions, 5 levels] continuous g, 0 (none) to `CAP`
     labels: Integers  # [5, 5] the reader's 0, 1 or 2
     latent: Floats  # [5, 5] standard normal
-    shifts: tuple[int, ...] = (0, 0, 0)  # [3 score groups] see `Confusion.shift`
+    # [3 score groups] see `Confusion.shift`; the points of the group are shifted too.
+    shifts: tuple[int, ...] = (0, 0, 0)
 
 
 def draw_grades(rng: np.random.Generator, reader: Reader) -> Grades:
     """Draw one patient's grades and the reading of them."""
-    latent = (latent_factor() @ rng.standard_normal(25)).reshape(5, 5)
-    reading = read_grades(rng, latent, reader)
-    return Grades(severity_of(latent), reading.labels, latent, reading.shifts)
+    return read_grades(rng, (latent_factor() @ rng.standard_normal(25)).reshape(5, 5), reader)
 
 
 def severity_of(latent: Floats) -> Floats:
@@ -171,8 +158,8 @@ def thresholds() -> Floats:
     return quantiles * np.sqrt(1.0 + total_noise(STANDARD) ** 2)[:, None]
 
 
-def read_grades(rng: np.random.Generator, latent: Floats, reader: Reader) -> Reading:
-    """Return one reading of a patient's latent grades ``[5 conditions, 5 levels]``.
+def read_grades(rng: np.random.Generator, latent: Floats, reader: Reader) -> Grades:
+    """Return the grades of a patient with one reading of them, from the latent ones ``[5, 5]``.
 
     The number of draws does not depend on what is drawn.
     """
@@ -186,4 +173,5 @@ def read_grades(rng: np.random.Generator, latent: Floats, reader: Reader) -> Rea
     labels = np.array([ways[chosen[g]].source[target] @ grades for target, g in enumerate(group)])
     anything = (rng.random((25, 1)) > np.cumsum(frequencies(), axis=1)[:, :2]).sum(axis=1)
     labels = np.where(rng.random(25) < per_target(reader.gross), anything, labels)
-    return Reading(labels.astype(np.int64).reshape(5, 5), tuple(ways[way].shift for way in chosen))
+    labels = labels.astype(np.int64).reshape(5, 5)
+    return Grades(severity_of(latent), labels, latent, tuple(ways[way].shift for way in chosen))

@@ -16,50 +16,36 @@ from lumbar_kaggle.score.metric import PARTS
 ORACLE_COLUMNS = ("row_id", *SEVERITIES, *(f"reader_{name}" for name in SEVERITIES))
 """Of ``oracle.csv``: what to submit, see `best_submission`; then the plain probabilities."""
 
-ALL = slice(25)
-"""The targets, all of them."""
-
+ALL = slice(25)  # the targets, all of them
 _WEIGHTS = np.asarray(SEVERITY_WEIGHTS)
 _LEAST = float(np.finfo(np.float64).eps)  # the metric clips there
 
 
 def reader_probabilities(latent: Floats, reader: Reader) -> Floats:
-    """Return the probabilities of each label given the true grades of its study.
+    """Return probabilities ``[..., 25, 3]`` of the labels given latent grades ``[..., 5, 5]``; rows sum to 1.
 
-    Args:
-        latent: ``[..., 5 conditions, 5 levels]`` latent grades; severities g say the same, up to their cap.
-        reader: who reads.
-
-    Returns:
-        ``[..., 25, 3]`` in the order of `targets.TARGETS`; rows sum to 1.
+    Severities g say the same as latent grades, up to their cap.
     """
     grades = _grade_probabilities(latent.reshape(*latent.shape[:-2], 25), total_noise(reader))
     return _with_gross_errors(mixing(reader) @ grades, reader)
 
 
 def best_submission(probabilities: Floats) -> Floats:
-    """Return what scores best in expectation when labels have the given probabilities.
+    """Return what scores best in expectation when labels have the given probabilities ``[..., 3]``.
 
     A label of severity k costs its sample weight times -log q of it, so the expected loss of a row is least
     at q proportional to probability times weight. For the any-severe term, which is read off the same rows
     by a maximum, that is a reference and not a strict bound.
-
-    Args:
-        probabilities: ``[..., 3]``, rows sum to 1.
     """
     weighted = probabilities * _WEIGHTS
     return weighted / weighted.sum(axis=-1, keepdims=True)
 
 
 def worst_canal_probabilities(latent: Floats, reader: Reader) -> Floats:
-    """Return the probabilities ``[n, 3]`` of a study's worst canal label given its true grades.
+    """Return the probabilities ``[n, 3]`` of a study's worst canal label given latent grades ``[n, 5, 5]``.
 
     The five labels share the reader's bias and the shift; given both they are independent. The
     bias is integrated by a Gauss-Hermite rule.
-
-    Args:
-        latent: ``[n, 5 conditions, 5 levels]`` latent grades.
-        reader: who reads.
     """
     nodes, weights = np.polynomial.hermite_e.hermegauss(20)
     bias = np.hypot(reader.strictness, reader.group_strictness[0])

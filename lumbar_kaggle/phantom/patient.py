@@ -17,14 +17,9 @@ from numpy.typing import NDArray
 from lumbar_kaggle.phantom.grades import Grades
 from lumbar_kaggle.phantom.settings import Floats, Singles
 
-STEP = 0.25
-"""Distance between the tabulated points of the centre line, mm."""
-
-N_VERTEBRAE = 13
-"""T10 to S5, head to foot; disc k lies between vertebra k and k + 1."""
-
-FIRST_LUMBAR, USUAL_SACRAL = 3, 8
-"""Index of L1, and of S1 in a patient with five lumbar vertebrae."""
+STEP = 0.25  # distance between the tabulated points of the centre line, mm
+N_VERTEBRAE = 13  # T10 to S5, head to foot; disc k lies between vertebra k and k + 1
+FIRST_LUMBAR, USUAL_SACRAL = 3, 8  # index of L1, and of S1 in a patient with five lumbar vertebrae
 
 # Means of adults, T10 to S5 (mm): height at the back wall, depth, width, height of the disc below at its
 # back, half the distance of the pedicles' centres, half width of a pedicle; degrees of front wedging.

@@ -50,12 +50,10 @@ class Plane:
     def local(
         self, origin: Floats, axes: Floats, heights: tuple[float, ...], rows: slice, columns: slice
     ) -> tuple[Singles, Singles, Singles]:
-        """Return a frame's x, y, z (mm) ``[heights, rows, columns]`` of a rectangle of pixels.
+        """Return x, y, z (mm) ``[heights, rows, columns]`` of a rectangle of pixels, its steps included.
 
-        Args:
-            origin, axes: ``[3]`` LPS mm and ``[3, 3]`` unit vectors (rows) of the frame.
-            heights: mm above the plane, along its normal.
-            rows, columns: the rectangle; steps are allowed.
+        They are in the frame of `origin` (LPS mm) and `axes` (rows are unit vectors); `heights` are mm above
+        the plane.
         """
         first, up = axes @ (self.position - origin), axes @ self.normal
         across = axes @ self.orientation[:3] * self.spacing[1]
@@ -76,12 +74,9 @@ class Grid:
     spacing: float
 
     def at(self, middle: Floats, across: Floats, down: Floats, shares: Floats) -> Plane:
-        """Return the plane in which a point lies at the given parts of width and height.
+        """Return the plane in which a point (LPS mm) lies at the given shares ``[2]`` of width and height.
 
-        Args:
-            middle: ``[3]`` LPS mm.
-            across, down: ``[3]`` unit vectors along the rows and down the columns.
-            shares: ``[2]`` of the width, of the height.
+        `across` and `down` are unit vectors along the rows and down the columns.
         """
         rows, columns = self.shape
         corner = middle - self.spacing * (shares[0] * columns * across + shares[1] * rows * down)

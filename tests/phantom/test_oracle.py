@@ -29,7 +29,7 @@ from lumbar_kaggle.phantom.oracle import (
     worst_canal_probabilities,
 )
 from lumbar_kaggle.phantom.study import plan_study
-from lumbar_kaggle.phantom.tables import oracle_table, read_study
+from lumbar_kaggle.phantom.tables import make_table, read_study
 from lumbar_kaggle.score.metric import PARTS, part_scores, study_sums
 from lumbar_kaggle.tables.submission import read_predictions
 
@@ -262,7 +262,7 @@ def test_the_severities_tell_nearly_all_that_the_oracle_knows() -> None:
 
 def test_the_table_is_a_submission_with_the_plain_probabilities_beside(tmp_path: Path) -> None:
     studies = [plan_study(0, split, k) for split in ("train", "test") for k in range(3)]
-    table = oracle_table([read_study(study) for study in studies])
+    table = make_table([read_study(study) for study in studies], "oracle")
     assert list(table) == list(ORACLE_COLUMNS)
     assert list(ORACLE_COLUMNS[4:]) == [f"reader_{name}" for name in SEVERITIES]
     table.to_csv(tmp_path / "oracle.csv", index=False)
