@@ -24,8 +24,13 @@ from lumbar_kaggle.core.targets import (
     condition_words,
     level_words,
 )
-from lumbar_kaggle.phantom.grades import STANDARD, frequencies
-from lumbar_kaggle.phantom.oracle import best_submission, expected_score, reader_probabilities
+from lumbar_kaggle.phantom.grades import (
+    STANDARD,
+    best_submission,
+    expected_score,
+    frequencies,
+    reader_probabilities,
+)
 from lumbar_kaggle.phantom.settings import Floats
 from lumbar_kaggle.phantom.study import StudyPlan, plan_study
 from lumbar_kaggle.phantom.tables import make_table, read_study

@@ -15,14 +15,7 @@ from lumbar_kaggle.core.targets import LEVELS, SERIES_KINDS
 from lumbar_kaggle.phantom.artefacts import Artefacts, draw_artefacts
 from lumbar_kaggle.phantom.grades import Grades, draw_grades
 from lumbar_kaggle.phantom.patient import Patient, Spine, build_spine, draw_patient
-from lumbar_kaggle.phantom.planes import (
-    Grid,
-    Plane,
-    axial_planes,
-    coronal_planes,
-    draw_grid,
-    sagittal_planes,
-)
+from lumbar_kaggle.phantom.planes import Grid, Plane, axial_planes, coronal_planes, draw_grid, sagittal_planes
 from lumbar_kaggle.phantom.settings import (
     SPLITS,
     Defects,

@@ -22,7 +22,7 @@ from lumbar_kaggle.core.targets import (
 )
 from lumbar_kaggle.dicom.geometry import to_slice
 from lumbar_kaggle.phantom.anatomy import foramen_point, recess_point
-from lumbar_kaggle.phantom.oracle import ORACLE_COLUMNS, best_submission, reader_probabilities
+from lumbar_kaggle.phantom.grades import ORACLE_COLUMNS, best_submission, reader_probabilities
 from lumbar_kaggle.phantom.settings import Floats, Reader
 from lumbar_kaggle.phantom.study import Part, StudyPlan
 from lumbar_kaggle.tables.reading import COORDINATE_COLUMNS, SERIES_COLUMNS

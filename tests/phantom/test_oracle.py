@@ -14,18 +14,16 @@ from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES, SEVERITY_WEIGHT
 from lumbar_kaggle.phantom.grades import (
     CAP,
     GROUP_OF_TARGET,
+    ORACLE_COLUMNS,
     STANDARD,
+    best_submission,
     draw_grades,
+    expected_score,
     frequencies,
     latent_factor,
     read_grades,
-    severity_of,
-)
-from lumbar_kaggle.phantom.oracle import (
-    ORACLE_COLUMNS,
-    best_submission,
-    expected_score,
     reader_probabilities,
+    severity_of,
     worst_canal_probabilities,
 )
 from lumbar_kaggle.phantom.study import plan_study
