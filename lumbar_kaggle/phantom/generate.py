@@ -89,19 +89,6 @@ class Request:
         return {"format": FORMAT, "set": of.name, "seed": of.seed, "clean": self.clean, **numbers}
 
 
-def write_competition(
-    folder: Path,
-    *,
-    studies: int,
-    test_studies: int,
-    seed: int,
-    clean: bool = False,
-    workers: int | None = None,
-) -> Path:
-    """Write synthetic patients of any number and seed as a competition folder, see `write_set`."""
-    return write_set(folder, PhantomSet("", seed, studies, test_studies), clean=clean, workers=workers)
-
-
 def write_set(folder: Path, patients: PhantomSet, *, clean: bool = False, workers: int | None = None) -> Path:
     """Write synthetic patients as a competition folder; continue where an interrupted run stopped.
 

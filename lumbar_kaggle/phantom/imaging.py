@@ -199,7 +199,7 @@ def draw_middle_slices(
 
     A slice takes a fiftieth of a study's time, so thousands of patients are drawn in minutes.
 
-    They are the patients of the training split that `write_competition` writes for this seed, so a
+    They are the patients of the training split that `write_set` writes for this seed, so a
     benchmark must have another one; those whose study lacks the series are left out.
 
     Returns:
