@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from lumbar_kaggle.phantom.planes import Plane
 from lumbar_kaggle.phantom.settings import Defects, Floats, Singles, Vendor
 
+# Left, back and radius (mm) of the great vessels from the canal at L3/L4, of the order of an adult's.
 AORTA, CAVA = (12.0, -62.0, 9.0), (-20.0, -58.0, 10.0)
-"""Left, back and radius (mm) of the great vessels from the canal at L3/L4, of the order of an adult's."""
-
 LEAST = 0.02  # sensitivity is never below this, so that its correction stays finite
 MOST_LIFTED = 4.0  # a correction lifts noise at most so much above that at the spine
 EVERY = 4  # smooth fields are computed at every fourth pixel

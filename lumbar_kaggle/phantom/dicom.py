@@ -27,9 +27,8 @@ SYNTAXES = {
 
 MR_IMAGE, ENHANCED_MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1"
 ROOT = "1.2.826.0.1.3680043.8.498."  # prefix of generated UIDs
+# Share of the studies with a scanner's header that have the rescale attributes; they change nothing.
 RESCALED = 0.4
-"""Share of the studies with a scanner's header that have the rescale attributes; they change nothing."""
-
 _TIMES = {Weighting.T1: (600.0, 10.0), Weighting.T2: (3600.0, 105.0), Weighting.STIR: (4200.0, 60.0)}  # ms
 
 

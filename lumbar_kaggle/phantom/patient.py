@@ -36,9 +36,8 @@ WEDGE = (-3, -3, -3, -2, 0, 1, 2, 8, 2, 0, 0, 0, 0)
 # Share of the lordosis between neighbours, the last of them lumbosacral, wedging of the bodies included.
 LORDOSIS_SHARES = (0.06, 0.08, 0.11, 0.17, 0.27, 0.37)
 
+# Shares of patients with a lumbarised S1 and with a sacralised L5: 5 % together.
 SIX_LUMBAR, SACRALISED = 0.022, 0.03
-"""Shares of patients with a lumbarised S1 and with a sacralised L5: 5 % together."""
-
 COUNTED_FROM_BELOW = {"six": 0.7, "sacralised": 0.3}
 """How often a reader takes the lowest mobile disc for L5/S1, against counting from the ribs."""
 

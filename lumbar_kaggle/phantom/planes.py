@@ -13,9 +13,8 @@ from lumbar_kaggle.dicom.geometry import slice_normal
 from lumbar_kaggle.phantom.patient import Spine
 from lumbar_kaggle.phantom.settings import Defects, Floats, Scanners, Singles, draw_from, draw_index
 
+# Mean height between neighbouring discs, L1/L2 to L5/S1: what a straight stack is planned with.
 LEVEL_GAPS_MM = (34.0, 34.2, 32.7, 27.0)
-"""Mean height between neighbouring discs, L1/L2 to L5/S1: what a straight stack is planned with."""
-
 SAGITTAL_MIDDLE = (0.535, 0.53)
 """Where L3/L4 lies in a sagittal image, as parts of its width and height: the mean of the real labels."""
 

@@ -15,9 +15,8 @@ from lumbar_kaggle.phantom.settings import Floats, Singles
 from lumbar_kaggle.phantom.shapes import covered, covered_through, ellipse, painted
 from lumbar_kaggle.phantom.tissues import Contrast
 
+# Half sizes in mm of the band around the centre line that holds everything painted here.
 REACH_BACK, REACH_SIDE = 20.0, 27.0
-"""Half sizes in mm of the band around the centre line that holds everything painted here."""
-
 ABSENT = 99.0  # position, far outside, of what is not there
 SAC_HALF_WIDTH, ROOTLET_RADIUS, ROOT_RADIUS = 8.6, 0.8, 1.9  # mm
 

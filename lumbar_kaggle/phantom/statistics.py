@@ -53,18 +53,14 @@ NEXT_LEVEL = {
 }
 """A level and the next one below, within a condition."""
 
+# Left and right at each level, by the indices of the two conditions.
 SIDES = {(1, 2): (0.194, 0.284, 0.316, 0.382, 0.413), (3, 4): (0.395, 0.515, 0.608, 0.570, 0.374)}
-"""Left and right at each level, by the indices of the two conditions."""
-
+# Two conditions at the same level, all five levels taken together.
 POOLED = {(0, 1): 0.278, (0, 2): 0.284, (0, 3): 0.570, (0, 4): 0.559, (1, 3): 0.396, (2, 4): 0.433}
-"""Two conditions at the same level, all five levels taken together."""
-
+# Correlation of left and right over all levels, by the indices of the conditions.
 SIDES_POOLED = {(1, 2): 0.438, (3, 4): 0.582}
-"""Correlation of left and right over all levels, by the indices of the conditions."""
-
+# Cells without a label, of how many.
 MISSING = {"spinal": (5, 9875), "foraminal": (50, 19750), "subarticular": (517, 19750)}
-"""Cells without a label, of how many."""
-
 MISSING_RECESS = (325, 164, 5, 5, 18)  # subarticular cells without a label at each level, of 3,950
 ANY_SEVERE = 365 / 1974
 NO_FINDING = 254 / 1975
