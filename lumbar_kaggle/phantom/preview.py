@@ -28,15 +28,11 @@ from lumbar_kaggle.phantom.settings import Defects
 from lumbar_kaggle.phantom.study import StudyPlan, plan_study
 from lumbar_kaggle.phantom.tables import read_study, true_point
 
+# Patients among whom the three are chosen; the heaviest of so many is seldom without a severe grade.
 CANDIDATES = 80
-"""Patients among whom the three are chosen; the heaviest of so many is seldom without a severe grade."""
-
+# Height and width of the panels: L1 to the sacrum with its surroundings; the canal with its muscles.
 SAGITTAL_MM, AXIAL_MM = (200.0, 150.0), (110.0, 110.0)
-"""Height and width of the panels: L1 to the sacrum with its surroundings; the canal with its muscles."""
-
-SHOWN_MM = 5.0
-"""Points further from the shown slice than this belong to another slice and are left out."""
-
+SHOWN_MM = 5.0  # points further from the shown slice than this belong to another slice and are left out
 COLOURS, LETTERS = ("#5adc6e", "#ffcd28", "#ff5046"), "NMS"
 """Of a point graded normal or mild, moderate, severe; and what the caption calls the three."""
 
