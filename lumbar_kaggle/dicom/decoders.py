@@ -45,23 +45,15 @@ LAST_PLUGINS = ("pillow", "pydicom")
 
 @dataclass(frozen=True)
 class Layout:
-    """How a file stores its frames.
+    """How a file stores its frames."""
 
-    Attributes:
-        syntax: transfer syntax UID.
-        rows, columns: px.
-        frames: how many.
-        bits_allocated, bits_stored: per pixel.
-        signed: whether values are two's complement.
-    """
-
-    syntax: str
+    syntax: str  # transfer syntax UID
     rows: int
     columns: int
     frames: int
     bits_allocated: int
     bits_stored: int
-    signed: bool
+    signed: bool  # two's complement
 
     @property
     def frame_bytes(self) -> int:
@@ -88,11 +80,7 @@ Decoder = Callable[[bytes, Layout], NDArray[Any]]
 
 
 def decode_frame(encoded: bytes, layout: Layout) -> NDArray[Any]:
-    """Decode one frame with the first decoder that can.
-
-    Args:
-        encoded: the frame's bitstream, its fragments joined.
-        layout: what the file's header says of it.
+    """Decode one frame, its fragments joined, with the first decoder that can.
 
     Returns:
         ``[rows, columns]`` stored values; see `stored`.

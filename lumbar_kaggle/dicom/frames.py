@@ -88,13 +88,7 @@ def read_layout(header: Header, syntax: str) -> Layout:
 def read_frame(
     dataset: Dataset, header: Header, layout: Layout, frame: int
 ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-    """Decode one frame.
-
-    Args:
-        dataset: with PixelData.
-        header: of this frame.
-        layout: of the file.
-        frame: from 0.
+    """Decode one frame, numbered from 0, of a dataset with PixelData; `header` is that of this frame.
 
     Returns:
         ``[rows, columns]`` image, rescaled, greater is brighter; and the padding, as in `instances.Slice`.
