@@ -105,8 +105,7 @@ def stored(values: NDArray[Any], layout: Layout, precision: int) -> NDArray[Any]
 
     Args:
         values: ``[rows, columns]`` integers, right in their lowest bits.
-        layout: what the file's header says.
-        precision: bits per pixel that the encoded frame states.
+        layout, precision: what the file's header says, and the bits per pixel that the frame states.
 
     Returns:
         ``[rows, columns]`` uint16, int16, or uint32 and int32 where more than 16 bits are allocated.
@@ -119,11 +118,7 @@ def stored(values: NDArray[Any], layout: Layout, precision: int) -> NDArray[Any]
 
 @cache
 def decoders(syntax: str) -> dict[str, Decoder]:
-    """Return the installed decoders of an encapsulated transfer syntax, the preferred one first.
-
-    Raises:
-        NotImplementedError: pydicom knows of none.
-    """
+    """Return the installed decoders of an encapsulated transfer syntax, the preferred one first."""
     available = get_decoder(UID(syntax)).available_plugins
     whole = (
         {"gdcm": _with_gdcm, "SimpleITK": _with_simpleitk}

@@ -169,11 +169,7 @@ def _stored_value(value: int, layout: Layout) -> int:
 
 
 def decode_in_child(encoded: bytes, layout: Layout) -> NDArray[Any]:
-    """Decode one frame as `decoders.decode_frame` does, in a child process.
-
-    Raises:
-        ValueError: it cannot be decoded, or its decoder died of it; the text says why.
-    """
+    """Decode one frame as `decoders.decode_frame` does, in a child that may die of it (ValueError)."""
     global _child
     with _lock:
         if _child is None or _child.poll() is not None:

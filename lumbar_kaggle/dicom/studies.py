@@ -214,9 +214,8 @@ def _choose_series(
             kinds.setdefault(kind, []).append(index)
     chosen: dict[int, str] = {}
     for kind, indices in kinds.items():
-        order = sorted(
-            indices, key=lambda index: [value for value, _ in preference(groups[index])], reverse=True
-        )
+        ranks = {index: [value for value, _ in preference(groups[index])] for index in indices}
+        order = sorted(indices, key=ranks.__getitem__, reverse=True)
         # Each axial series shows levels of its own; of the sagittal ones a second shows the same again.
         taken = order[:1] if kind.startswith("sagittal") else _apart(order, groups)
         chosen |= dict.fromkeys(taken, kind)

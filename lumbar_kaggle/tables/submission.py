@@ -22,15 +22,7 @@ MISSING = "row {row_id} is missing; every test study needs its 25 rows"
 
 
 def prior_predictions(prior: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the prior as predictions for `rows`.
-
-    Args:
-        prior: as from `metric.weighted_prior`: 25 rows indexed by target name, columns `SEVERITIES`.
-        rows: columns ``row_id, target``.
-
-    Returns:
-        Columns ``row_id, normal_mild, moderate, severe``, in the order of `rows`.
-    """
+    """Return `metric.weighted_prior` as predictions, columns `COLUMNS`, for rows ``row_id, target``."""
     values = prior.loc[rows["target"], list(SEVERITIES)].reset_index(drop=True)
     return pd.concat([rows["row_id"].reset_index(drop=True), values], axis=1)
 
