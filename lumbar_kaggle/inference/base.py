@@ -12,9 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lumbar_kaggle.core.targets import SERIES_DESCRIPTIONS
-from lumbar_kaggle.dicom.intensity import window
 from lumbar_kaggle.dicom.series import UnreadableSeries, read_headers, read_series
-from lumbar_kaggle.dicom.volume import Volume
+from lumbar_kaggle.dicom.volume import Volume, windowed
 from lumbar_kaggle.inference.explanation import Explanation
 
 
@@ -64,7 +63,7 @@ def _count(row: dict[Any, Any]) -> str:
 def _middle_slice(volume: Volume, width: int = 200) -> str:
     """Return an ``<img>`` of the middle slice, windowed to its own intensities."""
     middle = len(volume) // 2
-    image = window(volume.images[middle], volume.padding[middle] if volume.padding else None)
+    image = windowed(volume.images[middle], volume.padding[middle] if volume.padding else None)
     down, across = volume.spacing[middle] if np.isfinite(volume.spacing[middle]).all() else (1.0, 1.0)
     aspect = float(np.clip(image.shape[0] * down / (image.shape[1] * across), 0.25, 4))
     picture = cv2.resize(image, (width, round(width * aspect)), interpolation=cv2.INTER_AREA)

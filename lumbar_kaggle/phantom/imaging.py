@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lumbar_kaggle.core.budget import start_method, usable_cores
-from lumbar_kaggle.dicom import intensity
+from lumbar_kaggle.dicom.volume import windowed
 from lumbar_kaggle.phantom import artefacts as effects
 from lumbar_kaggle.phantom.artefacts import Artefacts, Coil, draw_coil, enlarged
 from lumbar_kaggle.phantom.planes import Plane
@@ -222,6 +222,6 @@ def draw_middle_slice(
     for number, series in enumerate(study.series):
         if series.kind == "sagittal_t1":
             pixels = Scan(study).slice(number, len(series.planes) // 2)
-            square = cv2.resize(intensity.window(pixels), (side, side), interpolation=cv2.INTER_AREA)
+            square = cv2.resize(windowed(pixels), (side, side), interpolation=cv2.INTER_AREA)
             return square.astype(np.uint8), study.grades.labels.ravel()
     return None

@@ -21,8 +21,8 @@ from lumbar_kaggle.core.targets import (
     condition_words,
     level_words,
 )
-from lumbar_kaggle.dicom import intensity
 from lumbar_kaggle.dicom.geometry import to_patient, to_slice
+from lumbar_kaggle.dicom.volume import windowed
 from lumbar_kaggle.phantom.imaging import Scan
 from lumbar_kaggle.phantom.settings import Defects
 from lumbar_kaggle.phantom.study import StudyPlan, plan_study
@@ -86,7 +86,7 @@ def contact_sheet(seed: int = 1) -> NDArray[np.uint8]:
     """Return the sheet ``[rows, columns, 3]`` uint8 RGB; the same seed gives the same pixels.
 
     One row per patient of `choose_studies`, one column per entry of `PANELS`, each slice windowed by
-    `intensity.window` and cut to the entry's size. A point's colour is its label's; the caption below a row
+    `windowed` and cut to the entry's size. A point's colour is its label's; the caption below a row
     holds all 25 labels.
     """
     figure = Figure((15.0, 10.2), dpi=100, facecolor="black")
@@ -133,7 +133,7 @@ def _draw(ax: Axes, panel: Panel, study: StudyPlan, scan: Scan) -> None:
     (down, across), (rows, columns) = plane.spacing, plane.shape
     left, top = -(column + 0.5) * across, -(row + 0.5) * down
     extent = left, left + columns * across, top + rows * down, top
-    pixels = intensity.window(scan.slice(number, k))
+    pixels = windowed(scan.slice(number, k))
     ax.imshow(pixels, "gray", vmin=0, vmax=255, extent=extent, interpolation="bilinear")
     (high, wide), dark = np.divide(panel.size_mm, 2), {"facecolor": "black", "alpha": 0.5, "pad": 1}
     ax.set(xlim=(-wide, wide), ylim=(high, -high), facecolor="black", xticks=[], yticks=[])
