@@ -8,6 +8,7 @@ import pandas as pd
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_csv
+from lumbar_kaggle.core.settings import load_config
 from lumbar_kaggle.core.targets import (
     CONDITIONS,
     SEVERITIES,
@@ -22,7 +23,7 @@ from lumbar_kaggle.pages.report import score_beside_prior
 from lumbar_kaggle.score.agreement import confusion
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.two_stage import config as two_stage
-from lumbar_kaggle.two_stage.grade.config import GradeConfig
+from lumbar_kaggle.two_stage.config import GradeConfig
 
 TEMPLATE = Path(__file__).with_name("report.html")
 
@@ -39,7 +40,7 @@ def report(
             f"{run}: the page of a two-stage run takes no --against, --bundle or --studies; "
             "lumbar study shows where its models look"
         )
-    config = two_stage.load(run / two_stage.RUN_FILE)
+    config = load_config(run / two_stage.RUN_FILE, two_stage.TwoStageConfig)
     names = ("locator/folds.csv", "locator/figures.csv", "oof.csv", "noise.csv")
     folds, figures, oof, noise = (_read(run / name) for name in names)
     blend = run / "blend.txt"

@@ -20,10 +20,9 @@ from lumbar_kaggle.core.settings import tie
 from lumbar_kaggle.pipeline import preprocess_folder
 from lumbar_kaggle.tables.competition import Competition, read_competition
 from lumbar_kaggle.training.callbacks import read_checkpoint, write_checkpoint
-from lumbar_kaggle.two_stage.config import changed, preset
+from lumbar_kaggle.two_stage.config import GradeConfig, changed, preset
 from lumbar_kaggle.two_stage.fit import locate
 from lumbar_kaggle.two_stage.grade import fit as grading
-from lumbar_kaggle.two_stage.grade.config import GradeConfig
 from lumbar_kaggle.two_stage.locate.fit import learned_from
 from tests.conftest import SMALL
 from tests.support.small_competition import write_small_competition

@@ -20,6 +20,7 @@ from lumbar_kaggle.inference.explanation import ExplainedCrop, MissingCrop
 from lumbar_kaggle.inference.heat import captured, grad_cam, last_map
 from lumbar_kaggle.inference.predict import study_rows
 from lumbar_kaggle.training.encoders import build_encoder, build_network
+from lumbar_kaggle.two_stage.config import GradeConfig
 from lumbar_kaggle.two_stage.explain import (
     attend,
     frame,
@@ -27,7 +28,6 @@ from lumbar_kaggle.two_stage.explain import (
     surroundings,
     where_looked,
 )
-from lumbar_kaggle.two_stage.grade.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.crops import crop_study
 from lumbar_kaggle.two_stage.grade.data import Batch
 from lumbar_kaggle.two_stage.grade.network import Grader
