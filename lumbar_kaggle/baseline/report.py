@@ -29,7 +29,7 @@ from lumbar_kaggle.pages import charts
 from lumbar_kaggle.pages.pictures import explained_slice
 from lumbar_kaggle.pages.render import target_words
 from lumbar_kaggle.pages.report import score_beside_prior
-from lumbar_kaggle.score.agreement import confusion
+from lumbar_kaggle.score.metric import confusion
 
 TEMPLATE = Path(__file__).with_name("report.html")
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from lumbar_kaggle.baseline.config import BaselineConfig
 from lumbar_kaggle.baseline.export import export
-from lumbar_kaggle.baseline.fit import FitResult, fit
 from lumbar_kaggle.baseline.recipe import NAME, preprocess
+from lumbar_kaggle.baseline.run import FitResult, fit
 from lumbar_kaggle.core.budget import Budget, usable_cores
 from lumbar_kaggle.core.settings import from_dict
 from lumbar_kaggle.kaggle.inputs import copy_pretrained, find_competition, take_up

@@ -9,8 +9,7 @@ import pandas as pd
 from lumbar_kaggle.core.files import write_text
 from lumbar_kaggle.inference.recipes import recipe_of_run
 from lumbar_kaggle.pages.render import render_file
-from lumbar_kaggle.score.agreement import evaluate_targets
-from lumbar_kaggle.score.metric import PARTS, score, weighted_prior
+from lumbar_kaggle.score.metric import PARTS, evaluate_targets, score, weighted_prior
 from lumbar_kaggle.tables.submission import prior_predictions
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.score.agreement import evaluate_targets
 from lumbar_kaggle.score.metric import (
     NAMES,
     PRIOR_SMOOTHING,
@@ -16,6 +15,7 @@ from lumbar_kaggle.score.metric import (
     Estimate,
     Floats,
     Score,
+    evaluate_targets,
     part_scores,
     resampled_scores,
     score,
@@ -35,7 +35,7 @@ class Scoring:
     Attributes:
         score: of the predictions.
         prior: of the prior.
-        targets: as from `agreement.evaluate_targets`, with the column ``prior``: the prior's loss.
+        targets: as from `metric.evaluate_targets`, with the column ``prior``: the prior's loss.
         prior_source: what the prior was taken from.
     """
 

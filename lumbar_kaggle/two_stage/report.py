@@ -19,7 +19,7 @@ from lumbar_kaggle.core.targets import (
 from lumbar_kaggle.inference.recipes import Report
 from lumbar_kaggle.pages import charts
 from lumbar_kaggle.pages.report import score_beside_prior
-from lumbar_kaggle.score.agreement import confusion
+from lumbar_kaggle.score.metric import confusion
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.two_stage import config as two_stage
 from lumbar_kaggle.two_stage.grade.config import GradeConfig
