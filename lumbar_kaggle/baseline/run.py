@@ -1,4 +1,6 @@
-"""What lies where in a run folder, and the report's table of it; readable without torch.
+"""Training all targets of a run, what is concluded from them, and what lies where in the run's folder.
+
+Torch is imported only where there is something to train.
 
 ::
 
@@ -237,7 +239,10 @@ def fit(train: Competition, cache: Path, run: Path, config: BaselineConfig, budg
                 progress.update()
     finished = finished_targets(run)
     if finished and (todo or not (run / "summary.csv").is_file()):
-        _conclude(run, train, config, folds)
+        results = read_results(run)
+        if config.protocol == "honest":
+            _write_oof(run, train, folds, results)
+        write_csv(run / "summary.csv", summarise(run, results))
     unfinished = tuple(name for name in config.targets if name not in finished)
     return FitResult(run, finished, unfinished)
 
@@ -272,13 +277,6 @@ def _open_run(
     prior = weighted_prior(train.labels, smoothing=PRIOR_SMOOTHING)
     write_csv(run / "prior.csv", prior.reset_index())
     return rows, folds
-
-
-def _conclude(run: Path, train: Competition, config: BaselineConfig, folds: pd.DataFrame) -> None:
-    results = read_results(run)
-    if config.protocol == "honest":
-        _write_oof(run, train, folds, results)
-    write_csv(run / "summary.csv", summarise(run, results))
 
 
 def _write_oof(run: Path, train: Competition, folds: pd.DataFrame, results: list[dict[str, Any]]) -> None:

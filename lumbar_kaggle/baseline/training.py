@@ -216,12 +216,19 @@ def train_target(job: Job, budget: Budget, tell: Tell) -> dict[str, Any]:
         )
     budget.check()
     rates = _learning_rates(job, budget, tell)
-    short = _train_folds(job, "short", job.config.short_epochs, rates["used"], budget, tell)
+
+    def all_folds(stage: str, epochs: int) -> list[dict[str, Any]]:
+        return [
+            train_fold(job, stage, fold, epochs, rates["used"], budget, tell)
+            for fold in range(job.config.folds)
+        ]
+
+    short = all_folds("short", job.config.short_epochs)
     accuracy = float(np.mean([record["accuracy"] for record in short]))
     epochs = epochs_after_short_run(accuracy, job.config)
     stage, kept = "short", short
     if epochs is not None:
-        stage, kept = "long", _train_folds(job, "long", epochs, rates["used"], budget, tell)
+        stage, kept = "long", all_folds("long", epochs)
         for weights in (job.folder / "short").glob("*/weights.safetensors"):
             weights.unlink()
     result = {"target": job.target, "stage": stage, "short_accuracy": accuracy, "lr": rates, "folds": kept}
@@ -244,12 +251,6 @@ def _learning_rates(job: Job, budget: Budget, tell: Tell) -> dict[str, float]:
         # JSON has no NaN; a suggestion that could not be made is null.
         write_json(path, {name: rate if np.isfinite(rate) else None for name, rate in rates.items()})
     return dict(read_json(path))
-
-
-def _train_folds(
-    job: Job, stage: str, epochs: int, rate: float, budget: Budget, tell: Tell
-) -> list[dict[str, Any]]:
-    return [train_fold(job, stage, fold, epochs, rate, budget, tell) for fold in range(job.config.folds)]
 
 
 def train_fold(

@@ -120,8 +120,7 @@ def part_scores(sums: Floats) -> Floats:
     NaN where a part has no weight, that is, no row.
     """
     loss, weight = sums[..., 0], sums[..., 1]
-    parts: Floats = np.divide(loss, weight, out=np.full_like(loss, np.nan), where=weight > 0)
-    return parts
+    return np.asarray(np.divide(loss, weight, out=np.full_like(loss, np.nan), where=weight > 0))
 
 
 def with_total(parts: Floats) -> Floats:
@@ -267,13 +266,10 @@ def weighted_prior(
 def confusion(probabilities: ArrayLike, severity: ArrayLike) -> NDArray[np.int64]:
     """Return the confusion matrix ``[3 true, 3 most probable]`` of counts.
 
-    Args:
-        probabilities: ``[rows, 3]``.
-        severity: ``[rows]`` integers 0, 1, 2.
+    Probabilities are ``[rows, 3]``, severities ``[rows]`` integers 0, 1, 2.
     """
     predicted = np.argmax(np.asarray(probabilities), axis=1)
-    matrix: NDArray[np.int64] = confusion_matrix(severity, predicted, labels=[0, 1, 2])
-    return matrix
+    return np.asarray(confusion_matrix(severity, predicted, labels=[0, 1, 2]))
 
 
 def class_auc(probabilities: ArrayLike, severity: ArrayLike) -> Floats:
@@ -296,10 +292,7 @@ def evaluate(probabilities: ArrayLike, severity: ArrayLike) -> dict[str, float]:
     Keys: ``rows``, ``accuracy``, ``always_normal`` (accuracy of answering normal/mild each time),
     ``precision``, ``recall`` (means over the severities that occur), ``weighted_log_loss``, and per
     severity ``precision_*``, ``recall_*``, ``auc_*``. Precision of a severity never predicted is 0.
-
-    Args:
-        probabilities: ``[rows, 3]``.
-        severity: ``[rows]`` integers 0, 1, 2.
+    Arguments are those of `confusion`.
     """
     scores, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(severity, dtype=np.int64)
     predicted = scores.argmax(axis=1)

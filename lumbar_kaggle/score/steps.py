@@ -162,8 +162,7 @@ def normalised(logs: Floats) -> Floats:
     """
     top = np.maximum(np.maximum(logs[..., 0], logs[..., 1]), logs[..., 2])
     raised = np.exp(logs - top[..., None])
-    probabilities: Floats = raised / (raised[..., 0] + raised[..., 1] + raised[..., 2])[..., None]
-    return probabilities
+    return np.asarray(raised / (raised[..., 0] + raised[..., 1] + raised[..., 2])[..., None])
 
 
 def plain_mean(files: Floats) -> Floats:
@@ -175,8 +174,7 @@ def plain_mean(files: Floats) -> Floats:
     present = np.isfinite(files)
     count = present.sum(axis=0)
     total = np.where(present, files, 0.0).sum(axis=0)
-    mean: Floats = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
-    return mean
+    return np.asarray(np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0))
 
 
 def weighted_mean(weights: Floats, files: Floats) -> Floats:
@@ -228,9 +226,8 @@ def scale_worst(canal: Floats, scale: float) -> Floats:
     """
     severe = np.where(np.isnan(canal[..., 2]), -1.0, canal[..., 2])
     worst = np.arange(canal.shape[1]) == severe.argmax(axis=1)[:, None]
-    scaled: Floats = canal * np.where(worst[..., None] & (np.arange(3) == 2), scale, 1.0)
-    scaled /= scaled.sum(axis=-1, keepdims=True)
-    return scaled
+    scaled = canal * np.where(worst[..., None] & (np.arange(3) == 2), scale, 1.0)
+    return np.asarray(scaled / scaled.sum(axis=-1, keepdims=True))
 
 
 def _fit_number(
@@ -257,9 +254,7 @@ def _least(
 ) -> Floats:
     """Return where `loss`, which with `slope` gives its gradient as well, is least."""
     options = {"ftol": 1e-9, "gtol": 1e-6}
-    found = minimize(loss, start, jac=slope, method="L-BFGS-B", bounds=bounds, options=options)
-    place: Floats = found.x
-    return place
+    return np.asarray(minimize(loss, start, jac=slope, method="L-BFGS-B", bounds=bounds, options=options).x)
 
 
 def stack_inputs(probabilities: Floats, group: int) -> Floats:
@@ -281,8 +276,7 @@ def stack_inputs(probabilities: Floats, group: int) -> Floats:
         others = _others(odds, condition, group)
         missing = np.stack([np.isnan(other[..., 0]) for other in others], axis=-1).astype(np.float64)
         blocks.append(np.concatenate([odds[:, condition], *others, missing, level], axis=-1))
-    inputs: Floats = np.concatenate(blocks, axis=1)
-    return inputs
+    return np.asarray(np.concatenate(blocks, axis=1))
 
 
 def _others(odds: Floats, condition: int, group: int) -> list[Floats]:
