@@ -80,10 +80,7 @@ class BaselinePredictor:
         ]
 
     def grade(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Grade cached pictures.
-
-        Args:
-            images: ``[studies, 256, 256]``.
+        """Grade cached pictures ``[studies, 256, 256]``.
 
         Returns:
             ``[studies, 25, 3]`` calibrated, mean over folds; NaN for targets without a model, or with one
@@ -193,14 +190,10 @@ def _try_picture(study: Study) -> tuple[NDArray[np.uint8] | None, str]:
 def explain_study(
     study: Study, predictor: BaselinePredictor, targets: Iterable[str] | None = None
 ) -> Explanation:
-    """Grade one study and draw a heat map for each target asked for.
+    """Grade one study and draw a heat map for each target asked for, by default every one of the bundle.
 
-    Each heat map is the mean over the folds' models, enlarged to the original slice.
-
-    Args:
-        study: with its series.
-        predictor: of a baseline bundle; it may serve several studies.
-        targets: names; by default every target of the bundle. The others are not graded.
+    Each heat map is the mean over the folds' models, enlarged to the original slice. Other targets are not
+    graded.
 
     Raises:
         UnreadableSeries: the study has no usable slice.

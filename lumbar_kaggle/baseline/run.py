@@ -87,18 +87,13 @@ def fold_folder(run: Path, result: dict[str, Any], fold: int) -> Path:
 def validation_predictions(run: Path, result: dict[str, Any]) -> pd.DataFrame:
     """Return the kept folds' uncalibrated validation predictions of one target.
 
-    Returns:
-        Columns ``row_id, fold, truth, normal_mild, moderate, severe``.
+    Columns ``row_id, fold, truth, normal_mild, moderate, severe``.
     """
     return _of_folds(run, result, "predictions.csv", "row_id", "truth", *SEVERITIES)
 
 
 def histories(run: Path, result: dict[str, Any]) -> pd.DataFrame:
-    """Return the kept folds' histories of one target.
-
-    Returns:
-        Columns ``fold, epoch, train_loss, valid_loss, accuracy``.
-    """
+    """Return the kept folds' histories of a target: ``fold, epoch, train_loss, valid_loss, accuracy``."""
     return _of_folds(run, result, "history.csv", "epoch")
 
 
@@ -112,16 +107,11 @@ def _of_folds(run: Path, result: dict[str, Any], file: str, *columns: str) -> pd
 
 
 def summarise(run: Path, results: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return the report's table.
+    """Return the report's table of finished targets, as `read_results` gives them; means over folds.
 
-    Args:
-        run: the run folder.
-        results: contents of the finished targets' ``target.json``.
-
-    Returns:
-        The columns of `COLUMNS`, then ``stage`` (which run was kept), ``accuracy`` (of the kept
-        weights), ``always_normal`` (accuracy of answering normal/mild each time) and further figures
-        of `metric.evaluate` on the uncalibrated validation predictions. Means over folds.
+    The columns of `COLUMNS`, then ``stage`` (which run was kept), ``accuracy`` (of the kept weights),
+    ``always_normal`` (accuracy of answering normal/mild each time) and further figures of
+    `metric.evaluate` on the uncalibrated validation predictions.
     """
     return pd.DataFrame([_row(run, result) for result in results])
 
@@ -182,12 +172,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FitResult:
-    """State of a run after `fit`.
-
-    Attributes:
-        run: its folder.
-        finished, unfinished: target names.
-    """
+    """State of a run after `fit`: its folder, and the names of its finished and unfinished targets."""
 
     run: Path
     finished: tuple[str, ...]

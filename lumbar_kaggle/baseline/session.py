@@ -26,15 +26,9 @@ CACHE_MARKER = "cache/baseline/config.json"
 
 
 def preprocess_session(working: Path, *, hours: float, package: str = "", inputs: Path | None = None) -> bool:
-    """Fill the cache until the budget ends, going on from an attached earlier output.
+    """Fill the cache until the budget ends, going on from an attached earlier output; tell if it is complete.
 
-    Args:
-        working: the session's output folder; ``cache`` goes there.
-        hours, package: see `kaggle.session.begin_session`.
-        inputs: where the inputs are mounted.
-
-    Returns:
-        Whether the cache is complete.
+    Arguments are those of `train_baseline_session`.
 
     Raises:
         InputError: the competition is not attached, or the package is another version.

@@ -94,16 +94,9 @@ def _picture(path: str, side: int) -> Image.Image:
 
 
 def make_learner(rows: pd.DataFrame, config: BaselineConfig, folder: Path, seed: int) -> tuple[Learner, bool]:
-    """Make the learner of one target and fold.
+    """Return the learner of one target and fold, and whether its body is pretrained.
 
-    Args:
-        rows: as in `make_loaders`.
-        config: architecture, weights, sizes.
-        folder: for fastai's own temporary files.
-        seed: of the head's random weights, and of the body's where it is untrained.
-
-    Returns:
-        The learner, and whether its body is pretrained.
+    The seed is of the random weights; fastai's own temporary files go to the folder.
     """
     set_seed(seed)
     network = build_network(config.arch)
@@ -157,13 +150,10 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Job:
-    """One target to train.
+    """One target to train, and the folder where everything of it goes.
 
-    Attributes:
-        target: its name.
-        rows: columns ``row_id, study_id, severity, image, fold``, one per labelled study with a picture.
-        folder: where everything of the target goes.
-        config: the run's.
+    The rows have the columns ``row_id, study_id, severity, image, fold``, one per labelled study with a
+    picture.
     """
 
     target: str
@@ -178,12 +168,6 @@ def split_rows(rows: pd.DataFrame, fold: int, config: BaselineConfig, seed: int)
     With the honest protocol the study decides, and only the training part is upsampled. With the
     report's, all rows are upsampled first and then dealt out at random: copies of one picture come to
     lie on both sides, which is what inflated the report's accuracy.
-
-    Args:
-        rows: as in `Job`.
-        fold: 0 … folds - 1.
-        config: protocol and number of folds.
-        seed: of the copies, and of the report protocol's split.
     """
     if config.protocol == "report":
         everything = balance(rows, seed)

@@ -90,9 +90,7 @@ class BlendModel:
 def apply_cells(model: BlendModel, files: Floats) -> Floats:
     """Return blended probabilities ``[studies, 25, 3]``; rows sum to 1, NaN where no file has the cell.
 
-    Args:
-        model: the blend.
-        files: ``[files, studies, 25, 3]``, NaN where a file lacks the cell.
+    The files' are ``[files, studies, 25, 3]``, NaN where a file lacks the cell.
     """
     probabilities = plain_mean(files)
     for step, affected in STEPS.items():
@@ -175,25 +173,15 @@ class CrossFit:
 
 @dataclass(frozen=True)
 class _View:
-    """A choice of studies to fit on, and where the steps kept so far have brought all studies.
+    """A choice of studies to fit on, and where the steps kept so far have brought all studies."""
 
-    Attributes:
-        train: ``[studies]``.
-        probabilities: ``[studies, 25, 3]``.
-        groups: settings so far.
-    """
-
-    train: Booleans
-    probabilities: Floats
+    train: Booleans  # [studies]
+    probabilities: Floats  # [studies, 25, 3]
     groups: tuple[GroupBlend, ...]
 
 
 def fit_blend(cells: Cells) -> BlendModel:
-    """Fit a blend on all given studies; steps that do not help on held-out folds are left out.
-
-    Args:
-        cells: out-of-fold predictions, labels and folds, as from `cells.gather`.
-    """
+    """Fit a blend on all given studies; steps that do not help on held-out folds are left out."""
     # Steps are chosen by the given folds or, where that is a single one, by studies in turn.
     inner = cells.fold if len(np.unique(cells.fold)) > 1 else np.arange(len(cells.fold)) % _INNER
     start = plain_mean(cells.files)
@@ -216,11 +204,7 @@ def fit_blend(cells: Cells) -> BlendModel:
 
 
 def cross_fit(cells: Cells) -> CrossFit:
-    """Fit a blend, and judge it against the plain mean on rows whose labels it has not seen.
-
-    Args:
-        cells: as in `fit_blend`; two folds or more.
-    """
+    """Fit a blend, and judge it against the plain mean on rows whose labels it has not seen."""
     plain, blended = plain_mean(cells.files), cross_fitted(cells)
     model = fit_blend(cells)
     sums = np.stack([study_sums(values, cells.severity) for values in (blended, plain)])

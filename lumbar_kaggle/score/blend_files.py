@@ -162,13 +162,11 @@ def blend_files(
     """Blend files of out-of-fold predictions and write the cross-fitted result.
 
     Args:
-        files: see `blend`.
+        files, noise_above: see `blend`.
         labels: a label table with the columns of ``train.csv``.
         folds: columns ``study_id, fold``, by which the predictions were made.
         out: the result, see `Blending.table`.
-        model: where to write the blend as JSON, if at all.
-        noise: where to write the contradicted labels, if at all.
-        noise_above: see `find_noise`.
+        model, noise: where to write the blend as JSON, and the contradicted labels, if at all.
 
     Raises:
         InputError: a file is unreadable, named twice, without a labelled row, or has studies without a fold.

@@ -33,8 +33,7 @@ class Scoring:
     """Scores of one table of predictions beside the prior's on the same rows.
 
     Attributes:
-        score: of the predictions.
-        prior: of the prior.
+        score, prior: of the predictions and of the prior.
         targets: as from `metric.evaluate_targets`, with the column ``prior``: the prior's loss.
         prior_source: what the prior was taken from.
     """
@@ -85,8 +84,7 @@ class Comparison:
     """Scores of one file beside those of others on the same rows; ``[5]`` each, of `metric.NAMES`.
 
     Attributes:
-        score: of the predictions.
-        prior: of the prior.
+        score, prior: of the predictions and of the prior.
         oracle: of the oracle, where there is one.
         skill: ``(prior - score) / (prior - oracle)``: 0 is the prior's, 1 the oracle's.
         against: of another file of predictions, where there is one.
