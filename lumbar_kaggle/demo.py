@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lumbar_kaggle.baseline.config import BaselineConfig
 from lumbar_kaggle.baseline.export import export
-from lumbar_kaggle.baseline.fit import fit
+from lumbar_kaggle.baseline.run import fit
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked, write_text

@@ -19,8 +19,8 @@ from lumbar_kaggle.core.targets import (
 )
 from lumbar_kaggle.inference.recipes import Report
 from lumbar_kaggle.pages import charts
-from lumbar_kaggle.pages.report import score_beside_prior
-from lumbar_kaggle.score.agreement import confusion
+from lumbar_kaggle.score.comparison import score_beside_prior
+from lumbar_kaggle.score.metric import confusion
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.two_stage import config as two_stage
 from lumbar_kaggle.two_stage.config import GradeConfig
@@ -94,7 +94,9 @@ def _scored(oof: pd.DataFrame, truth: pd.DataFrame) -> dict[str, Any]:
     parts = [(condition_words(condition), both[conditions == condition]) for condition in CONDITIONS]
     return {
         "scores": scores,
-        "losses": charts.bar_rows(losses["oof"], high=float(losses.to_numpy().max()), marks=losses["prior"]),
+        "losses": charts.bar_rows(
+            losses["score"], high=float(losses.to_numpy().max()), marks=losses["prior"]
+        ),
         "confusions": {
             words: confusion(rows[list(SEVERITIES)].to_numpy(), rows["severity"].to_numpy()).tolist()
             for words, rows in parts

@@ -10,8 +10,7 @@ import pandas as pd
 import pytest
 
 from lumbar_kaggle.baseline.export import export
-from lumbar_kaggle.baseline.fit import fit
-from lumbar_kaggle.baseline.run import fold_folder, read_results, validation_predictions
+from lumbar_kaggle.baseline.run import fit, fold_folder, read_results, validation_predictions
 from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.errors import InputError

@@ -9,8 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from lumbar_kaggle.baseline.explain import explain_study
-from lumbar_kaggle.baseline.predictor import BaselinePredictor
+from lumbar_kaggle.baseline.predictor import BaselinePredictor, explain_study
 from lumbar_kaggle.core.targets import LEVELS, target
 from lumbar_kaggle.dicom.series import UnreadableSeries
 from lumbar_kaggle.dicom.studies import find_studies

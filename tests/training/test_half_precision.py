@@ -18,7 +18,7 @@ from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from torch.amp import GradScaler
 
-from lumbar_kaggle.baseline.fit import fit as fit_baseline
+from lumbar_kaggle.baseline.run import fit as fit_baseline
 from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.training import devices
