@@ -27,10 +27,8 @@ from lumbar_kaggle.phantom.settings import STANDARD_SETS
 from lumbar_kaggle.score.metric import PRIOR_SMOOTHING, weighted_prior
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.training.encoders import build_network
-from lumbar_kaggle.two_stage.config import TwoStageConfig
-from lumbar_kaggle.two_stage.grade.config import GradeConfig
+from lumbar_kaggle.two_stage.config import GradeConfig, LocateConfig, TwoStageConfig
 from lumbar_kaggle.two_stage.grade.network import Grader
-from lumbar_kaggle.two_stage.locate.config import LocateConfig
 from lumbar_kaggle.two_stage.locate.network import CHANNELS, Locator
 
 GOLDEN = Path(__file__).with_name("golden")
