@@ -13,6 +13,8 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import torch
+from lumbar_kaggle.two_stage.grade.config import GradeConfig
+from lumbar_kaggle.two_stage.locate.config import LocateConfig
 from torch import nn
 
 from lumbar_kaggle.baseline.config import BaselineConfig
@@ -27,7 +29,11 @@ from lumbar_kaggle.phantom.settings import STANDARD_SETS
 from lumbar_kaggle.score.metric import PRIOR_SMOOTHING, weighted_prior
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.training.encoders import build_network
+<<<<<<< HEAD
 from lumbar_kaggle.two_stage.config import GradeConfig, LocateConfig, TwoStageConfig
+=======
+from lumbar_kaggle.two_stage.config import TwoStageConfig
+>>>>>>> dicom
 from lumbar_kaggle.two_stage.grade.network import Grader
 from lumbar_kaggle.two_stage.locate.network import CHANNELS, Locator
 
