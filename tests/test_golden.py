@@ -29,11 +29,7 @@ from lumbar_kaggle.phantom.settings import STANDARD_SETS
 from lumbar_kaggle.score.metric import PRIOR_SMOOTHING, weighted_prior
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.training.encoders import build_network
-<<<<<<< HEAD
 from lumbar_kaggle.two_stage.config import GradeConfig, LocateConfig, TwoStageConfig
-=======
-from lumbar_kaggle.two_stage.config import TwoStageConfig
->>>>>>> dicom
 from lumbar_kaggle.two_stage.grade.network import Grader
 from lumbar_kaggle.two_stage.locate.network import CHANNELS, Locator
 
