@@ -13,8 +13,6 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import torch
-from lumbar_kaggle.two_stage.grade.config import GradeConfig
-from lumbar_kaggle.two_stage.locate.config import LocateConfig
 from torch import nn
 
 from lumbar_kaggle.baseline.config import BaselineConfig
