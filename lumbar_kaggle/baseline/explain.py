@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from lumbar_kaggle.baseline.images import square
 from lumbar_kaggle.baseline.predictor import BaselinePredictor, study_slice
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES
-from lumbar_kaggle.inference.base import Study
-from lumbar_kaggle.inference.explanation import Explanation, HeatMap, Slice
+from lumbar_kaggle.inference.base import Explanation, HeatMap, Slice, Study
 from lumbar_kaggle.inference.heat import grad_cam
 
 

@@ -242,7 +242,7 @@ def _pictured_studies(
     if bundle is None or folder is None:
         raise InputError("pictures of studies need the models and the images: give --bundle and --folder too")
     # Here and not above: it brings torch along.
-    from lumbar_kaggle.inference.explain import explain_studies
+    from lumbar_kaggle.inference.predict import explain_studies
 
     manifest, shown = read_manifest(bundle), []
     if manifest.recipe != "baseline":

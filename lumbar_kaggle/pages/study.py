@@ -7,14 +7,14 @@ import numpy as np
 
 from lumbar_kaggle.core.files import write_text
 from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SEVERITIES, TARGET_NAMES, Target, level_words
-from lumbar_kaggle.inference.bundle import Manifest, read_manifest
-from lumbar_kaggle.inference.explanation import (
+from lumbar_kaggle.inference.base import (
     ExplainedCrop,
     Explanation,
     Floats,
     LocatedSlice,
     MissingCrop,
 )
+from lumbar_kaggle.inference.bundle import Manifest, read_manifest
 from lumbar_kaggle.pages.pictures import FAR_MM, explained_slice, looked_slice, marked_slice
 from lumbar_kaggle.pages.render import render
 
@@ -42,7 +42,7 @@ def write_study_page(folder: Path, study_id: str, bundle: Path, out: Path) -> Pa
         InputError: no such study, or no usable bundle.
     """
     # Here and not above: it brings torch along.
-    from lumbar_kaggle.inference.explain import explain_studies
+    from lumbar_kaggle.inference.predict import explain_studies
 
     manifest = read_manifest(bundle)
     (explanation,) = explain_studies(folder, [study_id], bundle)

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from lumbar_kaggle.core.targets import LEVELS, TARGETS, Target
 from lumbar_kaggle.dicom.volume import Volume
-from lumbar_kaggle.inference.base import Study
-from lumbar_kaggle.inference.explanation import ExplainedCrop, Explanation, MissingCrop, Slice
+from lumbar_kaggle.inference.base import ExplainedCrop, Explanation, MissingCrop, Slice, Study
 from lumbar_kaggle.inference.heat import Floats32, captured, last_map, to_unit, weigh
 from lumbar_kaggle.training.devices import device_of
 from lumbar_kaggle.two_stage.grade.augment import cut

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.dicom.volume import Volume
-from lumbar_kaggle.inference.explanation import LocatedSlice, Mark, Slice
+from lumbar_kaggle.inference.base import LocatedSlice, Mark, Slice
 from lumbar_kaggle.two_stage.grade.places import choose
 from lumbar_kaggle.two_stage.grade.views import VIEWS, View
 
