@@ -24,11 +24,12 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_csv
 from lumbar_kaggle.core.targets import CONDITIONS, SEVERITIES, TARGET_NAMES, split_row_id, target
 from lumbar_kaggle.inference.bundle import read_manifest
+from lumbar_kaggle.inference.predict import explain_studies
 from lumbar_kaggle.inference.recipes import Report
 from lumbar_kaggle.pages import charts
 from lumbar_kaggle.pages.pictures import explained_slice
 from lumbar_kaggle.pages.render import target_words
-from lumbar_kaggle.pages.report import score_beside_prior
+from lumbar_kaggle.pages.report import score_table
 from lumbar_kaggle.score.agreement import confusion
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -170,7 +171,7 @@ def _content(run: Path, against: Path | None) -> dict[str, Any]:
         "config": results.config,
         "facts": _facts(results),
         "unfinished": f": targets still to be trained: {missing}" if missing else "",
-        "scores": None if results.oof is None else score_beside_prior(results.oof, results.truth()),
+        "scores": None if results.oof is None else score_table(results.oof, results.truth()),
         "columns": COLUMNS,
         "summary": summary.to_dict("records"),
         "averages": averages(summary) | {"label": "Average", "convergence_rate": "–", "description": "–"},
@@ -241,9 +242,6 @@ def _pictured_studies(
         return []
     if bundle is None or folder is None:
         raise InputError("pictures of studies need the models and the images: give --bundle and --folder too")
-    # Here and not above: it brings torch along.
-    from lumbar_kaggle.inference.predict import explain_studies
-
     manifest, shown = read_manifest(bundle), []
     if manifest.recipe != "baseline":
         raise InputError(f"{bundle}: made by recipe {manifest.recipe!r}; give the one exported from this run")

@@ -131,10 +131,5 @@ class Bundle:
         return self._predictor.explain(study)
 
 
-def load_bundle(path: AnyPath) -> Bundle:
-    """Load exported models; see `Bundle`.
-
-    Raises:
-        InputError: no bundle, or a damaged one.
-    """
-    return Bundle(path)
+load_bundle = Bundle
+"""Loads exported models, by the path of their folder."""

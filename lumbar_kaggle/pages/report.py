@@ -9,9 +9,8 @@ import pandas as pd
 from lumbar_kaggle.core.files import write_text
 from lumbar_kaggle.inference.recipes import recipe_of_run
 from lumbar_kaggle.pages.render import render_file
-from lumbar_kaggle.score.agreement import evaluate_targets
-from lumbar_kaggle.score.metric import PARTS, score, weighted_prior
-from lumbar_kaggle.tables.submission import prior_predictions
+from lumbar_kaggle.score.comparison import score_beside_prior
+from lumbar_kaggle.score.metric import PARTS
 
 
 def write_report(
@@ -63,21 +62,16 @@ class ScoreTable(NamedTuple):
     losses: pd.DataFrame
 
 
-def score_beside_prior(oof: pd.DataFrame, truth: pd.DataFrame) -> ScoreTable:
-    """Score predictions beside the prior.
-
-    The prior is taken from the very rows it is scored on, which is the best a constant can do.
+def score_table(oof: pd.DataFrame, truth: pd.DataFrame) -> ScoreTable:
+    """Score predictions beside the prior of the very rows they are scored on, a constant's best case.
 
     Args:
         oof: columns ``row_id`` and `SEVERITIES`.
         truth: columns ``row_id, study_id, target, severity``; rows that are not predicted do not count.
     """
-    truth = truth[truth["row_id"].isin(oof["row_id"])]
-    constant = prior_predictions(weighted_prior(truth), truth)
-    ours, prior = score(oof, truth), score(constant, truth)
+    scoring = score_beside_prior(oof, truth[truth["row_id"].isin(oof["row_id"])])
+    ours, prior = scoring.score, scoring.prior
     lines = [(name, ours.parts.get(name), prior.parts.get(name)) for name in PARTS]
-    losses = {
-        name: evaluate_targets(table, truth).set_index("target")["weighted_log_loss"]
-        for name, table in (("oof", oof), ("prior", constant))
-    }
-    return ScoreTable([*lines, ("total", ours.total, prior.total)], ours.scored, pd.DataFrame(losses))
+    losses = scoring.targets.set_index("target")[["weighted_log_loss", "prior"]]
+    losses = losses.rename(columns={"weighted_log_loss": "oof"})
+    return ScoreTable([*lines, ("total", ours.total, prior.total)], ours.scored, losses)

@@ -18,7 +18,7 @@ from lumbar_kaggle.core.targets import (
 )
 from lumbar_kaggle.inference.recipes import Report
 from lumbar_kaggle.pages import charts
-from lumbar_kaggle.pages.report import score_beside_prior
+from lumbar_kaggle.pages.report import score_table
 from lumbar_kaggle.score.agreement import confusion
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.two_stage import config as two_stage
@@ -86,7 +86,7 @@ def _model(run: Path, number: int, config: GradeConfig) -> dict[str, Any]:
 
 def _scored(oof: pd.DataFrame, truth: pd.DataFrame) -> dict[str, Any]:
     """Return the score beside the prior's, the loss of each target and a confusion matrix per condition."""
-    scores = score_beside_prior(oof, truth)
+    scores = score_table(oof, truth)
     losses = scores.losses.reindex([name for name in TARGET_NAMES if name in scores.losses.index])
     both = oof.merge(truth[["row_id", "severity"]], on="row_id")
     conditions = both["row_id"].map(lambda row: target(split_row_id(row)[1]).condition)
