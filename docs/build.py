@@ -5,6 +5,7 @@ Run ``python docs/build.py`` after a change; ``tests/test_docs.py`` fails while 
 
 import ast
 import inspect
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,7 +39,11 @@ def _entry(title: str, thing: object, level: int) -> Iterator[str]:
     """Yield heading, signature and docstring of a function or class, then of its public methods."""
     if not callable(thing):
         return
-    signature = str(inspect.signature(thing)).replace("lumbar_kaggle.", "")
+    if inspect.ismodule(thing):
+        thing = type(thing).__call__
+    raised = inspect.isclass(thing) and issubclass(thing, Exception)
+    signature = "" if raised else str(inspect.signature(thing)).replace("lumbar_kaggle.", "")
+    signature = signature.replace("pathlib._local.", "pathlib.")  # as Python 3.13 calls it
     yield f"{'#' * level} `{title}{signature}`\n"
     yield f"```text\n{inspect.getdoc(thing)}\n```\n"
     if inspect.isclass(thing):
@@ -58,9 +63,11 @@ def tour() -> str:
     import jupytext
 
     notebook = jupytext.read(HERE / "tour.py")
+    notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"]}
     for number, cell in enumerate(notebook.cells):
+        # jupytext draws random identifiers; the same script must give the same file.
         cell["id"] = f"cell-{number}"
-    return str(jupytext.writes(notebook, fmt="ipynb")) + "\n"
+    return json.dumps(notebook, indent=1, sort_keys=True) + "\n"
 
 
 PAGES = {"api.md": api, "tour.ipynb": tour}
