@@ -10,7 +10,8 @@
 # # A tour in ten cells
 #
 # Study → points → grades → picture. The studies are synthetic, and the models are trained here within a
-# minute, so their grades are poor; everything else is as with a real bundle. `tour.ipynb` is made from `tour.py`.
+# minute, so their grades are poor; everything else is as with a real bundle. `tour.ipynb` is made
+# from `tour.py`.
 
 # %%
 from pathlib import Path

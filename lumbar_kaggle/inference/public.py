@@ -131,5 +131,10 @@ class Bundle:
         return self._predictor.explain(study)
 
 
-load_bundle = Bundle
-"""Loads exported models, by the path of their folder."""
+def load_bundle(path: AnyPath) -> Bundle:
+    """Load exported models; see `Bundle`.
+
+    Raises:
+        InputError: no bundle, or a damaged one.
+    """
+    return Bundle(path)
