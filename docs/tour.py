@@ -10,8 +10,7 @@
 # # A tour in ten cells
 #
 # Study → points → grades → picture. The studies are synthetic, and the models are trained here within a
-# minute, so their grades are poor; everything else is as with a real bundle. `tour.ipynb` is made
-# from `tour.py`.
+# minute, so their grades are poor; the rest is as with a real bundle. `tour.ipynb` is made from `tour.py`.
 
 # %%
 from pathlib import Path

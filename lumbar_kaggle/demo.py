@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lumbar_kaggle.baseline.config import BaselineConfig
 from lumbar_kaggle.baseline.export import export
-from lumbar_kaggle.baseline.fit import fit
+from lumbar_kaggle.baseline.run import fit
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked, write_text
@@ -14,7 +14,8 @@ from lumbar_kaggle.inference.predict import predict
 from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.pages.report import write_report
 from lumbar_kaggle.pages.study import write_study_page
-from lumbar_kaggle.phantom import write_competition
+from lumbar_kaggle.phantom import write_set
+from lumbar_kaggle.phantom.settings import PhantomSet
 from lumbar_kaggle.score.comparison import score_file
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.tables.submission import validate
@@ -55,7 +56,7 @@ def run_demo(folder: Path) -> Path:
     run, report_run, submission = folder / "run", folder / "run-report-protocol", folder / "submission.csv"
     with locked(folder):
         _title("1/7 Phantom studies")
-        truths = write_competition(competition, studies=STUDIES, test_studies=TEST_STUDIES, seed=SEED)
+        truths = write_set(competition, PhantomSet("", SEED, STUDIES, TEST_STUDIES))
         _title("2/7 Preprocessing")
         log.info(recipe("baseline").preprocess(competition, cache).sentence())
         _title("3/7 Training the baseline, and its canal targets once more by the report's protocol")

@@ -13,7 +13,7 @@ import pytest
 
 from lumbar_kaggle.baseline.config import BaselineConfig
 from lumbar_kaggle.baseline.export import export
-from lumbar_kaggle.baseline.fit import fit
+from lumbar_kaggle.baseline.run import fit
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.tables.competition import read_competition

@@ -53,9 +53,8 @@ def calibrate(raw: Floats, prior: Floats, seen: Booleans, calibration: Calibrati
     known = (prior * seen).sum(axis=1, keepdims=True)
     total = evidence.sum(axis=1, keepdims=True)
     posterior = np.where(seen, evidence / np.where(total > 0, total, 1.0) * known, prior)
-    mixed: Floats = (1 - calibration.mix) * posterior + calibration.mix * prior
-    mixed /= mixed.sum(axis=1, keepdims=True)
-    return mixed
+    mixed = (1 - calibration.mix) * posterior + calibration.mix * prior
+    return np.asarray(mixed / mixed.sum(axis=1, keepdims=True))
 
 
 def fit_calibration(raw: Floats, prior: Floats, seen: Booleans, severity: Integers) -> Calibration:

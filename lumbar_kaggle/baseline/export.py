@@ -87,12 +87,17 @@ def export(run: Path, bundle: Path) -> Manifest:
         )
     if not results:
         raise InputError(f"{run}: no target is finished yet; run lumbar train again to go on")
-    calibration, prior = (
-        read_json(run / "calibration.json"),
-        read_csv(run / "prior.csv", SEVERITIES, RERUN, index_col="target"),
-    )
-    facts = [_without_times(result) for result in results]
-    source = digest([facts, calibration, prior.to_numpy().tolist(), asdict(config)])
+    calibration = read_json(run / "calibration.json")
+    prior = read_csv(run / "prior.csv", SEVERITIES, RERUN, index_col="target")
+    # Without how long training took: the same models make the same bundle, resumed or not, on any day.
+    timeless = [
+        {
+            **one,
+            "folds": [{k: v for k, v in fold.items() if k != "seconds_per_epoch"} for fold in one["folds"]],
+        }
+        for one in results
+    ]
+    source = digest([timeless, calibration, prior.to_numpy().tolist(), asdict(config)])
     before = open_bundle(bundle, source)
     if before is not None:
         return before
@@ -113,15 +118,6 @@ def export(run: Path, bundle: Path) -> Manifest:
         weights=[fold["file"] for entries in folds.values() for fold in entries],
         models={"arch": config.arch, "folds": folds, "calibration": calibration, "source": source},
     )
-
-
-def _without_times(result: dict[str, Any]) -> dict[str, Any]:
-    """Drop how long training took: the same models make the same bundle, resumed or not, on any day."""
-    folds = [
-        {name: value for name, value in fold.items() if name != "seconds_per_epoch"}
-        for fold in result["folds"]
-    ]
-    return {**result, "folds": folds}
 
 
 def _export_target(run: Path, bundle: Path, result: dict[str, Any]) -> list[dict[str, Any]]:

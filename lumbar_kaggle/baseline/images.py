@@ -9,11 +9,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lumbar_kaggle.core.folders import list_folder, shown
-from lumbar_kaggle.dicom import intensity
 from lumbar_kaggle.dicom.cache import OK, Cache, CacheConfig, Source
 from lumbar_kaggle.dicom.grouping import middle_first
-from lumbar_kaggle.dicom.instances import UnreadableInstance, read_slices
+from lumbar_kaggle.dicom.headers import UnreadableInstance
+from lumbar_kaggle.dicom.instances import read_slices
 from lumbar_kaggle.dicom.series import UnreadableSeries, notes, read_headers
+from lumbar_kaggle.dicom.volume import HIGH, LOW, windowed
 from lumbar_kaggle.tables.competition import SERIES_COLUMNS
 
 SIDE = 256
@@ -28,7 +29,7 @@ CACHE_CONFIG = CacheConfig(
         "slice": "middle",
         "size": SIDE,
         "interpolation": "INTER_AREA",
-        "percentiles": [intensity.LOW, intensity.HIGH],
+        "percentiles": [LOW, HIGH],
     },
 )
 
@@ -80,7 +81,7 @@ def middle_slice(
         except UnreadableInstance as error:
             reason = reason or f"{shown(header.path.name)}: {error}"
             continue
-        image = intensity.window(one.image, one.padding)
+        image = windowed(one.image, one.padding)
         return image, {
             "instance_number": header.instance_number,
             "slices": len(headers),

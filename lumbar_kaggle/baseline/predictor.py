@@ -1,9 +1,10 @@
 """A baseline bundle, ready to grade studies."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 import safetensors.torch
 import torch
@@ -18,8 +19,9 @@ from lumbar_kaggle.baseline.images import middle_slice, rank_series, square
 from lumbar_kaggle.core.settings import from_dict
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES, target
 from lumbar_kaggle.dicom.series import UnreadableSeries
-from lumbar_kaggle.inference.base import Explanation, Prediction, Study
+from lumbar_kaggle.inference.base import Explanation, HeatMap, Prediction, Slice, Study
 from lumbar_kaggle.inference.bundle import MANIFEST, Manifest
+from lumbar_kaggle.inference.heat import grad_cam
 from lumbar_kaggle.training.devices import usable_devices
 from lumbar_kaggle.training.encoders import build_network
 from lumbar_kaggle.training.weights import load_weights
@@ -77,10 +79,7 @@ class BaselinePredictor:
         ]
 
     def grade(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Grade cached pictures.
-
-        Args:
-            images: ``[studies, 256, 256]``.
+        """Grade cached pictures ``[studies, 256, 256]``.
 
         Returns:
             ``[studies, 25, 3]`` calibrated, mean over folds; NaN for targets without a model, or with one
@@ -117,9 +116,7 @@ class BaselinePredictor:
         return graded, faults
 
     def explain(self, study: Study, targets: Sequence[str] | None = None) -> Explanation:
-        """Grade one study and draw heat maps; see `baseline.explain.explain_study`."""
-        from lumbar_kaggle.baseline.explain import explain_study
-
+        """Grade one study and draw heat maps; see `explain_study`."""
         try:
             return explain_study(study, self, targets)
         except UnreadableSeries as error:
@@ -187,3 +184,44 @@ def _try_picture(study: Study) -> tuple[NDArray[np.uint8] | None, str]:
     except UnreadableSeries as error:
         return None, str(error)
     return square(image), f"series {facts['series_id']}: {facts['notes']}" if facts["notes"] else ""
+
+
+def explain_study(
+    study: Study, predictor: BaselinePredictor, targets: Iterable[str] | None = None
+) -> Explanation:
+    """Grade one study and draw a heat map for each target asked for, by default every one of the bundle.
+
+    Each heat map is the mean over the folds' models, enlarged to the original slice. Other targets are not
+    graded.
+
+    Raises:
+        UnreadableSeries: the study has no usable slice.
+    """
+    image, facts = study_slice(study)
+    inputs = predictor.normalise(square(image)[None])
+    probabilities = np.full((len(TARGET_NAMES), len(SEVERITIES)), np.nan)
+    heat_maps = []
+    for name in targets or predictor.manifest.targets:
+        graded, heat_map = _explain_target(predictor, name, inputs, image.shape)
+        probabilities[TARGET_NAMES.index(name)] = graded
+        heat_maps.append(heat_map)
+    shown = Slice(image, facts)
+    return Explanation(study.study_id, probabilities, slice=shown, heat_maps=tuple(heat_maps))
+
+
+def _explain_target(
+    predictor: BaselinePredictor, name: str, inputs: torch.Tensor, shape: tuple[int, ...]
+) -> tuple[NDArray[np.float64], HeatMap]:
+    graded, raw, maps = [], [], []
+    for fold, model in predictor.models(name):
+        # The body's last output is the feature map that the head pools.
+        logits, heat = grad_cam(model, model[0], inputs)
+        softmax = logits.softmax(0)[None].double().cpu().numpy()
+        graded.append(predictor.calibrate(name, fold, softmax)[0])
+        raw.append(softmax[0])
+        maps.append(heat)
+    severity = int(np.mean(raw, axis=0).argmax())
+    heat = np.mean(maps, axis=0)[severity]
+    enlarged = cv2.resize(heat, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
+    heat_map = HeatMap(name, SEVERITIES[severity], np.clip(enlarged, 0, 1).astype(np.float32))
+    return np.mean(graded, axis=0), heat_map

@@ -42,7 +42,7 @@ def fit(
     processes: int | None = None,
 ) -> str:
     """Train every target of the configuration, or go on."""
-    from lumbar_kaggle.baseline.fit import fit as fit_run
+    from lumbar_kaggle.baseline.run import fit as fit_run
 
     for option, value in (("--label-weights", label_weights), ("--processes", processes)):
         if value is not None:

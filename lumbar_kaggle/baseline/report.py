@@ -29,8 +29,8 @@ from lumbar_kaggle.inference.recipes import Report
 from lumbar_kaggle.pages import charts
 from lumbar_kaggle.pages.pictures import explained_slice
 from lumbar_kaggle.pages.render import target_words
-from lumbar_kaggle.pages.report import score_table
-from lumbar_kaggle.score.agreement import confusion
+from lumbar_kaggle.score.comparison import score_beside_prior
+from lumbar_kaggle.score.metric import confusion
 
 TEMPLATE = Path(__file__).with_name("report.html")
 
@@ -45,7 +45,7 @@ class RunResults:
     Attributes:
         config: of the run.
         records: content of each finished target's ``target.json``, in the usual order.
-        summary: as from `recipes.baseline.run.summarise`, indexed by target name.
+        summary: as from `run.summarise`, indexed by target name.
         predictions: per target the columns ``row_id, fold, truth`` and `SEVERITIES`, uncalibrated.
         histories: per target the columns ``fold, epoch, train_loss, valid_loss, accuracy``.
         oof: columns ``row_id, fold`` and `SEVERITIES`, calibrated; None where the run has none.
@@ -62,11 +62,6 @@ class RunResults:
     def targets(self) -> list[str]:
         """Names of the finished targets."""
         return [str(record["target"]) for record in self.records]
-
-    @property
-    def studies(self) -> int:
-        """Distinct studies among the validation rows."""
-        return int(self.truth()["study_id"].nunique())
 
     def confusion(self, name: str) -> NDArray[np.int64]:
         """Return the confusion matrix ``[3 true, 3 most probable]`` of one target."""
@@ -144,34 +139,23 @@ def compare(honest: RunResults, report: RunResults) -> Comparison:
     )
     first, second = asdict(honest.config), asdict(report.config)
     differing = [key for key in first if first[key] != second[key] and key not in ("targets", "protocol")]
-    shared = float(np.mean(np.concatenate([_also_elsewhere(report.predictions[name]) for name in names])))
+    # A row that has a copy in another fold has one in its own training part.
+    rows = pd.concat([report.predictions[name] for name in names], keys=names, names=["target"])
+    shared = float((rows.groupby(["target", "row_id"])["fold"].transform("nunique") > 1).mean())
     return Comparison(table, shared, differing)
-
-
-def _also_elsewhere(rows: pd.DataFrame) -> NDArray[np.bool_]:
-    """Whether each validation row has a copy in another fold, that is in its own training part."""
-    folds = rows.groupby("row_id")["fold"].transform("nunique")
-    elsewhere: NDArray[np.bool_] = (folds > 1).to_numpy()
-    return elsewhere
 
 
 def report(
     run: Path, *, against: Path | None, bundle: Path | None, studies: Sequence[str], folder: Path | None
 ) -> Report:
     """Return what the page shows of a run; see `Recipe.report`."""
-    content = _content(run, against)
-    content["studies"] = _pictured_studies(studies, bundle, folder)
-    return Report(TEMPLATE, content)
-
-
-def _content(run: Path, against: Path | None) -> dict[str, Any]:
     results = read_run_results(run)
     summary, missing = results.summary, len(set(results.config.targets) - set(results.targets))
-    return {
+    content = {
         "config": results.config,
         "facts": _facts(results),
         "unfinished": f": targets still to be trained: {missing}" if missing else "",
-        "scores": None if results.oof is None else score_table(results.oof, results.truth()),
+        "scores": None if results.oof is None else score_beside_prior(results.oof, results.truth()),
         "columns": COLUMNS,
         "summary": summary.to_dict("records"),
         "averages": averages(summary) | {"label": "Average", "convergence_rate": "–", "description": "–"},
@@ -181,7 +165,9 @@ def _content(run: Path, against: Path | None) -> dict[str, Any]:
         "seconds": charts.bar_rows(summary["seconds_per_epoch"]),
         "scatter": charts.accuracy_scatter(summary["latest_accuracy"], summary["max_accuracy"]),
         "details": _details(results),
+        "studies": _pictured_studies(studies, bundle, folder),
     }
+    return Report(TEMPLATE, content)
 
 
 def _facts(results: RunResults) -> dict[str, Any]:
@@ -190,7 +176,7 @@ def _facts(results: RunResults) -> dict[str, Any]:
     # The name alone: where the file lay on somebody's disk is of no use to a reader.
     source = {"auto": "the library's own", "none": "none"}.get(config.weights, Path(config.weights).name)
     return {
-        "studies": results.studies,
+        "studies": int(results.truth()["study_id"].nunique()),
         "rows": int(results.summary["rows"].sum()),
         "finished": len(results.targets),
         "all": len(TARGET_NAMES),
@@ -245,13 +231,10 @@ def _pictured_studies(
     manifest, shown = read_manifest(bundle), []
     if manifest.recipe != "baseline":
         raise InputError(f"{bundle}: made by recipe {manifest.recipe!r}; give the one exported from this run")
-    for one in explain_studies(folder, studies, bundle, _shown_targets(manifest.targets)):
+    # The canal targets, which the middle slice shows best, or else the first ones there are.
+    canal = [name for name in manifest.targets if target(name).score_group == "spinal"]
+    names = (canal or manifest.targets)[:MAPS_PER_STUDY]
+    for one in explain_studies(folder, studies, bundle, names):
         content = explained_slice(one, one.slice) if one.slice is not None else {}
         shown.append({"study_id": one.study_id, "reason": "; ".join(one.notes), **content})
     return shown
-
-
-def _shown_targets(available: Sequence[str]) -> list[str]:
-    """The canal targets, which the middle slice shows best, or else the first ones there are."""
-    canal = [name for name in available if target(name).score_group == "spinal"]
-    return (canal or list(available))[:MAPS_PER_STUDY]

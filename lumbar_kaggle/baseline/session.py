@@ -9,8 +9,8 @@ from typing import Any
 
 from lumbar_kaggle.baseline.config import BaselineConfig
 from lumbar_kaggle.baseline.export import export
-from lumbar_kaggle.baseline.fit import FitResult, fit
 from lumbar_kaggle.baseline.recipe import NAME, preprocess
+from lumbar_kaggle.baseline.run import FitResult, fit
 from lumbar_kaggle.core.budget import Budget, usable_cores
 from lumbar_kaggle.core.settings import from_dict
 from lumbar_kaggle.kaggle.inputs import copy_pretrained, find_competition, take_up
@@ -26,15 +26,9 @@ CACHE_MARKER = "cache/baseline/config.json"
 
 
 def preprocess_session(working: Path, *, hours: float, package: str = "", inputs: Path | None = None) -> bool:
-    """Fill the cache until the budget ends, going on from an attached earlier output.
+    """Fill the cache until the budget ends, going on from an attached earlier output; tell if it is complete.
 
-    Args:
-        working: the session's output folder; ``cache`` goes there.
-        hours, package: see `kaggle.session.begin_session`.
-        inputs: where the inputs are mounted.
-
-    Returns:
-        Whether the cache is complete.
+    Arguments are those of `train_baseline_session`.
 
     Raises:
         InputError: the competition is not attached, or the package is another version.

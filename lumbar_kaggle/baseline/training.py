@@ -11,25 +11,138 @@ that was killed goes on at the target, fold and epoch where it stopped::
 
 import contextlib
 import io
+import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from fastai.callback.schedule import minimum, slide, steep, valley
+from fastai.data.block import CategoryBlock, DataBlock
+from fastai.data.core import DataLoaders
+from fastai.data.transforms import ColReader, ColSplitter, Normalize
 from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
+from fastai.metrics import accuracy
+from fastai.torch_core import set_seed
+from fastai.vision.augment import Resize, aug_transforms
+from fastai.vision.core import PILImage
+from fastai.vision.data import ImageBlock
+from PIL import Image
 from sklearn.model_selection import KFold
 
 from lumbar_kaggle.baseline.config import BaselineConfig, epochs_after_short_run
-from lumbar_kaggle.baseline.learner import find_learning_rate, make_learner
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json, write_csv, write_json
 from lumbar_kaggle.core.targets import SEVERITIES
 from lumbar_kaggle.tables.folds import balance, derive_seed
 from lumbar_kaggle.training.callbacks import WithinBudget, phase_of
+from lumbar_kaggle.training.devices import train_in_half_precision, training_device
+from lumbar_kaggle.training.encoders import build_network, load_pretrained
 from lumbar_kaggle.training.loop import history_of, train, write_network
+
+SUGGESTIONS = (minimum, steep, valley, slide)
+"""fastai's four ways to read the finder's curve; the valley's rate is the one used."""
+
+
+def make_loaders(rows: pd.DataFrame, config: BaselineConfig, stats: Any) -> DataLoaders:
+    """Make the data loaders of one target and fold.
+
+    A horizontal flip would show a patient who faces the other way, which no sagittal slice does, and in
+    other planes it would exchange left and right; the report had it on, and its protocol has it still.
+
+    Args:
+        rows: columns ``image`` (path), ``severity`` (0, 1, 2), ``is_valid`` (bool).
+        config: sizes.
+        stats: mean and standard deviation of the network's input.
+    """
+    block = DataBlock(
+        blocks=(ImageBlock, CategoryBlock(vocab=list(SEVERITIES), sort=False)),
+        get_x=lambda row: PILImage(_picture(row["image"], config.image_size).convert("RGB")),
+        get_y=ColReader("label"),
+        splitter=ColSplitter("is_valid"),
+        item_tfms=Resize(config.image_size),
+        batch_tfms=[
+            *aug_transforms(do_flip=config.protocol == "report"),
+            Normalize.from_stats(*stats),
+        ],
+    )
+    labelled = rows.assign(label=[SEVERITIES[severity] for severity in rows["severity"]])
+    training = int((~labelled["is_valid"]).sum())
+    # The training loader drops its last, smaller batch: with fewer images than one batch nothing is left.
+    batch = min(config.batch_size, training)
+    loaders: DataLoaders = block.dataloaders(
+        labelled, bs=batch, val_bs=config.batch_size, num_workers=0, device=training_device()
+    )
+    return loaders
+
+
+@lru_cache(maxsize=8192)
+def _picture(path: str, side: int) -> Image.Image:
+    """Read a cached picture once for all targets and epochs, at the size that is trained (64 kB at 256 px).
+
+    Resampled as fastai's `Resize` does it, which then finds nothing left to do.
+    """
+    with Image.open(path) as picture:
+        return picture.resize((side, side), Image.Resampling.BILINEAR)
+
+
+def make_learner(rows: pd.DataFrame, config: BaselineConfig, folder: Path, seed: int) -> tuple[Learner, bool]:
+    """Return the learner of one target and fold, and whether its body is pretrained.
+
+    The seed is of the random weights; fastai's own temporary files go to the folder.
+    """
+    set_seed(seed)
+    network = build_network(config.arch)
+    pretrained = bool(load_pretrained(network.model[0], config.arch, config.weights))
+    loaders = make_loaders(rows, config, (network.mean, network.std))
+    learner = Learner(
+        loaders,
+        network.model.to(loaders.device),
+        loss_func=CrossEntropyLossFlat(),
+        splitter=network.split,
+        metrics=accuracy,
+        path=folder,
+        model_dir=".",
+    )
+    return train_in_half_precision(learner, wanted=config.mixed_precision), pretrained
+
+
+def find_learning_rate(learner: Learner, iterations: int, seed: int) -> dict[str, float]:
+    """Run the learning-rate finder.
+
+    Returns:
+        The suggestions ``minimum``, ``steep``, ``valley`` and ``slide``, NaN where a curve that ended
+        early is too short for one; and ``used``: the valley, or fastai's default without one.
+    """
+    set_seed(seed)
+    with learner.no_bar(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        learner.lr_find(num_it=iterations, show_plot=False, suggest_funcs=None)
+    # The same cut as fastai's own: a tenth at the start, and the last five, where the loss explodes.
+    rates = torch.tensor(learner.recorder.lrs[iterations // 10 : -5])
+    losses = torch.tensor([float(loss) for loss in learner.recorder.losses[iterations // 10 : -5]])
+    found = {suggest.__name__: _suggestion(suggest, rates, losses, iterations) for suggest in SUGGESTIONS}
+    found["used"] = found["valley"] if math.isfinite(found["valley"]) else float(learner.lr)
+    return found
+
+
+def _suggestion(
+    suggest: Callable[..., Any], rates: torch.Tensor, losses: torch.Tensor, iterations: int
+) -> float:
+    finite = torch.isfinite(losses)
+    try:
+        return float(suggest(rates[finite], losses[finite], iterations)[0])
+    except (IndexError, ValueError, RuntimeError):
+        # fastai's rules index into the curve; one that diverged at once has too few points.
+        return math.nan
+
 
 Tell = Callable[[str], None]
 """Receives a short text on what is being done, for the progress bar."""
@@ -37,13 +150,10 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Job:
-    """One target to train.
+    """One target to train, and the folder where everything of it goes.
 
-    Attributes:
-        target: its name.
-        rows: columns ``row_id, study_id, severity, image, fold``, one per labelled study with a picture.
-        folder: where everything of the target goes.
-        config: the run's.
+    The rows have the columns ``row_id, study_id, severity, image, fold``, one per labelled study with a
+    picture.
     """
 
     target: str
@@ -58,12 +168,6 @@ def split_rows(rows: pd.DataFrame, fold: int, config: BaselineConfig, seed: int)
     With the honest protocol the study decides, and only the training part is upsampled. With the
     report's, all rows are upsampled first and then dealt out at random: copies of one picture come to
     lie on both sides, which is what inflated the report's accuracy.
-
-    Args:
-        rows: as in `Job`.
-        fold: 0 … folds - 1.
-        config: protocol and number of folds.
-        seed: of the copies, and of the report protocol's split.
     """
     if config.protocol == "report":
         everything = balance(rows, seed)
@@ -96,12 +200,19 @@ def train_target(job: Job, budget: Budget, tell: Tell) -> dict[str, Any]:
         )
     budget.check()
     rates = _learning_rates(job, budget, tell)
-    short = _train_folds(job, "short", job.config.short_epochs, rates["used"], budget, tell)
+
+    def all_folds(stage: str, epochs: int) -> list[dict[str, Any]]:
+        return [
+            train_fold(job, stage, fold, epochs, rates["used"], budget, tell)
+            for fold in range(job.config.folds)
+        ]
+
+    short = all_folds("short", job.config.short_epochs)
     accuracy = float(np.mean([record["accuracy"] for record in short]))
     epochs = epochs_after_short_run(accuracy, job.config)
     stage, kept = "short", short
     if epochs is not None:
-        stage, kept = "long", _train_folds(job, "long", epochs, rates["used"], budget, tell)
+        stage, kept = "long", all_folds("long", epochs)
         for weights in (job.folder / "short").glob("*/weights.safetensors"):
             weights.unlink()
     result = {"target": job.target, "stage": stage, "short_accuracy": accuracy, "lr": rates, "folds": kept}
@@ -126,12 +237,6 @@ def _learning_rates(job: Job, budget: Budget, tell: Tell) -> dict[str, float]:
     return dict(read_json(path))
 
 
-def _train_folds(
-    job: Job, stage: str, epochs: int, rate: float, budget: Budget, tell: Tell
-) -> list[dict[str, Any]]:
-    return [train_fold(job, stage, fold, epochs, rate, budget, tell) for fold in range(job.config.folds)]
-
-
 def train_fold(
     job: Job, stage: str, fold: int, epochs: int, rate: float, budget: Budget, tell: Tell
 ) -> dict[str, Any]:
@@ -149,7 +254,7 @@ def train_fold(
         OutOfTime: the budget is spent.
     """
     folder = job.folder / stage / f"fold-{fold}"
-    done = folder / "record.json"
+    done, checkpoint = folder / "record.json", folder / "checkpoint.pt"
     if done.is_file():
         return dict(read_json(done))
     budget.check()
@@ -158,11 +263,11 @@ def train_fold(
     rows = split_rows(job.rows, fold, job.config, seed)
     run_seed = derive_seed(seed, stage, fold)
     learner, pretrained = make_learner(rows, job.config, folder, run_seed)
-    checkpoint, report = folder / "checkpoint.pt", job.config.protocol == "report"
-    tell(f"{stage} fold {fold + 1}/{job.config.folds}")
+    report, words = job.config.protocol == "report", f"{stage} fold {fold + 1}/{job.config.folds}"
+    tell(words)
 
     def progress(epoch: int, figures: list[float]) -> None:
-        tell(f"{stage} fold {fold + 1}/{job.config.folds} epoch {epoch + 1}/{epochs} valid {figures[1]:.3f}")
+        tell(f"{words} epoch {epoch + 1}/{epochs} valid {figures[1]:.3f}")
 
     def fit(phase: str, count: int, lr: float | slice, **cycle: Any) -> list[float]:
         options = {"patience": job.config.patience if report else None, "keep_best": report, **cycle}
@@ -183,15 +288,14 @@ def train_fold(
                 learner.unfreeze()
             rates = slice(rate / 2 / 100, rate / 2)
             seconds = fit("train", epochs, rates, tell=progress, pct_start=0.3, div=5.0)
-    record = _finish_fold(folder, learner, rows, fold)
-    record |= {
+    record = {
         "stage": stage,
         "epochs_planned": epochs,
         "pretrained": pretrained,
         "lr": rate,
         "seed": run_seed,
-        "seconds_per_epoch": float(np.mean(seconds)),
     }
+    record |= {"seconds_per_epoch": float(np.mean(seconds)), **_finish_fold(folder, learner, rows, fold)}
     write_json(done, record)
     checkpoint.unlink(missing_ok=True)
     return record

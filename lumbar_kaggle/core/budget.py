@@ -13,12 +13,9 @@ class OutOfTime(Exception):
 
 
 class Budget:
-    """Hours that a run may take.
+    """Hours that a run may take, None for no limit.
 
-    Args:
-        hours: None for no limit.
-        reserve_minutes: kept for the clean stop: saving, exporting, writing the logs.
-        clock: seconds, monotonic; another one for tests.
+    `reserve_minutes` are kept for the clean stop: saving, exporting, writing the logs. `clock` gives seconds.
     """
 
     def __init__(
@@ -36,11 +33,7 @@ class Budget:
         return float("inf") if self._end is None else max(0.0, self._end - self._clock())
 
     def check(self) -> None:
-        """Do nothing while time is left.
-
-        Raises:
-            OutOfTime: no time is left.
-        """
+        """Raise `OutOfTime` where no time is left."""
         if self.left_s() <= 0:
             raise OutOfTime("the time budget is spent")
 

@@ -44,14 +44,10 @@ def copy_file(source: AnyPath, target: AnyPath) -> None:
 
 @contextlib.contextmanager
 def locked(target: AnyPath, *, file: bool = False) -> Iterator[None]:
-    """Keep other processes from writing a folder or file while the block runs.
+    """Keep other processes from writing a folder, or with `file` a file, while the block runs.
 
     The same thread may lock again what it holds. The operating system frees the lock of a process that dies.
-
-    Args:
-        target: the folder, made if it is not there and kept if anything comes to lie in it; or with `file`
-            the file.
-        file: whether `target` is a file; then the lock lies beside it.
+    A folder is made if it is not there and kept if anything comes to lie in it; a file's lock lies beside it.
 
     Raises:
         InputError: another process, or another thread, is at work on it; or nothing can be written there.
@@ -95,12 +91,7 @@ def locked(target: AnyPath, *, file: bool = False) -> Iterator[None]:
 def alone_on(argument: str, *, file: bool = False) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Decorate a function so that it runs in one process at a time on the path that an argument names.
 
-    Args:
-        argument: its name.
-        file: see `locked`.
-
-    Raises:
-        InputError: as `locked`.
+    Raises as `locked`, whose `file` is the same.
     """
 
     def decorate(work: Callable[P, T]) -> Callable[P, T]:
@@ -132,13 +123,7 @@ def write_csv(path: AnyPath, frame: "pd.DataFrame") -> None:
 
 
 def read_csv(path: AnyPath, columns: Iterable[str], remedy: str, **options: Any) -> "pd.DataFrame":
-    """Read a table that `write_csv` wrote.
-
-    Args:
-        path: the file.
-        columns: that it must have.
-        remedy: what to do where it is damaged, for the message.
-        options: of `pandas.read_csv`.
+    """Read a table that `write_csv` wrote and that must have `columns`; `remedy` goes into the message.
 
     Raises:
         InputError: the file is missing or damaged; such as one that was cut off.

@@ -24,13 +24,7 @@ JUNK = frozenset(
 
 @dataclass(frozen=True)
 class Folder:
-    """One folder of a tree.
-
-    Attributes:
-        path: of the folder.
-        folders, files: in it, each in natural order, without junk.
-        problem: why it could not be listed, or empty.
-    """
+    """One folder of a tree: what is in it in natural order, without junk, or why it could not be listed."""
 
     path: Path
     folders: tuple[Path, ...] = ()

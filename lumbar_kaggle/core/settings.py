@@ -37,11 +37,7 @@ def begin_run(
 ) -> None:
     """Write the configuration into a run folder, or check that the run was begun with the same.
 
-    Args:
-        path: the file; the run's folder is its parent.
-        config: a dataclass of plain values.
-        free: fields that may differ from the earlier ones.
-        data: what the run is made from, see `tie`.
+    Fields in `free` may differ from the earlier ones; `data` is what the run is made from, see `tie`.
 
     Raises:
         InputError: the run was begun with another configuration, or on other data; the difference is named.

@@ -72,11 +72,7 @@ _ROW_ID = re.compile(f"(.+?)_({'|'.join(TARGET_NAMES)})", re.DOTALL)
 
 
 def target(name: str) -> Target:
-    """Return the target called `name`.
-
-    Raises:
-        KeyError: no such target.
-    """
+    """Return the target called `name`; raise KeyError where there is none."""
     return _BY_NAME[name]
 
 

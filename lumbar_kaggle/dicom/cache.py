@@ -19,6 +19,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -82,8 +83,7 @@ def _head(path: Path) -> str:
         return ""
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """Some sources that are committed together."""
 
     name: str
@@ -92,17 +92,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class CacheConfig:
-    """What determines the entries besides their sources; saved beside them.
+    """What determines the entries besides their sources; saved beside them."""
 
-    Attributes:
-        kind: name of the cache kind, also its folder.
-        version: raised when the same source would give other bytes.
-        settings: sizes, percentiles and the like, as text, numbers or lists of them.
-    """
-
-    kind: str
-    version: int
-    settings: dict[str, object]
+    kind: str  # also the folder's name
+    version: int  # raised when the same source would give other bytes
+    settings: dict[str, object]  # sizes, percentiles and the like
 
 
 class Cache:
@@ -113,11 +107,7 @@ class Cache:
         self.batches = self.folder / "batches"
 
     def open(self, config: CacheConfig) -> None:
-        """Create the folder, or check that it was made with the same configuration.
-
-        Raises:
-            InputError: it was made with another one.
-        """
+        """Create the folder; raise InputError where it was made with another configuration."""
         path = self.folder / "config.json"
         wanted = asdict(config)
         if path.is_file() and read_json(path) != wanted:
@@ -182,11 +172,7 @@ class Cache:
         return index
 
     def identity(self) -> str:
-        """Return a digest of the sources of all usable entries of a finished cache.
-
-        Raises:
-            InputError: see `index`.
-        """
+        """Return a digest of the sources of all usable entries of a finished cache; raises as `index`."""
         index = self.index()
         usable = index.loc[index["status"] == OK, ["study_id", "series_id", "source"]]
         return digest(usable.to_numpy().tolist())

@@ -9,7 +9,8 @@ from tqdm import tqdm
 from lumbar_kaggle.core.files import AnyPath
 from lumbar_kaggle.core.folders import list_folder, shown
 from lumbar_kaggle.dicom.grouping import may_be, plane_of
-from lumbar_kaggle.dicom.instances import UnreadableInstance, read_instance
+from lumbar_kaggle.dicom.headers import UnreadableInstance
+from lumbar_kaggle.dicom.instances import read_instance
 from lumbar_kaggle.dicom.kinds import KIND_WORDS
 from lumbar_kaggle.tables.competition import find_faults
 from lumbar_kaggle.tables.reading import Fault, clipped, faults_of, shortened

@@ -45,23 +45,15 @@ LAST_PLUGINS = ("pillow", "pydicom")
 
 @dataclass(frozen=True)
 class Layout:
-    """How a file stores its frames.
+    """How a file stores its frames."""
 
-    Attributes:
-        syntax: transfer syntax UID.
-        rows, columns: px.
-        frames: how many.
-        bits_allocated, bits_stored: per pixel.
-        signed: whether values are two's complement.
-    """
-
-    syntax: str
+    syntax: str  # transfer syntax UID
     rows: int
     columns: int
     frames: int
     bits_allocated: int
     bits_stored: int
-    signed: bool
+    signed: bool  # two's complement
 
     @property
     def frame_bytes(self) -> int:
@@ -88,11 +80,7 @@ Decoder = Callable[[bytes, Layout], NDArray[Any]]
 
 
 def decode_frame(encoded: bytes, layout: Layout) -> NDArray[Any]:
-    """Decode one frame with the first decoder that can.
-
-    Args:
-        encoded: the frame's bitstream, its fragments joined.
-        layout: what the file's header says of it.
+    """Decode one frame, its fragments joined, with the first decoder that can.
 
     Returns:
         ``[rows, columns]`` stored values; see `stored`.
@@ -117,8 +105,7 @@ def stored(values: NDArray[Any], layout: Layout, precision: int) -> NDArray[Any]
 
     Args:
         values: ``[rows, columns]`` integers, right in their lowest bits.
-        layout: what the file's header says.
-        precision: bits per pixel that the encoded frame states.
+        layout, precision: what the file's header says, and the bits per pixel that the frame states.
 
     Returns:
         ``[rows, columns]`` uint16, int16, or uint32 and int32 where more than 16 bits are allocated.
@@ -131,11 +118,7 @@ def stored(values: NDArray[Any], layout: Layout, precision: int) -> NDArray[Any]
 
 @cache
 def decoders(syntax: str) -> dict[str, Decoder]:
-    """Return the installed decoders of an encapsulated transfer syntax, the preferred one first.
-
-    Raises:
-        NotImplementedError: pydicom knows of none.
-    """
+    """Return the installed decoders of an encapsulated transfer syntax, the preferred one first."""
     available = get_decoder(UID(syntax)).available_plugins
     whole = (
         {"gdcm": _with_gdcm, "SimpleITK": _with_simpleitk}

@@ -88,13 +88,7 @@ def read_layout(header: Header, syntax: str) -> Layout:
 def read_frame(
     dataset: Dataset, header: Header, layout: Layout, frame: int
 ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-    """Decode one frame.
-
-    Args:
-        dataset: with PixelData.
-        header: of this frame.
-        layout: of the file.
-        frame: from 0.
+    """Decode one frame, numbered from 0, of a dataset with PixelData; `header` is that of this frame.
 
     Returns:
         ``[rows, columns]`` image, rescaled, greater is brighter; and the padding, as in `instances.Slice`.
@@ -175,11 +169,7 @@ def _stored_value(value: int, layout: Layout) -> int:
 
 
 def decode_in_child(encoded: bytes, layout: Layout) -> NDArray[Any]:
-    """Decode one frame as `decoders.decode_frame` does, in a child process.
-
-    Raises:
-        ValueError: it cannot be decoded, or its decoder died of it; the text says why.
-    """
+    """Decode one frame as `decoders.decode_frame` does, in a child that may die of it (ValueError)."""
     global _child
     with _lock:
         if _child is None or _child.poll() is not None:

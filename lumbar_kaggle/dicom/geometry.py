@@ -22,14 +22,7 @@ AXES = ("sagittal", "coronal", "axial")
 
 
 def slice_normal(orientation: ArrayLike) -> Floats:
-    """Return the unit normal of one or more slices.
-
-    Args:
-        orientation: ``[..., 6]`` direction cosines.
-
-    Returns:
-        ``[..., 3]`` cross product of row and column direction, normalised.
-    """
+    """Return unit normals ``[..., 3]`` of direction cosines ``[..., 6]``: row × column direction."""
     cosines = np.asarray(orientation, dtype=np.float64)
     normal = np.cross(cosines[..., :3], cosines[..., 3:])
     unit: Floats = normal / np.linalg.norm(normal, axis=-1, keepdims=True)
@@ -37,13 +30,10 @@ def slice_normal(orientation: ArrayLike) -> Floats:
 
 
 def plane(orientation: ArrayLike) -> str:
-    """Return ``"sagittal"``, ``"coronal"`` or ``"axial"``, whichever is nearest.
+    """Return ``"sagittal"``, ``"coronal"`` or ``"axial"``, whichever is nearest to direction cosines ``[6]``.
 
     >>> plane([0, 1, 0, 0, 0, -1])
     'sagittal'
-
-    Args:
-        orientation: ``[6]`` direction cosines.
     """
     return AXES[int(np.argmax(np.abs(slice_normal(orientation))))]
 
@@ -94,16 +84,10 @@ def to_slice(
 
 
 def reading_direction(orientation: ArrayLike) -> Floats:
-    """Return the direction in which slices are ordered.
+    """Return the slice normal ``[3]`` of direction cosines ``[6]``, turned as slices are ordered.
 
     Sagittal slices run from the patient's right to left (rising x), coronal from front to back
     (rising y), axial from head to foot (falling z).
-
-    Args:
-        orientation: ``[6]`` direction cosines.
-
-    Returns:
-        ``[3]`` the slice normal, turned that way.
     """
     normal = slice_normal(orientation)
     axis = int(np.argmax(np.abs(normal)))

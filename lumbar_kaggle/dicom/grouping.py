@@ -79,11 +79,7 @@ def _commonest(axes: NDArray[np.int64]) -> int:
 def group_slices(instances: Sequence[Instance]) -> list[list[Instance]]:
     """Split slices into groups that each are one series, echo, image type, time and plane.
 
-    Args:
-        instances: of one study, from any number of folders.
-
-    Returns:
-        A partition, in the order of the first slices, the order of `instances` within each.
+    The slices are of one study, from any number of folders. Groups come in the order of their first slices.
     """
     groups = _by_series(list(instances))
     for split in (_by_echo, _by_content, _by_time, _by_plane):

@@ -59,8 +59,7 @@ class UnreadableInstance(Exception):
 def damage(what: str) -> Iterator[None]:
     """Turn whatever parsers and decoders raise over a damaged file into `UnreadableInstance`.
 
-    Args:
-        what: how the sentence begins that gives the reason.
+    The sentence that gives the reason begins with `what`.
     """
     try:
         yield
@@ -105,11 +104,7 @@ class _Watched:
         self.reads = self.zeros = 0
 
     def read(self, size: int = -1) -> bytes:
-        """Read as files do.
-
-        Raises:
-            UnreadableInstance: too often, or nothing but zeros.
-        """
+        """Read as files do; raise `UnreadableInstance` where it is too often, or nothing but zeros."""
         content = self.file.read(size)
         self.reads += 1
         self.zeros = self.zeros + 1 if len(content) <= 8 and not any(content) else 0

@@ -16,16 +16,6 @@ from lumbar_kaggle.core.files import AnyPath
 from lumbar_kaggle.dicom.frames import read_frame, read_layout, rescale
 from lumbar_kaggle.dicom.headers import Header, UnreadableInstance, damage, functional_groups, read_file
 
-__all__ = [
-    "Instance",
-    "Slice",
-    "UnreadableInstance",
-    "decode",
-    "read_instance",
-    "read_instances",
-    "read_slices",
-]
-
 SPACING_MM = (0.05, 20.0)
 """No pixel of an MR slice is smaller or larger."""
 
@@ -100,18 +90,13 @@ class Instance:
 
 
 class Slice(NamedTuple):
-    """One slice of a file, header and picture.
-
-    Attributes:
-        instance: its header.
-        image: ``[rows, columns]``, as `decode` gives it.
-        padding: ``[rows, columns]``, True where the header says that there is no picture; None where
-            is picture throughout.
-    """
+    """One slice of a file, header and picture."""
 
     instance: Instance
     image: NDArray[Any]
+    """``[rows, columns]``, as `decode` gives it."""
     padding: NDArray[np.bool_] | None
+    """``[rows, columns]``, True where the header says that there is no picture; None: picture throughout."""
 
 
 def read_slices(path: AnyPath) -> list[Slice]:

@@ -93,11 +93,7 @@ def recognise_kind(instance: Instance) -> str | None:
 
 
 def recognise_series(group: Sequence[Instance]) -> tuple[str | None, str]:
-    """Return the kind of a group of slices, see `grouping.group_slices`, or None and why it is none.
-
-    Args:
-        group: at least one slice.
-    """
+    """Return the kind of a group of slices, see `grouping.group_slices`, or None and why it is none."""
     plane = plane_of(group)
     fitting = [item for item in group if item.orientation and geometry.plane(item.orientation) == plane]
     kind, reason = _told((fitting or list(group))[len(fitting or group) // 2])
@@ -109,10 +105,9 @@ def recognise_series(group: Sequence[Instance]) -> tuple[str | None, str]:
 
 
 def preference(group: Sequence[Instance]) -> tuple[tuple[bool | int, str], ...]:
-    """Return why one of several series of a kind is taken: the earliest point that differs decides.
+    """Return pairs of a value, of which the greater is better, and the words for it.
 
-    Returns:
-        Pairs of a value, of which the greater is better, and the words for it.
+    Of several series of a kind they decide which is taken, by the earliest point that differs.
     """
     item = group[len(group) // 2]
     words = _words(f"{item.description} {item.protocol}")

@@ -25,10 +25,9 @@ from lumbar_kaggle.core.budget import Budget, start_method
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked, read_json, write_atomic, write_json
 from lumbar_kaggle.core.folders import shown
-from lumbar_kaggle.dicom import intensity
 from lumbar_kaggle.dicom.cache import OK, Batch, Cache, CacheConfig, Source
 from lumbar_kaggle.dicom.series import UnreadableSeries, read_series
-from lumbar_kaggle.dicom.volume import Volume
+from lumbar_kaggle.dicom.volume import HIGH, LOW, Volume
 from lumbar_kaggle.tables.competition import SERIES_COLUMNS
 
 log = logging.getLogger(__name__)
@@ -39,21 +38,14 @@ Worker = Callable[[Source, Path], dict[str, object]]
 
 @dataclass(frozen=True)
 class Summary:
-    """What a preprocessing run did.
+    """What a preprocessing run did."""
 
-    Attributes:
-        series, failed: entries in the cache, and how many of them have no image.
-        slices: slices read in this run.
-        seconds: wall time of this run.
-        batches, skipped: batches in all, and those that were already there.
-    """
-
-    series: int
-    failed: int
-    slices: int
-    seconds: float
+    series: int  # entries in the cache
+    failed: int  # of them without an image
+    slices: int  # read in this run
+    seconds: float  # wall time of this run
     batches: int
-    skipped: int
+    skipped: int  # batches that were already there
 
     @property
     def slices_per_second(self) -> float:
@@ -71,23 +63,14 @@ class Summary:
 
 
 def make_pool(kind: str, workers: int) -> Executor:
-    """Return a pool of `workers` threads or processes.
-
-    Args:
-        kind: ``"threads"`` or ``"processes"``.
-        workers: at least 1.
-    """
+    """Return a pool of `workers` (1 or more) ``"threads"`` or ``"processes"``."""
     if kind == "threads":
         return ThreadPoolExecutor(workers)
     return ProcessPoolExecutor(workers, mp_context=get_context(start_method()))
 
 
 def scan_sources(series: pd.DataFrame, pool: Executor) -> list[Source]:
-    """List the files of every series, in the order of the table.
-
-    Args:
-        series: as `competition.Competition.series`.
-    """
+    """List the files of every series of `competition.Competition.series`, in its order."""
     return list(pool.map(Source.scan, *(series[name] for name in SERIES_COLUMNS)))
 
 
@@ -126,8 +109,7 @@ def preprocess(
         missing = {batch.name: _missing(batch, cache) for batch in batches}
         todo = [batch for batch in batches if missing[batch.name]]
         log.info("Preprocessing %d series into %s", len(sources), cache.folder)
-        if len(todo) < len(batches):
-            done = len(batches) - len(todo)
+        if done := len(batches) - len(todo):
             log.info("%d of %d batches are already there and are skipped", done, len(batches))
         start = time.perf_counter()
         total = sum(batch.sources[index].slices for batch in todo for index in missing[batch.name])
@@ -139,7 +121,7 @@ def preprocess(
         index = cache.finish(batches) if batches else pd.DataFrame({"status": []})
         failed = int((index["status"] != OK).sum())
         seconds = time.perf_counter() - start
-        return Summary(len(sources), failed, total, seconds, len(batches), len(batches) - len(todo))
+        return Summary(len(sources), failed, total, seconds, len(batches), done)
 
 
 def _missing(batch: Batch, cache: Cache) -> list[int]:
@@ -183,7 +165,7 @@ def _entry(worker: Worker, source: Source, folder: Path) -> dict[str, object]:
         return {**entry, "status": "failed", "reason": str(error), "file": ""}
 
 
-VOLUMES = CacheConfig("volumes", 3, {"percentiles": [intensity.LOW, intensity.HIGH], "window": "series"})
+VOLUMES = CacheConfig("volumes", 3, {"percentiles": [LOW, HIGH], "window": "series"})
 
 FORMAT = "volumes-3"
 """Of a series' JSON file."""
@@ -265,13 +247,7 @@ def volume_worker(source: Source, folder: Path) -> dict[str, object]:
 
 
 def write_volumes(folder: Path, name: str, stacks: list[Volume]) -> None:
-    """Write the stacks of a series to ``{name}.json`` and ``{name}_{number}.npy``.
-
-    Args:
-        folder: of the batch.
-        name: of the series.
-        stacks: windowed, as their headers say, not completed.
-    """
+    """Write windowed stacks, not completed, to ``{name}.json`` and ``{name}_{number}.npy``."""
     entries = []
     for number, stack in enumerate(stacks):
         file, pixels = f"{name}_{number}.npy", stack.pixels
@@ -290,10 +266,7 @@ def _with_null(values: NDArray[np.float64]) -> list[list[float | None]]:
 def read_volumes(folder: Path, file: str, series_id: str = "", kind: str = "") -> list[Volume]:
     """Read one series of the cache as `windowed_stacks` gives it; pixels stay in files, see `CachedImages`.
 
-    Args:
-        folder: of the cache kind ``volumes``.
-        file: of the index: the series' JSON file, relative to `folder`.
-        series_id, kind: of the index.
+    `file`, relative to `folder` of the cache kind ``volumes``, is the series' JSON file, as in the index.
 
     Raises:
         InputError: the file or one of its pictures is missing, damaged or of another version.

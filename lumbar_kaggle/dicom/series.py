@@ -13,7 +13,8 @@ import numpy as np
 
 from lumbar_kaggle.core.folders import Folder, list_folder, shown
 from lumbar_kaggle.dicom.grouping import group_slices, may_be, places, plane_of, sort_instances
-from lumbar_kaggle.dicom.instances import Instance, UnreadableInstance, read_instances, read_slices
+from lumbar_kaggle.dicom.headers import UnreadableInstance
+from lumbar_kaggle.dicom.instances import Instance, read_instances, read_slices
 from lumbar_kaggle.dicom.kinds import KIND_WORDS, recognise_series
 from lumbar_kaggle.dicom.volume import Skipped, Volume
 
@@ -27,14 +28,7 @@ class UnreadableSeries(Exception):
 def read_headers(
     folder: Path, files: Sequence[str] = (), kind: str = ""
 ) -> tuple[list[Instance], list[Skipped]]:
-    """Read the headers of a series, sorted as `Volume` is.
-
-    Args:
-        folder, files, kind: see `read_series`.
-
-    Raises:
-        UnreadableSeries: no file is a usable slice, or none is of the kind's plane.
-    """
+    """Read the headers of a series, sorted as `Volume` is; arguments and errors as of `read_series`."""
     found, skipped = _read_all(folder, files, read_instances)
     chosen, others = choose_group(found, kind, folder)
     return sort_instances(chosen), skipped + others

@@ -19,8 +19,9 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import AnyPath
 from lumbar_kaggle.core.folders import Folder, list_folder, shown, walk
 from lumbar_kaggle.dicom.grouping import group_slices, split_by_uid
-from lumbar_kaggle.dicom.instances import Instance, UnreadableInstance, read_instances
-from lumbar_kaggle.dicom.kinds import KIND_WORDS, preference, recognise_kind, recognise_series
+from lumbar_kaggle.dicom.headers import UnreadableInstance
+from lumbar_kaggle.dicom.instances import Instance, read_instances
+from lumbar_kaggle.dicom.kinds import KIND_WORDS, preference, recognise_series
 from lumbar_kaggle.tables.competition import (
     SERIES_COLUMNS,
     Competition,
@@ -30,8 +31,6 @@ from lumbar_kaggle.tables.competition import (
     read_split,
 )
 from lumbar_kaggle.tables.reading import Fault
-
-__all__ = ["find_studies", "recognise_kind"]
 
 READERS = 8
 """Headers that are read at once: it hides the latency of a slow mount."""
@@ -215,9 +214,8 @@ def _choose_series(
             kinds.setdefault(kind, []).append(index)
     chosen: dict[int, str] = {}
     for kind, indices in kinds.items():
-        order = sorted(
-            indices, key=lambda index: [value for value, _ in preference(groups[index])], reverse=True
-        )
+        ranks = {index: [value for value, _ in preference(groups[index])] for index in indices}
+        order = sorted(indices, key=ranks.__getitem__, reverse=True)
         # Each axial series shows levels of its own; of the sagittal ones a second shows the same again.
         taken = order[:1] if kind.startswith("sagittal") else _apart(order, groups)
         chosen |= dict.fromkeys(taken, kind)

@@ -1,6 +1,7 @@
 """`Volume`: the slices of a series with their geometry, from DICOM and the cache to points and crops.
 
-Order and laterality come from positions, never from instance numbers.
+Order and laterality come from positions, never from instance numbers. MR intensities have no unit;
+percentiles map them to 8 bits.
 """
 
 import base64
@@ -14,9 +15,13 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lumbar_kaggle.dicom import geometry, intensity
+from lumbar_kaggle.dicom import geometry
 
 Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_] | None
+
+LOW, HIGH = 1.0, 99.0
+"""Percentiles that become black and white: the project report's, and those of the 2nd place."""
 
 SAME_ORIENTATION_DEGREES = 2.0
 """Slices whose normals differ by less belong to one stack; tilts per disc differ by 5° and more."""
@@ -94,7 +99,7 @@ class Volume:
     series_id: str = ""
     kind: str = ""
     skipped: tuple[Skipped, ...] = ()
-    padding: tuple[NDArray[np.bool_] | None, ...] = ()
+    padding: tuple[Mask, ...] = ()
     notes: tuple[str, ...] = ()
     window: tuple[float, float] | None = None
     assumed: frozenset[str] = frozenset()
@@ -111,7 +116,7 @@ class Volume:
     def _repr_html_(self) -> str:
         """Show the middle slice in a notebook, 200 px wide and as high as its millimetres ask."""
         middle, width = len(self) // 2, 200
-        image = intensity.window(self.images[middle], self.padding[middle] if self.padding else None)
+        image = windowed(self.images[middle], self.padding[middle] if self.padding else None)
         down, across = self.spacing[middle] if np.isfinite(self.spacing[middle]).all() else (1.0, 1.0)
         aspect = float(np.clip(image.shape[0] * down / (image.shape[1] * across), 0.25, 4))
         picture = cv2.resize(image, (width, round(width * aspect)), interpolation=cv2.INTER_AREA)
@@ -194,8 +199,8 @@ class Volume:
         padding = self.padding or (None,) * len(self)
         pairs = list(zip(self.images, padding, strict=True))
         inside = [image.ravel() if mask is None else image[~mask] for image, mask in pairs]
-        low, high = intensity.percentiles(np.concatenate(inside))
-        images = tuple(intensity.to_8bit(image, low, high, mask) for image, mask in pairs)
+        low, high = percentiles(np.concatenate(inside))
+        images = tuple(to_8bit(image, low, high, mask) for image, mask in pairs)
         return replace(self, images=images, padding=(), window=(low, high))
 
     def stacks(self) -> list["Volume"]:
@@ -287,3 +292,52 @@ def _first_known(rows: Floats) -> Floats:
     """Return the first row ``[n]`` of ``[slices, n]`` without NaN; NaN without any."""
     known = rows[np.isfinite(rows).all(axis=1)]
     return known[0] if len(known) else np.full(rows.shape[1], np.nan)
+
+
+def percentiles(
+    image: NDArray[Any], low: float = LOW, high: float = HIGH, padding: Mask = None
+) -> tuple[float, float]:
+    """Return two percentiles; pixels that are not finite do not count.
+
+    Args:
+        image: any shape.
+        low, high: 0 to 100.
+        padding: the shape of `image`, True where a pixel does not count.
+
+    Returns:
+        The two intensities, both 0 where no pixel counts.
+    """
+    if padding is not None:
+        image = image[~padding]
+    if not np.issubdtype(image.dtype, np.integer):
+        image = image[np.isfinite(image)]
+    if not image.size:
+        return 0.0, 0.0
+    first, second = np.percentile(image, [low, high])
+    return float(first), float(second)
+
+
+def to_8bit(image: NDArray[Any], low: float, high: float, padding: Mask = None) -> NDArray[np.uint8]:
+    """Map intensities linearly, `low` to 0 and `high` to 255, values beyond them clipped.
+
+    Args:
+        image: any shape.
+        low, high: intensities; where they are equal the image is constant and becomes 0 throughout.
+        padding: the shape of `image`, True where there is no picture.
+
+    Returns:
+        uint8, the shape of `image`; padding and NaN become 0, infinite values are clipped like others.
+    """
+    if not high > low:
+        return np.zeros(image.shape, dtype=np.uint8)
+    scaled = (image.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
+    rounded = np.rint(np.clip(np.nan_to_num(scaled, nan=0.0, posinf=255.0, neginf=0.0), 0, 255))
+    image8: NDArray[np.uint8] = rounded.astype(np.uint8)
+    if padding is not None:
+        image8[padding] = 0
+    return image8
+
+
+def windowed(image: NDArray[Any], padding: Mask = None) -> NDArray[np.uint8]:
+    """Map one image to 8 bit between its own 1st and 99th percentile; padding is left out, and 0."""
+    return to_8bit(image, *percentiles(image, padding=padding), padding)

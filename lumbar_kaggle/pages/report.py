@@ -2,15 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
-
-import pandas as pd
 
 from lumbar_kaggle.core.files import write_text
 from lumbar_kaggle.inference.recipes import recipe_of_run
 from lumbar_kaggle.pages.render import render_file
-from lumbar_kaggle.score.comparison import score_beside_prior
-from lumbar_kaggle.score.metric import PARTS
 
 
 def write_report(
@@ -46,32 +41,3 @@ def write_report(
     content = recipe_of_run(run).report(run, against=against, bundle=bundle, studies=studies, folder=folder)
     write_text(out, render_file(content.template, score_text=score_text, **content.content))
     return out
-
-
-class ScoreTable(NamedTuple):
-    """The official score of the out-of-fold predictions, beside the prior's on the same rows.
-
-    Attributes:
-        lines: ``(part, score, prior)`` of the four parts and the total; None where a part has no rows.
-        rows: scored rows.
-        losses: indexed by target, columns ``oof, prior``: weighted log losses.
-    """
-
-    lines: list[tuple[str, float | None, float | None]]
-    rows: int
-    losses: pd.DataFrame
-
-
-def score_table(oof: pd.DataFrame, truth: pd.DataFrame) -> ScoreTable:
-    """Score predictions beside the prior of the very rows they are scored on, a constant's best case.
-
-    Args:
-        oof: columns ``row_id`` and `SEVERITIES`.
-        truth: columns ``row_id, study_id, target, severity``; rows that are not predicted do not count.
-    """
-    scoring = score_beside_prior(oof, truth[truth["row_id"].isin(oof["row_id"])])
-    ours, prior = scoring.score, scoring.prior
-    lines = [(name, ours.parts.get(name), prior.parts.get(name)) for name in PARTS]
-    losses = scoring.targets.set_index("target")[["weighted_log_loss", "prior"]]
-    losses = losses.rename(columns={"weighted_log_loss": "oof"})
-    return ScoreTable([*lines, ("total", ours.total, prior.total)], ours.scored, losses)

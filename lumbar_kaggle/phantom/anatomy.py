@@ -13,8 +13,7 @@ from lumbar_kaggle.phantom.patient import N_VERTEBRAE, Patient, Spine
 from lumbar_kaggle.phantom.settings import Floats
 from lumbar_kaggle.phantom.shapes import Body, Box, Disc, Ellipsoid, Rod, Shape
 
-SIDES = ((0, 1.0), (1, -1.0))
-"""Index in pairs (left, right) and sign of LPS x."""
+SIDES = ((0, 1.0), (1, -1.0))  # index in pairs (left, right) and sign of LPS x
 
 
 class Tissue(Enum):

@@ -14,17 +14,11 @@ from numpy.typing import NDArray
 from lumbar_kaggle.phantom.planes import Plane
 from lumbar_kaggle.phantom.settings import Defects, Floats, Singles, Vendor
 
+# Left, back and radius (mm) of the great vessels from the canal at L3/L4, of the order of an adult's.
 AORTA, CAVA = (12.0, -62.0, 9.0), (-20.0, -58.0, 10.0)
-"""Left, back and radius (mm) of the great vessels from the canal at L3/L4, of the order of an adult's."""
-
-LEAST = 0.02
-"""Sensitivity is never below this, so that its correction stays finite."""
-
-MOST_LIFTED = 4.0
-"""A correction lifts noise at most so much above that at the spine."""
-
-EVERY = 4
-"""Smooth fields are computed at every fourth pixel."""
+LEAST = 0.02  # sensitivity is never below this, so that its correction stays finite
+MOST_LIFTED = 4.0  # a correction lifts noise at most so much above that at the spine
+EVERY = 4  # smooth fields are computed at every fourth pixel
 
 
 @dataclass(frozen=True)
@@ -102,12 +96,9 @@ def gains(coil: Coil, x: Singles, y: Singles, z: Singles) -> tuple[Singles, Sing
 
 
 def enlarged(coarse: Singles, shape: tuple[int, ...]) -> Singles:
-    """Return values given at every `EVERY`-th pixel for all pixels of `shape`, by linear interpolation.
+    """Return values for all pixels of `shape` (rows, columns), by linear interpolation.
 
-    Args:
-        coarse: ``[ceil(rows / EVERY), ceil(columns / EVERY)]``; value (i, j) belongs to pixel
-            (i * EVERY, j * EVERY).
-        shape: rows, columns.
+    They are given at every `EVERY`-th pixel, ``[ceil(rows / EVERY), ceil(columns / EVERY)]``.
     """
     step = np.array([[1 / EVERY, 0, 0], [0, 1 / EVERY, 0]])
     size = (shape[1], shape[0])
@@ -217,12 +208,8 @@ def add_replicas(
 ) -> None:
     """Add faint replicas of the breathing front and of the vessels along the phase axis, in place.
 
-    Args:
-        image: ``[rows, columns]`` signal, with the coil's gain.
-        gain: ``[rows, columns]`` of the coil.
-        coarse: mm to the left and to the back of the canal at L3/L4, at every `EVERY`-th pixel.
-        artefacts: the brightness of the replicas.
-        rng: for the phase of the movement in this slice.
+    `image` is ``[rows, columns]`` with the coil's `gain` in it; `coarse` is mm to the left and to the back of
+    the canal at L3/L4, at every `EVERY`-th pixel.
     """
     turns = rng.uniform(0.0, 2 * np.pi, 2)
     if not (artefacts.front_ghost or artefacts.vessel_ghost):
@@ -233,7 +220,7 @@ def add_replicas(
         front = 1 / (1 + np.exp(np.clip((y + 85.0) * 0.1, -30, 30)))
         source += artefacts.front_ghost * image * enlarged(front, image.shape)
     if artefacts.vessel_ghost:
-        # About 1 inside a vessel, 0 outside.
+        # Around 1 inside a vessel, 0 outside.
         aorta, cava = (
             np.exp(-((x - left) ** 2 + (y - back) ** 2) * (1 / radius**2))
             for left, back, radius in (AORTA, CAVA)

@@ -26,26 +26,18 @@ SYNTAXES = {
 """Transfer syntax UIDs; all are lossless."""
 
 MR_IMAGE, ENHANCED_MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1"
-ROOT = "1.2.826.0.1.3680043.8.498."
-"""Prefix of generated UIDs."""
-
+ROOT = "1.2.826.0.1.3680043.8.498."  # prefix of generated UIDs
+# Share of the studies with a scanner's header that have the rescale attributes; they change nothing.
 RESCALED = 0.4
-"""Share of the studies with a scanner's header that have the rescale attributes; they change nothing."""
-
 _TIMES = {Weighting.T1: (600.0, 10.0), Weighting.T2: (3600.0, 105.0), Weighting.STIR: (4200.0, 60.0)}  # ms
 
 
 def write_instance(
     path: Path | BinaryIO, pixels: NDArray[np.uint16], *, study: StudyPlan, series: int, instance: int
 ) -> None:
-    """Write one slice.
+    """Write one slice, ``[rows, columns]`` of at most 12 bits (11 when the series is signed).
 
-    Args:
-        path: the file, or an open one.
-        pixels: ``[rows, columns]``, at most 12 bits (11 when the series is signed).
-        study: whose slice it is.
-        series: number of the series within the study, from 0.
-        instance: InstanceNumber, one of the series' `SeriesPlan.numbers`.
+    `series` is a number within the study, from 0; `instance` is one of its `SeriesPlan.numbers`.
     """
     acquisition = study.series[series]
     plane = acquisition.planes[acquisition.numbers.index(instance)]

@@ -22,32 +22,23 @@ from lumbar_kaggle.phantom.dicom import write_instance
 from lumbar_kaggle.phantom.imaging import Scan
 from lumbar_kaggle.phantom.settings import FORMAT, SPLITS, Defects, PhantomSet, Reader
 from lumbar_kaggle.phantom.study import MOST_STUDIES, StudyPlan, plan_study, study_id
-from lumbar_kaggle.phantom.tables import (
-    Rows,
-    coordinate_table,
-    label_table,
-    oracle_table,
-    read_study,
-    sample_table,
-    series_table,
-)
+from lumbar_kaggle.phantom.tables import Rows, make_sample, make_table, read_study
 
 log = logging.getLogger(__name__)
 
-_TRAIN, _TEST = SPLITS
 COMPETITION_TABLES = {
-    "train.csv": ((_TRAIN,), label_table),
-    "train_label_coordinates.csv": ((_TRAIN,), coordinate_table),
-    "train_series_descriptions.csv": ((_TRAIN,), series_table),
-    "test_series_descriptions.csv": ((_TEST,), series_table),
-    "sample_submission.csv": ((_TEST,), sample_table),
+    "train.csv": (("train",), "labels"),
+    "train_label_coordinates.csv": (("train",), "coordinates"),
+    "train_series_descriptions.csv": (("train",), "series"),
+    "test_series_descriptions.csv": (("test",), "series"),
+    "sample_submission.csv": (("test",), ""),
 }
 TRUTH_TABLES = {
-    "test.csv": ((_TEST,), label_table),
-    "test_label_coordinates.csv": ((_TEST,), coordinate_table),
-    "oracle.csv": (SPLITS, oracle_table),
+    "test.csv": (("test",), "labels"),
+    "test_label_coordinates.csv": (("test",), "coordinates"),
+    "oracle.csv": (SPLITS, "oracle"),
 }
-"""Name → the splits that a table is of, and what makes it of their rows."""
+"""Name → the splits that a table is of, and its field of `Rows`; the sample submission has none."""
 
 MANIFEST = "phantom.json"
 _MUST_AGREE = {
@@ -98,19 +89,6 @@ class Request:
         return {"format": FORMAT, "set": of.name, "seed": of.seed, "clean": self.clean, **numbers}
 
 
-def write_competition(
-    folder: Path,
-    *,
-    studies: int,
-    test_studies: int,
-    seed: int,
-    clean: bool = False,
-    workers: int | None = None,
-) -> Path:
-    """Write synthetic patients of any number and seed as a competition folder, see `write_set`."""
-    return write_set(folder, PhantomSet("", seed, studies, test_studies), clean=clean, workers=workers)
-
-
 def write_set(folder: Path, patients: PhantomSet, *, clean: bool = False, workers: int | None = None) -> Path:
     """Write synthetic patients as a competition folder; continue where an interrupted run stopped.
 
@@ -154,9 +132,10 @@ def write_set(folder: Path, patients: PhantomSet, *, clean: bool = False, worker
         # Every table split by split, in the order of the study ids.
         order = sorted(rows, key=lambda study: rows[study].study_id)
         for place, tables in ((request.folder, COMPETITION_TABLES), (request.truth, TRUTH_TABLES)):
-            for name, (splits, make) in tables.items():
+            for name, (splits, part) in tables.items():
                 chosen = [rows[study] for split in splits for study in order if study[0] == split]
-                _write(request, place / name, write_csv, make(chosen))
+                table = make_table(chosen, part) if part else make_sample(chosen)
+                _write(request, place / name, write_csv, table)
         _write(request, request.truth / MANIFEST, write_json, request.manifest(complete=True))
         shutil.rmtree(request.partial)
     return request.truth
@@ -204,7 +183,7 @@ def _is_complete(request: Request) -> bool:
 
 
 def _names(place: Path) -> set[str]:
-    return {entry.name for entry in place.iterdir()} if place.exists() else set()
+    return set(os.listdir(place)) if place.exists() else set()
 
 
 def _write_studies(request: Request, workers: int) -> dict[tuple[str, int], Rows]:

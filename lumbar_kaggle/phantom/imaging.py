@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lumbar_kaggle.core.budget import start_method, usable_cores
-from lumbar_kaggle.dicom import intensity
+from lumbar_kaggle.dicom.volume import windowed
 from lumbar_kaggle.phantom import artefacts as effects
 from lumbar_kaggle.phantom.artefacts import Artefacts, Coil, draw_coil, enlarged
 from lumbar_kaggle.phantom.planes import Plane
@@ -28,9 +28,7 @@ from lumbar_kaggle.phantom.tissues import Contrast, draw_contrast
 
 Complexes = NDArray[np.complex64]
 
-FAT_SHIFT_HZ = 145.0
-"""Between the resonances of fat and water, per tesla: 3.4 ppm of 42.58 MHz."""
-
+FAT_SHIFT_HZ = 145.0  # between the resonances of fat and water, per tesla: 3.4 ppm of 42.58 MHz
 STORED_MAX, STORED_MAX_SIGNED = 4095, 2047  # 12 bits
 
 
@@ -130,11 +128,10 @@ def acquired_plane(plane: Plane, detail: float) -> Plane:
 
     The first pixel keeps its place and the matrix its period, as when k-space is filled up with zeros.
     """
-    sizes = []
-    for size, spacing in zip(plane.shape, plane.spacing, strict=True):
-        wanted = scipy.fft.next_fast_len(max(16, round(size * spacing / detail)))
-        sizes.append(int(min(size, wanted)))
-    rows, columns = sizes
+    rows, columns = (
+        int(min(size, scipy.fft.next_fast_len(max(16, round(size * spacing / detail)))))
+        for size, spacing in zip(plane.shape, plane.spacing, strict=True)
+    )
     down, across = plane.spacing[0] * plane.shape[0] / rows, plane.spacing[1] * plane.shape[1] / columns
     return Plane(plane.position, plane.orientation, (down, across), (rows, columns))
 
@@ -142,10 +139,7 @@ def acquired_plane(plane: Plane, detail: float) -> Plane:
 def reconstruct(channels: Complexes, shape: tuple[int, int], setting: Setting) -> Singles:
     """Return the magnitude ``[rows, columns]`` of size `shape` of a complex slice acquired more coarsely.
 
-    Args:
-        channels: ``[acquired rows, acquired columns]``; is overwritten.
-        shape: stored rows, columns.
-        setting: the filters, and which lines are left out.
+    `channels` is ``[acquired rows, acquired columns]`` and is overwritten.
     """
     spectrum = scipy.fft.fft2(channels, overwrite_x=True, workers=1)
     for axis in (0, 1):
@@ -205,12 +199,8 @@ def draw_middle_slices(
 
     A slice takes a fiftieth of a study's time, so thousands of patients are drawn in minutes.
 
-    Args:
-        seed: of the patients; they are those of the training split that `write_competition` writes for
-            this seed, so a benchmark must have another one.
-        patients: how many; those whose study lacks the series are left out.
-        side: height and width in px.
-        workers: processes; None for one per usable core.
+    They are the patients of the training split that `write_set` writes for this seed, so a
+    benchmark must have another one; those whose study lacks the series are left out.
 
     Returns:
         Images ``[patients, side, side]`` uint8, windowed as the baseline does it, and the reader's
@@ -232,6 +222,6 @@ def draw_middle_slice(
     for number, series in enumerate(study.series):
         if series.kind == "sagittal_t1":
             pixels = Scan(study).slice(number, len(series.planes) // 2)
-            square = cv2.resize(intensity.window(pixels), (side, side), interpolation=cv2.INTER_AREA)
+            square = cv2.resize(windowed(pixels), (side, side), interpolation=cv2.INTER_AREA)
             return square.astype(np.uint8), study.grades.labels.ravel()
     return None

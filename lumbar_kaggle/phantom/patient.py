@@ -17,14 +17,9 @@ from numpy.typing import NDArray
 from lumbar_kaggle.phantom.grades import Grades
 from lumbar_kaggle.phantom.settings import Floats, Singles
 
-STEP = 0.25
-"""Distance between the tabulated points of the centre line, mm."""
-
-N_VERTEBRAE = 13
-"""T10 to S5, head to foot; disc k lies between vertebra k and k + 1."""
-
-FIRST_LUMBAR, USUAL_SACRAL = 3, 8
-"""Index of L1, and of S1 in a patient with five lumbar vertebrae."""
+STEP = 0.25  # distance between the tabulated points of the centre line, mm
+N_VERTEBRAE = 13  # T10 to S5, head to foot; disc k lies between vertebra k and k + 1
+FIRST_LUMBAR, USUAL_SACRAL = 3, 8  # index of L1, and of S1 in a patient with five lumbar vertebrae
 
 # Means of adults, T10 to S5 (mm): height at the back wall, depth, width, height of the disc below at its
 # back, half the distance of the pedicles' centres, half width of a pedicle; degrees of front wedging.
@@ -41,9 +36,8 @@ WEDGE = (-3, -3, -3, -2, 0, 1, 2, 8, 2, 0, 0, 0, 0)
 # Share of the lordosis between neighbours, the last of them lumbosacral, wedging of the bodies included.
 LORDOSIS_SHARES = (0.06, 0.08, 0.11, 0.17, 0.27, 0.37)
 
+# Shares of patients with a lumbarised S1 and with a sacralised L5: 5 % together.
 SIX_LUMBAR, SACRALISED = 0.022, 0.03
-"""Shares of patients with a lumbarised S1 and with a sacralised L5: 5 % together."""
-
 COUNTED_FROM_BELOW = {"six": 0.7, "sacralised": 0.3}
 """How often a reader takes the lowest mobile disc for L5/S1, against counting from the ribs."""
 

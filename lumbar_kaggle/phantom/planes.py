@@ -13,9 +13,8 @@ from lumbar_kaggle.dicom.geometry import slice_normal
 from lumbar_kaggle.phantom.patient import Spine
 from lumbar_kaggle.phantom.settings import Defects, Floats, Scanners, Singles, draw_from, draw_index
 
+# Mean height between neighbouring discs, L1/L2 to L5/S1: what a straight stack is planned with.
 LEVEL_GAPS_MM = (34.0, 34.2, 32.7, 27.0)
-"""Mean height between neighbouring discs, L1/L2 to L5/S1: what a straight stack is planned with."""
-
 SAGITTAL_MIDDLE = (0.535, 0.53)
 """Where L3/L4 lies in a sagittal image, as parts of its width and height: the mean of the real labels."""
 
@@ -50,12 +49,10 @@ class Plane:
     def local(
         self, origin: Floats, axes: Floats, heights: tuple[float, ...], rows: slice, columns: slice
     ) -> tuple[Singles, Singles, Singles]:
-        """Return a frame's x, y, z (mm) ``[heights, rows, columns]`` of a rectangle of pixels.
+        """Return x, y, z (mm) ``[heights, rows, columns]`` of a rectangle of pixels, its steps included.
 
-        Args:
-            origin, axes: ``[3]`` LPS mm and ``[3, 3]`` unit vectors (rows) of the frame.
-            heights: mm above the plane, along its normal.
-            rows, columns: the rectangle; steps are allowed.
+        They are in the frame of `origin` (LPS mm) and `axes` (rows are unit vectors); `heights` are mm above
+        the plane.
         """
         first, up = axes @ (self.position - origin), axes @ self.normal
         across = axes @ self.orientation[:3] * self.spacing[1]
@@ -76,12 +73,9 @@ class Grid:
     spacing: float
 
     def at(self, middle: Floats, across: Floats, down: Floats, shares: Floats) -> Plane:
-        """Return the plane in which a point lies at the given parts of width and height.
+        """Return the plane in which a point (LPS mm) lies at the given shares ``[2]`` of width and height.
 
-        Args:
-            middle: ``[3]`` LPS mm.
-            across, down: ``[3]`` unit vectors along the rows and down the columns.
-            shares: ``[2]`` of the width, of the height.
+        `across` and `down` are unit vectors along the rows and down the columns.
         """
         rows, columns = self.shape
         corner = middle - self.spacing * (shares[0] * columns * across + shares[1] * rows * down)

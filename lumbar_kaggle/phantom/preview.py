@@ -21,22 +21,18 @@ from lumbar_kaggle.core.targets import (
     condition_words,
     level_words,
 )
-from lumbar_kaggle.dicom import intensity
 from lumbar_kaggle.dicom.geometry import to_patient, to_slice
+from lumbar_kaggle.dicom.volume import windowed
 from lumbar_kaggle.phantom.imaging import Scan
 from lumbar_kaggle.phantom.settings import Defects
 from lumbar_kaggle.phantom.study import StudyPlan, plan_study
 from lumbar_kaggle.phantom.tables import read_study, true_point
 
+# Patients among whom the three are chosen; the heaviest of so many is seldom without a severe grade.
 CANDIDATES = 80
-"""Patients among whom the three are chosen; the heaviest of so many is seldom without a severe grade."""
-
+# Height and width of the panels: L1 to the sacrum with its surroundings; the canal with its muscles.
 SAGITTAL_MM, AXIAL_MM = (200.0, 150.0), (110.0, 110.0)
-"""Height and width of the panels: L1 to the sacrum with its surroundings; the canal with its muscles."""
-
-SHOWN_MM = 5.0
-"""Points further from the shown slice than this belong to another slice and are left out."""
-
+SHOWN_MM = 5.0  # points further from the shown slice than this belong to another slice and are left out
 COLOURS, LETTERS = ("#5adc6e", "#ffcd28", "#ff5046"), "NMS"
 """Of a point graded normal or mild, moderate, severe; and what the caption calls the three."""
 
@@ -90,7 +86,7 @@ def contact_sheet(seed: int = 1) -> NDArray[np.uint8]:
     """Return the sheet ``[rows, columns, 3]`` uint8 RGB; the same seed gives the same pixels.
 
     One row per patient of `choose_studies`, one column per entry of `PANELS`, each slice windowed by
-    `intensity.window` and cut to the entry's size. A point's colour is its label's; the caption below a row
+    `windowed` and cut to the entry's size. A point's colour is its label's; the caption below a row
     holds all 25 labels.
     """
     figure = Figure((15.0, 10.2), dpi=100, facecolor="black")
@@ -137,7 +133,7 @@ def _draw(ax: Axes, panel: Panel, study: StudyPlan, scan: Scan) -> None:
     (down, across), (rows, columns) = plane.spacing, plane.shape
     left, top = -(column + 0.5) * across, -(row + 0.5) * down
     extent = left, left + columns * across, top + rows * down, top
-    pixels = intensity.window(scan.slice(number, k))
+    pixels = windowed(scan.slice(number, k))
     ax.imshow(pixels, "gray", vmin=0, vmax=255, extent=extent, interpolation="bilinear")
     (high, wide), dark = np.divide(panel.size_mm, 2), {"facecolor": "black", "alpha": 0.5, "pad": 1}
     ax.set(xlim=(-wide, wide), ylim=(high, -high), facecolor="black", xticks=[], yticks=[])

@@ -12,19 +12,13 @@ from lumbar_kaggle.phantom.shapes import Disc, bump, covered_through
 from lumbar_kaggle.phantom.tissues import Contrast
 from lumbar_kaggle.phantom.trunk import grain_at, make_grain, paint_trunk
 
-SUB_SLICES = (-1 / 3, 0.0, 1 / 3)
-"""Planes that sample the slice's thickness, as parts of it."""
-
+SUB_SLICES = (-1 / 3, 0.0, 1 / 3)  # planes that sample the slice's thickness, as parts of it
 CORTEX_MM = 0.55
 
-ROUGHNESS_MM = 0.35
-"""Standard deviation by which the surfaces of bones are uneven."""
+ROUGHNESS_MM = 0.35  # standard deviation by which the surfaces of bones are uneven
+PASSES_BY_MM = 3.0  # further than this from a bone neither its roughness nor a soft edge reaches
 
-PASSES_BY_MM = 3.0
-"""Further than this from a bone neither its roughness nor a soft edge reaches."""
-
-Local = tuple[Singles, Singles, Singles]
-"""A frame's x, y, z of pixels, mm ``[heights, rows, columns]``."""
+Local = tuple[Singles, Singles, Singles]  # a frame's x, y, z of pixels, mm ``[heights, rows, columns]``
 
 
 class Scene:
@@ -36,27 +30,22 @@ class Scene:
         self.line = CentreLine(self.spine)
         self.sac = build_sac(patient, self.spine, rng)
         seed = patient.texture_seed
-        self.fine, self.coarse, self.lumps = (
-            make_grain(seed + k, width) for k, width in enumerate((1.3, 4.0, 9.0))
-        )
+        fine, coarse, lumps = (make_grain(seed + k, width) for k, width in enumerate((1.3, 4.0, 9.0)))
+        self.grains = fine, coarse, lumps
         self._behind = _Layer(foramina(patient, self.spine))
         self._before = _Layer(bones_and_discs(patient, self.spine))
 
     def render(
         self, plane: Plane, thickness: float, contrast: Contrast, *, fat_shift: float = 0.0
     ) -> Singles:
-        """Return ``[rows, columns]`` float32 brightness, 0 (air) to around 1.
+        """Return ``[rows, columns]`` float32 brightness, 0 (air) to around 1, of a slice around `plane`.
 
-        Args:
-            plane: the middle of the slice.
-            thickness: mm.
-            contrast: the tissues' signals.
-            fat_shift: mm down the columns by which the fat of the marrow appears beside its place, because
-                fat and water resonate at different frequencies: one end plate thickens, the other thins.
+        Its `thickness` is in mm, as is `fat_shift`: how far down the columns the fat of the marrow appears
+        beside its place. Fat and water resonate at different frequencies, so one end plate thickens and the
+        other thins.
         """
-        grains = self.fine, self.coarse, self.lumps
         soft = 1.5 * min(plane.spacing)
-        coarse = paint_trunk(plane.grid(2), self.patient, self.line, grains, contrast, soft)
+        coarse = paint_trunk(plane.grid(2), self.patient, self.line, self.grains, contrast, soft)
         trunk = cv2.resize(coarse, plane.shape[::-1], interpolation=cv2.INTER_LINEAR)
         image = np.repeat(trunk[None].astype(np.float32), len(SUB_SLICES), axis=0)
         painter = _Painter(self, image, plane, tuple(part * thickness for part in SUB_SLICES), contrast)
@@ -147,7 +136,7 @@ class _Painter:
         x, y, z = (axis[len(axis) // 2][None] for axis in local)
         offset = (solid.axes @ solid.origin).astype(np.float32)
         place = [axis + by for axis, by in zip((x, y, z), offset, strict=True)]
-        fine, coarse = grain_at(self.scene.fine, *place), grain_at(self.scene.coarse, *place)
+        fine, coarse = (grain_at(grain, *place) for grain in self.scene.grains[:2])
         uneven = ROUGHNESS_MM * coarse
         distance = bare + uneven
         view += (self.contrast.cortex - view) * covered_through(distance, self.softness)

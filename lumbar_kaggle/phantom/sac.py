@@ -12,15 +12,12 @@ from numpy.typing import NDArray
 from lumbar_kaggle.phantom.anatomy import SIDES, closing, recess_x
 from lumbar_kaggle.phantom.patient import STEP, Patient, Spine
 from lumbar_kaggle.phantom.settings import Floats, Singles
-from lumbar_kaggle.phantom.shapes import covered, covered_through, painted
+from lumbar_kaggle.phantom.shapes import covered, covered_through, ellipse, painted
 from lumbar_kaggle.phantom.tissues import Contrast
 
+# Half sizes in mm of the band around the centre line that holds everything painted here.
 REACH_BACK, REACH_SIDE = 20.0, 27.0
-"""Half sizes in mm of the band around the centre line that holds everything painted here."""
-
-ABSENT = 99.0
-"""Position, far outside, of what is not there."""
-
+ABSENT = 99.0  # position, far outside, of what is not there
 SAC_HALF_WIDTH, ROOTLET_RADIUS, ROOT_RADIUS = 8.6, 0.8, 1.9  # mm
 
 
@@ -180,37 +177,18 @@ def _recess_fat(patient: Patient, spine: Spine, along: Floats, inner: Floats) ->
     return fat
 
 
-@dataclass(frozen=True)
-class _Band:
-    """Pixels near the line, while they are painted."""
-
-    left: Singles  # mm, of any shape, as back and along
-    back: Singles
-    along: Singles
-    index: NDArray[np.int32]  # their places in the tables
-    sac: Sac
-    contrast: Contrast
-    softness: float  # width of an edge, mm
-
-
 def paint_canal(
     values: Singles, place: tuple[Singles, Singles, Singles], sac: Sac, contrast: Contrast, softness: float
 ) -> Singles:
-    """Return the brightness of pixels near the line with the canal painted over it.
+    """Return the brightness ``[heights, n]`` of pixels near the line with the canal painted over it.
 
-    Args:
-        values: ``[heights, n]`` brightness before.
-        place: three ``[heights, n]``: mm left, back, along.
-        sac: the tables.
-        contrast: the tissues' signals.
-        softness: width of an edge, mm.
+    `place` is three ``[heights, n]``: mm left, back, along; edges are `softness` mm wide.
     """
     left, back, along = place
     index = np.clip((along * np.float32(1 / STEP)).astype(np.int32), 0, sac.cord.shape[0] - 1)
-    band = _Band(left, back, along, index, sac, contrast, softness)
     apex, slope = sac.arch.take(index, axis=1)
     behind = back - apex + slope * np.abs(left)  # mm behind the inner surface of the ligamentum flavum
-    values = _paint_space(values, behind, band)
+    values = _paint_space(values, (left, back, behind), index, sac, contrast, softness)
     front, rear, half_left, half_right = sac.bounds.take(index, axis=1)
     half_depth, middle = (rear - front) / 2, (rear + front) / 2
     u = left / np.where(left > 0, half_left, half_right)
@@ -226,13 +204,21 @@ def paint_canal(
     fluid = _paint_fluid(here, index.ravel()[inside], sac, contrast, softness)
     flat_values = values.ravel()
     flat_values[inside] += (fluid - flat_values[inside]) * part[inside]
-    return _paint_roots(flat_values.reshape(values.shape), band)
+    flat_place = left.ravel(), back.ravel()
+    _paint_roots(flat_values, flat_place, index.ravel(), sac, contrast, softness)
+    return flat_values.reshape(values.shape)
 
 
-def _paint_space(values: Singles, behind: Singles, band: _Band) -> Singles:
+def _paint_space(
+    values: Singles,
+    place: tuple[Singles, ...],
+    index: NDArray[np.int32],
+    sac: Sac,
+    contrast: Contrast,
+    softness: float,
+) -> Singles:
     """Paint the space between bone and sac: veins, fat, the ligamentum flavum."""
-    left, back, index, sac = band.left, band.back, band.index, band.sac
-    contrast, softness = band.contrast, band.softness
+    left, back, behind = place
     front, rear, half = sac.bony.take(index, axis=1)
     caudal = sac.caudal.take(index)
     # From its inner surface back to the laminae.
@@ -251,10 +237,8 @@ def _paint_space(values: Singles, behind: Singles, band: _Band) -> Singles:
     behind_body = np.maximum(np.abs(back - front) - 0.6, np.abs(left) - 7.0)
     values = painted(values, contrast.ligament, covered_through(behind_body, softness) * 0.8)
     for x, y, half_x, half_y in sac.recess_fat.take(index, axis=2):
-        spot = np.sqrt(((left - x) / half_x) ** 2 + ((back - y) / half_y) ** 2)
-        values = painted(
-            values, contrast.fat * 0.9, covered((spot - 1) * np.minimum(half_x, half_y), softness)
-        )
+        spot = ellipse(left - x, back - y, half_x, half_y)
+        values = painted(values, contrast.fat * 0.9, covered(spot, softness))
     return values
 
 
@@ -278,18 +262,20 @@ def _paint_fluid(
     return fluid
 
 
-def _paint_roots(values: Singles, band: _Band) -> Singles:
-    """Paint the roots between sac and foramen, flattened where their recess is narrow."""
-    shape, sac, index = values.shape, band.sac, band.index.ravel()
-    values, left, back = values.ravel(), band.left.ravel(), band.back.ravel()
+def _paint_roots(
+    values: Singles,
+    place: tuple[Singles, ...],
+    index: NDArray[np.int32],
+    sac: Sac,
+    contrast: Contrast,
+    softness: float,
+) -> None:
+    """Paint the roots between sac and foramen, flattened where their recess is narrow; in place."""
+    left, back = place
     for course, depth in zip(sac.roots, sac.root_depth, strict=True):
         x = course[0].take(index)
         here = np.flatnonzero(np.abs(left - x) < 4.0)
-        if not here.size:
-            continue
         at = index[here]
-        radius = depth.take(at)
-        y = (back[here] - course[1].take(at)) * (np.float32(ROOT_RADIUS) / radius)
+        y = (back[here] - course[1].take(at)) * (np.float32(ROOT_RADIUS) / depth.take(at))
         distance = np.sqrt((left[here] - x[here]) ** 2 + y * y) - np.float32(ROOT_RADIUS)
-        values[here] = painted(values[here], band.contrast.nerve, covered(distance, band.softness))
-    return values.reshape(shape)
+        values[here] = painted(values[here], contrast.nerve, covered(distance, softness))

@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 
 from lumbar_kaggle.core.errors import InputError
 
-FORMAT = "phantom-1"
-"""Version of the phantom; the same version, seed and index give the same bytes."""
-
+FORMAT = "phantom-1"  # version of the phantom; the same version, seed and index give the same bytes
 SPLITS = ("train", "test")
 STUDIES, TEST_STUDIES, SEED = 40, 10, 1
 """What a phantom that is no standard set has where nothing else is said."""
@@ -20,8 +18,7 @@ STUDIES, TEST_STUDIES, SEED = 40, 10, 1
 Floats = NDArray[np.float64]  # of plans and tables
 Singles = NDArray[np.float32]  # of images
 
-Sizes = tuple[tuple[tuple[int, int], float], ...]
-"""(rows, columns) in pixels, and how often."""
+Sizes = tuple[tuple[tuple[int, int], float], ...]  # (rows, columns) in pixels, and how often
 
 Drawn = TypeVar("Drawn")
 
@@ -259,19 +256,15 @@ class PhantomSet:
         return self.studies, self.test_studies
 
 
+# For tests, in seconds: small matrices and few slices, which still reach both foramina.
+_TINY = Scanners(
+    sagittal_sizes=(128,), axial_sizes=(128,), sagittal_slices=(11, 12), axial_slices_per_disc=(3, 3)
+)
+
 # No seed of a default (1 of `lumbar phantom` and the demo, 20,000,001 of `lumbar pretrain`), nor a small
 # number that somebody would type: what was pretrained or tuned on must not come back as a test patient.
 STANDARD_SETS = {
-    # For tests, in seconds: small matrices and few slices, which still reach both foramina.
-    "tiny": PhantomSet(
-        "tiny",
-        240_701,
-        12,
-        6,
-        Scanners(
-            sagittal_sizes=(128,), axial_sizes=(128,), sagittal_slices=(11, 12), axial_slices_per_disc=(3, 3)
-        ),
-    ),
+    "tiny": PhantomSet("tiny", 240_701, 12, 6, _TINY),
     # For work without an accelerator.
     "small": PhantomSet("small", 240_702, 400, 200),
     # As large as the real training set (1,975 studies) and the public part of its hidden test set.

@@ -44,6 +44,12 @@ def painted(under: Singles, over: Singles | float, part: Singles) -> Singles:
     return under + (over - under) * part
 
 
+def ellipse(x: Singles, y: Singles, half_x: float | Singles, half_y: float | Singles) -> Singles:
+    """Return mm from the edge of an ellipse around the origin, negative inside."""
+    radius = np.sqrt((x / half_x) ** 2 + (y / half_y) ** 2)
+    return (radius - 1) * np.minimum(half_x, half_y)
+
+
 def bump(x: Singles, centre: float, width: float) -> Singles:
     """Return a smooth hill of height 1 (a normal curve without its constant)."""
     scaled = (x - np.float32(centre)) * np.float32(1 / width)

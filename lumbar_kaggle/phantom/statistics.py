@@ -24,11 +24,16 @@ from lumbar_kaggle.core.targets import (
     condition_words,
     level_words,
 )
-from lumbar_kaggle.phantom.grades import STANDARD, frequencies
-from lumbar_kaggle.phantom.oracle import best_submission, expected_score, reader_probabilities
+from lumbar_kaggle.phantom.grades import (
+    STANDARD,
+    best_submission,
+    expected_score,
+    frequencies,
+    reader_probabilities,
+)
 from lumbar_kaggle.phantom.settings import Floats
 from lumbar_kaggle.phantom.study import StudyPlan, plan_study
-from lumbar_kaggle.phantom.tables import coordinate_table, label_table, read_study
+from lumbar_kaggle.phantom.tables import make_table, read_study
 from lumbar_kaggle.score.metric import PARTS
 
 log = logging.getLogger(__name__)
@@ -48,35 +53,24 @@ NEXT_LEVEL = {
 }
 """A level and the next one below, within a condition."""
 
+# Left and right at each level, by the indices of the two conditions.
 SIDES = {(1, 2): (0.194, 0.284, 0.316, 0.382, 0.413), (3, 4): (0.395, 0.515, 0.608, 0.570, 0.374)}
-"""Left and right at each level, by the indices of the two conditions."""
-
+# Two conditions at the same level, all five levels taken together.
 POOLED = {(0, 1): 0.278, (0, 2): 0.284, (0, 3): 0.570, (0, 4): 0.559, (1, 3): 0.396, (2, 4): 0.433}
-"""Two conditions at the same level, all five levels taken together."""
-
+# Correlation of left and right over all levels, by the indices of the conditions.
 SIDES_POOLED = {(1, 2): 0.438, (3, 4): 0.582}
-"""Correlation of left and right over all levels, by the indices of the conditions."""
-
+# Cells without a label, of how many.
 MISSING = {"spinal": (5, 9875), "foraminal": (50, 19750), "subarticular": (517, 19750)}
-"""Cells without a label, of how many."""
-
-MISSING_RECESS = (325, 164, 5, 5, 18)
-"""Subarticular cells without a label at each level, of 3,950."""
-
+MISSING_RECESS = (325, 164, 5, 5, 18)  # subarticular cells without a label at each level, of 3,950
 ANY_SEVERE = 365 / 1974
 NO_FINDING = 254 / 1975
-UNMARKED = 170 / 48803
-"""Labelled cells without coordinates."""
+UNMARKED = 170 / 48803  # labelled cells without coordinates
 
 FIVE_ON_T2 = 1898 / 1973
 """Sagittal T2 series with points that have all five of them."""
 
-FIVE_ON_AXIAL = 1783 / 2339
-"""Axial series with points that have points of all five levels."""
-
-CANAL_ON_ONE_SLICE = 0.78
-"""Studies with five canal points whose five lie on one instance."""
-
+FIVE_ON_AXIAL = 1783 / 2339  # axial series with points that have points of all five levels
+CANAL_ON_ONE_SLICE = 0.78  # studies with five canal points whose five lie on one instance
 SEVERITIES_KIND = "Shares of the severities"
 GROUPS = {group: np.array([target.score_group == group for target in TARGETS]) for group in MISSING}
 """Score group → ``[25]`` which targets belong to it."""
@@ -110,7 +104,8 @@ def log_statistics(studies: int, seed: int) -> None:
 def make_tables(studies: Iterable[StudyPlan]) -> Tables:
     """Read studies and return what their tables hold."""
     latent, rows = zip(*((study.grades.latent, read_study(study)) for study in studies), strict=True)
-    words, points = label_table(list(rows)).set_index("study_id"), coordinate_table(list(rows))
+    words, points = (make_table(list(rows), part) for part in ("labels", "coordinates"))
+    words = words.set_index("study_id")
     severity = {word: grade for grade, word in enumerate(SEVERITY_WORDS)}
     names = [(condition_words(target.condition), level_words(target.level)) for target in TARGETS]
     marked = points.value_counts(["study_id", "condition", "level"]).unstack(["condition", "level"])

@@ -15,14 +15,7 @@ from lumbar_kaggle.core.targets import LEVELS, SERIES_KINDS
 from lumbar_kaggle.phantom.artefacts import Artefacts, draw_artefacts
 from lumbar_kaggle.phantom.grades import Grades, draw_grades
 from lumbar_kaggle.phantom.patient import Patient, Spine, build_spine, draw_patient
-from lumbar_kaggle.phantom.planes import (
-    Grid,
-    Plane,
-    axial_planes,
-    coronal_planes,
-    draw_grid,
-    sagittal_planes,
-)
+from lumbar_kaggle.phantom.planes import Grid, Plane, axial_planes, coronal_planes, draw_grid, sagittal_planes
 from lumbar_kaggle.phantom.settings import (
     SPLITS,
     Defects,
@@ -36,17 +29,14 @@ from lumbar_kaggle.phantom.settings import (
 )
 from lumbar_kaggle.phantom.tissues import Weighting
 
-MOST_STUDIES = 100_000
-"""Identifiers are unique up to this number of studies per split."""
-
+MOST_STUDIES = 100_000  # identifiers are unique up to this number of studies per split
 OPTIONAL_TAGS = (
     *("SliceLocation", "WindowCenter", "WindowWidth", "SpacingBetweenSlices", "SliceThickness"),
     *("PatientPosition", "SeriesDescription", "FrameOfReferenceUID"),
 )
 """Attributes that a header may lack while the slice can still be read and placed."""
 
-SQUARE_AXIAL = 320
-"""The matrix that a series changes to half-way, unless it has it already: then 256."""
+SQUARE_AXIAL = 320  # the matrix that a series changes to half-way, unless it has it already: then 256
 
 
 @dataclass(frozen=True)
@@ -102,9 +92,7 @@ class StudyPlan:
     def slices(self, kind: str, points: Floats) -> tuple[list[tuple[int, int]], Floats]:
         """Return every slice of a kind, as indices of series and plane, and mm ``[slices, n]`` from points.
 
-        Args:
-            kind: one of `targets.SERIES_KINDS`.
-            points: ``[n, 3]`` LPS mm.
+        `kind` is one of `targets.SERIES_KINDS`, `points` are ``[n, 3]`` LPS mm.
         """
         chosen = [(s, series) for s, series in enumerate(self.series) if series.kind == kind]
         places = [(s, k) for s, series in chosen for k in range(len(series.planes))]

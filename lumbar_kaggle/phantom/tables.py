@@ -1,6 +1,7 @@
 """The simulated reader and the tables that hold the readings."""
 
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -21,29 +22,35 @@ from lumbar_kaggle.core.targets import (
 )
 from lumbar_kaggle.dicom.geometry import to_slice
 from lumbar_kaggle.phantom.anatomy import foramen_point, recess_point
-from lumbar_kaggle.phantom.oracle import ORACLE_COLUMNS, best_submission, reader_probabilities
+from lumbar_kaggle.phantom.grades import ORACLE_COLUMNS, best_submission, reader_probabilities
 from lumbar_kaggle.phantom.settings import Floats, Reader
 from lumbar_kaggle.phantom.study import Part, StudyPlan
 from lumbar_kaggle.tables.reading import COORDINATE_COLUMNS, SERIES_COLUMNS
 
-NO_SHIFTS = (0, 0, 0)
+COLUMNS = {
+    "labels": ("study_id", *TARGET_NAMES),
+    "coordinates": COORDINATE_COLUMNS,
+    "series": SERIES_COLUMNS,
+    "oracle": ORACLE_COLUMNS,
+}
+"""Field of `Rows` → the columns of its table."""
 
+NO_SHIFTS = (0, 0, 0)
 KIND_OF_GROUP = {"spinal": "sagittal_t2", "foraminal": "sagittal_t1", "subarticular": "axial_t2"}
 """Series kind in which the points of each score group lie."""
 
-IN_REACH_MM = 5.0
-"""A level whose nearest slice is further away was not scanned."""
+IN_REACH_MM = 5.0  # a level whose nearest slice is further away was not scanned
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A study's part of the tables."""
+    """A study's part of the tables: one row of the labels, any number of the others, see `COLUMNS`."""
 
     study_id: int
     labels: tuple[int | str | None, ...]  # study_id and 25 severity words or None
-    coordinates: tuple[tuple[int | str | float, ...], ...]  # rows of `COORDINATE_COLUMNS`
-    series: tuple[tuple[int | str, ...], ...]  # rows of `SERIES_COLUMNS`
-    oracle: tuple[tuple[str | float, ...], ...]  # rows of `ORACLE_COLUMNS`, in `targets.SAMPLE_ORDER`
+    coordinates: tuple[tuple[int | str | float, ...], ...]
+    series: tuple[tuple[int | str, ...], ...]
+    oracle: tuple[tuple[str | float, ...], ...]  # in `targets.SAMPLE_ORDER`
 
 
 def true_point(study: StudyPlan, target: Target, shift: int = 0) -> Floats:
@@ -130,27 +137,16 @@ def _mark(
     return (study.study_id, study.series_ids[s], series.numbers[k], *words, x, y)
 
 
-def label_table(rows: list[Rows]) -> pd.DataFrame:
-    """Return the table of ``train.csv``."""
-    return pd.DataFrame([one.labels for one in rows], columns=["study_id", *TARGET_NAMES])
+def make_table(rows: list[Rows], part: str) -> pd.DataFrame:
+    """Return a table of the competition, or the oracle's, from the field of `Rows` that holds its rows.
+
+    ``oracle`` is a valid submission with the plain probabilities beside.
+    """
+    found = (getattr(one, part) for one in rows)
+    return pd.DataFrame(found if part == "labels" else chain(*found), columns=list(COLUMNS[part]))
 
 
-def coordinate_table(rows: list[Rows]) -> pd.DataFrame:
-    """Return the table of ``train_label_coordinates.csv``."""
-    return pd.DataFrame([row for one in rows for row in one.coordinates], columns=list(COORDINATE_COLUMNS))
-
-
-def series_table(rows: list[Rows]) -> pd.DataFrame:
-    """Return the table of ``train_series_descriptions.csv``."""
-    return pd.DataFrame([row for one in rows for row in one.series], columns=list(SERIES_COLUMNS))
-
-
-def sample_table(rows: list[Rows]) -> pd.DataFrame:
+def make_sample(rows: list[Rows]) -> pd.DataFrame:
     """Return the table of ``sample_submission.csv``."""
     names = [row_id(str(one.study_id), name) for one in rows for name in SAMPLE_ORDER]
     return pd.DataFrame({"row_id": names} | dict.fromkeys(SEVERITIES, 0.333333))
-
-
-def oracle_table(rows: list[Rows]) -> pd.DataFrame:
-    """Return the table of ``oracle.csv``: a valid submission, with the plain probabilities beside."""
-    return pd.DataFrame([row for one in rows for row in one.oracle], columns=list(ORACLE_COLUMNS))

@@ -7,21 +7,17 @@ from scipy.ndimage import gaussian_filter
 
 from lumbar_kaggle.phantom.patient import CentreLine, Patient
 from lumbar_kaggle.phantom.settings import Singles
-from lumbar_kaggle.phantom.shapes import covered, painted
+from lumbar_kaggle.phantom.shapes import covered, ellipse, painted
 from lumbar_kaggle.phantom.tissues import Contrast
 
-LEVEL_MM = 34.0
-"""Mean distance of neighbouring levels."""
-
+LEVEL_MM = 34.0  # mean distance of neighbouring levels
 GRAIN_SIZE, GRAIN_MM = 64, 1.2
 
 
 def make_grain(seed: int, width: float) -> Singles:
     """Return ``[64, 64, 64]`` smooth noise, mean 0, standard deviation 1, that repeats without a seam.
 
-    Args:
-        seed: of the noise.
-        width: standard deviation of the smoothing, in steps of `GRAIN_MM`.
+    `width` is the standard deviation of the smoothing, in steps of `GRAIN_MM`.
     """
     white = np.random.default_rng(seed).standard_normal((GRAIN_SIZE,) * 3, dtype=np.float32)
     smooth = gaussian_filter(white, width, mode="wrap")
@@ -33,12 +29,6 @@ def grain_at(grain: Singles, x: Singles, y: Singles, z: Singles) -> Singles:
     k = np.float32(1 / GRAIN_MM)
     column, row, layer = ((c * k).astype(np.int32) & (GRAIN_SIZE - 1) for c in (x, y, z))
     return grain.ravel().take((layer * GRAIN_SIZE + row) * GRAIN_SIZE + column)
-
-
-def _ellipse(x: Singles, y: Singles, half_x: float | Singles, half_y: float | Singles) -> Singles:
-    """Return mm from the edge of an ellipse around the origin, negative inside."""
-    radius = np.sqrt((x / half_x) ** 2 + (y / half_y) ** 2)
-    return (radius - 1) * np.minimum(half_x, half_y)
 
 
 @dataclass(frozen=True)
@@ -71,15 +61,10 @@ def paint_trunk(
     contrast: Contrast,
     soft: float,
 ) -> Singles:
-    """Return the brightness of everything but the spine.
+    """Return the brightness of everything but the spine, at `points` (LPS mm x, y, z of any shape).
 
-    Args:
-        points: LPS mm x, y, z of any shape.
-        patient: sizes and fat.
-        line: centre line of the canal, which the muscles follow.
-        grains: fine, coarse and lumpy, see `make_grain`.
-        contrast: the tissues' signals.
-        soft: width of the edges, mm.
+    The muscles follow the centre line of the canal; `grains` are fine, coarse and lumpy, see `make_grain`;
+    edges are `soft` mm wide.
     """
     x, y, z = points
     course_x, course_y = line.at_height(z)
@@ -143,15 +128,14 @@ def _paint_abdomen(image: Singles, place: _Place) -> Singles:
     between = covered(place.lumps + 0.35, 0.3)
     loops = painted(loops, contrast.fat * 0.85, between)
     image = painted(image, np.clip(loops, 0, 1).astype(np.float32), covered(edge, 8.0))
-    kidney = _ellipse(place.side - 60, place.back + 16, 25.0, 21.0)
+    kidney = ellipse(place.side - 60, place.back + 16, 25.0, 21.0)
     kidney = kidney + 9 * np.maximum(np.abs(place.level - 2.6) - 0.9, 0) ** 2
     image = painted(image, contrast.organ * (1 + 0.06 * place.coarse), covered(kidney, soft * 2))
-    liver = (
-        _ellipse(place.left + 75, place.back + 65, 52.0, 50.0) + 22 * np.maximum(2.2 - place.level, 0) ** 2
-    )
+    liver = ellipse(place.left + 75, place.back + 65, 52.0, 50.0)
+    liver = liver + 22 * np.maximum(2.2 - place.level, 0) ** 2
     image = painted(image, contrast.organ * (1 + 0.04 * place.fine), covered(liver, soft * 2))
     full = 4.0 + patient.texture_seed % 23
-    bladder = _ellipse(place.left, place.back + 100, 1.4 * full, full)
+    bladder = ellipse(place.left, place.back + 100, 1.4 * full, full)
     bladder = bladder + 28 * np.maximum(np.abs(place.level + 4.0) - 0.6, 0) ** 2
     return painted(image, contrast.csf, covered(bladder, soft * 2))
 
@@ -194,8 +178,8 @@ def _paint_beside(image: Singles, place: _Place) -> Singles:
     y = 3.0 * high - 24.0
     radius = np.clip((18.5 - 3.2 * high) * patient.muscle, 3, 24).astype(np.float32)
     bellies = (
-        _ellipse(place.side - x, place.back - y, radius, radius * 1.15),
-        _ellipse(place.side - 64, place.back + 1, 17.0, 9.0) + 20 * np.maximum(np.abs(place.level) - 2.0, 0),
+        ellipse(place.side - x, place.back - y, radius, radius * 1.15),
+        ellipse(place.side - 64, place.back + 1, 17.0, 9.0) + 20 * np.maximum(np.abs(place.level) - 2.0, 0),
     )
     streak = np.clip(np.float32(0.5 * patient.muscle_fat) * (place.coarse + place.fine) * 0.5, 0, 0.7)
     muscle = place.muscle(streak)
@@ -213,7 +197,7 @@ def _paint_vessels(image: Singles, place: _Place) -> Singles:
     for sign, x, radius, flat in ((1.0, 9.0, 8.5, 1.0), (-1.0, 13.0, 10.5, 0.75)):
         narrowed = radius - apart * 0.08
         across = place.left * sign - x - apart - winding
-        vessel = _ellipse(across, place.back - in_front - 0.35 * apart, narrowed, narrowed * flat)
+        vessel = ellipse(across, place.back - in_front - 0.35 * apart, narrowed, narrowed * flat)
         image = painted(image, contrast.ligament, covered(vessel - 1.0, soft))
         image = painted(image, contrast.vessel, covered(vessel, soft))
     return image

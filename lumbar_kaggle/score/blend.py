@@ -90,9 +90,7 @@ class BlendModel:
 def apply_cells(model: BlendModel, files: Floats) -> Floats:
     """Return blended probabilities ``[studies, 25, 3]``; rows sum to 1, NaN where no file has the cell.
 
-    Args:
-        model: the blend.
-        files: ``[files, studies, 25, 3]``, NaN where a file lacks the cell.
+    The files' are ``[files, studies, 25, 3]``, NaN where a file lacks the cell.
     """
     probabilities = plain_mean(files)
     for step, affected in STEPS.items():
@@ -175,26 +173,17 @@ class CrossFit:
 
 @dataclass(frozen=True)
 class _View:
-    """A choice of studies to fit on, and where the steps kept so far have brought all studies.
+    """A choice of studies to fit on, and where the steps kept so far have brought all studies."""
 
-    Attributes:
-        train: ``[studies]``.
-        probabilities: ``[studies, 25, 3]``.
-        groups: settings so far.
-    """
-
-    train: Booleans
-    probabilities: Floats
+    train: Booleans  # [studies]
+    probabilities: Floats  # [studies, 25, 3]
     groups: tuple[GroupBlend, ...]
 
 
 def fit_blend(cells: Cells) -> BlendModel:
-    """Fit a blend on all given studies; steps that do not help on held-out folds are left out.
-
-    Args:
-        cells: out-of-fold predictions, labels and folds, as from `cells.gather`.
-    """
-    inner = _inner_folds(cells.fold)
+    """Fit a blend on all given studies; steps that do not help on held-out folds are left out."""
+    # Steps are chosen by the given folds or, where that is a single one, by studies in turn.
+    inner = cells.fold if len(np.unique(cells.fold)) > 1 else np.arange(len(cells.fold)) % _INNER
     start = plain_mean(cells.files)
     groups = (GroupBlend(),) * len(SCORE_GROUPS)
     # The last view fits on everything: its settings become the model's.
@@ -215,11 +204,7 @@ def fit_blend(cells: Cells) -> BlendModel:
 
 
 def cross_fit(cells: Cells) -> CrossFit:
-    """Fit a blend, and judge it against the plain mean on rows whose labels it has not seen.
-
-    Args:
-        cells: as in `fit_blend`; two folds or more.
-    """
+    """Fit a blend, and judge it against the plain mean on rows whose labels it has not seen."""
     plain, blended = plain_mean(cells.files), cross_fitted(cells)
     model = fit_blend(cells)
     sums = np.stack([study_sums(values, cells.severity) for values in (blended, plain)])
@@ -227,13 +212,7 @@ def cross_fit(cells: Cells) -> CrossFit:
     draws = resampled_scores(sums)[..., parts].mean(axis=-1)
     certainty = float((draws[0] < draws[1]).mean())
     kept = certainty >= CERTAINTY and not model.is_plain_mean
-    return CrossFit(
-        fitted=model,
-        plain=plain,
-        blended=blended,
-        certainty=certainty,
-        kept=kept,
-    )
+    return CrossFit(model, plain, blended, certainty, kept)
 
 
 def cross_fitted(cells: Cells) -> Floats:
@@ -257,7 +236,11 @@ def _try(
     """
     if not all(_labelled(view, cells.severity, group) for view in views):
         return None
-    variants = [_fit(step, view, cells, group) for view in views]
+    variants = []
+    for view in views:
+        files, severity = cells.files[:, view.train], cells.severity[view.train]
+        before = view.probabilities[view.train]
+        variants.append(fit_step(step, view.groups[group], files, before, severity, group))
     kept = [(view.groups[group], view.probabilities[:, TARGETS_OF[group]]) for view in views]
     best = old = _held_out(kept, views, cells, group)
     decision = None
@@ -270,26 +253,10 @@ def _try(
         better, error = change(new, best, parts_of(group))
         if better < -max(error, LEAST_GAIN):
             kept, best = after, new
-            decision = _decision(step, group, True, *change(new, old, parts_of(group)))
+            decision = Decision(step, SCORE_GROUPS[group], True, *change(new, old, parts_of(group)))
         elif decision is None:
-            decision = _decision(step, group, False, better, error)
+            decision = Decision(step, SCORE_GROUPS[group], False, better, error)
     return None if decision is None else (decision, kept)
-
-
-def _fit(step: str, view: _View, cells: Cells, group: int) -> list[GroupBlend]:
-    train = view.train
-    return fit_step(
-        step,
-        view.groups[group],
-        cells.files[:, train],
-        view.probabilities[train],
-        cells.severity[train],
-        group,
-    )
-
-
-def _decision(step: str, group: int, kept: bool, moved: float, error: float) -> Decision:
-    return Decision(step, SCORE_GROUPS[group], kept, moved, error)
 
 
 def _labelled(view: _View, severity: Integers, group: int) -> bool:
@@ -315,13 +282,6 @@ def _with_group(view: _View, blend: GroupBlend, values: Floats, group: int) -> _
     probabilities[:, TARGETS_OF[group]] = values
     groups = (*view.groups[:group], blend, *view.groups[group + 1 :])
     return _View(view.train, probabilities, groups)
-
-
-def _inner_folds(fold: Integers) -> Integers:
-    """Return folds to choose steps by: those given, or, where that is a single one, studies by turns."""
-    if len(np.unique(fold)) > 1:
-        return fold
-    return np.arange(len(fold), dtype=np.int64) % _INNER
 
 
 def change(new: Floats, old: Floats, parts: Sequence[int]) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from lumbar_kaggle.core.files import write_csv
 from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES, TARGET_NAMES, row_id, split_row_id
 from lumbar_kaggle.score.blend import CERTAINTY, BlendModel, CrossFit, cross_fit, save_blend
 from lumbar_kaggle.score.cells import Cells, as_table, gather
-from lumbar_kaggle.score.comparison import interval_texts, labels_from
+from lumbar_kaggle.score.comparison import interval_texts, labels_from, read_scored
 from lumbar_kaggle.score.metric import (
     NAMES,
     RESAMPLES,
@@ -25,7 +25,6 @@ from lumbar_kaggle.score.metric import (
     with_total,
 )
 from lumbar_kaggle.tables.folds import read_folds
-from lumbar_kaggle.tables.submission import read_predictions
 
 SUGGESTED_WEIGHT = 0.3
 """Of a contradicted label in a retraining: it still counts, since many of them are right."""
@@ -163,25 +162,26 @@ def blend_files(
     """Blend files of out-of-fold predictions and write the cross-fitted result.
 
     Args:
-        files: see `blend`.
+        files, noise_above: see `blend`.
         labels: a label table with the columns of ``train.csv``.
         folds: columns ``study_id, fold``, by which the predictions were made.
         out: the result, see `Blending.table`.
-        model: where to write the blend as JSON, if at all.
-        noise: where to write the contradicted labels, if at all.
-        noise_above: see `find_noise`.
+        model, noise: where to write the blend as JSON, and the contradicted labels, if at all.
 
     Raises:
         InputError: a file is unreadable, named twice, without a labelled row, or has studies without a fold.
     """
-    _check_paths([*files, labels, folds, *(path for path in (out, model, noise) if path is not None)])
+    paths = [*files, labels, folds, *(path for path in (out, model, noise) if path is not None)]
+    for number, path in enumerate(paths):
+        if path.resolve() in [other.resolve() for other in paths[:number]]:
+            raise InputError(f"{path}: named twice among what is read and written; name another file")
     if not 0 < noise_above < 1:
         raise InputError(f"--noise-above is {noise_above:g}; it must lie between 0 and 1")
     known = labels_from(labels)
     names = [path.name for path in files]
     # Without folders, where that tells the files apart.
     shown = dict(zip(files, names if len(set(names)) == len(names) else map(str, files), strict=True))
-    tables = {shown[path]: _read_predicted(path, known, labels) for path in files}
+    tables = {shown[path]: read_scored(path, known, labels) for path in files}
     blended = blend(
         tables, known, fold_of_studies(folds), noise_above=noise_above if noise else None, source=str(folds)
     )
@@ -235,24 +235,6 @@ def find_noise(cells: Cells, probabilities: Floats, above: float) -> Noise:
     )
     table = table.sort_values("probability", kind="stable", ignore_index=True)
     return Noise(table, above, labelled, wrong)
-
-
-def _read_predicted(path: Path, known: pd.DataFrame, labels: Path) -> pd.DataFrame:
-    table = read_predictions(path)
-    if not table["row_id"].isin(known["row_id"]).any():
-        raise InputError(
-            f"{path}: none of its {len(table)} rows has a label in {labels}; give predictions of its studies"
-        )
-    return table
-
-
-def _check_paths(paths: Sequence[Path]) -> None:
-    """Raise where a file would be overwritten that is read, or one is named twice."""
-    seen: set[Path] = set()
-    for path in paths:
-        if path.resolve() in seen:
-            raise InputError(f"{path}: named twice among what is read and written; name another file")
-        seen.add(path.resolve())
 
 
 def _scores(cells: Cells, fit: CrossFit) -> dict[str, Estimate]:

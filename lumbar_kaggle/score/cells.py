@@ -92,15 +92,10 @@ def gather(tables: Mapping[str, pd.DataFrame], labels: pd.DataFrame, folds: Mapp
 
 
 def as_table(studies: Sequence[str], probabilities: Floats) -> pd.DataFrame:
-    """Return the columns ``row_id, normal_mild, moderate, severe``; cells of NaN have no row.
-
-    Args:
-        studies: identifiers.
-        probabilities: ``[studies, 25, 3]``.
-    """
+    """Return ``[studies, 25, 3]`` as columns ``row_id, normal_mild, moderate, severe``; NaN has no row."""
     there = np.isfinite(probabilities).all(axis=2)
     identifiers = [
-        row_id(studies[study], TARGET_NAMES[target]) for study, target in np.argwhere(there).tolist()
+        row_id(studies[study], TARGET_NAMES[place]) for study, place in np.argwhere(there).tolist()
     ]
     table = pd.DataFrame(probabilities[there], columns=list(SEVERITIES))
     table.insert(0, "row_id", identifiers)

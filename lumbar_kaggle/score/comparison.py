@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.score.agreement import evaluate_targets
 from lumbar_kaggle.score.metric import (
     NAMES,
     PRIOR_SMOOTHING,
@@ -16,6 +15,7 @@ from lumbar_kaggle.score.metric import (
     Estimate,
     Floats,
     Score,
+    evaluate_targets,
     part_scores,
     resampled_scores,
     score,
@@ -33,9 +33,8 @@ class Scoring:
     """Scores of one table of predictions beside the prior's on the same rows.
 
     Attributes:
-        score: of the predictions.
-        prior: of the prior.
-        targets: as from `agreement.evaluate_targets`, with the column ``prior``: the prior's loss.
+        score, prior: of the predictions and of the prior.
+        targets: as from `metric.evaluate_targets`, with the column ``prior``: the prior's loss.
         prior_source: what the prior was taken from.
     """
 
@@ -44,15 +43,16 @@ class Scoring:
     targets: pd.DataFrame
     prior_source: str
 
+    @property
     def lines(self) -> list[tuple[str, float | None, float | None]]:
-        """Return name, score and the prior's of each of `metric.NAMES`; None where a part has no rows."""
+        """Name, score and the prior's of each of `metric.NAMES`; None where a part has no rows."""
         both = [{**one.parts, "total": one.total} for one in (self.score, self.prior)]
         return [(name, both[0].get(name), both[1].get(name)) for name in NAMES]
 
     def text(self, *, per_target: bool = False) -> str:
         """Return the table that the command prints."""
         lines = [f"{'':<20}{'score':>10}{'prior':>10}"]
-        for name, *values in self.lines():
+        for name, *values in self.lines:
             shown = ["-" if value is None else f"{value:.6f}" for value in values]
             lines.append(f"{name:<20}" + "".join(f"{text:>10}" for text in shown))
         if self.score.total is None:
@@ -66,12 +66,17 @@ class Scoring:
         lines.append(f"prior: weighted, per condition and level, from {self.prior_source}")
         return "\n".join([*lines, "", self.target_text()] if per_target else lines)
 
+    @property
+    def losses(self) -> pd.DataFrame:
+        """Weighted log losses, indexed by target: columns ``score, prior``."""
+        losses = self.targets.set_index("target")[["weighted_log_loss", "prior"]]
+        return losses.rename(columns={"weighted_log_loss": "score"})
+
     def target_text(self) -> str:
         """Return the table of the targets."""
         shown = ["target", "rows", "weighted_log_loss", "prior", "accuracy", "precision", "recall"]
         aucs = [name for name in self.targets.columns if name.startswith("auc_")]
-        table: str = self.targets[shown + aucs].to_string(index=False, float_format="%.4f")
-        return table
+        return str(self.targets[shown + aucs].to_string(index=False, float_format="%.4f"))
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,7 @@ class Comparison:
     """Scores of one file beside those of others on the same rows; ``[5]`` each, of `metric.NAMES`.
 
     Attributes:
-        score: of the predictions.
-        prior: of the prior.
+        score, prior: of the predictions and of the prior.
         oracle: of the oracle, where there is one.
         skill: ``(prior - score) / (prior - oracle)``: 0 is the prior's, 1 the oracle's.
         against: of another file of predictions, where there is one.
@@ -101,16 +105,9 @@ class Comparison:
 
     def text(self) -> str:
         """Return the table that the command prints."""
-        columns: list[tuple[str, Floats | Estimate | None]] = [
-            ("score", self.score),
-            ("prior", self.prior),
-            ("oracle", self.oracle),
-            ("skill", self.skill),
-            ("against", self.against),
-            ("difference", self.difference),
-        ]
         shown: list[tuple[str, list[str]]] = []
-        for name, values in columns:
+        for name in ("score", "prior", "oracle", "skill", "against", "difference"):
+            values = getattr(self, name)
             if isinstance(values, Estimate):
                 shown += [(name, _numbers(values.value)), ("95 % interval", interval_texts(values))]
             elif values is not None:
@@ -167,9 +164,7 @@ def score_file(predictions: Path, truth: Path, prior_from: Path | None = None) -
     """
     labels = labels_from(truth)
     prior = _prior(labels, truth, prior_from)
-    table = read_predictions(predictions)
-    if not table["row_id"].isin(labels["row_id"]).any():
-        raise InputError(f"{predictions}: none of its {len(table)} rows has a label in {truth}")
+    table = read_scored(predictions, labels, truth)
     return score_beside_prior(table, labels, prior, str(prior_from or truth))
 
 
@@ -210,7 +205,9 @@ def compare_files(
         oracle=values.get("oracle"),
         skill=Estimate.of(_skill(values), _skill(draws)) if oracle else None,
         against=values.get("against"),
-        difference=Estimate.of(_difference(values), _difference(draws)) if against else None,
+        difference=Estimate.of(*(one["score"] - one["against"] for one in (values, draws)))
+        if against
+        else None,
         rows=len(labels),
         studies=sums.shape[1],
         prior_source=prior_from or truth,
@@ -226,6 +223,20 @@ def labels_from(path: Path) -> pd.DataFrame:
     labels, faults = read_labels(path)
     refuse(faults)
     return labels
+
+
+def read_scored(path: Path, labels: pd.DataFrame, truth: Path) -> pd.DataFrame:
+    """Return predictions of which at least one row has a label.
+
+    Raises:
+        InputError: the file is unreadable, or none has; `truth`, the labels' file, is named too.
+    """
+    table = read_predictions(path)
+    if not table["row_id"].isin(labels["row_id"]).any():
+        raise InputError(
+            f"{path}: none of its {len(table)} rows has a label in {truth}; give predictions of its studies"
+        )
+    return table
 
 
 def interval_texts(estimate: Estimate) -> list[str]:
@@ -277,8 +288,3 @@ def _skill(scores: dict[str, Floats]) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         skill: Floats = (scores["prior"] - scores["score"]) / (scores["prior"] - scores["oracle"])
     return skill
-
-
-def _difference(scores: dict[str, Floats]) -> Floats:
-    """Return how much more than the other file the predictions lose, ``[..., 5]``."""
-    return scores["score"] - scores["against"]

@@ -108,8 +108,7 @@ def fit_step(
     """Return the variants of a score group's settings to choose from, best guess first.
 
     Args:
-        step: one of `STEPS`.
-        settings: of the steps before.
+        step, settings: one of `STEPS`, and the settings of those before.
         files: ``[files, studies, 25, 3]``, NaN where a file lacks the cell.
         before: ``[studies, 25, 3]`` probabilities before the step.
         severity: ``[studies, 25]`` labels, -1 where there is none; one of the group's cells has both.
@@ -162,21 +161,15 @@ def normalised(logs: Floats) -> Floats:
     """
     top = np.maximum(np.maximum(logs[..., 0], logs[..., 1]), logs[..., 2])
     raised = np.exp(logs - top[..., None])
-    probabilities: Floats = raised / (raised[..., 0] + raised[..., 1] + raised[..., 2])[..., None]
-    return probabilities
+    return np.asarray(raised / (raised[..., 0] + raised[..., 1] + raised[..., 2])[..., None])
 
 
 def plain_mean(files: Floats) -> Floats:
-    """Return the mean ``[studies, 25, 3]`` of the files that have a cell, NaN where none has.
-
-    Args:
-        files: ``[files, studies, 25, 3]``, NaN where a file lacks the cell.
-    """
+    """Return the mean ``[studies, 25, 3]`` of the ``[files, …]`` that have a cell, NaN where none has."""
     present = np.isfinite(files)
     count = present.sum(axis=0)
     total = np.where(present, files, 0.0).sum(axis=0)
-    mean: Floats = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
-    return mean
+    return np.asarray(np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0))
 
 
 def weighted_mean(weights: Floats, files: Floats) -> Floats:
@@ -220,17 +213,14 @@ def soften(probabilities: Floats, temperature: float) -> Floats:
 
 
 def scale_worst(canal: Floats, scale: float) -> Floats:
-    """Return canal probabilities with the greatest severe one of each study multiplied, its row normalised.
+    """Return canal probabilities ``[studies, 5, 3]`` with each study's greatest severe one multiplied.
 
-    Args:
-        canal: ``[studies, 5, 3]``, NaN where there is no prediction.
-        scale: the factor, above 0.
+    Its row is normalised; NaN, where there is no prediction, stays NaN.
     """
     severe = np.where(np.isnan(canal[..., 2]), -1.0, canal[..., 2])
     worst = np.arange(canal.shape[1]) == severe.argmax(axis=1)[:, None]
-    scaled: Floats = canal * np.where(worst[..., None] & (np.arange(3) == 2), scale, 1.0)
-    scaled /= scaled.sum(axis=-1, keepdims=True)
-    return scaled
+    scaled = canal * np.where(worst[..., None] & (np.arange(3) == 2), scale, 1.0)
+    return np.asarray(scaled / scaled.sum(axis=-1, keepdims=True))
 
 
 def _fit_number(
@@ -257,9 +247,7 @@ def _least(
 ) -> Floats:
     """Return where `loss`, which with `slope` gives its gradient as well, is least."""
     options = {"ftol": 1e-9, "gtol": 1e-6}
-    found = minimize(loss, start, jac=slope, method="L-BFGS-B", bounds=bounds, options=options)
-    place: Floats = found.x
-    return place
+    return np.asarray(minimize(loss, start, jac=slope, method="L-BFGS-B", bounds=bounds, options=options).x)
 
 
 def stack_inputs(probabilities: Floats, group: int) -> Floats:
@@ -267,11 +255,7 @@ def stack_inputs(probabilities: Floats, group: int) -> Floats:
 
     They are the log-odds of moderate and of severe against normal/mild, of the cell itself and of four
     others at its level (10), whether each of the four is missing (4), and which level it is (5; together the
-    constant).
-
-    Args:
-        probabilities: ``[studies, 25, 3]``, NaN where there is no prediction.
-        group: place in `targets.SCORE_GROUPS`.
+    constant). Probabilities are ``[studies, 25, 3]``, NaN where there is no prediction.
     """
     logs = np.log(np.maximum(probabilities, LEAST)).reshape(-1, len(CONDITIONS), len(LEVELS), 3)
     odds = logs[..., 1:] - logs[..., :1]
@@ -281,8 +265,7 @@ def stack_inputs(probabilities: Floats, group: int) -> Floats:
         others = _others(odds, condition, group)
         missing = np.stack([np.isnan(other[..., 0]) for other in others], axis=-1).astype(np.float64)
         blocks.append(np.concatenate([odds[:, condition], *others, missing, level], axis=-1))
-    inputs: Floats = np.concatenate(blocks, axis=1)
-    return inputs
+    return np.asarray(np.concatenate(blocks, axis=1))
 
 
 def _others(odds: Floats, condition: int, group: int) -> list[Floats]:
@@ -298,12 +281,9 @@ def _others(odds: Floats, condition: int, group: int) -> list[Floats]:
 
 
 def fit_stack(probabilities: Floats, severity: Integers, group: int) -> Stack:
-    """Fit the correction of one score group.
+    """Fit the correction of one score group to the base ``[studies, 25, 3]`` and labels ``[studies, 25]``.
 
-    Args:
-        probabilities: ``[studies, 25, 3]`` base, NaN where there is no prediction.
-        severity: ``[studies, 25]`` labels, -1 where there is none; at least one cell has both.
-        group: place in `targets.SCORE_GROUPS`.
+    NaN and -1 are what is missing; at least one cell of the group has both.
     """
     base, labels = probabilities[:, TARGETS_OF[group]], severity[:, TARGETS_OF[group]]
     known = (labels >= 0) & np.isfinite(base[..., 0])
@@ -322,10 +302,7 @@ def fit_stack(probabilities: Floats, severity: Integers, group: int) -> Stack:
 def apply_stack(stack: Stack, probabilities: Floats, group: int) -> Floats:
     """Return the corrected probabilities of a score group's cells, ``[studies, cells, 3]``.
 
-    Args:
-        stack: as from `fit_stack`.
-        probabilities: ``[studies, 25, 3]`` base; a cell that is NaN stays so.
-        group: place in `targets.SCORE_GROUPS`.
+    The base is ``[studies, 25, 3]``; a cell that is NaN stays so.
     """
     inputs = stack_inputs(probabilities, group)
     inputs = np.where(np.isfinite(inputs), inputs, np.asarray(stack.fill)) / np.asarray(stack.scale)

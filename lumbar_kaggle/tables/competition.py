@@ -86,11 +86,7 @@ def submission_rows(studies: Iterable[str]) -> pd.DataFrame:
 
 
 def read_competition(root: AnyPath, split: str, *, graded: bool = True) -> Competition:
-    """Read and check the tables of one split; arguments as of `read_split`.
-
-    Raises:
-        InputError: a table is missing, lacks a column, or has a serious fault.
-    """
+    """Read one split as `read_split` does; a serious fault is an InputError, too."""
     competition = read_split(root, split, graded=graded)
     serious = [fault for fault in competition.faults if fault.serious]
     refuse(serious, f" (and {len(serious) - 1} more: lumbar check {root})" if len(serious) > 1 else "")
@@ -109,11 +105,8 @@ def read_marked(root: AnyPath) -> Competition:
 def find_faults(root: AnyPath, look: Callable[[Competition], list[Fault]] = lambda _: []) -> list[Fault]:
     """Read all tables of a competition folder and return every fault in them.
 
-    A table that cannot be read at all is one serious fault, and the other split is still read.
-
-    Args:
-        root: the folder.
-        look: returns further faults of a split that was read.
+    A table that cannot be read at all is one serious fault, and the other split is still read. `look` returns
+    further faults of a split that was read.
 
     Raises:
         InputError: the folder holds none of the competition's series tables.

@@ -68,11 +68,7 @@ def read_folds(path: AnyPath) -> pd.DataFrame:
 
 
 def open_folds(path: Path, labels: pd.DataFrame, folds: int, seed: int) -> pd.DataFrame:
-    """Return the fold table of a run: the one that it was begun with, or a new one, which is written.
-
-    Args:
-        path: of the table.
-        labels, folds, seed: see `make_folds`.
+    """Return the fold table that a run was begun with, or one of `make_folds`, which is written.
 
     Raises:
         InputError: the run was begun with other studies, or there are fewer studies than folds.
@@ -90,15 +86,8 @@ def open_folds(path: Path, labels: pd.DataFrame, folds: int, seed: int) -> pd.Da
 def balance(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Repeat rows of the rarer severities until each has as many as the most frequent one.
 
-    Every row stays at least once; copies are drawn with replacement. A severity without any row
+    Copies are drawn with replacement and follow the rows, index reset. A severity without any row
     stays without.
-
-    Args:
-        rows: with a column ``severity``.
-        seed: of the draw.
-
-    Returns:
-        The rows, then the copies, index reset.
     """
     generator = np.random.default_rng(seed)
     counts = rows["severity"].value_counts()

@@ -40,21 +40,13 @@ SERIES_COLUMNS = ("study_id", "series_id", "series_description")
 
 
 class Fault(NamedTuple):
-    """Something wrong in a table.
-
-    Attributes:
-        file: path of the table.
-        line: line in that file, the header being line 1; 0 when it is the file as a whole.
-        serious: True when the table cannot be used as it is; otherwise the row is left out.
-        message: one clear sentence.
-        kind: the sentence without the row's values; faults of one kind can be told together.
-    """
+    """Something wrong in a table."""
 
     file: Path
-    line: int
-    serious: bool
+    line: int  # the header is line 1; 0 when it is the file as a whole
+    serious: bool  # the table cannot be used as it is; otherwise the row is left out
     message: str
-    kind: str = ""
+    kind: str = ""  # the sentence without the row's values; faults of one kind can be told together
 
     def __str__(self) -> str:
         place = f"{self.file}, line {self.line}" if self.line else str(self.file)

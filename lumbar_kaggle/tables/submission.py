@@ -22,15 +22,7 @@ MISSING = "row {row_id} is missing; every test study needs its 25 rows"
 
 
 def prior_predictions(prior: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the prior as predictions for `rows`.
-
-    Args:
-        prior: as from `metric.weighted_prior`: 25 rows indexed by target name, columns `SEVERITIES`.
-        rows: columns ``row_id, target``.
-
-    Returns:
-        Columns ``row_id, normal_mild, moderate, severe``, in the order of `rows`.
-    """
+    """Return `metric.weighted_prior` as predictions, columns `COLUMNS`, for rows ``row_id, target``."""
     values = prior.loc[rows["target"], list(SEVERITIES)].reset_index(drop=True)
     return pd.concat([rows["row_id"].reset_index(drop=True), values], axis=1)
 
@@ -38,10 +30,7 @@ def prior_predictions(prior: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 class Submission:
     """A submission being filled; what is written is complete and valid at every moment.
 
-    Args:
-        path: where to write.
-        studies: in the order wanted.
-        prior: as from `metric.weighted_prior`, strictly positive.
+    `prior` is as from `metric.weighted_prior`, strictly positive.
     """
 
     def __init__(self, path: Path, studies: tuple[str, ...], prior: pd.DataFrame) -> None:
@@ -51,14 +40,11 @@ class Submission:
         self._place = {identifier: place for place, identifier in enumerate(rows["row_id"])}
 
     def replace(self, study_id: str, probabilities: NDArray[np.float64]) -> int:
-        """Replace a study's rows by its graded ones.
+        """Replace a study's rows by its graded ones, and return how many that were.
 
         Args:
             study_id: one of the studies.
             probabilities: ``[25, 3]`` in the order of `targets.TARGETS`; rows with a NaN keep the prior.
-
-        Returns:
-            How many rows were replaced.
         """
         graded = np.flatnonzero(np.isfinite(probabilities).all(axis=1))
         places = [self._place[row_id(study_id, TARGET_NAMES[index])] for index in graded]
@@ -87,11 +73,7 @@ def read_predictions(path: AnyPath) -> pd.DataFrame:
 
 
 def validate(path: AnyPath, competition: AnyPath) -> list[Fault]:
-    """Check a submission against a competition folder.
-
-    Args:
-        path: the submission.
-        competition: the folder whose test studies it must cover.
+    """Check a submission against a competition folder, whose test studies it must cover.
 
     Returns:
         Every fault, in the order of the file, then what is missing from it.

@@ -1,15 +1,11 @@
-"""The configuration of the whole recipe, and its presets."""
+"""The configuration of the whole recipe, of both its stages, and its presets."""
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import read_json, write_json
-from lumbar_kaggle.core.settings import check_settings, from_dict
-from lumbar_kaggle.two_stage.grade.config import GradeConfig
-from lumbar_kaggle.two_stage.grade.config import preset as grade_preset
-from lumbar_kaggle.two_stage.locate.config import LocateConfig
+from lumbar_kaggle.core.settings import check_settings, from_dict, option
 
 RUN_FILE = "two_stage.json"
 """The configuration in a run folder; what else is there: see `fit`."""
@@ -24,6 +20,166 @@ def grade_folder(run: Path, number: int) -> Path:
 
 
 @dataclass(frozen=True)
+class LocateConfig:
+    """Everything that determines what the locator learns, besides the data."""
+
+    folds: int = option(5, "folds of the cross-validation, 2 or more", metavar="N", least=2, most=100)
+    epochs: int = option(
+        12,
+        "passes over the labelled slices; 0: use --weights as they are, train nothing",
+        metavar="N",
+        least=0,
+        most=10_000,
+    )
+    batch_size: int = option(16, "slices per training step", metavar="N", least=2, most=4096)
+    lr: float = option(3e-3, "greatest learning rate", metavar="RATE", above=0, most=10)
+    pixel_mm: float = option(
+        2.0, "mm per pixel of the network's sagittal picture", metavar="MM", least=0.1, most=20
+    )
+    picture: tuple[int, ...] = option(
+        (160, 128), "rows and columns of it, multiples of 16", metavar="PX", count=2, least=32, most=1024
+    )
+    channels: tuple[int, ...] = option(
+        (8, 16, 32, 48, 64), "of the network's five scales", metavar="N", count=5, least=1, most=1024
+    )
+    slices: int = option(
+        6, "slices of one series or level that are learned from, at most", metavar="N", least=1, most=1000
+    )
+    mixed_precision: bool = option(True, "16-bit floats where there is a GPU")
+    seed: int = option(2024, "of everything random", metavar="N", least=0, most=2**63 - 1)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if any(side % 16 for side in self.picture):
+            raise InputError(f"picture is {self.picture}; each must be a multiple of 16")
+
+
+@dataclass(frozen=True)
+class GradeConfig:
+    """Everything that determines what the second stage learns, besides the data and the located points.
+
+    Settings per view come in the order of `views.VIEWS`: canal, foramen, axial middle, axial side.
+    """
+
+    backbones: tuple[str, ...] = option(
+        ("small_resnet", "small_resnet"),
+        "encoder of the sagittal and of the axial slices: small_resnet, or a torchvision or timm model",
+        metavar="NAME",
+        count=2,
+    )
+    weights: tuple[str, ...] = option(
+        ("none", "none"),
+        "their first weights: none, auto (from the hub), a file, or a folder of files by the models' names",
+        metavar="none|auto|FILE|FOLDER",
+        count=2,
+    )
+    sagittal_px: int = option(64, "side of the sagittal crops in px", metavar="PX", least=16, most=512)
+    axial_px: int = option(64, "side of the axial crops in px", metavar="PX", least=16, most=512)
+    size_mm: tuple[float, ...] = option(
+        (44.0, 40.0, 64.0, 44.0),
+        "side of the crops in mm, per view",
+        metavar="MM",
+        count=4,
+        above=0,
+        most=1000,
+    )
+    slices: tuple[int, ...] = option(
+        (5, 5, 3, 3), "slices per view, odd", metavar="N", count=4, least=1, most=63
+    )
+    step_mm: float = option(
+        4.0, "wanted distance of the slices; denser stacks are thinned", metavar="MM", above=0, most=100
+    )
+    reach_mm: float = option(
+        6.0, "a point further from any slice is not in the picture", metavar="MM", least=0, most=100
+    )
+    margin_mm: float = option(
+        6.0, "cached around each crop, for shifts and turns", metavar="MM", least=0, most=100
+    )
+    extra_slices: int = option(
+        1, "cached on both sides of each window, for shifts", metavar="N", least=0, most=15
+    )
+    align: bool = option(True, "turn the sagittal crops so that the spine runs upright")
+
+    features: int = option(128, "width of a view's description, even", metavar="N", least=8, most=4096)
+    sequence: str = option("gru", "what joins the slices of a view", choices=("gru", "none"))
+    level_input: bool = option(True, "tell the heads which level it is")
+    axial_for_canal: bool = option(False, "let the canal's head see the axial views")
+    dropout: float = option(0.2, "before the heads", metavar="P", least=0, most=1)
+    view_dropout: float = option(0.1, "share of views taken away in training", metavar="P", least=0, most=1)
+
+    folds: int = option(5, "folds of the cross-validation, 2 or more", metavar="N", least=2, most=100)
+    epochs: int = option(
+        10, "passes over the levels of the training studies", metavar="N", least=1, most=10_000
+    )
+    batch_size: int = option(16, "levels of studies per step", metavar="N", least=2, most=4096)
+    accumulate: int = option(
+        1, "steps whose gradients are added up before the weights change", metavar="N", least=1, most=4096
+    )
+    lr: float = option(2e-3, "greatest learning rate", metavar="RATE", above=0, most=10)
+    weight_decay: float = option(0.02, "of the optimiser", metavar="RATE", least=0, most=10)
+    ema: float = option(
+        0.98, "decay of the weights' moving average; 0: none", metavar="RATE", least=0, most=1
+    )
+    mixup: float = option(
+        0.0, "alpha of mixup's beta distribution; 0: none", metavar="ALPHA", least=0, most=100
+    )
+    mixed_precision: bool = option(True, "16-bit floats where there is a GPU")
+    channels_last: bool = option(True, "memory order that convolutions like")
+
+    severity_weights: bool = option(True, "weights 1, 2 and 4 in the loss, as in the score")
+    group_weights: tuple[float, ...] = option(
+        (1.5, 1.0, 1.0),
+        "of canal, foramina and recesses in the loss",
+        metavar="W",
+        count=3,
+        least=0,
+        most=1000,
+    )
+    view_loss: float = option(
+        0.3, "weight of the heads that see one view only", metavar="W", least=0, most=1000
+    )
+    slice_loss: float = option(
+        0.2, "weight of the loss on the slice attention", metavar="W", least=0, most=1000
+    )
+
+    shift_mm: float = option(
+        2.0, "standard deviation of shifts in the plane", metavar="MM", least=0, most=100
+    )
+    slice_shift: tuple[float, ...] = option(
+        (0.7, 0.3), "probabilities of windows shifted by 0, 1, … slices", metavar="P", least=0, most=1
+    )
+    turn_degrees: float = option(8.0, "standard deviation of turns", metavar="DEG", least=0, most=180)
+    scale: float = option(0.08, "standard deviation of the logarithm of scales", metavar="S", least=0, most=1)
+    contrast: float = option(
+        0.15, "standard deviation of gains and gammas, logarithmic", metavar="S", least=0, most=1
+    )
+    noise: float = option(
+        0.05, "greatest noise, of the crop's own standard deviation", metavar="S", least=0, most=10
+    )
+    mirror: bool = option(False, "mirror half of the patients, labels included")
+    flip_predictions: bool = option(False, "predict as the mean over the patient and his mirror image")
+    predict_turns: tuple[float, ...] = option(
+        (0.0,), "predict as the mean over crops turned by these degrees", metavar="DEG", least=-180, most=180
+    )
+
+    workers: int = option(0, "processes that load crops", metavar="N", least=0, most=256)
+    seed: int = option(2024, "of everything random", metavar="N", least=0, most=2**63 - 1)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if any(number % 2 == 0 for number in self.slices):
+            raise InputError(f"slices are {self.slices}; each must be odd")
+        if self.features % 2:
+            # Half of it is each direction's of the recurrence along the slices.
+            raise InputError(f"features is {self.features}; it must be even")
+        if len(self.slice_shift) > self.extra_slices + 1 or abs(sum(self.slice_shift) - 1) > 1e-6:
+            raise InputError(
+                f"slice_shift is {self.slice_shift}; give probabilities that add up to 1, "
+                f"for shifts up to extra_slices, which is {self.extra_slices}"
+            )
+
+
+@dataclass(frozen=True)
 class TwoStageConfig:
     """Settings of both stages; of the second as many as there are models to blend."""
 
@@ -33,75 +189,82 @@ class TwoStageConfig:
     def __post_init__(self) -> None:
         check_settings(self)
 
-    def starting_from(self, weights: str) -> "TwoStageConfig":
-        """Return the configuration with first weights for all encoders; see `encoders.build_encoder`."""
-        return replace(self, grade=tuple(replace(one, weights=(weights, weights)) for one in self.grade))
 
+_T4 = GradeConfig(
+    backbones=("tf_efficientnetv2_s", "tf_efficientnetv2_s"),
+    weights=("auto", "auto"),
+    sagittal_px=128,
+    axial_px=128,
+    size_mm=(50.0, 45.0, 70.0, 45.0),
+    slices=(7, 7, 5, 5),
+    extra_slices=2,
+    axial_for_canal=True,
+    features=256,
+    epochs=10,
+    batch_size=8,
+    accumulate=4,
+    lr=5e-4,
+    weight_decay=0.01,
+    ema=0.995,
+    mixup=0.4,
+    shift_mm=3.0,
+    slice_shift=(0.6, 0.3, 0.1),
+    turn_degrees=10.0,
+    mirror=True,
+    flip_predictions=True,
+    predict_turns=(-8.0, 0.0, 8.0),
+    workers=2,
+)
+
+_CONVNEXT = replace(
+    _T4, backbones=("convnext_small", "convnext_small"), batch_size=6, accumulate=5, lr=2e-4, epochs=8
+)
+
+_RESNET = replace(
+    _T4,
+    backbones=("resnet18", "resnet18"),
+    sagittal_px=96,
+    axial_px=96,
+    batch_size=32,
+    accumulate=1,
+    lr=1e-3,
+    epochs=8,
+)
 
 _T4_LOCATE = LocateConfig(
     epochs=20, batch_size=32, pixel_mm=1.25, picture=(256, 208), channels=(16, 32, 64, 96, 128)
 )
 
-LOCATE_PRESETS = {
-    "cpu": LocateConfig(folds=4, epochs=8, slices=4),
-    "t4x2-single": _T4_LOCATE,
-    "t4x2-gold": _T4_LOCATE,
+PRESETS = {
+    "cpu": TwoStageConfig(LocateConfig(folds=4, epochs=8, slices=4), (GradeConfig(folds=4, epochs=8),)),
+    "t4x2-single": TwoStageConfig(_T4_LOCATE, (_T4,)),
+    "t4x2-gold": TwoStageConfig(_T4_LOCATE, (_T4, _CONVNEXT, _RESNET)),
 }
+"""Named configurations, one or several models each: a laptop; one backbone and the whole recipe for two
+16 GB cards. Sizes and rates of the latter are those that the competition's gold solutions report; the
+batches leave a third of a card's memory free (docs/two_stage.md has the sums). On the phantom mirroring
+and axial views for the canal changed nothing measurable (RESULTS.md), so ``cpu`` is without; the T4 presets
+are for the real set, where entrants found a use for each."""
 
 
 def preset(name: str) -> TwoStageConfig:
-    """Return a preset: ``cpu``, ``t4x2-single`` or ``t4x2-gold``.
+    """Return a preset.
 
     Raises:
         InputError: there is none of that name.
     """
-    grade = grade_preset(name)
-    return TwoStageConfig(LOCATE_PRESETS[name], grade)
-
-
-def save(path: Path, config: TwoStageConfig) -> None:
-    """Write the configuration as JSON."""
-    write_json(path, asdict(config))
-
-
-def load(path: Path) -> TwoStageConfig:
-    """Read what `save` wrote.
-
-    Raises:
-        InputError: the file is missing or has unknown settings.
-    """
-    return from_content(read_json(path), str(path))
-
-
-def from_content(content: Any, source: str) -> TwoStageConfig:
-    """Build the configuration of the content of its JSON; `source` is named in errors.
-
-    Raises:
-        InputError: an unknown or wrong setting.
-    """
-    return from_dict(content, TwoStageConfig, source)
-
-
-def change(config: TwoStageConfig, path: Path) -> TwoStageConfig:
-    """Return the configuration with the settings of a JSON file in place of its own.
-
-    Args:
-        config: a preset.
-        path: ``{"locate": {setting: value, …}, "grade": {…}}``; what is left out stays. The settings of
-            ``grade`` are for all models.
-
-    Raises:
-        InputError: the file is missing, no such JSON, or has an unknown or wrong setting.
-    """
-    return changed(config, read_json(path), str(path))
+    if name not in PRESETS:
+        raise InputError(f"preset {name!r} is unknown; known are {', '.join(PRESETS)}")
+    return PRESETS[name]
 
 
 def changed(config: TwoStageConfig, content: Any, source: str) -> TwoStageConfig:
-    """Return the configuration with other settings, see `change`.
+    """Return the configuration with other settings in place of its own.
 
     Args:
         config: a preset.
-        content: of the file.
+        content: ``{"locate": {setting: value, …}, "grade": {…}}``; what is left out stays. The settings of
+            ``grade`` are for all models.
         source: named in errors.
 
     Raises:
@@ -116,4 +279,4 @@ def changed(config: TwoStageConfig, content: Any, source: str) -> TwoStageConfig
         "locate": {**values["locate"], **content.get("locate", {})},
         "grade": [{**one, **content.get("grade", {})} for one in values["grade"]],
     }
-    return from_content(merged, source)
+    return from_dict(merged, TwoStageConfig, source)

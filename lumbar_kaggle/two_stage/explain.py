@@ -5,37 +5,138 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+import pandas as pd
 import torch
 from fastai.data.load import DataLoader
 from fastai.torch_core import to_device
 from numpy.typing import NDArray
 
-from lumbar_kaggle.core.targets import LEVELS, TARGETS, Target
+from lumbar_kaggle.core.targets import LEVELS, TARGETS
 from lumbar_kaggle.dicom.volume import Volume
-from lumbar_kaggle.inference.base import ExplainedCrop, Explanation, MissingCrop, Slice, Study
+from lumbar_kaggle.inference.base import (
+    ExplainedCrop,
+    Explanation,
+    LocatedSlice,
+    Mark,
+    MissingCrop,
+    Slice,
+    Study,
+)
 from lumbar_kaggle.inference.heat import Floats32, captured, last_map, to_unit, weigh
 from lumbar_kaggle.training.devices import device_of
 from lumbar_kaggle.two_stage.grade.augment import cut
-from lumbar_kaggle.two_stage.grade.cropping import FreshCrops
 from lumbar_kaggle.two_stage.grade.crops import Cut, Excerpt, StudyCrops, crop_to_slice
-from lumbar_kaggle.two_stage.grade.data import Batch, crops_batch
-from lumbar_kaggle.two_stage.grade.network import CANAL, MIDDLE, PLANES, Grader
-from lumbar_kaggle.two_stage.grade.views import PLACE_OF_CONDITION, PLACES, VIEWS
-from lumbar_kaggle.two_stage.located import cut_slice, located_slices, shown_place
+from lumbar_kaggle.two_stage.grade.data import Batch, levels_of
+from lumbar_kaggle.two_stage.grade.network import PLANES, Grader
+from lumbar_kaggle.two_stage.grade.places import choose
+from lumbar_kaggle.two_stage.grade.views import CELLS, PLACES, VIEWS, View
 from lumbar_kaggle.two_stage.predictor import Model, TwoStagePredictor
 from lumbar_kaggle.two_stage.study import read_study
 
 Floats = NDArray[np.float64]
 
+
 SURROUNDINGS = 1.5
 """Side of the pictured part of a slice, in sides of the crop."""
+
+UNSIDED = "foramen of unknown side"
+"""What pages call both foramina of a study whose sides are not known."""
+
+
+def shown_place(place: str, *, sided: bool) -> str:
+    """Return what to call a place, without a side where that is not known."""
+    return UNSIDED if place.endswith("foramen") and not sided else place
+
+
+def edge_letters(orientation: Floats) -> tuple[str, str]:
+    """Return which side of the patient lies at a picture's left and right edge: R and L, or L and R.
+
+    Args:
+        orientation: ``[6]`` direction cosines, LPS.
+
+    Returns:
+        Empty texts where the rows of the picture do not run from one side to the other.
+    """
+    across = orientation[0]
+    if abs(across) < np.sqrt(0.5):
+        return "", ""
+    return ("R", "L") if across > 0 else ("L", "R")
+
+
+def cut_slice(volume: Volume, index: int) -> Slice:
+    """Return a slice of a stack."""
+    facts: dict[str, object] = {
+        "series_id": volume.series_id,
+        "kind": volume.kind,
+        "instance_number": volume.instance_numbers[index],
+        "row_mm": float(volume.spacing[index, 0]),
+        "column_mm": float(volume.spacing[index, 1]),
+        "sides": edge_letters(volume.orientation[index]),
+    }
+    return Slice(np.ascontiguousarray(volume.images[index]), facts)
+
+
+def located_slices(
+    stacks: Sequence[Volume], points: pd.DataFrame, *, sided: bool = True
+) -> list[LocatedSlice]:
+    """Return the canal, the left and the right foramina on a sagittal slice each, the recesses per level.
+
+    Args:
+        stacks: of the study.
+        points: its located ones, columns `find.COLUMNS`; of several rows of a point the one that the crops
+            lie around counts.
+        sided: whether the sides of its foramina are known.
+
+    Returns:
+        Those for which there are points and a slice of a suitable series.
+    """
+    chosen = choose(points)
+    canal, foramen, _, recess = VIEWS
+    wanted = [(canal, chosen["place"] == "canal")]
+    wanted += [(foramen, chosen["place"] == place) for place in foramen.places]
+    wanted += [(recess, chosen["place"].isin(recess.places) & (chosen["level"] == level)) for level in LEVELS]
+    shown = [_located_slice(stacks, view, chosen[rows]) for view, rows in wanted]
+    return [
+        replace(one, marks=tuple(replace(m, place=shown_place(m.place, sided=sided)) for m in one.marks))
+        for one in shown
+        if one is not None
+    ]
+
+
+def _located_slice(stacks: Sequence[Volume], view: View, rows: pd.DataFrame) -> LocatedSlice | None:
+    points = rows[["x_mm", "y_mm", "z_mm"]].to_numpy(dtype=np.float64)
+    nearest = _nearest(stacks, view, points) if len(points) else None
+    if nearest is None:
+        return None
+    volume, index = nearest
+    row, column, distance = volume.to_slice(index, points)
+    places = zip(rows["place"], rows["level"], row, column, np.abs(distance), rows["confidence"], strict=True)
+    marks = [Mark(place, level, *map(float, numbers)) for place, level, *numbers in places]
+    marks.sort(key=lambda mark: (LEVELS.index(mark.level), view.places.index(mark.place)))
+    return LocatedSlice(view.name, cut_slice(volume, index), tuple(marks))
+
+
+def _nearest(stacks: Sequence[Volume], view: View, points: Floats) -> tuple[Volume, int] | None:
+    """Return the slice of the view's first available kind with the least squared distance to the points."""
+    for kind in view.kinds:
+        near = []
+        for order, volume in enumerate(stacks):
+            if volume.kind == kind and volume.plane == view.plane:
+                depth = (volume.positions[:, None] - points) @ volume.normal
+                far = (depth**2).mean(axis=1)
+                near.append((round(float(far.min()), 6), order, int(far.argmin())))
+        if near:
+            _, order, index = min(near)
+            return stacks[order], index
+    return None
 
 
 def explain_study(study: Study, predictor: TwoStagePredictor) -> Explanation:
     """Grade one study and show what of it was looked at; a study that cannot be read gives notes."""
     seen = predictor.crop(read_study(study))
-    probabilities = predictor.grade(study.study_id, seen)
-    first = predictor.models[0]
+    probabilities, first = predictor.grade(seen), predictor.models[0]
+    likeliest = np.zeros((len(LEVELS), len(PLACES)), dtype=np.int64)
+    likeliest[CELLS] = probabilities.argmax(axis=1)
     return Explanation(
         study.study_id,
         probabilities,
@@ -43,20 +144,11 @@ def explain_study(study: Study, predictor: TwoStagePredictor) -> Explanation:
         located=tuple(located_slices(seen.volumes, seen.points, sided=seen.sided)),
         crops=tuple(
             replace(one, place=shown_place(one.place, sided=seen.sided))
-            for one in where_looked(first, seen.crops[0], _likeliest(probabilities))
+            for one in where_looked(first, seen.crops[0], likeliest)
         ),
         models=len(predictor.models),
         networks=len(first.networks),
     )
-
-
-def _likeliest(probabilities: Floats) -> NDArray[np.int64]:
-    """Return the most probable severity ``[5 levels, 5 places]``, in the order of `PLACES`."""
-    likeliest = np.zeros((len(LEVELS), len(PLACES)), dtype=np.int64)
-    for of, values in zip(TARGETS, probabilities, strict=True):
-        place = PLACES.index(PLACE_OF_CONDITION[of.condition])
-        likeliest[LEVELS.index(of.level), place] = int(values.argmax())
-    return likeliest
 
 
 def where_looked(
@@ -69,31 +161,25 @@ def where_looked(
         crops: of one study, made by its configuration.
         chosen: ``[5 levels, 5 places]`` severity to explain of each grade, in the order of `views.PLACES`.
     """
-    for level in range(len(LEVELS)):
-        yield from _level(model, crops, level, chosen[level])
-
-
-def _level(
-    model: Model, crops: StudyCrops, level: int, chosen: NDArray[np.int64]
-) -> Iterator[ExplainedCrop | MissingCrop]:
-    loader = DataLoader([(crops_batch(FreshCrops("", crops).level("", level), level),)], bs=1)
-    ((cached,),) = to_device(list(loader), device_of(model.networks[0]))
-    batch = cut(cached, model.config)
-    each = [attend(network, batch, chosen.tolist()) for network in model.networks]
-    made = zip(crops.cuts, crops.facts, crops.sources, strict=True)
-    mine = [entry for entry in made if entry[0].level == level]
-    for (one, facts, source), *seen in zip(mine, *each, strict=True):
-        if source is None:
-            yield MissingCrop(LEVELS[level], one.place, _target(one), facts.reason)
-        else:
-            yield _looked(one, source, seen, chosen)
+    made = list(zip(crops.cuts, crops.facts, crops.sources, strict=True))
+    for level, (cached,) in enumerate(DataLoader(levels_of(crops), bs=1)):
+        batch = cut(to_device(cached, device_of(model.networks[0])), model.config)
+        each = [attend(network, batch, chosen[level].tolist()) for network in model.networks]
+        mine = [entry for entry in made if entry[0].level == level]
+        for (one, facts, source), *seen in zip(mine, *each, strict=True):
+            if source is None:
+                yield MissingCrop(LEVELS[level], one.place, _target(one), facts.reason)
+            else:
+                yield _looked(one, source, seen, int(chosen[level, one.view.outputs[one.side]]))
 
 
 def _target(one: Cut) -> str:
     """Return the name of the grade that a crop belongs to."""
-    place = PLACES[one.view.outputs[one.side]]
-    condition = next(name for name, mine in PLACE_OF_CONDITION.items() if mine == place)
-    return Target(condition, LEVELS[one.level]).name
+    return next(
+        of.name
+        for of, cell in zip(TARGETS, zip(*CELLS, strict=True), strict=True)
+        if cell == (one.level, one.view.outputs[one.side])
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +205,8 @@ def attend(network: Grader, batch: Batch, severities: Sequence[int]) -> list[See
         batch: one level, cut to the network's size, on its device.
         severities: which logit of each of the five outputs is explained.
     """
-    probes = [batch["images"][number][0, :1, :1] for number in (CANAL, MIDDLE)]  # sagittal, axial
+    first = [next(k for k, view in enumerate(VIEWS) if view.plane == plane) for plane in PLANES]
+    probes = [batch["images"][number][0, :1, :1] for number in first]
     layers = [last_map(encoder, probe) for encoder, probe in zip(network.encoders, probes, strict=True)]
     # cuDNN differentiates a recurrent network in training mode only.
     with torch.backends.cudnn.flags(enabled=False), captured(layers) as features:
@@ -141,9 +228,8 @@ def attend(network: Grader, batch: Batch, severities: Sequence[int]) -> list[See
     return seen
 
 
-def _looked(one: Cut, source: Excerpt, each: Sequence[Seen], chosen: NDArray[np.int64]) -> ExplainedCrop:
+def _looked(one: Cut, source: Excerpt, each: Sequence[Seen], severity: int) -> ExplainedCrop:
     """Return the mean over a model's networks, on the slice with the greatest attention."""
-    output = one.view.outputs[one.side]
     indices = source.indices[one.size.extra : one.size.extra + one.size.slices]
     there = np.flatnonzero(indices >= 0)
     attention = np.mean([seen.attention for seen in each], axis=0)[there]
@@ -151,7 +237,7 @@ def _looked(one: Cut, source: Excerpt, each: Sequence[Seen], chosen: NDArray[np.
     stack, index = source.volume, int(indices[there[pictured]])
     # Every network counts the same, whatever the size of its gradients.
     heat = np.mean([to_unit(seen.heat[there[pictured], None]) for seen in each], axis=0)
-    whole = cut_slice(source.volume, index)
+    whole = cut_slice(stack, index)
     corner, shape = surroundings(stack, index, one)
     # Whole pixels: nothing is resampled; black where the slice ends.
     moved = np.array([[1.0, 0.0, -corner[0]], [0.0, 1.0, -corner[1]]])
@@ -160,7 +246,7 @@ def _looked(one: Cut, source: Excerpt, each: Sequence[Seen], chosen: NDArray[np.
         LEVELS[one.level],
         one.place,
         _target(one),
-        severity=int(chosen[output]),
+        severity=severity,
         slice=Slice(np.asarray(part, dtype=np.uint8), whole.facts),
         heat=on_slice(to_unit(heat)[0], stack, index, one),
         frame=frame(stack, index, one) - corner,
@@ -192,12 +278,7 @@ def _network_to_slice(stack: Volume, index: int, one: Cut) -> Floats:
 
 
 def on_slice(heat: Floats32, stack: Volume, index: int, one: Cut) -> Floats32:
-    """Lay the heat map of a crop back onto its slice, turned and mirrored as it was cut.
-
-    Args:
-        heat: ``[feature rows, feature columns]`` of the network's crop.
-        stack, index: the slice.
-        one: the crop.
+    """Lay a crop's heat map ``[feature rows, feature columns]`` back onto its slice, as it was cut.
 
     Returns:
         ``[rows, columns]`` float32 of the `surroundings`, 0 outside of the crop.

@@ -7,15 +7,13 @@ from typing import Any
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import alone_on, digest, read_csv, read_json, sha256_file
-from lumbar_kaggle.core.settings import check_settings, from_dict
+from lumbar_kaggle.core.settings import check_settings, from_dict, load_config
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES
 from lumbar_kaggle.dicom.preprocess import VOLUMES
 from lumbar_kaggle.inference.bundle import MANIFEST, Manifest, open_bundle, write_manifest
 from lumbar_kaggle.score.blend import load_blend, save_blend
 from lumbar_kaggle.training.weights import export_weights
-from lumbar_kaggle.two_stage import config as configuration
-from lumbar_kaggle.two_stage.config import RERUN, RUN_FILE, TwoStageConfig, grade_folder
-from lumbar_kaggle.two_stage.grade.config import GradeConfig
+from lumbar_kaggle.two_stage.config import RERUN, RUN_FILE, GradeConfig, TwoStageConfig, grade_folder
 from lumbar_kaggle.two_stage.locate.training import network_file
 
 log = logging.getLogger(__name__)
@@ -78,7 +76,7 @@ def export(run: Path, bundle: Path) -> Manifest:
     Raises:
         InputError: no fold of one of the stages is finished, or `bundle` is a folder with other content.
     """
-    config = configuration.load(run / RUN_FILE)
+    config = load_config(run / RUN_FILE, TwoStageConfig)
     files = _finished(run, config)
     blend = run / "blend.json"
     settings = [grade_folder(run, number) / "grade.json" for number in _models(files)]

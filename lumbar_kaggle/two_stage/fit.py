@@ -15,8 +15,8 @@ for some models or folds at a time, `finish`.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ import pandas as pd
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked, read_csv, write_csv, write_text
-from lumbar_kaggle.core.settings import tie
+from lumbar_kaggle.core.settings import begin_run, tie
 from lumbar_kaggle.dicom.cache import Cache
 from lumbar_kaggle.score.blend import save_blend
 from lumbar_kaggle.score.blend_files import NOISE_ABOVE, fold_of_studies
@@ -33,11 +33,9 @@ from lumbar_kaggle.score.blend_files import blend as blend_tables
 from lumbar_kaggle.tables.competition import Competition, read_competition
 from lumbar_kaggle.tables.folds import open_folds
 from lumbar_kaggle.tables.submission import read_predictions
-from lumbar_kaggle.two_stage import config as configuration
-from lumbar_kaggle.two_stage.config import RERUN, RUN_FILE, TwoStageConfig, grade_folder
+from lumbar_kaggle.two_stage.config import RERUN, RUN_FILE, GradeConfig, TwoStageConfig, grade_folder
 from lumbar_kaggle.two_stage.grade import fit as grading
-from lumbar_kaggle.two_stage.grade.config import GradeConfig
-from lumbar_kaggle.two_stage.grade.cropping import crops_folder, evict_other_crops
+from lumbar_kaggle.two_stage.grade.data import crops_folder, evict_other_crops
 from lumbar_kaggle.two_stage.grade.places import annotated_places, read_places
 from lumbar_kaggle.two_stage.locate.fit import check_folds, learned_from, read_points, run_locate
 from lumbar_kaggle.two_stage.locate.training import CONFIG
@@ -46,25 +44,6 @@ log = logging.getLogger(__name__)
 
 LOCATOR, ANNOTATED, FOLDS = "locator", "annotated.csv", "folds.csv"
 """Of the first stage in a run folder, and the fold table of both."""
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """State of a run after `fit`.
-
-    Attributes:
-        run: its folder.
-        left: what is still to be done, or empty.
-    """
-
-    run: Path
-    left: str
-
-    def sentence(self) -> str:
-        """Return one line on the result; the word ``resumable`` when something is left to do."""
-        if self.left:
-            return f"{self.run}: {self.left} left; resumable, run the same command again"
-        return f"{self.run}: both stages are trained and blended"
 
 
 def fit(
@@ -76,7 +55,7 @@ def fit(
     *,
     weights: pd.DataFrame | None = None,
     processes: int | None = None,
-) -> FitResult:
+) -> str:
     """Train both stages and blend, or go on where an earlier call stopped.
 
     Args:
@@ -88,6 +67,9 @@ def fit(
         weights: columns ``row_id, weight``: how much each label counts in the second stage.
         processes: folds at once; see `devices.spread`.
 
+    Returns:
+        One line on the result; the word ``resumable`` when something is left to do.
+
     Raises:
         InputError: a table or the cache is missing or faulty, or the run was begun with other settings or on
             other data, or another process is at work on it.
@@ -95,31 +77,15 @@ def fit(
     competition = read_competition(root, "train")
     data = {**competition.identity(), "images": Cache(cache, "volumes").identity()}
     with locked(run):
-        begin(run, config, data)
+        begin_run(run / RUN_FILE, config, data=data)
         if not locate(competition, cache, run, config, budget, processes=processes):
-            return FitResult(run, "the locator and what follows it are")
-        left = grade(competition, cache, run, config, budget, weights=weights, processes=processes)
-        if not left:
-            blend(competition, run, len(config.grade))
-        return FitResult(run, left)
-
-
-def begin(run: Path, config: TwoStageConfig, data: Mapping[str, str]) -> None:
-    """Write the configuration into a run folder, or check that the run was begun with the same.
-
-    Args:
-        run: the folder.
-        config: what is to be trained.
-        data: what it is made from, see `config.tie`.
-
-    Raises:
-        InputError: it was begun with another, or on other data.
-    """
-    path = run / RUN_FILE
-    if path.is_file() and asdict(configuration.load(path)) != asdict(config):
-        raise InputError(f"{path}: this run was begun with other settings; choose another --out folder")
-    tie(path, data)
-    configuration.save(path, config)
+            left = "the locator and what follows it are"
+        else:
+            left = grade(competition, cache, run, config, budget, weights=weights, processes=processes)
+        if left:
+            return f"{run}: {left} left; resumable, run the same command again"
+        blend(competition, run, len(config.grade))
+        return f"{run}: both stages are trained and blended"
 
 
 def locate(
@@ -137,9 +103,7 @@ def locate(
         competition: the training split.
         cache: holds its volumes.
         run: gets ``locator/`` and ``annotated.csv``.
-        config: what to train.
-        budget: when it is spent, the same call goes on later.
-        processes: folds at once; see `devices.spread`.
+        config, budget, processes: see `fit`.
 
     Returns:
         Whether it came to its end.
@@ -198,15 +162,11 @@ def grade(
     """Train the second stage, or go on.
 
     Args:
-        competition: the training split.
-        cache: holds its volumes; None: crops are cut straight from the DICOM files.
+        competition, cache, weights, processes, budget: see `grade.fit.train_grader`.
         run: where `locate` came to its end.
         config: what to train.
-        budget: when it is spent, the same call goes on later.
         models, folds: numbers of those to train now, models from 1 and folds from 0; empty: all.
         crops: scratch folder for the crops in place of the run folder; it holds one model's at a time.
-        weights: columns ``row_id, weight``: how much each label counts.
-        processes: folds at once; see `devices.spread`.
 
     Returns:
         What is left of it, or empty.
@@ -248,11 +208,6 @@ def grade(
 def finish(competition: Competition, run: Path, config: TwoStageConfig) -> str:
     """Blend the models of a run that was trained piece by piece, if all their folds are there.
 
-    Args:
-        competition: the training split.
-        run: holds the folds' predictions, see `grade`.
-        config: of the run.
-
     Returns:
         What is missing, or empty once it is blended.
     """
@@ -292,7 +247,7 @@ def with_measured_jitter(config: GradeConfig, errors: pd.DataFrame) -> GradeConf
 
     Args:
         config: its ``shift_mm`` and ``slice_shift`` are replaced.
-        errors: as from `judging.point_errors`; without any found point nothing changes.
+        errors: as from `locate.fit.point_errors`; without any found point nothing changes.
     """
     found = errors[errors["found"] & (errors["error_mm"] <= config.margin_mm)]
     if found.empty:

@@ -14,22 +14,21 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.settings import from_dict
 from lumbar_kaggle.core.targets import SERIES_KINDS, TARGETS
 from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.inference.base import Explanation, Prediction, Study
 from lumbar_kaggle.inference.bundle import MANIFEST, Manifest
 from lumbar_kaggle.score.blend import BlendModel, apply_cells, load_blend
 from lumbar_kaggle.training.devices import usable_devices
-from lumbar_kaggle.two_stage.config import from_content
+from lumbar_kaggle.two_stage.config import GradeConfig, LocateConfig, TwoStageConfig
 from lumbar_kaggle.two_stage.export import BLEND, GradeModel, Models, read_models
-from lumbar_kaggle.two_stage.grade.config import GradeConfig
-from lumbar_kaggle.two_stage.grade.cropping import FreshCrops
 from lumbar_kaggle.two_stage.grade.crops import CropFacts, StudyCrops, crop_study
+from lumbar_kaggle.two_stage.grade.data import levels_of
 from lumbar_kaggle.two_stage.grade.fit import average_sides, to_targets
 from lumbar_kaggle.two_stage.grade.network import Grader
 from lumbar_kaggle.two_stage.grade.places import to_points, unsided
-from lumbar_kaggle.two_stage.grade.training import load_network, predict_studies
-from lumbar_kaggle.two_stage.locate.config import LocateConfig
+from lumbar_kaggle.two_stage.grade.training import load_network, predict_levels
 from lumbar_kaggle.two_stage.locate.find import locate_studies
 from lumbar_kaggle.two_stage.locate.network import CHANNELS, Locator
 from lumbar_kaggle.two_stage.locate.training import load_network as load_locator
@@ -91,7 +90,7 @@ class TwoStagePredictor:
         self, bundle: Path, manifest: Manifest, devices: Sequence[torch.device] | None = None
     ) -> None:
         self.manifest = manifest
-        self.locate_config = from_content(manifest.config, f"{bundle / MANIFEST}, config").locate
+        self.locate_config = from_dict(manifest.config, TwoStageConfig, f"{bundle / MANIFEST}, config").locate
         trained, devices = read_models(bundle, manifest), devices or usable_devices()
         self.replicas = [_load(bundle, trained, self.locate_config, device) for device in devices]
         self.models = self.replicas[0].models
@@ -121,10 +120,10 @@ class TwoStagePredictor:
         done = []
         with ThreadPoolExecutor(1) as reader:
             coming = [reader.submit(read_study, study) for study in studies[:1]]
-            for index, study in enumerate(studies):
+            for index in range(len(studies)):
                 coming += [reader.submit(read_study, after) for after in studies[index + 1 : index + 2]]
                 cropped = self.crop(coming.pop(0).result(), number)
-                grades = self.grade(study.study_id, cropped, number)
+                grades = self.grade(cropped, number)
                 done.append(Prediction(grades, "; ".join(cropped.notes)))
         return done
 
@@ -135,12 +134,7 @@ class TwoStagePredictor:
         return explain_study(study, self)
 
     def crop(self, study: StudyVolumes, number: int = 0) -> CroppedStudy:
-        """Find the points of a study and cut its crops, by the very functions that made the training's.
-
-        Args:
-            study: as from `study.read_study`.
-            number: of the device that locates.
-        """
+        """Find a study's points on device `number` and cut its crops, by the functions of the training."""
         networks = self.replicas[number]
         points = locate_studies([study], networks.sagittal, networks.axial, self.locate_config, quiet=True)
         volumes, places = study.croppable(), to_points(points).get(study.study_id, empty_points())
@@ -152,11 +146,11 @@ class TwoStagePredictor:
         notes += _missing_crops(crops[0].facts if crops else ())
         return CroppedStudy(tuple(volumes), points, crops, tuple(notes), sided)
 
-    def grade(self, study_id: str, cropped: CroppedStudy, number: int = 0) -> NDArray[np.float64]:
+    def grade(self, cropped: CroppedStudy, number: int = 0) -> NDArray[np.float64]:
         """Return the blended probabilities ``[25, 3]``; NaN for levels that no view shows."""
         each = []
         for model, crops in zip(self.replicas[number].models, cropped.crops, strict=True):
-            found = predict_studies(model.networks, [study_id], FreshCrops(study_id, crops), model.config)
+            found = predict_levels(model.networks, levels_of(crops), model.config)
             each.append(to_targets(found))
         blended: NDArray[np.float64] = apply_cells(self.blend, np.stack(each))[0]
         if not cropped.sided:

@@ -47,7 +47,7 @@ def fit(
     from lumbar_kaggle.two_stage.fit import fit as fit_run
 
     weights = None if label_weights is None else read_label_weights(label_weights)
-    return fit_run(root, cache, run, settings, budget, weights=weights, processes=processes).sentence()
+    return fit_run(root, cache, run, settings, budget, weights=weights, processes=processes)
 
 
 def export(run: Path, bundle: Path) -> Manifest:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_csv
+from lumbar_kaggle.core.settings import load_config
 from lumbar_kaggle.core.targets import (
     CONDITIONS,
     SEVERITIES,
@@ -18,11 +19,11 @@ from lumbar_kaggle.core.targets import (
 )
 from lumbar_kaggle.inference.recipes import Report
 from lumbar_kaggle.pages import charts
-from lumbar_kaggle.pages.report import score_table
-from lumbar_kaggle.score.agreement import confusion
+from lumbar_kaggle.score.comparison import score_beside_prior
+from lumbar_kaggle.score.metric import confusion
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.two_stage import config as two_stage
-from lumbar_kaggle.two_stage.grade.config import GradeConfig
+from lumbar_kaggle.two_stage.config import GradeConfig
 
 TEMPLATE = Path(__file__).with_name("report.html")
 
@@ -39,7 +40,7 @@ def report(
             f"{run}: the page of a two-stage run takes no --against, --bundle or --studies; "
             "lumbar study shows where its models look"
         )
-    config = two_stage.load(run / two_stage.RUN_FILE)
+    config = load_config(run / two_stage.RUN_FILE, two_stage.TwoStageConfig)
     names = ("locator/folds.csv", "locator/figures.csv", "oof.csv", "noise.csv")
     folds, figures, oof, noise = (_read(run / name) for name in names)
     blend = run / "blend.txt"
@@ -86,14 +87,16 @@ def _model(run: Path, number: int, config: GradeConfig) -> dict[str, Any]:
 
 def _scored(oof: pd.DataFrame, truth: pd.DataFrame) -> dict[str, Any]:
     """Return the score beside the prior's, the loss of each target and a confusion matrix per condition."""
-    scores = score_table(oof, truth)
+    scores = score_beside_prior(oof, truth)
     losses = scores.losses.reindex([name for name in TARGET_NAMES if name in scores.losses.index])
     both = oof.merge(truth[["row_id", "severity"]], on="row_id")
     conditions = both["row_id"].map(lambda row: target(split_row_id(row)[1]).condition)
     parts = [(condition_words(condition), both[conditions == condition]) for condition in CONDITIONS]
     return {
         "scores": scores,
-        "losses": charts.bar_rows(losses["oof"], high=float(losses.to_numpy().max()), marks=losses["prior"]),
+        "losses": charts.bar_rows(
+            losses["score"], high=float(losses.to_numpy().max()), marks=losses["prior"]
+        ),
         "confusions": {
             words: confusion(rows[list(SEVERITIES)].to_numpy(), rows["severity"].to_numpy()).tolist()
             for words, rows in parts

@@ -16,7 +16,7 @@ from pathlib import Path
 from lumbar_kaggle.core.budget import usable_cores
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import copy_file
-from lumbar_kaggle.core.settings import load_config
+from lumbar_kaggle.core.settings import begin_run, load_config
 from lumbar_kaggle.kaggle.inputs import copy_pretrained, find_competition, take_up
 from lumbar_kaggle.kaggle.session import (
     RESUMABLE,
@@ -28,9 +28,8 @@ from lumbar_kaggle.kaggle.session import (
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.two_stage import config as configuration
 from lumbar_kaggle.two_stage import fit
-from lumbar_kaggle.two_stage.config import RUN_FILE, TwoStageConfig
+from lumbar_kaggle.two_stage.config import RUN_FILE, LocateConfig, TwoStageConfig
 from lumbar_kaggle.two_stage.export import export
-from lumbar_kaggle.two_stage.locate.config import LocateConfig
 from lumbar_kaggle.two_stage.locate.training import CONFIG as LOCATE_FILE
 from lumbar_kaggle.two_stage.recipe import NAME, preprocess
 
@@ -103,11 +102,8 @@ def train_grade_session(
     """Train models of the second stage until the budget ends, going on from attached earlier outputs.
 
     Args:
-        working: the session's output folder; ``run`` goes there, with what the earlier outputs hold.
-        preset: of the two-stage recipe.
+        working, hours, preset, package, inputs: see `train_locate_session`.
         models, folds: numbers of those to train now, models from 1 and folds from 0; empty: all.
-        hours, package: see `kaggle.session.begin_session`.
-        inputs: where the inputs are mounted.
 
     Returns:
         Whether all of them are trained.
@@ -121,7 +117,7 @@ def train_grade_session(
     take_up(MARKER, ("run",), working, inputs)
     _check_located(run, config)
     train = read_competition(competition, "train")
-    fit.begin(run, config, train.identity())
+    begin_run(run / RUN_FILE, config, data=train.identity())
     chosen = [one for number, one in enumerate(config.grade, start=1) if not models or number in models]
     encoders = {pair for one in chosen for pair in zip(one.backbones, one.weights, strict=True)}
     for name, weights in sorted(encoders):
@@ -167,7 +163,7 @@ def blend_session(
     take_up(MARKER, ("run",), scratch, inputs)
     if not (run / RUN_FILE).is_file():
         raise InputError(f"no {RUN_FILE} is among the inputs; attach the output of the kernel train-grade")
-    config = configuration.load(run / RUN_FILE)
+    config = load_config(run / RUN_FILE, TwoStageConfig)
     missing = fit.finish(read_competition(competition, "train"), run, config)
     if missing:
         log.info("Not blended, the bundle has the plain mean of what is there; not trained: %s", missing)

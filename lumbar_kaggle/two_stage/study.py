@@ -231,14 +231,7 @@ def tell_unused(
     used: Callable[[StudyVolumes, MarkedPoint], bool],
     what: str,
 ) -> None:
-    """Log how many marks nothing is learned from, if there are such.
-
-    Args:
-        competition: the split.
-        studies: of it, see `read_marked_studies`.
-        used: whether a mark that was read is.
-        what: the slices that are looked at.
-    """
+    """Log how many marks of a split are not `used`, if there are such; `what`: the slices looked at."""
     marked = int(competition.coordinates["condition"].isin(list(PLACE_OF_CONDITION)).sum())
     count = sum(used(study, mark) for study in studies for mark in study.marks)
     if count < marked:

@@ -12,8 +12,7 @@ from lumbar_kaggle.core.files import read_json
 from lumbar_kaggle.core.settings import from_dict, merged, option
 from lumbar_kaggle.kaggle.rehearsal.settings import RehearsalSettings
 from lumbar_kaggle.training.pretraining_config import PretrainConfig
-from lumbar_kaggle.two_stage.grade.config import PRESETS, GradeConfig
-from lumbar_kaggle.two_stage.locate.config import LocateConfig
+from lumbar_kaggle.two_stage.config import PRESETS, GradeConfig, LocateConfig, preset
 from lumbar_kaggle.verbs import NOISE, Said, Training, Verb, argument, needed
 
 log = logging.getLogger(__name__)
@@ -130,24 +129,29 @@ class Grade(Training):
     def __call__(self) -> Said:
         from lumbar_kaggle.tables.competition import read_competition
         from lumbar_kaggle.tables.reading import read_label_weights
-        from lumbar_kaggle.two_stage.grade.fit import GraderResult, train_grader, train_preset
+        from lumbar_kaggle.two_stage.grade.fit import train_grader
         from lumbar_kaggle.two_stage.locate.fit import read_points
 
         competition, budget = read_competition(self.folder, "train"), self.budget()
         points = None if self.points is None else read_points(self.points)
         weights = None if self.label_weights is None else read_label_weights(self.label_weights)
 
-        def change(base: GradeConfig) -> GradeConfig:
-            return from_dict(merged(asdict(base), self.changes), GradeConfig)
-
-        def one(out: Path, config: GradeConfig) -> GraderResult:
-            only, processes = self.only_folds, self.processes
-            return train_grader(
-                competition, self.cache, points, out, config, budget, weights, only=only, processes=processes
+        models = preset(self.preset).grade
+        told = []
+        for number, base in enumerate(models, start=1):
+            result = train_grader(
+                competition,
+                self.cache,
+                points,
+                self.out if len(models) == 1 else self.out / f"model-{number}",
+                from_dict(merged(asdict(base), self.changes), GradeConfig),
+                budget,
+                weights,
+                only=self.only_folds,
+                processes=self.processes,
             )
-
-        results = train_preset(self.out, self.preset, change, one)
-        return "\n".join(result.sentence() for result in results)
+            told.append(result.sentence())
+        return "\n".join(told)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,14 @@ import torchvision
 
 from lumbar_kaggle.baseline.config import BaselineConfig, epochs_after_short_run, expand_targets
 from lumbar_kaggle.baseline.export import export
-from lumbar_kaggle.baseline.fit import FitResult, fit
-from lumbar_kaggle.baseline.run import fold_folder, histories, read_results, validation_predictions
+from lumbar_kaggle.baseline.run import (
+    FitResult,
+    fit,
+    fold_folder,
+    histories,
+    read_results,
+    validation_predictions,
+)
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json
@@ -234,7 +240,7 @@ def test_the_report_protocol_is_not_exported(competition: Path, cache: Path, tmp
 def test_the_network_learns_what_is_visible(tmp_path: Path) -> None:
     """On discs of three sizes the canal's classifier separates severe from normal/mild."""
     from lumbar_kaggle.inference.recipes import recipe
-    from lumbar_kaggle.score.agreement import class_auc
+    from lumbar_kaggle.score.metric import class_auc
     from tests.support.small_competition import write_small_competition
 
     root = write_small_competition(tmp_path / "competition", 60, 1, alike=True)

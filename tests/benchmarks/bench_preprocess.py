@@ -7,7 +7,8 @@ import pytest
 
 from lumbar_kaggle.dicom.preprocess import Summary
 from lumbar_kaggle.inference.recipes import recipe
-from lumbar_kaggle.phantom import write_competition
+from lumbar_kaggle.phantom import write_set
+from lumbar_kaggle.phantom.settings import PhantomSet
 
 STUDIES = 24
 
@@ -17,7 +18,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Phantom studies, all series; prints how fast they are made."""
     folder = tmp_path_factory.mktemp("bench") / "competition"
     start = time.perf_counter()
-    write_competition(folder, studies=STUDIES, test_studies=1, seed=1, workers=1)
+    write_set(folder, PhantomSet("", 1, STUDIES, 1), workers=1)
     seconds = (time.perf_counter() - start) / (STUDIES + 1)
     print(f"\nphantom: {seconds:.2f} s per study on one core")
     return folder

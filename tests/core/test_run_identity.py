@@ -10,8 +10,7 @@ import pandas as pd
 import pytest
 
 from lumbar_kaggle.baseline.export import export
-from lumbar_kaggle.baseline.fit import fit
-from lumbar_kaggle.baseline.run import fold_folder, read_results, validation_predictions
+from lumbar_kaggle.baseline.run import fit, fold_folder, read_results, validation_predictions
 from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.errors import InputError
@@ -20,10 +19,9 @@ from lumbar_kaggle.core.settings import tie
 from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.tables.competition import Competition, read_competition
 from lumbar_kaggle.training.callbacks import read_checkpoint, write_checkpoint
-from lumbar_kaggle.two_stage.config import changed, preset
+from lumbar_kaggle.two_stage.config import GradeConfig, changed, preset
 from lumbar_kaggle.two_stage.fit import locate
 from lumbar_kaggle.two_stage.grade import fit as grading
-from lumbar_kaggle.two_stage.grade.config import GradeConfig
 from lumbar_kaggle.two_stage.locate.fit import learned_from
 from tests.conftest import SMALL
 from tests.support.small_competition import write_small_competition

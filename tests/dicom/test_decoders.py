@@ -31,8 +31,8 @@ from pydicom.uid import (
 from lumbar_kaggle.dicom import frames
 from lumbar_kaggle.dicom.decoders import Layout, check_frame, decoders, stored
 from lumbar_kaggle.dicom.frames import read_layout
-from lumbar_kaggle.dicom.headers import Header, read_file
-from lumbar_kaggle.dicom.instances import UnreadableInstance, decode, read_instances, read_slices
+from lumbar_kaggle.dicom.headers import Header, UnreadableInstance, read_file
+from lumbar_kaggle.dicom.instances import decode, read_instances, read_slices
 from tests.support.dicom_files import encode_with_gdcm, rewrite, write_slice
 
 NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)

@@ -20,7 +20,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from lumbar_kaggle.dicom.instances import UnreadableInstance, decode, read_instance
+from lumbar_kaggle.dicom.headers import UnreadableInstance
+from lumbar_kaggle.dicom.instances import decode, read_instance
 from tests.support.dicom_files import AXIAL, rewrite, write_slice
 
 SYNTAXES = (

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from lumbar_kaggle.dicom.intensity import percentiles, to_8bit, window
+from lumbar_kaggle.dicom.volume import percentiles, to_8bit, windowed
 
 shapes = array_shapes(min_dims=1, max_dims=3, min_side=1, max_side=12)
 percents = st.floats(0, 100)
@@ -57,7 +57,7 @@ def test_percentiles_of_a_real_sized_image(dtype: str) -> None:
 @settings(max_examples=80, deadline=None)
 def test_brighter_pixels_stay_brighter(image: np.ndarray) -> None:
     """The mapping is monotone and has the image's shape in uint8."""
-    mapped = window(image)
+    mapped = windowed(image)
     assert mapped.dtype == np.uint8
     assert mapped.shape == image.shape
     order = np.argsort(image, axis=None)
@@ -69,7 +69,7 @@ def test_brighter_pixels_stay_brighter(image: np.ndarray) -> None:
 def test_a_window_uses_black_and_white(image: np.ndarray) -> None:
     """Unless both percentiles are equal, the least pixel becomes 0 and the greatest 255."""
     low, high = percentiles(image)
-    mapped = window(image)
+    mapped = windowed(image)
     if high > low:
         assert (mapped.min(), mapped.max()) == (0, 255)
     else:
@@ -80,7 +80,7 @@ def test_a_window_uses_black_and_white(image: np.ndarray) -> None:
 @pytest.mark.parametrize("value", [0, 7, 120])
 def test_a_constant_image_becomes_black(dtype: str, value: int) -> None:
     """No contrast gives zeros, no warning and no division by zero."""
-    mapped = window(np.full((6, 5), value, dtype=dtype))
+    mapped = windowed(np.full((6, 5), value, dtype=dtype))
     assert mapped.dtype == np.uint8
     assert not mapped.any()
 
@@ -89,7 +89,7 @@ def test_an_image_that_is_constant_but_for_few_pixels_becomes_black() -> None:
     """Fewer than one percent of bright pixels leave both percentiles equal."""
     image = np.zeros((20, 20), dtype=np.uint16)
     image[3, 4] = 4000
-    assert not window(image).any()
+    assert not windowed(image).any()
 
 
 def test_the_ends_are_clipped_and_the_middle_is_linear() -> None:
@@ -106,8 +106,8 @@ def test_pixels_that_are_not_finite_do_not_count() -> None:
     expected = tuple(np.percentile(image.ravel()[3:], [1, 99]))
     image.ravel()[:3] = np.nan, np.inf, -np.inf
     assert percentiles(image) == pytest.approx(expected)
-    assert window(image).ravel()[:3].tolist() == [0, 255, 0]
-    assert window(image).ravel()[-1] == 255
+    assert windowed(image).ravel()[:3].tolist() == [0, 255, 0]
+    assert windowed(image).ravel()[-1] == 255
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -116,7 +116,7 @@ def test_an_image_without_one_finite_pixel_becomes_black(value: float) -> None:
     """Nothing to measure gives zeros."""
     image = np.full((3, 4), value)
     assert percentiles(image) == (0.0, 0.0)
-    assert not window(image).any()
+    assert not windowed(image).any()
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32", "int32"])
@@ -128,8 +128,8 @@ def test_padding_takes_no_part_in_a_window(dtype: str, value: int) -> None:
     padding = np.zeros(padded.shape, dtype=bool)
     padding[:, 30:] = True
     assert percentiles(padded, padding=padding) == percentiles(picture)
-    mapped = window(padded, padding)
-    np.testing.assert_array_equal(mapped[:, :30], window(picture))
+    mapped = windowed(padded, padding)
+    np.testing.assert_array_equal(mapped[:, :30], windowed(picture))
     assert not mapped[:, 30:].any()
 
 
@@ -139,4 +139,4 @@ def test_an_image_that_is_padding_throughout_becomes_black(dtype: str) -> None:
     image = np.full((3, 4), 9, dtype=dtype)
     everything = np.ones(image.shape, dtype=bool)
     assert percentiles(image, padding=everything) == percentiles(image[:0]) == (0.0, 0.0)
-    assert not window(image, everything).any()
+    assert not windowed(image, everything).any()

@@ -19,7 +19,6 @@ from lumbar_kaggle.baseline.images import cached_images, middle_slice, rank_seri
 from lumbar_kaggle.baseline.predictor import study_slice
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked
-from lumbar_kaggle.dicom import intensity
 from lumbar_kaggle.dicom.cache import Cache
 from lumbar_kaggle.dicom.checking import check
 from lumbar_kaggle.dicom.preprocess import (
@@ -32,6 +31,7 @@ from lumbar_kaggle.dicom.preprocess import (
     volume_worker,
 )
 from lumbar_kaggle.dicom.series import UnreadableSeries, read_series
+from lumbar_kaggle.dicom.volume import to_8bit, windowed
 from lumbar_kaggle.inference.predict import study_rows
 from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.tables.competition import read_competition
@@ -62,7 +62,7 @@ def test_each_picture_is_the_windowed_middle_slice(competition: Path, cache: Pat
     row = pictures.iloc[5]
     volume = read_series(competition / "train_images" / row["study_id"] / row["series_id"])
     middle = volume.images[len(volume) // 2]
-    expected = cv2.resize(intensity.window(middle), (256, 256), interpolation=cv2.INTER_AREA)
+    expected = cv2.resize(windowed(middle), (256, 256), interpolation=cv2.INTER_AREA)
     np.testing.assert_array_equal(cv2.imread(row["image"], cv2.IMREAD_UNCHANGED), expected)
 
 
@@ -206,7 +206,7 @@ def test_volume_cache_keeps_geometry_and_pixels(competition: Path, tmp_path: Pat
     volume = read_series(competition / "train_images" / entry["study_id"] / entry["series_id"])
     assert stack.pixels.dtype == np.uint8
     assert stack.window is not None
-    np.testing.assert_array_equal(stack.pixels, intensity.to_8bit(volume.pixels, *stack.window))
+    np.testing.assert_array_equal(stack.pixels, to_8bit(volume.pixels, *stack.window))
     for table in ("positions", "orientation", "spacing"):
         np.testing.assert_array_equal(getattr(stack, table), getattr(volume, table))
     assert stack.instance_numbers == volume.instance_numbers

@@ -32,6 +32,7 @@ from PIL import Image
 from lumbar_kaggle.baseline.config import BaselineConfig
 from lumbar_kaggle.baseline.training import Job, train_target
 from lumbar_kaggle.core.budget import Budget, OutOfTime, usable_cores
+from lumbar_kaggle.core.settings import begin_run
 from lumbar_kaggle.core.targets import TARGET_NAMES
 from lumbar_kaggle.inference.bundle import read_manifest
 from lumbar_kaggle.inference.predict import study_rows
@@ -42,7 +43,7 @@ from lumbar_kaggle.phantom.settings import STANDARD_SETS, PhantomSet
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.training.encoders import build_network
 from lumbar_kaggle.two_stage import fit as two_stage
-from lumbar_kaggle.two_stage.config import TwoStageConfig, changed, preset
+from lumbar_kaggle.two_stage.config import RUN_FILE, TwoStageConfig, changed, preset
 from lumbar_kaggle.two_stage.predictor import TwoStagePredictor
 from tests.gpu.meter import HEADING, Figures, metered
 from tests.support.clock import Clock
@@ -128,7 +129,7 @@ def measure_two_stage(root: Path, size: Size, device: torch.device) -> list[Figu
     """Train both stages, the second one's first fold; predict the test split on the device and on the CPU."""
     train, run, cache = read_competition(root, "train"), root / "run", root / "cache"
     config: TwoStageConfig = changed(preset("t4x2-single"), size.settings, "settings")
-    two_stage.begin(run, config, train.identity())
+    begin_run(run / RUN_FILE, config, data=train.identity())
 
     def locate(budget: Budget) -> bool:
         return two_stage.locate(train, cache, run, config, budget, processes=1)

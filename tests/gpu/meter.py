@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from fastai.callback.core import Callback
 from fastcore.foundation import defaults
+from torch.utils._pytree import tree_leaves
 
 
 @dataclass
@@ -107,8 +108,9 @@ class Departure(Callback):  # type: ignore[misc]
             figures.work_s += self.arrival.pass_s()
             figures.steps += 1
             # Crops are [batch, sides, slices, px, px], other pictures [batch, channels, px, px].
-            figures.images += sum(math.prod(x.shape[:-2]) for x in self.xb if x.dim() == 5)
-            figures.images += sum(len(x) for x in self.xb if x.dim() == 4)
+            tensors = tree_leaves(self.xb)
+            figures.images += sum(math.prod(x.shape[:-2]) for x in tensors if x.dim() == 5)
+            figures.images += sum(len(x) for x in tensors if x.dim() == 4)
             figures.half = hasattr(self.learn, "mixed_precision")
 
 

@@ -9,8 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from lumbar_kaggle.baseline.explain import explain_study
-from lumbar_kaggle.baseline.predictor import BaselinePredictor
+from lumbar_kaggle.baseline.predictor import BaselinePredictor, explain_study
 from lumbar_kaggle.core.targets import LEVELS, target
 from lumbar_kaggle.dicom.series import UnreadableSeries
 from lumbar_kaggle.dicom.studies import find_studies
@@ -20,6 +19,7 @@ from lumbar_kaggle.inference.bundle import read_manifest
 from lumbar_kaggle.inference.heat import captured, grad_cam, last_map
 from lumbar_kaggle.inference.predict import study_rows
 from lumbar_kaggle.training.encoders import build_encoder, build_network
+from lumbar_kaggle.two_stage.config import GradeConfig
 from lumbar_kaggle.two_stage.explain import (
     attend,
     frame,
@@ -27,7 +27,6 @@ from lumbar_kaggle.two_stage.explain import (
     surroundings,
     where_looked,
 )
-from lumbar_kaggle.two_stage.grade.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.crops import crop_study
 from lumbar_kaggle.two_stage.grade.data import Batch
 from lumbar_kaggle.two_stage.grade.network import Grader

@@ -17,9 +17,8 @@ from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.settings import STANDARD_SETS, PhantomSet
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.training.encoders import body_state, build_body
-from lumbar_kaggle.two_stage.config import preset
-from lumbar_kaggle.two_stage.grade.config import GradeConfig
-from lumbar_kaggle.two_stage.grade.cropping import cache_crops, crops_folder, evict_other_crops
+from lumbar_kaggle.two_stage.config import GradeConfig, preset
+from lumbar_kaggle.two_stage.grade.data import cache_crops, crops_folder, evict_other_crops
 from lumbar_kaggle.two_stage.grade.places import annotated_places, read_places, to_points
 from lumbar_kaggle.two_stage.session import blend_session, train_grade_session, train_locate_session
 from lumbar_kaggle.two_stage.study import CachedStudies, DicomStudies

@@ -24,10 +24,9 @@ from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.settings import choose_set
 from lumbar_kaggle.score.metric import score
 from lumbar_kaggle.tables.competition import read_competition
-from lumbar_kaggle.two_stage.explain import explain_study
+from lumbar_kaggle.two_stage.explain import edge_letters, explain_study, located_slices
 from lumbar_kaggle.two_stage.grade.views import PLACES
 from lumbar_kaggle.two_stage.locate.find import COLUMNS
-from lumbar_kaggle.two_stage.located import edge_letters, located_slices
 from lumbar_kaggle.two_stage.predictor import TwoStagePredictor
 from tests.pages.test_pages import Tables, assert_stands_alone, write_run
 from tests.support.dicom_files import rewrite

@@ -14,22 +14,20 @@ from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES, SEVERITY_WEIGHT
 from lumbar_kaggle.phantom.grades import (
     CAP,
     GROUP_OF_TARGET,
+    ORACLE_COLUMNS,
     STANDARD,
+    best_submission,
     draw_grades,
+    expected_score,
     frequencies,
     latent_factor,
     read_grades,
-    severity_of,
-)
-from lumbar_kaggle.phantom.oracle import (
-    ORACLE_COLUMNS,
-    best_submission,
-    expected_score,
     reader_probabilities,
+    severity_of,
     worst_canal_probabilities,
 )
 from lumbar_kaggle.phantom.study import plan_study
-from lumbar_kaggle.phantom.tables import oracle_table, read_study
+from lumbar_kaggle.phantom.tables import make_table, read_study
 from lumbar_kaggle.score.metric import PARTS, part_scores, study_sums
 from lumbar_kaggle.tables.submission import read_predictions
 
@@ -262,7 +260,7 @@ def test_the_severities_tell_nearly_all_that_the_oracle_knows() -> None:
 
 def test_the_table_is_a_submission_with_the_plain_probabilities_beside(tmp_path: Path) -> None:
     studies = [plan_study(0, split, k) for split in ("train", "test") for k in range(3)]
-    table = oracle_table([read_study(study) for study in studies])
+    table = make_table([read_study(study) for study in studies], "oracle")
     assert list(table) == list(ORACLE_COLUMNS)
     assert list(ORACLE_COLUMNS[4:]) == [f"reader_{name}" for name in SEVERITIES]
     table.to_csv(tmp_path / "oracle.csv", index=False)

@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,11 +18,12 @@ import pytest
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import LEVELS, SAMPLE_ORDER, SERIES_DESCRIPTIONS, SEVERITY_WORDS, TARGET_NAMES
 from lumbar_kaggle.dicom.geometry import to_patient
-from lumbar_kaggle.phantom import write_competition
+from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.generate import MANIFEST, Request, make_study
 from lumbar_kaggle.phantom.settings import PhantomSet
 
 STUDIES, TEST_STUDIES, SEED = 2, 1, 7
+PATIENTS = PhantomSet("", SEED, STUDIES, TEST_STUDIES)
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -40,7 +41,7 @@ def contents(folder: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("phantom") / "competition"
-    write_competition(place, studies=STUDIES, test_studies=TEST_STUDIES, seed=SEED, workers=1)
+    write_set(place, PATIENTS, workers=1)
     return place
 
 
@@ -150,17 +151,17 @@ def test_left_is_left_and_the_series_agree(folder: Path) -> None:
 
 def test_bytes_do_not_depend_on_workers_nor_on_the_size(folder: Path, tmp_path: Path) -> None:
     again = tmp_path / "competition"
-    write_competition(again, studies=1, test_studies=TEST_STUDIES, seed=SEED, workers=2)
-    write_competition(again, studies=STUDIES, test_studies=TEST_STUDIES, seed=SEED, workers=2)
+    write_set(again, replace(PATIENTS, studies=1), workers=2)
+    write_set(again, PATIENTS, workers=2)
     assert contents(again) == contents(folder)
 
 
 def test_a_killed_run_continues_to_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     again = tmp_path / "competition"
     script = (
-        "import sys; from pathlib import Path; from lumbar_kaggle.phantom import write_competition\n"
-        f"write_competition(Path(sys.argv[1]), studies={STUDIES}, test_studies={TEST_STUDIES},"
-        f" seed={SEED}, workers=1)"
+        "import sys; from pathlib import Path; from lumbar_kaggle.phantom import write_set\n"
+        "from lumbar_kaggle.phantom.settings import PhantomSet\n"
+        f"write_set(Path(sys.argv[1]), PhantomSet('', {SEED}, {STUDIES}, {TEST_STUDIES}), workers=1)"
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(again)], stderr=subprocess.DEVNULL)
     partial = tmp_path / "competition-truth" / ".partial"
@@ -172,14 +173,14 @@ def test_a_killed_run_continues_to_the_same_bytes(folder: Path, tmp_path: Path) 
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    write_competition(again, studies=STUDIES, test_studies=TEST_STUDIES, seed=SEED, workers=1)
+    write_set(again, PATIENTS, workers=1)
     assert contents(again) == contents(folder)
 
 
 def test_a_complete_folder_is_left_alone(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     start = time.monotonic()
-    truth = write_competition(folder, studies=STUDIES, test_studies=TEST_STUDIES, seed=SEED)
+    truth = write_set(folder, PATIENTS)
     assert time.monotonic() - start < 0.5
     assert truth == folder.with_name("competition-truth")
     assert "already complete" in caplog.text
@@ -190,7 +191,7 @@ def test_a_deleted_study_is_written_again(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, copy)
     shutil.copytree(folder.with_name("competition-truth"), tmp_path / "competition-truth")
     shutil.rmtree(next((copy / "test_images").iterdir()))
-    write_competition(copy, studies=STUDIES, test_studies=TEST_STUDIES, seed=SEED, workers=1)
+    write_set(copy, PATIENTS, workers=1)
     assert contents(copy) == contents(folder)
 
 
@@ -198,30 +199,28 @@ def test_a_deleted_study_is_written_again(folder: Path, tmp_path: Path) -> None:
     ("changes", "words"),
     [
         pytest.param({"seed": 8}, "another seed", id="seed"),
-        pytest.param({"clean": True}, "other choice of --clean", id="clean"),
+        pytest.param({}, "other choice of --clean", id="clean"),
         pytest.param({"studies": 1}, "larger phantom", id="smaller"),
         pytest.param({"studies": 0}, "at least 1", id="no study"),
         pytest.param({"seed": -1}, "at least 0", id="negative seed"),
     ],
 )
-def test_another_phantom_is_refused(folder: Path, changes: dict[str, Any], words: str) -> None:
-    before = contents(folder)
+def test_another_phantom_is_refused(folder: Path, changes: dict[str, int], words: str) -> None:
+    before, clean = contents(folder), not changes
     with pytest.raises(InputError, match=words):
-        write_competition(
-            folder, **{"studies": STUDIES, "test_studies": TEST_STUDIES, "seed": SEED, **changes}
-        )
+        write_set(folder, replace(PATIENTS, **changes), clean=clean)
     assert contents(folder) == before
 
 
 def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_text("")
     with pytest.raises(InputError, match=r"not this phantom's; choose another folder or delete it"):
-        write_competition(tmp_path, studies=1, test_studies=0, seed=0)
+        write_set(tmp_path, PhantomSet("", 0, 1, 0))
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["holiday.jpg"]
 
 
 def test_a_study_that_is_there_is_not_written_again(folder: Path) -> None:
-    request = Request(folder, PhantomSet("", SEED, STUDIES, TEST_STUDIES))
+    request = Request(folder, PATIENTS)
     start = time.monotonic()
     rows = make_study(request, "train", 0)
     assert time.monotonic() - start < 0.5

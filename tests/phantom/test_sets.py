@@ -12,7 +12,7 @@ import pytest
 from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import SERIES_KINDS
-from lumbar_kaggle.phantom import write_competition, write_set
+from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.generate import MANIFEST, Request
 from lumbar_kaggle.phantom.settings import FORMAT, STANDARD_SETS, PhantomSet, choose_set, default_folder
 from lumbar_kaggle.phantom.tables import read_study
@@ -117,4 +117,4 @@ def test_clean_does_not_change_who_the_patients_are() -> None:
 
 def test_a_size_out_of_range_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the seed must be at least 0, not -1"):
-        write_competition(tmp_path / "x", studies=1, test_studies=0, seed=-1)
+        write_set(tmp_path / "x", PhantomSet("", -1, 1, 0))

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pydicom.multival import MultiValue
 
 from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SERIES_KINDS, SEVERITY_WORDS, TARGETS, Target
-from lumbar_kaggle.dicom import intensity
 from lumbar_kaggle.dicom.geometry import to_slice
+from lumbar_kaggle.dicom.volume import windowed
 from lumbar_kaggle.phantom.dicom import write_instance
 from lumbar_kaggle.phantom.imaging import Scan
 from lumbar_kaggle.phantom.planes import Plane
@@ -167,7 +167,7 @@ def intensity_features(scanned: list[Scanned]) -> Features:
         features[f"{kind} skew"] = ((values - mean) ** 3).mean() / values.std() ** 3
         for q in (1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9):
             features[f"{kind} percentile {q}"] = float(np.percentile(values, q) / mean)
-        counts, _ = np.histogram(intensity.window(pixels), bins=16, range=(0, 256), density=True)
+        counts, _ = np.histogram(windowed(pixels), bins=16, range=(0, 256), density=True)
         features |= {f"{kind} histogram {k}": count for k, count in enumerate(counts)}
     return features
 

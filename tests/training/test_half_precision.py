@@ -18,7 +18,7 @@ from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from torch.amp import GradScaler
 
-from lumbar_kaggle.baseline.fit import fit as fit_baseline
+from lumbar_kaggle.baseline.run import fit as fit_baseline
 from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.training import devices
@@ -31,13 +31,13 @@ from lumbar_kaggle.training.callbacks import (
     restore_learner,
 )
 from lumbar_kaggle.training.pretraining import pretrain
+from lumbar_kaggle.two_stage.config import LocateConfig
 from lumbar_kaggle.two_stage.grade.augment import drop_views
 from lumbar_kaggle.two_stage.grade.fit import train_grader as fit_grader
-from lumbar_kaggle.two_stage.grade.losses import GradeLoss
+from lumbar_kaggle.two_stage.grade.network import GradeLoss
 from lumbar_kaggle.two_stage.locate import training
-from lumbar_kaggle.two_stage.locate.config import LocateConfig
 from lumbar_kaggle.two_stage.locate.network import Locator
-from lumbar_kaggle.two_stage.locate.samples import Sample
+from lumbar_kaggle.two_stage.locate.training import Sample
 from tests.baseline.test_training import ONE, lasting
 from tests.support.clock import Clock
 from tests.support.two_stage_studies import write_competition

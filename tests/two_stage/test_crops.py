@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.dicom.volume import Volume
-from lumbar_kaggle.two_stage.grade import cropping
-from lumbar_kaggle.two_stage.grade.config import GradeConfig
-from lumbar_kaggle.two_stage.grade.cropping import cache_crops
+from lumbar_kaggle.two_stage.config import GradeConfig
+from lumbar_kaggle.two_stage.grade import data
 from lumbar_kaggle.two_stage.grade.crops import StudyCrops, crop_study
+from lumbar_kaggle.two_stage.grade.data import cache_crops
 from lumbar_kaggle.two_stage.grade.places import (
     BY_LEVELS,
     BY_PLACES,
@@ -304,7 +304,7 @@ def test_an_interrupted_cache_goes_on_and_ends_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped after a batch, then finished: the same bytes as at one go; other settings are refused."""
-    monkeypatch.setattr(cropping, "BATCH", 2)
+    monkeypatch.setattr(data, "BATCH", 2)
     competition = write_competition(tmp_path, 5)
     volumes = CachedStudies(tmp_path)
     points = dict.fromkeys(competition.studies, place_points())
@@ -316,8 +316,8 @@ def test_an_interrupted_cache_goes_on_and_ends_the_same(
     cut = cache_crops(volumes, points, points, tmp_path / "cut", config, Budget())
     assert folder_bytes(tmp_path / "cut") == folder_bytes(tmp_path / "whole")
     study = competition.studies[-1]
-    for one, other in zip(whole.level(study, 2).images, cut.level(study, 2).images, strict=True):
+    for one, other in zip(whole.level(study, 2)["images"], cut.level(study, 2)["images"], strict=True):
         assert np.array_equal(one, other)
-    assert whole.level(study, 2).present[0].tolist() == [[True] * 7]
+    assert whole.level(study, 2)["present"][0].tolist() == [[True] * 7]
     with pytest.raises(InputError, match="other settings"):
         cache_crops(volumes, points, points, tmp_path / "cut", replace(config, margin_mm=9.0), Budget())

@@ -19,6 +19,7 @@ from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.submission import prior_predictions
 from lumbar_kaggle.training.callbacks import MovingAverage
 from lumbar_kaggle.training.encoders import build_encoder
+from lumbar_kaggle.two_stage.config import PRESETS, GradeConfig, preset
 from lumbar_kaggle.two_stage.grade.augment import (
     SWAPPED,
     augment,
@@ -26,11 +27,9 @@ from lumbar_kaggle.two_stage.grade.augment import (
     drop_views,
     mirror,
 )
-from lumbar_kaggle.two_stage.grade.config import PRESETS, GradeConfig, preset
 from lumbar_kaggle.two_stage.grade.data import Batch, study_labels
 from lumbar_kaggle.two_stage.grade.fit import GraderResult, train_grader
-from lumbar_kaggle.two_stage.grade.losses import GradeLoss, slice_loss
-from lumbar_kaggle.two_stage.grade.network import Grader
+from lumbar_kaggle.two_stage.grade.network import GradeLoss, Grader, slice_loss
 from lumbar_kaggle.two_stage.grade.training import level_prior, predict_batch
 from lumbar_kaggle.two_stage.grade.views import VIEWS, window
 from tests.dicom.test_preprocess import folder_bytes
@@ -350,7 +349,7 @@ def test_wrong_settings_are_refused() -> None:
         GradeConfig(slice_shift=(0.5, 0.3, 0.2), extra_slices=1)
     with pytest.raises(InputError, match="preset 'tpu' is unknown; known are cpu, t4x2-single"):
         preset("tpu")
-    assert [len(preset(name)) for name in PRESETS] == [1, 1, 3]
+    assert [len(preset(name).grade) for name in PRESETS] == [1, 1, 3]
     with pytest.raises(InputError, match="7_spinal_canal_stenosis_l1_l2 has the weight '-1'"):
         study_labels(
             pd.DataFrame(),

@@ -25,9 +25,8 @@ from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.settings import STANDARD_SETS
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.tables.submission import validate
-from lumbar_kaggle.two_stage.config import change, preset
+from lumbar_kaggle.two_stage.config import GradeConfig, changed, preset
 from lumbar_kaggle.two_stage.fit import with_measured_jitter
-from lumbar_kaggle.two_stage.grade.config import GradeConfig
 from lumbar_kaggle.two_stage.predictor import CroppedStudy, TwoStagePredictor
 from lumbar_kaggle.two_stage.study import CachedStudies, read_study
 from tests.support.clock import Clock
@@ -110,10 +109,9 @@ def test_a_run_cut_again_and_again_ends_with_the_same_bundle(place: Path, tmp_pa
 def test_a_run_with_other_settings_is_not_continued(place: Path) -> None:
     """The preset's own settings are not those of the run."""
     two_stage = recipe("two-stage")
-    with pytest.raises(InputError, match="begun with other settings"):
-        two_stage.fit(
-            place / "competition", place / "cache", place / "run", Budget(), two_stage.configure({})
-        )
+    settings = two_stage.configure({})
+    with pytest.raises(InputError, match="begun with another locate, grade;"):
+        two_stage.fit(place / "competition", place / "cache", place / "run", Budget(), settings)
 
 
 def test_fresh_studies_are_seen_as_cached_ones(place: Path, predictor: TwoStagePredictor) -> None:
@@ -332,7 +330,7 @@ def test_levels_that_nothing_shows_keep_the_prior(place: Path, predictor: TwoSta
         )
         for crops in seen.crops
     )
-    grades = predictor.grade(study.study_id, CroppedStudy(seen.volumes, seen.points, emptied, ()))
+    grades = predictor.grade(CroppedStudy(seen.volumes, seen.points, emptied, ()))
     lost = np.isnan(grades).any(axis=1)
     assert {name for name, gone in zip(TARGET_NAMES, lost, strict=True) if gone} == {
         name for name in TARGET_NAMES if name.endswith("l4_l5")
@@ -358,17 +356,17 @@ def test_settings_of_a_file_replace_the_presets(tmp_path: Path) -> None:
     """What is not named stays; the second stage's settings are for all its models; a wrong name is told."""
     file = tmp_path / "settings.json"
     file.write_text('{"grade": {"epochs": 3}}')
-    changed = change(preset("t4x2-gold"), file)
-    assert [one.epochs for one in changed.grade] == [3, 3, 3]
-    assert changed.locate == preset("t4x2-gold").locate
-    assert [one.backbones for one in changed.grade] == [one.backbones for one in preset("t4x2-gold").grade]
+    merged = changed(preset("t4x2-gold"), read_json(file), str(file))
+    assert [one.epochs for one in merged.grade] == [3, 3, 3]
+    assert merged.locate == preset("t4x2-gold").locate
+    assert [one.backbones for one in merged.grade] == [one.backbones for one in preset("t4x2-gold").grade]
     for text, told in (
         ('{"grade": {"epoch": 3}}', "unknown setting 'epoch'"),
         ('{"epochs": 3}', "give an object"),
     ):
         file.write_text(text)
         with pytest.raises(InputError, match=told):
-            change(preset("cpu"), file)
+            changed(preset("cpu"), read_json(file), str(file))
 
 
 @pytest.mark.parametrize(

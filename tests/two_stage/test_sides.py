@@ -16,13 +16,12 @@ from lumbar_kaggle.dicom import geometry
 from lumbar_kaggle.dicom.preprocess import read_volumes, windowed_stacks, write_volumes
 from lumbar_kaggle.dicom.series import read_series
 from lumbar_kaggle.dicom.volume import Volume
-from lumbar_kaggle.two_stage.grade.config import GradeConfig
+from lumbar_kaggle.two_stage.config import GradeConfig, LocateConfig
 from lumbar_kaggle.two_stage.grade.crops import crop_study
 from lumbar_kaggle.two_stage.grade.places import unsided
-from lumbar_kaggle.two_stage.locate.config import LocateConfig
 from lumbar_kaggle.two_stage.locate.find import locate_axial, locate_studies
 from lumbar_kaggle.two_stage.locate.network import STRIDE, Picture
-from lumbar_kaggle.two_stage.locate.samples import axial_samples
+from lumbar_kaggle.two_stage.locate.training import axial_samples
 from lumbar_kaggle.two_stage.study import MarkedPoint, StudyVolumes
 from tests.support.dicom_files import write_slice
 from tests.support.two_stage_studies import AXIAL, SAGITTAL, make_stack, rotated

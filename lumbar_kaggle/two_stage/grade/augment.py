@@ -1,12 +1,15 @@
-"""From cached crops to the network's input, on the device and for a whole batch: cutting and augmentation."""
+"""From cached crops to the network's input, on the device and for a whole batch: cut, augmented, mixed."""
 
 from collections.abc import Iterator
 
 import torch
+from fastai.callback.core import Callback
+from fastai.callback.training import GradientAccumulation
 from torch.nn import functional
 
-from lumbar_kaggle.two_stage.grade.config import GradeConfig
+from lumbar_kaggle.two_stage.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.data import UNKNOWN, Batch
+from lumbar_kaggle.two_stage.grade.network import GradeLoss
 from lumbar_kaggle.two_stage.grade.views import PLACES, VIEWS, View, Window, window
 
 SWAPPED = [
@@ -20,13 +23,7 @@ Those with sides are stored mirrored on the right, so there the sides only chang
 
 
 def cut(batch: Batch, config: GradeConfig, turn: float = 0.0) -> Batch:
-    """Cut the middle out of cached crops: what validation and inference see.
-
-    Args:
-        batch: as cached.
-        config: sizes.
-        turn: degrees by which the crops are turned on the way, for predictions averaged over several.
-    """
+    """Cut the middle out of cached crops, turned by some degrees: what validation and inference see."""
     images, present, slices = [], [], []
     for view, image, there, at in _views(batch):
         size = window(view, config)
@@ -70,12 +67,7 @@ def augment(batch: Batch, config: GradeConfig) -> Batch:
 
 
 def mirror(batch: Batch, which: torch.Tensor) -> Batch:
-    """Mirror some patients of a batch, labels and slice targets included.
-
-    Args:
-        batch: cut to the network's windows.
-        which: ``[batch]`` bool.
-    """
+    """Mirror the patients `which`, ``[batch]`` bool, of a cut batch, labels and slice targets included."""
 
     def choose(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
         return torch.where(which.view(-1, *[1] * (before.dim() - 1)), after, before)
@@ -174,3 +166,75 @@ def _standardise(images: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
     centred = (images - mean) * mask
     deviation = (centred.square().sum(dim=(2, 3, 4), keepdim=True) / count).sqrt()
     return centred / deviation.clamp(min=1.0)
+
+
+class PrepareBatch(Callback):  # type: ignore[misc]
+    """Turn cached crops into the network's input: augmented in training, the plain middle in validation."""
+
+    order = -5
+
+    def __init__(self, config: GradeConfig) -> None:
+        self.config = config
+
+    def before_batch(self) -> None:
+        """Replace the batch; the loss takes the same one as the network."""
+        batch: Batch = self.xb[0]
+        with torch.no_grad():
+            if self.training:
+                batch = drop_views(augment(batch, self.config), self.config.view_dropout)
+            else:
+                batch = cut(batch, self.config)
+        self.learn.xb = self.learn.yb = (batch,)
+
+
+class MixSamples(Callback):  # type: ignore[misc]
+    """Mixup of whole levels: every sample is blended with another one, and so is the loss.
+
+    fastai's own takes one image tensor; here a sample is several views, some of which may be missing.
+    """
+
+    order = PrepareBatch.order + 1
+
+    def __init__(self, alpha: float, loss: GradeLoss) -> None:
+        self.alpha, self.loss = alpha, loss
+        self.partner, self.share = torch.empty(0), 1.0
+
+    def before_batch(self) -> None:
+        """Blend the images with those of a shuffled batch."""
+        if not self.training:
+            return
+        batch: Batch = self.xb[0]
+        share = float(torch.distributions.Beta(self.alpha, self.alpha).sample())
+        # The greater part stays the sample's own, so that its level and its missing views remain right.
+        self.share = max(share, 1 - share)
+        self.partner = torch.randperm(len(batch["level"]), device=batch["level"].device)
+        images = [torch.lerp(image[self.partner], image, self.share) for image in batch["images"]]
+        self.learn.xb = ({**batch, "images": images},)
+
+    def after_loss(self) -> None:
+        """Blend the losses likewise."""
+        if not self.training:
+            return
+        batch: Batch = self.yb[0]
+        other: Batch = {
+            **batch,
+            "severity": batch["severity"][self.partner],
+            "weight": batch["weight"][self.partner],
+            "slices": [at[self.partner] for at in batch["slices"]],
+        }
+        mixed = torch.lerp(self.loss(self.learn.pred, other), self.learn.loss_grad, self.share)
+        self.learn.loss_grad, self.learn.loss = mixed, mixed.clone()
+
+
+class Accumulate(GradientAccumulation):  # type: ignore[misc]
+    """Add up the gradients of some batches before a step; the last batch of an epoch steps in any case.
+
+    So no gradient is carried from one epoch to the next, and an epoch can be resumed from its weights.
+    """
+
+    def before_step(self) -> None:
+        """Let the step pass, or cancel it while samples are missing."""
+        if self.iter + 1 == self.n_iter:
+            self.count = 0
+        else:
+            super().before_step()

@@ -12,7 +12,7 @@ from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.dicom import geometry
 from lumbar_kaggle.dicom.geometry import FOOT
 from lumbar_kaggle.dicom.volume import Volume
-from lumbar_kaggle.two_stage.grade.config import GradeConfig
+from lumbar_kaggle.two_stage.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.views import VIEWS, View, Window, window, with_middle
 
 Floats = NDArray[np.float64]
@@ -260,10 +260,7 @@ def _axes(volume: Volume, cut: Cut) -> tuple[Floats, Floats]:
 def crop_to_slice(volume: Volume, index: int, cut: Cut) -> Floats:
     """Return the affine map ``[2, 3]`` from (column, row, 1) of a cached crop to column and row of a slice.
 
-    Args:
-        volume: of the slice.
-        index: of the slice; the crop lies in its plane, its middle at the point's projection.
-        cut: the crop.
+    The crop lies in the plane of the slice, its middle at the point's projection.
     """
     axes = _axes(volume, cut)
     middle = (cut.size.cached_px - 1) / 2

@@ -1,7 +1,7 @@
 """The second stage from points to out-of-fold predictions: crops, folds, training, ``oof.csv``."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import alone_on, digest, read_csv, write_csv
 from lumbar_kaggle.core.settings import begin_run
-from lumbar_kaggle.core.targets import LEVELS, SEVERITIES, TARGETS
+from lumbar_kaggle.core.targets import SEVERITIES, TARGETS
 from lumbar_kaggle.dicom.cache import Cache
 from lumbar_kaggle.score.cells import as_table
 from lumbar_kaggle.score.metric import PRIOR_SMOOTHING, score, weighted_prior
@@ -21,16 +21,15 @@ from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.folds import open_folds
 from lumbar_kaggle.tables.submission import prior_predictions
 from lumbar_kaggle.training.devices import spread, training_device
-from lumbar_kaggle.two_stage.grade.config import GradeConfig, preset
-from lumbar_kaggle.two_stage.grade.cropping import CropSet, cache_crops
-from lumbar_kaggle.two_stage.grade.data import Samples, study_labels
+from lumbar_kaggle.two_stage.config import GradeConfig
+from lumbar_kaggle.two_stage.grade.data import CropSet, Samples, cache_crops, study_labels
 from lumbar_kaggle.two_stage.grade.places import annotated_places, to_points, unsided
 from lumbar_kaggle.two_stage.grade.training import (
     level_prior,
-    predict_studies,
+    predict_levels,
     train_fold,
 )
-from lumbar_kaggle.two_stage.grade.views import PLACE_OF_CONDITION, PLACES
+from lumbar_kaggle.two_stage.grade.views import CELLS
 from lumbar_kaggle.two_stage.study import CachedStudies, DicomStudies
 
 log = logging.getLogger(__name__)
@@ -85,7 +84,7 @@ def train_grader(
     processes: int | None = None,
     folds: pd.DataFrame | None = None,
 ) -> GraderResult:
-    """Train all folds, or go on where an earlier call stopped.
+    """Train folds, or go on where an earlier call stopped.
 
     A fold trains on crops around annotated points alone, shifted at random by as much as the locator errs:
     the located points of its training studies are of locators that have seen the marks of those that it
@@ -93,38 +92,30 @@ def train_grader(
 
     Args:
         competition: the training split.
-        cache: folder that holds its cached volumes; None: crops are cut straight from the DICOM files.
+        cache: folder of its cached volumes; None: crops are cut from the DICOM files.
         places: located points, out-of-fold, to judge at; see `places.to_points`. None: the annotated ones.
         out: run folder: ``grade.json``, ``folds.csv``, ``prior.csv``, the crops, per fold its weights and
             predictions, ``oof.csv`` once all folds are there.
         config: what to train.
         budget: when it is spent, the run ends and the same call goes on later.
         weights: columns ``row_id, weight``: how much each label counts.
-        annotated: what `places.annotated_places` made of the cached volumes; needed where there are none.
+        annotated: as from `places.annotated_places`; needed without cached volumes.
         crops: folder for the crops, where the run folder has no room for them.
         only: numbers of the folds to train now; None: all.
         processes: folds at once; see `devices.spread`.
-        folds: columns ``study_id, fold`` of all labelled studies; None: as `folds.open_folds` makes them.
+        folds: columns ``study_id, fold`` of all labelled studies; None: as from `folds.open_folds`.
 
     Raises:
         InputError: the run was begun with another configuration or on other data, or another process is at
             work on it, or there is nothing to train on.
     """
-    data = {
-        **competition.identity(),
-        "located points": "" if places is None else digest(places.to_csv(index=False)),
-        "label weights": "" if weights is None else digest(weights.to_csv(index=False)),
-    }
-    if cache is not None:
-        data["images"] = Cache(cache, "volumes").identity()
-    begin_run(out / CONFIG, config, data=data)
+    begin_run(out / CONFIG, config, data=_learned_from(competition, cache, places, weights))
     wanted = range(config.folds) if only is None else only
     if not set(wanted) <= set(range(config.folds)):
         raise InputError(f"folds {' '.join(map(str, wanted))}: there are those from 0 to {config.folds - 1}")
     if folds is None:
         folds = open_folds(out / "folds.csv", competition.labels, config.folds, config.seed)
-    else:
-        write_csv(out / "folds.csv", folds)
+    write_csv(out / "folds.csv", folds)
     write_csv(out / "prior.csv", weighted_prior(competition.labels, smoothing=PRIOR_SMOOTHING).reset_index())
     try:
         todo = [fold for fold in wanted if not predictions_file(out, fold).is_file()]
@@ -135,26 +126,19 @@ def train_grader(
             spread(_fit_fold, task, todo, processes)
     except OutOfTime:
         pass  # what is finished is told below
-    left = sum(not predictions_file(out, fold).is_file() for fold in wanted)
-    finished = sum(predictions_file(out, fold).is_file() for fold in range(config.folds))
-    result = conclude(competition, out, config) if finished == config.folds else None
-    return GraderResult(out, finished, config.folds, left, result)
+    finished = [fold for fold in range(config.folds) if predictions_file(out, fold).is_file()]
+    result = conclude(competition, out, config) if len(finished) == config.folds else None
+    return GraderResult(out, len(finished), config.folds, len(set(wanted) - set(finished)), result)
 
 
-def train_preset(
-    out: Path, name: str, change: Callable[[GradeConfig], GradeConfig], one: Callable[..., GraderResult]
-) -> list[GraderResult]:
-    """Train every configuration of a preset; started again, it goes on where it was.
-
-    Args:
-        out: run folder; with several backbones one folder below it for each.
-        name: of the preset.
-        change: what the caller sets otherwise than the preset.
-        one: trains into a folder by a configuration, see `train_grader`.
-    """
-    configs = preset(name)
-    folders = [out] if len(configs) == 1 else [out / f"model-{k + 1}" for k in range(len(configs))]
-    return [one(folder, change(config)) for folder, config in zip(folders, configs, strict=True)]
+def _learned_from(
+    competition: Competition, cache: Path | None, places: pd.DataFrame | None, weights: pd.DataFrame | None
+) -> dict[str, str]:
+    """Return digests of what a run is made from, see `settings.tie`."""
+    tables = {"located points": places, "label weights": weights}
+    images = {} if cache is None else {"images": Cache(cache, "volumes").identity()}
+    digests = {name: "" if one is None else digest(one.to_csv(index=False)) for name, one in tables.items()}
+    return {**competition.identity(), **digests, **images}
 
 
 def predictions_file(out: Path, fold: int) -> Path:
@@ -222,7 +206,7 @@ def _fit_fold(task: _Task, fold: int) -> None:
     prior = level_prior(rest, weighted=config.severity_weights)
     validation = Samples(inside, task.judged, labels)
     network = train_fold(training, validation, prior, fold, out, config, task.budget)
-    found = to_targets(predict_studies([network.to(training_device())], inside, task.judged, config))
+    found = to_targets(predict_levels([network.to(training_device())], Samples(inside, task.judged), config))
     doubtful = [study in task.unsided for study in inside]
     found[doubtful] = average_sides(found[doubtful])
     table = as_table(tuple(inside), found)
@@ -234,9 +218,7 @@ def _fit_fold(task: _Task, fold: int) -> None:
 
 def to_targets(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return ``[studies, 25, 3]``, rows sum to 1, of ``[studies, 5 levels, 5 places, 3]``."""
-    levels = [LEVELS.index(of.level) for of in TARGETS]
-    places = [PLACES.index(PLACE_OF_CONDITION[of.condition]) for of in TARGETS]
-    chosen = probabilities[:, levels, places]
+    chosen = probabilities[:, *CELLS]
     normal: NDArray[np.float64] = chosen / chosen.sum(axis=-1, keepdims=True)
     return normal
 
@@ -252,15 +234,9 @@ def average_sides(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def conclude(competition: Competition, out: Path, config: GradeConfig) -> float | None:
-    """Write ``oof.csv`` over all labelled rows, print its score beside the prior's, and return it.
+    """Write ``oof.csv`` over all labelled rows, log its score beside the prior's, and return it.
 
-    Args:
-        competition: the training split.
-        out: run folder with the predictions of every fold.
-        config: of the run.
-
-    Returns:
-        None without all conditions.
+    Without all conditions there is no score: None.
     """
     remedy = "delete it and run the same command again"
     parts = [

@@ -24,22 +24,14 @@ from lumbar_kaggle.tables.folds import derive_seed
 from lumbar_kaggle.training.devices import device_of, half_precision
 from lumbar_kaggle.training.loop import make_learner, train_file
 from lumbar_kaggle.training.weights import load_weights
-from lumbar_kaggle.two_stage.grade.augment import SWAPPED, cut, mirror
-from lumbar_kaggle.two_stage.grade.callbacks import Accumulate, MixSamples, PrepareBatch
-from lumbar_kaggle.two_stage.grade.config import GradeConfig
-from lumbar_kaggle.two_stage.grade.cropping import CropSet, FreshCrops
+from lumbar_kaggle.two_stage.config import GradeConfig
+from lumbar_kaggle.two_stage.grade.augment import SWAPPED, Accumulate, MixSamples, PrepareBatch, cut, mirror
 from lumbar_kaggle.two_stage.grade.data import Batch, Samples
-from lumbar_kaggle.two_stage.grade.losses import GradeLoss
-from lumbar_kaggle.two_stage.grade.network import Grader
+from lumbar_kaggle.two_stage.grade.network import GradeLoss, Grader
 
 
 def level_prior(labels: pd.DataFrame, *, weighted: bool) -> torch.Tensor:
-    """Return the prior ``[3 groups, 5 levels, 3]`` of `competition.Competition.labels`.
-
-    Args:
-        labels: of the training part.
-        weighted: with the score's weights 1, 2 and 4.
-    """
+    """Return the prior ``[3 groups, 5 levels, 3]`` of labels; `weighted`: by the score's 1, 2 and 4."""
     weights = SEVERITY_WEIGHTS if weighted else (1.0, 1.0, 1.0)
     table = weighted_prior(labels, smoothing=PRIOR_SMOOTHING, weights=weights)
     prior = np.zeros((len(SCORE_GROUPS), len(LEVELS), len(SEVERITIES)))
@@ -111,24 +103,20 @@ def _make_learner(
     return make_learner(network, parts, loss, folder, config, callbacks=callbacks, workers=config.workers)
 
 
-def predict_studies(
-    networks: Sequence[Grader],
-    studies: Sequence[str],
-    crops: CropSet | FreshCrops,
-    config: GradeConfig,
+def predict_levels(
+    networks: Sequence[Grader], levels: Samples | Sequence[tuple[Batch]], config: GradeConfig
 ) -> NDArray[np.float64]:
     """Return probabilities ``[studies, 5 levels, 5 places, 3]``: the mean over networks and mirror images.
 
     Args:
         networks: of one configuration, on one device, which computes.
-        studies: all of them in `crops`.
-        crops: around the points to grade at.
+        levels: of the studies, all five of each.
         config: of the networks.
     """
-    loader = DataLoader(Samples(studies, crops), bs=2 * config.batch_size)
+    loader = DataLoader(levels, bs=2 * config.batch_size)
     parts = [predict_batch(networks, batch, config) for (batch,) in loader]
     probabilities: NDArray[np.float64] = torch.cat(parts).double().numpy()
-    return probabilities.reshape(len(studies), len(LEVELS), -1, len(SEVERITIES))
+    return probabilities.reshape(-1, len(LEVELS), *probabilities.shape[1:])
 
 
 @torch.inference_mode()

@@ -5,16 +5,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lumbar_kaggle.core.targets import CONDITIONS
-from lumbar_kaggle.two_stage.grade.config import GradeConfig
+from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, TARGETS
+from lumbar_kaggle.two_stage.config import GradeConfig
 
-PLACES = ("canal", "left foramen", "right foramen", "left recess", "right recess")
+PLACES: tuple[str, ...] = ("canal", "left foramen", "right foramen", "left recess", "right recess")
 """Located in each study at each level; also the order of the network's five outputs per level."""
 
 CANAL, FORAMINA, RECESSES = 0, slice(1, 3), slice(3, 5)
 """Of `PLACES`; the left one first."""
 
 PLACE_OF_CONDITION = dict(zip(CONDITIONS, PLACES, strict=True))
+
+CELLS = (
+    [LEVELS.index(of.level) for of in TARGETS],
+    [PLACES.index(PLACE_OF_CONDITION[of.condition]) for of in TARGETS],
+)
+"""Of each target in ``[5 levels, 5 places]``."""
 
 
 @dataclass(frozen=True)

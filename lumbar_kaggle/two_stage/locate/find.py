@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.dicom.volume import Volume
+from lumbar_kaggle.two_stage.config import LocateConfig
 from lumbar_kaggle.two_stage.grade.views import FORAMINA, PLACES, RECESSES
-from lumbar_kaggle.two_stage.locate.config import LocateConfig
 from lumbar_kaggle.two_stage.locate.network import (
     CANAL_CHANNEL,
     FORAMEN_CHANNEL,

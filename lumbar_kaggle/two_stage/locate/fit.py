@@ -1,30 +1,113 @@
-"""Training the locator by folds, its out-of-fold points, and the use of a trained one."""
+"""Training the locator by folds, its out-of-fold points and their errors, and the use of a trained one."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from sklearn.model_selection import KFold
 
 from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import alone_on, write_csv
 from lumbar_kaggle.core.settings import begin_run
+from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.dicom.cache import Cache
 from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.reading import as_numbers, read_table
 from lumbar_kaggle.training.devices import spread, training_device
+from lumbar_kaggle.two_stage.config import LocateConfig
 from lumbar_kaggle.two_stage.grade.views import PLACES, RECESSES
-from lumbar_kaggle.two_stage.locate.config import LocateConfig
 from lumbar_kaggle.two_stage.locate.find import COLUMNS, locate_studies
-from lumbar_kaggle.two_stage.locate.judging import point_errors, summary
 from lumbar_kaggle.two_stage.locate.network import CHANNELS, Locator
-from lumbar_kaggle.two_stage.locate.samples import Sample, make_samples
-from lumbar_kaggle.two_stage.locate.training import CONFIG, load_networks, read_config, train_network
+from lumbar_kaggle.two_stage.locate.training import (
+    CONFIG,
+    Sample,
+    load_networks,
+    make_samples,
+    read_config,
+    train_network,
+)
 from lumbar_kaggle.two_stage.study import MarkedPoint, StudyVolumes, read_marked_studies, tell_unused
+
+Floats = NDArray[np.float64]
+
+
+def point_errors(located: pd.DataFrame, studies: Sequence[StudyVolumes]) -> pd.DataFrame:
+    """Compare located points with the marked ones: sagittal on the same series, axial on whichever.
+
+    Returns:
+        One row per marked point: ``study_id, series_id, kind, place, level``, ``error_mm`` within the plane
+        of the slices, ``depth_mm`` across them, ``relative`` (the error as part of the mean distance of
+        marked neighbours), ``level_off`` (levels between the found point and the marked one nearest to it),
+        ``found``.
+    """
+    series = located["series_id"].where(located["kind"] != "axial_t2", "")
+    keys = zip(located["study_id"], series, located["place"], located["level"], strict=True)
+    places = dict(zip(keys, located[["x_mm", "y_mm", "z_mm"]].to_numpy(dtype=np.float64), strict=True))
+    rows: list[tuple[Any, ...]] = []
+    for study in studies:
+        axial = study.axial()
+        judged = [(one.series_id, one.kind, PLACES[:3], [one]) for one in study.sagittal()]
+        judged += [("", "axial_t2", PLACES[RECESSES], axial)] if axial else []
+        for series_id, kind, names, volumes in judged:
+            marked = study.marked(volumes)
+            for place in names:
+                points = marked[PLACES.index(place)]
+                for level in np.flatnonzero(np.isfinite(points[:, 0])):
+                    found = places.get((study.study_id, series_id, place, LEVELS[level]))
+                    figures = _compare(points, int(level), found, volumes[0].normal)
+                    rows.append((study.study_id, series_id, kind, place, LEVELS[level], *figures))
+    key = ["study_id", "series_id", "kind", "place", "level"]
+    return pd.DataFrame(rows, columns=[*key, "error_mm", "depth_mm", "relative", "level_off", "found"])
+
+
+def _compare(
+    marked: Floats, level: int, found: Floats | None, normal: Floats
+) -> tuple[float, float, float, float, bool]:
+    """Return the figures of one level of a place's marked points ``[5, 3]``; see `point_errors`."""
+    if found is None:
+        return (np.nan, np.nan, np.nan, np.nan, False)
+    offset = found - marked
+    depth = float(np.abs(offset[level] @ normal))
+    error = float(np.sqrt(max(offset[level] @ offset[level] - depth**2, 0.0)))
+    steps = np.linalg.norm(np.diff(marked, axis=0), axis=1)
+    step = float(np.nanmean(steps)) if np.isfinite(steps).any() else np.nan
+    nearest = int(np.nanargmin(np.linalg.norm(offset, axis=1)))
+    return (error, depth, error / step, float(abs(nearest - level)), True)
+
+
+def summary(errors: pd.DataFrame) -> pd.DataFrame:
+    """Return the figures per series kind and place, and for all.
+
+    Returns:
+        Indexed by kind and place: ``points``, ``median_mm``, ``p95_mm``, ``p99_mm``, ``within_5_mm``,
+        ``within_10_mm``, ``off_by_level`` (shares of the marked points), ``median_relative``,
+        ``median_depth_mm``, ``not_found`` (share).
+    """
+    groups = [*errors.groupby(["kind", "place"]), (("all", ""), errors)]
+    return pd.DataFrame({key: _figures(group) for key, group in groups}).T.rename_axis(["kind", "place"])
+
+
+def _figures(group: pd.DataFrame) -> dict[str, float]:
+    error = group["error_mm"]
+    return {
+        "points": float(len(group)),
+        "median_mm": float(error.median()),
+        "p95_mm": float(error.quantile(0.95)),
+        "p99_mm": float(error.quantile(0.99)),
+        "within_5_mm": float((error <= 5).mean()),
+        "within_10_mm": float((error <= 10).mean()),
+        "off_by_level": float((group["level_off"] > 0).mean()),
+        "median_relative": float(group["relative"].median()),
+        "median_depth_mm": float(group["depth_mm"].median()),
+        "not_found": float((~group["found"].astype(bool)).mean()),
+    }
+
 
 log = logging.getLogger(__name__)
 
@@ -46,23 +129,20 @@ def train_locator(
         studies: with their marked points.
         out: run folder: ``locate.json``, ``folds.csv``, per fold ``sagittal-{k}.safetensors``,
             ``axial-{k}.safetensors`` and ``points-{k}.csv``, and ``points.csv`` of all folds.
-        config: what to train.
-        budget: `budget.OutOfTime` ends the run; started again, it goes on at the epoch where it was.
-        start: run folder whose networks the training starts from.
-        processes: folds at once; see `devices.spread`.
-        folds: columns ``study_id, fold``; studies without a row are left out. None: drawn from all of them.
-        data: what the points are learned from, see `config.tie`.
+        config, budget, start, processes, folds: see `run_locate`; of `folds`, studies without a row are
+            left out.
+        data: what the points are learned from, see `settings.tie`.
 
     Returns:
         As `find.locate_studies`.
 
     Raises:
+        OutOfTime: the budget is spent; started again, it goes on at the epoch where it was.
         InputError: too few studies or no labelled point, or `out` was made with another configuration, or
             from other data.
     """
     begin_run(out / CONFIG, config, data=data)
-    if folds is None:
-        folds = _make_folds([one.study_id for one in studies], config)
+    folds = _make_folds([one.study_id for one in studies], config) if folds is None else folds
     check_folds(out, folds)
     write_csv(out / "folds.csv", folds)
     fold_of = dict(zip(folds["study_id"].astype(str), folds["fold"], strict=True))
@@ -73,7 +153,7 @@ def train_locator(
         raise InputError(f"{out}: no series of these studies has a labelled point to learn from")
     counts = ", ".join(f"{len(some)} {name} slices" for name, some in samples.items())
     log.info("Training the locator on %s of %d studies into %s", counts, len(folds), out)
-    starts = {name: _first(start, name) for name in samples}
+    starts = {name: next(iter(load_networks(start, name)), None) if start else None for name in samples}
     task = _Task(studies, samples, fold_of, starts, out, config, budget)
     todo = [fold for fold in range(config.folds) if not _points_file(out, fold).is_file()]
     spread(_fit_fold, task, todo, processes)
@@ -98,22 +178,21 @@ class _Task:
 
 def _fit_fold(task: _Task, fold: int) -> None:
     """Train a fold's networks, and write the points that they find in the studies they have not seen."""
-    networks = {}
+    networks: dict[str, list[Locator]] = {name: [] for name in task.samples}
     for name, some in task.samples.items():
-        parts = _split(some, task.fold_of, fold)
-        if parts[0]:
-            start = task.starts[name]
-            networks[name] = train_network(name, fold, parts, task.out, task.config, task.budget, start)
+        training = [sample for sample in some if task.fold_of[sample.study_id] != fold]
+        # With few marks the held-out studies may have none: then the loss is that of the training.
+        validation = [sample for sample in some if task.fold_of[sample.study_id] == fold] or training
+        if training:
+            parts, start = (training, validation), task.starts[name]
+            network = train_network(name, fold, parts, task.out, task.config, task.budget, start)
+            networks[name].append(network)
         elif some:
             log.info(
                 "Fold %d: all marked %s slices are of the studies that it holds out; no network", fold, name
             )
-    points = locate_studies(
-        [one for one in task.studies if task.fold_of[one.study_id] == fold],
-        [networks["sagittal"]] if "sagittal" in networks else [],
-        [networks["axial"]] if "axial" in networks else [],
-        task.config,
-    )
+    held_out = [one for one in task.studies if task.fold_of[one.study_id] == fold]
+    points = locate_studies(held_out, networks["sagittal"], networks["axial"], task.config)
     write_csv(_points_file(task.out, fold), points)
 
 
@@ -136,38 +215,6 @@ def read_points(path: Path) -> pd.DataFrame:
     return table.assign(instance_number=pd.array(numbers, dtype=object))
 
 
-def apply(studies: Sequence[StudyVolumes], run: Path) -> pd.DataFrame:
-    """Return the points that a trained run's networks find together, as `find.locate_studies`.
-
-    Raises:
-        InputError: the folder holds no trained locator.
-    """
-    config = read_config(run)
-    sagittal, across = (load_networks(run, name, training_device()) for name in ("sagittal", "axial"))
-    if not sagittal:
-        raise InputError(f"{run}: no fold of this locator is finished; run lumbar locate with it as --out")
-    return locate_studies(studies, sagittal, across, config)
-
-
-def _first(run: Path | None, name: str) -> Locator | None:
-    networks = load_networks(run, name) if run is not None else []
-    return networks[0] if networks else None
-
-
-def _split(samples: list[Sample], fold_of: dict[str, int], fold: int) -> tuple[list[Sample], list[Sample]]:
-    """Return what the fold trains on, and what its loss is told of.
-
-    With few marks the held-out studies may have none: then the loss is that of the training. There may be
-    none but theirs: then nothing can be trained.
-    """
-
-    def part(keep: Callable[[int], bool]) -> list[Sample]:
-        return [sample for sample in samples if keep(fold_of[sample.study_id])]
-
-    training, validation = part(lambda other: other != fold), part(lambda other: other == fold)
-    return training, validation or training
-
-
 def check_folds(out: Path, folds: pd.DataFrame) -> None:
     """Check that a run folder's networks, if there are any, were trained by a fold table.
 
@@ -175,15 +222,10 @@ def check_folds(out: Path, folds: pd.DataFrame) -> None:
         InputError: by another, since the studies are others.
     """
     path = out / "folds.csv"
-    if path.is_file():
-        before, now = (
-            dict(zip(one["study_id"].astype(str), one["fold"].astype(int), strict=True))
-            for one in (read_table(path, ("study_id", "fold")), folds)
-        )
-        if before != now:
-            raise InputError(
-                f"{path}: this locator was begun with other folds or studies; choose another --out"
-            )
+    tables = [read_table(path, ("study_id", "fold")), folds] if path.is_file() else []
+    pairs = [zip(one["study_id"].astype(str), one["fold"].astype(int), strict=True) for one in tables]
+    if len({frozenset(some) for some in pairs}) > 1:
+        raise InputError(f"{path}: this locator was begun with other folds or studies; choose another --out")
 
 
 def _make_folds(studies: Sequence[str], config: LocateConfig) -> pd.DataFrame:
@@ -203,7 +245,7 @@ class Located:
 
     Attributes:
         out: the run folder; ``points.csv`` and ``errors.csv`` are in it.
-        figures: as from `judging.summary`; None where no point is marked, or the budget ended the run.
+        figures: as from `summary`; None where no point is marked, or the budget ended the run.
         finished: whether the run came to its end.
     """
 
@@ -239,10 +281,10 @@ def run_locate(
 
     Args:
         competition: its series and coordinates; grades are not needed, see `competition.read_marked`.
-        cache: holds its volumes, see ``lumbar preprocess --kind volumes``.
+        cache: holds its volumes.
         out: run folder.
         config: what to train; ``epochs`` 0 trains nothing.
-        budget: time for training.
+        budget: asked before each batch.
         weights: run folder of a locator to start from, or to use.
         processes: folds at once; see `devices.spread`.
         folds: columns ``study_id, fold``: by which to train; None: drawn from the folder's studies.
@@ -259,7 +301,13 @@ def run_locate(
                 raise InputError(
                     f"{out}: nothing is to be trained, so a trained locator is needed: --weights"
                 )
-            points = apply(studies, weights)
+            trained, device = read_config(weights), training_device()
+            sagittal, axial = (load_networks(weights, plane, device) for plane in CHANNELS)
+            if not sagittal:
+                raise InputError(
+                    f"{weights}: no fold of this locator is finished; run lumbar locate with it as --out"
+                )
+            points = locate_studies(studies, sagittal, axial, trained)
             write_csv(out / "points.csv", points)
         else:
             data = learned_from(competition, cache)
@@ -282,7 +330,7 @@ def is_learned(study: StudyVolumes, mark: MarkedPoint) -> bool:
 
 
 def learned_from(competition: Competition, cache: Path) -> dict[str, str]:
-    """Return digests of what the points of a split are learned from, see `config.tie`; grades are not.
+    """Return digests of what the points of a split are learned from, see `settings.tie`; grades are not.
 
     Raises:
         InputError: the cache of volumes is missing.

@@ -1,0 +1,134 @@
+"""Phantom → bundle → submission, to six decimals: what no change of form may move.
+
+The bundles hold networks of made-up weights, the same everywhere; a trained one would differ from processor
+to processor. After a change that is meant to move the probabilities: ``python -m tests.test_golden``.
+"""
+
+import zlib
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from lumbar_kaggle.baseline.config import BaselineConfig
+from lumbar_kaggle.baseline.images import CACHE_CONFIG
+from lumbar_kaggle.core.budget import Budget
+from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES, TARGET_NAMES
+from lumbar_kaggle.dicom.preprocess import VOLUMES
+from lumbar_kaggle.inference.bundle import write_manifest
+from lumbar_kaggle.inference.predict import predict
+from lumbar_kaggle.phantom import write_set
+from lumbar_kaggle.phantom.settings import STANDARD_SETS
+from lumbar_kaggle.score.metric import PRIOR_SMOOTHING, weighted_prior
+from lumbar_kaggle.tables.competition import read_competition
+from lumbar_kaggle.training.encoders import build_network
+from lumbar_kaggle.two_stage.config import GradeConfig, LocateConfig, TwoStageConfig
+from lumbar_kaggle.two_stage.grade.network import Grader
+from lumbar_kaggle.two_stage.locate.network import CHANNELS, Locator
+
+GOLDEN = Path(__file__).with_name("golden")
+
+LOCATE = LocateConfig(folds=2, picture=(96, 80), pixel_mm=3.0, channels=(8, 12, 16, 16, 16), slices=2)
+GRADE = GradeConfig(folds=2, sagittal_px=24, axial_px=24, slices=(3, 3, 3, 3), features=16)
+BASELINE = BaselineConfig(arch="resnet18", weights="none", image_size=64, folds=2)
+
+
+def made_up(network: nn.Module, path: Path) -> None:
+    """Write a network's weights file with numbers that depend on nothing but name and shape."""
+    state = {}
+    for name, tensor in network.state_dict().items():
+        rng = np.random.default_rng(zlib.crc32(f"{path.name} {name}".encode()))
+        values = rng.standard_normal(tensor.shape)
+        if tensor.ndim > 1:
+            values = values * np.sqrt(2 / np.prod(tensor.shape[1:]))
+        elif "running_var" in name or name.endswith("weight"):
+            values = 1 + 0.1 * np.abs(values)
+        else:
+            values = 0.1 * values
+        state[name] = torch.as_tensor(values, dtype=tensor.dtype)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file(state, path)
+
+
+def write_two_stage(bundle: Path, prior: pd.DataFrame) -> None:
+    """A bundle of two locators per plane and one model of two folds."""
+    names = {kind: [f"weights/{kind}-{fold}.safetensors" for fold in range(2)] for kind in CHANNELS}
+    graders = [f"weights/grade-1-{fold}.safetensors" for fold in range(2)]
+    for kind, files in names.items():
+        for file in files:
+            made_up(Locator(LOCATE.channels, CHANNELS[kind]), bundle / file)
+    for file in graders:
+        made_up(Grader(GRADE), bundle / file)
+    write_manifest(
+        bundle,
+        recipe="two-stage",
+        config=asdict(TwoStageConfig(locate=LOCATE, grade=(GRADE,))),
+        targets=list(TARGET_NAMES),
+        contract=asdict(VOLUMES),
+        prior=prior,
+        metrics={},
+        weights=[*names["sagittal"], *names["axial"], *graders],
+        models={**names, "grade": [{"config": asdict(GRADE), "folds": graders}], "source": ""},
+    )
+
+
+def write_baseline(bundle: Path, prior: pd.DataFrame) -> None:
+    """A bundle of two classifiers for each of the 25 targets, which share their weights' files."""
+    files = [f"weights/fold-{fold}.safetensors" for fold in range(2)]
+    for file in files:
+        made_up(build_network(BASELINE.arch).model, bundle / file)
+    write_manifest(
+        bundle,
+        recipe="baseline",
+        config=asdict(BASELINE),
+        targets=list(TARGET_NAMES),
+        contract={**asdict(CACHE_CONFIG), "image_size": 64, "scale": "0 to 1, then mean and std"},
+        prior=prior,
+        metrics={},
+        weights=files,
+        models={
+            "arch": BASELINE.arch,
+            "folds": {name: [{"file": file} for file in files] for name in TARGET_NAMES},
+            "calibration": {group: {"strength": 1.0, "mix": 0.1} for group in SCORE_GROUPS},
+            "source": "",
+        },
+    )
+
+
+BUNDLES = {"two-stage": write_two_stage, "baseline": write_baseline}
+
+
+def submit(recipe: str, place: Path) -> pd.DataFrame:
+    """Grade the tiny phantom's test studies with a recipe's made-up bundle."""
+    competition, bundle = place / "competition", place / recipe
+    if not competition.is_dir():
+        write_set(competition, STANDARD_SETS["tiny"], workers=1)
+    BUNDLES[recipe](
+        bundle, weighted_prior(read_competition(competition, "train").labels, smoothing=PRIOR_SMOOTHING)
+    )
+    outcome = predict(competition, bundle, place / f"{recipe}.csv", Budget())
+    assert set(outcome.log["status"]) == {"graded"}
+    return pd.read_csv(outcome.path)
+
+
+@pytest.mark.parametrize("recipe", sorted(BUNDLES))
+def test_the_submission_is_the_known_one(recipe: str, tmp_path: Path) -> None:
+    """Row by row, within 1e-6."""
+    found, known = submit(recipe, tmp_path), pd.read_csv(GOLDEN / f"{recipe}.csv")
+    assert found["row_id"].tolist() == known["row_id"].tolist()
+    columns = list(SEVERITIES)
+    assert np.abs(found[columns].to_numpy() - known[columns].to_numpy()).max() <= 1e-6
+    assert found[columns].std().min() > 1e-3
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    for recipe in BUNDLES:
+        with tempfile.TemporaryDirectory() as place:
+            submit(recipe, Path(place)).to_csv(GOLDEN / f"{recipe}.csv", index=False, float_format="%.8f")
