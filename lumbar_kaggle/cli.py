@@ -22,10 +22,20 @@ from lumbar_kaggle import __version__
 from lumbar_kaggle.core.errors import InputError, show_messages, system_sentence
 from lumbar_kaggle.core.settings import from_dict
 from lumbar_kaggle.kaggle.command import add_actions
-from lumbar_kaggle.verbs import VERBS, Verb
+from lumbar_kaggle.verbs import Verb, models, tables
 
 DESCRIPTION = "Grade lumbar-spine MRI: RSNA 2024 Lumbar Spine Degenerative Classification."
 SHIP = "send datasets and kernels to Kaggle, follow them, fetch outputs, submit"
+
+VERBS: dict[str, type[Verb]] = {
+    kind.__name__.removesuffix("Page").lower(): kind
+    for kind in (
+        *(models.Demo, tables.Phantom, tables.Check, tables.Preprocess, models.Pretrain, models.Train),
+        *(models.Locate, models.Grade, models.Export, models.Predict, tables.Validate, tables.Score),
+        *(tables.Blend, models.ReportPage, models.StudyPage, models.Rehearse),
+    )
+}
+"""In the order of the help."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -52,45 +52,41 @@ def run_demo(folder: Path) -> Path:
     Raises:
         InputError: the folder holds something else, or another process is at work on it.
     """
-    with locked(folder):
-        return _run_demo(folder)
-
-
-def _run_demo(folder: Path) -> Path:
     competition, cache, bundle = folder / "competition", folder / "cache", folder / "bundle"
     run, report_run, submission = folder / "run", folder / "run-report-protocol", folder / "submission.csv"
-    _title("1/7 Phantom studies")
-    truth = write_set(competition, PhantomSet("", SEED, STUDIES, TEST_STUDIES)) / "test.csv"
-    _title("2/7 Preprocessing")
-    log.info(recipe("baseline").preprocess(competition, cache).sentence())
-    _title("3/7 Training the baseline, and its canal targets once more by the report's protocol")
-    train = read_competition(competition, "train")
-    log.info(fit(train, cache, run, CONFIG, Budget()).sentence())
-    comparison = replace(CONFIG, protocol="report", targets=REPORT_TARGETS)
-    log.info(fit(train, cache, report_run, comparison, Budget()).sentence())
-    _title("4/7 Export")
-    log.info(f"Bundle {export(run, bundle).fingerprint}")
-    _title("5/7 Inference over test_images")
-    outcome = predict(competition, bundle, submission, Budget())
-    log.info(f"{outcome.path}: {outcome.sentence()}")
-    _title("6/7 Submission")
-    faults = validate(submission, competition)
-    if faults:
-        raise InputError(f"{submission}: the submission is not valid: {faults[0]}")
-    log.info(f"{submission}: valid")
-    scores = score_file(submission, truth, competition / "train.csv").text()
-    log.info(scores)
-    write_text(folder / "score.txt", scores + "\n")
-    _title("7/7 Pages")
-    page, study_page = folder / "report.html", folder / "study.html"
-    test = read_competition(competition, "test")
-    shown = test.studies[:2]
-    write_study_page(competition, shown[0], bundle, study_page)
-    write_report(
-        run, page, against=report_run, bundle=bundle, folder=competition, studies=shown, score_text=scores
-    )
-    log.info(f"Study page: {study_page.resolve()}")
-    return page.resolve()
+    with locked(folder):
+        _title("1/7 Phantom studies")
+        truths = write_set(competition, PhantomSet("", SEED, STUDIES, TEST_STUDIES))
+        _title("2/7 Preprocessing")
+        log.info(recipe("baseline").preprocess(competition, cache).sentence())
+        _title("3/7 Training the baseline, and its canal targets once more by the report's protocol")
+        train = read_competition(competition, "train")
+        log.info(fit(train, cache, run, CONFIG, Budget()).sentence())
+        comparison = replace(CONFIG, protocol="report", targets=REPORT_TARGETS)
+        log.info(fit(train, cache, report_run, comparison, Budget()).sentence())
+        _title("4/7 Export")
+        log.info(f"Bundle {export(run, bundle).fingerprint}")
+        _title("5/7 Inference over test_images")
+        outcome = predict(competition, bundle, submission, Budget())
+        log.info(f"{outcome.path}: {outcome.sentence()}")
+        _title("6/7 Submission")
+        faults = validate(submission, competition)
+        if faults:
+            raise InputError(f"{submission}: the submission is not valid: {faults[0]}")
+        log.info(f"{submission}: valid")
+        scores = score_file(submission, truths / "test.csv", competition / "train.csv").text()
+        log.info(scores)
+        write_text(folder / "score.txt", scores + "\n")
+        _title("7/7 Pages")
+        page, study_page = folder / "report.html", folder / "study.html"
+        test = read_competition(competition, "test")
+        shown = test.studies[:2]
+        write_study_page(competition, shown[0], bundle, study_page)
+        write_report(
+            run, page, against=report_run, bundle=bundle, folder=competition, studies=shown, score_text=scores
+        )
+        log.info(f"Study page: {study_page.resolve()}")
+        return page.resolve()
 
 
 def _title(text: str) -> None:

@@ -15,7 +15,7 @@ from lumbar_kaggle.baseline.config import BaselineConfig
 from lumbar_kaggle.baseline.export import export
 from lumbar_kaggle.baseline.run import fit
 from lumbar_kaggle.core.budget import Budget
-from lumbar_kaggle.pipeline import preprocess_folder
+from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.tables.competition import read_competition
 from tests.support.ship_desk import Desk, close_desk, open_desk
 from tests.support.small_competition import write_small_competition
@@ -48,7 +48,7 @@ def competition(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cache(competition: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its finished baseline cache."""
     folder = tmp_path_factory.mktemp("cache")
-    preprocess_folder(competition, folder)
+    recipe("baseline").preprocess(competition, folder)
     return folder
 
 

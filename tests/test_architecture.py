@@ -24,7 +24,6 @@ ROOMS = (
     "kaggle",
     "baseline",
     "two_stage",
-    "pipeline",
     "demo",
     "verbs",
     "cli",

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from lumbar_kaggle.cli import VERBS as OWN
 from lumbar_kaggle.cli import main
-from lumbar_kaggle.verbs import VERBS as OWN
 
 ROOT = Path(__file__).parents[1]
 VERBS = [*OWN, "ship"]

@@ -1,5 +1,7 @@
 """What `import lumbar_kaggle as lk` offers, and that a third recipe is a folder and a line."""
 
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -36,12 +38,41 @@ def test_the_import_is_light_and_every_name_is_there() -> None:
         _ = lk.grade
 
 
+def test_the_import_needs_neither_packages_nor_a_writable_folder(tmp_path: Path) -> None:
+    """From a read-only folder, by a Python without site-packages, and nothing is written."""
+    place = tmp_path / "mount"
+    shutil.copytree(lk.__path__[0], place / "lumbar_kaggle", ignore=shutil.ignore_patterns("__pycache__"))
+    folders = [place, *(path for path in place.rglob("*") if path.is_dir())]
+    before = sorted(place.rglob("*"))
+    code = (
+        f"import sys; sys.path.insert(0, {str(place)!r}); import lumbar_kaggle; print(lumbar_kaggle.__file__)"
+    )
+    try:
+        for folder in folders:
+            folder.chmod(0o555)
+        answer = subprocess.run(
+            [sys.executable, "-B", "-I", "-S", "-c", code],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            check=True,
+        )
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+    assert answer.stdout.strip() == str(place / "lumbar_kaggle" / "__init__.py")
+    assert sorted(place.rglob("*")) == before
+
+
 def test_a_study_says_what_it_has(competition: Path) -> None:
     """In a line, and in a notebook with its middle slices; paths may be text."""
     first = lk.Competition(str(competition), "test").studies[0]
     study = lk.read_study(str(competition), first)
     assert isinstance(study, lk.Study)
-    slices = len(lk.read_series(str(study.series["folder"].iloc[0])))
+    volume = lk.read_series(str(study.series["folder"].iloc[0]))
+    slices, (rows, columns) = len(volume), volume.shape
+    assert re.fullmatch(rf"Volume: {slices} slices of {rows} × {columns}", repr(volume))
+    assert volume._repr_html_().count("data:image/png") == 1
     assert repr(study) == f"Study {first}: sagittal T1 {slices} slices"
     assert study._repr_html_().count("data:image/png") == 1
     assert repr(lk.read_study(competition / "test_images" / first)) == repr(study)

@@ -19,9 +19,8 @@ from lumbar_kaggle.baseline.images import middle_slice, rank_series, square
 from lumbar_kaggle.core.settings import from_dict
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES, target
 from lumbar_kaggle.dicom.series import UnreadableSeries
-from lumbar_kaggle.inference.base import Prediction, Study
+from lumbar_kaggle.inference.base import Explanation, HeatMap, Prediction, Slice, Study
 from lumbar_kaggle.inference.bundle import MANIFEST, Manifest
-from lumbar_kaggle.inference.explanation import Explanation, HeatMap, Slice
 from lumbar_kaggle.inference.heat import grad_cam
 from lumbar_kaggle.training.devices import usable_devices
 from lumbar_kaggle.training.encoders import build_network

@@ -24,6 +24,7 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_csv
 from lumbar_kaggle.core.targets import CONDITIONS, SEVERITIES, TARGET_NAMES, split_row_id, target
 from lumbar_kaggle.inference.bundle import read_manifest
+from lumbar_kaggle.inference.predict import explain_studies
 from lumbar_kaggle.inference.recipes import Report
 from lumbar_kaggle.pages import charts
 from lumbar_kaggle.pages.pictures import explained_slice
@@ -227,9 +228,6 @@ def _pictured_studies(
         return []
     if bundle is None or folder is None:
         raise InputError("pictures of studies need the models and the images: give --bundle and --folder too")
-    # Here and not above: it brings torch along.
-    from lumbar_kaggle.inference.explain import explain_studies
-
     manifest, shown = read_manifest(bundle), []
     if manifest.recipe != "baseline":
         raise InputError(f"{bundle}: made by recipe {manifest.recipe!r}; give the one exported from this run")

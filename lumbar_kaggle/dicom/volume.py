@@ -4,11 +4,14 @@ Order and laterality come from positions, never from instance numbers. MR intens
 percentiles map them to 8 bits.
 """
 
+import base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -103,6 +106,25 @@ class Volume:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __repr__(self) -> str:
+        """Say what it is: ``Volume sagittal_t1 12345: 18 slices of 320 × 320``."""
+        words = " ".join(["Volume", *filter(None, (self.kind, self.series_id))])
+        slices, (rows, columns) = len(self), self.images[0].shape
+        return f"{words}: {slices} slice{'s' if slices > 1 else ''} of {rows} × {columns}"
+
+    def _repr_html_(self) -> str:
+        """Show the middle slice in a notebook, 200 px wide and as high as its millimetres ask."""
+        middle, width = len(self) // 2, 200
+        image = windowed(self.images[middle], self.padding[middle] if self.padding else None)
+        down, across = self.spacing[middle] if np.isfinite(self.spacing[middle]).all() else (1.0, 1.0)
+        aspect = float(np.clip(image.shape[0] * down / (image.shape[1] * across), 0.25, 4))
+        picture = cv2.resize(image, (width, round(width * aspect)), interpolation=cv2.INTER_AREA)
+        data = base64.b64encode(cv2.imencode(".png", picture)[1].tobytes()).decode()
+        return (
+            f'<figure style="margin:4px"><img src="data:image/png;base64,{data}" width="{width}">'
+            f"<figcaption>{escape(repr(self))}</figcaption></figure>"
+        )
 
     @property
     def pixels(self) -> NDArray[Any]:

@@ -1,20 +1,19 @@
-"""A study, and what a recipe gives to grade it: a predictor."""
+"""A study, what a recipe gives to grade it (a predictor), and what a predictor says: needs no torch."""
 
-import base64
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from lumbar_kaggle.core.targets import SERIES_DESCRIPTIONS
 from lumbar_kaggle.dicom.series import UnreadableSeries, read_headers, read_series
-from lumbar_kaggle.dicom.volume import Volume, windowed
-from lumbar_kaggle.inference.explanation import Explanation
+
+Floats = NDArray[np.float64]
 
 
 class Study(NamedTuple):
@@ -35,15 +34,13 @@ class Study(NamedTuple):
         )
 
     def _repr_html_(self) -> str:
-        """Show the middle slice of each series in a notebook, as wide and high as its millimetres ask."""
+        """Show the middle slice of each series in a notebook."""
         figures = []
-        for words, row in self._rows():
+        for _, row in self._rows():
             try:
-                picture = _middle_slice(read_series(Path(row["folder"]), row["files"], row["kind"]))
+                figures.append(read_series(Path(row["folder"]), row["files"], row["kind"])._repr_html_())
             except UnreadableSeries as error:
-                picture = f"<small>{escape(str(error))}</small>"
-            text = escape(f"{words}, series {row['series_id']}")
-            figures.append(f'<figure style="margin:4px">{picture}<figcaption>{text}</figcaption></figure>')
+                figures.append(f"<small>{escape(str(error))}</small>")
         title = f"<b>Study {escape(self.study_id)}</b>"
         return f'{title}<div style="display:flex;flex-wrap:wrap">{"".join(figures)}</div>'
 
@@ -60,17 +57,6 @@ def _count(row: dict[Any, Any]) -> str:
     return f"{len(headers)} slice{'s' if len(headers) > 1 else ''}"
 
 
-def _middle_slice(volume: Volume, width: int = 200) -> str:
-    """Return an ``<img>`` of the middle slice, windowed to its own intensities."""
-    middle = len(volume) // 2
-    image = windowed(volume.images[middle], volume.padding[middle] if volume.padding else None)
-    down, across = volume.spacing[middle] if np.isfinite(volume.spacing[middle]).all() else (1.0, 1.0)
-    aspect = float(np.clip(image.shape[0] * down / (image.shape[1] * across), 0.25, 4))
-    picture = cv2.resize(image, (width, round(width * aspect)), interpolation=cv2.INTER_AREA)
-    data = base64.b64encode(cv2.imencode(".png", picture)[1].tobytes()).decode()
-    return f'<img src="data:image/png;base64,{data}" width="{width}">'
-
-
 class Prediction(NamedTuple):
     """What a predictor says of one study.
 
@@ -82,6 +68,150 @@ class Prediction(NamedTuple):
 
     probabilities: NDArray[np.float64]
     reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """A slice as it is stored, or a part of it.
+
+    Attributes:
+        image: ``[rows, columns]`` uint8, windowed over the series.
+        facts: ``series_id``, ``kind``, ``instance_number``, ``row_mm`` and ``column_mm``, the distances
+            between rows and between columns, and ``sides``, see `edge_letters`.
+    """
+
+    image: NDArray[np.uint8]
+    facts: dict[str, object]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A located point seen from a slice.
+
+    Attributes:
+        place, level: what it is.
+        row, column: px of the slice; beyond its edges where the point was located outside of the picture.
+        distance_mm: from the slice's plane, 0 or more.
+        confidence: the locator's, 0 … 1.
+    """
+
+    place: str
+    level: str
+    row: float
+    column: float
+    distance_mm: float
+    confidence: float
+
+    def inside(self, shape: tuple[int, ...]) -> bool:
+        """Whether it lies within a picture of so many rows and columns."""
+        return -0.5 <= self.row < shape[0] - 0.5 and -0.5 <= self.column < shape[1] - 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class LocatedSlice:
+    """A slice with the points that it was chosen for.
+
+    Attributes:
+        view: name of the view in `views.VIEWS`.
+        slice: nearest to the points.
+        marks: the points.
+    """
+
+    view: str
+    slice: Slice
+    marks: tuple[Mark, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class HeatMap:
+    """Grad-CAM of one target.
+
+    Attributes:
+        target: its name.
+        severity: the one explained: the most probable by the uncalibrated classifiers.
+        heat: ``[rows, columns]`` float32 of the slice, 0 … 1.
+    """
+
+    target: str
+    severity: str
+    heat: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class CropPlace:
+    """Which crop: one view of one level, on one side.
+
+    Attributes:
+        level, place: names; the place is what the crop is centred on.
+        target: name of the grade that the view belongs to.
+    """
+
+    level: str
+    place: str
+    target: str
+
+
+@dataclass(frozen=True)
+class MissingCrop(CropPlace):
+    """A crop without a picture.
+
+    Attributes:
+        reason: why.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class ExplainedCrop(CropPlace):
+    """Where a model looked in a crop.
+
+    Attributes:
+        severity: the one explained, an index in `targets.SEVERITIES`: the most probable of the blend.
+        slice: the part of the original slice around the crop, of the slice with the greatest attention.
+        heat: ``[rows, columns]`` float32 of that part, 0 … 1.
+        frame: ``[4, 2]`` column and row of the crop's corners in that part, going round.
+        instances, attention: ``[slices]`` of the window's slices that exist, in its order, None where the
+            header has no number; they sum to 1.
+        pictured: which of these `slice` is of.
+    """
+
+    severity: int
+    slice: Slice
+    heat: NDArray[np.float32]
+    frame: Floats
+    instances: tuple[int | None, ...]
+    attention: tuple[float, ...]
+    pictured: int
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What a bundle says of one study, and where its models looked; a recipe fills in what it has.
+
+    Attributes:
+        study_id: the study.
+        probabilities: ``[25, 3]`` calibrated, in the order of `targets.TARGETS`; NaN for targets that
+            were not graded.
+        notes: what was missing or had to be replaced.
+        slice: the one slice that all is read from, as it is stored; its facts are those of
+            `baseline.images.middle_slice`. None where there is no such slice.
+        heat_maps: over `slice`, of the targets asked for.
+        located: slices with the located points.
+        crops: of every level, view and side, in that order; by the first model of a blend, the mean over
+            its folds' networks.
+        models, networks: how many models are blended, and how many networks the first of them has.
+    """
+
+    study_id: str
+    probabilities: Floats
+    notes: tuple[str, ...] = ()
+    slice: Slice | None = None
+    heat_maps: tuple[HeatMap, ...] = ()
+    located: tuple[LocatedSlice, ...] = ()
+    crops: tuple[ExplainedCrop | MissingCrop, ...] = ()
+    models: int = 1
+    networks: int = 1
 
 
 class Predictor(Protocol):

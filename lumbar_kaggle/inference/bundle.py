@@ -3,6 +3,7 @@
 Loading a bundle executes nothing from it.
 """
 
+import logging
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -17,6 +18,8 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import digest, read_json, sha256_file, write_json
 from lumbar_kaggle.core.settings import from_dict
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES
+
+log = logging.getLogger(__name__)
 
 MANIFEST = "bundle.json"
 FORMAT = 1
@@ -92,7 +95,7 @@ def open_bundle(bundle: Path, source: str) -> Manifest | None:
     if (bundle / MANIFEST).is_file():
         before = read_manifest(bundle)
         if before.models.get("source") == source:
-            print(f"The bundle in {bundle} is already made from this run")
+            log.info(f"The bundle in {bundle} is already made from this run")
             return before
         (bundle / MANIFEST).unlink()
         shutil.rmtree(bundle / "weights", ignore_errors=True)

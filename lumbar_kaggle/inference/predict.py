@@ -3,17 +3,24 @@
 The submission is complete from the first second: filled with the prior, then replaced study by study.
 A study that cannot be graded keeps its prior rows and is named, with the reason, in the log beside it.
 
-Beside ``submission.csv`` lie ``submission-log.csv``, ``submission-journal.jsonl`` (see `journal`) and, where
-something went wrong that nobody foresaw, ``submission-errors.txt``.
+Beside ``submission.csv`` lie ``submission-log.csv``, ``submission-journal.jsonl`` and, where something went
+wrong that nobody foresaw, ``submission-errors.txt``. The submission is rewritten now and then, the journal
+only grows, by a line per graded study: a killed run loses none, and what a run costs beyond the grading is
+proportional to the number of studies. Rows count as graded by what the journal says, not by what the
+submission or its log say, which another run may have begun anew.
 """
 
+import json
+import logging
+import os
 import time
 import traceback
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,12 +33,13 @@ from lumbar_kaggle.core.folders import shown
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES
 from lumbar_kaggle.dicom.cache import Source
 from lumbar_kaggle.dicom.studies import find_studies
-from lumbar_kaggle.inference.base import Prediction, Predictor, Study
+from lumbar_kaggle.inference.base import Explanation, Prediction, Predictor, Study
 from lumbar_kaggle.inference.bundle import Manifest, read_manifest
-from lumbar_kaggle.inference.journal import Graded, Journal, plain
 from lumbar_kaggle.inference.recipes import load_predictor
 from lumbar_kaggle.tables.competition import SERIES_COLUMNS, Competition
 from lumbar_kaggle.tables.submission import Submission
+
+log = logging.getLogger(__name__)
 
 GRADED, PRIOR = "graded", "prior"
 """Status in the log: rows replaced by the models, or left at the prior."""
@@ -97,56 +105,33 @@ def predict(root: Path, bundle: Path, out: Path, budget: Budget, *, strict: bool
     manifest = read_manifest(bundle)
     competition = find_studies(root, strict=strict)
     for fault in competition.faults:
-        print(f"{fault}; the row is left out" if fault.serious else fault)
+        log.info(f"{fault}; the row is left out" if fault.serious else fault)
     with locked(out, file=True):
-        return _predict(competition, bundle, manifest, out, budget)
+        run = _Run(out, competition, manifest)
+        already = len(run.entries)
+        studies = [study for study in run.studies if study.study_id not in run.entries]
+        log.info(f"Grading {len(run.studies)} studies of {competition.root} into {out}")
+        if already:
+            log.info(f"{already} studies are already graded and are skipped")
+        run.write()
+        if studies:
+            studies = _grade_until(budget, run, studies, load_predictor(bundle, manifest))
+        for study in studies:
+            run.entries[study.study_id] = {"status": PRIOR, "reason": OUT_OF_TIME, "seconds": 0.0}
+        return Outcome(out, run.write(), already)
 
 
-def _predict(
-    competition: Competition, bundle: Path, manifest: Manifest, out: Path, budget: Budget
-) -> Outcome:
-    studies = _studies(competition)
-    with ThreadPoolExecutor(SCANNERS) as pool:
-        sources = dict(zip(competition.studies, pool.map(_fingerprint, studies), strict=True))
-    submission = Submission(out, competition.studies, manifest.prior_table())
-    journal = Journal(out.with_name(f"{out.stem}-journal.jsonl"))
-    entries: dict[str, dict[str, object]] = {}
-    # A submission that was deleted is wanted anew.
-    for graded in journal.begin(manifest.fingerprint, sources, anew=not out.is_file()):
-        submission.replace(graded.study_id, graded.array)
-        entries[graded.study_id] = {"status": GRADED, "reason": graded.reason, "seconds": graded.seconds}
-    already = len(entries)
-    todo = [study for study in studies if study.study_id not in entries]
-    print(f"Grading {len(studies)} studies of {competition.root} into {out}")
-    if already:
-        print(f"{already} studies are already graded and are skipped")
-    files = _Files(submission, manifest.fingerprint, sources)
-    files.write(entries)
-    failures = _Failures(out.with_name(f"{out.stem}-errors.txt"))
-    predictor = load_predictor(bundle, manifest) if todo else None
-    with tqdm(total=len(todo), unit="study", desc="predict", disable=not todo) as progress:
-        while todo and predictor is not None and budget.left_s() > 0:
-            batch, todo = todo[: predictor.batch_size], todo[predictor.batch_size :]
+def _grade_until(budget: Budget, run: "_Run", studies: list[Study], predictor: Predictor) -> list[Study]:
+    """Grade batch by batch, and return the studies that the time does not suffice for."""
+    failures = _Failures(run.beside("errors.txt"))
+    with tqdm(total=len(studies), unit="study", desc="predict") as progress:
+        while studies and budget.left_s() > 0:
+            batch, studies = studies[: predictor.batch_size], studies[predictor.batch_size :]
             start = time.perf_counter()
             predictions = _grade(predictor, batch, failures)
-            seconds = (time.perf_counter() - start) / len(batch)
-            done = []
-            for study, prediction in zip(batch, predictions, strict=True):
-                name, source = study.study_id, sources[study.study_id]
-                replaced = submission.replace(name, prediction.probabilities)
-                status = GRADED if replaced else PRIOR
-                reason = "; ".join(filter(None, (prediction.reason, competition.reasons(name))))
-                entries[name] = {"status": status, "reason": reason, "seconds": seconds}
-                if replaced:
-                    kept = plain(prediction.probabilities)
-                    done.append(Graded(name, source, manifest.fingerprint, reason, seconds, kept))
-            journal.add(done)
-            files.write_when_due(entries)
+            run.add(batch, predictions, (time.perf_counter() - start) / len(batch))
             progress.update(len(batch))
-    for study in todo:
-        entries[study.study_id] = {"status": PRIOR, "reason": OUT_OF_TIME, "seconds": 0.0}
-    log = files.write({name: entries[name] for name in competition.studies})
-    return Outcome(out, log, already)
+    return studies
 
 
 def study_rows(competition: Competition, study_id: str) -> Study:
@@ -163,10 +148,30 @@ def study_rows(competition: Competition, study_id: str) -> Study:
     return Study(study_id, competition.series[competition.series["study_id"] == study_id])
 
 
-def _studies(competition: Competition) -> list[Study]:
-    groups = dict(list(competition.series.groupby("study_id")))
-    nothing = competition.series.iloc[:0]
-    return [Study(name, groups.get(name, nothing)) for name in competition.studies]
+def explain_studies(
+    folder: Path, study_ids: Sequence[str], bundle: Path, targets: Sequence[str] | None = None
+) -> list[Explanation]:
+    """Grade some studies and show where the models looked; of one that cannot be read, say why.
+
+    Args:
+        folder: competition folder (its test split) or folder of studies.
+        study_ids: the studies.
+        bundle: exported models, of any recipe.
+        targets: see `Predictor.explain`.
+
+    Returns:
+        One per study, in the given order; notes name files relative to `folder`.
+
+    Raises:
+        InputError: no such study, or no usable bundle.
+    """
+    competition = find_studies(folder)
+    studies = [study_rows(competition, study_id) for study_id in study_ids]
+    predictor = load_predictor(bundle, read_manifest(bundle))
+    explained = [predictor.explain(study, targets) for study in studies]
+    return [
+        replace(one, notes=tuple(note.replace(f"{folder}/", "") for note in one.notes)) for one in explained
+    ]
 
 
 def _grade(predictor: Predictor, batch: list[Study], failures: "_Failures") -> list[Prediction]:
@@ -181,7 +186,7 @@ def _grade(predictor: Predictor, batch: list[Study], failures: "_Failures") -> l
         if len(batch) > 1:
             return [prediction for study in batch for prediction in _grade(predictor, [study], failures)]
         reason = failures.note(batch[0].study_id, error)
-        print(f"study {batch[0].study_id} cannot be graded ({reason})")
+        log.info(f"study {batch[0].study_id} cannot be graded ({reason})")
         return [Prediction(np.full((len(TARGET_NAMES), len(SEVERITIES)), np.nan), reason)]
 
 
@@ -212,36 +217,108 @@ def _fingerprint(study: Study) -> str:
     return digest([Source.scan(*row).fingerprint for row in rows])
 
 
-class _Files:
-    """The submission and its log, rewritten together.
+class _Graded(NamedTuple):
+    """A line of the journal.
 
-    Args:
-        submission: written as it is.
-        bundle: fingerprint of the bundle.
-        sources: per study the fingerprint of its files.
+    Attributes:
+        source: fingerprint of the study's files.
+        bundle: fingerprint of the bundle that graded it.
+        reason: what was missing, or empty.
+        seconds: that it took.
+        probabilities: ``[25][3]`` in the order of `targets.TARGETS`; None where the prior is kept.
     """
 
-    def __init__(self, submission: Submission, bundle: str, sources: Mapping[str, str]) -> None:
-        self.submission, self.bundle, self.sources = submission, bundle, sources
-        self.due_s = 0.0
+    study_id: str
+    source: str
+    bundle: str
+    reason: str
+    seconds: float
+    probabilities: list[list[float | None]]
 
-    def write_when_due(self, entries: Mapping[str, Mapping[str, object]]) -> None:
-        """Write unless that was done a short while ago."""
+    @classmethod
+    def parse(cls, line: bytes) -> "_Graded | None":
+        """Return the study of a line; None where it is damaged, as the last one of a killed run may be."""
+        try:
+            graded = cls(**json.loads(line))
+            shape = np.array(graded.probabilities, dtype=np.float64).shape
+        except (TypeError, ValueError):
+            return None
+        return graded if shape == (len(TARGET_NAMES), len(SEVERITIES)) else None
+
+    def line(self) -> str:
+        return json.dumps(self._asdict()) + "\n"
+
+
+class _Run:
+    """What a run has graded so far, and the files that hold it: submission, log and journal.
+
+    Studies that the journal has of the same bundle and the same files are graded already, unless the
+    submission was deleted: then it is wanted anew.
+
+    Attributes:
+        studies: of the competition, in its order.
+        entries: per study that is done, its columns in the log.
+    """
+
+    def __init__(self, out: Path, competition: Competition, manifest: Manifest) -> None:
+        self.out, self.competition, self.bundle = out, competition, manifest.fingerprint
+        groups, nothing = dict(list(competition.series.groupby("study_id"))), competition.series.iloc[:0]
+        self.studies = [Study(name, groups.get(name, nothing)) for name in competition.studies]
+        with ThreadPoolExecutor(SCANNERS) as pool:
+            scanned = pool.map(_fingerprint, self.studies)
+            self.sources = dict(zip(competition.studies, scanned, strict=True))
+        self.submission = Submission(out, competition.studies, manifest.prior_table())
+        self.journal, self.due_s = self.beside("journal.jsonl"), 0.0
+        lines = self.journal.read_bytes().splitlines() if out.is_file() and self.journal.is_file() else []
+        kept = {
+            one.study_id: one
+            for one in map(_Graded.parse, lines)
+            if one and (one.bundle, one.source) == (self.bundle, self.sources.get(one.study_id))
+        }
+        write_text(self.journal, "".join(one.line() for one in kept.values()))
+        self.entries: dict[str, dict[str, object]] = {}
+        for name, one in kept.items():
+            self.submission.replace(name, np.array(one.probabilities, dtype=np.float64))
+            self.entries[name] = {"status": GRADED, "reason": one.reason, "seconds": one.seconds}
+
+    def beside(self, name: str) -> Path:
+        """Return the path of a file beside the submission."""
+        return self.out.with_name(f"{self.out.stem}-{name}")
+
+    def add(self, batch: list[Study], predictions: list[Prediction], seconds: float) -> None:
+        """Take in a graded batch; it is on the disk when this returns."""
+        lines = []
+        for (name, _), (probabilities, why) in zip(batch, predictions, strict=True):
+            graded = self.submission.replace(name, probabilities) > 0
+            reason = "; ".join(filter(None, (why, self.competition.reasons(name))))
+            self.entries[name] = {
+                "status": GRADED if graded else PRIOR,
+                "reason": reason,
+                "seconds": seconds,
+            }
+            if graded:
+                kept = [[v if np.isfinite(v) else None for v in row] for row in probabilities.tolist()]
+                lines.append(_Graded(name, self.sources[name], self.bundle, reason, seconds, kept).line())
+        with self.journal.open("ab") as file:
+            file.write("".join(lines).encode())
+            file.flush()
+            os.fsync(file.fileno())
         if time.monotonic() >= self.due_s:
-            self.write(entries)
+            self.write()
 
-    def write(self, entries: Mapping[str, Mapping[str, object]]) -> pd.DataFrame:
-        """Write both and return the log."""
+    def write(self) -> pd.DataFrame:
+        """Write the submission and its log, and return the log."""
         start = time.monotonic()
-        log = pd.DataFrame(
+        table = pd.DataFrame(
             [
-                {"study_id": name, **entry, "source": self.sources[name], "bundle": self.bundle}
-                for name, entry in entries.items()
+                {"study_id": name, **self.entries[name], "source": self.sources[name], "bundle": self.bundle}
+                for name in self.competition.studies
+                if name in self.entries
             ],
             columns=["study_id", "status", "reason", "seconds", "source", "bundle"],
         )
         self.submission.write()
-        write_csv(log_path(self.submission.path), log)
+        write_csv(log_path(self.out), table)
         now = time.monotonic()
         self.due_s = now + max(REST_S, REST * (now - start))
-        return log
+        return table

@@ -13,9 +13,8 @@ from lumbar_kaggle.dicom.series import UnreadableSeries
 from lumbar_kaggle.dicom.series import read_series as read_volume
 from lumbar_kaggle.dicom.studies import find_studies
 from lumbar_kaggle.dicom.volume import Volume
-from lumbar_kaggle.inference.base import Study
+from lumbar_kaggle.inference.base import Explanation, Study
 from lumbar_kaggle.inference.bundle import read_manifest
-from lumbar_kaggle.inference.explanation import Explanation
 from lumbar_kaggle.inference.predict import study_rows
 from lumbar_kaggle.inference.recipes import load_predictor
 from lumbar_kaggle.tables.competition import Competition, read_competition, read_split

@@ -66,23 +66,13 @@ class Recipe(Protocol):
         """
         ...
 
-    def preprocess(
-        self,
-        root: Path,
-        cache: Path,
-        *,
-        pool_kind: str = "threads",
-        workers: int = 8,
-        batch_size: int = 64,
-        budget: Budget | None = None,
-    ) -> Summary:
+    def preprocess(self, root: Path, cache: Path, **how: Any) -> Summary:
         """Fill the cache that `fit` learns from; see `dicom.preprocess.preprocess`.
 
         Args:
             root: competition folder.
             cache: where to.
-            pool_kind: ``"threads"`` or ``"processes"``.
-            workers, batch_size, budget: see `dicom.preprocess.preprocess`.
+            how: see `fill_cache`.
 
         Raises:
             InputError: a table is faulty, there are no pictures, or the cache was made with other settings.
@@ -215,11 +205,8 @@ def fill_cache(
 
     Args:
         root: competition folder.
-        series: the rows wanted of `competition.Competition.series`.
-        what: they are, for the error where there are none.
-        cache: where to.
-        config: of the cache.
-        worker: makes one entry.
+        series: the rows wanted of `competition.Competition.series`; in an error they are called `what`.
+        cache, config, worker: where to, how it is laid out, and what makes an entry.
         pool_kind: ``"threads"`` or ``"processes"``.
         workers, batch_size, budget: see `dicom.preprocess.preprocess`.
 

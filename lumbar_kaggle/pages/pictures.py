@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES, level_words
-from lumbar_kaggle.inference.explanation import ExplainedCrop, Explanation, LocatedSlice, Mark, Slice
+from lumbar_kaggle.inference.base import ExplainedCrop, Explanation, LocatedSlice, Mark, Slice
 from lumbar_kaggle.pages.render import in_words, instance_words, percent
 
 WIDTH = 220

@@ -7,14 +7,9 @@ import numpy as np
 
 from lumbar_kaggle.core.files import write_text
 from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SEVERITIES, TARGET_NAMES, Target, level_words
+from lumbar_kaggle.inference.base import ExplainedCrop, Explanation, Floats, LocatedSlice, MissingCrop
 from lumbar_kaggle.inference.bundle import Manifest, read_manifest
-from lumbar_kaggle.inference.explanation import (
-    ExplainedCrop,
-    Explanation,
-    Floats,
-    LocatedSlice,
-    MissingCrop,
-)
+from lumbar_kaggle.inference.predict import explain_studies
 from lumbar_kaggle.pages.pictures import FAR_MM, explained_slice, looked_slice, marked_slice
 from lumbar_kaggle.pages.render import render
 
@@ -41,9 +36,6 @@ def write_study_page(folder: Path, study_id: str, bundle: Path, out: Path) -> Pa
     Raises:
         InputError: no such study, or no usable bundle.
     """
-    # Here and not above: it brings torch along.
-    from lumbar_kaggle.inference.explain import explain_studies
-
     manifest = read_manifest(bundle)
     (explanation,) = explain_studies(folder, [study_id], bundle)
     content: dict[str, Any] = {"slice": None, "maps": []}
@@ -92,17 +84,16 @@ def _points_and_views(explanation: Explanation) -> dict[str, Any]:
     across = [one for one in explanation.located if one.view == "axial side"]
     cards = [(one.level, _view(one, explanation.probabilities)) for one in explanation.crops]
     return {
-        "sagittal": [_located(one, _title(one.marks[0].place), SAGITTAL_WIDTH) for one in whole],
+        "sagittal": [
+            _located(one, TITLES.get(one.marks[0].place, one.marks[0].place.capitalize()), SAGITTAL_WIDTH)
+            for one in whole
+        ],
         "axial": [_located(one, level_words(one.marks[0].level), AXIAL_WIDTH) for one in across],
         "levels": {level: [card for of, card in cards if of == level] for level in LEVELS if cards},
         "models": explanation.models,
         "networks": explanation.networks,
         "far_mm": FAR_MM,
     }
-
-
-def _title(place: str) -> str:
-    return TITLES.get(place, place.capitalize())
 
 
 def _located(located: LocatedSlice, title: str, width: int) -> dict[str, Any]:

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from lumbar_kaggle.core.targets import LEVELS, TARGETS
 from lumbar_kaggle.dicom.volume import Volume
-from lumbar_kaggle.inference.base import Study
-from lumbar_kaggle.inference.explanation import (
+from lumbar_kaggle.inference.base import (
     ExplainedCrop,
     Explanation,
     LocatedSlice,
     Mark,
     MissingCrop,
     Slice,
+    Study,
 )
 from lumbar_kaggle.inference.heat import Floats32, captured, last_map, to_unit, weigh
 from lumbar_kaggle.training.devices import device_of

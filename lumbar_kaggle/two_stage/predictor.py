@@ -17,9 +17,8 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.settings import from_dict
 from lumbar_kaggle.core.targets import SERIES_KINDS, TARGETS
 from lumbar_kaggle.dicom.volume import Volume
-from lumbar_kaggle.inference.base import Prediction, Study
+from lumbar_kaggle.inference.base import Explanation, Prediction, Study
 from lumbar_kaggle.inference.bundle import MANIFEST, Manifest
-from lumbar_kaggle.inference.explanation import Explanation
 from lumbar_kaggle.score.blend import BlendModel, apply_cells, load_blend
 from lumbar_kaggle.training.devices import usable_devices
 from lumbar_kaggle.two_stage.config import GradeConfig, LocateConfig, TwoStageConfig

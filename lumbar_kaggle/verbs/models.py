@@ -13,14 +13,7 @@ from lumbar_kaggle.core.settings import from_dict, merged, option
 from lumbar_kaggle.kaggle.rehearsal.settings import RehearsalSettings
 from lumbar_kaggle.training.pretraining_config import PretrainConfig
 from lumbar_kaggle.two_stage.config import PRESETS, GradeConfig, LocateConfig, preset
-from lumbar_kaggle.verbs.base import (
-    NOISE,
-    Said,
-    Training,
-    Verb,
-    argument,
-    needed,
-)
+from lumbar_kaggle.verbs import NOISE, Said, Training, Verb, argument, needed
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +186,7 @@ class Predict(Verb):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report(Verb):
+class ReportPage(Verb):
     """The page of a training run."""
 
     run_folder: Path = argument("run folder of lumbar train", metavar="RUN")

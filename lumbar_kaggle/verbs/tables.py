@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.settings import option
-from lumbar_kaggle.verbs.base import COMPETITION, Said, Verb, argument, count, needed
+from lumbar_kaggle.verbs import COMPETITION, Said, Verb, argument, count, needed
 
 
 @dataclass(frozen=True, kw_only=True)

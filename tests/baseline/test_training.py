@@ -239,12 +239,12 @@ def test_the_report_protocol_is_not_exported(competition: Path, cache: Path, tmp
 
 def test_the_network_learns_what_is_visible(tmp_path: Path) -> None:
     """On discs of three sizes the canal's classifier separates severe from normal/mild."""
-    from lumbar_kaggle.pipeline import preprocess_folder
+    from lumbar_kaggle.inference.recipes import recipe
     from lumbar_kaggle.score.metric import class_auc
     from tests.support.small_competition import write_small_competition
 
     root = write_small_competition(tmp_path / "competition", 60, 1, alike=True)
-    preprocess_folder(root, tmp_path / "cache")
+    recipe("baseline").preprocess(root, tmp_path / "cache")
     config = replace(ONE, arch="resnet10t", image_size=64, batch_size=8, short_epochs=1, long_epochs=6)
     train(root, tmp_path / "cache", tmp_path / "run", config, Budget())
     rows = validation_predictions(tmp_path / "run", read_results(tmp_path / "run")[0])

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from lumbar_kaggle.dicom.preprocess import Summary
+from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.settings import PhantomSet
-from lumbar_kaggle.pipeline import preprocess_folder
 
 STUDIES = 24
 
@@ -26,7 +26,8 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def timed(studies: Path, cache: Path, kind: str, pool: str, workers: int) -> Summary:
     """Preprocess once; the images are in the operating system's memory by then."""
-    return preprocess_folder(studies, cache, kind=kind, pool_kind=pool, workers=workers, batch_size=24)
+    chosen = recipe("two-stage" if kind == "volumes" else kind)
+    return chosen.preprocess(studies, cache, pool_kind=pool, workers=workers, batch_size=24)
 
 
 @pytest.mark.parametrize("kind", ["baseline", "volumes"])

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from lumbar_kaggle import cli
 from lumbar_kaggle.cli import main, ship_parser
 from lumbar_kaggle.core.errors import system_sentence
-from lumbar_kaggle.verbs import VERBS as OWN
 from tests.support.dicom_files import write_sagittal
 
 
@@ -30,14 +30,14 @@ class Option:
 
 def own_options(verb: str) -> list[Option]:
     """Of a verb, from its fields."""
-    hints = typing.get_type_hints(OWN[verb])
+    hints = typing.get_type_hints(cli.VERBS[verb])
     return [
         Option(
             "" if one.metadata.get("positional") else "--" + one.name.replace("_", "-"),
             one.default is dataclasses.MISSING or bool(one.metadata.get("positional")),
             Path in (hints[one.name], *typing.get_args(hints[one.name])),
         )
-        for one in dataclasses.fields(OWN[verb])
+        for one in dataclasses.fields(cli.VERBS[verb])
         if "help" in one.metadata
     ]
 
@@ -57,7 +57,7 @@ def ship_options(parser: argparse.ArgumentParser) -> list[Option]:
 
 def found() -> Iterator[tuple[tuple[str, ...], list[Option]]]:
     """Every verb, ``lumbar ship``'s actions too, that takes a path."""
-    yield from (((verb,), own_options(verb)) for verb in OWN)
+    yield from (((verb,), own_options(verb)) for verb in cli.VERBS)
     for action in ship_parser()._actions:
         if isinstance(action, argparse._SubParsersAction):
             yield from ((("ship", name), ship_options(sub)) for name, sub in action.choices.items())

@@ -16,7 +16,7 @@ from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked, read_csv
 from lumbar_kaggle.core.settings import tie
-from lumbar_kaggle.pipeline import preprocess_folder
+from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.tables.competition import Competition, read_competition
 from lumbar_kaggle.training.callbacks import read_checkpoint, write_checkpoint
 from lumbar_kaggle.two_stage.config import GradeConfig, changed, preset
@@ -32,7 +32,7 @@ from tests.support.two_stage_studies import write_competition
 def begun(tmp_path: Path) -> Path:
     """A competition, its cache, and a baseline run that has only been begun."""
     root = write_small_competition(tmp_path / "competition", 8, 1)
-    preprocess_folder(root, tmp_path / "cache")
+    recipe("baseline").preprocess(root, tmp_path / "cache")
     train(tmp_path)
     return tmp_path
 
@@ -77,7 +77,7 @@ def test_a_baseline_run_on_other_data_is_not_continued(begun: Path, change: obje
     folds = (begun / "run" / "folds.csv").read_bytes()
     train(begun)
     change(begun / "competition")
-    preprocess_folder(begun / "competition", begun / "cache")
+    recipe("baseline").preprocess(begun / "competition", begun / "cache")
     with pytest.raises(InputError, match=f"run: this run was begun with other {words}; choose another --out"):
         train(begun)
     assert (begun / "run" / "folds.csv").read_bytes() == folds

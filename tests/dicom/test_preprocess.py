@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,6 +23,7 @@ from lumbar_kaggle.dicom.cache import Cache
 from lumbar_kaggle.dicom.checking import check
 from lumbar_kaggle.dicom.preprocess import (
     VOLUMES,
+    Summary,
     make_pool,
     preprocess,
     read_volumes,
@@ -31,11 +33,16 @@ from lumbar_kaggle.dicom.preprocess import (
 from lumbar_kaggle.dicom.series import UnreadableSeries, read_series
 from lumbar_kaggle.dicom.volume import to_8bit, windowed
 from lumbar_kaggle.inference.predict import study_rows
-from lumbar_kaggle.pipeline import preprocess_folder
+from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.two_stage.study import read_study
 from tests.support.dicom_files import rewrite, write_sagittal, write_slice
 from tests.support.small_competition import write_small_competition
+
+
+def preprocess_folder(root: Path, cache: Path, *, kind: str = "baseline", **how: Any) -> Summary:
+    """Preprocess for the recipe whose cache is of this kind."""
+    return recipe("two-stage" if kind == "volumes" else kind).preprocess(root, cache, **how)
 
 
 def folder_bytes(folder: Path) -> dict[str, bytes]:

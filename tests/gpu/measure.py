@@ -36,10 +36,10 @@ from lumbar_kaggle.core.settings import begin_run
 from lumbar_kaggle.core.targets import TARGET_NAMES
 from lumbar_kaggle.inference.bundle import read_manifest
 from lumbar_kaggle.inference.predict import study_rows
+from lumbar_kaggle.inference.recipes import recipe, recipe_of_run
 from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.imaging import draw_middle_slices
 from lumbar_kaggle.phantom.settings import STANDARD_SETS, PhantomSet
-from lumbar_kaggle.pipeline import export_run, preprocess_folder
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.training.encoders import build_network
 from lumbar_kaggle.two_stage import fit as two_stage
@@ -142,7 +142,7 @@ def measure_two_stage(root: Path, size: Size, device: torch.device) -> list[Figu
         return [located]
     graded = train_twice("grader", grade, device, size.stops[1], size.minutes[1])
     if graded.finished:
-        export_run(run, root / "bundle")
+        recipe_of_run(run).export(run, root / "bundle")
         graded.difference = _predict_both(root, device)
     return [located, graded]
 
@@ -225,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         root = given.folder or Path(scratch)
         write_set(root, size.patients)
-        preprocess_folder(root, root / "cache", kind="volumes", pool_kind="processes", workers=usable_cores())
+        recipe("two-stage").preprocess(root, root / "cache", pool_kind="processes", workers=usable_cores())
         start = time.perf_counter()
         rows = [*measure_two_stage(root, size, device), measure_baseline(root, size, device)]
         minutes = (time.perf_counter() - start) / 60

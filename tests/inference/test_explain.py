@@ -14,8 +14,8 @@ from lumbar_kaggle.core.targets import LEVELS, target
 from lumbar_kaggle.dicom.series import UnreadableSeries
 from lumbar_kaggle.dicom.studies import find_studies
 from lumbar_kaggle.dicom.volume import Volume
+from lumbar_kaggle.inference.base import ExplainedCrop, MissingCrop
 from lumbar_kaggle.inference.bundle import read_manifest
-from lumbar_kaggle.inference.explanation import ExplainedCrop, MissingCrop
 from lumbar_kaggle.inference.heat import captured, grad_cam, last_map
 from lumbar_kaggle.inference.predict import study_rows
 from lumbar_kaggle.training.encoders import build_encoder, build_network

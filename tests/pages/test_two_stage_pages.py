@@ -11,18 +11,17 @@ import pytest
 
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import write_json
 from lumbar_kaggle.core.targets import LEVELS, TARGET_NAMES
 from lumbar_kaggle.dicom.studies import find_studies
+from lumbar_kaggle.inference.base import ExplainedCrop
 from lumbar_kaggle.inference.bundle import read_manifest
-from lumbar_kaggle.inference.explanation import ExplainedCrop
 from lumbar_kaggle.inference.predict import study_rows
+from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.pages.render import fixed, percent
 from lumbar_kaggle.pages.report import write_report
 from lumbar_kaggle.pages.study import write_study_page
 from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.settings import choose_set
-from lumbar_kaggle.pipeline import export_run, preprocess_folder, train_two_stage
 from lumbar_kaggle.score.metric import score
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.two_stage.explain import edge_letters, explain_study, located_slices
@@ -46,11 +45,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a set of phantoms, a run and its bundle."""
     root = tmp_path_factory.mktemp("two-stage-pages")
     write_set(root / "set", choose_set(None, 6, 1, 3), clean=True, workers=1)
-    preprocess_folder(root / "set", root / "cache", kind="volumes")
-    write_json(root / "tiny.json", TINY)
-    changes = root / "tiny.json"
-    train_two_stage(root / "set", root / "cache", root / "run", Budget(), changes=changes, processes=1)
-    export_run(root / "run", root / "bundle")
+    two_stage = recipe("two-stage")
+    settings = two_stage.configure(TINY)
+    two_stage.preprocess(root / "set", root / "cache")
+    two_stage.fit(root / "set", root / "cache", root / "run", Budget(), settings, processes=1)
+    two_stage.export(root / "run", root / "bundle")
     return root
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.pipeline import preprocess_folder
+from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.tables.competition import Competition, read_marked
 from lumbar_kaggle.tables.folds import make_folds, open_folds
 from lumbar_kaggle.two_stage.config import GradeConfig, LocateConfig, TwoStageConfig
@@ -77,7 +77,7 @@ def test_a_fold_whose_marks_are_all_held_out_trains_no_network(
     marks = pd.read_csv(folder / "train_label_coordinates.csv")
     axial = marks["condition"].str.contains("Subarticular")
     marks[~axial | (marks["study_id"] == 101)].to_csv(folder / "train_label_coordinates.csv", index=False)
-    preprocess_folder(folder, tmp_path / "cache", kind="volumes")
+    recipe("two-stage").preprocess(folder, tmp_path / "cache")
     run_locate(read_marked(folder), tmp_path / "cache", tmp_path / "run", replace(SMALL, epochs=1), Budget())
     folds = pd.read_csv(tmp_path / "run" / "folds.csv").set_index("study_id")["fold"]
     held_out = folds[101]

@@ -14,7 +14,7 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.dicom.preprocess import windowed_stacks
 from lumbar_kaggle.dicom.series import read_series
 from lumbar_kaggle.dicom.volume import ASSUMED_FIELD_MM, ASSUMED_STEP_MM, Volume
-from lumbar_kaggle.pipeline import preprocess_folder
+from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.tables.competition import read_marked
 from lumbar_kaggle.two_stage.config import LocateConfig
 from lumbar_kaggle.two_stage.locate.find import best_chain, refine
@@ -228,7 +228,7 @@ def write_folder(root: Path, *, slices: int = 3, axial: bool = True, count: int 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = write_folder(tmp_path_factory.mktemp("locate") / "folder")
-    preprocess_folder(place, place.parent / "cache", kind="volumes")
+    recipe("two-stage").preprocess(place, place.parent / "cache")
     return place
 
 
@@ -293,7 +293,7 @@ def test_single_slices_without_spacing_are_enough(run: Path, tmp_path: Path) -> 
     place = write_folder(tmp_path / "bare", slices=1, axial=False, count=6)
     for file in place.rglob("*.dcm"):
         rewrite(file, remove=("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"))
-    preprocess_folder(place, tmp_path / "cache", kind="volumes")
+    recipe("two-stage").preprocess(place, tmp_path / "cache")
     config = replace(SMALL, epochs=0)
     located = run_locate(
         read_marked(place), tmp_path / "cache", tmp_path / "out", config, Budget(), weights=run

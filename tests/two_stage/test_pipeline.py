@@ -20,9 +20,9 @@ from lumbar_kaggle.core.targets import TARGET_NAMES
 from lumbar_kaggle.inference.base import Study
 from lumbar_kaggle.inference.bundle import read_manifest
 from lumbar_kaggle.inference.predict import log_path, predict, study_rows
+from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.settings import STANDARD_SETS
-from lumbar_kaggle.pipeline import export_run, preprocess_folder, train_two_stage
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.tables.submission import validate
 from lumbar_kaggle.two_stage.config import GradeConfig, changed, preset
@@ -60,18 +60,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a phantom competition, its cached volumes, settings, a trained run and its bundle."""
     root = tmp_path_factory.mktemp("two-stage")
     write_set(root / "competition", STANDARD_SETS["tiny"], workers=1)
-    preprocess_folder(root / "competition", root / "cache", kind="volumes")
+    recipe("two-stage").preprocess(root / "competition", root / "cache")
     (root / "settings.json").write_text(json.dumps(SETTINGS))
     assert "resumable" not in train(root, root / "run")
-    export_run(root / "run", root / "bundle")
+    recipe("two-stage").export(root / "run", root / "bundle")
     return root
 
 
 def train(root: Path, run: Path, budget: Budget | None = None) -> str:
     """Train with the settings of the fixture."""
-    return train_two_stage(
-        root / "competition", root / "cache", run, budget or Budget(), changes=root / "settings.json"
-    )
+    two_stage = recipe("two-stage")
+    settings = two_stage.configure(read_json(root / "settings.json"), "settings.json")
+    return two_stage.fit(root / "competition", root / "cache", run, budget or Budget(), settings)
 
 
 @pytest.fixture(scope="module")
@@ -102,14 +102,16 @@ def test_a_run_cut_again_and_again_ends_with_the_same_bundle(place: Path, tmp_pa
     assert any("locator" in text for text in texts[:-1])
     assert any("folds of model" in text for text in texts[:-1])
     assert "resumable" not in texts[-1]
-    again = export_run(tmp_path / "run", tmp_path / "bundle")
+    again = recipe("two-stage").export(tmp_path / "run", tmp_path / "bundle")
     assert again.fingerprint == read_manifest(place / "bundle").fingerprint
 
 
 def test_a_run_with_other_settings_is_not_continued(place: Path) -> None:
     """The preset's own settings are not those of the run."""
+    two_stage = recipe("two-stage")
+    settings = two_stage.configure({})
     with pytest.raises(InputError, match="begun with another locate, grade;"):
-        train_two_stage(place / "competition", place / "cache", place / "run", Budget())
+        two_stage.fit(place / "competition", place / "cache", place / "run", Budget(), settings)
 
 
 def test_fresh_studies_are_seen_as_cached_ones(place: Path, predictor: TwoStagePredictor) -> None:
@@ -389,11 +391,11 @@ def test_an_unfinished_run_exports_what_it_has(place: Path, tmp_path: Path) -> N
     shutil.copytree(place / "run", tmp_path / "run")
     for name in ("blend.json", "oof.csv", "grade-1/fold-1.safetensors", "grade-1/fold-1-predictions.csv"):
         (tmp_path / "run" / name).unlink()
-    manifest = export_run(tmp_path / "run", tmp_path / "bundle")
+    manifest = recipe("two-stage").export(tmp_path / "run", tmp_path / "bundle")
     assert len(manifest.networks) == 5
     test = read_competition(place / "competition", "test")
     found = TwoStagePredictor(tmp_path / "bundle", manifest).predict([study_rows(test, test.studies[0])])
     assert np.isfinite(found[0].probabilities).all()
     (tmp_path / "run" / "grade-1" / "fold-0.safetensors").unlink()
     with pytest.raises(InputError, match="no fold of the second stage"):
-        export_run(tmp_path / "run", tmp_path / "other")
+        recipe("two-stage").export(tmp_path / "run", tmp_path / "other")
