@@ -1,8 +1,6 @@
-"""What a user is told: the log, the one exception that is meant to be read, and the system's refusals."""
+"""What a user is told: the one exception that is meant to be read, and the system's refusals."""
 
 import errno
-import logging
-import sys
 
 
 class InputError(Exception):
@@ -39,24 +37,3 @@ def system_sentence(error: OSError) -> str:
     if isinstance(name, bytes):
         name = name.decode(errors="backslashreplace")
     return sentence if name is None else f"{name}: {sentence}"
-
-
-class _Shown(logging.Handler):
-    """Writes messages to what ``sys.stdout`` is at that moment, above any progress bar."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write one message, as it is."""
-        from tqdm import tqdm  # here, since every module of the package imports this one
-
-        tqdm.write(self.format(record), file=sys.stdout)
-
-
-def show_messages() -> None:
-    """Show what the package logs from now on; calling it twice changes nothing.
-
-    The command line and the kernels call it; a program that uses the library sets up ``logging`` as it likes.
-    """
-    logger = logging.getLogger("lumbar_kaggle")
-    if not any(isinstance(handler, _Shown) for handler in logger.handlers):
-        logger.addHandler(_Shown())
-        logger.setLevel(logging.INFO)

@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 
 from lumbar_kaggle.core.budget import Budget, OutOfTime
-from lumbar_kaggle.core.errors import InputError, show_messages
+from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json
+from lumbar_kaggle.core.messages import show_messages
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES
 from lumbar_kaggle.dicom.preprocess import Summary
 from lumbar_kaggle.dicom.studies import find_studies
