@@ -1,6 +1,5 @@
 """What `import lumbar_kaggle as lk` offers: studies, series, bundles and competitions, by their paths."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.files import AnyPath
 from lumbar_kaggle.core.targets import SEVERITIES, TARGETS, row_id
 from lumbar_kaggle.dicom.series import UnreadableSeries
 from lumbar_kaggle.dicom.series import read_series as read_volume
@@ -18,8 +18,6 @@ from lumbar_kaggle.inference.bundle import read_manifest
 from lumbar_kaggle.inference.predict import study_rows
 from lumbar_kaggle.inference.recipes import load_predictor
 from lumbar_kaggle.tables.competition import Competition, read_competition, read_split
-
-AnyPath = str | os.PathLike[str]
 
 
 def open_competition(path: AnyPath, split: str = "train") -> Competition:

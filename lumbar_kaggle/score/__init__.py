@@ -31,19 +31,15 @@ class _Callable(ModuleType):
         Raises:
             InputError: a file is missing or faulty.
         """
-        from lumbar_kaggle.core.errors import InputError
-        from lumbar_kaggle.core.files import read_csv
-        from lumbar_kaggle.core.targets import SEVERITIES
         from lumbar_kaggle.score.metric import score as official
-        from lumbar_kaggle.tables.reading import label_rows, read_labels
+        from lumbar_kaggle.tables.reading import label_rows, read_labels, refuse
+        from lumbar_kaggle.tables.submission import read_predictions
 
         if isinstance(predictions, str | os.PathLike):
-            columns, remedy = ("row_id", *SEVERITIES), "write it again"
-            predictions = read_csv(Path(predictions), columns, remedy, dtype={"row_id": str})
+            predictions = read_predictions(Path(predictions))
         if isinstance(truth, str | os.PathLike):
             truth, faults = read_labels(Path(truth))
-            if serious := [fault for fault in faults if fault.serious]:
-                raise InputError(str(serious[0]))
+            refuse([fault for fault in faults if fault.serious])
         elif "row_id" not in truth.columns:
             truth = label_rows(truth.fillna("").astype({"study_id": str}))
         return official(predictions, truth)
