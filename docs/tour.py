@@ -59,9 +59,7 @@ SMALL = {
     },
 }
 two_stage.preprocess(PLACE / "competition", PLACE / "cache")
-two_stage.fit(
-    PLACE / "competition", PLACE / "cache", PLACE / "run", Budget(), two_stage.configure(SMALL), processes=1
-)
+two_stage.fit(PLACE / "competition", PLACE / "cache", PLACE / "run", Budget(), two_stage.configure(SMALL), processes=1)
 two_stage.export(PLACE / "run", PLACE / "bundle")
 
 # %% [markdown]

@@ -112,13 +112,7 @@ def parse(words: Sequence[str]) -> Verb:
     refused = io.StringIO()
     try:
         with contextlib.redirect_stderr(refused):
-            given = tyro.cli(
-                form,
-                prog="lumbar",
-                description=DESCRIPTION,
-                args=words,
-                registry=_plain_numbers(),
-            )
+            given = tyro.cli(form, prog="lumbar", description=DESCRIPTION, args=words, registry=_plain_numbers())
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -169,9 +163,7 @@ def _option(one: "Field[Any]", hint: Any) -> Any:
     about = tyro.conf.arg(
         help=one.metadata["help"],
         metavar="{" + ",".join(choices) + "}" if choices else one.metadata.get("metavar"),
-        help_behavior_hint=f"(default: {_shown(one.default)})"
-        if one.default is not MISSING
-        else "(required)",
+        help_behavior_hint=f"(default: {_shown(one.default)})" if one.default is not MISSING else "(required)",
     )
     form: Any = Annotated[(plain, about)]
     form = Annotated[(form, tyro.conf.Positional)] if one.metadata.get("positional") else form

@@ -82,9 +82,7 @@ def run_demo(folder: Path) -> Path:
         test = read_competition(competition, "test")
         shown = test.studies[:2]
         write_study_page(competition, shown[0], bundle, study_page)
-        write_report(
-            run, page, against=report_run, bundle=bundle, folder=competition, studies=shown, score_text=scores
-        )
+        write_report(run, page, against=report_run, bundle=bundle, folder=competition, studies=shown, score_text=scores)
         log.info(f"Study page: {study_page.resolve()}")
         return page.resolve()
 

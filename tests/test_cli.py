@@ -64,25 +64,15 @@ def test_each_verb_is_documented(verb: str) -> None:
         (["predcit"], "unknown verb 'predcit'; give one of demo"),
         (["score"], "missing from lumbar score: PATH predictions"),
         (["score", "no.csv", "--truth"], "missing value for argument '--truth'"),
-        (
-            ["score", "no.csv", "--truth", "t", "--foo", "1"],
-            "unrecognized options: --foo, 1; see",
-        ),
+        (["score", "no.csv", "--truth", "t", "--foo", "1"], "unrecognized options: --foo, 1; see"),
         (["preprocess", "x", "--cache", "c", "--kind", "y"], "kind is 'y'; it must be one of baseline, vol"),
-        (
-            ["train", "x", "--cache", "c", "--out", "r", "--folds", "two"],
-            "--folds: 'two' is not a whole",
-        ),
+        (["train", "x", "--cache", "c", "--out", "r", "--folds", "two"], "--folds: 'two' is not a whole"),
         (["train", "x", "--cache", "c", "--out", "r", "--recipe", "third"], "recipe 'third' is unknown"),
         (["grade", "x", "--cache", "c", "--out", "r", "--lr", "1e"], "--lr: '1e' is not a number"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(
-    words: list[str],
-    sentence: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    words: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Named file, no traceback, and nothing is left behind."""
     monkeypatch.chdir(tmp_path)

@@ -108,9 +108,7 @@ def submit(recipe: str, place: Path) -> pd.DataFrame:
     competition, bundle = place / "competition", place / recipe
     if not competition.is_dir():
         write_set(competition, STANDARD_SETS["tiny"], workers=1)
-    BUNDLES[recipe](
-        bundle, weighted_prior(read_competition(competition, "train").labels, smoothing=PRIOR_SMOOTHING)
-    )
+    BUNDLES[recipe](bundle, weighted_prior(read_competition(competition, "train").labels, smoothing=PRIOR_SMOOTHING))
     outcome = predict(competition, bundle, place / f"{recipe}.csv", Budget())
     assert set(outcome.log["status"]) == {"graded"}
     return pd.read_csv(outcome.path)

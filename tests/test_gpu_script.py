@@ -9,23 +9,17 @@ import torch
 from tests.gpu.measure import main
 
 
-def test_without_a_gpu_it_says_so(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """One sentence, and no failure."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main([]) == 0
     assert "No GPU is to be seen here" in capsys.readouterr().out
 
 
-def test_every_training_is_measured_stopped_and_resumed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_training_is_measured_stopped_and_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """At toy size on the CPU, whose predictions then differ in nothing from the CPU's."""
     assert main(["--device", "cpu", "--quick", "--folder", str(tmp_path / "data")]) == 0
-    lines = [
-        line for line in capsys.readouterr().out.splitlines() if re.match(r"\| (locator|grader|base)", line)
-    ]
+    lines = [line for line in capsys.readouterr().out.splitlines() if re.match(r"\| (locator|grader|base)", line)]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert [row[0] for row in cells] == ["locator", "grader", "baseline, one target"]
     for _, steps, speed, images, waiting, memory, half, resumed, _ in cells:

@@ -44,18 +44,12 @@ def test_the_import_needs_neither_packages_nor_a_writable_folder(tmp_path: Path)
     shutil.copytree(lk.__path__[0], place / "lumbar_kaggle", ignore=shutil.ignore_patterns("__pycache__"))
     folders = [place, *(path for path in place.rglob("*") if path.is_dir())]
     before = sorted(place.rglob("*"))
-    code = (
-        f"import sys; sys.path.insert(0, {str(place)!r}); import lumbar_kaggle; print(lumbar_kaggle.__file__)"
-    )
+    code = f"import sys; sys.path.insert(0, {str(place)!r}); import lumbar_kaggle; print(lumbar_kaggle.__file__)"
     try:
         for folder in folders:
             folder.chmod(0o555)
         answer = subprocess.run(
-            [sys.executable, "-B", "-I", "-S", "-c", code],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            check=True,
+            [sys.executable, "-B", "-I", "-S", "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
         )
     finally:
         for folder in folders:

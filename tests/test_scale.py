@@ -18,11 +18,7 @@ def test_every_stage_goes_with_64_open_files(tmp_path: Path) -> None:
     assert train.faults == ()
     assert len(train.series) > 2 * LIMIT - 10
     wanted = ("preprocess volumes", "train two-stage", "export two-stage", "predict two-stage", "validate")
-    took = [
-        measure(tmp_path, *stage, LIMIT)
-        for stage in stages(tmp_path, STUDIES, TEST_STUDIES)
-        if stage[0] in wanted
-    ]
+    took = [measure(tmp_path, *stage, LIMIT) for stage in stages(tmp_path, STUDIES, TEST_STUDIES) if stage[0] in wanted]
     assert max(one.files for one in took) <= LIMIT
     assert compare(took, took).count("| 1.00 |") == len(took)
 

@@ -14,24 +14,18 @@ class BaselineConfig:
     The defaults are the report's where it states a value. Each field's help says what it means.
     """
 
-    targets: tuple[str, ...] = option(
-        TARGET_NAMES, "targets, conditions or levels to train, by name", metavar="NAME"
-    )
+    targets: tuple[str, ...] = option(TARGET_NAMES, "targets, conditions or levels to train, by name", metavar="NAME")
     protocol: str = option(
         "honest",
         "honest: split by study, then upsample the training part; report: upsample first, as the report did",
         choices=("honest", "report"),
     )
     arch: str = option("resnet34", "any torchvision or timm model", metavar="NAME")
-    weights: str = option(
-        "auto", "pretrained weights: auto (from the hub), none, or a file", metavar="auto|none|FILE"
-    )
+    weights: str = option("auto", "pretrained weights: auto (from the hub), none, or a file", metavar="auto|none|FILE")
     image_size: int = option(256, "side of the network's input in px", metavar="PX", least=32, most=1024)
     batch_size: int = option(64, "images per training step", metavar="N", least=2, most=4096)
     folds: int = option(5, "folds of the cross-validation, 2 or more", metavar="N", least=2, most=100)
-    short_epochs: int = option(
-        4, "epochs of the short cross-validated run", metavar="N", least=1, most=10_000
-    )
+    short_epochs: int = option(4, "epochs of the short cross-validated run", metavar="N", least=1, most=10_000)
     middle_epochs: int = option(
         5, "epochs when the short run's accuracy is 0.91 to 0.95", metavar="N", least=1, most=10_000
     )
@@ -39,9 +33,7 @@ class BaselineConfig:
     patience: int = option(
         3, "report protocol: epochs without a better validation loss before stopping", metavar="N", least=1
     )
-    lr: float | None = option(
-        None, "learning rate; none: the finder's valley", metavar="RATE", above=0, most=10
-    )
+    lr: float | None = option(None, "learning rate; none: the finder's valley", metavar="RATE", above=0, most=10)
     lr_find_iterations: int = option(
         100, "steps of the learning-rate finder, 30 or more", metavar="N", least=30, most=100_000
     )

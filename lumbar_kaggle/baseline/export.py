@@ -82,19 +82,14 @@ def export(run: Path, bundle: Path) -> Manifest:
     """
     config, results = read_run(run), read_results(run)
     if config.protocol != "honest":
-        raise InputError(
-            f"{run}: trained by the report's protocol, which is for comparison; export an honest run"
-        )
+        raise InputError(f"{run}: trained by the report's protocol, which is for comparison; export an honest run")
     if not results:
         raise InputError(f"{run}: no target is finished yet; run lumbar train again to go on")
     calibration = read_json(run / "calibration.json")
     prior = read_csv(run / "prior.csv", SEVERITIES, RERUN, index_col="target")
     # Without how long training took: the same models make the same bundle, resumed or not, on any day.
     timeless = [
-        {
-            **one,
-            "folds": [{k: v for k, v in fold.items() if k != "seconds_per_epoch"} for fold in one["folds"]],
-        }
+        {**one, "folds": [{k: v for k, v in fold.items() if k != "seconds_per_epoch"} for fold in one["folds"]]}
         for one in results
     ]
     source = digest([timeless, calibration, prior.to_numpy().tolist(), asdict(config)])
@@ -108,11 +103,7 @@ def export(run: Path, bundle: Path) -> Manifest:
         recipe=RECIPE,
         config=asdict(config),
         targets=list(folds),
-        contract={
-            **asdict(CACHE_CONFIG),
-            "image_size": config.image_size,
-            "scale": "0 to 1, then mean and std",
-        },
+        contract={**asdict(CACHE_CONFIG), "image_size": config.image_size, "scale": "0 to 1, then mean and std"},
         prior=prior,
         metrics={result["target"]: _figures(result) for result in results},
         weights=[fold["file"] for entries in folds.values() for fold in entries],

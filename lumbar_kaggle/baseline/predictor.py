@@ -45,9 +45,7 @@ class BaselinePredictor:
 
     batch_size = 64
 
-    def __init__(
-        self, bundle: Path, manifest: Manifest, devices: Sequence[torch.device] | None = None
-    ) -> None:
+    def __init__(self, bundle: Path, manifest: Manifest, devices: Sequence[torch.device] | None = None) -> None:
         self.bundle, self.manifest = bundle, manifest
         devices = devices or usable_devices()
         self.device = devices[0]
@@ -100,9 +98,7 @@ class BaselinePredictor:
                     graded[:, TARGET_NAMES.index(name)] = probabilities
         return graded, faults
 
-    def _grade_share(
-        self, number: int, inputs: torch.Tensor
-    ) -> tuple[dict[str, NDArray[np.float64]], list[str]]:
+    def _grade_share(self, number: int, inputs: torch.Tensor) -> tuple[dict[str, NDArray[np.float64]], list[str]]:
         """Grade on device `number` its share of the targets: every n-th of them."""
         device, model = self.replicas[number]
         moved, graded, faults = inputs.to(device), {}, []
@@ -139,9 +135,7 @@ class BaselinePredictor:
         The same resampling as fastai's `Resize` on a square picture.
         """
         side = (self.image_size, self.image_size)
-        resized = [
-            np.asarray(Image.fromarray(image).resize(side, Image.Resampling.BILINEAR)) for image in images
-        ]
+        resized = [np.asarray(Image.fromarray(image).resize(side, Image.Resampling.BILINEAR)) for image in images]
         gray = torch.from_numpy(np.stack(resized)).float().div(255)[:, None].expand(-1, 3, -1, -1)
         mean = torch.tensor(self.network.mean)[:, None, None]
         std = torch.tensor(self.network.std)[:, None, None]
@@ -186,9 +180,7 @@ def _try_picture(study: Study) -> tuple[NDArray[np.uint8] | None, str]:
     return square(image), f"series {facts['series_id']}: {facts['notes']}" if facts["notes"] else ""
 
 
-def explain_study(
-    study: Study, predictor: BaselinePredictor, targets: Iterable[str] | None = None
-) -> Explanation:
+def explain_study(study: Study, predictor: BaselinePredictor, targets: Iterable[str] | None = None) -> Explanation:
     """Grade one study and draw a heat map for each target asked for, by default every one of the bundle.
 
     Each heat map is the mean over the folds' models, enlarged to the original slice. Other targets are not

@@ -221,9 +221,7 @@ def _details(results: RunResults) -> list[dict[str, Any]]:
     return groups
 
 
-def _pictured_studies(
-    studies: Sequence[str], bundle: Path | None, folder: Path | None
-) -> list[dict[str, Any]]:
+def _pictured_studies(studies: Sequence[str], bundle: Path | None, folder: Path | None) -> list[dict[str, Any]]:
     if not studies:
         return []
     if bundle is None or folder is None:

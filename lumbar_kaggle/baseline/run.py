@@ -101,9 +101,7 @@ def _of_folds(run: Path, result: dict[str, Any], file: str, *columns: str) -> pd
     """Return a table of the kept folds of one target with the column ``fold``."""
     folds = [record["fold"] for record in result["folds"]]
     parts = [read_csv(fold_folder(run, result, fold) / file, columns, RERUN) for fold in folds]
-    return pd.concat(
-        [part.assign(fold=fold) for fold, part in zip(folds, parts, strict=True)], ignore_index=True
-    )
+    return pd.concat([part.assign(fold=fold) for fold, part in zip(folds, parts, strict=True)], ignore_index=True)
 
 
 def summarise(run: Path, results: list[dict[str, Any]]) -> pd.DataFrame:
@@ -247,9 +245,7 @@ class _Postfix:
             self.last = time.monotonic()
 
 
-def _open_run(
-    train: Competition, cache: Path, run: Path, config: BaselineConfig
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _open_run(train: Competition, cache: Path, run: Path, config: BaselineConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
     images = cached_images(cache)
     data = {**train.identity(), "images": Cache(cache, CACHE_KIND).identity()}
     del data["coordinates"]  # the baseline does not look at them
@@ -268,18 +264,13 @@ def _write_oof(run: Path, train: Competition, folds: pd.DataFrame, results: list
     """Calibrate the out-of-fold predictions, each fold by the other folds, and all folds for export."""
     rows = pd.concat([validation_predictions(run, result) for result in results], ignore_index=True)
     rows = rows.drop(columns="truth").merge(train.labels, on="row_id", validate="1:1")
-    seen_by = {
-        (one["target"], record["fold"]): record["severities_seen"]
-        for one in results
-        for record in one["folds"]
-    }
+    seen_by = {(one["target"], record["fold"]): record["severities_seen"] for one in results for record in one["folds"]}
     held_by = zip(rows["target"], rows["fold"], strict=True)
     seen = np.array([np.isin(range(3), seen_by[place]) for place in held_by])
     # The prior that each fold's training part alone gives.
     fold_of = train.labels["study_id"].map(folds.set_index("study_id")["fold"])
     priors = {
-        fold: weighted_prior(train.labels[fold_of != fold], smoothing=PRIOR_SMOOTHING)
-        for fold in set(rows["fold"])
+        fold: weighted_prior(train.labels[fold_of != fold], smoothing=PRIOR_SMOOTHING) for fold in set(rows["fold"])
     }
     raw, prior = rows[list(SEVERITIES)].to_numpy(dtype=np.float64), np.zeros((len(rows), 3))
     fold, severity = rows["fold"].to_numpy(), rows["severity"].to_numpy()

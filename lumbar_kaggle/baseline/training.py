@@ -68,10 +68,7 @@ def make_loaders(rows: pd.DataFrame, config: BaselineConfig, stats: Any) -> Data
         get_y=ColReader("label"),
         splitter=ColSplitter("is_valid"),
         item_tfms=Resize(config.image_size),
-        batch_tfms=[
-            *aug_transforms(do_flip=config.protocol == "report"),
-            Normalize.from_stats(*stats),
-        ],
+        batch_tfms=[*aug_transforms(do_flip=config.protocol == "report"), Normalize.from_stats(*stats)],
     )
     labelled = rows.assign(label=[SEVERITIES[severity] for severity in rows["severity"]])
     training = int((~labelled["is_valid"]).sum())
@@ -133,9 +130,7 @@ def find_learning_rate(learner: Learner, iterations: int, seed: int) -> dict[str
     return found
 
 
-def _suggestion(
-    suggest: Callable[..., Any], rates: torch.Tensor, losses: torch.Tensor, iterations: int
-) -> float:
+def _suggestion(suggest: Callable[..., Any], rates: torch.Tensor, losses: torch.Tensor, iterations: int) -> float:
     finite = torch.isfinite(losses)
     try:
         return float(suggest(rates[finite], losses[finite], iterations)[0])
@@ -202,10 +197,7 @@ def train_target(job: Job, budget: Budget, tell: Tell) -> dict[str, Any]:
     rates = _learning_rates(job, budget, tell)
 
     def all_folds(stage: str, epochs: int) -> list[dict[str, Any]]:
-        return [
-            train_fold(job, stage, fold, epochs, rates["used"], budget, tell)
-            for fold in range(job.config.folds)
-        ]
+        return [train_fold(job, stage, fold, epochs, rates["used"], budget, tell) for fold in range(job.config.folds)]
 
     short = all_folds("short", job.config.short_epochs)
     accuracy = float(np.mean([record["accuracy"] for record in short]))
@@ -237,9 +229,7 @@ def _learning_rates(job: Job, budget: Budget, tell: Tell) -> dict[str, float]:
     return dict(read_json(path))
 
 
-def train_fold(
-    job: Job, stage: str, fold: int, epochs: int, rate: float, budget: Budget, tell: Tell
-) -> dict[str, Any]:
+def train_fold(job: Job, stage: str, fold: int, epochs: int, rate: float, budget: Budget, tell: Tell) -> dict[str, Any]:
     """Train one fold, or return its record if that is done.
 
     The report's protocol stops early and keeps the best epoch, by the validation loss of the very fold whose
@@ -288,13 +278,7 @@ def train_fold(
                 learner.unfreeze()
             rates = slice(rate / 2 / 100, rate / 2)
             seconds = fit("train", epochs, rates, tell=progress, pct_start=0.3, div=5.0)
-    record = {
-        "stage": stage,
-        "epochs_planned": epochs,
-        "pretrained": pretrained,
-        "lr": rate,
-        "seed": run_seed,
-    }
+    record = {"stage": stage, "epochs_planned": epochs, "pretrained": pretrained, "lr": rate, "seed": run_seed}
     record |= {"seconds_per_epoch": float(np.mean(seconds)), **_finish_fold(folder, learner, rows, fold)}
     write_json(done, record)
     checkpoint.unlink(missing_ok=True)

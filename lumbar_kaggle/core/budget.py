@@ -19,11 +19,7 @@ class Budget:
     """
 
     def __init__(
-        self,
-        hours: float | None = None,
-        *,
-        reserve_minutes: float = 0.0,
-        clock: Callable[[], float] = time.monotonic,
+        self, hours: float | None = None, *, reserve_minutes: float = 0.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._clock = clock
         self._end = None if hours is None else clock() + hours * 3600 - reserve_minutes * 60

@@ -74,9 +74,7 @@ def locked(target: AnyPath, *, file: bool = False) -> Iterator[None]:
         ) from None
     except OSError as error:
         lock.release()
-        raise InputError(
-            f"{target}: cannot be written ({error.strerror or error}); choose another place"
-        ) from None
+        raise InputError(f"{target}: cannot be written ({error.strerror or error}); choose another place") from None
     try:
         yield
     finally:

@@ -32,9 +32,7 @@ def load_config(path: Path, kind: type[Config]) -> Config:
     return from_dict(read_json(path), kind, str(path))
 
 
-def begin_run(
-    path: Path, config: object, free: tuple[str, ...] = (), data: Mapping[str, str] | None = None
-) -> None:
+def begin_run(path: Path, config: object, free: tuple[str, ...] = (), data: Mapping[str, str] | None = None) -> None:
     """Write the configuration into a run folder, or check that the run was begun with the same.
 
     Fields in `free` may differ from the earlier ones; `data` is what the run is made from, see `tie`.
@@ -182,9 +180,7 @@ def _dataclass(values: Any, kind: type[Config]) -> Config:
     unknown = sorted(str(key) for key in set(values) - set(known))
     if unknown:
         raise InputError(f"unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}")
-    needed = [
-        name for name, one in known.items() if one.default is MISSING and one.default_factory is MISSING
-    ]
+    needed = [name for name, one in known.items() if one.default is MISSING and one.default_factory is MISSING]
     missing = [name for name in needed if name not in values]
     if missing:
         raise InputError(f"{missing[0]!r} is missing")

@@ -26,11 +26,7 @@ SEVERITY_WEIGHTS = (1.0, 2.0, 4.0)
 """Sample weights of the official score, one per severity."""
 
 SERIES_KINDS = ("sagittal_t1", "sagittal_t2", "axial_t2")
-SERIES_DESCRIPTIONS = {
-    "Sagittal T1": "sagittal_t1",
-    "Sagittal T2/STIR": "sagittal_t2",
-    "Axial T2": "axial_t2",
-}
+SERIES_DESCRIPTIONS = {"Sagittal T1": "sagittal_t1", "Sagittal T2/STIR": "sagittal_t2", "Axial T2": "axial_t2"}
 """``series_description`` of the competition's tables → series kind."""
 
 SCORE_GROUPS = ("spinal", "foraminal", "subarticular")

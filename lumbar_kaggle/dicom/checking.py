@@ -27,18 +27,14 @@ def check(root: AnyPath) -> list[Fault]:
         InputError: the folder holds none of the competition's series tables.
     """
     root = Path(root)
-    return find_faults(
-        root, lambda read: _coordinate_faults(root, read.coordinates) + _plane_faults(read.series)
-    )
+    return find_faults(root, lambda read: _coordinate_faults(root, read.coordinates) + _plane_faults(read.series))
 
 
 def _plane_faults(series: pd.DataFrame) -> list[Fault]:
     """Return a fault for each series whose slices do not lie in the plane that its kind says."""
     with ThreadPoolExecutor(READERS) as pool:
         planes = pool.map(_other_plane, map(Path, series["folder"]), series["kind"])
-        found = list(
-            tqdm(planes, total=len(series), unit="series", desc="check planes", disable=series.empty)
-        )
+        found = list(tqdm(planes, total=len(series), unit="series", desc="check planes", disable=series.empty))
     return [
         Fault(Path(folder), 0, False, f"named {KIND_WORDS[kind]}, but its slices are {plane}; it is left out")
         for folder, kind, plane in zip(series["folder"], series["kind"], found, strict=True)

@@ -120,11 +120,7 @@ def stored(values: NDArray[Any], layout: Layout, precision: int) -> NDArray[Any]
 def decoders(syntax: str) -> dict[str, Decoder]:
     """Return the installed decoders of an encapsulated transfer syntax, the preferred one first."""
     available = get_decoder(UID(syntax)).available_plugins
-    whole = (
-        {"gdcm": _with_gdcm, "SimpleITK": _with_simpleitk}
-        if syntax in (*JPEG, *JPEG2000TransferSyntaxes)
-        else {}
-    )
+    whole = {"gdcm": _with_gdcm, "SimpleITK": _with_simpleitk} if syntax in (*JPEG, *JPEG2000TransferSyntaxes) else {}
     return {
         **{name: partial(_with_pydicom, plugin=name) for name in PLUGINS if name in available},
         **{name: decoder for name, decoder in whole.items() if find_spec(name)},

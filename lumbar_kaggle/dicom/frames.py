@@ -114,9 +114,7 @@ def rescale(header: Header) -> tuple[float, float]:
     )
     slope = 1.0 if slope is None else slope
     most = INTERCEPT_SLOPES * abs(slope)
-    intercept = header.number(
-        "RescaleIntercept", plausible=lambda one: abs(one) <= most, otherwise="counts as 0"
-    )
+    intercept = header.number("RescaleIntercept", plausible=lambda one: abs(one) <= most, otherwise="counts as 0")
     return slope, intercept or 0.0
 
 

@@ -129,9 +129,7 @@ def _by_echo(group: list[Instance]) -> list[list[Instance]]:
     later = [after for before, after in pairwise(times) if after > 1.25 * before + 1]
     return split(
         group,
-        lambda item: (
-            None if item.echo_time_ms is None else int(np.searchsorted(later, item.echo_time_ms, "right"))
-        ),
+        lambda item: None if item.echo_time_ms is None else int(np.searchsorted(later, item.echo_time_ms, "right")),
     )
 
 

@@ -21,11 +21,7 @@ from pydicom.datadict import dictionary_has_tag, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset, read_sequence
-from pydicom.uid import (
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ImplicitVRLittleEndian,
-)
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 MAX_BYTES = 256 * 2**20
 """Most that one file's pixels may take, decoded; a lumbar series takes a tenth."""
@@ -109,9 +105,7 @@ class _Watched:
         self.reads += 1
         self.zeros = self.zeros + 1 if len(content) <= 8 and not any(content) else 0
         if self.reads > MAX_READS or self.zeros > MAX_ZEROS:
-            raise UnreadableInstance(
-                f"header is damaged ({'zeros' if self.zeros else 'elements'} without end)"
-            )
+            raise UnreadableInstance(f"header is damaged ({'zeros' if self.zeros else 'elements'} without end)")
         return content
 
 
@@ -286,9 +280,7 @@ def _texts(dataset: Dataset, tag: int) -> list[str]:
     if raw.isascii() and b"\x1b" not in raw:
         text = raw.decode("ascii")
     else:
-        text = charset.decode_bytes(
-            raw, charset.convert_encodings(dataset.get("SpecificCharacterSet")), set()
-        )
+        text = charset.decode_bytes(raw, charset.convert_encodings(dataset.get("SpecificCharacterSet")), set())
     return [part.strip(" \0\t\r\n") for part in text.split("\\")]
 
 

@@ -182,9 +182,7 @@ class _File:
                 count=2,
                 plausible=lambda two: _fits(two, layout.rows, layout.columns),
             )
-            inversion = header.number(
-                "InversionTimes", "InversionTime", plausible=lambda ms: 0 <= ms <= LONGEST_MS
-            )
+            inversion = header.number("InversionTimes", "InversionTime", plausible=lambda ms: 0 <= ms <= LONGEST_MS)
             fields = Instance(
                 path=self.path,
                 rows=layout.rows,
@@ -244,9 +242,7 @@ def _sequence(header: Header) -> str:
     scanning = header.text("ScanningSequence")
     if scanning:
         return scanning.replace("\\", " ")
-    echoes = {"SPIN": "SE", "GRADIENT": "GR", "BOTH": "SE GR"}.get(
-        header.text("EchoPulseSequence").upper(), ""
-    )
+    echoes = {"SPIN": "SE", "GRADIENT": "GR", "BOTH": "SE GR"}.get(header.text("EchoPulseSequence").upper(), "")
     inversion = "IR" if header.text("InversionRecovery").upper() == "YES" else ""
     return f"{echoes} {inversion}".strip()
 

@@ -32,9 +32,7 @@ FAT_NULLING_MS = 300.0
 FEWEST_SLICES = 3
 """Planning images have one or two slices in a plane; a disc's axial stack has three and more."""
 
-_AGENT = (
-    r"(c|ce|cm|km|gd|gad|gado\w*|contr?ast\w*|kontrast\w*|mdc|inj\w*|dotarem|magnevist|clariscan|prohance)\b"
-)
+_AGENT = r"(c|ce|cm|km|gd|gad|gado\w*|contr?ast\w*|kontrast\w*|mdc|inj\w*|dotarem|magnevist|clariscan|prohance)\b"
 _WITHOUT = r"\b(pre|no|non|not|without|w o|wo|ohne|sans|senza|sin|sem|before|vor|avant|zonder|nativ\w*) "
 _ENHANCED = (
     rf"\+ ?{_AGENT}|\bc ?\+|\bpost\b(?! ?op)|\bapres\b|\bnach\b|\b(contrast )?enhanced\b|"
@@ -42,16 +40,10 @@ _ENHANCED = (
 )
 
 _OTHER_USES = (
-    (
-        "a planning image",
-        r"\b(locali[sz](er|ador|atore)|loc|scout|survey|topogram|pilot|reperage)\b",
-    ),
+    ("a planning image", r"\b(locali[sz](er|ador|atore)|loc|scout|survey|topogram|pilot|reperage)\b"),
     ("a projection or myelogram", r"\b(mip|minip|thick slab|projection|myelo\w*|mrm|mrcp|urogra\w*)\b"),
     ("a map", r"\b([de]?adc|map|maps|mapping|t[12] ?map\w*)\b"),
-    (
-        "diffusion, perfusion or spectroscopy",
-        r"\b(dwi|dti|diff\w*|resolve|trace\w*|b\d{2,4}|perf\w*|dce|spectro\w*)\b",
-    ),
+    ("diffusion, perfusion or spectroscopy", r"\b(dwi|dti|diff\w*|resolve|trace\w*|b\d{2,4}|perf\w*|dce|spectro\w*)\b"),
     ("a subtraction", r"\b(sub|subs|subtr\w*|soustraction)\b"),
     (
         "one part of a Dixon scan",
@@ -113,19 +105,13 @@ def preference(group: Sequence[Instance]) -> tuple[tuple[bool | int, str], ...]:
     words = _words(f"{item.description} {item.protocol}")
     return (
         ("whole spine" not in _regions(words), "it is no whole spine"),
-        (
-            "lumbar" in _regions(words) or "lumbar" in _regions(_words(item.body_part)),
-            "it names the lumbar spine",
-        ),
+        ("lumbar" in _regions(words) or "lumbar" in _regions(_words(item.body_part)), "it names the lumbar spine"),
         (
             not (_fat_nulled(item) or re.search(r"\b(fs|fatsat|fat sat\w*|spair|spir)\b", words)),
             "its fat is not suppressed",
         ),
         (not contents(item), "it is a plain magnitude image"),
-        (
-            item.echo_time_ms is None or _by_times(item) == _weighting(item, words),
-            "its times agree with its name",
-        ),
+        (item.echo_time_ms is None or _by_times(item) == _weighting(item, words), "its times agree with its name"),
         (places(group), "it has more slices"),
     )
 
@@ -188,15 +174,9 @@ def _other_region(item: Instance, words: str) -> str:
     """Return of which other region it is, or empty text; the description is believed before the rest."""
     regions = _regions(words) or _regions(_words(item.protocol))
     if regions:
-        return (
-            "" if regions & {"lumbar", "whole spine"} else f"of another region ({', '.join(sorted(regions))})"
-        )
+        return "" if regions & {"lumbar", "whole spine"} else f"of another region ({', '.join(sorted(regions))})"
     part = re.sub("[^A-Z]", "", item.body_part.upper())
-    return (
-        f"of another region (BodyPartExamined {item.body_part})"
-        if _FOREIGN_BODY_PARTS.fullmatch(part)
-        else ""
-    )
+    return f"of another region (BodyPartExamined {item.body_part})" if _FOREIGN_BODY_PARTS.fullmatch(part) else ""
 
 
 def _regions(words: str) -> set[str]:

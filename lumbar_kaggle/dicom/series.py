@@ -25,9 +25,7 @@ class UnreadableSeries(Exception):
     """A series without one usable slice; the text says what was wrong with its files."""
 
 
-def read_headers(
-    folder: Path, files: Sequence[str] = (), kind: str = ""
-) -> tuple[list[Instance], list[Skipped]]:
+def read_headers(folder: Path, files: Sequence[str] = (), kind: str = "") -> tuple[list[Instance], list[Skipped]]:
     """Read the headers of a series, sorted as `Volume` is; arguments and errors as of `read_series`."""
     found, skipped = _read_all(folder, files, read_instances)
     chosen, others = choose_group(found, kind, folder)
@@ -47,9 +45,7 @@ def choose_group(found: Sequence[Instance], kind: str, folder: Path) -> tuple[li
     groups = [group for group in every if not kind or may_be(kind.split("_")[0], group)]
     if not groups:
         planes = " and ".join(sorted({str(plane_of(group)) for group in every}))
-        raise UnreadableSeries(
-            f"{folder}: named {KIND_WORDS[kind]}, but its slices are {planes}; it is left out"
-        )
+        raise UnreadableSeries(f"{folder}: named {KIND_WORDS[kind]}, but its slices are {planes}; it is left out")
 
     def fit(group: list[Instance]) -> tuple[bool, int]:
         return recognise_series(group)[0] == kind, places(group)
@@ -129,16 +125,11 @@ def notes(headers: Sequence[Instance], skipped: Sequence[Skipped]) -> tuple[str,
     # By the attribute, with which each remark begins: the values may be different in each slice.
     remarks = [(remark.split()[0], remark) for item in headers for remark in item.remarks]
     counts, first = Counter(name for name, _ in remarks), dict(reversed(remarks))
-    return (
-        *left_out,
-        *(f"{first[name]} ({count} of {len(headers)} slices)" for name, count in counts.items()),
-    )
+    return (*left_out, *(f"{first[name]} ({count} of {len(headers)} slices)" for name, count in counts.items()))
 
 
 def _nothing_readable(folder: Path, skipped: list[Skipped]) -> str:
     if not skipped:
         return f"{folder}: the folder is empty"
     first = skipped[0]
-    return (
-        f"{folder}: none of {len(skipped)} files is a usable slice; {shown(first.path.name)}: {first.reason}"
-    )
+    return f"{folder}: none of {len(skipped)} files is a usable slice; {shown(first.path.name)}: {first.reason}"

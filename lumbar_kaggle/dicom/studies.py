@@ -129,17 +129,13 @@ def _gather(tree: Sequence[Folder], headers: Headers) -> _Found:
     instances: list[Instance] = []
     notes = []
     for folder in tree:
-        here = [
-            item for path in folder.files if not isinstance(found := headers[path], str) for item in found
-        ]
+        here = [item for path in folder.files if not isinstance(found := headers[path], str) for item in found]
         instances += here
         if folder.problem:
             notes.append((folder.path, folder.problem))
         elif folder.files and not here:
             first = folder.files[0]
-            reason = (
-                f"none of {len(folder.files)} files is a usable slice; {shown(first.name)}: {headers[first]}"
-            )
+            reason = f"none of {len(folder.files)} files is a usable slice; {shown(first.name)}: {headers[first]}"
             notes.append((folder.path, reason))
         elif len({(item.series_uid, item.series_number) for item in here}) > 1:
             # Otherwise it is said where the series is read.
@@ -157,10 +153,7 @@ def _meant(tree: Sequence[Folder], headers: Headers) -> bool:
     """Whether something in a tree without slices was meant as one, or could not be looked at."""
     return any(
         folder.problem
-        or any(
-            path.suffix.lower() in SLICE_SUFFIXES or headers[path] != "not a DICOM file"
-            for path in folder.files
-        )
+        or any(path.suffix.lower() in SLICE_SUFFIXES or headers[path] != "not a DICOM file" for path in folder.files)
         for folder in tree
     )
 
@@ -188,12 +181,7 @@ def _examinations(study: _Found) -> list[_Found]:
     named = len(set(folders)) == len(folders) and study.root not in folders
     note = (study.root, f"holds {len(parts)} studies by their StudyInstanceUID; each is graded by itself")
     return [
-        _Found(
-            f"{study.name}-{_below(folder, study.root) if named else number}",
-            folder,
-            part,
-            [note, *study.notes],
-        )
+        _Found(f"{study.name}-{_below(folder, study.root) if named else number}", folder, part, [note, *study.notes])
         for number, (folder, part) in enumerate(zip(folders, parts, strict=True), 1)
     ]
 
@@ -262,9 +250,7 @@ def _common_folder(group: Iterable[Instance]) -> Path:
 
 def _below(path: Path, root: Path) -> str:
     """Return a path below a folder as one word."""
-    return (
-        shown("-".join(path.relative_to(root).parts) if path.is_relative_to(root) else path.name) or root.name
-    )
+    return shown("-".join(path.relative_to(root).parts) if path.is_relative_to(root) else path.name) or root.name
 
 
 def _series_names(groups: Sequence[Sequence[Instance]], root: Path) -> tuple[str, ...]:

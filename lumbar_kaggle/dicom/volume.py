@@ -170,9 +170,7 @@ class Volume:
 
     def to_patient(self, index: int, row: ArrayLike, column: ArrayLike) -> Floats:
         """Return LPS mm ``[..., 3]`` of pixels ``[...]`` of one slice; see `geometry.to_patient`."""
-        return geometry.to_patient(
-            row, column, self.positions[index], self.orientation[index], self.spacing[index]
-        )
+        return geometry.to_patient(row, column, self.positions[index], self.orientation[index], self.spacing[index])
 
     def to_slice(self, index: int, points: ArrayLike) -> tuple[Floats, Floats, Floats]:
         """Return row, column (px) and distance (mm) of LPS points ``[..., 3]`` in one slice."""
@@ -294,9 +292,7 @@ def _first_known(rows: Floats) -> Floats:
     return known[0] if len(known) else np.full(rows.shape[1], np.nan)
 
 
-def percentiles(
-    image: NDArray[Any], low: float = LOW, high: float = HIGH, padding: Mask = None
-) -> tuple[float, float]:
+def percentiles(image: NDArray[Any], low: float = LOW, high: float = HIGH, padding: Mask = None) -> tuple[float, float]:
     """Return two percentiles; pixels that are not finite do not count.
 
     Args:

@@ -69,9 +69,7 @@ class Manifest:
         """
         for name in names:
             if name not in self.weights:
-                raise InputError(
-                    f"{bundle / MANIFEST}: {name} is used but is not among the weights; export it again"
-                )
+                raise InputError(f"{bundle / MANIFEST}: {name} is used but is not among the weights; export it again")
 
     def prior_table(self) -> pd.DataFrame:
         """Return the prior as `metric.weighted_prior` does."""
@@ -133,9 +131,7 @@ def write_manifest(
         "targets": targets,
         "input": contract,
         "prior": dict(
-            zip(
-                TARGET_NAMES, prior.loc[list(TARGET_NAMES), list(SEVERITIES)].to_numpy().tolist(), strict=True
-            )
+            zip(TARGET_NAMES, prior.loc[list(TARGET_NAMES), list(SEVERITIES)].to_numpy().tolist(), strict=True)
         ),
         "metrics": metrics,
         "weights": {name: sha256_file(bundle / name) for name in sorted(weights)},
@@ -171,9 +167,7 @@ def read_manifest(bundle: Path) -> Manifest:
         if not file.is_file():
             raise InputError(f"{file}: no such file; the bundle is incomplete, copy it again")
         if sha256_file(file) != expected:
-            raise InputError(
-                f"{file}: its SHA-256 is not the manifest's; the file was changed, copy it again"
-            )
+            raise InputError(f"{file}: its SHA-256 is not the manifest's; the file was changed, copy it again")
     if digest({key: value for key, value in content.items() if key != "fingerprint"}) != manifest.fingerprint:
         raise InputError(f"{path}: its content is not that of its fingerprint; it was changed, copy it again")
     return manifest

@@ -83,10 +83,7 @@ def last_map(encoder: nn.Module, inputs: torch.Tensor) -> nn.Module:
 def captured(layers: Sequence[nn.Module]) -> Iterator[list[torch.Tensor]]:
     """Collect the outputs of some modules, in the order in which they are called."""
     outputs: list[torch.Tensor] = []
-    handles = [
-        layer.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
-        for layer in layers
-    ]
+    handles = [layer.register_forward_hook(lambda _module, _inputs, output: outputs.append(output)) for layer in layers]
     try:
         yield outputs
     finally:

@@ -142,9 +142,7 @@ def study_rows(competition: Competition, study_id: str) -> Study:
     """
     study_id = shown(study_id)
     if study_id not in competition.studies:
-        raise InputError(
-            f"{competition.root}: holds no study {study_id}; the first is {competition.studies[0]}"
-        )
+        raise InputError(f"{competition.root}: holds no study {study_id}; the first is {competition.studies[0]}")
     return Study(study_id, competition.series[competition.series["study_id"] == study_id])
 
 
@@ -169,9 +167,7 @@ def explain_studies(
     studies = [study_rows(competition, study_id) for study_id in study_ids]
     predictor = load_predictor(bundle, read_manifest(bundle))
     explained = [predictor.explain(study, targets) for study in studies]
-    return [
-        replace(one, notes=tuple(note.replace(f"{folder}/", "") for note in one.notes)) for one in explained
-    ]
+    return [replace(one, notes=tuple(note.replace(f"{folder}/", "") for note in one.notes)) for one in explained]
 
 
 def _grade(predictor: Predictor, batch: list[Study], failures: "_Failures") -> list[Prediction]:
@@ -291,11 +287,7 @@ class _Run:
         for (name, _), (probabilities, why) in zip(batch, predictions, strict=True):
             graded = self.submission.replace(name, probabilities) > 0
             reason = "; ".join(filter(None, (why, self.competition.reasons(name))))
-            self.entries[name] = {
-                "status": GRADED if graded else PRIOR,
-                "reason": reason,
-                "seconds": seconds,
-            }
+            self.entries[name] = {"status": GRADED if graded else PRIOR, "reason": reason, "seconds": seconds}
             if graded:
                 kept = [[v if np.isfinite(v) else None for v in row] for row in probabilities.tolist()]
                 lines.append(_Graded(name, self.sources[name], self.bundle, reason, seconds, kept).line())

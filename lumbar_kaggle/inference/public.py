@@ -118,9 +118,7 @@ class Bundle:
                 }
             )
             parts.append(
-                part.assign(
-                    **dict(zip(SEVERITIES, values.T, strict=True)), graded=graded, reason=prediction.reason
-                )
+                part.assign(**dict(zip(SEVERITIES, values.T, strict=True)), graded=graded, reason=prediction.reason)
             )
         return pd.concat(parts, ignore_index=True)
 

@@ -19,10 +19,7 @@ from lumbar_kaggle.dicom.preprocess import preprocess as fill
 from lumbar_kaggle.inference.base import Predictor
 from lumbar_kaggle.inference.bundle import Manifest
 
-RECIPES = {
-    "baseline": "lumbar_kaggle.baseline.recipe",
-    "two-stage": "lumbar_kaggle.two_stage.recipe",
-}
+RECIPES = {"baseline": "lumbar_kaggle.baseline.recipe", "two-stage": "lumbar_kaggle.two_stage.recipe"}
 """Name → module, imported when it is asked for. A third recipe is a folder and a line here."""
 
 
@@ -128,13 +125,7 @@ class Recipe(Protocol):
         ...
 
     def report(
-        self,
-        run: Path,
-        *,
-        against: Path | None,
-        bundle: Path | None,
-        studies: Sequence[str],
-        folder: Path | None,
+        self, run: Path, *, against: Path | None, bundle: Path | None, studies: Sequence[str], folder: Path | None
     ) -> Report:
         """Return what the page shows of a run; see `pages.report.write_report`.
 
@@ -182,9 +173,7 @@ def load_predictor(bundle: Path, manifest: Manifest) -> Predictor:
         InputError: the bundle is of a recipe that this version does not know, or damaged.
     """
     if manifest.recipe not in RECIPES:
-        raise InputError(
-            f"{bundle}: made by recipe {manifest.recipe!r}, which this version does not know; update it"
-        )
+        raise InputError(f"{bundle}: made by recipe {manifest.recipe!r}, which this version does not know; update it")
     return recipe(manifest.recipe).load(bundle, manifest)
 
 
@@ -215,9 +204,7 @@ def fill_cache(
         OutOfTime: the budget is spent; the same call goes on.
     """
     if series.empty:
-        raise InputError(
-            f"{root / 'train_images'}: holds no {what} that the tables name; download the pictures too"
-        )
+        raise InputError(f"{root / 'train_images'}: holds no {what} that the tables name; download the pictures too")
     with make_pool(pool_kind, workers) as pool:
         sources, folder = scan_sources(series, pool), Cache(cache, config.kind)
         return fill(sources, folder, config, worker, pool, batch_size=batch_size, budget=budget)

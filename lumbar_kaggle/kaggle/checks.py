@@ -28,11 +28,7 @@ LICENCES = (
 SWITCHES = ("is_private", "enable_gpu", "enable_tpu", "enable_internet")
 SOURCES = ("dataset_sources", "kernel_sources", "competition_sources", "model_sources")
 KERNEL_KEYS = frozenset(
-    (
-        *("id", "title", "code_file", "language", "kernel_type", "machine_shape", "docker_image"),
-        *SWITCHES,
-        *SOURCES,
-    )
+    (*("id", "title", "code_file", "language", "kernel_type", "machine_shape", "docker_image"), *SWITCHES, *SOURCES)
 )
 """Keys that we write; the client drops one that it does not know without a word."""
 
@@ -99,10 +95,7 @@ def _kernel_faults(folder: Path, metadata: dict[str, Any]) -> Iterator[str]:
             yield f"{key} is {metadata.get(key)!r}; write true or false"
     gpu, shape, image = metadata["enable_gpu"], metadata.get("machine_shape"), metadata.get("docker_image")
     rules = (
-        (
-            metadata["is_private"],
-            "is_private is not true; a competition's notebook stays private to its end",
-        ),
+        (metadata["is_private"], "is_private is not true; a competition's notebook stays private to its end"),
         (
             not metadata["enable_internet"],
             "enable_internet is not false; a code competition's notebook runs without internet",
@@ -185,10 +178,7 @@ def _dataset_faults(folder: Path, metadata: dict[str, Any]) -> Iterator[str]:
             (entry.is_symlink(), "is a link, whose target would be sent; remove it"),
             (entry.is_dir(), "is a folder, which the client leaves out; remove it"),
             (entry.name not in listed, "does not belong to the dataset; remove it"),
-            (
-                entry.is_file() and not entry.stat().st_size,
-                "is empty, and cannot be uploaded safely",
-            ),
+            (entry.is_file() and not entry.stat().st_size, "is empty, and cannot be uploaded safely"),
         )
         yield from (f"{entry.name} {fault}" for wrong, fault in rules if wrong)
     for name in listed:

@@ -180,8 +180,7 @@ class Kaggle:
         """
         address, pattern = f"{self.owner}/{slug}/{version}", f"^{re.escape(start)}"
         files, _ = _call(
-            f"output of kernel {slug}",
-            lambda: self.api.kernels_output(address, str(folder), file_pattern=pattern),
+            f"output of kernel {slug}", lambda: self.api.kernels_output(address, str(folder), file_pattern=pattern)
         )
         return [Path(file) for file in files]
 

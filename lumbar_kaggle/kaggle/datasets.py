@@ -219,8 +219,7 @@ def _write_pretrained(path: Path, arch: str, weights: str) -> None:
     body = build_body(arch, 3)
     if not load_pretrained(body, arch, weights):
         raise InputError(
-            f"no pretrained weights for {arch}: its hub cannot be reached; "
-            f"give a file, --pretrained {arch}=FILE"
+            f"no pretrained weights for {arch}: its hub cannot be reached; give a file, --pretrained {arch}=FILE"
         )
     state = {name: tensor.contiguous() for name, tensor in body_state(body, arch).items()}
     write_atomic(path, lambda temporary: save_file(state, temporary))

@@ -174,9 +174,7 @@ def _wait_end(kaggle: Kaggle, name: str, sent: Sent, poll_s: float) -> KernelRun
             if run.ended:
                 return run
             if run.status == UNSEEN and time.monotonic() - start > UNSEEN_S:
-                raise InputError(
-                    f"kernel {name}: Kaggle does not show it; check --owner, and its address {sent.slug}"
-                )
+                raise InputError(f"kernel {name}: Kaggle does not show it; check --owner, and its address {sent.slug}")
             line.set_description_str(text)
             time.sleep(poll_s)
 

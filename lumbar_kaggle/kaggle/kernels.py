@@ -142,12 +142,7 @@ def find_kernel(name: str) -> Kernel:
 
 
 def kernel_metadata(
-    kernel: Kernel,
-    owner: str,
-    *,
-    resume: bool = False,
-    docker_image: str = "",
-    slugs: Mapping[str, str] | None = None,
+    kernel: Kernel, owner: str, *, resume: bool = False, docker_image: str = "", slugs: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """Return the content of ``kernel-metadata.json`` as it is pushed.
 

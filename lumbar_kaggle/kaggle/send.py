@@ -153,9 +153,7 @@ def ship_kernels(
             follow(kaggle, state, [kernel.name], poll_s=plan.poll_s)
 
 
-def build_kernel(
-    plan: Plan, kernel: Kernel, state: State, *, resume: bool = False, docker_image: str = ""
-) -> Path:
+def build_kernel(plan: Plan, kernel: Kernel, state: State, *, resume: bool = False, docker_image: str = "") -> Path:
     """Write a kernel's folder as it is pushed: owner, versions and fingerprints filled in, and checked.
 
     Args:
@@ -202,9 +200,7 @@ def _lack(plan: Plan, kernel: Kernel, state: State) -> str:
     """Say what a kernel needs that has not been sent, or nothing."""
     sent = {name: entry for name, entry in state.datasets.items() if entry.ready}
     if PACKAGE not in sent or sent[PACKAGE].content != package_fingerprint():
-        return (
-            "this version of the package has not been sent, or is not ready; run lumbar ship datasets first"
-        )
+        return "this version of the package has not been sent, or is not ready; run lumbar ship datasets first"
     if kernel.bundle and (MODELS not in sent or not built_bundle(plan.out)):
         return "no bundle has been sent; run lumbar ship datasets --bundle DIR first"
     pretrained = (plan.out / "datasets" / MODELS).glob("pretrained-*.safetensors")

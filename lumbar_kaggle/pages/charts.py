@@ -157,9 +157,7 @@ def _axes(width: float, height: float, *, left: float, right: float, top: float,
     return axes
 
 
-def _dot(
-    axes: Axes, x: float, y: float, text: str, *, marker: str = "o", within: Any = None, **style: Any
-) -> None:
+def _dot(axes: Axes, x: float, y: float, text: str, *, marker: str = "o", within: Any = None, **style: Any) -> None:
     """Draw one mark with a text under the pointer; a patch, as matplotlib refers to markers by their ids."""
     kind = MarkerStyle(marker)
     shape = kind.get_path().transformed(kind.get_transform())

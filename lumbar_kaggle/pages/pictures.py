@@ -23,10 +23,7 @@ FAR_MM = 6.0
 
 
 def slice_picture(
-    image: NDArray[np.uint8],
-    facts: dict[str, Any],
-    width: int = WIDTH,
-    heat: NDArray[np.float32] | None = None,
+    image: NDArray[np.uint8], facts: dict[str, Any], width: int = WIDTH, heat: NDArray[np.float32] | None = None
 ) -> str:
     """Return a slice as a data URI, `width` px wide and as high as its millimetres ask.
 

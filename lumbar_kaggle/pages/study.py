@@ -73,10 +73,7 @@ def _grid(probabilities: Floats, manifest: Manifest) -> list[dict[str, Any]]:
             values = prior.loc[place.name].to_numpy(dtype=np.float64)
         return {"graded": graded, "shares": values.tolist(), "likeliest": SEVERITIES[int(np.argmax(values))]}
 
-    return [
-        {"level": level, "cells": [cell(Target(condition, level)) for condition in CONDITIONS]}
-        for level in LEVELS
-    ]
+    return [{"level": level, "cells": [cell(Target(condition, level)) for condition in CONDITIONS]} for level in LEVELS]
 
 
 def _points_and_views(explanation: Explanation) -> dict[str, Any]:

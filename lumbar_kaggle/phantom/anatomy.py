@@ -141,8 +141,7 @@ def _disc(patient: Patient, spine: Spine, k: int) -> Solid:
     g = patient.disc_severity(k)
     fused = k >= patient.first_sacral
     depth, width = (
-        float(1.05 * sizes[k + 1] if fused else sizes[k : k + 2].mean())
-        for sizes in (patient.depth, patient.width)
+        float(1.05 * sizes[k + 1] if fused else sizes[k : k + 2].mean()) for sizes in (patient.depth, patient.width)
     )
     at = spine.disc_at[k]
     opening = patient.angles[k] - patient.angles[k + 1] - patient.wedge[k : k + 2].mean()
@@ -246,12 +245,7 @@ class _Vertebra:
             dents=(float(wear.schmorl[above, 1]), float(wear.schmorl[below, 0])),
             crush=float(wear.fracture[k]),
         )
-        spot = (
-            0.3 * shape.a * np.cos(7 * k),
-            0.3 * shape.b * np.sin(5 * k),
-            0.3 * shape.c,
-            float(wear.spot[k]),
-        )
+        spot = (0.3 * shape.a * np.cos(7 * k), 0.3 * shape.b * np.sin(5 * k), 0.3 * shape.c, float(wear.spot[k]))
         modic = int(wear.modic[above]), int(wear.modic[below])
         depth = float(wear.modic_depth[above]), float(wear.modic_depth[below])
         solid = self.bone(shape, (0.0, self.back_wall() + -shape.b, 0.0))

@@ -200,11 +200,7 @@ def band_signal(y: Singles, z: Singles, artefacts: Artefacts) -> Singles | float
 
 
 def add_replicas(
-    image: Singles,
-    gain: Singles,
-    coarse: tuple[Singles, Singles],
-    artefacts: Artefacts,
-    rng: np.random.Generator,
+    image: Singles, gain: Singles, coarse: tuple[Singles, Singles], artefacts: Artefacts, rng: np.random.Generator
 ) -> None:
     """Add faint replicas of the breathing front and of the vessels along the phase axis, in place.
 
@@ -222,8 +218,7 @@ def add_replicas(
     if artefacts.vessel_ghost:
         # Around 1 inside a vessel, 0 outside.
         aorta, cava = (
-            np.exp(-((x - left) ** 2 + (y - back) ** 2) * (1 / radius**2))
-            for left, back, radius in (AORTA, CAVA)
+            np.exp(-((x - left) ** 2 + (y - back) ** 2) * (1 / radius**2)) for left, back, radius in (AORTA, CAVA)
         )
         source += 0.6 * artefacts.vessel_ghost * gain * enlarged(0 + aorta + cava, image.shape)
     shift = max(2, round(artefacts.ghost_shift * image.shape[artefacts.phase_axis]))

@@ -156,9 +156,7 @@ def _encode(raw: bytes, shape: tuple[int, ...], acquisition: SeriesPlan) -> byte
     if not change.Change():
         raise RuntimeError(f"GDCM cannot encode {acquisition.syntax}")
     fragments = change.GetOutput().GetDataElement().GetSequenceOfFragments()
-    parts = (
-        fragments.GetFragment(k).GetByteValue().GetBuffer() for k in range(fragments.GetNumberOfFragments())
-    )
+    parts = (fragments.GetFragment(k).GetByteValue().GetBuffer() for k in range(fragments.GetNumberOfFragments()))
     return b"".join(part.encode("utf-8", "surrogateescape") for part in parts)
 
 

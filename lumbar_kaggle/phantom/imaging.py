@@ -213,9 +213,7 @@ def draw_middle_slices(
     return np.stack([image for image, _ in found]), np.stack([severities for _, severities in found])
 
 
-def draw_middle_slice(
-    seed: int, index: int, *, side: int
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
+def draw_middle_slice(seed: int, index: int, *, side: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
     """Draw one patient's slice; None where the study has no sagittal T1 series."""
     cv2.setNumThreads(1)
     study = plan_study(seed, "train", index)

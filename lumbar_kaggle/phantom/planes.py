@@ -84,9 +84,7 @@ class Grid:
         return Plane(np.round(corner, 5), orientation, (self.spacing, self.spacing), self.shape)
 
 
-def draw_grid(
-    rng: np.random.Generator, shape: tuple[int, int], field: float, spacings: tuple[float, float]
-) -> Grid:
+def draw_grid(rng: np.random.Generator, shape: tuple[int, int], field: float, spacings: tuple[float, float]) -> Grid:
     """Return a grid whose longer side measures around `field` mm, within the `spacings` that occur."""
     spacing = np.clip(field * rng.normal(1.0, 0.01) / max(shape), *spacings)
     return Grid(shape, round(float(spacing), 6))

@@ -12,15 +12,7 @@ from PIL import Image
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import write_atomic
-from lumbar_kaggle.core.targets import (
-    CONDITIONS,
-    LEVELS,
-    SEVERITIES,
-    TARGETS,
-    Target,
-    condition_words,
-    level_words,
-)
+from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SEVERITIES, TARGETS, Target, condition_words, level_words
 from lumbar_kaggle.dicom.geometry import to_patient, to_slice
 from lumbar_kaggle.dicom.volume import windowed
 from lumbar_kaggle.phantom.imaging import Scan

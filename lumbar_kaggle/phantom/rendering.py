@@ -35,9 +35,7 @@ class Scene:
         self._behind = _Layer(foramina(patient, self.spine))
         self._before = _Layer(bones_and_discs(patient, self.spine))
 
-    def render(
-        self, plane: Plane, thickness: float, contrast: Contrast, *, fat_shift: float = 0.0
-    ) -> Singles:
+    def render(self, plane: Plane, thickness: float, contrast: Contrast, *, fat_shift: float = 0.0) -> Singles:
         """Return ``[rows, columns]`` float32 brightness, 0 (air) to around 1, of a slice around `plane`.
 
         Its `thickness` is in mm, as is `fat_shift`: how far down the columns the fat of the marrow appears
@@ -89,9 +87,7 @@ class _Painter:
         points = (points + up.astype(np.float32)[:, :, None]).reshape(3, -1)
         left, back, along = (part.reshape(len(heights), -1) for part in line.curved(points))
         flat = self.image.reshape(len(heights), -1)
-        flat[:, index] = paint_canal(
-            flat[:, index], (left, back, along), self.scene.sac, self.contrast, self.softness
-        )
+        flat[:, index] = paint_canal(flat[:, index], (left, back, along), self.scene.sac, self.contrast, self.softness)
 
     def paint_layer(self, layer: _Layer, fat_shift: float) -> None:
         """Paint every solid that the slice meets."""

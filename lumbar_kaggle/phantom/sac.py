@@ -78,9 +78,7 @@ def _hill(distance: Floats, width: float) -> Floats:
     return np.exp(-0.5 * (np.abs(distance) / width) ** 2.6)
 
 
-def _bounds(
-    patient: Patient, spine: Spine, along: Floats, near: Floats, caudal: Floats
-) -> tuple[Floats, Floats]:
+def _bounds(patient: Patient, spine: Spine, along: Floats, near: Floats, caudal: Floats) -> tuple[Floats, Floats]:
     """Return the sac's extent ``[4, n]`` and the crowding ``[n]`` (0 none, 1 and more severe)."""
     size, depth = patient.size, 2 * patient.canal_half * patient.sac_share
     lost, width, crowding = np.zeros((2, len(along))), np.ones((2, len(along))), np.zeros(len(along))
@@ -115,9 +113,7 @@ def _arch(patient: Patient, spine: Spine, along: Floats, bounds: Floats) -> Floa
     return np.stack([bounds[1] + pad, slope])
 
 
-def _rootlets(
-    patient: Patient, spine: Spine, along: Floats, crowding: Floats, rng: np.random.Generator
-) -> Floats:
+def _rootlets(patient: Patient, spine: Spine, along: Floats, crowding: Floats, rng: np.random.Generator) -> Floats:
     """Return the cauda equina: two rootlets a side for each root L2 to S5, sinking to the back."""
     tip = spine.level_at(0) + patient.conus
     crowd = np.clip(crowding, 0, 1)
@@ -210,12 +206,7 @@ def paint_canal(
 
 
 def _paint_space(
-    values: Singles,
-    place: tuple[Singles, ...],
-    index: NDArray[np.int32],
-    sac: Sac,
-    contrast: Contrast,
-    softness: float,
+    values: Singles, place: tuple[Singles, ...], index: NDArray[np.int32], sac: Sac, contrast: Contrast, softness: float
 ) -> Singles:
     """Paint the space between bone and sac: veins, fat, the ligamentum flavum."""
     left, back, behind = place
@@ -263,12 +254,7 @@ def _paint_fluid(
 
 
 def _paint_roots(
-    values: Singles,
-    place: tuple[Singles, ...],
-    index: NDArray[np.int32],
-    sac: Sac,
-    contrast: Contrast,
-    softness: float,
+    values: Singles, place: tuple[Singles, ...], index: NDArray[np.int32], sac: Sac, contrast: Contrast, softness: float
 ) -> None:
     """Paint the roots between sac and foramen, flattened where their recess is narrow; in place."""
     left, back = place

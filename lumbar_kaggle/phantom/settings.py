@@ -234,9 +234,7 @@ class Reader:
     @classmethod
     def clean(cls) -> "Reader":
         """Return a reader who keeps the doubt about each grade, but leaves no gap and makes no slip."""
-        off: dict[str, Any] = dict.fromkeys(
-            ("off_by_one", "swapped", "missing_label", "missing_coordinate"), 0.0
-        )
+        off: dict[str, Any] = dict.fromkeys(("off_by_one", "swapped", "missing_label", "missing_coordinate"), 0.0)
         return cls(**off, gross=(0.0, 0.0, 0.0), neighbour_slice=0.0)
 
 
@@ -257,9 +255,7 @@ class PhantomSet:
 
 
 # For tests, in seconds: small matrices and few slices, which still reach both foramina.
-_TINY = Scanners(
-    sagittal_sizes=(128,), axial_sizes=(128,), sagittal_slices=(11, 12), axial_slices_per_disc=(3, 3)
-)
+_TINY = Scanners(sagittal_sizes=(128,), axial_sizes=(128,), sagittal_slices=(11, 12), axial_slices_per_disc=(3, 3))
 
 # No seed of a default (1 of `lumbar phantom` and the demo, 20,000,001 of `lumbar pretrain`), nor a small
 # number that somebody would type: what was pretrained or tuned on must not come back as a test patient.
@@ -273,9 +269,7 @@ STANDARD_SETS = {
 """Name → set; they are part of the format, so any change of one is a new `FORMAT`."""
 
 
-def choose_set(
-    name: str | None, studies: int | None, test_studies: int | None, seed: int | None
-) -> PhantomSet:
+def choose_set(name: str | None, studies: int | None, test_studies: int | None, seed: int | None) -> PhantomSet:
     """Return the standard set `name`, or without a name the set of the given sizes and seed.
 
     Raises:

@@ -24,13 +24,7 @@ from lumbar_kaggle.core.targets import (
     condition_words,
     level_words,
 )
-from lumbar_kaggle.phantom.grades import (
-    STANDARD,
-    best_submission,
-    expected_score,
-    frequencies,
-    reader_probabilities,
-)
+from lumbar_kaggle.phantom.grades import STANDARD, best_submission, expected_score, frequencies, reader_probabilities
 from lumbar_kaggle.phantom.settings import Floats
 from lumbar_kaggle.phantom.study import StudyPlan, plan_study
 from lumbar_kaggle.phantom.tables import make_table, read_study
@@ -92,9 +86,7 @@ def log_statistics(studies: int, seed: int) -> None:
         InputError: there are too few studies to tell anything.
     """
     if studies < LEAST_STUDIES:
-        raise InputError(
-            f"phantom: {studies} studies tell nothing; give --statistics {LEAST_STUDIES} or more"
-        )
+        raise InputError(f"phantom: {studies} studies tell nothing; give --statistics {LEAST_STUDIES} or more")
     plans = (plan_study(seed, "train", index) for index in range(studies))
     tables = make_tables(tqdm(plans, total=studies, unit="study", desc="tables", file=sys.stderr))
     log.info(statistics_text(figures(tables), studies))
@@ -253,7 +245,5 @@ def scores_text(latent: Floats) -> str:
     contradicted = (plain * (plain < 0.15)).sum(axis=2).mean(axis=0)
     shares = (f"{group} {100 * contradicted[GROUPS[group]].mean():.1f} %" for group in MISSING)
     lines.append("labels that contradict the oracle by more than 0.85: " + ", ".join(shares))
-    lines.append(
-        "any_severe_spinal is read off the canal rows by a maximum: there the oracle is no strict bound"
-    )
+    lines.append("any_severe_spinal is read off the canal rows by a maximum: there the oracle is no strict bound")
     return "\n".join(lines)

@@ -125,9 +125,7 @@ def plan_study(
     series_ids = tuple(_scatter(seed, 1, number * 8 + k) for k in range(len(series)))
     standard = bool(stream(Part.HEADER).random() < defects.standard_headers)
     identifier = study_id(seed, split, index)
-    return StudyPlan(
-        seed, split, index, identifier, grades, patient, spine, series, series_ids, standard, scanners
-    )
+    return StudyPlan(seed, split, index, identifier, grades, patient, spine, series, series_ids, standard, scanners)
 
 
 def _scatter(seed: int, kind: int, number: int) -> int:

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 class _Callable(ModuleType):
     def __call__(
-        self,
-        predictions: "pd.DataFrame | str | os.PathLike[str]",
-        truth: "pd.DataFrame | str | os.PathLike[str]",
+        self, predictions: "pd.DataFrame | str | os.PathLike[str]", truth: "pd.DataFrame | str | os.PathLike[str]"
     ) -> "Score":
         """Return the official score; see `metric.score`.
 

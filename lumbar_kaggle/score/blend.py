@@ -18,15 +18,7 @@ from lumbar_kaggle.core.files import read_json, write_json
 from lumbar_kaggle.core.settings import from_dict
 from lumbar_kaggle.core.targets import SCORE_GROUPS
 from lumbar_kaggle.score.cells import Cells, arrange, as_table
-from lumbar_kaggle.score.metric import (
-    EPSILON,
-    TARGETS_OF,
-    Booleans,
-    Floats,
-    Integers,
-    resampled_scores,
-    study_sums,
-)
+from lumbar_kaggle.score.metric import EPSILON, TARGETS_OF, Booleans, Floats, Integers, resampled_scores, study_sums
 from lumbar_kaggle.score.steps import STEPS, GroupBlend, apply_step, fit_step, parts_of, plain_mean
 
 CERTAINTY = 0.9
@@ -138,9 +130,7 @@ def load_blend(path: Path) -> BlendModel:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path}: not a blend of format {FORMAT}; write it again with lumbar blend --model")
     values = {name: value for name, value in content.items() if name != "format"}
-    return from_dict(
-        values, BlendModel, f"{path}: not a complete blend; write it again with lumbar blend --model"
-    )
+    return from_dict(values, BlendModel, f"{path}: not a complete blend; write it again with lumbar blend --model")
 
 
 @dataclass(frozen=True)

@@ -50,9 +50,7 @@ def arrange(tables: Mapping[str, pd.DataFrame]) -> tuple[tuple[str, ...], Floats
         InputError: a row identifier is not study + target; the table is named.
     """
     keys = {name: _keys(name, table) for name, table in tables.items()}
-    place = {
-        study: k for k, study in enumerate(dict.fromkeys(s for pairs in keys.values() for s, _ in pairs))
-    }
+    place = {study: k for k, study in enumerate(dict.fromkeys(s for pairs in keys.values() for s, _ in pairs))}
     files = np.full((len(tables), len(place), 25, 3), np.nan)
     for number, (name, table) in enumerate(tables.items()):
         rows = [place[study] for study, _ in keys[name]]
@@ -94,9 +92,7 @@ def gather(tables: Mapping[str, pd.DataFrame], labels: pd.DataFrame, folds: Mapp
 def as_table(studies: Sequence[str], probabilities: Floats) -> pd.DataFrame:
     """Return ``[studies, 25, 3]`` as columns ``row_id, normal_mild, moderate, severe``; NaN has no row."""
     there = np.isfinite(probabilities).all(axis=2)
-    identifiers = [
-        row_id(studies[study], TARGET_NAMES[place]) for study, place in np.argwhere(there).tolist()
-    ]
+    identifiers = [row_id(studies[study], TARGET_NAMES[place]) for study, place in np.argwhere(there).tolist()]
     table = pd.DataFrame(probabilities[there], columns=list(SEVERITIES))
     table.insert(0, "row_id", identifiers)
     return table

@@ -205,9 +205,7 @@ def compare_files(
         oracle=values.get("oracle"),
         skill=Estimate.of(_skill(values), _skill(draws)) if oracle else None,
         against=values.get("against"),
-        difference=Estimate.of(*(one["score"] - one["against"] for one in (values, draws)))
-        if against
-        else None,
+        difference=Estimate.of(*(one["score"] - one["against"] for one in (values, draws))) if against else None,
         rows=len(labels),
         studies=sums.shape[1],
         prior_source=prior_from or truth,

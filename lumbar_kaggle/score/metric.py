@@ -18,14 +18,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score
 
-from lumbar_kaggle.core.targets import (
-    LEVELS,
-    SCORE_GROUPS,
-    SEVERITIES,
-    SEVERITY_WEIGHTS,
-    TARGET_NAMES,
-    TARGETS,
-)
+from lumbar_kaggle.core.targets import LEVELS, SCORE_GROUPS, SEVERITIES, SEVERITY_WEIGHTS, TARGET_NAMES, TARGETS
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -43,9 +36,7 @@ CANAL = SCORE_GROUPS.index("spinal")
 _GROUP = np.array([SCORE_GROUPS.index(target.score_group) for target in TARGETS])
 _LEVEL = np.array([LEVELS.index(target.level) for target in TARGETS])
 
-TARGETS_OF: tuple[Integers, ...] = tuple(
-    np.flatnonzero(group == _GROUP) for group in range(len(SCORE_GROUPS))
-)
+TARGETS_OF: tuple[Integers, ...] = tuple(np.flatnonzero(group == _GROUP) for group in range(len(SCORE_GROUPS)))
 """Per score group: places of its targets among the 25."""
 
 TARGET_PLACE = {name: place for place, name in enumerate(TARGET_NAMES)}
@@ -255,9 +246,7 @@ def weighted_prior(
     np.add.at(counts, (_GROUP[target], _LEVEL[target], truth["severity"].to_numpy(dtype=np.int64)), 1)
     pooled = counts.sum(axis=1, keepdims=True)
     counts = np.where(counts.sum(axis=2, keepdims=True) > 0, counts, pooled)
-    weighted = np.where(
-        pooled.sum(axis=2, keepdims=True) > 0, (counts + smoothing) * np.asarray(weights), 1.0
-    )
+    weighted = np.where(pooled.sum(axis=2, keepdims=True) > 0, (counts + smoothing) * np.asarray(weights), 1.0)
     shares = weighted / weighted.sum(axis=2, keepdims=True)
     index = pd.Index(TARGET_NAMES, name="target")
     return pd.DataFrame(shares[_GROUP, _LEVEL], index=index, columns=list(SEVERITIES))

@@ -223,9 +223,7 @@ def scale_worst(canal: Floats, scale: float) -> Floats:
     return np.asarray(scaled / scaled.sum(axis=-1, keepdims=True))
 
 
-def _fit_number(
-    changed: Callable[[Floats, float], Floats], before: Floats, severity: Integers, group: int
-) -> float:
+def _fit_number(changed: Callable[[Floats, float], Floats], before: Floats, severity: Integers, group: int) -> float:
     """Return the number by which `changed` makes the group's loss least, or 1 where none is better."""
     targets, trial = TARGETS_OF[group], before.copy()
 
@@ -294,9 +292,7 @@ def fit_stack(probabilities: Floats, severity: Integers, group: int) -> Stack:
     spread = inputs.std(axis=0)
     scale = np.where(spread > 1e-6, spread, 1.0)  # one that never changes has nothing to be scaled by
     coefficients = _regression(inputs / scale, np.log(np.maximum(base[known], LEAST)), labels[known])
-    return Stack(
-        tuple(fill.tolist()), tuple(scale.tolist()), tuple(tuple(line) for line in coefficients.tolist())
-    )
+    return Stack(tuple(fill.tolist()), tuple(scale.tolist()), tuple(tuple(line) for line in coefficients.tolist()))
 
 
 def apply_stack(stack: Stack, probabilities: Floats, group: int) -> Floats:

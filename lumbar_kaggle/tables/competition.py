@@ -112,10 +112,7 @@ def find_faults(root: AnyPath, look: Callable[[Competition], list[Fault]] = lamb
         InputError: the folder holds none of the competition's series tables.
     """
     root = Path(root)
-    marks = {
-        "train": ("train_series_descriptions.csv", "train.csv"),
-        "test": ("test_series_descriptions.csv",),
-    }
+    marks = {"train": ("train_series_descriptions.csv", "train.csv"), "test": ("test_series_descriptions.csv",)}
     splits = [split for split, names in marks.items() if any((root / name).is_file() for name in names)]
     if not splits:
         raise InputError(
@@ -220,9 +217,7 @@ def _locate(
 
 def no_labels() -> pd.DataFrame:
     """Return an empty `Competition.labels`."""
-    return pd.DataFrame(
-        {"row_id": [], "study_id": [], "target": [], "severity": np.array([], dtype=np.int64)}
-    )
+    return pd.DataFrame({"row_id": [], "study_id": [], "target": [], "severity": np.array([], dtype=np.int64)})
 
 
 def no_coordinates() -> pd.DataFrame:

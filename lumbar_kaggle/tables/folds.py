@@ -31,9 +31,7 @@ def make_folds(labels: pd.DataFrame, folds: int, seed: int) -> pd.DataFrame:
     """
     studies = labels["study_id"].drop_duplicates().reset_index(drop=True)
     if len(studies) < folds:
-        raise InputError(
-            f"{len(studies)} labelled studies cannot be split into {folds} folds; use fewer folds"
-        )
+        raise InputError(f"{len(studies)} labelled studies cannot be split into {folds} folds; use fewer folds")
     canal = labels[labels["target"].str.startswith("spinal")].groupby("study_id")["severity"].max()
     severe = (labels["severity"] == 2).groupby(labels["study_id"]).sum()
     worst = studies.map(canal).fillna(0).astype(int)

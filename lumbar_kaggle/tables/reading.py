@@ -118,9 +118,7 @@ def read_table(path: AnyPath, columns: Sequence[str], *, whole: bool = False) ->
     except pd.errors.EmptyDataError:
         raise InputError(f"{path}: the file is empty; it needs the columns {', '.join(columns)}") from None
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}: not a CSV file (no text in UTF-8: {error.reason}); save it as UTF-8"
-        ) from None
+        raise InputError(f"{path}: not a CSV file (no text in UTF-8: {error.reason}); save it as UTF-8") from None
     except Exception as error:
         if isinstance(error, OSError) and error.errno:
             raise
@@ -163,9 +161,7 @@ def label_rows(train: pd.DataFrame) -> pd.DataFrame:
     long = long.assign(severity=severity.astype(np.int64), position=np.tile(np.arange(len(train)), 25))
     long = long[long["severity"] >= 0].sort_values("position", kind="stable")
     identifiers = [row_id(study, name) for study, name in zip(long["study_id"], long["target"], strict=True)]
-    return long.assign(row_id=identifiers)[["row_id", "study_id", "target", "severity"]].reset_index(
-        drop=True
-    )
+    return long.assign(row_id=identifiers)[["row_id", "study_id", "target", "severity"]].reset_index(drop=True)
 
 
 def read_labels(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
@@ -214,9 +210,7 @@ def read_series_table(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
     return table.assign(kind=kind)[~checked.wrong], checked.faults
 
 
-def read_coordinates(
-    path: Path, studies: set[str], described: pd.DataFrame
-) -> tuple[pd.DataFrame, list[Fault]]:
+def read_coordinates(path: Path, studies: set[str], described: pd.DataFrame) -> tuple[pd.DataFrame, list[Fault]]:
     """Read ``train_label_coordinates.csv``.
 
     Args:
@@ -302,9 +296,7 @@ def faults_of(path: Path, rows: pd.DataFrame, sentence: str, serious: bool) -> l
     names = {name for _, name, _, _ in Formatter().parse(sentence) if name}
     columns = [[clipped(value) for value in rows[name].tolist()] for name in names]
     return [
-        Fault(
-            path, int(index) + 2, serious, sentence.format(**dict(zip(names, values, strict=True))), sentence
-        )
+        Fault(path, int(index) + 2, serious, sentence.format(**dict(zip(names, values, strict=True))), sentence)
         for index, *values in zip(rows.index, *columns, strict=True)
     ]
 

@@ -68,9 +68,7 @@ class MovingAverage(Callback):  # type: ignore[misc]
         """Start from the weights as they are; the checkpoint then brings the average of a resumed fit."""
         self.steps = 0
         # timm's warm-up counts from one step after the first, and so gives the decay above.
-        self.average = ModelEmaV3(
-            self.learn.model, self.decay, use_warmup=True, warmup_gamma=9.0, warmup_power=1.0
-        )
+        self.average = ModelEmaV3(self.learn.model, self.decay, use_warmup=True, warmup_gamma=9.0, warmup_power=1.0)
 
     def after_cancel_step(self) -> None:
         """Note that the weights have not changed."""

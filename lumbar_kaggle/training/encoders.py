@@ -156,8 +156,7 @@ def load_pretrained(body: nn.Module, name: str, weights: str, hint: str = "") ->
             wanted.copy_(value)
         elif not key.endswith("num_batches_tracked"):
             raise InputError(
-                f"{source}: these weights do not fit: no weights of {name}; {key} is missing or of another "
-                "shape"
+                f"{source}: these weights do not fit: no weights of {name}; {key} is missing or of another shape"
             )
     return source
 
@@ -188,9 +187,7 @@ def _in_folder(name: str, weights: str) -> str:
         # A checkpoint may have come back from Kaggle as a folder of its members; that is no file to read.
         if (folder / f"{name}{suffix}").is_file():
             return str(folder / f"{name}{suffix}")
-    raise InputError(
-        f"{folder}: holds no weights of {name}; put {name}.safetensors there, or .pth, .pt or .bin"
-    )
+    raise InputError(f"{folder}: holds no weights of {name}; put {name}.safetensors there, or .pth, .pt or .bin")
 
 
 class SmallResNet(nn.Module):
@@ -233,9 +230,7 @@ class _Residual(nn.Module):
             nn.Identity()
             if plain
             else nn.Sequential(
-                nn.AvgPool2d(stride, ceil_mode=True),
-                nn.Conv2d(before, after, 1, bias=False),
-                nn.BatchNorm2d(after),
+                nn.AvgPool2d(stride, ceil_mode=True), nn.Conv2d(before, after, 1, bias=False), nn.BatchNorm2d(after)
             )
         )
         self.last = nn.ReLU(inplace=True)

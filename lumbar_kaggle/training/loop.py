@@ -24,13 +24,7 @@ from tqdm import tqdm
 
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.files import write_atomic, write_csv
-from lumbar_kaggle.training.callbacks import (
-    Checkpoint,
-    MovingAverage,
-    ReportEpochs,
-    SeedEpochs,
-    WithinBudget,
-)
+from lumbar_kaggle.training.callbacks import Checkpoint, MovingAverage, ReportEpochs, SeedEpochs, WithinBudget
 from lumbar_kaggle.training.devices import train_in_half_precision, training_device
 
 

@@ -13,9 +13,7 @@ class PretrainConfig:
     """What determines the weights."""
 
     arch: str = option("resnet10t", "any torchvision or timm model", metavar="NAME")
-    patients: int = option(
-        5000, "patients to draw, 20 or more", metavar="N", least=2 * HELD_OUT, most=1_000_000
-    )
+    patients: int = option(5000, "patients to draw, 20 or more", metavar="N", least=2 * HELD_OUT, most=1_000_000)
     image_size: int = option(96, "side of the input in px", metavar="PX", least=32, most=1024)
     batch_size: int = option(48, "images per training step", metavar="N", least=2, most=4096)
     epochs: int = option(3, "passes over the patients", metavar="N", least=1, most=10_000)

@@ -33,9 +33,7 @@ class LocateConfig:
     )
     batch_size: int = option(16, "slices per training step", metavar="N", least=2, most=4096)
     lr: float = option(3e-3, "greatest learning rate", metavar="RATE", above=0, most=10)
-    pixel_mm: float = option(
-        2.0, "mm per pixel of the network's sagittal picture", metavar="MM", least=0.1, most=20
-    )
+    pixel_mm: float = option(2.0, "mm per pixel of the network's sagittal picture", metavar="MM", least=0.1, most=20)
     picture: tuple[int, ...] = option(
         (160, 128), "rows and columns of it, multiples of 16", metavar="PX", count=2, least=32, most=1024
     )
@@ -76,28 +74,17 @@ class GradeConfig:
     sagittal_px: int = option(64, "side of the sagittal crops in px", metavar="PX", least=16, most=512)
     axial_px: int = option(64, "side of the axial crops in px", metavar="PX", least=16, most=512)
     size_mm: tuple[float, ...] = option(
-        (44.0, 40.0, 64.0, 44.0),
-        "side of the crops in mm, per view",
-        metavar="MM",
-        count=4,
-        above=0,
-        most=1000,
+        (44.0, 40.0, 64.0, 44.0), "side of the crops in mm, per view", metavar="MM", count=4, above=0, most=1000
     )
-    slices: tuple[int, ...] = option(
-        (5, 5, 3, 3), "slices per view, odd", metavar="N", count=4, least=1, most=63
-    )
+    slices: tuple[int, ...] = option((5, 5, 3, 3), "slices per view, odd", metavar="N", count=4, least=1, most=63)
     step_mm: float = option(
         4.0, "wanted distance of the slices; denser stacks are thinned", metavar="MM", above=0, most=100
     )
     reach_mm: float = option(
         6.0, "a point further from any slice is not in the picture", metavar="MM", least=0, most=100
     )
-    margin_mm: float = option(
-        6.0, "cached around each crop, for shifts and turns", metavar="MM", least=0, most=100
-    )
-    extra_slices: int = option(
-        1, "cached on both sides of each window, for shifts", metavar="N", least=0, most=15
-    )
+    margin_mm: float = option(6.0, "cached around each crop, for shifts and turns", metavar="MM", least=0, most=100)
+    extra_slices: int = option(1, "cached on both sides of each window, for shifts", metavar="N", least=0, most=15)
     align: bool = option(True, "turn the sagittal crops so that the spine runs upright")
 
     features: int = option(128, "width of a view's description, even", metavar="N", least=8, most=4096)
@@ -108,54 +95,33 @@ class GradeConfig:
     view_dropout: float = option(0.1, "share of views taken away in training", metavar="P", least=0, most=1)
 
     folds: int = option(5, "folds of the cross-validation, 2 or more", metavar="N", least=2, most=100)
-    epochs: int = option(
-        10, "passes over the levels of the training studies", metavar="N", least=1, most=10_000
-    )
+    epochs: int = option(10, "passes over the levels of the training studies", metavar="N", least=1, most=10_000)
     batch_size: int = option(16, "levels of studies per step", metavar="N", least=2, most=4096)
     accumulate: int = option(
         1, "steps whose gradients are added up before the weights change", metavar="N", least=1, most=4096
     )
     lr: float = option(2e-3, "greatest learning rate", metavar="RATE", above=0, most=10)
     weight_decay: float = option(0.02, "of the optimiser", metavar="RATE", least=0, most=10)
-    ema: float = option(
-        0.98, "decay of the weights' moving average; 0: none", metavar="RATE", least=0, most=1
-    )
-    mixup: float = option(
-        0.0, "alpha of mixup's beta distribution; 0: none", metavar="ALPHA", least=0, most=100
-    )
+    ema: float = option(0.98, "decay of the weights' moving average; 0: none", metavar="RATE", least=0, most=1)
+    mixup: float = option(0.0, "alpha of mixup's beta distribution; 0: none", metavar="ALPHA", least=0, most=100)
     mixed_precision: bool = option(True, "16-bit floats where there is a GPU")
     channels_last: bool = option(True, "memory order that convolutions like")
 
     severity_weights: bool = option(True, "weights 1, 2 and 4 in the loss, as in the score")
     group_weights: tuple[float, ...] = option(
-        (1.5, 1.0, 1.0),
-        "of canal, foramina and recesses in the loss",
-        metavar="W",
-        count=3,
-        least=0,
-        most=1000,
+        (1.5, 1.0, 1.0), "of canal, foramina and recesses in the loss", metavar="W", count=3, least=0, most=1000
     )
-    view_loss: float = option(
-        0.3, "weight of the heads that see one view only", metavar="W", least=0, most=1000
-    )
-    slice_loss: float = option(
-        0.2, "weight of the loss on the slice attention", metavar="W", least=0, most=1000
-    )
+    view_loss: float = option(0.3, "weight of the heads that see one view only", metavar="W", least=0, most=1000)
+    slice_loss: float = option(0.2, "weight of the loss on the slice attention", metavar="W", least=0, most=1000)
 
-    shift_mm: float = option(
-        2.0, "standard deviation of shifts in the plane", metavar="MM", least=0, most=100
-    )
+    shift_mm: float = option(2.0, "standard deviation of shifts in the plane", metavar="MM", least=0, most=100)
     slice_shift: tuple[float, ...] = option(
         (0.7, 0.3), "probabilities of windows shifted by 0, 1, … slices", metavar="P", least=0, most=1
     )
     turn_degrees: float = option(8.0, "standard deviation of turns", metavar="DEG", least=0, most=180)
     scale: float = option(0.08, "standard deviation of the logarithm of scales", metavar="S", least=0, most=1)
-    contrast: float = option(
-        0.15, "standard deviation of gains and gammas, logarithmic", metavar="S", least=0, most=1
-    )
-    noise: float = option(
-        0.05, "greatest noise, of the crop's own standard deviation", metavar="S", least=0, most=10
-    )
+    contrast: float = option(0.15, "standard deviation of gains and gammas, logarithmic", metavar="S", least=0, most=1)
+    noise: float = option(0.05, "greatest noise, of the crop's own standard deviation", metavar="S", least=0, most=10)
     mirror: bool = option(False, "mirror half of the patients, labels included")
     flip_predictions: bool = option(False, "predict as the mean over the patient and his mirror image")
     predict_turns: tuple[float, ...] = option(
@@ -216,24 +182,13 @@ _T4 = GradeConfig(
     workers=2,
 )
 
-_CONVNEXT = replace(
-    _T4, backbones=("convnext_small", "convnext_small"), batch_size=6, accumulate=5, lr=2e-4, epochs=8
-)
+_CONVNEXT = replace(_T4, backbones=("convnext_small", "convnext_small"), batch_size=6, accumulate=5, lr=2e-4, epochs=8)
 
 _RESNET = replace(
-    _T4,
-    backbones=("resnet18", "resnet18"),
-    sagittal_px=96,
-    axial_px=96,
-    batch_size=32,
-    accumulate=1,
-    lr=1e-3,
-    epochs=8,
+    _T4, backbones=("resnet18", "resnet18"), sagittal_px=96, axial_px=96, batch_size=32, accumulate=1, lr=1e-3, epochs=8
 )
 
-_T4_LOCATE = LocateConfig(
-    epochs=20, batch_size=32, pixel_mm=1.25, picture=(256, 208), channels=(16, 32, 64, 96, 128)
-)
+_T4_LOCATE = LocateConfig(epochs=20, batch_size=32, pixel_mm=1.25, picture=(256, 208), channels=(16, 32, 64, 96, 128))
 
 PRESETS = {
     "cpu": TwoStageConfig(LocateConfig(folds=4, epochs=8, slices=4), (GradeConfig(folds=4, epochs=8),)),

@@ -13,15 +13,7 @@ from numpy.typing import NDArray
 
 from lumbar_kaggle.core.targets import LEVELS, TARGETS
 from lumbar_kaggle.dicom.volume import Volume
-from lumbar_kaggle.inference.base import (
-    ExplainedCrop,
-    Explanation,
-    LocatedSlice,
-    Mark,
-    MissingCrop,
-    Slice,
-    Study,
-)
+from lumbar_kaggle.inference.base import ExplainedCrop, Explanation, LocatedSlice, Mark, MissingCrop, Slice, Study
 from lumbar_kaggle.inference.heat import Floats32, captured, last_map, to_unit, weigh
 from lumbar_kaggle.training.devices import device_of
 from lumbar_kaggle.two_stage.grade.augment import cut
@@ -76,9 +68,7 @@ def cut_slice(volume: Volume, index: int) -> Slice:
     return Slice(np.ascontiguousarray(volume.images[index]), facts)
 
 
-def located_slices(
-    stacks: Sequence[Volume], points: pd.DataFrame, *, sided: bool = True
-) -> list[LocatedSlice]:
+def located_slices(stacks: Sequence[Volume], points: pd.DataFrame, *, sided: bool = True) -> list[LocatedSlice]:
     """Return the canal, the left and the right foramina on a sagittal slice each, the recesses per level.
 
     Args:
@@ -151,9 +141,7 @@ def explain_study(study: Study, predictor: TwoStagePredictor) -> Explanation:
     )
 
 
-def where_looked(
-    model: Model, crops: StudyCrops, chosen: NDArray[np.int64]
-) -> Iterator[ExplainedCrop | MissingCrop]:
+def where_looked(model: Model, crops: StudyCrops, chosen: NDArray[np.int64]) -> Iterator[ExplainedCrop | MissingCrop]:
     """Yield where a model looked: of every level, view and side, in that order.
 
     Args:
@@ -217,9 +205,7 @@ def attend(network: Grader, batch: Batch, severities: Sequence[int]) -> list[See
             for side, output in enumerate(view.outputs):
                 logit = graded["logits"][0, output, severities[output]]
                 # Without the axial views in the canal's head nothing of the axial middle reaches it: 0.
-                (gradient,) = torch.autograd.grad(
-                    logit, activation, retain_graph=True, materialize_grads=True
-                )
+                (gradient,) = torch.autograd.grad(logit, activation, retain_graph=True, materialize_grads=True)
                 # The slices of a plane went through its encoder together, view by view, side by side.
                 mine = slice(start[view.plane], start[view.plane] + attention.shape[2])
                 start[view.plane] = mine.stop

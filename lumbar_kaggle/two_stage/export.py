@@ -96,9 +96,7 @@ def export(run: Path, bundle: Path) -> Manifest:
         config=asdict(config),
         targets=list(TARGET_NAMES),
         contract=asdict(VOLUMES),
-        prior=read_csv(
-            grade_folder(run, _models(files)[0]) / "prior.csv", SEVERITIES, RERUN, index_col="target"
-        ),
+        prior=read_csv(grade_folder(run, _models(files)[0]) / "prior.csv", SEVERITIES, RERUN, index_col="target"),
         metrics=_metrics(run),
         weights=[*files, *([BLEND] if blend.is_file() else [])],
         models={

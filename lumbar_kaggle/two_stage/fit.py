@@ -115,9 +115,7 @@ def locate(
     if (folder / "errors.csv").is_file():
         tie(folder / CONFIG, learned_from(competition, cache))
     else:
-        located = run_locate(
-            competition, cache, folder, config.locate, budget, processes=processes, folds=folds
-        )
+        located = run_locate(competition, cache, folder, config.locate, budget, processes=processes, folds=folds)
         log.info(located.text())
         if not located.finished:
             return False
@@ -226,8 +224,7 @@ def finish(competition: Competition, run: Path, config: TwoStageConfig) -> str:
 def blend(competition: Competition, run: Path, models: int) -> None:
     """Blend the models' out-of-fold predictions; see `blend_files.blend`."""
     tables = {
-        f"grade-{number}": read_predictions(grade_folder(run, number) / "oof.csv")
-        for number in range(1, models + 1)
+        f"grade-{number}": read_predictions(grade_folder(run, number) / "oof.csv") for number in range(1, models + 1)
     }
     folds = fold_of_studies(grade_folder(run, 1) / "folds.csv")
     blended = blend_tables(tables, competition.labels, folds, noise_above=NOISE_ABOVE)

@@ -86,9 +86,7 @@ class TwoStagePredictor:
         devices: where to compute; by default every GPU, or the CPU.
     """
 
-    def __init__(
-        self, bundle: Path, manifest: Manifest, devices: Sequence[torch.device] | None = None
-    ) -> None:
+    def __init__(self, bundle: Path, manifest: Manifest, devices: Sequence[torch.device] | None = None) -> None:
         self.manifest = manifest
         self.locate_config = from_dict(manifest.config, TwoStageConfig, f"{bundle / MANIFEST}, config").locate
         trained, devices = read_models(bundle, manifest), devices or usable_devices()
@@ -110,9 +108,7 @@ class TwoStagePredictor:
         """
         count = len(self.replicas)
         with ThreadPoolExecutor(count) as pool:
-            shares = list(
-                pool.map(lambda number: self._predict_share(number, studies[number::count]), range(count))
-            )
+            shares = list(pool.map(lambda number: self._predict_share(number, studies[number::count]), range(count)))
         return [shares[index % count][index // count] for index in range(len(studies))]
 
     def _predict_share(self, number: int, studies: Sequence[Study]) -> list[Prediction]:
@@ -181,10 +177,7 @@ def _missing_crops(facts: Sequence[CropFacts]) -> list[str]:
 
 def _load(bundle: Path, trained: Models, locate: LocateConfig, device: torch.device) -> Networks:
     sagittal, axial = (
-        tuple(
-            _watched(load_locator(bundle / file, locate, CHANNELS[plane], device), bundle / file)
-            for file in files
-        )
+        tuple(_watched(load_locator(bundle / file, locate, CHANNELS[plane], device), bundle / file) for file in files)
         for plane, files in (("sagittal", trained.sagittal), ("axial", trained.axial))
     )
     return Networks(sagittal, axial, tuple(_load_model(bundle, entry, device) for entry in trained.grade))

@@ -9,14 +9,7 @@ import pandas as pd
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_csv
 from lumbar_kaggle.core.settings import load_config
-from lumbar_kaggle.core.targets import (
-    CONDITIONS,
-    SEVERITIES,
-    TARGET_NAMES,
-    condition_words,
-    split_row_id,
-    target,
-)
+from lumbar_kaggle.core.targets import CONDITIONS, SEVERITIES, TARGET_NAMES, condition_words, split_row_id, target
 from lumbar_kaggle.inference.recipes import Report
 from lumbar_kaggle.pages import charts
 from lumbar_kaggle.score.comparison import score_beside_prior
@@ -72,9 +65,7 @@ def _model(run: Path, number: int, config: GradeConfig) -> dict[str, Any]:
     files = {fold: folder / f"fold-{fold}-history.csv" for fold in range(config.folds)}
     columns = ("epoch", "train_loss", "valid_loss")
     parts = [
-        read_csv(path, columns, two_stage.RERUN).assign(fold=fold)
-        for fold, path in files.items()
-        if path.is_file()
+        read_csv(path, columns, two_stage.RERUN).assign(fold=fold) for fold, path in files.items() if path.is_file()
     ]
     finished = sum((folder / f"fold-{fold}-predictions.csv").is_file() for fold in range(config.folds))
     chart = None
@@ -94,9 +85,7 @@ def _scored(oof: pd.DataFrame, truth: pd.DataFrame) -> dict[str, Any]:
     parts = [(condition_words(condition), both[conditions == condition]) for condition in CONDITIONS]
     return {
         "scores": scores,
-        "losses": charts.bar_rows(
-            losses["score"], high=float(losses.to_numpy().max()), marks=losses["prior"]
-        ),
+        "losses": charts.bar_rows(losses["score"], high=float(losses.to_numpy().max()), marks=losses["prior"]),
         "confusions": {
             words: confusion(rows[list(SEVERITIES)].to_numpy(), rows["severity"].to_numpy()).tolist()
             for words, rows in parts

@@ -18,13 +18,7 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import copy_file
 from lumbar_kaggle.core.settings import begin_run, load_config
 from lumbar_kaggle.kaggle.inputs import copy_pretrained, find_competition, take_up
-from lumbar_kaggle.kaggle.session import (
-    RESUMABLE,
-    begin_session,
-    preprocessed,
-    scratch_folder,
-    session_settings,
-)
+from lumbar_kaggle.kaggle.session import RESUMABLE, begin_session, preprocessed, scratch_folder, session_settings
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.two_stage import config as configuration
 from lumbar_kaggle.two_stage import fit
@@ -125,25 +119,12 @@ def train_grade_session(
             copy_pretrained(name, scratch / PRETRAINED / f"{name}.safetensors", inputs)
     # The weights are named relative to the scratch folder, since the next session may have another one.
     with contextlib.chdir(scratch):
-        left = fit.grade(
-            train,
-            None,
-            run,
-            config,
-            budget,
-            models=models,
-            folds=folds,
-            crops=scratch / "crops",
-        )
-    log.info(
-        "%s", f"{run}: {left} left\n{RESUMABLE}" if left else f"{run}: all that was asked for is trained"
-    )
+        left = fit.grade(train, None, run, config, budget, models=models, folds=folds, crops=scratch / "crops")
+    log.info("%s", f"{run}: {left} left\n{RESUMABLE}" if left else f"{run}: all that was asked for is trained")
     return not left
 
 
-def blend_session(
-    working: Path, *, hours: float = 12.0, package: str = "", inputs: Path | None = None
-) -> str:
+def blend_session(working: Path, *, hours: float = 12.0, package: str = "", inputs: Path | None = None) -> str:
     """Blend what ``train-grade`` trained, and export the bundle; what is missing there is named.
 
     Args:

@@ -235,6 +235,4 @@ def tell_unused(
     marked = int(competition.coordinates["condition"].isin(list(PLACE_OF_CONDITION)).sum())
     count = sum(used(study, mark) for study in studies for mark in study.marks)
     if count < marked:
-        log.info(
-            "%d of %d marks are not used: no %s slice in the cache is theirs", marked - count, marked, what
-        )
+        log.info("%d of %d marks are not used: no %s slice in the cache is theirs", marked - count, marked, what)

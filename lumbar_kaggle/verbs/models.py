@@ -50,13 +50,9 @@ class Train(Training):
     """Train a recipe; run again, it goes on where it stopped."""
 
     cache: Path = needed("cache made by lumbar preprocess; for two-stage with --kind volumes")
-    recipe: str = option(
-        "baseline", "baseline or two-stage; its settings are the options below", metavar="NAME"
-    )
+    recipe: str = option("baseline", "baseline or two-stage; its settings are the options below", metavar="NAME")
     preset: str | None = option(
-        None,
-        "a recipe's named settings; two-stage has cpu (its default), t4x2-single and t4x2-gold",
-        metavar="NAME",
+        None, "a recipe's named settings; two-stage has cpu (its default), t4x2-single and t4x2-gold", metavar="NAME"
     )
     config: Path | None = option(
         None, "settings by the names below; what the command line says goes before", metavar="FILE.json"
@@ -96,9 +92,7 @@ class Train(Training):
 class Locate(Training):
     """Find discs, foramina and recesses: train by folds, or use a trained locator."""
 
-    weights: Path | None = option(
-        None, "run folder of a locator to start from, or to use as it is", metavar="RUN"
-    )
+    weights: Path | None = option(None, "run folder of a locator to start from, or to use as it is", metavar="RUN")
 
     settings: ClassVar[type | None] = LocateConfig
 
@@ -108,9 +102,7 @@ class Locate(Training):
 
         config = from_dict(self.changes, LocateConfig)
         competition = read_marked(self.folder)
-        return run_locate(
-            competition, self.cache, self.out, config, self.budget(), self.weights, self.processes
-        ).text()
+        return run_locate(competition, self.cache, self.out, config, self.budget(), self.weights, self.processes).text()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,9 +112,7 @@ class Grade(Training):
     preset: str = option("cpu", ", ".join(PRESETS), metavar="NAME")
     points: Path | None = option(None, "of lumbar locate; none: the annotated points", metavar="POINTS.csv")
     label_weights: Path | None = option(None, NOISE, metavar="NOISE.csv")
-    only_folds: tuple[int, ...] | None = option(
-        None, "train these folds now, from 0; none: all", metavar="K", least=0
-    )
+    only_folds: tuple[int, ...] | None = option(None, "train these folds now, from 0; none: all", metavar="K", least=0)
 
     settings: ClassVar[type | None] = GradeConfig
 
@@ -194,8 +184,7 @@ class ReportPage(Verb):
     against: Path | None = option(None, "run by the report's protocol, to show its accuracies beside")
     bundle: Path | None = option(None, "bundle, for Grad-CAM pictures")
     folder: Path | None = option(
-        None,
-        "competition folder or studies, for Grad-CAM pictures; for a two-stage run, for its score",
+        None, "competition folder or studies, for Grad-CAM pictures; for a two-stage run, for its score"
     )
     studies: tuple[str, ...] = option((), "studies for Grad-CAM pictures", metavar="STUDY")
 

@@ -52,9 +52,7 @@ class Phantom(Verb):
         if self.folder is None and (said or self.statistics):
             return "\n".join(said)
         if folder is None:
-            raise InputError(
-                "phantom: name the folder to write, or a set, or give --preview or --statistics alone"
-            )
+            raise InputError("phantom: name the folder to write, or a set, or give --preview or --statistics alone")
         truth = write_set(folder, patients, clean=self.clean, workers=self.workers)
         return "\n".join([*said, f"The competition folder is {folder}; the test truth is in {truth}"])
 
@@ -84,9 +82,7 @@ class Preprocess(Verb):
         choices=("baseline", "volumes"),
     )
     pool: str = option(
-        "threads",
-        "threads hide a slow mount, processes decode faster",
-        choices=("threads", "processes"),
+        "threads", "threads hide a slow mount, processes decode faster", choices=("threads", "processes")
     )
     workers: int = count(8, "size of the pool")
     batch_size: int = count(64, "series per commit")
@@ -96,11 +92,7 @@ class Preprocess(Verb):
 
         chosen = recipe("two-stage" if self.kind == "volumes" else self.kind)
         return chosen.preprocess(
-            self.folder,
-            self.cache,
-            pool_kind=self.pool,
-            workers=self.workers,
-            batch_size=self.batch_size,
+            self.folder, self.cache, pool_kind=self.pool, workers=self.workers, batch_size=self.batch_size
         ).sentence()
 
 
@@ -134,9 +126,7 @@ class Score(Verb):
         "sample weights; prints the skill (0: the prior's, 1: the oracle's) and 95 % intervals",
         metavar="ORACLE.csv",
     )
-    against: Path | None = option(
-        None, "other predictions: the difference, with its interval", metavar="OTHER.csv"
-    )
+    against: Path | None = option(None, "other predictions: the difference, with its interval", metavar="OTHER.csv")
     targets: bool = option(False, "also one line per target")
 
     def __call__(self) -> Said:
@@ -144,9 +134,7 @@ class Score(Verb):
 
         if not (self.oracle or self.against):
             return score_file(self.file, self.truth, self.prior).text(per_target=self.targets)
-        text = compare_files(
-            self.file, self.truth, self.prior, oracle=self.oracle, against=self.against
-        ).text()
+        text = compare_files(self.file, self.truth, self.prior, oracle=self.oracle, against=self.against).text()
         if self.targets:
             text += "\n\n" + score_file(self.file, self.truth, self.prior).target_text()
         return text
@@ -157,23 +145,16 @@ class Blend(Verb):
     """One prediction from several, fitted on out-of-fold predictions, cross-fitted."""
 
     files: tuple[Path, ...] = argument(
-        "out-of-fold predictions: row_id, normal_mild, moderate, severe; any conditions, any rows",
-        metavar="OOF.csv",
+        "out-of-fold predictions: row_id, normal_mild, moderate, severe; any conditions, any rows", metavar="OOF.csv"
     )
     labels: Path = needed("labels, with the columns of train.csv")
     folds: Path = needed("study_id, fold: by which they were made")
     out: Path = needed("cross-fitted result to write, as CSV")
-    model: Path | None = option(
-        None, "blend to write, for new predictions of the same files", metavar="BLEND.json"
-    )
+    model: Path | None = option(None, "blend to write, for new predictions of the same files", metavar="BLEND.json")
     noise: Path | None = option(
-        None,
-        "labels to write that the result contradicts, with a smaller weight for a retraining",
-        metavar="NOISE.csv",
+        None, "labels to write that the result contradicts, with a smaller weight for a retraining", metavar="NOISE.csv"
     )
-    noise_above: float = option(
-        0.8, "contradicted: the label's probability is less than 1 minus this", metavar="SHARE"
-    )
+    noise_above: float = option(0.8, "contradicted: the label's probability is less than 1 minus this", metavar="SHARE")
 
     def __call__(self) -> Said:
         from lumbar_kaggle.score.blend_files import blend_files

@@ -18,14 +18,7 @@ import torchvision
 
 from lumbar_kaggle.baseline.config import BaselineConfig, epochs_after_short_run, expand_targets
 from lumbar_kaggle.baseline.export import export
-from lumbar_kaggle.baseline.run import (
-    FitResult,
-    fit,
-    fold_folder,
-    histories,
-    read_results,
-    validation_predictions,
-)
+from lumbar_kaggle.baseline.run import FitResult, fit, fold_folder, histories, read_results, validation_predictions
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json
@@ -49,9 +42,7 @@ def lasting(folder: Path) -> dict[str, bytes]:
     for name in list(content):
         if name.endswith(("record.json", "target.json")):
             value = json.loads(content[name])
-            for record in (
-                [value, *value.get("folds", [])] if isinstance(value.get("folds"), list) else [value]
-            ):
+            for record in [value, *value.get("folds", [])] if isinstance(value.get("folds"), list) else [value]:
                 record.pop("seconds_per_epoch", None)
             content[name] = json.dumps(value).encode()
         if name == "summary.csv":
@@ -146,9 +137,7 @@ def test_the_reports_rule(accuracy: float, epochs: int | None) -> None:
     assert epochs_after_short_run(accuracy, BaselineConfig()) == epochs
 
 
-def test_a_run_stopped_by_its_budget_ends_with_the_same_weights(
-    competition: Path, cache: Path, tmp_path: Path
-) -> None:
+def test_a_run_stopped_by_its_budget_ends_with_the_same_weights(competition: Path, cache: Path, tmp_path: Path) -> None:
     """Stopped again and again, between any two batches: the finished run equals an uninterrupted one."""
     train(competition, cache, tmp_path / "whole", ONE, Budget())
     stops = 0
@@ -172,10 +161,7 @@ def test_a_killed_run_ends_with_the_same_weights(competition: Path, cache: Path,
         if name == "mixed_precision":
             options.append("--no-mixed-precision")
         else:
-            options += [
-                "--" + name.replace("_", "-"),
-                *map(str, value if isinstance(value, tuple) else [value]),
-            ]
+            options += ["--" + name.replace("_", "-"), *map(str, value if isinstance(value, tuple) else [value])]
     command = [sys.executable, "-m", "lumbar_kaggle", "train", str(competition), "--cache", str(cache)]
     command += ["--out", str(tmp_path / "killed"), *options]
     for awaited in ("short/fold-0/checkpoint.pt", "short/fold-1/checkpoint.pt"):
@@ -220,9 +206,7 @@ def test_finished_targets_are_not_trained_again(
 
 def test_another_configuration_needs_another_folder(competition: Path, cache: Path, run: Path) -> None:
     """A run folder belongs to one configuration; the setting that differs is named."""
-    with pytest.raises(
-        InputError, match=r"config\.json: this run was begun with another seed; choose another"
-    ):
+    with pytest.raises(InputError, match=r"config\.json: this run was begun with another seed; choose another"):
         train(competition, cache, run, replace(SMALL, seed=1), Budget())
 
 
@@ -253,8 +237,7 @@ def test_the_network_learns_what_is_visible(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arch", "suffix"),
-    [("resnet18", ".pth"), ("resnet18", ".safetensors"), ("mobilenetv3_small_050", ".pth")],
+    ("arch", "suffix"), [("resnet18", ".pth"), ("resnet18", ".safetensors"), ("mobilenetv3_small_050", ".pth")]
 )
 def test_pretrained_weights_from_a_file_reach_the_body(tmp_path: Path, arch: str, suffix: str) -> None:
     """A whole model's file, classifier included, fills the body of torchvision and timm networks."""

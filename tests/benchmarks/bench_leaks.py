@@ -62,9 +62,7 @@ def read_folder(folder: Path) -> tuple[dict[str, pd.DataFrame], np.ndarray]:
     series = pd.read_csv(folder / "train_series_descriptions.csv", dtype=str)
     studies = [
         (folder / "train_images" / study, dict(zip(own.series_id, own.kind, strict=True)))
-        for study, own in series.assign(kind=series.series_description.map(SERIES_DESCRIPTIONS)).groupby(
-            "study_id"
-        )
+        for study, own in series.assign(kind=series.series_description.map(SERIES_DESCRIPTIONS)).groupby("study_id")
     ]
     with ProcessPoolExecutor(usable_cores(), get_context(start_method())) as pool:
         families = list(pool.map(read_families, studies, chunksize=8))

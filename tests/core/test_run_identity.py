@@ -66,11 +66,7 @@ def change_a_picture(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [
-        (change_a_label, "labels"),
-        (remove_a_study, "studies and labels and images"),
-        (change_a_picture, "images"),
-    ],
+    [(change_a_label, "labels"), (remove_a_study, "studies and labels and images"), (change_a_picture, "images")],
 )
 def test_a_baseline_run_on_other_data_is_not_continued(begun: Path, change: object, words: str) -> None:
     """The run says what is other, and its folds stay as they were dealt out."""

@@ -85,9 +85,7 @@ def test_every_decoder_gives_the_stored_values(tmp_path: Path, syntax: str, sign
             assert values.dtype == (np.int16 if signed else np.uint16)
 
 
-@pytest.mark.parametrize(
-    "name", ["JPEG-lossy.dcm", "JPGExtended.dcm", "J2K_pixelrep_mismatch.dcm", "693_J2KI.dcm"]
-)
+@pytest.mark.parametrize("name", ["JPEG-lossy.dcm", "JPGExtended.dcm", "J2K_pixelrep_mismatch.dcm", "693_J2KI.dcm"])
 def test_every_decoder_agrees_on_real_files(name: str) -> None:
     """Twelve-bit JPEG, which pydicom's GDCM plug-in refuses, and codestreams of the wrong sign."""
     frame, layout = frame_of(Path(str(get_testdata_file(name, download=False))))
@@ -227,9 +225,7 @@ def child_of_a_worker(path: Path) -> int:
 
 @pytest.mark.usefixtures("no_child")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-@pytest.mark.parametrize(
-    "method", sorted({"fork", "forkserver"} & set(multiprocessing.get_all_start_methods()))
-)
+@pytest.mark.parametrize("method", sorted({"fork", "forkserver"} & set(multiprocessing.get_all_start_methods())))
 def test_worker_processes_have_their_own_child(tmp_path: Path, method: str) -> None:
     """Daemonic workers may start it too, forked ones leave the parent's alone, and it ends with them."""
     pixels = write_numbered(tmp_path / "1.dcm", 1)

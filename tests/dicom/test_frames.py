@@ -9,21 +9,9 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
-from pydicom.uid import (
-    EnhancedMRImageStorage,
-    ExplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGLSLossless,
-    RLELossless,
-)
+from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-from lumbar_kaggle.dicom.instances import (
-    UnreadableInstance,
-    decode,
-    read_instance,
-    read_instances,
-    read_slices,
-)
+from lumbar_kaggle.dicom.instances import UnreadableInstance, decode, read_instance, read_instances, read_slices
 from tests.support.dicom_files import AXIAL, SAGITTAL, rewrite, write_slice
 
 
@@ -61,9 +49,7 @@ def own(frame: int) -> dict[str, Sequence]:
     }
 
 
-def write_enhanced(
-    path: Path, frames: int, *, syntax: str = ExplicitVRLittleEndian, undefined: bool = False
-) -> Path:
+def write_enhanced(path: Path, frames: int, *, syntax: str = ExplicitVRLittleEndian, undefined: bool = False) -> Path:
     """An Enhanced MR file of `frames` pictures, the k-th of seed k; nothing beside the groups."""
     write_slice(path, picture(), position=None, orientation=None, BitsStored=12, HighBit=11)
     dataset = pydicom.dcmread(path)
@@ -85,13 +71,9 @@ def write_enhanced(
 
 
 @pytest.mark.parametrize("undefined", [False, True])
-@pytest.mark.parametrize(
-    "syntax", [ExplicitVRLittleEndian, RLELossless, JPEGLSLossless], ids=lambda uid: uid.name
-)
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless, JPEGLSLossless], ids=lambda uid: uid.name)
 @pytest.mark.parametrize("frames", [1, 3])
-def test_every_frame_of_an_enhanced_file_is_a_slice(
-    tmp_path: Path, frames: int, syntax: str, undefined: bool
-) -> None:
+def test_every_frame_of_an_enhanced_file_is_a_slice(tmp_path: Path, frames: int, syntax: str, undefined: bool) -> None:
     """Place, spacing, times and rescale come from the frame's own groups, then from the shared ones."""
     path = write_enhanced(tmp_path / "1.dcm", frames, syntax=syntax, undefined=undefined)
     slices = read_slices(path)
@@ -115,9 +97,7 @@ def test_every_frame_of_an_enhanced_file_is_a_slice(
 
 def test_groups_that_are_empty_leave_what_stands_beside_them(tmp_path: Path) -> None:
     """The competition's files claim to be enhanced and are plain."""
-    path = write_slice(
-        tmp_path / "1.dcm", picture(), position=(1.0, 2.0, 3.0), orientation=AXIAL, EchoTime=90
-    )
+    path = write_slice(tmp_path / "1.dcm", picture(), position=(1.0, 2.0, 3.0), orientation=AXIAL, EchoTime=90)
     rewrite(
         path,
         SOPClassUID=EnhancedMRImageStorage,
@@ -163,9 +143,7 @@ def test_several_frames_without_groups_have_no_place(tmp_path: Path, syntax: str
 @pytest.mark.parametrize("encapsulated", [False, True])
 def test_missing_frames_are_named(tmp_path: Path, encapsulated: bool) -> None:
     """More frames in the header than in the pixels make the file unreadable."""
-    path = write_slice(
-        tmp_path / "1.dcm", picture(), syntax=RLELossless if encapsulated else ExplicitVRLittleEndian
-    )
+    path = write_slice(tmp_path / "1.dcm", picture(), syntax=RLELossless if encapsulated else ExplicitVRLittleEndian)
     rewrite(path, NumberOfFrames=3)
     with pytest.raises(UnreadableInstance, match="frames"):
         read_slices(path)

@@ -20,9 +20,7 @@ pixels = st.floats(-50, 1100)
 def orientations(draw: st.DrawFn) -> np.ndarray:
     """Random pairs of perpendicular unit vectors, from a random unit quaternion."""
     parts = st.floats(-1, 1)
-    quaternion = draw(
-        st.tuples(parts, parts, parts, parts).filter(lambda values: np.linalg.norm(values) > 0.1)
-    )
+    quaternion = draw(st.tuples(parts, parts, parts, parts).filter(lambda values: np.linalg.norm(values) > 0.1))
     w, x, y, z = np.array(quaternion) / np.linalg.norm(quaternion)
     row = [1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)]
     column = [2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x)]
@@ -41,11 +39,7 @@ def turned(orientation: tuple[float, ...], degrees: float, axis: int) -> np.ndar
 
 @given(orientations(), points, spacings, pixels, pixels)
 def test_a_pixel_comes_back_from_patient_coordinates(
-    orientation: np.ndarray,
-    position: tuple[float, ...],
-    spacing: tuple[float, float],
-    row: float,
-    column: float,
+    orientation: np.ndarray, position: tuple[float, ...], spacing: tuple[float, float], row: float, column: float
 ) -> None:
     """Any pixel of any oblique slice returns to itself and lies in the plane."""
     point = to_patient(row, column, position, orientation, spacing)
@@ -56,10 +50,7 @@ def test_a_pixel_comes_back_from_patient_coordinates(
 
 @given(orientations(), points, spacings, points)
 def test_a_point_comes_back_from_its_projection(
-    orientation: np.ndarray,
-    position: tuple[float, ...],
-    spacing: tuple[float, float],
-    point: tuple[float, ...],
+    orientation: np.ndarray, position: tuple[float, ...], spacing: tuple[float, float], point: tuple[float, ...]
 ) -> None:
     """The projected pixel plus the distance along the normal is the point again."""
     row, column, distance = to_slice(point, position, orientation, spacing)
@@ -103,14 +94,10 @@ def test_arrays_of_pixels_keep_their_shape() -> None:
     assert distances.shape == (4, 3)
 
 
-@pytest.mark.parametrize(
-    ("orientation", "name"), [(SAGITTAL, "sagittal"), (CORONAL, "coronal"), (AXIAL, "axial")]
-)
+@pytest.mark.parametrize(("orientation", "name"), [(SAGITTAL, "sagittal"), (CORONAL, "coronal"), (AXIAL, "axial")])
 @pytest.mark.parametrize("degrees", [-40, -15, 0, 15, 40])
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_a_tilted_slice_keeps_its_plane(
-    orientation: tuple[float, ...], name: str, degrees: float, axis: int
-) -> None:
+def test_a_tilted_slice_keeps_its_plane(orientation: tuple[float, ...], name: str, degrees: float, axis: int) -> None:
     """A tilt of up to 40° about any axis keeps the name of the plane, and so does looking from behind."""
     tilted = turned(orientation, degrees, axis)
     assert plane(tilted) == name

@@ -53,10 +53,7 @@ def sizes(instances: Sequence[Instance]) -> list[int]:
         # The same where the files lie in five folders is told below.
         {"series_uid": "1.1", "series_number": [None, 3, 3, 3, None]},
         {"series_uid": ["", "1.1", "1.1", "", "1.1"]},
-        {
-            "image_type": [("ORIGINAL", "PRIMARY", "M", "NORM", "DIS2D"), ("ORIGINAL", "PRIMARY", "M", "ND")]
-            * 3
-        },
+        {"image_type": [("ORIGINAL", "PRIMARY", "M", "NORM", "DIS2D"), ("ORIGINAL", "PRIMARY", "M", "ND")] * 3},
         {"image_type": [("DERIVED", "PRIMARY", "M_SE", "M", "SE"), ()] * 3},
         {"echo_time_ms": [101.0, 102.0, 101.5, 103.0, None], "echo_number": [1, 2, 3, 4, 5]},
         {"temporal_position": [1, 2, 3, 4, 5]},
@@ -81,10 +78,7 @@ def test_one_series_stays_together(header: dict[str, Any]) -> None:
         ({"image_type": ("ORIGINAL", "PRIMARY", "M")}, {"image_type": ("ORIGINAL", "PRIMARY", "P")}),
         ({"image_type": ("ORIGINAL", "PRIMARY", "WATER")}, {"image_type": ("ORIGINAL", "PRIMARY", "FAT")}),
         ({"image_type": ("ORIGINAL", "PRIMARY", "M")}, {"image_type": ("DERIVED", "SECONDARY", "ADC")}),
-        (
-            {"image_type": ("ORIGINAL", "PRIMARY", "M")},
-            {"image_type": ("DERIVED", "PRIMARY", "PROJECTION IMAGE")},
-        ),
+        ({"image_type": ("ORIGINAL", "PRIMARY", "M")}, {"image_type": ("DERIVED", "PRIMARY", "PROJECTION IMAGE")}),
         ({"temporal_position": 1}, {"temporal_position": 2}),
         ({"b_value": 0.0}, {"b_value": 800.0}),
         ({"orientation": SAGITTAL}, {"orientation": CORONAL}),
@@ -97,9 +91,7 @@ def test_two_series_are_told_apart(first: dict[str, Any], second: dict[str, Any]
     assert sizes(slices(**first) + slices(4, **second)) == [5, 4]
 
 
-@pytest.mark.parametrize(
-    "header", [{"series_uid": "1.1"}, {"series_uid": ["1.1", "1.2", "1.3"], "series_number": 3}]
-)
+@pytest.mark.parametrize("header", [{"series_uid": "1.1"}, {"series_uid": ["1.1", "1.2", "1.3"], "series_number": 3}])
 def test_one_series_in_several_folders_is_one(header: dict[str, Any]) -> None:
     """What the headers hold together, folders do not tear apart."""
     here, there = slices(3, "one", **header), slices(3, "two", **header)

@@ -98,9 +98,7 @@ def test_absent_tags_have_defined_values(tmp_path: Path) -> None:
         ({"InstanceNumber": None}, "instance_number", None),
     ],
 )
-def test_useless_values_count_as_absent(
-    tmp_path: Path, tags: dict[str, object], attribute: str, value: object
-) -> None:
+def test_useless_values_count_as_absent(tmp_path: Path, tags: dict[str, object], attribute: str, value: object) -> None:
     """An orientation that spans no plane, a position of two numbers and the like are not believed."""
     path = rewrite(write_slice(tmp_path / "1.dcm", noise()), **tags)
     assert getattr(read_instance(path), attribute) == value
@@ -199,11 +197,7 @@ def test_inverted_pixels_are_turned_over(tmp_path: Path, dtype: type, bits: int,
     pixels = noise(dtype, low, high + 1)
     pixels[0, :2] = low, high
     path = write_slice(
-        tmp_path / "1.dcm",
-        pixels,
-        BitsStored=bits,
-        HighBit=bits - 1,
-        PhotometricInterpretation="MONOCHROME1",
+        tmp_path / "1.dcm", pixels, BitsStored=bits, HighBit=bits - 1, PhotometricInterpretation="MONOCHROME1"
     )
     image = decode(path)
     assert (image[0, 0], image[0, 1]) == (high, low)
@@ -376,9 +370,7 @@ def test_a_truncated_file_says_how_many_bytes_are_missing() -> None:
 
 def test_pixels_in_an_unknown_encoding_are_refused(tmp_path: Path) -> None:
     """A transfer syntax that no decoder knows is named as the reason."""
-    path = rewrite(
-        write_slice(tmp_path / "1.dcm", noise(), syntax=RLELossless), TransferSyntaxUID="1.2.3.4.5"
-    )
+    path = rewrite(write_slice(tmp_path / "1.dcm", noise(), syntax=RLELossless), TransferSyntaxUID="1.2.3.4.5")
     with pytest.raises(UnreadableInstance, match=r"cannot be decoded .*1\.2\.3\.4\.5"):
         decode(path)
 

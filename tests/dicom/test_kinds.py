@@ -22,34 +22,10 @@ def header(description: str = "", index: int = 0, **more: Any) -> Instance:
     "description",
     [
         *("SAG T1 POST GAD", "T1 FS +C", "sub T1 post", "ADC T2", "T2 MYELO", "T1 Dixon OPP", "T1 SAG KM"),
-        *(
-            "T1 sag nach KM",
-            "T1 C+ sag",
-            "t1_tse_sag_GD",
-            "T1 après injection",
-            "SAG CE T1",
-            "Sag T1 con contraste",
-        ),
-        *(
-            "SAG T2 CERVICAL",
-            "Sag T2 thoracic",
-            "T2 HWS sag",
-            "T2 BWS",
-            "T2 SAG DORSAL",
-            "C-SPINE T2",
-            "T2 C2-T3",
-        ),
+        *("T1 sag nach KM", "T1 C+ sag", "t1_tse_sag_GD", "T1 après injection", "SAG CE T1", "Sag T1 con contraste"),
+        *("SAG T2 CERVICAL", "Sag T2 thoracic", "T2 HWS sag", "T2 BWS", "T2 SAG DORSAL", "C-SPINE T2", "T2 C2-T3"),
         *("T2 sag rachis cervical", "SAG T2 T4-T12", "T1 BRAIN SAG", "T2 sag SI joints"),
-        *(
-            "T2* sag",
-            "T2_MERGE",
-            "T1 FLASH sag",
-            "T2 MAP",
-            "T1map",
-            "t2_tse_dixon_sag_F",
-            "T2 sag opp-phase",
-            "MIP T2",
-        ),
+        *("T2* sag", "T2_MERGE", "T1 FLASH sag", "T2 MAP", "T1map", "t2_tse_dixon_sag_F", "T2 sag opp-phase", "MIP T2"),
         *("DWI T2 b800", "T1 fl2d sag", "T2 scout"),
     ],
 )
@@ -63,18 +39,9 @@ def test_what_resembles_a_lumbar_series_is_none(description: str) -> None:
     [
         *((name, "sagittal_t1") for name in ("sT1W_TSE SAG", "T1", "T1 SAG w/o contrast", "T1 sag ohne KM")),
         *((name, "sagittal_t1") for name in ("T1 PRE CONTRAST", "SAG T1 nativ", "T1 sans injection")),
-        *(
-            (name, "sagittal_t2")
-            for name in ("T2 sag", "STIR", "SAG T2 WHOLE SPINE", "Sag T2 thoraco-lumbar")
-        ),
-        *(
-            (name, "sagittal_t2")
-            for name in ("T2 postop LWS", "SAG T2 L-SPINE", "T2 rachis lombaire", "T2 T12-S2")
-        ),
-        *(
-            (name, "sagittal_t2")
-            for name in ("t2_tse_dixon_sag_W", "COL LUMBAR T2 SAG", "T2 HWS BWS LWS sag")
-        ),
+        *((name, "sagittal_t2") for name in ("T2 sag", "STIR", "SAG T2 WHOLE SPINE", "Sag T2 thoraco-lumbar")),
+        *((name, "sagittal_t2") for name in ("T2 postop LWS", "SAG T2 L-SPINE", "T2 rachis lombaire", "T2 T12-S2")),
+        *((name, "sagittal_t2") for name in ("t2_tse_dixon_sag_W", "COL LUMBAR T2 SAG", "T2 HWS BWS LWS sag")),
     ],
 )
 def test_ordinary_names_are_recognised(description: str, kind: str) -> None:
@@ -134,9 +101,7 @@ def test_ordinary_headers_do_not(more: dict[str, Any]) -> None:
 def test_times_tell_without_any_description() -> None:
     """Spin echo with a short echo is T1, with a long one T2."""
     assert recognise_kind(header(sequence="SE", echo_time_ms=11.0, repetition_time_ms=600.0)) == "sagittal_t1"
-    assert (
-        recognise_kind(header(sequence="SE", echo_time_ms=110.0, repetition_time_ms=4000.0)) == "sagittal_t2"
-    )
+    assert recognise_kind(header(sequence="SE", echo_time_ms=110.0, repetition_time_ms=4000.0)) == "sagittal_t2"
 
 
 def test_two_slices_are_no_series() -> None:

@@ -47,11 +47,7 @@ def preprocess_folder(root: Path, cache: Path, *, kind: str = "baseline", **how:
 
 def folder_bytes(folder: Path) -> dict[str, bytes]:
     """Every file below `folder` with its content."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def test_each_picture_is_the_windowed_middle_slice(competition: Path, cache: Path) -> None:
@@ -71,9 +67,7 @@ def test_pool_and_batch_size_do_not_change_the_entries(competition: Path, tmp_pa
     """Threads, processes, one worker or many: the same files and the same index rows."""
     contents = []
     for name, pool, workers in (("a", "threads", 1), ("b", "threads", 6), ("c", "processes", 2)):
-        preprocess_folder(
-            competition, tmp_path / name, kind=kind, pool_kind=pool, workers=workers, batch_size=7
-        )
+        preprocess_folder(competition, tmp_path / name, kind=kind, pool_kind=pool, workers=workers, batch_size=7)
         contents.append(folder_bytes(tmp_path / name))
     assert contents[0] == contents[1] == contents[2]
 
@@ -82,16 +76,7 @@ def test_killed_runs_end_with_the_same_bytes(competition: Path, tmp_path: Path) 
     """kill -9 at random moments, again and again: the finished cache equals an uninterrupted one."""
     preprocess_folder(competition, tmp_path / "whole", kind="volumes", workers=1, batch_size=3)
     command = [sys.executable, "-m", "lumbar_kaggle", "preprocess", str(competition)]
-    command += [
-        "--cache",
-        str(tmp_path / "killed"),
-        "--kind",
-        "volumes",
-        "--workers",
-        "1",
-        "--batch-size",
-        "3",
-    ]
+    command += ["--cache", str(tmp_path / "killed"), "--kind", "volumes", "--workers", "1", "--batch-size", "3"]
     generator = random.Random(1)
     for committed in (1, 3, 5):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -106,9 +91,7 @@ def test_killed_runs_end_with_the_same_bytes(competition: Path, tmp_path: Path) 
     assert folder_bytes(tmp_path / "killed") == folder_bytes(tmp_path / "whole")
 
 
-def test_committed_batches_are_skipped(
-    competition: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_committed_batches_are_skipped(competition: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A run stopped between two batches does not touch the first one again, and says so."""
     preprocess_folder(competition, tmp_path, batch_size=10)
     cache = Cache(tmp_path, "baseline")
@@ -218,9 +201,7 @@ def test_tables_without_pictures_are_refused(tmp_path: Path) -> None:
     root = write_small_competition(tmp_path / "competition", 4, 1)
     shutil.rmtree(root / "train_images")
     for kind, what in (("baseline", "sagittal T1 series"), ("volumes", "series")):
-        with pytest.raises(
-            InputError, match=rf"train_images: holds no {what} that the tables name; download"
-        ):
+        with pytest.raises(InputError, match=rf"train_images: holds no {what} that the tables name; download"):
             preprocess_folder(root, tmp_path / "cache", kind=kind)
     assert not (tmp_path / "cache").exists()
     (fault,) = [fault for fault in check(root) if fault.file.name.startswith("train")]
@@ -328,9 +309,7 @@ def test_damaged_indices_are_made_anew(competition: Path, tmp_path: Path, name: 
     for damaged in (b"", content[:-20], content[: content.rindex(b"\n", 0, -1) + 1], b"\0" * 200):
         path.write_bytes(damaged)
         if name == "index.csv" and not damaged.endswith(b"\n"):
-            with pytest.raises(
-                InputError, match=r"index\.csv: damaged .* delete it and run lumbar preprocess"
-            ):
+            with pytest.raises(InputError, match=r"index\.csv: damaged .* delete it and run lumbar preprocess"):
                 cached_images(tmp_path)
         preprocess_folder(competition, tmp_path, batch_size=24)
         assert folder_bytes(tmp_path) == whole

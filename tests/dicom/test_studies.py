@@ -19,12 +19,7 @@ T1_TIMES = {"EchoTime": 10, "RepetitionTime": 550}
 T2_TIMES = {"EchoTime": 102, "RepetitionTime": 3500}
 PROTON_DENSITY_TIMES = {"EchoTime": 15, "RepetitionTime": 3000}
 GRADIENT_ECHO_TIMES = {"EchoTime": 4, "RepetitionTime": 9, "ScanningSequence": "GR"}
-INVERSION_TIMES = {
-    "EchoTime": 40,
-    "RepetitionTime": 4000,
-    "InversionTime": 150,
-    "ScanningSequence": ["SE", "IR"],
-}
+INVERSION_TIMES = {"EchoTime": 40, "RepetitionTime": 4000, "InversionTime": 150, "ScanningSequence": ["SE", "IR"]}
 
 
 def series(folder: Path, orientation: tuple[float, ...] | None = SAGITTAL, **tags: Any) -> Path:
@@ -32,14 +27,7 @@ def series(folder: Path, orientation: tuple[float, ...] | None = SAGITTAL, **tag
     for number in range(1, 4):
         position = (4.0 * number, 4.0 * number, 4.0 * number)
         pixels = np.full((8, 6), number, dtype=np.uint16)
-        write_slice(
-            folder / f"{number}.dcm",
-            pixels,
-            position=position,
-            orientation=orientation,
-            number=number,
-            **tags,
-        )
+        write_slice(folder / f"{number}.dcm", pixels, position=position, orientation=orientation, number=number, **tags)
     return folder
 
 
@@ -129,9 +117,7 @@ def test_a_telling_description_wins_over_the_times(
     "description", ["LOCALIZER", "3-plane loc", "3 Plane Localiser", "t2_haste_localizer", "Scout", "SURVEY"]
 )
 @pytest.mark.parametrize("orientation", [SAGITTAL, AXIAL, CORONAL])
-def test_a_localizer_is_no_diagnostic_series(
-    tmp_path: Path, description: str, orientation: tuple[float, ...]
-) -> None:
+def test_a_localizer_is_no_diagnostic_series(tmp_path: Path, description: str, orientation: tuple[float, ...]) -> None:
     """Planning images are left out although their times look like T1 and their name may say T2."""
     tags = {**GRADIENT_ECHO_TIMES, "SeriesDescription": description}
     assert kind_of(tmp_path, orientation, tags) is None
@@ -214,9 +200,7 @@ def test_a_competition_folder_is_read_by_its_tables(tmp_path: Path) -> None:
 def test_a_competition_folder_with_a_serious_fault_is_refused(tmp_path: Path) -> None:
     """The table's own sentence is raised."""
     (tmp_path / "test_series_descriptions.csv").write_text("study_id,series_id,series_description\n5,51,T3\n")
-    with pytest.raises(
-        InputError, match=r"test_series_descriptions\.csv, line 2: series_description is 'T3'"
-    ):
+    with pytest.raises(InputError, match=r"test_series_descriptions\.csv, line 2: series_description is 'T3'"):
         find_studies(tmp_path)
 
 

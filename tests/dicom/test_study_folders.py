@@ -20,9 +20,7 @@ T2 = {"SeriesDescription": "SAG T2", "EchoTime": 100, "RepetitionTime": 3500, "S
 AXIAL_T2 = {**T2, "SeriesDescription": "AX T2"}
 
 
-def series(
-    folder: Path, tags: dict[str, Any], prefix: str = "", first: int = 1, slices: int = 4, **more: Any
-) -> None:
+def series(folder: Path, tags: dict[str, Any], prefix: str = "", first: int = 1, slices: int = 4, **more: Any) -> None:
     """Write a series of parallel slices; those of an axial one are known by their description."""
     orientation = AXIAL if tags["SeriesDescription"].startswith("AX") else SAGITTAL
     normal = np.cross(orientation[:3], orientation[3:])
@@ -139,14 +137,7 @@ def test_the_parts_of_a_dixon_scan_are_told_apart(tmp_path: Path) -> None:
     """Of one series with four images of each slice the water is read, and nothing of the rest."""
     for value, part in enumerate(("WATER", "FAT", "IN_PHASE", "OPP_PHASE")):
         image_type = ["DERIVED", "PRIMARY", "DIXON", part]
-        series(
-            tmp_path / "p" / "dixon",
-            T2,
-            part,
-            first=10 * value + 1,
-            ImageType=image_type,
-            SeriesInstanceUID="1",
-        )
+        series(tmp_path / "p" / "dixon", T2, part, first=10 * value + 1, ImageType=image_type, SeriesInstanceUID="1")
     competition = find_studies(tmp_path)
     assert found(competition) == {"p": ["sagittal_t2"]}
     row = competition.series.iloc[0]
@@ -195,9 +186,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["p", "p/s", "p/s/deeper"])
-def test_a_folder_without_permission_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
-) -> None:
+def test_a_folder_without_permission_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     """At any depth it ends in a sentence, and the other study is found."""
     series(tmp_path / "p" / "s" / "deeper", T1)
     series(tmp_path / "q" / "s", T1)

@@ -201,9 +201,7 @@ def test_slices_of_two_sizes_are_kept_and_separated(tmp_path: Path) -> None:
     """A localiser-sized slice within a series stays in the volume and is a stack of its own."""
     for index in range(5):
         shape = (16, 16) if index == 2 else (8, 6)
-        write_slice(
-            tmp_path / f"{index}.dcm", flat(index, shape), position=(4.0 * index, 0, 0), number=index + 1
-        )
+        write_slice(tmp_path / f"{index}.dcm", flat(index, shape), position=(4.0 * index, 0, 0), number=index + 1)
     volume = read_series(tmp_path)
     assert values(volume) == [0, 1, 2, 3, 4]
     with pytest.raises(ValueError, match=r"sizes \[\(8, 6\), \(16, 16\)\]; take Volume.stacks"):
@@ -293,9 +291,7 @@ def test_the_headers_are_read_without_the_pixels(tmp_path: Path) -> None:
         ({"a.txt": b"no image", "b.txt": b""}, "none of 2 files is a usable slice; a.txt: not a DICOM file"),
     ],
 )
-def test_a_series_with_nothing_readable_names_its_folder(
-    tmp_path: Path, files: dict[str, bytes], reason: str
-) -> None:
+def test_a_series_with_nothing_readable_names_its_folder(tmp_path: Path, files: dict[str, bytes], reason: str) -> None:
     """The failure is one sentence with the folder and the first file's reason."""
     folder = tmp_path / "44036939" / "2828203845"
     folder.mkdir(parents=True)
@@ -360,9 +356,7 @@ def test_two_takes_of_one_slice_keep_their_position(tmp_path: Path) -> None:
 def test_remarks_on_headers_come_once_for_a_series(tmp_path: Path) -> None:
     """Whatever each slice's value is."""
     for number in range(1, 5):
-        path = write_slice(
-            tmp_path / f"{number}.dcm", flat(number), position=(4.0 * number, 0, 0), number=number
-        )
+        path = write_slice(tmp_path / f"{number}.dcm", flat(number), position=(4.0 * number, 0, 0), number=number)
         rewrite(path, PixelSpacing=[0, number])
     (note,) = read_series(tmp_path).notes
     assert note.startswith("PixelSpacing")

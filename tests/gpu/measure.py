@@ -113,9 +113,7 @@ QUICK = Size(
 )
 
 
-def train_twice(
-    name: str, train: Callable[[Budget], bool], device: torch.device, stop: int, minutes: float
-) -> Figures:
+def train_twice(name: str, train: Callable[[Budget], bool], device: torch.device, stop: int, minutes: float) -> Figures:
     """Train until a budget has been asked `stop` times, then go on for some minutes at most."""
     figures = Figures(name)
     print(f"Training: {name}", flush=True)
@@ -211,9 +209,7 @@ def _draw_pictures(folder: Path, size: Size) -> pd.DataFrame:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print the table; return the exit code."""
-    parser = argparse.ArgumentParser(
-        description="Train and predict on a GPU for some minutes, and measure it."
-    )
+    parser = argparse.ArgumentParser(description="Train and predict on a GPU for some minutes, and measure it.")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--quick", action="store_true", help="toy size")
     parser.add_argument("--folder", type=Path, help="for data and runs; default: a temporary one")

@@ -99,19 +99,13 @@ def set_models(**values: object) -> Change:
         (lambda content: content.pop("input"), "'input' is missing"),
         (lambda content: content.update(more=1), "unknown setting 'more'"),
         (lambda content: content.update(recipe="magic"), "recipe 'magic', which this version does not know"),
-        (
-            lambda content: content["input"].update(image_size=100_000),
-            "image_size is 100000; it must be 1024",
-        ),
+        (lambda content: content["input"].update(image_size=100_000), "image_size is 100000; it must be 1024"),
         (lambda content: content["input"].update(image_size="64"), "image_size is '64'; it must be a whole"),
         (lambda content: content["input"].clear(), "image_size is None; it must be a whole number"),
         (set_models(arch=3), "arch is 3; it must be text"),
         (set_models(arch="no_such_net"), "arch 'no_such_net' is no model"),
         (set_models(folds={}), f"target {TARGET} has no fold"),
-        (
-            set_models(folds={TARGET: [{"file": "weights/b.safetensors"}]}),
-            "weights/b.safetensors is used but",
-        ),
+        (set_models(folds={TARGET: [{"file": "weights/b.safetensors"}]}), "weights/b.safetensors is used but"),
         (set_models(folds={TARGET: [{"file": WEIGHTS, "severities_seen": [3]}]}), "each must be 2 or less"),
         (set_models(folds={TARGET: [5]}), "5 where an object of settings is wanted"),
         (set_models(calibration={}), f"target {TARGET} has no calibration"),
@@ -148,9 +142,7 @@ def test_no_file_outside_of_the_bundle_is_read(bundle: Path, tmp_path: Path, kin
         read_manifest(bundle)
 
 
-def test_damaged_weights_end_the_run_at_once(
-    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_damaged_weights_end_the_run_at_once(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Not one reason per study and a submission of priors: exit code 2 and the tensor's name."""
     state = safetensors.torch.load_file(bundle / WEIGHTS)
     first = next(name for name, value in state.items() if value.is_floating_point())

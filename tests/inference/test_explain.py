@@ -20,13 +20,7 @@ from lumbar_kaggle.inference.heat import captured, grad_cam, last_map
 from lumbar_kaggle.inference.predict import study_rows
 from lumbar_kaggle.training.encoders import build_encoder, build_network
 from lumbar_kaggle.two_stage.config import GradeConfig
-from lumbar_kaggle.two_stage.explain import (
-    attend,
-    frame,
-    on_slice,
-    surroundings,
-    where_looked,
-)
+from lumbar_kaggle.two_stage.explain import attend, frame, on_slice, surroundings, where_looked
 from lumbar_kaggle.two_stage.grade.crops import crop_study
 from lumbar_kaggle.two_stage.grade.data import Batch
 from lumbar_kaggle.two_stage.grade.network import Grader
@@ -95,9 +89,7 @@ def test_a_study_without_a_slice_says_why(competition: Path, bundle: Path) -> No
     studies = find_studies(competition)
     study = study_rows(studies, studies.studies[0])
     with pytest.raises(UnreadableSeries, match="no sagittal T1 series"):
-        explain_study(
-            study._replace(series=study.series.iloc[:0]), BaselinePredictor(bundle, read_manifest(bundle))
-        )
+        explain_study(study._replace(series=study.series.iloc[:0]), BaselinePredictor(bundle, read_manifest(bundle)))
 
 
 TINY = GradeConfig(sagittal_px=32, axial_px=32, slices=(5, 3, 3, 3), features=16, axial_for_canal=True)
@@ -130,11 +122,7 @@ def test_heat_returns_to_where_the_crop_was_cut(number: int, side: int, degrees:
     points[..., 1] += 0.2 * points[..., 2]
     spots = [ball(points[p, level] + shift, 5.0) for p in range(5) for shift in ((1, 7, -2), (-3, -6, 3))]
     crops = crop_study(stacks_of(lambda places: sum(spot(places) for spot in spots), degrees), points, TINY)
-    k = next(
-        k
-        for k, one in enumerate(crops.cuts)
-        if (one.view, one.level, one.side) == (VIEWS[number], level, side)
-    )
+    k = next(k for k, one in enumerate(crops.cuts) if (one.view, one.level, one.side) == (VIEWS[number], level, side))
     one, source = crops.cuts[k], crops.sources[k]
     assert source is not None
     middle = one.size.cached_slices // 2
@@ -147,10 +135,7 @@ def test_heat_returns_to_where_the_crop_was_cut(number: int, side: int, degrees:
     original = cv2.warpAffine(stack.images[index], moved, shape[::-1])[covered] / 255
     assert original.max() > 0.5
     assert np.abs(on_slice(crop, stack, index, one)[covered] - original).max() < 0.12
-    assert (
-        np.abs(on_slice(np.ascontiguousarray(crop[:, ::-1]), stack, index, one)[covered] - original).max()
-        > 0.3
-    )
+    assert np.abs(on_slice(np.ascontiguousarray(crop[:, ::-1]), stack, index, one)[covered] - original).max() > 0.3
     hull = cv2.fillConvexPoly(np.zeros(shape), np.rint(frame(stack, index, one) - corner).astype(int), 1)
     assert (hull[covered] == 1).all()
 

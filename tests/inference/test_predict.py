@@ -31,9 +31,7 @@ def studies(competition: Path, tmp_path: Path) -> Path:
     return shutil.copytree(competition, tmp_path / "copy")
 
 
-def test_the_exported_model_repeats_the_trained_ones_predictions(
-    cache: Path, run: Path, bundle: Path
-) -> None:
+def test_the_exported_model_repeats_the_trained_ones_predictions(cache: Path, run: Path, bundle: Path) -> None:
     """From the picture on, prediction gives what training measured, up to the 16-bit rounding."""
     predictor = BaselinePredictor(bundle, read_manifest(bundle))
     pictures = cached_images(cache).set_index("study_id")["image"]
@@ -53,9 +51,7 @@ def _images(paths: pd.Series) -> np.ndarray:
     return np.stack([cv2.imread(path, cv2.IMREAD_UNCHANGED) for path in paths])
 
 
-def test_the_submission_is_complete_and_in_sample_order(
-    competition: Path, bundle: Path, tmp_path: Path
-) -> None:
+def test_the_submission_is_complete_and_in_sample_order(competition: Path, bundle: Path, tmp_path: Path) -> None:
     """25 rows per test study; targets without a model hold the prior, the others differ from it."""
     outcome = predict(competition, bundle, tmp_path / "submission.csv", Budget())
     assert validate(outcome.path, competition) == []
@@ -98,9 +94,7 @@ def test_weights_that_give_no_numbers_are_named(competition: Path, bundle: Path,
     bad, good = SMALL.targets
     file = manifest.models["folds"][bad][1]["file"]
     weights = safetensors.torch.load_file(bundle / file)
-    spoilt = {
-        name: value.float() * 1e30 if value.is_floating_point() else value for name, value in weights.items()
-    }
+    spoilt = {name: value.float() * 1e30 if value.is_floating_point() else value for name, value in weights.items()}
     safetensors.torch.save_file(spoilt, tmp_path / "bundle" / file)
     test = read_competition(competition, "test")
     (found,) = BaselinePredictor(tmp_path / "bundle", manifest).predict([study_rows(test, test.studies[0])])

@@ -63,9 +63,7 @@ def grade(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> Grade:
     return run
 
 
-def test_what_is_written_grows_with_the_studies(
-    tmp_path: Path, grade: Grade, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_written_grows_with_the_studies(tmp_path: Path, grade: Grade, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twice the studies: twice the bytes, and no more files."""
     sizes: list[int] = []
     replace = os.replace

@@ -64,17 +64,11 @@ def test_every_kernel_of_the_table_passes(tmp_path: Path) -> None:
         ({"enable_internet": True}, "enable_internet is not false"),
         ({"enable_internet": None}, "enable_internet is None; write true or false"),
         ({"enable_gpu": 1}, "enable_gpu is 1; write true or false"),
-        (
-            {"machine_shape": "NvidiaTeslaP100"},
-            "machine_shape is 'NvidiaTeslaP100'; with enable_gpu",
-        ),
+        ({"machine_shape": "NvidiaTeslaP100"}, "machine_shape is 'NvidiaTeslaP100'; with enable_gpu"),
         ({"machine_shape": None}, "machine_shape is None; with enable_gpu it must be NvidiaTeslaT4"),
         ({"enable_gpu": False}, "machine_shape is 'NvidiaTeslaT4' without enable_gpu"),
         ({"docker_image": "python:3.12"}, "docker_image 'python:3.12' is none of Kaggle's"),
-        (
-            {"dataset_sources": "someone/lumbar-kaggle"},
-            "it must be a list",
-        ),
+        ({"dataset_sources": "someone/lumbar-kaggle"}, "it must be a list"),
         ({"dataset_sources": ["lumbar-kaggle"]}, "'lumbar-kaggle' is not owner/slug"),
         ({"dataset_sources": ["datasets/someone/lumbar-kaggle"]}, "is not owner/slug"),
         ({"dataset_sources": ["someone/lumbar-kaggle/3"]}, "is not owner/slug"),
@@ -87,9 +81,7 @@ def test_every_kernel_of_the_table_passes(tmp_path: Path) -> None:
         ({"enable_gpus": True}, "key 'enable_gpus' is unknown"),
     ],
 )
-def test_each_fault_of_a_kernels_metadata_is_named(
-    kernel_folder: Path, changes: dict[str, Any], sentence: str
-) -> None:
+def test_each_fault_of_a_kernels_metadata_is_named(kernel_folder: Path, changes: dict[str, Any], sentence: str) -> None:
     """One change at a time to metadata that is right."""
     check_kernel(kernel_folder)
     path = kernel_folder / "kernel-metadata.json"
@@ -164,9 +156,7 @@ def test_a_file_beside_the_notebook_is_not_sent_and_so_refused(kernel_folder: Pa
         ({"licenses": [{"name": "other"}, {"name": "unknown"}]}, "it must be one of Kaggle's names"),
     ],
 )
-def test_each_fault_of_a_datasets_metadata_is_named(
-    tmp_path: Path, changes: dict[str, Any], sentence: str
-) -> None:
+def test_each_fault_of_a_datasets_metadata_is_named(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
     """Limits that the server, not the client, would complain of."""
     folder = build_package(ROOT, tmp_path, "someone").folder
     check_dataset(folder)

@@ -106,10 +106,7 @@ def test_the_chain_is_pushed_in_order_and_goes_on_where_it_stopped(desk: Desk) -
         # Lists and words that are empty, or the default, may be sent or left out.
         assert [{key: push[key] for key in body} for push, body in zip(pushes, bodies, strict=True)] == bodies
         extra = [
-            value
-            for push, body in zip(pushes, bodies, strict=True)
-            for key, value in push.items()
-            if key not in body
+            value for push, body in zip(pushes, bodies, strict=True) for key, value in push.items() if key not in body
         ]
         assert all(value in ([], "original", "") for value in extra), extra
         for sent in texts:
@@ -140,9 +137,7 @@ def test_the_whole_chain_waits_when_asked_to(desk: Desk) -> None:
     text = desk.ship("kernels", "--wait")
     assert text.index("preprocess version 1: complete") < text.index("train-baseline: version 1 is pushed")
     assert "train-baseline version 1: complete" in text
-    assert (
-        "inference: not pushed, no bundle has been sent; run lumbar ship datasets --bundle DIR first" in text
-    )
+    assert "inference: not pushed, no bundle has been sent; run lumbar ship datasets --bundle DIR first" in text
     log = [{"stream_name": "stdout", "time": 1.0, "data": "resumable: push this kernel again\n"}]
     desk.kaggle.kernels["lumbar-train-baseline"].log = json.dumps(log)
     text = desk.ship("status", "train-baseline", "--follow")
@@ -173,9 +168,7 @@ def test_a_failed_run_shows_the_end_of_its_log(desk: Desk) -> None:
 def test_throttled_calls_are_made_again_when_the_server_says(desk: Desk) -> None:
     """429 with Retry-After, at the upload and at the push."""
     throttled = Refusal(429, "Too many requests", {"Retry-After": "0.05"})
-    desk.kaggle.refusals = {
-        method: [throttled] * 2 for method in ("StartBlobUpload", "GetDatasetStatus", "SaveKernel")
-    }
+    desk.kaggle.refusals = {method: [throttled] * 2 for method in ("StartBlobUpload", "GetDatasetStatus", "SaveKernel")}
     put_weights(desk)
     desk.ship("datasets")
     desk.ship("kernels", "preprocess")
@@ -229,9 +222,7 @@ def test_refusals_of_a_push_are_one_sentence_each(desk: Desk) -> None:
         assert f"kernel preprocess: {sentence}" in desk.ship("kernels", "preprocess", code=2)
     desk.kaggle.refusals["SaveKernel"] = [Refusal(409, "The slug is already in use"), Refusal(500, "oops")]
     assert "kernel preprocess: the name is taken" in desk.ship("kernels", "preprocess", code=2)
-    assert "Kaggle failed; run the same command again later (HTTP 500" in desk.ship(
-        "kernels", "preprocess", code=2
-    )
+    assert "Kaggle failed; run the same command again later (HTTP 500" in desk.ship("kernels", "preprocess", code=2)
     desk.kaggle.kernels["lumbar-preprocess-2"] = desk.kaggle.kernels["lumbar-preprocess"]
     text = desk.ship("kernels", "preprocess")
     assert "Kaggle gave it the address lumbar-preprocess-2, which is used from here on" in text

@@ -12,9 +12,7 @@ def test_an_output_is_fetched_whole_and_only_once(desk: Desk) -> None:
     put_weights(desk)
     desk.ship("datasets")
     desk.ship("kernels", "preprocess")
-    assert "its run is queued; there is no output before it has ended" in desk.ship(
-        "output", "preprocess", code=2
-    )
+    assert "its run is queued; there is no output before it has ended" in desk.ship("output", "preprocess", code=2)
     kernel = desk.kaggle.kernels["lumbar-preprocess"]
     kernel.statuses, kernel.log = ["COMPLETE"], "[]"
     kernel.files = {f"cache/{number:03d}.png": bytes([number]) * 100 for number in range(45)}
@@ -22,9 +20,7 @@ def test_an_output_is_fetched_whole_and_only_once(desk: Desk) -> None:
     text = desk.ship("output", "preprocess")
     folder = desk.dist / "output" / "preprocess"
     assert f"{folder}: 47 files, 4,509 bytes" in text
-    got = {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    }
+    got = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert got == {**kernel.files, "lumbar-preprocess.log": b"[]"}
     part = desk.home / "part"
     desk.ship("output", "preprocess", "--start", "bundle/", "--to", str(part))

@@ -234,11 +234,7 @@ def test_a_session_leaves_its_output_and_is_not_played_twice(kind: str, tmp_path
     ids=["fails", "too long", "too much memory", "too much output"],
 )
 def test_a_session_that_fails_is_named_with_the_end_of_its_log(
-    code: str,
-    sentence: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    code: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One sentence, the log's tail before it, and nothing that counts as played."""
     monkeypatch.setattr(playing, "START_UP_S", 1.0)
@@ -261,11 +257,7 @@ def test_a_session_that_fails_is_named_with_the_end_of_its_log(
     ids=["an exception", "without a kernelspec"],
 )
 def test_a_notebook_fails_as_it_would_on_kaggle(
-    kernelspec: dict[str, str],
-    source: str,
-    told: str,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+    kernelspec: dict[str, str], source: str, told: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """papermill's own end: the exception's text, or the word that Kaggle has for a missing kernelspec."""
     cell = {"cell_type": "code", "metadata": {}, "source": source, "outputs": [], "execution_count": None}

@@ -81,10 +81,7 @@ def test_crops_are_the_same_from_the_cache_and_from_dicom(place: Path, tmp_path:
     competition = read_competition(place / "competition", "train")
     points = to_points(annotated_places(competition, place / "cache"))
     config = GradeConfig(sagittal_px=16, axial_px=16)
-    for name, studies in (
-        ("cached", CachedStudies(place / "cache")),
-        ("fresh", DicomStudies(competition.series)),
-    ):
+    for name, studies in (("cached", CachedStudies(place / "cache")), ("fresh", DicomStudies(competition.series))):
         cache_crops(studies, points, points, tmp_path / name, config, Budget())
     assert folder_bytes(tmp_path / "cached") == folder_bytes(tmp_path / "fresh") != {}
 
@@ -141,9 +138,7 @@ def test_sessions_end_with_the_bundle_of_one_command(
     graded = []
     for fold in (0, 1):
         working, inputs = sessions.begin(located, stopped)
-        assert train_grade_session(
-            working, hours=1.0, preset="cpu", models=(1,), folds=(fold,), inputs=inputs
-        )
+        assert train_grade_session(working, hours=1.0, preset="cpu", models=(1,), folds=(fold,), inputs=inputs)
         assert "resumable" not in capsys.readouterr().out
         assert not list((working / "run").rglob("*.npy")), "crops are no output"
         graded.append(working)

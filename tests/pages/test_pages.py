@@ -49,9 +49,7 @@ def write_run(
         parts.append(frame)
     rows = pd.concat(parts, ignore_index=True)
     truth = pd.DataFrame({"row_id": rows["row_id"], "severity": rows["truth"]})
-    truth["study_id"] = [
-        row.removesuffix(f"_{name}") for row, name in zip(rows["row_id"], rows["target"], strict=True)
-    ]
+    truth["study_id"] = [row.removesuffix(f"_{name}") for row, name in zip(rows["row_id"], rows["target"], strict=True)]
     truth["target"] = rows["target"]
     write_csv(run / "prior.csv", weighted_prior(truth, smoothing=0.5).reset_index())
     if protocol == "honest":
@@ -226,12 +224,7 @@ def test_report_has_every_section_and_stands_alone(page: str) -> None:
     assert_stands_alone(page)
     sections = re.findall(r'<section id="([^"]+)"', page)
     assert sections == ["run", "table", "protocols", "overview", "targets", "heat-maps"]
-    for words in (
-        "Not a medical device",
-        "Training size",
-        "Seconds per epoch",
-        "Latest against best accuracy",
-    ):
+    for words in ("Not a medical device", "Training size", "Seconds per epoch", "Latest against best accuracy"):
         assert words in page
     assert page.count('aria-label="Losses of ') == page.count('aria-label="Confusion matrix of ') == 25
     assert len(page.encode()) < 3_000_000
@@ -437,9 +430,7 @@ def test_confusion_matrices_are_those_of_the_predictions(run: Path, page: str) -
     shares = matrix.ravel() / np.maximum(totals, 1)
     np.testing.assert_allclose([float(share) for share, _, _ in cells], shares, atol=0.001)
     words = [percent(share if total else None) for share, total in zip(shares, totals, strict=True)]
-    assert [text for _, _, text in cells] == [
-        text.replace("<", "&lt;").replace(">", "&gt;") for text in words
-    ]
+    assert [text for _, _, text in cells] == [text.replace("<", "&lt;").replace(">", "&gt;") for text in words]
 
 
 def test_a_damaged_table_of_a_run_is_named(report_run: Path, tmp_path: Path) -> None:

@@ -35,8 +35,7 @@ from tests.support.two_stage_studies import AXIAL, SAGITTAL, ball, make_stack, p
 TINY = {
     "locate": {"folds": 2, "epochs": 1, "picture": [96, 80], "pixel_mm": 3.0, "slices": 2}
     | {"channels": [4, 8, 8, 8, 8]},
-    "grade": {"folds": 2, "epochs": 1, "sagittal_px": 32, "axial_px": 32, "slices": [3, 3, 3, 3]}
-    | {"features": 16},
+    "grade": {"folds": 2, "epochs": 1, "sagittal_px": 32, "axial_px": 32, "slices": [3, 3, 3, 3]} | {"features": 16},
 }
 
 
@@ -282,9 +281,7 @@ def test_report_of_a_run(root: Path, tmp_path: Path) -> None:
 def test_report_of_an_unfinished_run(root: Path, tmp_path: Path) -> None:
     """Whatever is there is shown; what is not is said."""
     run = tmp_path / "run"
-    shutil.copytree(
-        root / "run", run, ignore=shutil.ignore_patterns("oof.csv", "blend.*", "noise.csv", "fold-1*")
-    )
+    shutil.copytree(root / "run", run, ignore=shutil.ignore_patterns("oof.csv", "blend.*", "noise.csv", "fold-1*"))
     page = write_report(run, tmp_path / "a.html").read_text()
     assert_stands_alone(page)
     assert "The run is not finished" in page
@@ -306,6 +303,4 @@ def test_report_refuses_what_is_of_the_baseline(root: Path, tmp_path: Path) -> N
 def test_report_of_the_baseline_refuses_a_two_stage_bundle(root: Path, study_id: str, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", TARGET_NAMES[:1], folds=2, studies=8)
     with pytest.raises(InputError, match="made by recipe 'two-stage'"):
-        write_report(
-            run, tmp_path / "a.html", bundle=root / "bundle", folder=root / "set", studies=[study_id]
-        )
+        write_report(run, tmp_path / "a.html", bundle=root / "bundle", folder=root / "set", studies=[study_id])

@@ -31,9 +31,7 @@ def spine_of(grade: float, patient: int = 1) -> Spine:
     return build_spine(draw_patient(np.random.default_rng(patient), grades))
 
 
-def plan(
-    index: int, defects: Defects = ALL, spine: Spine | None = None, seed: int = 5
-) -> tuple[SeriesPlan, ...]:
+def plan(index: int, defects: Defects = ALL, spine: Spine | None = None, seed: int = 5) -> tuple[SeriesPlan, ...]:
     """The plan of one study, without grades or patients behind it."""
     rng = np.random.default_rng([seed, index])
     return plan_series(rng, spine or spine_of(0.0), index, defects, Scanners())
@@ -269,9 +267,7 @@ def test_a_missing_series_comes_once_in_so_many() -> None:
 # Headers
 
 
-def written(
-    series: SeriesPlan, pixels: np.ndarray, *, standard: bool, number: int | None = None
-) -> pydicom.Dataset:
+def written(series: SeriesPlan, pixels: np.ndarray, *, standard: bool, number: int | None = None) -> pydicom.Dataset:
     """A slice of a study that has only this series, written and read back."""
     study = replace(plan_study(0, "train", 0), series=(series,), series_ids=(77,), standard=standard)
     buffer = io.BytesIO()
@@ -283,14 +279,7 @@ def test_headers_of_the_competition_and_of_a_scanner() -> None:
     series = plan(1, Defects.clean())[2]
     pixels = np.zeros(series.planes[0].shape, np.uint16)
     plain, full = (written(series, pixels, standard=standard) for standard in (False, True))
-    for name in (
-        "Modality",
-        "Manufacturer",
-        "MagneticFieldStrength",
-        "RescaleSlope",
-        "Laterality",
-        "SOPClassUID",
-    ):
+    for name in ("Modality", "Manufacturer", "MagneticFieldStrength", "RescaleSlope", "Laterality", "SOPClassUID"):
         assert name not in plain
     assert plain.SeriesInstanceUID == f"{plain.PatientID}.77"
     assert plain.SeriesDescription == "T2"

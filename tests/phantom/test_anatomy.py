@@ -18,10 +18,7 @@ from lumbar_kaggle.phantom.tables import read_study
 from lumbar_kaggle.phantom.tissues import Timing, Weighting, contrast_of
 
 STEPS = (0.0, 0.7, 1.4, 2.1, 2.8)
-CONTRASTS = {
-    Weighting.T1: contrast_of(Timing(550.0, 11.0)),
-    Weighting.T2: contrast_of(Timing(3600.0, 104.0)),
-}
+CONTRASTS = {Weighting.T1: contrast_of(Timing(550.0, 11.0)), Weighting.T2: contrast_of(Timing(3600.0, 104.0))}
 NO_GRADES = Grades(np.zeros((5, 5)), np.zeros((5, 5), np.int64), np.zeros((5, 5)))
 
 

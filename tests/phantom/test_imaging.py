@@ -37,9 +37,7 @@ class Bottle:
 def square_plane(side: int = 256, spacing: float = 1.0) -> Plane:
     """A sagittal plane whose middle is the origin."""
     half = spacing * (side - 1) / 2
-    return Plane(
-        np.array([0.0, -half, half]), np.array([0.0, 1, 0, 0, 0, -1]), (spacing, spacing), (side, side)
-    )
+    return Plane(np.array([0.0, -half, half]), np.array([0.0, 1, 0, 0, 0, -1]), (spacing, spacing), (side, side))
 
 
 def even_setting(**changes: Any) -> Setting:
@@ -190,9 +188,7 @@ def test_settings_vary_widely() -> None:
 
 def test_the_transform_keeps_a_smooth_image() -> None:
     rng = np.random.default_rng(0)
-    smooth = cv2.GaussianBlur(
-        rng.random((64, 48)).astype(np.float32), (0, 0), 3, borderType=cv2.BORDER_REFLECT
-    )
+    smooth = cv2.GaussianBlur(rng.random((64, 48)).astype(np.float32), (0, 0), 3, borderType=cv2.BORDER_REFLECT)
     window = np.outer(np.hanning(64), np.hanning(48)).astype(np.float32)
     source = smooth * window
     fine = reconstruct(source.astype(np.complex64), (128, 96), even_setting())

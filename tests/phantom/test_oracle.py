@@ -55,9 +55,7 @@ def draw_patients(count: int, seed: int) -> np.ndarray:
 def redraws() -> np.ndarray:
     """Labels ``[REDRAWS, PATIENTS, 25]``: each time the same patients, read afresh."""
     rng = np.random.default_rng(12)
-    return np.array(
-        [[read_grades(rng, one, STANDARD).labels.ravel() for one in patients()] for _ in range(REDRAWS)]
-    )
+    return np.array([[read_grades(rng, one, STANDARD).labels.ravel() for one in patients()] for _ in range(REDRAWS)])
 
 
 @lru_cache(maxsize=1)

@@ -29,9 +29,7 @@ PATIENTS = PhantomSet("", SEED, STUDIES, TEST_STUDIES)
 def contents(folder: Path) -> dict[str, str]:
     """Hash of every file of a competition folder and of its truth folder."""
     return {
-        f"{place.name.endswith('-truth')}/{file.relative_to(place)}": hashlib.sha256(
-            file.read_bytes()
-        ).hexdigest()
+        f"{place.name.endswith('-truth')}/{file.relative_to(place)}": hashlib.sha256(file.read_bytes()).hexdigest()
         for number, place in enumerate((folder, folder.with_name(f"{folder.name}-truth")))
         for file in sorted(place.rglob("*"))
         if file.is_file()
@@ -95,9 +93,7 @@ def test_every_file_is_readable_and_in_place(folder: Path) -> None:
         assert pixels.shape == (dataset.Rows, dataset.Columns)
         assert 0 <= pixels.min() < pixels.max() <= 4095
         assert pixels.std() > 20
-        np.testing.assert_allclose(
-            np.linalg.norm(np.reshape(dataset.ImageOrientationPatient, (2, 3)), axis=1), 1
-        )
+        np.testing.assert_allclose(np.linalg.norm(np.reshape(dataset.ImageOrientationPatient, (2, 3)), axis=1), 1)
 
 
 def test_competition_headers_have_their_peculiarities(folder: Path) -> None:

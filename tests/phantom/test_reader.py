@@ -24,15 +24,7 @@ from lumbar_kaggle.phantom.grades import (
     thresholds,
 )
 from lumbar_kaggle.phantom.settings import Reader
-from lumbar_kaggle.phantom.statistics import (
-    NEXT_LEVEL,
-    POOLED,
-    SIDES,
-    correlation,
-    figures,
-    make_tables,
-    share,
-)
+from lumbar_kaggle.phantom.statistics import NEXT_LEVEL, POOLED, SIDES, correlation, figures, make_tables, share
 from lumbar_kaggle.phantom.study import Part, plan_study
 from lumbar_kaggle.phantom.tables import read_study, true_point
 from tests.support.phantom_fit import fit_latent_factor, label_correlation
@@ -122,9 +114,7 @@ def test_a_perfect_reader_reads_the_severity() -> None:
         grades = latent(seed)
         severity = severity_of(grades)
         expected = (severity > 1).astype(int) + (severity > 2)
-        np.testing.assert_array_equal(
-            read_grades(np.random.default_rng(seed), grades, PERFECT).labels, expected
-        )
+        np.testing.assert_array_equal(read_grades(np.random.default_rng(seed), grades, PERFECT).labels, expected)
 
 
 def test_the_severity_rises_with_the_latent_grade() -> None:
@@ -240,9 +230,7 @@ def test_the_figures_are_counted_from_the_tables() -> None:
     assert found["Shares of studies", "without moderate or severe"].found == pytest.approx(np.mean(healthy))
     points = sum(len(row.coordinates) for row in rows)
     labelled = sum(word is not None for row in rows for word in row.labels[1:])
-    assert found["Coordinates", "labelled cells without a point"].found == pytest.approx(
-        1 - points / labelled
-    )
+    assert found["Coordinates", "labelled cells without a point"].found == pytest.approx(1 - points / labelled)
     assert len(found) == 75 + 12 + 20 + 6 + 8 + 2 + 4
 
 

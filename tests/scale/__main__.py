@@ -20,9 +20,7 @@ def run(studies: int, test_studies: int) -> list[Took]:
     with tempfile.TemporaryDirectory(prefix="scale-") as folder:
         place, start = Path(folder), time.perf_counter()
         write_studies(place / "competition", studies, test_studies)
-        print(
-            f"{studies} + {test_studies} studies written in {time.perf_counter() - start:.0f} s", flush=True
-        )
+        print(f"{studies} + {test_studies} studies written in {time.perf_counter() - start:.0f} s", flush=True)
         everything = []
         for name, count, arguments in stages(place, studies, test_studies):
             everything.append(measure(place, name, count, arguments, LIMIT))

@@ -63,9 +63,7 @@ def write_studies(root: Path, studies: int, test_studies: int) -> Path:
             kinds = [0, 1, 2, 2] if study % 5 == 0 else [0, 1, 2]
             for series, kind in enumerate(kinds, start=1):
                 described.append((study, series, SERIES[kind].description))
-                _write_series(
-                    root / f"{split}_images" / str(study) / str(series), patterns[kind], study, series
-                )
+                _write_series(root / f"{split}_images" / str(study) / str(series), patterns[kind], study, series)
         table = pd.DataFrame(described, columns=["study_id", "series_id", "series_description"])
         table.to_csv(root / f"{split}_series_descriptions.csv", index=False)
         words = np.array(SEVERITY_WORDS)[generator.choice(3, (count, len(TARGETS)), p=SHARES)]
@@ -116,8 +114,7 @@ def _marks() -> list[tuple[int, int, str, str, float, float]]:
         point = place_points()[place, LEVELS.index(target.level)]
         spacing = np.array([series.spacing] * 2)
         found = [
-            to_slice(point, np.array(position), np.array(series.orientation), spacing)
-            for position in series.positions
+            to_slice(point, np.array(position), np.array(series.orientation), spacing) for position in series.positions
         ]
         nearest = int(np.argmin([abs(float(distance)) for _, _, distance in found]))
         row, column, _ = found[nearest]

@@ -202,9 +202,7 @@ def test_one_condition_alone_is_blended_too() -> None:
 
 def test_mirrored_patients_get_mirrored_results() -> None:
     blended = apply_cells(fit().model, world().files)
-    np.testing.assert_allclose(
-        apply_cells(fit().model, mirrored(world().files)), mirrored(blended), atol=1e-12
-    )
+    np.testing.assert_allclose(apply_cells(fit().model, mirrored(world().files)), mirrored(blended), atol=1e-12)
     assert np.abs(blended - mirrored(blended)).max() > 0.1
 
 
@@ -239,13 +237,9 @@ def test_the_any_severe_step_lowers_canal_and_any_severe_together() -> None:
     canal = model.groups[CANAL]
     assert canal.worst_scale > 1.15
     assert any(d.step == "any severe" and d.kept and d.change < 0 for d in model.decisions)
-    only_this = BlendModel(
-        ("a.csv",), (GroupBlend(worst_scale=canal.worst_scale), GroupBlend(), GroupBlend())
-    )
+    only_this = BlendModel(("a.csv",), (GroupBlend(worst_scale=canal.worst_scale), GroupBlend(), GroupBlend()))
     changed = apply_cells(only_this, fresh.files)
-    assert (
-        group_loss(changed, fresh.severity, CANAL) < group_loss(fresh.files[0], fresh.severity, CANAL) - 0.01
-    )
+    assert group_loss(changed, fresh.severity, CANAL) < group_loss(fresh.files[0], fresh.severity, CANAL) - 0.01
     np.testing.assert_allclose(changed.sum(axis=2), 1.0)
     moved = (np.abs(changed - fresh.files[0]) > 1e-9).any(axis=2)
     assert (moved.sum(axis=1) == 1).all()

@@ -80,9 +80,7 @@ def test_the_intervals_are_those_of_the_score_command(tmp_path: Path) -> None:
     np.testing.assert_allclose(result.scores["blend, cross-fitted"].value, compared.against, rtol=1e-10)
 
 
-def test_the_plain_mean_is_written_where_nothing_helps(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_plain_mean_is_written_where_nothing_helps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cells = make_finished(120, 5)
     model = tmp_path / "blend.json"
     assert main([*write(tmp_path, cells), "--model", str(model)]) == 0
@@ -126,38 +124,18 @@ def foreign(folder: Path) -> None:
 
 
 SPOILT = {
-    "no target": (
-        replaced("a.csv", "1003_spinal", "1003_spiral"),
-        r"a\.csv: '1003_spiral.* a row_id is the study",
-    ),
-    "no fold": (
-        replaced("folds.csv", "1003,0", "2003,0"),
-        r"have no fold, the first is 1003; give the folds\.csv",
-    ),
-    "twice": (
-        replaced("folds.csv", "1003,0", "1002,0"),
-        r"folds\.csv, line 5: study 1002 is there a second",
-    ),
-    "word": (
-        replaced("folds.csv", "1003,0", "1003,x"),
-        r"folds\.csv, line 5: fold is 'x'; it must be a whole",
-    ),
+    "no target": (replaced("a.csv", "1003_spinal", "1003_spiral"), r"a\.csv: '1003_spiral.* a row_id is the study"),
+    "no fold": (replaced("folds.csv", "1003,0", "2003,0"), r"have no fold, the first is 1003; give the folds\.csv"),
+    "twice": (replaced("folds.csv", "1003,0", "1002,0"), r"folds\.csv, line 5: study 1002 is there a second"),
+    "word": (replaced("folds.csv", "1003,0", "1003,x"), r"folds\.csv, line 5: fold is 'x'; it must be a whole"),
     "one fold": (one_fold, r"folds\.csv: two folds or more are needed"),
-    "foreign": (
-        foreign,
-        r"b\.csv: none of its 150 rows has a label in .*train\.csv; give predictions of its",
-    ),
-    "label": (
-        replaced("train.csv", "Moderate", "Middling"),
-        r"train\.csv, line \d+: .*'Middling'; it must be",
-    ),
+    "foreign": (foreign, r"b\.csv: none of its 150 rows has a label in .*train\.csv; give predictions of its"),
+    "label": (replaced("train.csv", "Moderate", "Middling"), r"train\.csv, line \d+: .*'Middling'; it must be"),
 }
 
 
 @pytest.mark.parametrize("name", SPOILT)
-def test_spoilt_input_is_refused_with_its_place(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_spoilt_input_is_refused_with_its_place(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = write(tmp_path, make_finished(6, 8))
     spoil, message = SPOILT[name]
     spoil(tmp_path)

@@ -10,15 +10,7 @@ from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import SEVERITIES, SEVERITY_WEIGHTS, SEVERITY_WORDS, TARGET_NAMES
 from lumbar_kaggle.score.comparison import compare_files
-from lumbar_kaggle.score.metric import (
-    NAMES,
-    PARTS,
-    part_scores,
-    score,
-    study_sums,
-    to_arrays,
-    weighted_prior,
-)
+from lumbar_kaggle.score.metric import NAMES, PARTS, part_scores, score, study_sums, to_arrays, weighted_prior
 from lumbar_kaggle.tables.competition import submission_rows
 from lumbar_kaggle.tables.reading import label_rows, read_labels
 from lumbar_kaggle.tables.submission import prior_predictions
@@ -104,8 +96,7 @@ def test_the_columns_are_official_scores_and_the_skill_runs_from_prior_to_oracle
     assert compared.skill is not None
     assert 0.3 < compared.skill.value[-1] < 0.98
     np.testing.assert_allclose(
-        compared.skill.value,
-        (compared.prior - compared.score.value) / (compared.prior - compared.oracle),
+        compared.skill.value, (compared.prior - compared.score.value) / (compared.prior - compared.oracle)
     )
     assert (compared.rows, compared.studies) == (80 * 25, 80)
 
@@ -170,9 +161,7 @@ def test_a_lacking_or_foreign_file_is_refused(world: dict[str, Path], tmp_path: 
     oracle = pd.read_csv(world["oracle"])
     foreign = oracle.assign(row_id="9" + oracle["row_id"])
     world |= write(tmp_path, short=oracle.iloc[3:], foreign=foreign)
-    with pytest.raises(
-        InputError, match=r"short\.csv: lacks 3 of the 2000 scored rows, the first is 1000_.*; give"
-    ):
+    with pytest.raises(InputError, match=r"short\.csv: lacks 3 of the 2000 scored rows, the first is 1000_.*; give"):
         compare_files(world["mine"], world["truth"], oracle=world["short"])
     with pytest.raises(InputError, match=r"foreign\.csv: none of its 2000 rows has a label in .*truth\.csv"):
         compare_files(world["foreign"], world["truth"], oracle=world["oracle"])
@@ -184,19 +173,9 @@ def test_the_command_prints_everything(world: dict[str, Path], capsys: pytest.Ca
     interval = ["95", "%", "interval"]
     score_columns = ["score", *interval, "prior"]
     words = ["score", str(world["mine"]), "--truth", str(world["truth"])]
-    assert (
-        main([*words, "--oracle", str(world["oracle"]), "--against", str(world["other"]), "--targets"]) == 0
-    )
+    assert main([*words, "--oracle", str(world["oracle"]), "--against", str(world["other"]), "--targets"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == [
-        *score_columns,
-        "oracle",
-        "skill",
-        *interval,
-        "against",
-        "difference",
-        *interval,
-    ]
+    assert lines[0].split() == [*score_columns, "oracle", "skill", *interval, "against", "difference", *interval]
     assert [line.split()[0] for line in lines[1:6]] == list(NAMES)
     assert any("a reference, not a bound" in line for line in lines)
     assert sum(line.strip().startswith("spinal_canal_stenosis_") for line in lines) == 5

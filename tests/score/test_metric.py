@@ -23,13 +23,7 @@ from lumbar_kaggle.score.metric import (
 from lumbar_kaggle.tables.submission import prior_predictions
 
 REAL_COUNTS = {
-    "spinal_canal_stenosis": [
-        (1886, 67, 21),
-        (1770, 151, 53),
-        (1622, 230, 122),
-        (1482, 237, 255),
-        (1904, 51, 19),
-    ],
+    "spinal_canal_stenosis": [(1886, 67, 21), (1770, 151, 53), (1622, 230, 122), (1482, 237, 255), (1904, 51, 19)],
     "left_neural_foraminal_narrowing": [
         (1908, 63, 2),
         (1791, 171, 11),
@@ -93,18 +87,13 @@ def random_case(seed: int, *, studies: int = 6, labelled: float = 0.8) -> tuple[
 
 def restated(predictions: pd.DataFrame, truth: pd.DataFrame) -> dict[str, float]:
     """The competition's metric as its description words it, with scikit-learn."""
-    rows = truth.merge(predictions, on="row_id").assign(
-        weight=lambda table: table["severity"].map({0: 1, 1: 2, 2: 4})
-    )
+    rows = truth.merge(predictions, on="row_id").assign(weight=lambda table: table["severity"].map({0: 1, 1: 2, 2: 4}))
     losses = {}
     for group in SCORE_GROUPS:
         part = rows[rows["row_id"].str.contains(group)]
         values = part[list(SEVERITIES)].to_numpy()
         losses[group] = log_loss(
-            part["severity"],
-            values / values.sum(axis=1, keepdims=True),
-            labels=[0, 1, 2],
-            sample_weight=part["weight"],
+            part["severity"], values / values.sum(axis=1, keepdims=True), labels=[0, 1, 2], sample_weight=part["weight"]
         )
     canal = rows[rows["row_id"].str.contains("spinal")].assign(is_severe=lambda table: table["severity"] == 2)
     worst = canal.groupby("study_id")[["is_severe", "severe", "weight"]].max()
@@ -208,9 +197,7 @@ def test_any_severe_takes_the_worst_row_of_a_study() -> None:
 def test_the_order_of_rows_is_irrelevant(seed: int) -> None:
     """Permuting predictions and truth independently changes nothing."""
     truth, predictions = random_case(seed)
-    shuffled = score(
-        predictions.sample(frac=1, random_state=seed), truth.sample(frac=1, random_state=seed // 2)
-    )
+    shuffled = score(predictions.sample(frac=1, random_state=seed), truth.sample(frac=1, random_state=seed // 2))
     assert shuffled.parts == pytest.approx(score(predictions, truth).parts, abs=1e-12)
 
 
@@ -236,15 +223,12 @@ def test_a_confident_wrong_prediction_has_a_finite_cost() -> None:
     level=st.sampled_from(["l1_l2", "l5_s1"]),
 )
 @settings(max_examples=50, deadline=None)
-def test_no_constant_beats_the_weighted_prior(
-    counts: tuple[int, ...], other: tuple[float, ...], level: str
-) -> None:
+def test_no_constant_beats_the_weighted_prior(counts: tuple[int, ...], other: tuple[float, ...], level: str) -> None:
     """On the labels it was taken from, the prior costs no more than any other constant."""
     names = [f"{side}_subarticular_stenosis_{level}" for side in ("left", "right")]
     grades = [np.repeat([0, 1, 2], counts[:3]), np.repeat([0, 1, 2], counts[3:])]
     truth = pd.concat(
-        [truth_of(column[:, None], (name,)) for name, column in zip(names, grades, strict=True)],
-        ignore_index=True,
+        [truth_of(column[:, None], (name,)) for name, column in zip(names, grades, strict=True)], ignore_index=True
     )
     prior = weighted_prior(truth).loc[names].to_numpy()
     np.testing.assert_array_equal(prior[0], prior[1])
@@ -304,9 +288,7 @@ def test_rows_that_do_not_sum_to_one_are_rescaled_but_any_severe_reads_them_raw(
     whole, half = score(predictions, truth), score(halved, truth)
     for name in SCORE_GROUPS:
         assert half.parts[name] == pytest.approx(whole.parts[name], abs=1e-6)
-    assert half.parts["any_severe_spinal"] == pytest.approx(
-        restated(halved, truth)["any_severe_spinal"], abs=1e-9
-    )
+    assert half.parts["any_severe_spinal"] == pytest.approx(restated(halved, truth)["any_severe_spinal"], abs=1e-9)
     assert abs(half.parts["any_severe_spinal"] - whole.parts["any_severe_spinal"]) > 0.01
     assert (whole.rescaled, half.rescaled) == (0, len(truth))
 
@@ -380,9 +362,7 @@ def test_figures_of_a_target_are_scikit_learns() -> None:
     assert figures["recall_severe"] == pytest.approx(1 / 2)
     assert figures["precision"] == pytest.approx(precision_score(SMALL_SEVERITY, predicted, average="macro"))
     assert figures["recall"] == pytest.approx(recall_score(SMALL_SEVERITY, predicted, average="macro"))
-    assert figures["auc_moderate"] == pytest.approx(
-        roc_auc_score(SMALL_SEVERITY == 1, SMALL_PROBABILITIES[:, 1])
-    )
+    assert figures["auc_moderate"] == pytest.approx(roc_auc_score(SMALL_SEVERITY == 1, SMALL_PROBABILITIES[:, 1]))
     assert figures["weighted_log_loss"] == pytest.approx(
         log_loss(SMALL_SEVERITY, SMALL_PROBABILITIES, sample_weight=[1, 1, 2, 4, 2, 4])
     )

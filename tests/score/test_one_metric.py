@@ -79,9 +79,7 @@ def test_the_score_of_tables_and_of_arrays_is_that_of_plain_python(kind: str, se
     table, truth = as_table(cells.studies, values), label_rows(labels_of(cells))
     official = score(table, truth)
     parts = part_scores(expected.sum(axis=0))
-    np.testing.assert_allclose(
-        [official.parts.get(part, np.nan) for part in PARTS], parts, rtol=1e-12, atol=1e-12
-    )
+    np.testing.assert_allclose([official.parts.get(part, np.nan) for part in PARTS], parts, rtol=1e-12, atol=1e-12)
     assert (official.total is None) == bool(np.isnan(parts).any())
     if official.total is not None:
         assert official.total == pytest.approx(parts.mean(), rel=1e-12, abs=1e-12)

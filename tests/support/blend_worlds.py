@@ -5,14 +5,7 @@ import pandas as pd
 from scipy.special import ndtr
 
 from lumbar_kaggle.core.targets import SEVERITY_WORDS, TARGET_NAMES
-from lumbar_kaggle.phantom.grades import (
-    STANDARD,
-    best_submission,
-    latent_factor,
-    read_grades,
-    thresholds,
-    total_noise,
-)
+from lumbar_kaggle.phantom.grades import STANDARD, best_submission, latent_factor, read_grades, thresholds, total_noise
 from lumbar_kaggle.score.cells import Cells
 
 

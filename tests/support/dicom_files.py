@@ -21,12 +21,7 @@ from pydicom.uid import (
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
-UNCOMPRESSED = (
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    DeflatedExplicitVRLittleEndian,
-)
+UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
 GDCM_NAMES = {
     JPEGLossless: "JPEGLosslessProcess14",
     JPEGLosslessSV1: "JPEGLosslessProcess14_1",

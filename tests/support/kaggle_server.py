@@ -143,10 +143,9 @@ class FakeKaggle:
     def _create_dataset(self, body: dict[str, Any]) -> dict[str, Any]:
         files = self._uploaded(body["files"])
         self.datasets[body["slug"]] = Dataset(body, [files], list(self.processing))
-        return {
-            "ref": f"{USER}/{body['slug']}",
-            "url": f"https://www.kaggle.com/datasets/{USER}/{body['slug']}",
-        } | {"status": "Ok"}
+        return {"ref": f"{USER}/{body['slug']}", "url": f"https://www.kaggle.com/datasets/{USER}/{body['slug']}"} | {
+            "status": "Ok"
+        }
 
     def _create_dataset_version(self, body: dict[str, Any]) -> dict[str, Any]:
         dataset = self._dataset(body)
@@ -199,9 +198,7 @@ class FakeKaggle:
     def _get_kernel(self, body: dict[str, Any]) -> dict[str, Any]:
         push = self._kernel(body).pushes[-1]
         kinds = ("datasetDataSources", "competitionDataSources", "kernelDataSources", "modelDataSources")
-        kept = {
-            kind: [each for each in push.get(kind, []) if each not in self.drop_silently] for kind in kinds
-        }
+        kept = {kind: [each for each in push.get(kind, []) if each not in self.drop_silently] for kind in kinds}
         return {
             "metadata": {"ref": push["slug"], **kept},
             "blob": {**BLOB, "slug": push["slug"], "source": push["text"]},
@@ -222,10 +219,9 @@ class FakeKaggle:
         names = sorted(kernel.files)[start : start + body.get("pageSize", 20)]
         more = start + len(names) < len(kernel.files)
         url = f"http://localhost/output/{body['kernelSlug']}"
-        return {
-            "files": [{"url": f"{url}/{name}", "fileName": name} for name in names],
-            "log": kernel.log,
-        } | ({"nextPageToken": str(start + len(names))} if more else {})
+        return {"files": [{"url": f"{url}/{name}", "fileName": name} for name in names], "log": kernel.log} | (
+            {"nextPageToken": str(start + len(names))} if more else {}
+        )
 
     def _create_code_submission(self, body: dict[str, Any]) -> dict[str, Any]:
         return {"message": "Successfully submitted to RSNA 2024 Lumbar Spine", "ref": 4711}
@@ -276,9 +272,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
     def _json(self, status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> None:
-        self._reply(
-            status, json.dumps(body).encode(), {"Content-Type": "application/json", **(headers or {})}
-        )
+        self._reply(status, json.dumps(body).encode(), {"Content-Type": "application/json", **(headers or {})})
 
     def _reply(self, status: int, body: bytes, headers: dict[str, str], *, cut: bool = False) -> None:
         self.send_response(status)

@@ -113,9 +113,7 @@ def _written(study: StudyPlan, number: int, scan: Scan | None) -> Scanned:
     data = buffer.getvalue()
     ends = np.array([series.planes[k].position for k in (0, -1)])
     dataset = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
-    return Scanned(
-        series.kind, dataset, len(data), len(series.planes), ends, None if scan is None else pixels
-    )
+    return Scanned(series.kind, dataset, len(data), len(series.planes), ends, None if scan is None else pixels)
 
 
 def header_features(scanned: list[Scanned]) -> Features:
@@ -207,9 +205,7 @@ def target_patches(study: StudyPlan, scan: Scan) -> NDArray[np.float32]:
     """
     patches = np.full((len(TARGETS), PATCH_PX, PATCH_PX), np.nan, np.float32)
     groups = [[t for t in TARGETS if t.condition == condition] for condition in CONDITIONS[:2]]
-    groups += [
-        [t for t in TARGETS if t.score_group == "subarticular" and t.level == level] for level in AXIAL_LEVELS
-    ]
+    groups += [[t for t in TARGETS if t.score_group == "subarticular" and t.level == level] for level in AXIAL_LEVELS]
     for targets in groups:
         points = np.array([true_point(study, target) for target in targets])
         place = _nearest(study, KIND_OF_GROUP[targets[0].score_group], points)
@@ -253,10 +249,7 @@ def cut_patch(
     down = size_mm[0] / shape[0] / plane.spacing[0]
     across = size_mm[1] / shape[1] / plane.spacing[1]
     affine = np.array(
-        [
-            [across, 0.0, column - across * (shape[1] - 1) / 2],
-            [0.0, down, row - down * (shape[0] - 1) / 2],
-        ]
+        [[across, 0.0, column - across * (shape[1] - 1) / 2], [0.0, down, row - down * (shape[0] - 1) / 2]]
     )
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     patch = cv2.warpAffine(image.astype(np.float32), affine, shape[::-1], flags=flags)

@@ -75,9 +75,7 @@ class Desk:
                 self.address,
                 *command,
             ]
-        result = subprocess.run(
-            command, env=self._environment(), capture_output=True, text=True, cwd=self.home
-        )
+        result = subprocess.run(command, env=self._environment(), capture_output=True, text=True, cwd=self.home)
         text = result.stdout + result.stderr
         self.transcript += [f"$ lumbar ship {' '.join(words)} --owner {owner}", text]
         assert result.returncode == code, text

@@ -16,9 +16,7 @@ from tests.support.dicom_files import write_slice
 SIDE = 64
 
 
-def write_small_competition(
-    root: Path, studies: int, test_studies: int, seed: int = 0, *, alike: bool = False
-) -> Path:
+def write_small_competition(root: Path, studies: int, test_studies: int, seed: int = 0, *, alike: bool = False) -> Path:
     """Write the folder, and beside it ``truth.csv`` with the test studies' labels.
 
     With `alike` the canal has the same grade at all five levels, which is easier to see.
@@ -39,9 +37,7 @@ def write_small_competition(
         table.to_csv(root / "train.csv" if split == "train" else root.parent / "truth.csv", index=False)
         columns = ["study_id", "series_id", "series_description"]
         pd.DataFrame(series, columns=columns).to_csv(root / f"{split}_series_descriptions.csv", index=False)
-    sample = submission_rows(str(row[0]) for row in series)[["row_id"]].assign(
-        **dict.fromkeys(SEVERITIES, 1 / 3)
-    )
+    sample = submission_rows(str(row[0]) for row in series)[["row_id"]].assign(**dict.fromkeys(SEVERITIES, 1 / 3))
     sample.to_csv(root / "sample_submission.csv", index=False)
     return root
 

@@ -135,9 +135,7 @@ def write_competition(root: Path, studies: int, seed: int = 0) -> Competition:
         tuple(names),
         pd.DataFrame([(*row, ()) for row in series], columns=list(SERIES_COLUMNS)),
         pd.DataFrame(labels, columns=["row_id", "study_id", "target", "severity"]),
-        pd.DataFrame(
-            marks, columns=["study_id", "series_id", "instance_number", "condition", "level", "x", "y"]
-        ),
+        pd.DataFrame(marks, columns=["study_id", "series_id", "instance_number", "condition", "level", "x", "y"]),
     )
 
 
@@ -159,9 +157,7 @@ def _write_series(folder: Path, study: str, series: str, kind: str, stack: Volum
 def _mark(
     study: str, condition: str, level: str, point: Floats, stacks: dict[str, Volume]
 ) -> tuple[str, str, int, str, str, float, float]:
-    kind = (
-        "sagittal_t2" if "spinal" in condition else "sagittal_t1" if "foraminal" in condition else "axial_t2"
-    )
+    kind = "sagittal_t2" if "spinal" in condition else "sagittal_t1" if "foraminal" in condition else "axial_t2"
     stack = stacks[kind]
     index = int(stack.depth(point).argmin())
     row, column, _ = stack.to_slice(index, point)

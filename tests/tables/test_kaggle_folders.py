@@ -22,13 +22,7 @@ from lumbar_kaggle.inference.bundle import read_manifest
 from lumbar_kaggle.inference.predict import predict
 from lumbar_kaggle.kaggle.datasets import PACKAGE_FOLDER, package_fingerprint
 from lumbar_kaggle.kaggle.inputs import find_bundle, find_competition, find_marker, repack_checkpoints
-from lumbar_kaggle.kaggle.kernels import (
-    COMPETITION,
-    find_kernel,
-    make_notebook,
-    read_kernels,
-    write_notebooks,
-)
+from lumbar_kaggle.kaggle.kernels import COMPETITION, find_kernel, make_notebook, read_kernels, write_notebooks
 from lumbar_kaggle.kaggle.session import inference_session, session_budget
 from lumbar_kaggle.tables.submission import validate
 from tests.conftest import SMALL
@@ -174,19 +168,12 @@ def test_another_version_than_the_one_pushed_is_refused(
     competition: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Kaggle silently mounts the version before: named at once, with a complete submission on disk."""
-    inputs, working = (
-        mount(tmp_path / "input", "new", competition, bundle=bundle),
-        session(tmp_path, "working"),
-    )
-    with pytest.raises(
-        InputError, match=r"bundle 0123456789abcdef is not among the inputs, only [0-9a-f]{16}; wait"
-    ):
+    inputs, working = (mount(tmp_path / "input", "new", competition, bundle=bundle), session(tmp_path, "working"))
+    with pytest.raises(InputError, match=r"bundle 0123456789abcdef is not among the inputs, only [0-9a-f]{16}; wait"):
         inference_session(working, bundle="0123456789abcdef", inputs=inputs)
     assert validate(working / "submission.csv", competition) == []
     script = ROOT / "submission" / "inference.py"
-    with pytest.raises(
-        CellExecutionError, match=r"the attached package is [0-9a-f]{16}, not fedcba9876543210"
-    ):
+    with pytest.raises(CellExecutionError, match=r"the attached package is [0-9a-f]{16}, not fedcba9876543210"):
         play(script, working, inputs, monkeypatch, PACKAGE="fedcba9876543210")
 
 
@@ -201,9 +188,7 @@ def test_the_right_one_of_several_bundles_is_taken(bundle: Path, tmp_path: Path)
     assert find_bundle(tmp_path) == tmp_path / "a"
 
 
-def test_a_submission_is_complete_before_the_weights_are_read(
-    competition: Path, bundle: Path, tmp_path: Path
-) -> None:
+def test_a_submission_is_complete_before_the_weights_are_read(competition: Path, bundle: Path, tmp_path: Path) -> None:
     """A damaged bundle stops the notebook, yet its prior stands in every row; no bundle gives thirds."""
     damaged = tmp_path / "damaged"
     shutil.copytree(bundle, damaged)
@@ -226,9 +211,7 @@ def test_training_without_its_weights_stops_in_the_first_minute(competition: Pat
     """Not after hours, and not with random weights in silence; with them it starts from them."""
     inputs, working = mount(tmp_path / "input", "new", competition), session(tmp_path, "working")
     settings = {**SETTINGS, "weights": "auto"}
-    with pytest.raises(
-        InputError, match=r"pretrained-\w+\.safetensors is not among the inputs; send it with"
-    ):
+    with pytest.raises(InputError, match=r"pretrained-\w+\.safetensors is not among the inputs; send it with"):
         train_baseline_session(working, hours=1.0, settings=settings, inputs=inputs)
     with pytest.raises(InputError, match="unknown setting 'archh'"):
         train_baseline_session(working, hours=1.0, settings={"archh": "resnet34"}, inputs=inputs)
@@ -245,8 +228,7 @@ def test_attached_weights_are_used_and_travel_with_the_output(competition: Path,
     models.mkdir()
     state = body_state(build_body(ONE.arch, 3), ONE.arch)
     save_file(
-        {name: value.contiguous() for name, value in state.items()},
-        models / f"pretrained-{ONE.arch}.safetensors",
+        {name: value.contiguous() for name, value in state.items()}, models / f"pretrained-{ONE.arch}.safetensors"
     )
     settings = {**SETTINGS, "weights": "auto"}
     train_baseline_session(working, hours=1.0, settings=settings, inputs=inputs)

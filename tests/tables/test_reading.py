@@ -94,16 +94,11 @@ def test_a_sound_folder_is_read(root: Path) -> None:
     train = read_competition(root, "train")
     assert train.studies == STUDIES
     assert list(train.series.itertuples(index=False, name=None)) == [
-        (study, f"{study}1", "sagittal_t1", str(root / "train_images" / study / f"{study}1"), ())
-        for study in STUDIES
+        (study, f"{study}1", "sagittal_t1", str(root / "train_images" / study / f"{study}1"), ()) for study in STUDIES
     ]
     assert len(train.labels) == 49
     first = train.coordinates.iloc[0]
-    assert (first["study_id"], first["condition"], first["level"]) == (
-        STUDIES[0],
-        "spinal_canal_stenosis",
-        "l1_l2",
-    )
+    assert (first["study_id"], first["condition"], first["level"]) == (STUDIES[0], "spinal_canal_stenosis", "l1_l2")
     assert (first["instance_number"], first["x"], first["y"]) == (1, 3.25, 11.5)
     assert train.coordinates["instance_number"].dtype == np.int64
     assert train.faults == ()
@@ -225,12 +220,7 @@ FAULTS = {
     ),
     "description unknown": (
         lambda root: append(root / SERIES, f"{STUDIES[0]},15,Coronal T1"),
-        (
-            SERIES,
-            4,
-            True,
-            "series_description is 'Coronal T1'; it must be one of Sagittal T1, Sagittal T2/STIR",
-        ),
+        (SERIES, 4, True, "series_description is 'Coronal T1'; it must be one of Sagittal T1, Sagittal T2/STIR"),
     ),
     "series of an unknown study": (
         lambda root: append(root / SERIES, "77,771,Axial T2"),
@@ -411,9 +401,7 @@ def test_a_path_with_braces_is_no_problem(root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [TRAIN, SERIES])
-def test_a_missing_training_table_is_a_serious_fault(
-    root: Path, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_training_table_is_a_serious_fault(root: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The check names it, and reading raises the same sentence."""
     (root / name).unlink()
     (fault,) = check(root)
@@ -446,9 +434,7 @@ def test_a_folder_without_any_table_is_refused(tmp_path: Path, capsys: pytest.Ca
     """The command says which tables it looked for and returns 2."""
     assert main(["check", str(tmp_path)]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(
-        f"lumbar: {tmp_path}: holds neither train_series_descriptions.csv nor test_series"
-    )
+    assert error.startswith(f"lumbar: {tmp_path}: holds neither train_series_descriptions.csv nor test_series")
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
@@ -470,9 +456,7 @@ def test_a_sample_row_that_is_no_study_and_target_is_refused(root: Path, identif
 # The command's table.
 
 
-def test_the_command_prints_every_fault_and_counts_them(
-    root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_prints_every_fault_and_counts_them(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Several faults of several files stand in one table with relative paths, and one serious gives 2."""
     put(root / TRAIN, 2, "Severe", "severe")
     append(root / SERIES, f"{STUDIES[1]},15,Axial T2")

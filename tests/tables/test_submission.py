@@ -77,9 +77,7 @@ def test_a_new_submission_is_the_prior_in_sample_order(
         np.testing.assert_allclose(values, prior.loc[target_name], rtol=1e-15)
 
 
-def test_replaced_rows_hold_the_graded_probabilities_of_their_target(
-    tmp_path: Path, prior: pd.DataFrame
-) -> None:
+def test_replaced_rows_hold_the_graded_probabilities_of_their_target(tmp_path: Path, prior: pd.DataFrame) -> None:
     """Probabilities come in train.csv's order and land in the rows of that study and target, to the bit."""
     submission = Submission(tmp_path / "submission.csv", STUDIES, prior)
     graded = np.random.default_rng(0).dirichlet([1, 1, 1], 25)
@@ -92,9 +90,7 @@ def test_replaced_rows_hold_the_graded_probabilities_of_their_target(
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_rows_that_could_not_be_graded_keep_the_prior(
-    tmp_path: Path, prior: pd.DataFrame, value: float
-) -> None:
+def test_rows_that_could_not_be_graded_keep_the_prior(tmp_path: Path, prior: pd.DataFrame, value: float) -> None:
     """One number that is not finite keeps its whole row as it was, and the count says so."""
     path = tmp_path / "submission.csv"
     submission = Submission(path, STUDIES, prior)
@@ -164,11 +160,7 @@ FAULTS = {
         3,
         f"row {ROW}: normal_mild is 'nan'; it must be a number",
     ),
-    "empty": (
-        lambda path: set_line(path, 3, f"{ROW},0.5,,0.5"),
-        3,
-        f"row {ROW}: moderate is ''; it must be a number",
-    ),
+    "empty": (lambda path: set_line(path, 3, f"{ROW},0.5,,0.5"), 3, f"row {ROW}: moderate is ''; it must be a number"),
     "text": (
         lambda path: set_line(path, 3, f"{ROW},0.5,0.5,low"),
         3,
@@ -179,11 +171,7 @@ FAULTS = {
         3,
         f"row {ROW}: severe is 'inf'; it must be a number",
     ),
-    "short row": (
-        lambda path: set_line(path, 3, f"{ROW},0.5,0.5"),
-        3,
-        f"row {ROW}: severe is ''; it must be a number",
-    ),
+    "short row": (lambda path: set_line(path, 3, f"{ROW},0.5,0.5"), 3, f"row {ROW}: severe is ''; it must be a number"),
     "negative": (
         lambda path: set_line(path, 3, f"{ROW},-0.1,0.6,0.5"),
         3,
@@ -204,11 +192,7 @@ FAULTS = {
         3,
         f"row {ROW}: normal_mild is 1.5; it must be 1 or less",
     ),
-    "sum too great": (
-        lambda path: set_line(path, 3, f"{ROW},1,1,1"),
-        3,
-        f"row {ROW} sums to 3; it must be 1",
-    ),
+    "sum too great": (lambda path: set_line(path, 3, f"{ROW},1,1,1"), 3, f"row {ROW} sums to 3; it must be 1"),
 }
 
 
@@ -231,9 +215,7 @@ def test_a_fault_is_named_with_its_line(
     assert printed == [str(fault), f"{submission}: 1 faults"]
 
 
-def test_a_valid_file_has_no_faults(
-    submission: Path, competition: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_valid_file_has_no_faults(submission: Path, competition: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The command says valid and returns 0, in any order of rows and with blank lines."""
     assert validate(submission, competition) == []
     header, *lines = submission.read_text().splitlines()
@@ -268,10 +250,7 @@ def test_a_column_too_many_is_a_fault(
     """Kaggle's server refuses such a file ("Unexpected Column")."""
     change(pd.read_csv(submission)).to_csv(submission, index=False)
     faults = validate(submission, competition)
-    assert (
-        str(faults[0])
-        == f"{submission}, line 1: column '{column}' is not in the sample submission; remove it"
-    )
+    assert str(faults[0]) == f"{submission}, line 1: column '{column}' is not in the sample submission; remove it"
 
 
 def test_a_doubled_column_is_refused(submission: Path, competition: Path, truth: Path) -> None:

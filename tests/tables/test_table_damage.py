@@ -43,10 +43,7 @@ def zipped(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        *(
-            (f"t.csv{suffix}", CONTENT)
-            for suffix in (".gz", ".bz2", ".xz", ".zip", ".tar", ".tar.gz", ".zst")
-        ),
+        *((f"t.csv{suffix}", CONTENT) for suffix in (".gz", ".bz2", ".xz", ".zip", ".tar", ".tar.gz", ".zst")),
         ("half.csv.gz", gzip.compress(CONTENT * 1000, mtime=0)[:-30]),
         ("noise.csv.gz", b"\x1f\x8b\x08garbage"),
         ("noise.csv.zip", b"PK\x03\x04garbage"),
@@ -96,10 +93,7 @@ def append(name: str, line: str) -> Callable[[Path], None]:
         (append(SERIES, f"1,{LONG},Axial T2"), "series_id is '9"),
         (append(SERIES, f"{LONG},1,Axial T2"), "study_id is '9"),
         (append(COORDINATES, f"{LONG},1,1,Spinal Canal Stenosis,L1/L2,1,1"), "study 9"),
-        (
-            append(COORDINATES, "1,1,99999999999999999999,Spinal Canal Stenosis,L1/L2,1,1"),
-            "instance_number is '9",
-        ),
+        (append(COORDINATES, "1,1,99999999999999999999,Spinal Canal Stenosis,L1/L2,1,1"), "instance_number is '9"),
         (append(COORDINATES, f"1,1,{LONG},Spinal Canal Stenosis,L1/L2,1,1"), "instance_number is '9"),
         (append(COORDINATES, "1,1,1,Spinal Canal Stenosis,L1/L2,1e400,1"), "x is '1e400'"),
         (append(COORDINATES, "1,1,1,Spinal Canal Stenosis,L1/L2,1,-inf"), "y is '-inf'"),

@@ -189,12 +189,7 @@ def test_the_locator_trains_and_resumes(tmp_path: Path) -> None:
     """Both halves of the samples in turn."""
     rng = np.random.default_rng(0)
     samples = [
-        Sample(
-            str(k),
-            rng.integers(0, 256, (32, 32)).astype(np.uint8),
-            rng.uniform(4, 28, (3, 2)),
-            np.ones(3, int),
-        )
+        Sample(str(k), rng.integers(0, 256, (32, 32)).astype(np.uint8), rng.uniform(4, 28, (3, 2)), np.ones(3, int))
         for k in range(16)
     ]
     config = LocateConfig(folds=2, epochs=3, batch_size=4, picture=(32, 32), channels=(2, 4, 4, 8, 8))

@@ -16,9 +16,7 @@ from lumbar_kaggle.training.encoders import body_state, build_network, load_pret
 from lumbar_kaggle.training.pretraining import pretrain
 from lumbar_kaggle.training.pretraining_config import PretrainConfig
 
-TINY = PretrainConfig(
-    arch="mobilenetv3_small_050", patients=24, image_size=32, batch_size=8, epochs=2, seed=3
-)
+TINY = PretrainConfig(arch="mobilenetv3_small_050", patients=24, image_size=32, batch_size=8, epochs=2, seed=3)
 
 
 def test_slices_are_windowed_squares_with_their_labels() -> None:
@@ -47,9 +45,7 @@ def test_a_bodys_weights_come_back_where_they_were(arch: str, tmp_path: Path) ->
     torch.testing.assert_close(second.model[0].eval()(inputs), first.model[0].eval()(inputs))
 
 
-def test_pretraining_writes_weights_that_training_takes(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_pretraining_writes_weights_that_training_takes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The file names its configuration, fits the architecture, and belongs to one configuration."""
     out = tmp_path / "body.safetensors"
     loss = pretrain(out, TINY)

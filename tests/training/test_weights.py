@@ -21,10 +21,7 @@ def prefixed(prefix: str) -> dict[str, torch.Tensor]:
     "content",
     [
         STATE,
-        *(
-            {key: STATE}
-            for key in ("state_dict", "model_state_dict", "model_state", "model", "net", "weights")
-        ),
+        *({key: STATE} for key in ("state_dict", "model_state_dict", "model_state", "model", "net", "weights")),
         {"model": "resnet18", "weights": STATE, "epoch": 3},
         {"model_state_dict": STATE, "optimizer": {"state": {}}, "loss": torch.zeros(1)},
         {"model": {"state_dict": STATE}, "epoch": 3},
@@ -43,15 +40,12 @@ def test_a_network_is_found_in_any_common_wrapper(content: object, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "content",
-    [[STATE], (STATE, 3), torch.zeros(3), 5, None, {}, {"epoch": 3}, {"state_dict": [STATE]}, {"model": {}}],
+    "content", [[STATE], (STATE, 3), torch.zeros(3), 5, None, {}, {"epoch": 3}, {"state_dict": [STATE]}, {"model": {}}]
 )
 def test_anything_else_is_refused(content: object, tmp_path: Path) -> None:
     """The sentence names the file and what is taken."""
     torch.save(content, tmp_path / "w.pth")
-    with pytest.raises(
-        InputError, match=r"w\.pth: holds a \w+ without named weights; give a safetensors file"
-    ):
+    with pytest.raises(InputError, match=r"w\.pth: holds a \w+ without named weights; give a safetensors file"):
         read_weights(tmp_path / "w.pth", "")
 
 

@@ -16,27 +16,12 @@ from lumbar_kaggle.two_stage.config import GradeConfig
 from lumbar_kaggle.two_stage.grade import data
 from lumbar_kaggle.two_stage.grade.crops import StudyCrops, crop_study
 from lumbar_kaggle.two_stage.grade.data import cache_crops
-from lumbar_kaggle.two_stage.grade.places import (
-    BY_LEVELS,
-    BY_PLACES,
-    MARKED,
-    annotated_places,
-    fill,
-    to_points,
-)
+from lumbar_kaggle.two_stage.grade.places import BY_LEVELS, BY_PLACES, MARKED, annotated_places, fill, to_points
 from lumbar_kaggle.two_stage.grade.views import VIEWS, window
 from lumbar_kaggle.two_stage.study import CachedStudies
 from tests.dicom.test_preprocess import folder_bytes
 from tests.support.clock import Clock
-from tests.support.two_stage_studies import (
-    AXIAL,
-    SAGITTAL,
-    ball,
-    make_stack,
-    place_points,
-    rotated,
-    write_competition,
-)
+from tests.support.two_stage_studies import AXIAL, SAGITTAL, ball, make_stack, place_points, rotated, write_competition
 
 Floats = NDArray[np.float64]
 Scene = Callable[[Floats], Floats]
@@ -166,9 +151,7 @@ def test_a_stack_turned_in_its_plane_gives_the_same_crop(
 def test_a_tilted_axial_stack_still_has_the_point_in_the_middle() -> None:
     """Slices along a steep disc, cut around the point's place in the tilted plane."""
     points, level = place_points(), 4
-    stack = fine_stack(
-        ball(points[3, level]), "axial", orientation=rotated(AXIAL, (1, 0, 0), 25), centre=(0, 0, -60)
-    )
+    stack = fine_stack(ball(points[3, level]), "axial", orientation=rotated(AXIAL, (1, 0, 0), 25), centre=(0, 0, -60))
     image = middle_of(crop_study([stack], points, CONFIG), "axial side", level, 0)
     brightest = np.array(np.unravel_index(int(image.argmax()), image.shape))
     assert np.abs(brightest - (np.array(image.shape) - 1) / 2).max() <= 1.5
@@ -300,9 +283,7 @@ def test_the_surest_of_several_points_counts() -> None:
         to_points(table.assign(place="disc"))
 
 
-def test_an_interrupted_cache_goes_on_and_ends_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_cache_goes_on_and_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped after a batch, then finished: the same bytes as at one go; other settings are refused."""
     monkeypatch.setattr(data, "BATCH", 2)
     competition = write_competition(tmp_path, 5)

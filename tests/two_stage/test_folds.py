@@ -46,16 +46,12 @@ def test_no_fold_trains_on_points_of_a_locator_that_saw_what_it_holds_out(
     weights = []
     for name, moved in (("right", set[str]()), ("moved", others)):
         places = located(studies, moved, unplaced=set())
-        train_grader(
-            *studies, places, tmp_path / name, replace(TINY, epochs=1), Budget(), folds=folds, only=[0]
-        )
+        train_grader(*studies, places, tmp_path / name, replace(TINY, epochs=1), Budget(), folds=folds, only=[0])
         weights.append((tmp_path / name / "fold-0.safetensors").read_bytes())
     assert weights[0] == weights[1]
 
 
-def test_foramina_of_unknown_side_are_judged_by_their_mean(
-    studies: tuple[Competition, Path], tmp_path: Path
-) -> None:
+def test_foramina_of_unknown_side_are_judged_by_their_mean(studies: tuple[Competition, Path], tmp_path: Path) -> None:
     """Left and right are predicted alike in a study without positions, and not in the others."""
     lost = studies[0].studies[0]
     places = located(studies, set(), unplaced={lost})
@@ -63,9 +59,7 @@ def test_foramina_of_unknown_side_are_judged_by_their_mean(
     oof = pd.read_csv(tmp_path / "oof.csv").set_index("row_id")["severe"]
     sides = [oof[oof.index.str.contains(f"{side}_neural")].to_numpy() for side in ("left", "right")]
     alike = np.isclose(*sides).reshape(len(studies[0].studies), 5).all(axis=1)
-    assert dict(zip(studies[0].studies, alike, strict=True)) == {
-        name: name == lost for name in studies[0].studies
-    }
+    assert dict(zip(studies[0].studies, alike, strict=True)) == {name: name == lost for name in studies[0].studies}
 
 
 def test_a_fold_whose_marks_are_all_held_out_trains_no_network(
@@ -86,14 +80,10 @@ def test_a_fold_whose_marks_are_all_held_out_trains_no_network(
     assert f"Fold {held_out}: all marked axial slices are of the studies that it holds out" in caplog.text
 
 
-def test_stages_of_different_fold_numbers_are_refused(
-    studies: tuple[Competition, Path], tmp_path: Path
-) -> None:
+def test_stages_of_different_fold_numbers_are_refused(studies: tuple[Competition, Path], tmp_path: Path) -> None:
     """One sentence names both."""
     config = TwoStageConfig(LocateConfig(folds=3), (GradeConfig(folds=3), GradeConfig(folds=2)))
-    with pytest.raises(
-        InputError, match="the locator has 3 folds and the models of the second stage 3, 2; give"
-    ):
+    with pytest.raises(InputError, match="the locator has 3 folds and the models of the second stage 3, 2; give"):
         open_run_folds(studies[0], tmp_path, config)
 
 
@@ -119,9 +109,7 @@ def test_a_run_keeps_its_folds_and_its_studies(studies: tuple[Competition, Path]
         open_folds(tmp_path / "folds.csv", labels[labels["study_id"] != studies[0].studies[0]], 2, 0)
 
 
-def test_marks_that_are_on_no_cached_slice_are_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_marks_that_are_on_no_cached_slice_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Once for each stage: a study that is not in the cache, and a mark on an instance that no slice is."""
     caplog.set_level(logging.INFO)
 

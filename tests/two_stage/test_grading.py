@@ -20,13 +20,7 @@ from lumbar_kaggle.tables.submission import prior_predictions
 from lumbar_kaggle.training.callbacks import MovingAverage
 from lumbar_kaggle.training.encoders import build_encoder
 from lumbar_kaggle.two_stage.config import PRESETS, GradeConfig, preset
-from lumbar_kaggle.two_stage.grade.augment import (
-    SWAPPED,
-    augment,
-    cut,
-    drop_views,
-    mirror,
-)
+from lumbar_kaggle.two_stage.grade.augment import SWAPPED, augment, cut, drop_views, mirror
 from lumbar_kaggle.two_stage.grade.data import Batch, study_labels
 from lumbar_kaggle.two_stage.grade.fit import GraderResult, train_grader
 from lumbar_kaggle.two_stage.grade.network import GradeLoss, Grader, slice_loss
@@ -64,9 +58,7 @@ def cached_batch(config: GradeConfig, count: int = 6, seed: int = 0) -> Batch:
     for view in VIEWS:
         size = window(view, config)
         shape = (count, view.sides, size.cached_slices)
-        images.append(
-            torch.randint(0, 256, (*shape, size.cached_px, size.cached_px), generator=generator).byte()
-        )
+        images.append(torch.randint(0, 256, (*shape, size.cached_px, size.cached_px), generator=generator).byte())
         present.append(torch.ones(shape, dtype=torch.bool))
         slices.append(torch.randint(1, 4, shape[:2], generator=generator))
     present[3][0] = False
@@ -188,14 +180,7 @@ def test_the_slice_loss_asks_for_the_annotated_slice() -> None:
 def test_augmentation_without_strength_is_the_plain_cut() -> None:
     """Shift, turn, scale, contrast and noise of 0: the resampled crop is the middle of the cached one."""
     still = replace(
-        TINY,
-        shift_mm=0.0,
-        turn_degrees=0.0,
-        scale=0.0,
-        contrast=0.0,
-        noise=0.0,
-        mirror=False,
-        slice_shift=(1.0,),
+        TINY, shift_mm=0.0, turn_degrees=0.0, scale=0.0, contrast=0.0, noise=0.0, mirror=False, slice_shift=(1.0,)
     )
     batch = cached_batch(still)
     plain, moved = cut(batch, still), augment(batch, still)
@@ -249,9 +234,7 @@ def test_predictions_are_the_mean_over_turns() -> None:
     network, _ = network_and_batch()
     batch = cached_batch(TINY)
     plain = replace(TINY, flip_predictions=False)
-    each = [
-        predict_batch([network], batch, replace(plain, predict_turns=(turn,))) for turn in (-9.0, 0.0, 9.0)
-    ]
+    each = [predict_batch([network], batch, replace(plain, predict_turns=(turn,))) for turn in (-9.0, 0.0, 9.0)]
     together = predict_batch([network], batch, replace(plain, predict_turns=(-9.0, 0.0, 9.0)))
     torch.testing.assert_close(together, torch.stack(each).mean(dim=0))
     assert (each[0] - each[2]).abs().max() > 1e-4
@@ -279,9 +262,7 @@ def test_encoders_of_both_libraries_take_one_channel(name: str) -> None:
         assert encoder.eval()(torch.zeros(2, 1, 64, 64)).shape == (2, features)
 
 
-@pytest.mark.parametrize(
-    ("name", "suffix"), [("resnet18", ".pth"), ("mobilenetv3_small_050", ".safetensors")]
-)
+@pytest.mark.parametrize(("name", "suffix"), [("resnet18", ".pth"), ("mobilenetv3_small_050", ".safetensors")])
 def test_weights_of_colour_pictures_fit_one_channel(name: str, suffix: str, tmp_path: Path) -> None:
     """A three-channel classifier's file: a grey slice gives what the same slice in all colours gave."""
     torch.manual_seed(2)
@@ -339,9 +320,7 @@ def test_weights_of_the_models_dataset_fit_the_encoders(name: str, tmp_path: Pat
 
 def test_wrong_settings_are_refused() -> None:
     """One sentence each."""
-    with pytest.raises(
-        InputError, match="backbone 'resnet1' is no model of torchvision or timm and not small_resnet"
-    ):
+    with pytest.raises(InputError, match="backbone 'resnet1' is no model of torchvision or timm and not small_resnet"):
         build_encoder("resnet1")
     with pytest.raises(InputError, match=r"slices are \(4, 5, 3, 3\); each must be odd"):
         GradeConfig(slices=(4, 5, 3, 3))
@@ -352,8 +331,7 @@ def test_wrong_settings_are_refused() -> None:
     assert [len(preset(name).grade) for name in PRESETS] == [1, 1, 3]
     with pytest.raises(InputError, match="7_spinal_canal_stenosis_l1_l2 has the weight '-1'"):
         study_labels(
-            pd.DataFrame(),
-            pd.DataFrame([("7_spinal_canal_stenosis_l1_l2", "-1")], columns=["row_id", "weight"]),
+            pd.DataFrame(), pd.DataFrame([("7_spinal_canal_stenosis_l1_l2", "-1")], columns=["row_id", "weight"])
         )
 
 
@@ -376,9 +354,7 @@ def test_the_average_forgets_its_first_weights() -> None:
     assert ((average.average.module.weight.detach() - first) > 0.5).all()
     for _ in range(60):
         average.after_step()
-    torch.testing.assert_close(
-        average.average.module.weight.detach(), model.weight.detach(), atol=2e-3, rtol=0
-    )
+    torch.testing.assert_close(average.average.module.weight.detach(), model.weight.detach(), atol=2e-3, rtol=0)
 
 
 def test_the_network_starts_from_the_prior() -> None:
@@ -437,9 +413,7 @@ def test_a_run_killed_before_its_predictions_ends_with_the_same_bytes(
     assert folder_bytes(tmp_path) == whole
 
 
-def test_a_loss_that_is_no_number_ends_the_training(
-    studies: tuple[Competition, Path], tmp_path: Path
-) -> None:
+def test_a_loss_that_is_no_number_ends_the_training(studies: tuple[Competition, Path], tmp_path: Path) -> None:
     """Labels that count without end: one sentence, and no weights are left behind."""
     weights = studies[0].labels[["row_id"]].assign(weight=1e38)
     sentence = r"fold-0\.checkpoint\.pt: in epoch 1 .* no finite number; train with"
@@ -448,9 +422,7 @@ def test_a_loss_that_is_no_number_ends_the_training(
     assert not list(tmp_path.glob("fold-0*"))
 
 
-def test_every_labelled_row_is_predicted_out_of_fold(
-    studies: tuple[Competition, Path], tmp_path: Path
-) -> None:
+def test_every_labelled_row_is_predicted_out_of_fold(studies: tuple[Competition, Path], tmp_path: Path) -> None:
     """Located points of half the studies only: the others are graded by the prior; weights are accepted."""
     competition, cache = studies
     names = competition.studies[::2]
@@ -483,9 +455,7 @@ def test_it_learns_what_is_visible(tmp_path: Path) -> None:
     config = replace(TINY, epochs=6, mixup=0.0, accumulate=1, lr=5e-3)
     train_grader(competition, tmp_path, None, tmp_path / "run", config, Budget())
     mine = score(pd.read_csv(tmp_path / "run" / "oof.csv"), competition.labels)
-    prior = score(
-        prior_predictions(weighted_prior(competition.labels), competition.labels), competition.labels
-    )
+    prior = score(prior_predictions(weighted_prior(competition.labels), competition.labels), competition.labels)
     for part in ("spinal", "foraminal", "subarticular"):
         assert mine.parts[part] < 0.6 * prior.parts[part], (part, mine.parts, prior.parts)
 

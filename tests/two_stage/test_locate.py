@@ -154,9 +154,7 @@ def test_heat_maps_are_probabilities() -> None:
     np.testing.assert_array_equal(weights, [1, 1, 0])
 
 
-def write_patient(
-    root: Path, study: int, rng: np.random.Generator, *, slices: int, axial: bool
-) -> list[tuple]:
+def write_patient(root: Path, study: int, rng: np.random.Generator, *, slices: int, axial: bool) -> list[tuple]:
     """Write a study whose five discs are blocks of growing size; return its rows of coordinates."""
     shift = rng.integers(-8, 9, 2)
     places = [(14 + 20 * level + shift[0], 40 + shift[1] + int(rng.integers(-2, 3))) for level in range(5)]
@@ -177,9 +175,7 @@ def write_patient(
         )
     for level, (row, column) in enumerate(places):
         name = f"L{level + 1}/{'S1' if level == 4 else f'L{level + 2}'}"
-        rows.append(
-            (study, f"{study}1", slices // 2 + 1, "Spinal Canal Stenosis", name, column + 3.0, float(row))
-        )
+        rows.append((study, f"{study}1", slices // 2 + 1, "Spinal Canal Stenosis", name, column + 3.0, float(row)))
         if axial:
             y, z = -90.0 + SPACING * (column + 3), 120.0 - SPACING * row
             rows += write_level(root, study, level, (y, z), rng, name)
@@ -295,9 +291,7 @@ def test_single_slices_without_spacing_are_enough(run: Path, tmp_path: Path) -> 
         rewrite(file, remove=("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"))
     recipe("two-stage").preprocess(place, tmp_path / "cache")
     config = replace(SMALL, epochs=0)
-    located = run_locate(
-        read_marked(place), tmp_path / "cache", tmp_path / "out", config, Budget(), weights=run
-    )
+    located = run_locate(read_marked(place), tmp_path / "cache", tmp_path / "out", config, Budget(), weights=run)
     assert located.figures is not None
     figures = located.figures.loc[("all", "")]
     assert figures["points"] == 30
@@ -305,9 +299,7 @@ def test_single_slices_without_spacing_are_enough(run: Path, tmp_path: Path) -> 
     assert ASSUMED_FIELD_MM / ROWS > SPACING  # so the mm are not the true ones, and the share is what counts
 
 
-def test_the_command_prints_the_table(
-    run: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_the_command_prints_the_table(run: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """``lumbar locate`` with a trained run."""
     cache, out = folder.parent / "cache", tmp_path / "out"
     arguments = ["locate", str(folder), "--cache", str(cache), "--out", str(out), "--weights", str(run)]
@@ -318,9 +310,7 @@ def test_the_command_prints_the_table(
     assert (out / "errors.csv").is_file()
 
 
-def test_a_missing_table_of_coordinates_is_named(
-    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_missing_table_of_coordinates_is_named(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture) -> None:
     """One sentence, exit code 2."""
     (tmp_path / "empty").mkdir()
     arguments = ["locate", str(tmp_path / "empty"), "--cache", str(folder.parent / "cache")]

@@ -121,17 +121,13 @@ def test_fresh_studies_are_seen_as_cached_ones(place: Path, predictor: TwoStageP
     for study in train_split.studies[:4]:
         fresh = read_study(study_rows(train_split, study)).croppable()
         cached = cache.read(study).croppable()
-        assert sorted((one.series_id, len(one)) for one in fresh) == sorted(
-            (one.series_id, len(one)) for one in cached
-        )
+        assert sorted((one.series_id, len(one)) for one in fresh) == sorted((one.series_id, len(one)) for one in cached)
         for one in cached:
             same = [other for other in fresh if np.array_equal(other.positions, one.positions)]
             assert any(np.array_equal(other.pixels, one.pixels) for other in same)
 
 
-def test_studies_shared_out_over_devices_are_graded_as_alone(
-    place: Path, predictor: TwoStagePredictor
-) -> None:
+def test_studies_shared_out_over_devices_are_graded_as_alone(place: Path, predictor: TwoStagePredictor) -> None:
     """Read ahead, and by two replicas: the same probabilities and reasons, in the order of the studies."""
     split = read_competition(place / "competition", "train")
     studies = [study_rows(split, study) for study in split.studies[:5]]
@@ -152,9 +148,7 @@ def test_weights_that_give_no_numbers_are_named(part: str, place: Path, tmp_path
     shutil.copytree(place / "bundle", tmp_path / "bundle")
     name = manifest.models["grade"][0]["folds"][1] if part == "grade" else manifest.models[part][1]
     weights = safetensors.torch.load_file(tmp_path / "bundle" / name)
-    bad = {
-        key: value.float() * 1e30 if value.is_floating_point() else value for key, value in weights.items()
-    }
+    bad = {key: value.float() * 1e30 if value.is_floating_point() else value for key, value in weights.items()}
     safetensors.torch.save_file(bad, tmp_path / "bundle" / name)
     test = read_competition(place / "competition", "test")
     broken = TwoStagePredictor(tmp_path / "bundle", manifest)
@@ -273,9 +267,7 @@ def test_every_odd_study_gets_its_rows_and_a_reason(
     assert float(row["seconds"]) > 0
 
 
-@pytest.mark.parametrize(
-    ("harm", "alike"), [("no geometry", True), ("single slices", True), ("no T2", False)]
-)
+@pytest.mark.parametrize(("harm", "alike"), [("no geometry", True), ("single slices", True), ("no T2", False)])
 def test_foramina_of_unknown_side_get_the_mean_of_both(
     harmed: tuple[pd.DataFrame, Path, Path], harm: str, alike: bool
 ) -> None:
@@ -303,9 +295,7 @@ def test_both_stages_are_trained_by_one_fold_table(place: Path) -> None:
     assert len(tables) == 3
     for table in tables[1:]:
         pd.testing.assert_frame_equal(table, tables[0])
-    assert set(tables[0]["study_id"].astype(str)) == set(
-        read_competition(place / "competition", "train").studies
-    )
+    assert set(tables[0]["study_id"].astype(str)) == set(read_competition(place / "competition", "train").studies)
 
 
 def test_the_submission_over_odd_studies_is_valid(harmed: tuple[pd.DataFrame, Path, Path]) -> None:
@@ -360,10 +350,7 @@ def test_settings_of_a_file_replace_the_presets(tmp_path: Path) -> None:
     assert [one.epochs for one in merged.grade] == [3, 3, 3]
     assert merged.locate == preset("t4x2-gold").locate
     assert [one.backbones for one in merged.grade] == [one.backbones for one in preset("t4x2-gold").grade]
-    for text, told in (
-        ('{"grade": {"epoch": 3}}', "unknown setting 'epoch'"),
-        ('{"epochs": 3}', "give an object"),
-    ):
+    for text, told in (('{"grade": {"epoch": 3}}', "unknown setting 'epoch'"), ('{"epochs": 3}', "give an object")):
         file.write_text(text)
         with pytest.raises(InputError, match=told):
             changed(preset("cpu"), read_json(file), str(file))

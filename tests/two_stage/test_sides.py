@@ -153,12 +153,8 @@ def test_storage_changes_neither_points_nor_crops(
 def test_a_turned_field_changes_no_point(degrees: float) -> None:
     """Fields turned about the patient's own axes, as for scoliosis or a patient who lies askew."""
     turned = rotated(SAGITTAL, (1, 0, 0), degrees), rotated(AXIAL, (0, 0, 1), degrees)
-    sagittal = make_stack(
-        balls(spine()[:3]), turned[0], slices=15, step=4.5, shape=(170, 170), spacing=(1.5, 1.5)
-    )
-    axial = make_stack(
-        balls(spine()[3:]), turned[1], slices=45, shape=(110, 110), spacing=(1.3, 1.3), step=4.0
-    )
+    sagittal = make_stack(balls(spine()[:3]), turned[0], slices=15, step=4.5, shape=(170, 170), spacing=(1.5, 1.5))
+    axial = make_stack(balls(spine()[3:]), turned[1], slices=45, shape=(110, 110), spacing=(1.3, 1.3), step=4.0)
     assert_near(find([sagittal], [axial]), spine())
 
 
@@ -270,12 +266,7 @@ def cached(folder: Path, count: int, plane: Floats, **changes: object) -> Volume
     ],
 )
 def test_odd_geometry_gives_a_usable_stack(
-    tmp_path: Path,
-    count: int,
-    changes: dict[str, object],
-    spacing: tuple[float, float],
-    placed: bool,
-    measured: bool,
+    tmp_path: Path, count: int, changes: dict[str, object], spacing: tuple[float, float], placed: bool, measured: bool
 ) -> None:
     """What cannot be is assumed and marked so; crops and points stay finite with one slice or no steps."""
     stack = cached(tmp_path, count, SAGITTAL, **changes)
@@ -284,9 +275,7 @@ def test_odd_geometry_gives_a_usable_stack(
     centre = stack.to_patient(0, 31.5, 29.5)
     assert np.isfinite(centre).all()
     crops = crop_study(
-        [of_kind(stack, "sagittal_t2")],
-        np.broadcast_to(centre, (5, 5, 3)),
-        GradeConfig(sagittal_px=16, axial_px=16),
+        [of_kind(stack, "sagittal_t2")], np.broadcast_to(centre, (5, 5, 3)), GradeConfig(sagittal_px=16, axial_px=16)
     )
     middle = crops.images[0].shape[2] // 2
     assert (crops.images[0][:, 0, middle, 8:-8, 8:-8] == 100).all()

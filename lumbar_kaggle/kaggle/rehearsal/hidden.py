@@ -104,19 +104,9 @@ INJURIES: tuple[tuple[str, str, Callable[[Path], object], bool], ...] = (
     ("random bytes in place of files", PRIOR, lambda one: _bytes(one, lambda _: NOISE), True),
     ("files of no bytes", PRIOR, lambda one: _bytes(one, lambda _: b""), True),
     ("an empty series folder", PRIOR, _empty, True),
-    (
-        "no tags of place, size and number",
-        GRADED,
-        lambda one: _headers(one, lambda d: _drop(d, PLACE)),
-        False,
-    ),
+    ("no tags of place, size and number", GRADED, lambda one: _headers(one, lambda d: _drop(d, PLACE)), False),
     ("headers without pixels", PRIOR, lambda one: _headers(one, lambda d: _drop(d, ("PixelData",))), True),
-    (
-        "slices of two sizes",
-        GRADED,
-        lambda one: _headers(one, lambda d: _store(d, lambda p: p[::2, ::2]), 3),
-        False,
-    ),
+    ("slices of two sizes", GRADED, lambda one: _headers(one, lambda d: _store(d, lambda p: p[::2, ::2]), 3), False),
     ("a black series", GRADED, lambda one: _headers(one, lambda d: _store(d, np.zeros_like)), False),
     (f"{MANY_SLICES} slices", GRADED, _multiply_slices, False),
     ("foreign files in the series", GRADED, _add_strays, True),
@@ -160,9 +150,7 @@ class HiddenSet:
     key: str
 
 
-def make_hidden(
-    phantom: Path, truth: Path, folder: Path, studies: int, key: str, *, only_t1: bool
-) -> HiddenSet:
+def make_hidden(phantom: Path, truth: Path, folder: Path, studies: int, key: str, *, only_t1: bool) -> HiddenSet:
     """Make a hidden competition folder from a phantom; left as it is when it is there.
 
     Args:

@@ -153,9 +153,7 @@ def choose_sandbox(wanted: str = "auto") -> str:
         InputError: the wanted one does not work here.
     """
     if wanted == "bwrap" and why_no_sandbox():
-        raise InputError(
-            f"sandbox bwrap does not work on this machine ({why_no_sandbox()}); give --sandbox auto"
-        )
+        raise InputError(f"sandbox bwrap does not work on this machine ({why_no_sandbox()}); give --sandbox auto")
     return wanted if wanted != "auto" else "plain" if why_no_sandbox() else "bwrap"
 
 
@@ -205,9 +203,7 @@ def play(session: Session, folder: Path, sandbox: str, limits: Limits) -> Played
         (stage / name).mkdir(parents=True)
     command, variables = _command(session, stage, sandbox)
     code, figures = run(command, variables, stage, session.hours * 3600 + START_UP_S, limits)
-    figures["output_bytes"] = sum(
-        path.stat().st_size for path in (stage / "output").rglob("*") if path.is_file()
-    )
+    figures["output_bytes"] = sum(path.stat().st_size for path in (stage / "output").rglob("*") if path.is_file())
     for name in ("input", "scratch"):
         shutil.rmtree(stage / name, ignore_errors=True)
     if not code and figures["output_bytes"] <= limits.disk_bytes:

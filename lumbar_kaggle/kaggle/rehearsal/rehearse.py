@@ -14,15 +14,7 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import digest, read_json, write_text
 from lumbar_kaggle.inference.bundle import MANIFEST
 from lumbar_kaggle.kaggle.datasets import BuiltDataset, build_models, build_package
-from lumbar_kaggle.kaggle.kernels import (
-    COMPETITION,
-    PACKAGE,
-    Kernel,
-    chain,
-    find_kernel,
-    make_notebook,
-    repository,
-)
+from lumbar_kaggle.kaggle.kernels import COMPETITION, PACKAGE, Kernel, chain, find_kernel, make_notebook, repository
 from lumbar_kaggle.kaggle.rehearsal.hidden import make_hidden
 from lumbar_kaggle.kaggle.rehearsal.play import (
     GIB,

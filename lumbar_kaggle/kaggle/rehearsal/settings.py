@@ -20,9 +20,7 @@ class RehearsalSettings:
     recipe: str = option("baseline", "whose kernels are played", metavar="RECIPE")
     studies: int = option(16, "training studies of the phantom", metavar="N", least=1)
     test_studies: int = option(3, "test studies of the phantom", metavar="M", least=1)
-    hidden_studies: int = option(
-        40, "test studies of the hidden set; Kaggle's has about 722", metavar="H", least=1
-    )
+    hidden_studies: int = option(40, "test studies of the hidden set; Kaggle's has about 722", metavar="H", least=1)
     seed: int = option(1, "of the phantom", metavar="S", least=0)
     minutes: float = option(15.0, "limit of a session that has 12 hours on Kaggle", metavar="MIN", above=0)
     config: str = option(
@@ -31,9 +29,7 @@ class RehearsalSettings:
         metavar="FILE",
     )
     sandbox: str = option(
-        "auto",
-        "bwrap (bubblewrap), plain, or auto: the better one that works",
-        choices=("auto", "bwrap", "plain"),
+        "auto", "bwrap (bubblewrap), plain, or auto: the better one that works", choices=("auto", "bwrap", "plain")
     )
     cores: int = option(4, "processors of a session, as far as there are", metavar="N", least=1)
     memory_gb: float = option(31.0, "address space of a session's process in GiB", metavar="GB", above=0)

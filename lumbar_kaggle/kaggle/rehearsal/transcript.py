@@ -116,9 +116,7 @@ class Transcript:
         head = f"# Rehearsal of lumbar_kaggle {__version__}\n\nPython {python}, sandbox {self.sandbox}."
         failed = f"\n\n**Failed:** {failure}" if failure else ""
         table = f"\n\n```\n{self.table() if self.steps else ''}\n```"
-        checked, uncovered = (
-            "".join(f"\n* {one}" for one in part) for part in (self.checks, self.not_covered)
-        )
+        checked, uncovered = ("".join(f"\n* {one}" for one in part) for part in (self.checks, self.not_covered))
         path = self.folder / "transcript.md"
         write_text(path, f"{head}{failed}{table}\n\nChecked:\n{checked}\n\nNot covered:\n{uncovered}\n")
         return path

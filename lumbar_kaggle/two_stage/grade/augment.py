@@ -12,9 +12,7 @@ from lumbar_kaggle.two_stage.grade.data import UNKNOWN, Batch
 from lumbar_kaggle.two_stage.grade.network import GradeLoss
 from lumbar_kaggle.two_stage.grade.views import PLACES, VIEWS, View, Window, window
 
-SWAPPED = [
-    PLACES.index(name) for name in ("canal", "right foramen", "left foramen", "right recess", "left recess")
-]
+SWAPPED = [PLACES.index(name) for name in ("canal", "right foramen", "left foramen", "right recess", "left recess")]
 """Order of the five outputs of a mirrored patient."""
 
 MIRRORED_SLICES, MIRRORED_COLUMNS = "canal", "axial middle"
@@ -93,8 +91,7 @@ def mirror(batch: Batch, which: torch.Tensor) -> Batch:
 def drop_views(batch: Batch, share: float) -> Batch:
     """Take views away at random, as if their series were missing."""
     present = [
-        there & (torch.rand(there.shape[:2], device=there.device) >= share)[..., None]
-        for there in batch["present"]
+        there & (torch.rand(there.shape[:2], device=there.device) >= share)[..., None] for there in batch["present"]
     ]
     return {**batch, "present": present}
 

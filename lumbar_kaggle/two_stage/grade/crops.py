@@ -146,9 +146,7 @@ def _plan(points: Floats, config: GradeConfig) -> Iterator[Cut]:
                 yield Cut(view, level, side, size, named[place][level], upright)
 
 
-def _find(
-    cut: Cut, stacks: Sequence[Volume], mark: Floats, config: GradeConfig
-) -> tuple[CropFacts, Excerpt | None]:
+def _find(cut: Cut, stacks: Sequence[Volume], mark: Floats, config: GradeConfig) -> tuple[CropFacts, Excerpt | None]:
     """Return the facts of a crop and what to cut it from; without that, the facts give the reason."""
     facts = CropFacts(cut.view.name, LEVELS[cut.level], cut.side)
     if np.isnan(cut.point).any():
@@ -271,10 +269,7 @@ def crop_to_slice(volume: Volume, index: int, cut: Cut) -> Floats:
     ]
     row, column, _ = volume.to_slice(index, np.array(places))
     return np.array(
-        [
-            [column[1] - column[0], column[2] - column[0], column[0]],
-            [row[1] - row[0], row[2] - row[0], row[0]],
-        ]
+        [[column[1] - column[0], column[2] - column[0], column[0]], [row[1] - row[0], row[2] - row[0], row[0]]]
     )
 
 

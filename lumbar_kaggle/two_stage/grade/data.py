@@ -116,8 +116,7 @@ def cache_crops(
     ]
     if not sources:
         raise InputError(
-            f"{folder}: no study has a point to crop around; give located points, or fill "
-            "train_label_coordinates.csv"
+            f"{folder}: no study has a point to crop around; give located points, or fill train_label_coordinates.csv"
         )
     batches = cache.plan(sources, BATCH)
     todo = [batch for batch in batches if cache.entries(batch) is None]
@@ -140,9 +139,7 @@ def cache_crops(
 def _settings(config: GradeConfig) -> CacheConfig:
     windows = [list(asdict(window(view, config)).values()) for view in VIEWS]
     return CacheConfig(
-        "crops",
-        VERSION,
-        {"windows": windows, "step": config.step_mm, "reach": config.reach_mm, "align": config.align},
+        "crops", VERSION, {"windows": windows, "step": config.step_mm, "reach": config.reach_mm, "align": config.align}
     )
 
 
@@ -152,12 +149,7 @@ def _fingerprint(series: list[str], points: Floats, annotated: Floats | None) ->
 
 
 def _one(
-    studies: Studies,
-    study: str,
-    points: Floats,
-    annotated: Floats | None,
-    folder: Path,
-    config: GradeConfig,
+    studies: Studies, study: str, points: Floats, annotated: Floats | None, folder: Path, config: GradeConfig
 ) -> pd.DataFrame:
     crops = crop_study(studies.read(study).croppable(), points, config, annotated)
     name = f"{study}.npy"
@@ -284,9 +276,7 @@ class Samples:
         labels: of each study; None in prediction.
     """
 
-    def __init__(
-        self, studies: Sequence[str], crops: CropSet, labels: dict[str, Labels] | None = None
-    ) -> None:
+    def __init__(self, studies: Sequence[str], crops: CropSet, labels: dict[str, Labels] | None = None) -> None:
         self.labels, self.crops = labels, crops
         self.items = [(study, level) for study in studies for level in range(len(LEVELS))]
 

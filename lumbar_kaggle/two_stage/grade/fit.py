@@ -24,11 +24,7 @@ from lumbar_kaggle.training.devices import spread, training_device
 from lumbar_kaggle.two_stage.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.data import CropSet, Samples, cache_crops, study_labels
 from lumbar_kaggle.two_stage.grade.places import annotated_places, to_points, unsided
-from lumbar_kaggle.two_stage.grade.training import (
-    level_prior,
-    predict_levels,
-    train_fold,
-)
+from lumbar_kaggle.two_stage.grade.training import level_prior, predict_levels, train_fold
 from lumbar_kaggle.two_stage.grade.views import CELLS
 from lumbar_kaggle.two_stage.study import CachedStudies, DicomStudies
 
@@ -58,10 +54,7 @@ class GraderResult:
     def sentence(self) -> str:
         """Return one line on the result; the word ``resumable`` when something is left to do."""
         if self.left:
-            return (
-                f"{self.left} of {self.folds} folds are left in {self.run}: "
-                "resumable, run the same command again"
-            )
+            return f"{self.left} of {self.folds} folds are left in {self.run}: resumable, run the same command again"
         if self.finished < self.folds:
             return f"{self.finished} of {self.folds} folds are trained in {self.run}, all that were asked for"
         told = "" if self.score is None else f"; out-of-fold score {self.score:.4f}"
@@ -240,17 +233,14 @@ def conclude(competition: Competition, out: Path, config: GradeConfig) -> float 
     """
     remedy = "delete it and run the same command again"
     parts = [
-        read_csv(predictions_file(out, fold), ("row_id", "fold", *SEVERITIES), remedy)
-        for fold in range(config.folds)
+        read_csv(predictions_file(out, fold), ("row_id", "fold", *SEVERITIES), remedy) for fold in range(config.folds)
     ]
     everything = pd.concat(parts, ignore_index=True)
     oof = competition.labels[["row_id"]].merge(everything, on="row_id", validate="1:1")
     oof = oof[["row_id", "fold", *SEVERITIES]]
     write_csv(out / "oof.csv", oof)
     mine = score(oof, competition.labels)
-    prior = score(
-        prior_predictions(weighted_prior(competition.labels), competition.labels), competition.labels
-    )
+    prior = score(prior_predictions(weighted_prior(competition.labels), competition.labels), competition.labels)
     for name, value in mine.parts.items():
         log.info("%-20s%10.4f  prior %.4f", name, value, prior.parts[name])
     if mine.total is not None and prior.total is not None:

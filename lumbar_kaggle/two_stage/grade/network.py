@@ -47,15 +47,11 @@ class SlicePool(nn.Module):
     def __init__(self, features: int, width: int, sequence: str) -> None:
         super().__init__()
         self.enter = nn.Sequential(nn.Linear(features, width), nn.LayerNorm(width), nn.GELU())
-        self.sequence = (
-            nn.GRU(width, width // 2, batch_first=True, bidirectional=True) if sequence == "gru" else None
-        )
+        self.sequence = nn.GRU(width, width // 2, batch_first=True, bidirectional=True) if sequence == "gru" else None
         self.value, self.gate = nn.Linear(width, width // 2), nn.Linear(width, width // 2)
         self.score, self.best = nn.Linear(width // 2, 1), nn.Linear(width // 2, 1)
 
-    def forward(
-        self, features: torch.Tensor, present: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(self, features: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return description ``[views, width]``, slice scores and attention ``[views, slices]`` each.
 
         Args:
@@ -87,9 +83,7 @@ class Grader(nn.Module):
         pretrained: give the encoders the weights of the configuration; without, all is random.
     """
 
-    def __init__(
-        self, config: GradeConfig, prior: torch.Tensor | None = None, *, pretrained: bool = False
-    ) -> None:
+    def __init__(self, config: GradeConfig, prior: torch.Tensor | None = None, *, pretrained: bool = False) -> None:
         super().__init__()
         self.config = config
         weights = config.weights if pretrained else ("none", "none")
@@ -154,11 +148,7 @@ class Grader(nn.Module):
 
 def _head(inputs: int, width: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(
-        nn.Dropout(dropout),
-        nn.Linear(inputs, width),
-        nn.GELU(),
-        nn.Dropout(dropout),
-        nn.Linear(width, len(SEVERITIES)),
+        nn.Dropout(dropout), nn.Linear(inputs, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, len(SEVERITIES))
     )
 
 
@@ -198,9 +188,7 @@ class GradeLoss:
             total = total + share * losses[:, outputs].sum() / known[:, outputs].sum().clamp(min=1)
         return total / sum(self.config.group_weights)
 
-    def views(
-        self, by_view: Sequence[torch.Tensor], severity: torch.Tensor, weight: torch.Tensor
-    ) -> torch.Tensor:
+    def views(self, by_view: Sequence[torch.Tensor], severity: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Return the mean loss of the heads that see one view each, ``[batch, sides, 3]`` logits."""
         total = by_view[0].new_zeros(())
         for view, logits in zip(VIEWS, by_view, strict=True):

@@ -12,13 +12,7 @@ from fastai.torch_core import to_device
 from numpy.typing import NDArray
 
 from lumbar_kaggle.core.budget import Budget
-from lumbar_kaggle.core.targets import (
-    LEVELS,
-    SCORE_GROUPS,
-    SEVERITIES,
-    SEVERITY_WEIGHTS,
-    TARGETS,
-)
+from lumbar_kaggle.core.targets import LEVELS, SCORE_GROUPS, SEVERITIES, SEVERITY_WEIGHTS, TARGETS
 from lumbar_kaggle.score.metric import PRIOR_SMOOTHING, weighted_prior
 from lumbar_kaggle.tables.folds import derive_seed
 from lumbar_kaggle.training.devices import device_of, half_precision
@@ -89,9 +83,7 @@ def load_network(file: Path, config: GradeConfig) -> Grader:
     return network
 
 
-def _make_learner(
-    network: Grader, parts: tuple[Samples, Samples], folder: Path, config: GradeConfig
-) -> Learner:
+def _make_learner(network: Grader, parts: tuple[Samples, Samples], folder: Path, config: GradeConfig) -> Learner:
     loss = GradeLoss(config)
     callbacks = [PrepareBatch(config)]
     if config.mixup:

@@ -16,10 +16,7 @@ CANAL, FORAMINA, RECESSES = 0, slice(1, 3), slice(3, 5)
 
 PLACE_OF_CONDITION = dict(zip(CONDITIONS, PLACES, strict=True))
 
-CELLS = (
-    [LEVELS.index(of.level) for of in TARGETS],
-    [PLACES.index(PLACE_OF_CONDITION[of.condition]) for of in TARGETS],
-)
+CELLS = ([LEVELS.index(of.level) for of in TARGETS], [PLACES.index(PLACE_OF_CONDITION[of.condition]) for of in TARGETS])
 """Of each target in ``[5 levels, 5 places]``."""
 
 

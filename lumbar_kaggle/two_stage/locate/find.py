@@ -90,9 +90,7 @@ def _together(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=list(COLUMNS))
 
 
-def locate_sagittal(
-    study_id: str, volume: Volume, networks: Sequence[Locator], config: LocateConfig
-) -> pd.DataFrame:
+def locate_sagittal(study_id: str, volume: Volume, networks: Sequence[Locator], config: LocateConfig) -> pd.DataFrame:
     """Find the canal and the foramina of one sagittal series.
 
     Args:

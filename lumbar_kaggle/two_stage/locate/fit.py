@@ -188,9 +188,7 @@ def _fit_fold(task: _Task, fold: int) -> None:
             network = train_network(name, fold, parts, task.out, task.config, task.budget, start)
             networks[name].append(network)
         elif some:
-            log.info(
-                "Fold %d: all marked %s slices are of the studies that it holds out; no network", fold, name
-            )
+            log.info("Fold %d: all marked %s slices are of the studies that it holds out; no network", fold, name)
     held_out = [one for one in task.studies if task.fold_of[one.study_id] == fold]
     points = locate_studies(held_out, networks["sagittal"], networks["axial"], task.config)
     write_csv(_points_file(task.out, fold), points)
@@ -298,15 +296,11 @@ def run_locate(
     try:
         if config.epochs == 0:
             if weights is None:
-                raise InputError(
-                    f"{out}: nothing is to be trained, so a trained locator is needed: --weights"
-                )
+                raise InputError(f"{out}: nothing is to be trained, so a trained locator is needed: --weights")
             trained, device = read_config(weights), training_device()
             sagittal, axial = (load_networks(weights, plane, device) for plane in CHANNELS)
             if not sagittal:
-                raise InputError(
-                    f"{weights}: no fold of this locator is finished; run lumbar locate with it as --out"
-                )
+                raise InputError(f"{weights}: no fold of this locator is finished; run lumbar locate with it as --out")
             points = locate_studies(studies, sagittal, axial, trained)
             write_csv(out / "points.csv", points)
         else:

@@ -109,9 +109,7 @@ class Locator(nn.Module):
         deepest = channels[-1]
         # Level identity is told from the sacrum, far below the upper discs: a wide view is needed.
         self.wide = nn.Sequential(*(_dilated(deepest, rate) for rate in (1, 2, 4)))
-        self.up = nn.ModuleList(
-            _block(b + a, a) for a, b in zip(channels[-2:0:-1], channels[:1:-1], strict=True)
-        )
+        self.up = nn.ModuleList(_block(b + a, a) for a, b in zip(channels[-2:0:-1], channels[:1:-1], strict=True))
         self.maps = nn.Conv2d(channels[1], outputs, 1)
         self.absent = nn.Linear(deepest, outputs)
 

@@ -299,10 +299,7 @@ class _Slices:
 
 
 def _make_learner(
-    parts: tuple[Sequence[Sample], Sequence[Sample]],
-    folder: Path,
-    config: LocateConfig,
-    start: Locator | None,
+    parts: tuple[Sequence[Sample], Sequence[Sample]], folder: Path, config: LocateConfig, start: Locator | None
 ) -> Learner:
     network = Locator(config.channels, len(parts[0][0].state))
     if start is not None:
