@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from lumbar_kaggle.core.folders import list_folder, shown
 from lumbar_kaggle.dicom.cache import OK, Cache, CacheConfig, Source
-from lumbar_kaggle.dicom.grouping import middle_first
 from lumbar_kaggle.dicom.headers import UnreadableInstance
 from lumbar_kaggle.dicom.instances import read_slices
-from lumbar_kaggle.dicom.series import UnreadableSeries, notes, read_headers
+from lumbar_kaggle.dicom.series import UnreadableSeries, middle_first, notes, read_headers
 from lumbar_kaggle.dicom.volume import HIGH, LOW, windowed
 from lumbar_kaggle.tables.competition import SERIES_COLUMNS
 

@@ -6,10 +6,9 @@ Layout::
     CACHE/{kind}/batches/{number}-{digest}/   one committed batch: its files and its index.csv
     CACHE/{kind}/index.csv                    all entries, written when every batch is there
 
-A batch is named by a digest of its sources, so a batch that is already there is the one wanted, and
-a source that changed makes a new one. Sources are compared by the names, sizes and first bytes of their
-files, which hold the identifiers: a mount may give other times to the same files, and reading every
-byte would cost as much as the work saved.
+A batch is named by a digest of its sources, so a batch that is already there is the one wanted, and a source that
+changed makes a new one. Sources are compared by the names, sizes and first bytes of their files, which hold the
+identifiers: a mount may give other times to the same files, and reading every byte would cost what the work saves.
 """
 
 import hashlib
@@ -30,32 +29,22 @@ from lumbar_kaggle.core.folders import list_folder
 OK = "ok"
 """Status of an entry that can be used; any other status has a reason beside it."""
 
-HEAD_BYTES = 16384
-"""Of a file, for its fingerprint: the header with all identifiers, and as a rule the first pixels."""
-
+HEAD_BYTES = 16384  # of a file, for its fingerprint: the header with all identifiers, as a rule the first pixels
+# Of a batch's folder, with a dot before it is committed; whatever else lies there is not ours.
 _BATCH_NAME = re.compile(r"\.?\d{5,}-[0-9a-f]{16}")
-"""Of a batch's folder, with a dot before it is committed; whatever else lies there is not ours."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One series to preprocess.
-
-    Attributes:
-        study_id, series_id, kind: as in `competition.Competition.series`.
-        folder: the series folder.
-        slices: files in it.
-        fingerprint: digest of their names and sizes, and of the heads of the first and the last.
-        files: those that are of the series, relative to the folder; none: all.
-    """
+    """One series to preprocess: a row of `competition.Competition.series`, and the state of its files."""
 
     study_id: str
     series_id: str
     kind: str
     folder: str
-    slices: int
-    fingerprint: str
-    files: tuple[str, ...] = ()
+    slices: int  # number of files
+    fingerprint: str  # digest of their names and sizes, and of the heads of the first and the last
+    files: tuple[str, ...] = ()  # those that are of the series, relative to the folder; none: all
 
     @staticmethod
     def scan(study_id: str, series_id: str, kind: str, folder: str, only: tuple[str, ...] = ()) -> "Source":
@@ -108,8 +97,7 @@ class Cache:
 
     def open(self, config: CacheConfig) -> None:
         """Create the folder; raise InputError where it was made with another configuration."""
-        path = self.folder / "config.json"
-        wanted = asdict(config)
+        path, wanted = self.folder / "config.json", asdict(config)
         if path.is_file() and read_json(path) != wanted:
             raise InputError(
                 f"{path}: this cache was made with other settings; choose another --cache folder or delete it"
@@ -127,28 +115,25 @@ class Cache:
         return batches
 
     def entries(self, batch: Batch) -> pd.DataFrame | None:
-        """Return a committed batch's index; None where it is not committed or is damaged."""
+        """Return a committed batch's index; None where it is not committed or is damaged, to be made anew."""
         folder = self.batches / batch.name
         try:
             index = _read_index(folder / "index.csv")
         except InputError:
-            return None  # it is made anew
+            return None
         # Each source has as many rows as the others; with lines cut off, one has fewer or none.
         rows, studies = len(index) % len(batch.sources), {source.study_id for source in batch.sources}
         files = all((folder / file).exists() for file in index["file"].unique())
         return index if files and not rows and set(index["study_id"]) == studies else None
 
     def begin(self, batch: Batch) -> Path:
-        """Return a folder for the batch's files, outside of the committed ones.
-
-        What the batch already holds is in it, so that only the entries that failed need be made again.
-        """
-        folder, before = self.batches / f".{batch.name}", self.batches / batch.name
+        """Return a folder outside of the committed ones for the batch's files; it has those that are there already."""
+        folder = self.batches / f".{batch.name}"
         shutil.rmtree(folder, ignore_errors=True)
         if self.entries(batch) is None:
             folder.mkdir()
         else:
-            shutil.copytree(before, folder)
+            shutil.copytree(self.batches / batch.name, folder)
         return folder
 
     def commit(self, batch: Batch, entries: pd.DataFrame) -> None:
@@ -159,13 +144,13 @@ class Cache:
         os.replace(folder, self.batches / batch.name)
 
     def finish(self, batches: Iterable[Batch]) -> pd.DataFrame:
-        """Join the batches' indices into one, drop batches that are no longer wanted, return the index."""
+        """Join the batches' indices into one, drop batches that are not wanted, return the index."""
         names = [batch.name for batch in batches]
         parts = [_read_index(self.batches / name / "index.csv") for name in names]
         for name, part in zip(names, parts, strict=True):
             part["file"] = [f"batches/{name}/{file}" if file else "" for file in part["file"]]
-        for folder in set(self.batches.iterdir()) - {self.batches / name for name in names}:
-            if _BATCH_NAME.fullmatch(folder.name):
+        for folder in self.batches.iterdir():
+            if _BATCH_NAME.fullmatch(folder.name) and folder.name not in names:
                 shutil.rmtree(folder)
         index = pd.concat(parts, ignore_index=True)
         write_csv(self.folder / "index.csv", index)
@@ -174,18 +159,12 @@ class Cache:
     def identity(self) -> str:
         """Return a digest of the sources of all usable entries of a finished cache; raises as `index`."""
         index = self.index()
-        usable = index.loc[index["status"] == OK, ["study_id", "series_id", "source"]]
-        return digest(usable.to_numpy().tolist())
+        return digest(index.loc[index["status"] == OK, ["study_id", "series_id", "source"]].to_numpy().tolist())
 
     def index(self) -> pd.DataFrame:
-        """Read the index of a finished cache.
+        """Read the index of a finished cache; raise InputError where it is missing, damaged, or was not finished.
 
-        Returns:
-            Text columns, at least ``study_id, series_id, kind, status, reason, file``; `file` is
-            relative to `folder`.
-
-        Raises:
-            InputError: the cache is missing or damaged, or was not finished.
+        Text columns, at least ``study_id, series_id, kind, status, reason, file``; `file` is relative to `folder`.
         """
         path = self.folder / "index.csv"
         if not path.is_file():

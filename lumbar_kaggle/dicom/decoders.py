@@ -1,12 +1,22 @@
-"""One encoded frame to its stored values, alike whichever decoder is installed.
+"""One frame to its stored values, alike whichever decoder is installed, and none of them ends the process.
 
-Before a decoder sees a frame, the frame's own header is held against the file's: decoders allocate by one
-and fill by the other. What a decoder returns is cut to the bits that are stored and given the sign that the
-header states, since decoders disagree on both.
+Before a decoder sees an encoded frame, the frame's own header is held against the file's: decoders allocate by one
+and fill by the other. What it returns is cut to the bits that are stored and given the sign that the header states.
+GDCM, which decodes JPEG here and within SimpleITK, calls ``abort`` on some damaged frames. So each process that meets
+encoded frames starts one child, which waits on a pipe for them and ends with its parent; by `subprocess`, so that
+threads, worker processes and scripts without a main guard may start it.
 """
 
+import atexit
+import os
+import pickle
+import signal
 import struct
+import subprocess
+import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -16,78 +26,70 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
+from pydicom import dcmwrite, uid
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import (
-    UID,
-    JPEG2000TransferSyntaxes,
-    JPEGLSTransferSyntaxes,
-    JPEGTransferSyntaxes,
-    MRImageStorage,
-    RLELossless,
-)
 
-JPEG = (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes)
+from lumbar_kaggle.dicom.headers import PIXEL_DATA
 
+JPEG = (*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes)
+
+# Second bytes of the JPEG markers (ITU-T T.81, table B.1; T.87 for F7) that give size and precision.
 START_OF_FRAME = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
-"""Second bytes of the JPEG markers (ITU-T T.81, table B.1; T.87 for F7) that give size and precision."""
 
-PLUGINS = ("pyjpegls", "pylibjpeg")
-"""pydicom's plug-ins that come first. Its GDCM plug-in is left out: it refuses 12-bit JPEG, and GDCM reads
-whole files of every syntax."""
+FRAME_SECONDS = 60  # a decoder that takes longer on one frame hangs
+MEMORY_BYTES = 4 * 2**30  # most that the child may allocate; a frame within the limits takes far less
 
-LAST_PLUGINS = ("pillow", "pydicom")
-"""Plug-ins for want of a better: pillow's JPEG is a grey level off, pydicom's RLE takes thrice as long."""
+_lock = threading.Lock()
+_child: subprocess.Popen[bytes] | None = None
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a file stores its frames."""
+    """How a file stores its frames, in the words of pydicom's decoders."""
 
     syntax: str  # transfer syntax UID
     rows: int
     columns: int
-    frames: int
+    number_of_frames: int
     bits_allocated: int
     bits_stored: int
-    signed: bool  # two's complement
-
-    @property
-    def frame_bytes(self) -> int:
-        """Size of one frame, decoded."""
-        return self.rows * self.columns * self.bits_allocated // 8
+    pixel_representation: int  # 0: unsigned, 1: two's complement
 
     def options(self, **more: Any) -> dict[str, Any]:
-        """Return the same as keyword arguments of pydicom's decoders, and `more` of them."""
-        return {
-            "raw": True,
-            "pixel_keyword": "PixelData",
-            "rows": self.rows,
-            "columns": self.columns,
-            "samples_per_pixel": 1,
-            "bits_allocated": self.bits_allocated,
-            "bits_stored": self.bits_stored,
-            "pixel_representation": int(self.signed),
-            "photometric_interpretation": "MONOCHROME2",
-            **more,
-        }
+        """Return keyword arguments of pydicom's decoders, and `more` of them."""
+        grey = {"raw": True, "samples_per_pixel": 1, "photometric_interpretation": "MONOCHROME2"}
+        return {"pixel_keyword": "PixelData", **grey, **vars(self), **more}
 
 
-Decoder = Callable[[bytes, Layout], NDArray[Any]]
+def stored_frame(dataset: Dataset, layout: Layout, frame: int) -> NDArray[Any]:
+    """Return the values of a frame, numbered from 0, of a dataset with PixelData; raises as `decode_frame`."""
+    big = not getattr(dataset.get_item(PIXEL_DATA), "is_little_endian", True)
+    element = dataset["PixelData"]
+    syntax = uid.UID(layout.syntax or (uid.ExplicitVRBigEndian if big else uid.ImplicitVRLittleEndian))
+    decoder = get_decoder(syntax)
+    if decoder.is_native:
+        frame_bytes = layout.rows * layout.columns * layout.bits_allocated // 8
+        length = frame_bytes * layout.number_of_frames
+        if layout.number_of_frames > 1 and len(element.value) < length:
+            whole = len(element.value) // frame_bytes
+            raise ValueError(f"its header states {layout.number_of_frames} frames, its pixels are {whole}")
+        options = layout.options(index=frame, pixel_vr=element.VR)
+        values, _ = decoder.as_array(element.value[: length + length % 2], **options)
+        return stored(values, layout, layout.bits_allocated)
+    table = [dataset.get(f"ExtendedOffsetTable{part}") for part in ("", "Lengths")]
+    offsets = (table[0], table[1]) if all(table) else None
+    encoded = get_frame(element.value, frame, number_of_frames=layout.number_of_frames, extended_offsets=offsets)
+    return (decode_frame if syntax == uid.RLELossless else decode_in_child)(encoded, layout)
 
 
 def decode_frame(encoded: bytes, layout: Layout) -> NDArray[Any]:
-    """Decode one frame, its fragments joined, with the first decoder that can.
+    """Decode one frame, its fragments joined, with the first decoder that can; see `stored`.
 
-    Returns:
-        ``[rows, columns]`` stored values; see `stored`.
-
-    Raises:
-        ValueError: the frame contradicts the header, or no decoder can read it; the text says why.
-        NotImplementedError: pydicom knows of no decoder for the syntax.
+    Raises ValueError, which says why, where the frame contradicts the header or no decoder can read it, and
+    NotImplementedError where pydicom knows of no decoder for the syntax.
     """
     precision = check_frame(encoded, layout)
     reasons = []
@@ -97,50 +99,45 @@ def decode_frame(encoded: bytes, layout: Layout) -> NDArray[Any]:
         except Exception as error:
             # Decoders raise whatever their C library made of a damaged frame; the reason is kept.
             reasons.append(f"{name}: {error}")
-    raise ValueError("; ".join(reasons) or f"no decoder of {UID(layout.syntax).name} is installed")
+    raise ValueError("; ".join(reasons) or f"no decoder of {uid.UID(layout.syntax).name} is installed")
 
 
 def stored(values: NDArray[Any], layout: Layout, precision: int) -> NDArray[Any]:
-    """Return decoded values as the header states them, whatever sign and width a decoder gave them.
+    """Return decoded values ``[rows, columns]``, right in their lowest bits, with the header's width and sign.
 
-    Args:
-        values: ``[rows, columns]`` integers, right in their lowest bits.
-        layout, precision: what the file's header says, and the bits per pixel that the frame states.
-
-    Returns:
-        ``[rows, columns]`` uint16, int16, or uint32 and int32 where more than 16 bits are allocated.
+    `precision` is the bits per pixel that the frame states. The result is uint16 or int16, or of 32 bits where more
+    than 16 are allocated: decoders disagree on both.
     """
     bytes_each = max(layout.bits_allocated, 16) // 8
-    wide = values.astype(f"{'i' if layout.signed else 'u'}{bytes_each}", copy=False)
+    wide = values.astype(f"{'ui'[layout.pixel_representation]}{bytes_each}", copy=False)
     unused = 8 * bytes_each - min(layout.bits_stored, precision)
     return (wide << unused) >> unused if unused else wide
 
 
 @cache
-def decoders(syntax: str) -> dict[str, Decoder]:
+def decoders(syntax: str) -> dict[str, Callable[[bytes, Layout], NDArray[Any]]]:
     """Return the installed decoders of an encapsulated transfer syntax, the preferred one first."""
-    available = get_decoder(UID(syntax)).available_plugins
-    whole = {"gdcm": _with_gdcm, "SimpleITK": _with_simpleitk} if syntax in (*JPEG, *JPEG2000TransferSyntaxes) else {}
+    available = get_decoder(uid.UID(syntax)).available_plugins
+    whole = {"gdcm": _gdcm, "SimpleITK": _simpleitk} if syntax in (*JPEG, *uid.JPEG2000TransferSyntaxes) else {}
+    # pydicom's GDCM plug-in is left out: it refuses 12-bit JPEG. Two are for want of a better: pillow's JPEG is a grey
+    # level off, pydicom's own RLE takes thrice as long.
+    order = ("pyjpegls", "pylibjpeg", *filter(find_spec, whole), "pillow", "pydicom")
     return {
-        **{name: partial(_with_pydicom, plugin=name) for name in PLUGINS if name in available},
-        **{name: decoder for name, decoder in whole.items() if find_spec(name)},
-        **{name: partial(_with_pydicom, plugin=name) for name in LAST_PLUGINS if name in available},
+        name: partial(_with_file, read=whole[name]) if name in whole else partial(_with_pydicom, plugin=name)
+        for name in order
+        if name in whole or name in available
     }
 
 
 def check_frame(encoded: bytes, layout: Layout) -> int:
-    """Hold a frame's own header against the file's.
+    """Return the bits per pixel that a frame's own header states; those allocated where it states none.
 
-    Returns:
-        Bits per pixel that the frame states; those allocated where it states none.
-
-    Raises:
-        ValueError: they differ in size, or the frame has several components or more bits than the file.
+    Raises ValueError where it differs from the file's in size, or has several components or more bits.
     """
-    if layout.syntax == RLELossless:
-        _check_rle(encoded, layout)
+    if layout.syntax == uid.RLELossless:
+        _check_rle(encoded, layout.bits_allocated // 8)
         return layout.bits_allocated
-    if layout.syntax in JPEG2000TransferSyntaxes:
+    if layout.syntax in uid.JPEG2000TransferSyntaxes:
         precision, rows, columns, components = _jpeg_2000_size(encoded)
     elif layout.syntax in JPEG:
         precision, rows, columns, components = _jpeg_size(encoded)
@@ -155,9 +152,8 @@ def check_frame(encoded: bytes, layout: Layout) -> int:
     return precision
 
 
-def _check_rle(encoded: bytes, layout: Layout) -> None:
+def _check_rle(encoded: bytes, expected: int) -> None:
     """Check the RLE header (DICOM PS3.5, annex G.5): one segment per byte of a pixel, in rising order."""
-    expected = layout.bits_allocated // 8
     if len(encoded) < 64:
         raise ValueError(f"its RLE frame has {len(encoded)} bytes, less than its header")
     count, *offsets = struct.unpack("<16L", encoded[:64])
@@ -168,20 +164,19 @@ def _check_rle(encoded: bytes, layout: Layout) -> None:
         raise ValueError("the segments of its RLE frame do not follow each other")
 
 
-def _jpeg_size(encoded: bytes) -> tuple[int, int, int, int]:
+def _jpeg_size(encoded: bytes) -> tuple[int, ...]:
     """Return precision, rows, columns and components of a JPEG or JPEG-LS frame (ITU-T T.81, B.2.2)."""
     place = 2
     while encoded[:2] == b"\xff\xd8" and place + 10 <= len(encoded) and encoded[place] == 0xFF:
         marker, length = encoded[place + 1], int.from_bytes(encoded[place + 2 : place + 4], "big")
         if marker in START_OF_FRAME:
-            precision, rows, columns, components = struct.unpack(">BHHB", encoded[place + 4 : place + 10])
-            return precision, rows, columns, components
+            return struct.unpack(">BHHB", encoded[place + 4 : place + 10])
         # A marker may be preceded by any number of fill bytes.
         place += 1 if marker == 0xFF else 2 + length
     raise ValueError("its JPEG frame has no readable header")
 
 
-def _jpeg_2000_size(encoded: bytes) -> tuple[int, int, int, int]:
+def _jpeg_2000_size(encoded: bytes) -> tuple[int, ...]:
     """Return precision, rows, columns and components of a JPEG 2000 codestream (ITU-T T.800, A.5.1)."""
     # The codestream may stand in a JP2 file, although DICOM asks for it bare.
     start = encoded.find(b"\xff\x4f\xff\x51")
@@ -193,52 +188,145 @@ def _jpeg_2000_size(encoded: bytes) -> tuple[int, int, int, int]:
 
 
 def _with_pydicom(encoded: bytes, layout: Layout, *, plugin: str) -> NDArray[Any]:
-    values, _ = get_decoder(UID(layout.syntax)).as_array(
-        encapsulate([encoded], has_bot=False),
-        **layout.options(index=0, number_of_frames=1, validate=False, decoding_plugin=plugin),
-    )
+    options = layout.options(index=0, number_of_frames=1, validate=False, decoding_plugin=plugin)
+    values, _ = get_decoder(uid.UID(layout.syntax)).as_array(encapsulate([encoded], has_bot=False), **options)
     return np.asarray(values)
 
 
-def _with_gdcm(encoded: bytes, layout: Layout) -> NDArray[Any]:
-    import gdcm
-
-    with tempfile.TemporaryDirectory() as folder:
-        reader = gdcm.ImageReader()
-        reader.SetFileName(str(_write_bare(Path(folder), encoded, layout)))
-        if not reader.Read():
-            raise ValueError("cannot read it")
-        image = reader.GetImage()
-        # The C buffer comes as text; this is how the binding has it turned back.
-        content = image.GetBuffer()
-        if content is None:
-            raise ValueError("cannot decode it")
-        dtype = f"<u{image.GetPixelFormat().GetBitsAllocated() // 8}"
-    values = np.frombuffer(content.encode("utf-8", "surrogateescape"), dtype)
-    return values.reshape(layout.rows, layout.columns)
-
-
-def _with_simpleitk(encoded: bytes, layout: Layout) -> NDArray[Any]:
-    import SimpleITK
-
-    with tempfile.TemporaryDirectory() as folder:
-        image = SimpleITK.ReadImage(str(_write_bare(Path(folder), encoded, layout)))
-    return np.asarray(SimpleITK.GetArrayFromImage(image)).reshape(layout.rows, layout.columns)
-
-
-def _write_bare(folder: Path, encoded: bytes, layout: Layout) -> Path:
-    """Write a frame as a file that has no rescale and no inverted greys for a reader to apply."""
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = UID(layout.syntax)
-    dataset = Dataset()
-    dataset.file_meta = meta
-    dataset.SOPClassUID = meta.MediaStorageSOPClassUID = MRImageStorage
-    dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = UID("1.2.3")
+def _with_file(encoded: bytes, layout: Layout, *, read: Callable[[str], NDArray[Any]]) -> NDArray[Any]:
+    """Write a frame as a file that has no rescale and no inverted greys for a reader to apply, and read that."""
+    dataset, meta = Dataset(), FileMetaDataset()
+    dataset.file_meta, meta.TransferSyntaxUID = meta, uid.UID(layout.syntax)
+    dataset.SOPClassUID = meta.MediaStorageSOPClassUID = uid.MRImageStorage
+    dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = uid.UID("1.2.3")
     dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = layout.rows, layout.columns, 1
     dataset.BitsAllocated, dataset.BitsStored = layout.bits_allocated, layout.bits_stored
-    dataset.HighBit, dataset.PixelRepresentation = layout.bits_stored - 1, int(layout.signed)
+    dataset.HighBit, dataset.PixelRepresentation = layout.bits_stored - 1, layout.pixel_representation
     dataset.PhotometricInterpretation = "MONOCHROME2"
     dataset.PixelData = encapsulate([encoded])
-    path = folder / "frame.dcm"
-    pydicom.dcmwrite(path, dataset, enforce_file_format=True)
-    return path
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "frame.dcm")
+        dcmwrite(path, dataset, enforce_file_format=True)
+        return read(path).reshape(layout.rows, layout.columns)
+
+
+def _gdcm(path: str) -> NDArray[Any]:
+    import gdcm
+
+    reader = gdcm.ImageReader()
+    reader.SetFileName(path)
+    if not reader.Read():
+        raise ValueError("cannot read it")
+    image = reader.GetImage()
+    # The C buffer comes as text; this is how the binding has it turned back.
+    content = image.GetBuffer()
+    if content is None:
+        raise ValueError("cannot decode it")
+    dtype = f"<u{image.GetPixelFormat().GetBitsAllocated() // 8}"
+    return np.frombuffer(content.encode("utf-8", "surrogateescape"), dtype)
+
+
+def _simpleitk(path: str) -> NDArray[Any]:
+    import SimpleITK
+
+    return np.asarray(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(path)))
+
+
+def decode_in_child(encoded: bytes, layout: Layout) -> NDArray[Any]:
+    """Decode one frame as `decode_frame` does, in a child that may die of it (ValueError)."""
+    global _child
+    with _lock:
+        if _child is None or _child.poll() is not None:
+            _child = _start()
+        child = _child
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            pickle.dump((encoded, layout), child.stdin)
+            child.stdin.flush()
+            reply = pickle.load(child.stdout)
+        except (EOFError, BrokenPipeError) as error:
+            code = _end()
+            if hasattr(signal, "SIGALRM") and code == -signal.SIGALRM:
+                raise ValueError(f"its decoder took longer than {FRAME_SECONDS} s") from error
+            cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            raise ValueError(f"its decoder died of it ({cause}); the frame is damaged") from error
+        except BaseException:
+            # Interrupted, the child still owes its answer, which would be taken for the next frame's.
+            _end()
+            raise
+    if isinstance(reply, str):
+        raise ValueError(reply)
+    return np.asarray(reply)
+
+
+def _start() -> subprocess.Popen[bytes]:
+    places = [str(Path(__file__).parents[2]), *filter(None, sys.path)]
+    # Threads of the libraries, of no use here, would count against the child's memory on many cores.
+    threads = {"OPENBLAS_NUM_THREADS": "1", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", f"from {__name__} import serve; serve()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        # The libraries print what they make of each damaged frame; their reasons come as errors.
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, **threads, "PYTHONPATH": os.pathsep.join(places)},
+    )
+
+
+@atexit.register
+def _end() -> int:
+    """End the child, if there is one, and return its exit code."""
+    global _child
+    if _child is None:
+        return 0
+    child, _child = _child, None
+    child.kill()
+    child.communicate()
+    return child.returncode
+
+
+def _forget() -> None:
+    """Leave the child to the parent after a fork."""
+    global _child, _lock
+    _child, _lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
+def serve() -> None:
+    """Decode what comes on standard input until it ends; the child's whole life."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Libraries print on standard output, which is the way back.
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if sys.platform != "win32":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    # The alarm's default is to end the process, even within C code; Windows has none.
+    alarm: Callable[[int], object] = getattr(signal, "alarm", int)
+    while True:
+        try:
+            encoded, layout = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        alarm(FRAME_SECONDS)
+        try:
+            reply: NDArray[Any] | str = decode_frame(encoded, layout)
+        except Exception as error:
+            reply = str(error) or type(error).__name__
+        alarm(0)
+        pickle.dump(reply, replies, protocol=5)
+        replies.flush()
+
+
+def _end_with(parent: int) -> None:
+    """End when the parent has: processes forked from it may hold the pipe open."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

@@ -1,12 +1,10 @@
 """Patient coordinates: where a pixel lies in the body, and where a point of the body lies in a slice.
 
-Patient frame: LPS in mm, +x to the patient's left, +y to the back, +z to the head (DICOM PS3.3
-§C.7.6.2.1.1). A slice is given by the three attributes of its header:
-
-- ``position [3]`` — ImagePositionPatient, the *centre* of the first pixel (row 0, column 0), mm;
-- ``orientation [6]`` — ImageOrientationPatient: the direction of growing column index (along a
-  row), then the direction of growing row index (down a column), unit vectors;
-- ``spacing [2]`` — PixelSpacing: mm between rows, mm between columns, in that order.
+Patient frame: LPS in mm, +x to the patient's left, +y to the back, +z to the head (DICOM PS3.3 §C.7.6.2.1.1). A
+slice is given by three attributes of its header: ``position [3]`` is ImagePositionPatient, the *centre* of the first
+pixel (row 0, column 0), mm; ``orientation [6]`` is ImageOrientationPatient, unit vectors in the direction of growing
+column index (along a row) and of growing row index (down a column); ``spacing [2]`` is PixelSpacing, mm between rows
+and mm between columns, in that order.
 """
 
 import numpy as np
@@ -25,8 +23,7 @@ def slice_normal(orientation: ArrayLike) -> Floats:
     """Return unit normals ``[..., 3]`` of direction cosines ``[..., 6]``: row × column direction."""
     cosines = np.asarray(orientation, dtype=np.float64)
     normal = np.cross(cosines[..., :3], cosines[..., 3:])
-    unit: Floats = normal / np.linalg.norm(normal, axis=-1, keepdims=True)
-    return unit
+    return normal / np.linalg.norm(normal, axis=-1, keepdims=True)
 
 
 def plane(orientation: ArrayLike) -> str:
@@ -41,73 +38,47 @@ def plane(orientation: ArrayLike) -> str:
 def to_patient(
     row: ArrayLike, column: ArrayLike, position: ArrayLike, orientation: ArrayLike, spacing: ArrayLike
 ) -> Floats:
-    """Return the patient coordinates of pixels of one slice (DICOM PS3.3 equation C.7.6.2.1-1).
+    """Return LPS mm ``[..., 3]`` of pixels of one slice (DICOM PS3.3 equation C.7.6.2.1-1).
 
-    Args:
-        row, column: ``[...]`` pixel indices; fractions allowed, (0, 0) is the first pixel's centre.
-        position: ``[3]`` mm.
-        orientation: ``[6]`` direction cosines.
-        spacing: ``[2]`` mm between rows, mm between columns.
-
-    Returns:
-        ``[..., 3]`` LPS mm.
+    `row` and `column` are indices ``[...]``; fractions are allowed, (0, 0) is the first pixel's centre.
     """
     cosines = np.asarray(orientation, dtype=np.float64)
     row_mm, column_mm = np.asarray(spacing, dtype=np.float64)
     across = np.asarray(column, dtype=np.float64)[..., None] * column_mm * cosines[:3]
     down = np.asarray(row, dtype=np.float64)[..., None] * row_mm * cosines[3:]
-    points: Floats = np.asarray(position, dtype=np.float64) + across + down
-    return points
+    return np.asarray(position, dtype=np.float64) + across + down
 
 
 def to_slice(
     points: ArrayLike, position: ArrayLike, orientation: ArrayLike, spacing: ArrayLike
 ) -> tuple[Floats, Floats, Floats]:
-    """Project patient points on one slice.
+    """Project LPS points ``[..., 3]`` (mm) on one slice.
 
-    Args:
-        points: ``[..., 3]`` LPS mm.
-        position: ``[3]`` mm.
-        orientation: ``[6]`` direction cosines.
-        spacing: ``[2]`` mm between rows, mm between columns.
-
-    Returns:
-        ``row [...]`` and ``column [...]`` in pixels, and ``distance [...]`` in mm from the plane,
-        positive on the side of the normal.
+    Returns ``row [...]`` and ``column [...]`` in px, and ``distance [...]`` in mm from the plane, positive on the side
+    of the normal.
     """
     cosines = np.asarray(orientation, dtype=np.float64)
     row_mm, column_mm = np.asarray(spacing, dtype=np.float64)
     offset = np.asarray(points, dtype=np.float64) - np.asarray(position, dtype=np.float64)
-    column = offset @ cosines[:3] / column_mm
-    row = offset @ cosines[3:] / row_mm
-    return row, column, offset @ slice_normal(cosines)
+    return offset @ cosines[3:] / row_mm, offset @ cosines[:3] / column_mm, offset @ slice_normal(cosines)
 
 
 def reading_direction(orientation: ArrayLike) -> Floats:
     """Return the slice normal ``[3]`` of direction cosines ``[6]``, turned as slices are ordered.
 
-    Sagittal slices run from the patient's right to left (rising x), coronal from front to back
-    (rising y), axial from head to foot (falling z).
+    Sagittal slices run from the patient's right to left (rising x), coronal ones from front to back (rising y), axial
+    ones from head to foot (falling z).
     """
     normal = slice_normal(orientation)
     axis = int(np.argmax(np.abs(normal)))
-    wanted = -1.0 if axis == 2 else 1.0
-    turned: Floats = normal * (wanted * np.sign(normal[axis]))
-    return turned
+    return normal * ((-1.0 if axis == 2 else 1.0) * np.sign(normal[axis]))
 
 
 def upright_axes(orientation: ArrayLike, down: ArrayLike = FOOT) -> tuple[Floats, Floats]:
-    """Return the directions in the patient that an upright picture has to its right and downwards.
+    """Return the directions in the patient, unit vectors ``[3]``, of an upright picture's right and downwards.
 
-    Sagittal: the back to the right, the foot downwards. Axial: the patient's left to the right, the back
-    downwards. Both lie in the plane of the slices, whichever way those are stored.
-
-    Args:
-        orientation: ``[6]`` direction cosines of sagittal or axial slices.
-        down: ``[3]`` what points downwards in a sagittal picture instead.
-
-    Returns:
-        Two unit vectors ``[3]``, LPS.
+    Sagittal: the back to the right, the foot, or `down [3]`, downwards. Axial: the patient's left to the right, the
+    back downwards. Both lie in the plane of the slices of direction cosines ``[6]``, whichever way those are stored.
     """
     normal = slice_normal(orientation)
     if plane(orientation) == "axial":
@@ -122,5 +93,4 @@ def upright_axes(orientation: ArrayLike, down: ArrayLike = FOOT) -> tuple[Floats
 def _in_plane(direction: Floats, normal: Floats) -> Floats:
     """Return the unit vector of a direction's part within a plane."""
     within = direction - (direction @ normal) * normal
-    unit: Floats = within / np.linalg.norm(within)
-    return unit
+    return within / np.linalg.norm(within)

@@ -1,8 +1,8 @@
 """A DICOM file's header: parsed within limits, and its values as plain data.
 
-Values are taken from the file's bytes, not from pydicom's converted elements: nothing warns or raises
-over a value that breaks the standard, pydicom's global settings stay as they are, and what is there but
-cannot be meant is told from what is absent.
+Values are taken from the file's bytes, not from pydicom's converted elements: nothing warns or raises over a value
+that breaks the standard, pydicom's global settings stay as they are, and what is there but cannot be meant is told
+from what is absent.
 """
 
 import math
@@ -17,33 +17,22 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from pydicom import charset
-from pydicom.datadict import dictionary_has_tag, dictionary_VR, tag_for_keyword
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset, read_sequence
+from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-MAX_BYTES = 256 * 2**20
-"""Most that one file's pixels may take, decoded; a lumbar series takes a tenth."""
+MAX_BYTES = 256 * 2**20  # of one file's pixels, decoded; a lumbar series takes a tenth
+MAX_HEADER_BYTES = 64 * 2**20  # of a file besides its pixels
+MAX_READS = 500_000  # more than any header takes, its sequences included; ten thousand frames would
+MAX_ZEROS = 16  # zero reads in a row: between zero values stand tags
 
-MAX_HEADER_BYTES = 64 * 2**20
-"""Most that a file may hold besides its pixels."""
+PIXEL_GROUP, PIXEL_DATA = 0x7FE00000, 0x7FE00010
 
-MAX_ELEMENTS = 10_000
-"""More top-level elements than any header has: zeros, read as DICOM, are elements without end."""
-
-MAX_READS = 500_000
-"""More reads than any header takes, its sequences included; ten thousand frames would."""
-
-MAX_ZEROS = 16
-"""More zero reads in a row than any header has: between zero values stand tags."""
-
-PIXEL_DATA = 0x7FE00010
-PIXEL_GROUP = 0x7FE00000
-
+# NumPy's names of the value representations that hold binary numbers.
 BINARY = {"US": "u2", "SS": "i2", "UL": "u4", "SL": "i4", "UV": "u8", "SV": "i8", "FL": "f4", "FD": "f8"}
-"""NumPy's names of the value representations that hold binary numbers."""
-
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
@@ -53,18 +42,14 @@ class UnreadableInstance(Exception):
 
 @contextmanager
 def damage(what: str) -> Iterator[None]:
-    """Turn whatever parsers and decoders raise over a damaged file into `UnreadableInstance`.
-
-    The sentence that gives the reason begins with `what`.
-    """
+    """Turn whatever parsers and decoders raise over a damaged file into `UnreadableInstance`: `what`, and why."""
     try:
         yield
     except UnreadableInstance:
         raise
     except BaseException as error:
         # pylibjpeg-rle is written in Rust, whose panic is no Exception.
-        panic = type(error).__name__ == "PanicException"
-        if not isinstance(error, Exception) and not panic:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         if isinstance(error, OSError) and error.errno is not None:
             # Not the file's fault: it is missing, a folder, on a disk that fails.
@@ -74,22 +59,17 @@ def damage(what: str) -> Iterator[None]:
 
 
 def read_file(path: Path, *, pixels: bool) -> tuple[Dataset, str]:
-    """Parse one file, with or without PixelData.
+    """Return a file's dataset, with or without PixelData, and its transfer syntax UID, empty where it names none.
 
-    Files without the 128-byte preamble, and without file meta information, occur and are read.
-
-    Returns:
-        The dataset and the UID of its transfer syntax, empty where the file names none.
-
-    Raises:
-        UnreadableInstance: the file cannot be opened, is no DICOM file, is damaged or too large.
+    Files without preamble or file meta information are read, too. Raises UnreadableInstance where the file cannot be
+    opened, is no DICOM file, is damaged or too large.
     """
     with damage("header is damaged"), path.open("rb") as file:
         limit = MAX_BYTES + MAX_HEADER_BYTES
         if pixels and os.fstat(file.fileno()).st_size > limit:
             raise UnreadableInstance(f"larger than {limit >> 20} MiB, which no series of slices is")
-        content = BytesIO(file.read()) if pixels else file
-        return _parse(_Watched(content), PIXEL_DATA if pixels else PIXEL_GROUP)
+        content = _Watched(BytesIO(file.read()) if pixels else file)
+        return _parse(content, PIXEL_DATA if pixels else PIXEL_GROUP)
 
 
 class _Watched:
@@ -110,10 +90,10 @@ class _Watched:
 
 
 def _parse(file: Any, last: int) -> tuple[Dataset, str]:
+    """Parse a file up to the tag `last`."""
     if file.read(132)[128:] != b"DICM":
         file.seek(0)
-        start = _peek(file)
-        if start[:2] not in (b"\2\0", b"\x08\0", b"\0\x08"):
+        if _peek(file)[:2] not in (b"\2\0", b"\x08\0", b"\0\x08"):
             raise UnreadableInstance("not a DICOM file")
     meta = read_dataset(file, False, True, stop_when=_stop(0x0002FFFF))
     syntax = Header([meta]).text("TransferSyntaxUID")
@@ -137,19 +117,12 @@ def _peek(file: Any) -> bytes:
 
 
 def _stop(last: int) -> Callable[[Any, str | None, int], bool]:
-    """Return pydicom's stop condition: a tag after `last`, anything after the pixels.
-
-    It raises after more elements than a header has.
-    """
-    count, done = 0, False
+    """Return pydicom's stop condition: a tag beyond `last`, or anything after the pixels: zeros may fill a block."""
+    before = 0
 
     def stop(tag: int, vr: str | None, length: int) -> bool:
-        nonlocal count, done
-        count += 1
-        if count > MAX_ELEMENTS:
-            raise UnreadableInstance(f"header is damaged (more than {MAX_ELEMENTS} elements)")
-        # Zeros may follow the pixels, to fill the file's last block.
-        stopped, done = done or tag > last, tag == PIXEL_DATA
+        nonlocal before
+        stopped, before = tag > last or before == PIXEL_DATA, tag
         return stopped
 
     return stop
@@ -169,81 +142,61 @@ def _inflate(deflated: bytes) -> bytes:
 class Header:
     """Values of one slice's header by keyword; of several datasets the first that has a keyword counts.
 
-    Attributes:
-        remarks: one sentence for each value that was asked for, is there, and cannot be meant.
+    `remarks` has a sentence for each value that was asked for, is there, and cannot be meant.
     """
 
     def __init__(self, datasets: Sequence[Dataset]) -> None:
         self.datasets = datasets
         self.remarks: list[str] = []
 
-    def values(self, *keywords: str) -> tuple[str, list[str] | None]:
-        """Return the first keyword that is there, and its values as text; None where all are absent.
-
-        An empty element has the value ``""``.
-        """
-        for keyword in keywords:
-            tag = tag_for_keyword(keyword)
-            assert tag is not None
-            for dataset in self.datasets:
-                if tag in dataset:
-                    return keyword, _texts(dataset, tag)
-        return keywords[0], None
-
     def numbers(
-        self,
-        *keywords: str,
-        count: int,
-        plausible: Callable[[tuple[float, ...]], bool],
-        otherwise: str = "counts as absent",
+        self, *keywords: str, count: int, plausible: Callable[..., bool], otherwise: str = "counts as absent"
     ) -> tuple[float, ...] | None:
-        """Return `count` numbers, a decimal comma read as a point.
+        """Return the `count` numbers of the first keyword that is there, a decimal comma read as a point.
 
-        Returns:
-            None where the element is absent, or said in `remarks`: holds no such numbers, or numbers
-            that are not `plausible`; it then does as `otherwise` says.
+        None where all are absent, or where, said in `remarks`, the first holds no such numbers or `plausible`, called
+        with them, is False; the value then does as `otherwise` says.
         """
-        keyword, texts = self.values(*keywords)
+        keyword, texts = self._texts(*keywords)
         if texts is None:
             return None
         numbers = tuple(map(_number, texts))
-        if len(numbers) == count and all(map(math.isfinite, numbers)) and plausible(numbers):
+        if len(numbers) == count and all(map(math.isfinite, numbers)) and plausible(*numbers):
             return numbers
-        self._remark(keyword, texts, otherwise)
+        shown = "\\".join(texts)
+        what = f"is {shown[:60]}{'…' * (len(shown) >= 60)}, which cannot be meant" if shown else "is empty"
+        self.remarks.append(f"{keyword} {what}; it {otherwise}")
         return None
 
-    def number(
-        self, *keywords: str, plausible: Callable[[float], bool], otherwise: str = "counts as absent"
-    ) -> float | None:
-        """Return one number; as `numbers` otherwise."""
-        found = self.numbers(*keywords, count=1, plausible=lambda one: plausible(one[0]), otherwise=otherwise)
+    def number(self, *keywords: str, low: float, high: float, otherwise: str = "counts as absent") -> float | None:
+        """Return one number from `low` to `high`; as `numbers` otherwise."""
+        found = self.numbers(*keywords, count=1, plausible=lambda one: low <= one <= high, otherwise=otherwise)
         return found[0] if found else None
 
     def integer(self, *keywords: str, low: int = -(2**63), high: int = 2**63 - 1) -> int | None:
         """Return one whole number, exactly; by default any of 64 bits. As `numbers` otherwise."""
-        keyword, texts = self.values(*keywords)
-        if texts is None:
+        found = self.numbers(*keywords, count=1, plausible=lambda one: one.is_integer() and low <= one <= high)
+        if found is None:
             return None
-        if len(texts) == 1 and math.isfinite(number := _number(texts[0])) and number.is_integer():
-            whole = int(texts[0]) if re.fullmatch(r"[+-]?\d+", texts[0], re.ASCII) else int(number)
-            if low <= whole <= high:
-                return whole
-        self._remark(keyword, texts, "counts as absent")
-        return None
+        text = self.text(*keywords)
+        return int(text) if re.fullmatch(r"[+-]?\d+", text, re.ASCII) else int(found[0])
 
     def text(self, *keywords: str) -> str:
         r"""Return the values joined by ``\``, or nothing."""
-        return "\\".join(self.values(*keywords)[1] or ())
+        return "\\".join(self._texts(*keywords)[1] or ())
 
     def items(self, keyword: str) -> list[Dataset]:
         """Return the items of a sequence; none where it is absent."""
         return next((_items(one.get_item(keyword)) for one in self.datasets if keyword in one), [])
 
-    def _remark(self, keyword: str, texts: Sequence[str], consequence: str) -> None:
-        shown = "\\".join(texts)
-        shown = shown if len(shown) < 60 else f"{shown[:60]}…"
-        what = f"is {shown}, which cannot be meant" if shown else "is empty"
-        self.remarks.append(f"{keyword} {what}; it {consequence}")
+    def _texts(self, *keywords: str) -> tuple[str, list[str] | None]:
+        """Return the first keyword that is there and its values, an empty one ``""``; None where all are absent."""
+        for keyword in keywords:
+            tag = Tag(keyword)
+            for dataset in self.datasets:
+                if tag in dataset:
+                    return keyword, _texts(dataset, tag)
+        return keywords[0], None
 
 
 def functional_groups(items: Sequence[Dataset]) -> list[Dataset]:
@@ -257,8 +210,7 @@ def _items(element: DataElement | RawDataElement) -> list[Dataset]:
         return list(element.value or ())
     content = element.value or b""
     file: Any = _Watched(BytesIO(content))
-    items = read_sequence(file, element.is_implicit_VR, element.is_little_endian, len(content), ["iso8859"])
-    return list(items)
+    return list(read_sequence(file, element.is_implicit_VR, element.is_little_endian, len(content), ["iso8859"]))
 
 
 def _vr(element: DataElement | RawDataElement) -> str:
@@ -267,16 +219,15 @@ def _vr(element: DataElement | RawDataElement) -> str:
 
 
 def _texts(dataset: Dataset, tag: int) -> list[str]:
+    """Return the values of an element as text, without what fills them up."""
     element = dataset.get_item(tag)
     if not isinstance(element, RawDataElement):
-        value = "" if element.value is None else element.value
-        return [value] if isinstance(value, str) else [str(part) for part in np.atleast_1d(value)]
+        return [""]  # a sequence, where there should be a value
     raw = element.value or b""
-    vr = _vr(element)
-    vr = "US" if vr == "US or SS" else vr
-    if vr in BINARY and len(raw) % int(BINARY[vr][1]) == 0:
+    kind = BINARY.get(_vr(element).removesuffix(" or SS"), "")
+    if kind and len(raw) % int(kind[1]) == 0:
         order = "<" if element.is_little_endian else ">"
-        return [str(number) for number in np.frombuffer(raw, order + BINARY[vr]).tolist()] or [""]
+        return [str(number) for number in np.frombuffer(raw, order + kind).tolist()] or [""]
     if raw.isascii() and b"\x1b" not in raw:
         text = raw.decode("ascii")
     else:

@@ -1,11 +1,11 @@
 """One DICOM file: its header as plain data, and its pixels decoded; a slice for every frame.
 
-The competition's files are not valid DICOM in several small ways (no Modality tag, identifiers that are not
-UIDs, an Enhanced MR storage class on plain single frames), so nothing here asks for more than it uses. What
-stands in functional groups (DICOM PS3.3, C.7.6.16) counts before what stands beside them.
+The competition's files are not valid DICOM in several small ways (no Modality tag, identifiers that are not UIDs, an
+Enhanced MR storage class on plain single frames), so nothing here asks for more than it uses. What stands in
+functional groups (DICOM PS3.3, C.7.6.16) counts before what stands beside them.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,135 +13,88 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumbar_kaggle.core.files import AnyPath
-from lumbar_kaggle.dicom.frames import read_frame, read_layout, rescale
-from lumbar_kaggle.dicom.headers import Header, UnreadableInstance, damage, functional_groups, read_file
+from lumbar_kaggle.dicom import geometry
+from lumbar_kaggle.dicom.decoders import Layout, stored_frame
+from lumbar_kaggle.dicom.headers import MAX_BYTES, Header, UnreadableInstance, damage, functional_groups, read_file
 
-SPACING_MM = (0.05, 20.0)
-"""No pixel of an MR slice is smaller or larger."""
+MAX_FRAMES = 10_000
 
-FIELD_MM = 3000.0
-"""No field of view is larger: the whole body fits."""
+SPACING_MM = (0.05, 20.0)  # least and most of an MR slice's pixels
+FIELD_MM = 3000.0  # most of a field of view: the whole body fits
+FURTHEST_MM = 5000.0  # of a slice from the origin, which lies within the scanner's room
+COSINES = 0.02  # tolerance of the direction cosines' products: around 1°, as much as rounding to two decimals takes
+LONGEST_MS = 1e5  # of any time of a sequence
 
-FURTHEST_MM = 5000.0
-"""No slice is further from the origin, which lies within the scanner's room."""
-
-COSINES = 0.02
-"""Tolerance of the direction cosines' products: about 1°, as much as rounding to two decimals takes."""
-
-LONGEST_MS = 1e5
-"""No time of a sequence is longer."""
+SLOPES = (1e-6, 1e6)  # |RescaleSlope| that can be meant; beyond, float32 makes the picture constant
+# Greatest |RescaleIntercept| in slopes; beyond, float32 cannot tell neighbouring stored values apart.
+INTERCEPT_SLOPES = 2.0**22
 
 
 @dataclass(frozen=True)
 class Instance:
-    """Header of one slice. What is absent is None, or empty where it is text; never a value that occurs.
-
-    Attributes:
-        path: the file.
-        rows, columns: size in px.
-        transfer_syntax: UID of the pixel encoding, or empty.
-        frame, frames: which frame of the file the slice is, from 0, and how many it holds.
-        instance_number: InstanceNumber; any integer is a real one. Of several frames their number, from 1:
-            it is what viewers show, and positions in a stack recur with each echo.
-        position: ImagePositionPatient, LPS mm.
-        orientation: ImageOrientationPatient, six unit-vector components.
-        spacing: PixelSpacing, else ImagerPixelSpacing: mm between rows and mm between columns.
-        study_uid, series_uid: the identifiers as they stand; the competition's are no UIDs.
-        series_number: SeriesNumber.
-        echo_number, temporal_position: EchoNumbers, TemporalPositionIndex or -Identifier.
-        image_type: values of the frame's FrameType, else of ImageType, in upper case.
-        modality, body_part, contrast_agent: Modality, BodyPartExamined, ContrastBolusAgent.
-        description, protocol: SeriesDescription, ProtocolName.
-        sequence: ScanningSequence values joined by a space, or what an enhanced file says in their place.
-        echo_time_ms, repetition_time_ms, inversion_time_ms: of the sequence.
-        b_value: DiffusionBValue, s/mm².
-        acquisition_contrast: AcquisitionContrast of enhanced files, such as T1 or DIFFUSION.
-        remarks: one sentence for each attribute that is there but cannot be meant, and so counts as absent.
-    """
+    """Header of one slice. What is absent is None, or empty where it is text; never a value that occurs."""
 
     path: Path
-    rows: int
+    rows: int  # px, as the columns
     columns: int
-    transfer_syntax: str = ""
-    frame: int = 0
-    frames: int = 1
-    instance_number: int | None = None
-    position: tuple[float, ...] | None = None
-    orientation: tuple[float, ...] | None = None
-    spacing: tuple[float, float] | None = None
-    study_uid: str = ""
+    transfer_syntax: str = ""  # UID of the pixel encoding
+    frame: int = 0  # of its file, from 0
+    # Of several frames their number, from 1: it is what viewers show, and positions in a stack recur with each echo.
+    instance_number: int | None = None  # any integer is a real one
+    position: tuple[float, ...] | None = None  # ImagePositionPatient, LPS mm
+    orientation: tuple[float, ...] | None = None  # ImageOrientationPatient, six unit-vector components
+    spacing: tuple[float, ...] | None = None  # PixelSpacing, else ImagerPixelSpacing: mm between rows, between columns
+    study_uid: str = ""  # as it stands; the competition's are no UIDs
     series_uid: str = ""
     series_number: int | None = None
     echo_number: int | None = None
-    temporal_position: int | None = None
-    image_type: tuple[str, ...] = ()
+    temporal_position: int | None = None  # TemporalPositionIndex or -Identifier
+    image_type: tuple[str, ...] = ()  # values of the frame's FrameType, else of ImageType, in upper case
     modality: str = ""
     body_part: str = ""
     contrast_agent: str = ""
-    description: str = ""
-    protocol: str = ""
-    sequence: str = ""
+    description: str = ""  # SeriesDescription
+    protocol: str = ""  # ProtocolName
+    sequence: str = ""  # ScanningSequence joined by spaces, or what an enhanced file says in its place
     echo_time_ms: float | None = None
     repetition_time_ms: float | None = None
     inversion_time_ms: float | None = None
-    b_value: float | None = None
-    acquisition_contrast: str = ""
-    remarks: tuple[str, ...] = ()
+    b_value: float | None = None  # DiffusionBValue, s/mm²
+    acquisition_contrast: str = ""  # of enhanced files, such as T1 or DIFFUSION
+    remarks: tuple[str, ...] = ()  # a sentence for each attribute that cannot be meant and so counts as absent
+
+    @property
+    def plane(self) -> str | None:
+        """``"sagittal"``, ``"coronal"`` or ``"axial"``, whichever is nearest; None without orientation."""
+        return None if self.orientation is None else geometry.plane(self.orientation)
 
 
 class Slice(NamedTuple):
     """One slice of a file, header and picture."""
 
     instance: Instance
+    # [rows, columns] MR intensity (no unit), greater is brighter: uint16 or int16 as stored, float32 when rescaled.
     image: NDArray[Any]
-    """``[rows, columns]``, as `decode` gives it."""
-    padding: NDArray[np.bool_] | None
-    """``[rows, columns]``, True where the header says that there is no picture; None: picture throughout."""
+    padding: NDArray[np.bool_] | None  # [rows, columns], True outside of the picture; None: picture throughout
 
 
 def read_slices(path: AnyPath) -> list[Slice]:
     """Read one file, header and pixels, opening it once: a slice per frame.
 
-    Raises:
-        UnreadableInstance: as `read_instances` and `decode`.
+    Raises UnreadableInstance as `read_instances`, and where the pixels are missing, truncated, damaged, or in an
+    encoding that no installed decoder knows.
     """
     file = _File(path, pixels=True)
-    return [Slice(file.instance(frame), *file.image(frame)) for frame in range(file.layout.frames)]
+    return [Slice(file.instance(frame), *file.image(frame)) for frame in range(file.layout.number_of_frames)]
 
 
 def read_instances(path: AnyPath) -> list[Instance]:
     """Read one file's header: an instance per frame.
 
-    Raises:
-        UnreadableInstance: not DICOM, damaged, no image in it, or colour.
+    Raises UnreadableInstance where it is not DICOM, damaged, too large, without an image, or colour.
     """
     file = _File(path, pixels=False)
-    return [file.instance(frame) for frame in range(file.layout.frames)]
-
-
-def read_instance(path: AnyPath) -> Instance:
-    """Read one file's header: the instance of its first frame; raises as `read_instances`."""
-    return _File(path, pixels=False).instance(0)
-
-
-def decode(path: AnyPath, frame: int = 0) -> NDArray[Any]:
-    """Decode the pixels of one slice.
-
-    Rescale slope and intercept are applied, and MONOCHROME1 (white is low) is inverted, so that greater
-    always means brighter.
-
-    Returns:
-        ``[rows, columns]`` MR intensity (no unit): uint16 or int16 as stored, float32 when the
-        header rescales.
-
-    Raises:
-        UnreadableInstance: as `read_instances`; or the pixels are missing, truncated, damaged, or in an
-            encoding that no installed decoder knows; or the file has no such frame.
-    """
-    file = _File(path, pixels=True)
-    if not 0 <= frame < file.layout.frames:
-        raise UnreadableInstance(f"holds {file.layout.frames} frames; there is no frame {frame}")
-    return file.image(frame)[0]
+    return [file.instance(frame) for frame in range(file.layout.number_of_frames)]
 
 
 class _File:
@@ -149,51 +102,64 @@ class _File:
 
     def __init__(self, path: AnyPath, *, pixels: bool) -> None:
         self.path = Path(path)
-        self.dataset, self.syntax = read_file(self.path, pixels=pixels)
+        self.dataset, syntax = read_file(self.path, pixels=pixels)
         if pixels and "PixelData" not in self.dataset:
             raise UnreadableInstance("no pixels in it (PixelData is absent, or the file is cut off)")
         with damage("header is damaged"):
             header = Header([self.dataset])
-            self.layout = read_layout(header, self.syntax)
+            self.layout = read_layout(header, syntax)
             self.remarks = header.remarks
             self.shared = functional_groups(header.items("SharedFunctionalGroupsSequence")[:1])
             self.own = header.items("PerFrameFunctionalGroupsSequence")
 
-    def header(self, frame: int) -> Header:
+    def _header(self, frame: int) -> Header:
         """Return the header of one frame: its own functional groups, the shared ones, the dataset."""
         return Header([*functional_groups(self.own[frame : frame + 1]), *self.shared, self.dataset])
 
     def image(self, frame: int) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
         """Return image and padding of one frame, as in `Slice`."""
-        return read_frame(self.dataset, self.header(frame), self.layout, frame)
+        with damage("pixels cannot be decoded"):
+            header, layout = self._header(frame), self.layout
+            image = stored_frame(self.dataset, layout, frame)
+            padding = _padding(header, image, layout)
+            if header.text("PhotometricInterpretation").upper() == "MONOCHROME1":
+                signed = layout.pixel_representation
+                image = ~image if signed else image ^ image.dtype.type((1 << layout.bits_stored) - 1)
+            slope, intercept = _rescale(header)
+            if (slope, intercept) != (1.0, 0.0):
+                image = (image * np.float32(slope) + np.float32(intercept)).astype(np.float32)
+            return image, padding
 
     def instance(self, frame: int) -> Instance:
         """Return the header of one frame as plain data."""
         with damage("header is damaged"):
-            header, layout = self.header(frame), self.layout
-            several = layout.frames > 1
+            header, rows, columns = self._header(frame), self.layout.rows, self.layout.columns
+            frames = self.layout.number_of_frames
             # The one position beside several frames cannot be that of each.
-            place = Header(header.datasets[:-1]) if several else header
-            position = place.numbers("ImagePositionPatient", count=3, plausible=_in_the_room)
-            orientation = header.numbers("ImageOrientationPatient", count=6, plausible=_orthonormal)
-            spacing = header.numbers(
-                "PixelSpacing",
-                "ImagerPixelSpacing",
-                count=2,
-                plausible=lambda two: _fits(two, layout.rows, layout.columns),
+            place = Header(header.datasets[:-1]) if frames > 1 else header
+            position = place.numbers(
+                "ImagePositionPatient", count=3, plausible=lambda *mm: max(map(abs, mm)) <= FURTHEST_MM
             )
-            inversion = header.number("InversionTimes", "InversionTime", plausible=lambda ms: 0 <= ms <= LONGEST_MS)
-            fields = Instance(
+            return Instance(
                 path=self.path,
-                rows=layout.rows,
-                columns=layout.columns,
-                transfer_syntax=self.syntax,
+                rows=rows,
+                columns=columns,
+                transfer_syntax=self.layout.syntax,
                 frame=frame,
-                frames=layout.frames,
-                instance_number=frame + 1 if several else header.integer("InstanceNumber"),
                 position=position,
-                orientation=orientation,
-                spacing=None if spacing is None else (spacing[0], spacing[1]),
+                orientation=header.numbers("ImageOrientationPatient", count=6, plausible=_orthonormal),
+                spacing=header.numbers(
+                    "PixelSpacing",
+                    "ImagerPixelSpacing",
+                    count=2,
+                    plausible=lambda *mm: (
+                        SPACING_MM[0] <= min(mm) <= max(mm) <= SPACING_MM[1]
+                        and max(mm[0] * rows, mm[1] * columns) <= FIELD_MM
+                    ),
+                ),
+                # 0 is written where there is no inversion.
+                inversion_time_ms=header.number("InversionTimes", "InversionTime", low=0, high=LONGEST_MS) or None,
+                instance_number=frame + 1 if frames > 1 else header.integer("InstanceNumber"),
                 study_uid=header.text("StudyInstanceUID"),
                 series_uid=header.text("SeriesInstanceUID"),
                 series_number=header.integer("SeriesNumber"),
@@ -206,25 +172,89 @@ class _File:
                 description=header.text("SeriesDescription"),
                 protocol=header.text("ProtocolName"),
                 sequence=_sequence(header),
-                echo_time_ms=header.number("EffectiveEchoTime", "EchoTime", plausible=_a_time),
-                repetition_time_ms=header.number("RepetitionTime", plausible=_a_time),
-                inversion_time_ms=inversion or None,  # 0 is written where there is no inversion
-                b_value=header.number("DiffusionBValue", plausible=lambda one: 0 <= one <= 1e5),
+                echo_time_ms=header.number("EffectiveEchoTime", "EchoTime", low=1e-3, high=LONGEST_MS),
+                repetition_time_ms=header.number("RepetitionTime", low=1e-3, high=LONGEST_MS),
+                b_value=header.number("DiffusionBValue", low=0, high=1e5),
                 acquisition_contrast=header.text("AcquisitionContrast").upper(),
+                remarks=self._remarks(
+                    header, place, lost=position is None
+                ),  # last: reading the values above makes them
             )
-            rescale(header)
-            remarks = [*self.remarks, *header.remarks]
-            if several:
-                remarks += place.remarks
-                if position is None and "ImagePositionPatient" in self.dataset:
-                    remarks.append(
-                        f"ImagePositionPatient is given once for {layout.frames} frames; it counts as absent"
-                    )
-            return replace(fields, remarks=tuple(remarks)) if remarks else fields
+
+    def _remarks(self, header: Header, place: Header, *, lost: bool) -> tuple[str, ...]:
+        _rescale(header)
+        frames, told = self.layout.number_of_frames, [*self.remarks, *header.remarks]
+        if frames > 1:
+            told += place.remarks
+            if lost and "ImagePositionPatient" in self.dataset:
+                told.append(f"ImagePositionPatient is given once for {frames} frames; it counts as absent")
+        return tuple(told)
 
 
-def _a_time(milliseconds: float) -> bool:
-    return 1e-3 <= milliseconds <= LONGEST_MS
+def read_layout(header: Header, syntax: str) -> Layout:
+    """Return how a file's frames are stored.
+
+    Raises UnreadableInstance where there is no image, a colour image, or one that is not read.
+    """
+    rows, columns = header.integer("Rows", low=1), header.integer("Columns", low=1)
+    if rows is None or columns is None:
+        cause = f"header is damaged ({header.remarks[0]})" if header.remarks else ""
+        raise UnreadableInstance(cause or "no image in it (Rows or Columns is absent)")
+    samples = header.integer("SamplesPerPixel", low=1) or 1
+    greys = header.text("PhotometricInterpretation").upper() or "MONOCHROME2"
+    if samples > 1 or greys.startswith(("RGB", "YBR", "PALETTE", "HSV", "ARGB", "CMYK")):
+        raise UnreadableInstance("a colour image, not an MR slice")
+    if greys not in ("MONOCHROME1", "MONOCHROME2"):
+        raise UnreadableInstance(f"PhotometricInterpretation is {greys}, neither MONOCHROME1 nor MONOCHROME2")
+    frames, bits = header.integer("NumberOfFrames", low=1) or 1, header.integer("BitsAllocated", low=1)
+    if bits not in (8, 16, 32):
+        raise UnreadableInstance(f"BitsAllocated is {bits or 'absent'}; 8, 16 and 32 are read")
+    if rows * columns * frames * bits // 8 > MAX_BYTES or frames > MAX_FRAMES:
+        raise UnreadableInstance(
+            f"its header states {frames} frames of {rows} × {columns} px, more than any series of slices has"
+        )
+    stored = header.integer("BitsStored", low=1, high=bits) or bits
+    signed = header.integer("PixelRepresentation", low=0, high=1) or 0
+    return Layout(syntax, rows, columns, frames, bits, stored, signed)
+
+
+def _rescale(header: Header) -> tuple[float, float]:
+    """Return RescaleSlope and RescaleIntercept; 1 and 0 where absent, or said in the remarks to be so."""
+    meant = header.numbers(
+        "RescaleSlope", count=1, plausible=lambda one: SLOPES[0] <= abs(one) <= SLOPES[1], otherwise="counts as 1"
+    )
+    slope = meant[0] if meant else 1.0
+    most = INTERCEPT_SLOPES * abs(slope)
+    intercept = header.number("RescaleIntercept", low=-most, high=most, otherwise="counts as 0")
+    return slope, intercept or 0.0
+
+
+def _padding(header: Header, values: NDArray[Any], layout: Layout) -> NDArray[np.bool_] | None:
+    """Return where stored values are PixelPaddingValue, or lie between it and PixelPaddingRangeLimit.
+
+    Both are stored values (DICOM PS3.3, C.7.5.1.1.2), and are found written with either sign.
+    """
+    first, last = header.integer("PixelPaddingValue"), header.integer("PixelPaddingRangeLimit")
+    if first is None:
+        return None
+    low, high = sorted(_stored_value(value, layout) for value in (first, first if last is None else last))
+    padding = (values >= low) & (values <= high)
+    return padding if padding.any() else None
+
+
+def _stored_value(value: int, layout: Layout) -> int:
+    """Return a value of either sign with the sign of the pixels."""
+    value %= 1 << layout.bits_allocated
+    if not layout.pixel_representation:
+        return value
+    # -2000 of 12 stored bits may be written in 12 bits as well as in those allocated.
+    bits = layout.bits_stored if value < 1 << layout.bits_stored else layout.bits_allocated
+    return value - (1 << bits) if value >> (bits - 1) else value
+
+
+def _orthonormal(*cosines: float) -> bool:
+    axes = np.array(cosines).reshape(2, 3)
+    return bool(np.abs(axes @ axes.T - np.eye(2)).max() <= COSINES)
 
 
 def _meaning(header: Header, keyword: str) -> str:
@@ -239,23 +269,8 @@ def _contrast_agent(header: Header) -> str:
 
 def _sequence(header: Header) -> str:
     """Return ScanningSequence, or what enhanced files say in its place (PS3.3, C.8.13.4) in its words."""
-    scanning = header.text("ScanningSequence")
-    if scanning:
+    if scanning := header.text("ScanningSequence"):
         return scanning.replace("\\", " ")
     echoes = {"SPIN": "SE", "GRADIENT": "GR", "BOTH": "SE GR"}.get(header.text("EchoPulseSequence").upper(), "")
     inversion = "IR" if header.text("InversionRecovery").upper() == "YES" else ""
     return f"{echoes} {inversion}".strip()
-
-
-def _in_the_room(position: tuple[float, ...]) -> bool:
-    return max(map(abs, position)) <= FURTHEST_MM
-
-
-def _orthonormal(cosines: tuple[float, ...]) -> bool:
-    axes = np.array(cosines).reshape(2, 3)
-    return bool(np.abs(axes @ axes.T - np.eye(2)).max() <= COSINES)
-
-
-def _fits(spacing: tuple[float, ...], rows: int, columns: int) -> bool:
-    within = all(SPACING_MM[0] <= each <= SPACING_MM[1] for each in spacing)
-    return within and max(spacing[0] * rows, spacing[1] * columns) <= FIELD_MM

@@ -1,7 +1,7 @@
-"""Which of the three kinds a series is: sagittal T1, sagittal T2 or STIR, axial T2 of the lumbar spine.
+"""What slices show: their plane, and which of the three kinds a series is (sagittal T1, sagittal T2 or STIR, axial T2).
 
-A series is told by what it is: plane, sequence, times and region of its headers. Words of the description say
-what the headers leave open. What is absent speaks against no series: the competition's files hold
+A series of the lumbar spine is told by what it is: plane, sequence, times and region of its headers. Words of the
+description say what the headers leave open. What is absent speaks against no series: the competition's files hold
 nothing but "T1" or "T2".
 """
 
@@ -10,27 +10,38 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+import numpy as np
+
 from lumbar_kaggle.core.targets import SERIES_DESCRIPTIONS
 from lumbar_kaggle.dicom import geometry
-from lumbar_kaggle.dicom.grouping import contents, places, plane_of
 from lumbar_kaggle.dicom.instances import Instance
 
 KIND_WORDS = {kind: words for words, kind in SERIES_DESCRIPTIONS.items()}
 """The kinds in the words of the competition's tables."""
 
-LONG_ECHO_MS = 60.0
-LONG_REPETITION_MS = 1500.0
-"""Spin echo: T1 has TR under about 1,000 ms and TE under 30, T2 has TR over 2,000 and TE over 80
-(Westbrook, MRI in Practice, ch. 2); these bounds lie in the gaps."""
+# Spin echo: T1 has TR under around 1,000 ms and TE under 30, T2 has TR over 2,000 and TE over 80 (Westbrook, MRI in
+# Practice, ch. 2); these bounds lie in the gaps.
+LONG_ECHO_MS, LONG_REPETITION_MS = 60.0, 1500.0
+SPIN_ECHO_MS = 150.0  # repetition times below are gradient echoes': spin-echo T1 takes 300 ms and more
+FAT_NULLING_MS = 300.0  # STIR nulls fat with 120 to 250 ms, by field strength; T1 FLAIR takes 700 and more
+FEWEST_SLICES = 3  # planning images have one or two in a plane; a disc's axial stack has three and more
 
-SPIN_ECHO_MS = 150.0
-"""Repetition times below are gradient echoes': spin-echo T1 takes 300 ms and more."""
-
-FAT_NULLING_MS = 300.0
-"""STIR nulls fat with an inversion time of 120 to 250 ms, by field strength; T1 FLAIR takes 700 and more."""
-
-FEWEST_SLICES = 3
-"""Planning images have one or two slices in a plane; a disc's axial stack has three and more."""
+# What an image may be instead of a plain magnitude image, and the values of ImageType that say so: the standard's
+# (PS3.3 §C.8.3.1.1.1 and §C.8.13.3.1.1) and vendors'.
+_CONTENTS = {
+    "a phase image": r"P|PHASE([ _]MAP)?",
+    "a real part": r"R|REAL",
+    "an imaginary part": r"I|IMAGINARY",
+    "water only": r"W|WATER",
+    "fat only": r"F|FAT",
+    "in phase": r"IP|IN[ _-]?PHASE",
+    "out of phase": r"OP|(OPP(OSED)?|OUT)([ _-]OF)?[ _-]?PHASE",
+    "a map": r"ADC.*|FA|TRACEW?|(.*[ _])?MAP|DIFFUSION|PERFUSION|VELOCITY",
+    "a projection": r".*PROJECTION.*|M(AX|IN)?[ _]?IP|MAXIMUM|MINIMUM",
+    "a subtraction": r"SUB(TRACT(ION)?)?",
+    "a localizer": r"LOCALI[SZ]ER",
+    "a picture of a screen": r"SCREEN[ _]SAVE|SCREENSHOT",
+}
 
 _AGENT = r"(c|ce|cm|km|gd|gad|gado\w*|contr?ast\w*|kontrast\w*|mdc|inj\w*|dotarem|magnevist|clariscan|prohance)\b"
 _WITHOUT = r"\b(pre|no|non|not|without|w o|wo|ohne|sans|senza|sin|sem|before|vor|avant|zonder|nativ\w*) "
@@ -39,6 +50,7 @@ _ENHANCED = (
     rf"\b(?!c\b|cm\b){_AGENT}"
 )
 
+# Other uses than the plain diagnostic one, as descriptions name them.
 _OTHER_USES = (
     ("a planning image", r"\b(locali[sz](er|ador|atore)|loc|scout|survey|topogram|pilot|reperage)\b"),
     ("a projection or myelogram", r"\b(mip|minip|thick slab|projection|myelo\w*|mrm|mrcp|urogra\w*)\b"),
@@ -56,8 +68,8 @@ _OTHER_USES = (
         r"swan|trufi\w*|fiesta\w*|ciss|mprage|bravo|f?spgr)",
     ),
 )
-"""Other uses than the plain diagnostic one, as descriptions name them."""
 
+# Regions of the body as descriptions name them in English, German, French, Spanish, Italian and Dutch.
 _SPINE = r"(?:spine|spinal|column|col\b|ws\b|wirbels\w*|rachis|columna|colonna|wervelkolom)"
 _REGIONS = {
     "lumbar": r"\b(l ?[1-5]\b|s[12]\b|lumb|lomb|l ?sp|ls sp|lws\b|lw[kz]\b|lende|thoracolumb|dorsolumb|"
@@ -70,25 +82,44 @@ _REGIONS = {
     r"epaule|ankle|foot|hand|wrist|elbow|heart|cardiac|chest|breast|prostat|pelvi|becken|bassin|sij?\b|isg\b|"
     r"sacro ?ilia|iliosa[kc]ral|abdom|liver|leber|kidney|femur|thigh|brachial|plexus)",
 }
-"""Regions of the body as descriptions name them in English, German, French, Spanish, Italian and Dutch."""
 
+# Values of BodyPartExamined (PS3.16 annex L) that no technician leaves on a lumbar spine.
 _FOREIGN_BODY_PARTS = re.compile(
     "[CT]SPINE|CTSPINE|HEAD|BRAIN|NECK|SKULL|KNEE|HIP|SHOULDER|ANKLE|FOOT|HAND|WRIST|ELBOW|HEART|CHEST|BREAST|"
     "PROSTATE|THIGH|FEMUR|LIVER|KIDNEY"
 )
-"""Values of BodyPartExamined (PS3.16 annex L) that no technician leaves on a lumbar spine."""
 
 
-def recognise_kind(instance: Instance) -> str | None:
-    """Return the series kind that a slice belongs to, or None if it is none of the three."""
-    return _told(instance)[0]
+def contents(instance: Instance) -> list[str]:
+    """Return what ImageType says that an image is, in words; empty for a plain magnitude image."""
+    values = instance.image_type[2:]
+    return [name for name, form in _CONTENTS.items() if any(re.fullmatch(form, one) for one in values)]
+
+
+def places(instances: Sequence[Instance]) -> int:
+    """Return at how many places of the body slices lie; those without position count one each."""
+    known = {tuple(np.round(item.position, 1)) for item in instances if item.position is not None}
+    return len(known) + sum(item.position is None for item in instances)
+
+
+def plane_of(instances: Sequence[Instance]) -> str | None:
+    """Return the plane that most slices are nearest to, or None where no orientation is known."""
+    planes = [item.plane for item in instances if item.plane]
+    return max(geometry.AXES, key=planes.count) if planes else None
+
+
+def may_be(kind: str, instances: Sequence[Instance]) -> bool:
+    """Whether slices of a series said to be of a kind may lie in its plane: tilted by less than 60°, or not known."""
+    axis = geometry.AXES.index(kind.split("_")[0])
+    known = [abs(geometry.slice_normal(item.orientation)[axis]) for item in instances if item.orientation is not None]
+    return not known or float(np.median(known)) > 0.5
 
 
 def recognise_series(group: Sequence[Instance]) -> tuple[str | None, str]:
-    """Return the kind of a group of slices, see `grouping.group_slices`, or None and why it is none."""
+    """Return the kind of a group of slices, see `series.group_slices`, or None and why it is none."""
     plane = plane_of(group)
-    fitting = [item for item in group if item.orientation and geometry.plane(item.orientation) == plane]
-    kind, reason = _told((fitting or list(group))[len(fitting or group) // 2])
+    fitting = [item for item in group if item.plane == plane]
+    kind, reason = _told(fitting[len(fitting) // 2])
     # All slices at one place: the positions cannot be meant.
     count = places(group) if places(group) > 1 else len(group)
     if kind and count < FEWEST_SLICES:
@@ -103,13 +134,11 @@ def preference(group: Sequence[Instance]) -> tuple[tuple[bool | int, str], ...]:
     """
     item = group[len(group) // 2]
     words = _words(f"{item.description} {item.protocol}")
+    suppressed = _fat_nulled(item) or re.search(r"\b(fs|fatsat|fat sat\w*|spair|spir)\b", words)
     return (
         ("whole spine" not in _regions(words), "it is no whole spine"),
-        ("lumbar" in _regions(words) or "lumbar" in _regions(_words(item.body_part)), "it names the lumbar spine"),
-        (
-            not (_fat_nulled(item) or re.search(r"\b(fs|fatsat|fat sat\w*|spair|spir)\b", words)),
-            "its fat is not suppressed",
-        ),
+        ("lumbar" in _regions(words) | _regions(_words(item.body_part)), "it names the lumbar spine"),
+        (not suppressed, "its fat is not suppressed"),
         (not contents(item), "it is a plain magnitude image"),
         (item.echo_time_ms is None or _by_times(item) == _weighting(item, words), "its times agree with its name"),
         (places(group), "it has more slices"),
@@ -117,24 +146,18 @@ def preference(group: Sequence[Instance]) -> tuple[tuple[bool | int, str], ...]:
 
 
 def _told(item: Instance) -> tuple[str | None, str]:
-    if item.orientation is None:
+    if item.plane is None:
         return None, "the series has no ImageOrientationPatient, so its kind cannot be told"
-    plane, name = geometry.plane(item.orientation), _name(item)
     words = _words(item.description)
     other = _other_use(item, words) or _other_region(item, words)
-    if other:
-        return None, f"{name} is {other}"
-    weighting = _weighting(item, words)
-    if plane == "sagittal" and weighting:
-        return f"sagittal_{weighting}", ""
-    if plane == "axial" and weighting == "t2":
-        return "axial_t2", ""
-    return None, f"{name} is none of sagittal T1, sagittal T2/STIR, axial T2"
+    kind = f"{item.plane}_{_weighting(item, words)}"
+    if other or kind not in KIND_WORDS:
+        return None, f"{_name(item)} is {other or 'none of sagittal T1, sagittal T2/STIR, axial T2'}"
+    return kind, ""
 
 
 def _name(item: Instance) -> str:
-    plane = "" if item.orientation is None else geometry.plane(item.orientation)
-    return f"{'an' if plane == 'axial' else 'a'} {plane} series (description {item.description!r})"
+    return f"{'an' if item.plane == 'axial' else 'a'} {item.plane or ''} series (description {item.description!r})"
 
 
 def _words(text: str) -> str:
@@ -159,11 +182,11 @@ def _other_use(item: Instance, words: str) -> str:
         return f"taken after contrast agent ({item.contrast_agent})"
     if re.search(_ENHANCED, re.sub(_WITHOUT + _AGENT, " ", words)):
         return "taken after contrast agent by its description"
-    for use, form in _OTHER_USES:
-        if re.search(form, words):
-            return f"{use} by its description"
+    named = next((use for use, form in _OTHER_USES if re.search(form, words)), "")
+    if named:
+        return f"{named} by its description"
     kinds = set(item.sequence.upper().split())
-    if kinds and "SE" not in kinds and kinds & {"GR", "EP"}:
+    if "SE" not in kinds and kinds & {"GR", "EP"}:
         return f"no spin echo (ScanningSequence {item.sequence})"
     if item.repetition_time_ms is not None and 0 < item.repetition_time_ms < SPIN_ECHO_MS:
         return f"no spin echo (RepetitionTime {item.repetition_time_ms:g} ms)"
@@ -183,20 +206,14 @@ def _regions(words: str) -> set[str]:
     return {region for region, form in _REGIONS.items() if re.search(form, words)}
 
 
-def _named(words: str) -> str | None:
-    """Return the one weighting that the words name, or None."""
-    # STIR before T1: "STIR T1" sequences exist and are read as fluid-sensitive ones.
-    if re.search(r"\b(stir|tirm)", words):
-        return "t2"
-    # "sT1W" and "SagT2" are vendors' spellings; T10 to T12 are vertebrae.
-    found = set(re.findall(r"\b(?:s|sag|ax|tra|cor)?(t[12])(?!\d)", words))
-    return found.pop() if len(found) == 1 else None
-
-
 def _weighting(item: Instance, words: str) -> str | None:
-    named = _named(words)
-    dense = re.search(r"\b(s|sag)?(pd|dp|proton)", words)
-    return named if named and not (dense and item.echo_time_ms is not None) else _by_times(item)
+    """Return ``t1`` or ``t2``: the one weighting that the words name, else what the times say; or None."""
+    # "sT1W" and "SagT2" are vendors' spellings; T10 to T12 are vertebrae.
+    named = set(re.findall(r"\b(?:s|sag|ax|tra|cor)?(t[12])(?!\d)", words))
+    # STIR before T1: "STIR T1" sequences exist and are read as fluid-sensitive ones.
+    named = {"t2"} if re.search(r"\b(stir|tirm)", words) else named
+    dense = item.echo_time_ms is not None and re.search(r"\b(s|sag)?(pd|dp|proton)", words)
+    return named.pop() if len(named) == 1 and not dense else _by_times(item)
 
 
 def _fat_nulled(item: Instance) -> bool:
@@ -209,10 +226,9 @@ def _by_times(item: Instance) -> str | None:
         return "t2"
     if item.echo_time_ms is None:
         return None
-    if "IR" in item.sequence.split() and item.echo_time_ms < LONG_ECHO_MS:
-        # T1 FLAIR: a long inversion time nulls the fluid, and the short echo keeps it T1.
-        return "t1"
     if item.echo_time_ms >= LONG_ECHO_MS:
         return "t2"
-    # A short echo with a long repetition is proton density, which none of the three series is.
-    return None if (item.repetition_time_ms or 0) >= LONG_REPETITION_MS else "t1"
+    # A short echo with a long repetition is proton density, which none of the three series is; but T1 FLAIR, whose
+    # long inversion time nulls the fluid, is T1.
+    long = (item.repetition_time_ms or 0) >= LONG_REPETITION_MS
+    return None if long and "IR" not in item.sequence.split() else "t1"

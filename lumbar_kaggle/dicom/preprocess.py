@@ -1,17 +1,16 @@
 """Series → cache, in batches over a pool of workers; stopped at any moment, it goes on where it was.
 
-The pool is of threads by default: they hide the latency of a slow mount, which is where the
-competition's images lie. Decoding holds the interpreter's lock, so where the files are already in
-memory a pool of processes is faster (`tests/benchmarks` measures both). The executor is an
-argument, so a cluster's can be handed in.
+The pool is of threads by default: they hide the latency of a slow mount, which is where the competition's images lie.
+Decoding holds the interpreter's lock, so where the files are already in memory a pool of processes is faster
+(`tests/benchmarks` measures both). The executor is an argument, so a cluster's can be handed in.
 """
 
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -44,13 +43,7 @@ class Summary:
     failed: int  # of them without an image
     slices: int  # read in this run
     seconds: float  # wall time of this run
-    batches: int
     skipped: int  # batches that were already there
-
-    @property
-    def slices_per_second(self) -> float:
-        """Slices read per second of wall time; 0 when nothing was to be done."""
-        return self.slices / self.seconds if self.slices else 0.0
 
     def sentence(self) -> str:
         """Return one line on the result."""
@@ -58,7 +51,7 @@ class Summary:
         if self.failed:
             text += f", {self.failed} of them unreadable (see the index's reason column)"
         if self.slices:
-            text += f"; {self.slices} slices in {self.seconds:.1f} s, {self.slices_per_second:.0f} per second"
+            text += f"; {self.slices} slices in {self.seconds:.1f} s, {self.slices / self.seconds:.0f} per second"
         return text
 
 
@@ -84,24 +77,16 @@ def preprocess(
     batch_size: int = 64,
     budget: Budget | None = None,
 ) -> Summary:
-    """Fill a cache.
+    """Fill a cache with the entries that `worker` makes of the sources, in their order.
 
-    Batches are worked on one after the other and their members side by side, so memory does not grow
-    with the number of studies, and a killed run loses at most one batch. The result does not depend
-    on where a run was interrupted, nor on the pool. Entries that failed are made again when their files
-    are there: a mount may have been away.
-
-    Args:
-        sources: in the order wanted in the index.
-        cache, config: where to, and with what settings.
-        worker: makes one entry; it must be a module-level function where the pool is of processes.
-        pool: any `concurrent.futures.Executor`.
-        batch_size: series per batch.
-        budget: asked before each batch.
+    Batches of `batch_size` series are worked on one after the other and their members side by side, so memory does not
+    grow with the number of studies, and a killed run loses at most one batch. The result does not depend on where a run
+    was interrupted, nor on the pool; where that is of processes, `worker` must be a module-level function. Entries that
+    failed are made again when their files are there: a mount may have been away.
 
     Raises:
         InputError: the cache folder was made with other settings, or another run is at work on it.
-        OutOfTime: the budget is spent; the batches so far are kept.
+        OutOfTime: the budget, asked before each batch, is spent; the batches so far are kept.
     """
     with locked(cache.folder):
         cache.open(config)
@@ -120,8 +105,7 @@ def preprocess(
                 _run_batch(batch, missing[batch.name], cache, worker, pool, progress)
         index = cache.finish(batches) if batches else pd.DataFrame({"status": []})
         failed = int((index["status"] != OK).sum())
-        seconds = time.perf_counter() - start
-        return Summary(len(sources), failed, total, seconds, len(batches), done)
+        return Summary(len(sources), failed, total, time.perf_counter() - start, done)
 
 
 def _missing(batch: Batch, cache: Cache) -> list[int]:
@@ -129,11 +113,8 @@ def _missing(batch: Batch, cache: Cache) -> list[int]:
     before = cache.entries(batch)
     if before is None:
         return list(range(len(batch.sources)))
-    return [
-        index
-        for index, (source, status) in enumerate(zip(batch.sources, before["status"], strict=True))
-        if status != OK and source.slices
-    ]
+    pairs = zip(batch.sources, before["status"], strict=True)
+    return [index for index, (source, status) in enumerate(pairs) if status != OK and source.slices]
 
 
 def _run_batch(
@@ -151,14 +132,8 @@ def _run_batch(
 
 
 def _entry(worker: Worker, source: Source, folder: Path) -> dict[str, object]:
-    entry: dict[str, object] = {
-        "study_id": source.study_id,
-        "series_id": source.series_id,
-        "kind": source.kind,
-        "source": source.fingerprint,
-        "status": OK,
-        "reason": "",
-    }
+    entry: dict[str, object] = {"study_id": source.study_id, "series_id": source.series_id, "kind": source.kind}
+    entry |= {"source": source.fingerprint, "status": OK, "reason": ""}
     try:
         return {**entry, **worker(source, folder)}
     except UnreadableSeries as error:
@@ -171,54 +146,35 @@ FORMAT = "volumes-3"
 """Of a series' JSON file."""
 
 _TABLES = ("positions", "orientation", "spacing")
-
 _REMEDY = "delete its folder and run lumbar preprocess again"
 
 
-class CachedImages:
-    """Slices ``[slices, rows, columns]`` uint8 in a file that is open only while a slice is read.
+class CachedImages(Sequence[NDArray[np.uint8]]):
+    """Slices ``[slices, rows, columns]`` uint8 in a file of `numpy.save` that is open only while one is read.
 
-    A set has some thousand stacks, more than a process may have open files. To another process goes the
-    name of the file.
-
-    Args:
-        path: as `numpy.save` writes it.
-
-    Raises:
-        InputError: the file is missing, damaged or holds something else.
+    A set has some thousand stacks, more than a process may have open files. To another process goes the name of the
+    file. Raises InputError where the file is missing, damaged or holds something else.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            with path.open("rb") as file:
-                np.lib.format.read_magic(file)
-                shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-                self._start, size = file.tell(), file.seek(0, 2)
-        except (OSError, ValueError) as error:
-            raise self._damage(str(error)) from None
-        if fortran or dtype != np.uint8 or len(shape) != 3 or size - self._start != np.prod(shape):
-            raise self._damage(f"{size} bytes are not those of slices of shape {shape}")
-        self.shape: tuple[int, int, int] = shape
+        images = self._open()
+        if images.dtype != np.uint8 or images.ndim != 3:
+            raise InputError(f"{path}: damaged (no slices but {images.dtype} {images.shape}); {_REMEDY}")
+        self.shape = images.shape
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        return (self[index] for index in range(len(self)))
-
-    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:  # type: ignore[override]
         """Return one slice ``[rows, columns]``."""
-        slices, rows, columns = self.shape
-        place = self._start + range(slices)[index] * rows * columns
-        try:
-            flat = np.fromfile(self.path, np.uint8, rows * columns, offset=place)
-            return flat.reshape(rows, columns)
-        except (OSError, ValueError) as error:
-            raise self._damage(str(error)) from None
+        return np.array(self._open()[index])
 
-    def _damage(self, reason: str) -> InputError:
-        return InputError(f"{self.path}: damaged ({reason}); {_REMEDY}")
+    def _open(self) -> NDArray[Any]:
+        try:
+            return np.lib.format.open_memmap(self.path, mode="r")
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.path}: damaged ({error}); {_REMEDY}") from None
 
 
 def windowed_stacks(volume: Volume) -> list[Volume]:
@@ -229,8 +185,7 @@ def windowed_stacks(volume: Volume) -> list[Volume]:
 def volume_worker(source: Source, folder: Path) -> dict[str, object]:
     """Cache a whole series: per stack one uint8 ``[slices, rows, columns]`` file, and one table of geometry.
 
-    Raises:
-        UnreadableSeries: no usable slice.
+    A `Worker`; raises UnreadableSeries where there is no usable slice.
     """
     volume = read_series(Path(source.folder), source.files, source.kind).windowed()
     stacks = volume.stacks()
@@ -252,41 +207,35 @@ def write_volumes(folder: Path, name: str, stacks: list[Volume]) -> None:
     for number, stack in enumerate(stacks):
         file, pixels = f"{name}_{number}.npy", stack.pixels
         write_atomic(folder / file, lambda path, pixels=pixels: np.save(path, pixels))  # type: ignore[misc]
-        tables = {table: _with_null(getattr(stack, table)) for table in _TABLES}
+        known = {table: getattr(stack, table) for table in _TABLES}
+        # JSON has no word for NaN.
+        tables = {table: np.where(np.isnan(rows), np.array(None), rows).tolist() for table, rows in known.items()}
         entries.append({"file": file, **tables, "instance_numbers": list(stack.instance_numbers)})
     window = stacks[0].window if stacks else None
     write_json(folder / f"{name}.json", {"format": FORMAT, "window": window, "stacks": entries})
 
 
-def _with_null(values: NDArray[np.float64]) -> list[list[float | None]]:
-    """Return rows as lists; JSON has no word for NaN."""
-    return [[None if np.isnan(value) else value for value in row] for row in values.tolist()]
-
-
 def read_volumes(folder: Path, file: str, series_id: str = "", kind: str = "") -> list[Volume]:
     """Read one series of the cache as `windowed_stacks` gives it; pixels stay in files, see `CachedImages`.
 
-    `file`, relative to `folder` of the cache kind ``volumes``, is the series' JSON file, as in the index.
-
-    Raises:
-        InputError: the file or one of its pictures is missing, damaged or of another version.
+    `file`, relative to `folder` of the cache kind ``volumes``, is the series' JSON file, as in the index. Raises
+    InputError where it or one of its pictures is missing, damaged or of another version.
     """
     path = folder / file
     content = read_json(path)
     try:
         if content.get("format") != FORMAT:
             raise InputError(f"{path}: written by another version of this package, or damaged; {_REMEDY}")
-        window = tuple(content["window"])
-        found = [_read_stack(path.parent, entry) for entry in content["stacks"]]
+        window, found = tuple(content["window"]), []
+        for entry in content["stacks"]:
+            images = CachedImages(path.parent / entry["file"])
+            # A number that is not known is null in the file, and NaN here.
+            positions, orientation, spacing = (
+                np.array(entry[name], dtype=np.float64).reshape(len(images), -1) for name in _TABLES
+            )
+            numbers = tuple(entry["instance_numbers"])
+            stack = Volume(images, positions, orientation, spacing, numbers, series_id, kind, window=window)
+            found.append(stack.completed())
     except (AttributeError, KeyError, TypeError, IndexError, ValueError) as error:
         raise InputError(f"{path}: damaged ({error!r}); {_REMEDY}") from None
-    return [replace(one, series_id=series_id, kind=kind, window=window) for one in found]
-
-
-def _read_stack(folder: Path, entry: dict[str, Any]) -> Volume:
-    images = CachedImages(folder / entry["file"])
-    # A number that is not known is null in the file, and NaN here.
-    positions, orientation, spacing = (
-        np.array(entry[name], dtype=np.float64).reshape(len(images), -1) for name in _TABLES
-    )
-    return Volume(images, positions, orientation, spacing, tuple(entry["instance_numbers"])).completed()
+    return found

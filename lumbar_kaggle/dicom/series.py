@@ -1,22 +1,30 @@
-"""The files of one series → `Volume`.
+"""Slices → series, by what their headers say, and the files of one series → `Volume`: a folder is not a series.
 
-A file that is no usable slice is skipped and listed; only a series without any usable slice is an error.
+One folder may hold several series, and one series several folders or several kinds of image (echoes, the parts of a
+Dixon scan, phases of time, planes). What is absent from a header tells nothing apart. A file that is no usable slice
+is skipped and listed; only a series without any usable slice is an error.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from lumbar_kaggle.core.folders import Folder, list_folder, shown
-from lumbar_kaggle.dicom.grouping import group_slices, may_be, places, plane_of, sort_instances
+from lumbar_kaggle.core.folders import Folder, list_folder, natural, shown
+from lumbar_kaggle.dicom import geometry
 from lumbar_kaggle.dicom.headers import UnreadableInstance
 from lumbar_kaggle.dicom.instances import Instance, read_instances, read_slices
-from lumbar_kaggle.dicom.kinds import KIND_WORDS, recognise_series
+from lumbar_kaggle.dicom.kinds import KIND_WORDS, contents, may_be, places, plane_of, recognise_series
 from lumbar_kaggle.dicom.volume import Skipped, Volume
+
+# Slices tilted against each other by less belong together, also where the nearest plane changes: stacks through L5/S1
+# may be tilted beyond 45°, yet neighbouring discs differ by less than this.
+ONE_PLANE_DEGREES = 30.0
+FAR_STEPS = 10  # slices further from the others are strays, and do not move the middle of a series
 
 Found = TypeVar("Found")
 
@@ -28,41 +36,32 @@ class UnreadableSeries(Exception):
 def read_headers(folder: Path, files: Sequence[str] = (), kind: str = "") -> tuple[list[Instance], list[Skipped]]:
     """Read the headers of a series, sorted as `Volume` is; arguments and errors as of `read_series`."""
     found, skipped = _read_all(folder, files, read_instances)
-    chosen, others = choose_group(found, kind, folder)
+    chosen, others = _choose_group(found, kind, folder)
     return sort_instances(chosen), skipped + others
 
 
-def choose_group(found: Sequence[Instance], kind: str, folder: Path) -> tuple[list[Instance], list[Skipped]]:
-    """Return the slices of the one series that is meant, and the others with what they are.
+def read_series(folder: Path, files: Sequence[str] = (), kind: str = "") -> Volume:
+    """Read one series; each file is opened once.
 
-    Of several groups, see `grouping.group_slices`, it is that of the kind's plane, of the kind itself, and
-    with the most slices, in this order.
-
-    Raises:
-        UnreadableSeries: no group lies in the kind's plane.
+    `files` are relative to `folder`; none: every file that lies in it, where what is no slice is skipped and listed.
+    Where they are of several series, `kind` (one of `targets.SERIES_KINDS`, or empty) tells which one is meant.
+    Raises UnreadableSeries where no file is a usable slice, or none is of the kind's plane.
     """
-    every = group_slices(found)
-    groups = [group for group in every if not kind or may_be(kind.split("_")[0], group)]
-    if not groups:
-        planes = " and ".join(sorted({str(plane_of(group)) for group in every}))
-        raise UnreadableSeries(f"{folder}: named {KIND_WORDS[kind]}, but its slices are {planes}; it is left out")
-
-    def fit(group: list[Instance]) -> tuple[bool, int]:
-        return recognise_series(group)[0] == kind, places(group)
-
-    best = max(groups, key=fit) if len(groups) > 1 else groups[0]
-    kept = set(map(id, best))
-    reason = "of another series, image type, time or plane than the rest"
-    others = [Skipped(item.path, reason) for item in found if id(item) not in kept]
-    return _believed(best), others
-
-
-def _believed(group: list[Instance]) -> list[Instance]:
-    """Take positions for absent where all slices have the same; two are one slice taken twice."""
-    if len(group) < 3 or any(item.position is None for item in group) or places(group) > 1:
-        return group
-    remark = "ImagePositionPatient is the same in all slices, which cannot be meant; it counts as absent"
-    return [replace(item, position=None, remarks=(*item.remarks, remark)) for item in group]
+    slices, skipped = _read_all(folder, files, read_slices)
+    chosen, others = _choose_group([one.instance for one in slices], kind, folder)
+    found = {(one.instance.path, one.instance.frame): one for one in slices}
+    kept = sort_instances(chosen)
+    return Volume(
+        images=tuple(found[item.path, item.frame].image for item in kept),
+        kind=kind,
+        positions=np.array([item.position or (np.nan,) * 3 for item in kept], dtype=np.float64),
+        orientation=np.array([item.orientation or (np.nan,) * 6 for item in kept], dtype=np.float64),
+        spacing=np.array([item.spacing or (np.nan,) * 2 for item in kept], dtype=np.float64),
+        instance_numbers=tuple(item.instance_number for item in kept),
+        skipped=(*skipped, *others),
+        padding=tuple(found[item.path, item.frame].padding for item in kept),
+        notes=notes(kept, [*skipped, *others]),
+    )
 
 
 def _read_all(
@@ -80,37 +79,39 @@ def _read_all(
         except UnreadableInstance as error:
             skipped.append(Skipped(path, str(error)))
     if not found:
-        raise UnreadableSeries(_nothing_readable(folder, skipped))
+        raise UnreadableSeries(f"{folder}: {none_usable(skipped)}")
     return found, skipped
 
 
-def read_series(folder: Path, files: Sequence[str] = (), kind: str = "") -> Volume:
-    """Read one series; each file is opened once.
+def none_usable(skipped: Sequence[tuple[Path, str]]) -> str:
+    """Return why a folder whose files were all skipped, each for its reason, has no slice."""
+    if not skipped:
+        return "the folder is empty"
+    path, reason = skipped[0]
+    return f"none of {len(skipped)} files is a usable slice; {shown(path.name)}: {reason}"
 
-    Args:
-        folder: holds its DICOM files; other files are skipped and listed.
-        files: those to read, relative to `folder`; none: every file that lies in it.
-        kind: one of `targets.SERIES_KINDS`, what the series is said to be; or empty. Where the files are of
-            several series, it tells which one is meant.
 
-    Raises:
-        UnreadableSeries: no file is a usable slice, or none is of the kind's plane.
+def _choose_group(found: Sequence[Instance], kind: str, folder: Path) -> tuple[list[Instance], list[Skipped]]:
+    """Return the slices of the one series that is meant, and the others with what they are.
+
+    Of several groups it is that of the kind's plane, of the kind itself, and with the most slices, in this order.
     """
-    slices, skipped = _read_all(folder, files, read_slices)
-    chosen, others = choose_group([one.instance for one in slices], kind, folder)
-    found = {(one.instance.path, one.instance.frame): one for one in slices}
-    kept = sort_instances(chosen)
-    return Volume(
-        images=tuple(found[item.path, item.frame].image for item in kept),
-        kind=kind,
-        positions=np.array([item.position or (np.nan,) * 3 for item in kept], dtype=np.float64),
-        orientation=np.array([item.orientation or (np.nan,) * 6 for item in kept], dtype=np.float64),
-        spacing=np.array([item.spacing or (np.nan, np.nan) for item in kept], dtype=np.float64),
-        instance_numbers=tuple(item.instance_number for item in kept),
-        skipped=(*skipped, *others),
-        padding=tuple(found[item.path, item.frame].padding for item in kept),
-        notes=notes(kept, [*skipped, *others]),
-    )
+    every = group_slices(found)
+    groups = [group for group in every if not kind or may_be(kind, group)]
+    if not groups:
+        planes = " and ".join(sorted({str(plane_of(group)) for group in every}))
+        raise UnreadableSeries(f"{folder}: named {KIND_WORDS[kind]}, but its slices are {planes}; it is left out")
+    best = groups[0]
+    if len(groups) > 1:
+        best = max(groups, key=lambda group: (recognise_series(group)[0] == kind, places(group)))
+    kept = set(map(id, best))
+    reason = "of another series, image type, time or plane than the rest"
+    others = [Skipped(item.path, reason) for item in found if id(item) not in kept]
+    if len(best) > 2 and places(best) == 1 and all(item.position is not None for item in best):
+        # Two would be one slice taken twice.
+        remark = "ImagePositionPatient is the same in all slices, which cannot be meant; it counts as absent"
+        best = [replace(item, position=None, remarks=(*item.remarks, remark)) for item in best]
+    return best, others
 
 
 def notes(headers: Sequence[Instance], skipped: Sequence[Skipped]) -> tuple[str, ...]:
@@ -118,7 +119,7 @@ def notes(headers: Sequence[Instance], skipped: Sequence[Skipped]) -> tuple[str,
     reasons = Counter(one.reason for one in skipped)
     first = {one.reason: shown(one.path.name) for one in reversed(skipped)}
     left_out = [
-        f"{count} {'file is' if count == 1 else 'files are'} no usable {'slice' if count == 1 else 'slices'} "
+        f"{'1 file is no usable slice' if count == 1 else f'{count} files are no usable slices'} "
         f"({first[reason]}: {reason})"
         for reason, count in reasons.items()
     ]
@@ -128,8 +129,137 @@ def notes(headers: Sequence[Instance], skipped: Sequence[Skipped]) -> tuple[str,
     return (*left_out, *(f"{first[name]} ({count} of {len(headers)} slices)" for name, count in counts.items()))
 
 
-def _nothing_readable(folder: Path, skipped: list[Skipped]) -> str:
-    if not skipped:
-        return f"{folder}: the folder is empty"
-    first = skipped[0]
-    return f"{folder}: none of {len(skipped)} files is a usable slice; {shown(first.path.name)}: {first.reason}"
+def group_slices(instances: Sequence[Instance]) -> list[list[Instance]]:
+    """Split slices into groups that each are one series, echo, image type, time and plane.
+
+    The slices are of one study, from any number of folders. Groups come in the order of their first slices.
+    """
+    groups = _by_series(list(instances))
+    for split_further in (_by_echo, _by_content, _by_time, _by_plane):
+        groups = [part for group in groups for part in split_further(group)]
+    order = {id(item): place for place, item in enumerate(instances)}
+    return sorted(groups, key=lambda group: order[id(group[0])])
+
+
+def split(group: Sequence[Instance], value: Callable[[Instance], Hashable]) -> list[list[Instance]]:
+    """Split by a value; where there is but one beside None, the slices stay together."""
+    parts: dict[Hashable, list[Instance]] = {}
+    for item in group:
+        parts.setdefault(value(item), []).append(item)
+    return list(parts.values()) if len(parts.keys() - {None}) != 1 else [list(group)]
+
+
+def split_by_uid(
+    group: Sequence[Instance], uid: Callable[[Instance], str]
+) -> tuple[list[list[Instance]], list[Instance]]:
+    """Split by an identifier; return the parts, and apart the slices that each have one of their own.
+
+    Canon gives each slice of a series another SeriesInstanceUID, and careless anonymisers do the like: such
+    identifiers tell nothing.
+    """
+    parts = split(group, lambda item: uid(item) or None)
+    alone = [part for part in parts if len(part) < min(len(group), 5) and places(part) == 1]
+    return [part for part in parts if part not in alone], [item for part in alone for item in part]
+
+
+def _by_series(group: list[Instance]) -> list[list[Instance]]:
+    parts, alone = split_by_uid(group, lambda item: item.series_uid)
+    found = []
+    for part in [*parts, *([alone] if alone else [])]:
+        for number in split(part, lambda item: item.series_number):
+            for series in split(number, lambda item: item.description or None):
+                numbered = part is alone and series[0].series_number is not None
+                known = numbered or (part is not alone and part[0].series_uid)
+                found += [series] if known else split(series, lambda item: item.path.parent)
+    return found
+
+
+def _by_echo(group: list[Instance]) -> list[list[Instance]]:
+    """Split by echo time: echoes differ by far, while the slices of one echo may differ a little."""
+    times = sorted({item.echo_time_ms for item in group if item.echo_time_ms is not None})
+    if not times:
+        return split(group, lambda item: item.echo_number)
+    later = [after for before, after in pairwise(times) if after > 1.25 * before + 1]
+    return split(
+        group,
+        lambda item: None if item.echo_time_ms is None else int(np.searchsorted(later, item.echo_time_ms, "right")),
+    )
+
+
+def _by_content(group: list[Instance]) -> list[list[Instance]]:
+    parts = split(group, lambda item: tuple(contents(item)) if item.image_type else None)
+    return [part for one in parts for part in split(one, lambda item: item.b_value)]
+
+
+def _by_time(group: list[Instance]) -> list[list[Instance]]:
+    parts = split(group, lambda item: item.temporal_position)
+    # Phases of time show the same places again; otherwise the number only counts the slices.
+    return parts if sum(map(places, parts)) > places(group) else [group]
+
+
+def _by_plane(group: list[Instance]) -> list[list[Instance]]:
+    placed = [item for item in group if item.orientation is not None]
+    normals = geometry.slice_normal(np.array([item.orientation for item in placed], dtype=np.float64).reshape(-1, 6))
+    nearest = np.abs(normals).argmax(axis=1)
+    if len(set(nearest)) < 2:
+        return [group]
+    near = np.abs(normals @ normals.T) > np.cos(np.radians(ONE_PLANE_DEGREES))
+    plane = np.full(len(placed), -1)
+    # The commonest plane first: it takes the slices that are tilted just beyond it.
+    for axis in np.argsort(-np.bincount(nearest), kind="stable"):
+        plane[(plane < 0) & near[nearest == axis].any(axis=0)] = axis
+    planes = dict(zip(map(id, placed), plane.tolist(), strict=True))
+    commonest = int(np.bincount(plane).argmax())
+    return split(group, lambda item: planes.get(id(item), commonest))
+
+
+def sort_instances(instances: list[Instance]) -> list[Instance]:
+    """Sort slices along the body.
+
+    The key is the projection of each slice's centre on the mean reading direction of the plane that most slices have,
+    so tilted stacks within one series keep their order too. Slices without position or orientation come last, by
+    instance number; so do all, if none has them.
+    """
+    placed = [item for item in instances if item.position is not None and item.orientation is not None]
+    common = Counter(item.plane for item in placed).most_common(1)
+    planar = [item.orientation for item in placed if item.orientation and item.plane == common[0][0]]
+    direction = np.mean([geometry.reading_direction(one) for one in planar], axis=0) if planar else None
+
+    def key(item: Instance) -> tuple[Any, ...]:
+        number, place = item.instance_number, None
+        if item.position is not None and item.orientation is not None and direction is not None:
+            middle = ((item.rows - 1) / 2, (item.columns - 1) / 2)
+            centre = geometry.to_patient(*middle, item.position, item.orientation, item.spacing or (0.0, 0.0))
+            # Rounded, so that two takes of one slice fall back on the order in which they were taken.
+            place = round(float(centre @ direction), 3)
+        taken = number is None, number or 0, natural(item.path.name), item.frame
+        return place is None, place or 0.0, *taken
+
+    return sorted(instances, key=key)
+
+
+def middle_first(headers: Sequence[Instance]) -> list[Instance]:
+    """Order the sorted slices of a series by their distance from the middle of what it shows.
+
+    The middle lies half way between the outermost slices, so that it does not move where slices are missing or were
+    taken twice; slices far off the others do not count. Without positions it is that of the count. Slices of the
+    commonest size and plane come first.
+    """
+    forms = [(item.rows, item.columns, item.plane) for item in headers]
+    common = Counter(forms).most_common(1)[0][0]
+    main = [item for item, form in zip(headers, forms, strict=True) if form == common]
+    rest = [item for item, form in zip(headers, forms, strict=True) if form != common]
+    places_mm = np.arange(len(main), dtype=np.float64)
+    if all(item.position is not None and item.orientation is not None for item in main):
+        direction = geometry.reading_direction(main[len(main) // 2].orientation or ())
+        places_mm = np.array([item.position for item in main], dtype=np.float64) @ direction
+    places_mm = places_mm.round(1)
+    known = np.unique(places_mm)
+    steps = np.diff(known)
+    cuts = np.flatnonzero(steps > FAR_STEPS * (np.median(steps) if len(steps) else 0)) + 1
+    run = max(np.split(known, cuts), key=len)
+    # Of two slices as near it is the later one, as half of an even count gives it; of two takes the first.
+    nearest = np.abs(known - (run[0] + run[-1]) / 2).round(1)
+    middle = known[len(known) - 1 - np.argmin(nearest[::-1])]
+    order = np.argsort(np.abs(places_mm - middle).round(1), kind="stable")
+    return [main[index] for index in order] + rest

@@ -1,16 +1,16 @@
-"""Folders of studies without tables: which studies and series they hold, and of what kind.
+"""Which studies and series a folder holds: found without tables, or held against the competition's.
 
-For a hospital's own studies, as an archive, a disc or a zip file gives them: any depth of folders, one study
-or several, one series per folder or many. Files are grouped by their headers, see `grouping`.
+A hospital's own studies lie as an archive, a disc or a zip file gives them: any depth of folders, one study or several,
+one series per folder or many. Files are grouped by their headers, see `series`.
 """
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import pandas as pd
 from tqdm import tqdm
@@ -18,35 +18,33 @@ from tqdm import tqdm
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import AnyPath
 from lumbar_kaggle.core.folders import Folder, list_folder, shown, walk
-from lumbar_kaggle.dicom.grouping import group_slices, split_by_uid
 from lumbar_kaggle.dicom.headers import UnreadableInstance
 from lumbar_kaggle.dicom.instances import Instance, read_instances
-from lumbar_kaggle.dicom.kinds import KIND_WORDS, preference, recognise_series
+from lumbar_kaggle.dicom.kinds import KIND_WORDS, may_be, plane_of, preference, recognise_series
+from lumbar_kaggle.dicom.series import group_slices, none_usable, split_by_uid
 from lumbar_kaggle.tables.competition import (
     SERIES_COLUMNS,
     Competition,
+    find_faults,
     no_coordinates,
     no_labels,
     read_competition,
     read_split,
 )
-from lumbar_kaggle.tables.reading import Fault
+from lumbar_kaggle.tables.reading import Fault, clipped, faults_of, shortened
 
-READERS = 8
-"""Headers that are read at once: it hides the latency of a slow mount."""
+READERS = 8  # files that are read at once: it hides the latency of a slow mount
+MANY_FILES = 500  # from so many on, reading the headers of a folder shows its progress
+SLICE_SUFFIXES = (".dcm", ".ima", ".dicom")  # of files that are meant as slices, also where they are none
 
-MANY_FILES = 500
-"""From so many files on, reading their headers shows its progress."""
-
-SLICE_SUFFIXES = (".dcm", ".ima", ".dicom")
-"""Of files that are meant as slices, also where they are none."""
-
-Headers = dict[Path, list[Instance] | str]
+Headers = Mapping[Path, tuple[list[Instance], str]]
 """Per file its slices, or why it has none."""
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
-@dataclass(frozen=True, eq=False)
-class _Found:
+
+class _Found(NamedTuple):
     """A study as it lies on disk: its name, its folder, its slices and what was wrong, with the place."""
 
     name: str
@@ -55,20 +53,23 @@ class _Found:
     notes: list[tuple[Path, str]]
 
 
+class _Series(NamedTuple):
+    """A series as it lies on disk; without `files` it is all that its folder holds."""
+
+    name: str
+    slices: list[Instance]
+    folder: Path
+    files: tuple[str, ...]
+
+
 def find_studies(root: AnyPath, *, strict: bool = True) -> Competition:
     """Read a folder of studies for prediction, with or without the competition's tables.
 
-    Without tables, each folder in `root` that holds slices is a study, whatever lies below it. Where their
-    headers tell several studies apart, each is one. Slices in `root` itself are a study, too, and where
-    each folder is one series of the same study, `root` is that study.
-
-    Args:
-        root: a competition folder (then its test split is read), or a folder of studies, or a folder that
-            holds such a folder as ``test_images``.
-        strict: whether a serious fault in a table is refused; otherwise its row is left out.
-
-    Returns:
-        The studies and series; series that could not be used are among the faults and the notes.
+    `root` is a competition folder (then its test split is read), a folder of studies, or one that holds such a folder
+    as ``test_images``. Without tables, each folder in it that holds slices is a study, whatever lies below it. Where
+    their headers tell several studies apart, each is one. Slices in `root` itself are a study, too, and where each
+    folder is one series of the same study, `root` is that study. Series that could not be used are among the faults
+    and the notes. With `strict`, a serious fault in a table is refused; otherwise its row is left out.
 
     Raises:
         InputError: there is no such folder, no study in it, or a serious fault in its tables.
@@ -83,45 +84,48 @@ def find_studies(root: AnyPath, *, strict: bool = True) -> Competition:
         raise InputError(f"{images}: {top.problem}; give a competition folder or a folder of studies")
     trees = [[Folder(images, (), top.files)]] if top.files else []
     trees += [list(walk(folder)) for folder in top.folders]
-    headers = _read_headers([path for tree in trees for folder in tree for path in folder.files])
-    slices = Counter(path.parent for path, read in headers.items() for _ in read if not isinstance(read, str))
-    slices[images] = -1  # a folder for anything: results may come to lie beside the slices, so each is named
+    paths = [path for tree in trees for folder in tree for path in folder.files]
+    headers = dict(zip(paths, _side_by_side(_read, paths, "file", "headers", MANY_FILES), strict=True))
+    held = Counter(item.path.parent for slices, _ in headers.values() for item in slices)
+    held[images] = -1  # a folder for anything: results may come to lie beside the slices, so each is named
     found, faults = [], []
     for tree in trees:
         study = _gather(tree, headers)
-        if study.instances or (tree[0].path != images and _meant(tree, headers)):
+        if study.instances or (study.root != images and _meant(tree, headers)):
             found.append(study)
-        else:
-            idle = tree[0].path == images or not any(folder.files for folder in tree)
-            faults += [] if idle else [Fault(study.root, 0, False, "holds no DICOM file; it is left out")]
+        elif study.root != images and any(folder.files for folder in tree):
+            faults.append(Fault(study.root, 0, False, "holds no DICOM file; it is left out"))
     studies = [part for study in _as_one(images, found) for part in _examinations(study)]
     if not studies:
         reason = f"; {faults[0]}" if faults else ""
         raise InputError(f"{images}: holds no study; expected {{study}}/{{series}}/*.dcm below it{reason}")
-    names = _unique([study.name for study in studies])
+    names = _unique(study.name for study in studies)
     rows, notes = [], {}
     for name, study in zip(names, studies, strict=True):
-        chosen, left_out = _choose_series(study, slices)
-        rows += [(name, *row) for row in chosen]
+        chosen, left_out = _choose_series(_series_of(study, held))
+        rows += [(name, series.name, kind, str(series.folder), series.files) for series, kind in chosen]
         left_out = study.notes + left_out
         faults += [Fault(path, 0, False, reason) for path, reason in left_out]
         notes[name] = tuple(f"{_below(path, study.root)}: {reason}" for path, reason in left_out)
-    series = pd.DataFrame(rows, columns=list(SERIES_COLUMNS), dtype=object)
+    table = pd.DataFrame(rows, columns=list(SERIES_COLUMNS), dtype=object)
     unique = tuple(dict.fromkeys(faults))
-    return Competition(images, "test", names, series, no_labels(), no_coordinates(), unique, notes)
+    return Competition(images, "test", names, table, no_labels(), no_coordinates(), unique, notes)
 
 
-def _read_headers(paths: Sequence[Path]) -> Headers:
-    def read(path: Path) -> list[Instance] | str:
-        try:
-            return read_instances(path)
-        except UnreadableInstance as error:
-            return str(error)
-
+def _side_by_side(
+    read: Callable[[Item], Result], items: Sequence[Item], unit: str, desc: str, shown_from: int = 1
+) -> list[Result]:
+    """Read many items at once, and from so many on show the progress."""
     with ThreadPoolExecutor(READERS) as pool:
-        found = pool.map(read, paths)
-        seen = tqdm(found, total=len(paths), unit="file", desc="headers", disable=len(paths) < MANY_FILES)
-        return dict(zip(paths, seen, strict=True))
+        found = pool.map(read, items)
+        return list(tqdm(found, total=len(items), unit=unit, desc=desc, disable=len(items) < shown_from))
+
+
+def _read(path: Path) -> tuple[list[Instance], str]:
+    try:
+        return read_instances(path), ""
+    except UnreadableInstance as error:
+        return [], str(error)
 
 
 def _gather(tree: Sequence[Folder], headers: Headers) -> _Found:
@@ -129,22 +133,17 @@ def _gather(tree: Sequence[Folder], headers: Headers) -> _Found:
     instances: list[Instance] = []
     notes = []
     for folder in tree:
-        here = [item for path in folder.files if not isinstance(found := headers[path], str) for item in found]
+        here = [item for path in folder.files for item in headers[path][0]]
+        bad = [(path, headers[path][1]) for path in folder.files if headers[path][1]]
         instances += here
         if folder.problem:
             notes.append((folder.path, folder.problem))
-        elif folder.files and not here:
-            first = folder.files[0]
-            reason = f"none of {len(folder.files)} files is a usable slice; {shown(first.name)}: {headers[first]}"
-            notes.append((folder.path, reason))
-        elif len({(item.series_uid, item.series_number) for item in here}) > 1:
+        elif not here and (bad or not folder.folders):
+            notes.append((folder.path, none_usable(bad)))
+        elif bad and len({(item.series_uid, item.series_number) for item in here}) > 1:
             # Otherwise it is said where the series is read.
-            bad = [path for path in folder.files if isinstance(headers[path], str)]
-            if bad:
-                example = f"{shown(bad[0].name)}: {headers[bad[0]]}"
-                notes.append((folder.path, f"files that are no usable slices: {len(bad)} ({example})"))
-        elif not folder.files and not folder.folders:
-            notes.append((folder.path, "the folder is empty"))
+            (path, reason), number = bad[0], len(bad)
+            notes.append((folder.path, f"files that are no usable slices: {number} ({shown(path.name)}: {reason})"))
     root = tree[0].path
     return _Found(shown(root.name or root.resolve().name), root, instances, notes)
 
@@ -153,7 +152,7 @@ def _meant(tree: Sequence[Folder], headers: Headers) -> bool:
     """Whether something in a tree without slices was meant as one, or could not be looked at."""
     return any(
         folder.problem
-        or any(path.suffix.lower() in SLICE_SUFFIXES or headers[path] != "not a DICOM file" for path in folder.files)
+        or any(path.suffix.lower() in SLICE_SUFFIXES or headers[path][1] != "not a DICOM file" for path in folder.files)
         for folder in tree
     )
 
@@ -166,15 +165,13 @@ def _as_one(images: Path, found: list[_Found]) -> list[_Found]:
     apart = all(len(each) == 1 for each in series) and len(set().union(*series)) == len(found)
     if len(found) < 2 or not one or not apart:
         return found
-    notes = [note for study in found for note in study.notes]
-    return [_Found(shown(images.resolve().name), images, together, notes)]
+    return [_Found(shown(images.resolve().name), images, together, [note for study in found for note in study.notes])]
 
 
 def _examinations(study: _Found) -> list[_Found]:
     """Split what lies in one folder into studies, by their identifiers."""
     parts, alone = split_by_uid(study.instances, lambda item: item.study_uid)
-    if alone and parts:
-        parts.append(alone)
+    parts += [alone] if alone and parts else []
     if len(parts) < 2:
         return [study]
     folders = [_common_folder(part) for part in parts]
@@ -186,66 +183,74 @@ def _examinations(study: _Found) -> list[_Found]:
     ]
 
 
-def _choose_series(
-    study: _Found, slices: Mapping[Path, int]
-) -> tuple[list[tuple[str, str, str, tuple[str, ...]]], list[tuple[Path, str]]]:
-    """Return the series to use, without the study's name, and why the others are left out."""
+def _series_of(study: _Found, held: Mapping[Path, int]) -> list[_Series]:
+    """Return the series of a study, named by their folders, those of one folder by their numbers as well.
+
+    `held` is how many slices a folder has.
+    """
     groups = group_slices(study.instances)
-    names = _series_names(groups, study.root)
-    kinds: dict[str, list[int]] = {}
-    notes = []
-    for index, group in enumerate(groups):
-        kind, reason = recognise_series(group)
+    folders = [_common_folder(group) for group in groups]
+    numbers = [group[0].series_number for group in groups]
+    names, files = [], []
+    for index, (group, folder, number) in enumerate(zip(groups, folders, numbers, strict=True)):
+        same = [other for other in range(len(groups)) if folders[other] == folder]
+        alike = {other for other in folders if other.name == folder.name}
+        name = shown(folder.name) if len(alike) == 1 else _below(folder, study.root)
+        name = "series" if folder == study.root else name
+        if len(same) > 1:
+            told = number is not None and [numbers[other] for other in same].count(number) == 1
+            name += f"-{number if told else same.index(index) + 1}"
+        names.append(name)
+        paths = dict.fromkeys(item.path for item in group)
+        whole = held[folder] == len(group) and all(path.parent == folder for path in paths)
+        files.append(() if whole else tuple(str(path.relative_to(folder)) for path in paths))
+    return [_Series(*one) for one in zip(_unique(names), groups, folders, files, strict=True)]
+
+
+def _choose_series(every: Sequence[_Series]) -> tuple[list[tuple[_Series, str]], list[tuple[Path, str]]]:
+    """Return the series to use, with their kinds, and why the others are left out."""
+    kinds: dict[str, list[_Series]] = {}
+    chosen: dict[str, str] = {}
+    reasons: dict[str, str] = {}
+    for one in every:
+        kind, reason = recognise_series(one.slices)
         if kind is None:
-            notes.append((index, f"{reason}; it is left out"))
+            reasons[one.name] = f"{reason}; it is left out"
         else:
-            kinds.setdefault(kind, []).append(index)
-    chosen: dict[int, str] = {}
-    for kind, indices in kinds.items():
-        ranks = {index: [value for value, _ in preference(groups[index])] for index in indices}
-        order = sorted(indices, key=ranks.__getitem__, reverse=True)
+            kinds.setdefault(kind, []).append(one)
+    for kind, some in kinds.items():
+        order = sorted(some, key=lambda one: [value for value, _ in preference(one.slices)], reverse=True)
         # Each axial series shows levels of its own; of the sagittal ones a second shows the same again.
-        taken = order[:1] if kind.startswith("sagittal") else _apart(order, groups)
-        chosen |= dict.fromkeys(taken, kind)
-        for index in sorted(set(order) - set(taken)):
-            why = _why(groups[taken[0]], groups[index])
-            reason = f"a further series {KIND_WORDS[kind]}; {names[taken[0]]} is taken, since {why}"
-            notes.append((index, reason))
-    files = [_files(group, slices) for group in groups]
-    rows = [(names[index], chosen[index], *files[index]) for index in sorted(chosen)]
-    told = []
-    for index, reason in sorted(notes):
-        folder, some = files[index]
-        told.append((Path(folder), f"series {names[index]}: {reason}" if some else reason))
-    return rows, told
+        taken = order[:1] if kind.startswith("sagittal") else _apart(order)
+        chosen |= dict.fromkeys((one.name for one in taken), kind)
+        first = preference(taken[0].slices)
+        for one in order:
+            if one.name not in chosen:
+                points = zip(first, preference(one.slices), strict=True)
+                why = next((words for (ours, words), (theirs, _) in points if ours != theirs), "it comes first")
+                reasons[one.name] = f"a further series {KIND_WORDS[kind]}; {taken[0].name} is taken, since {why}"
+    left_out = [
+        (one.folder, f"series {one.name}: {reasons[one.name]}" if one.files else reasons[one.name])
+        for one in every
+        if one.name in reasons
+    ]
+    return [(one, chosen[one.name]) for one in every if one.name in chosen], left_out
 
 
-def _apart(order: Sequence[int], groups: Sequence[Sequence[Instance]]) -> list[int]:
-    """Keep of the groups that share files, as frames of one kind, only the first."""
-    taken: list[int] = []
-    for index in order:
-        paths = {item.path for item in groups[index]}
-        if not any(paths & {item.path for item in groups[other]} for other in taken):
-            taken.append(index)
+def _apart(order: Sequence[_Series]) -> list[_Series]:
+    """Keep of the series that share files, as frames of one kind, only the first."""
+    taken: list[_Series] = []
+    used: set[Path] = set()
+    for one in order:
+        paths = {item.path for item in one.slices}
+        if not paths & used:
+            taken.append(one)
+            used |= paths
     return taken
 
 
-def _why(taken: Sequence[Instance], other: Sequence[Instance]) -> str:
-    points = zip(preference(taken), preference(other), strict=True)
-    return next((words for (ours, words), (theirs, _) in points if ours != theirs), "it comes first")
-
-
-def _files(group: Sequence[Instance], slices: Mapping[Path, int]) -> tuple[str, tuple[str, ...]]:
-    """Return the folder of a series and its files in it; none where the folder holds no other series."""
-    folder = _common_folder(group)
-    paths = list(dict.fromkeys(item.path for item in group))
-    if slices[folder] == len(group) and all(path.parent == folder for path in paths):
-        return str(folder), ()
-    return str(folder), tuple(str(path.relative_to(folder)) for path in paths)
-
-
-def _common_folder(group: Iterable[Instance]) -> Path:
-    return Path(os.path.commonpath([item.path.parent for item in group]))
+def _common_folder(slices: Sequence[Instance]) -> Path:
+    return Path(os.path.commonpath([item.path.parent for item in slices]))
 
 
 def _below(path: Path, root: Path) -> str:
@@ -253,25 +258,83 @@ def _below(path: Path, root: Path) -> str:
     return shown("-".join(path.relative_to(root).parts) if path.is_relative_to(root) else path.name) or root.name
 
 
-def _series_names(groups: Sequence[Sequence[Instance]], root: Path) -> tuple[str, ...]:
-    """Name the series of a study by their folders, and those of one folder by their numbers as well."""
-    folders = [_common_folder(group) for group in groups]
-    numbers = [group[0].series_number for group in groups]
-    names = []
-    for index, (folder, number) in enumerate(zip(folders, numbers, strict=True)):
-        same = [other for other in range(len(groups)) if folders[other] == folder]
-        alike = {other for other in folders if other.name == folder.name}
-        name = "series" if folder == root else shown(folder.name) if len(alike) == 1 else _below(folder, root)
-        if len(same) > 1:
-            told = number is not None and [numbers[other] for other in same].count(number) == 1
-            name += f"-{number if told else same.index(index) + 1}"
-        names.append(name)
-    return _unique(names)
-
-
-def _unique(names: Sequence[str]) -> tuple[str, ...]:
+def _unique(names: Iterable[str]) -> tuple[str, ...]:
     found: list[str] = []
     for name in names:
         numbered = (f"{name}-{number}" for number in count(2))
         found.append(next(free for free in chain([name], numbered) if free not in found))
     return tuple(found)
+
+
+def check(root: AnyPath) -> list[Fault]:
+    """Return every fault in a competition folder's tables, and what in them is not so in the images.
+
+    Coordinates are looked for in their images, and the kind of each series in its orientation. Raises InputError where
+    the folder holds none of the competition's series tables.
+    """
+    root = Path(root)
+    return find_faults(root, lambda read: _coordinate_faults(root, read.coordinates) + _plane_faults(read.series))
+
+
+def _plane_faults(series: pd.DataFrame) -> list[Fault]:
+    """Return a fault for each series whose slices do not lie in the plane that its kind says."""
+    pairs = list(zip(map(Path, series["folder"]), series["kind"], strict=True))
+    found = _side_by_side(_other_plane, pairs, "series", "check planes")
+    return [
+        Fault(folder, 0, False, f"named {KIND_WORDS[kind]}, but its slices are {plane}; it is left out")
+        for (folder, kind), plane in zip(pairs, found, strict=True)
+        if plane
+    ]
+
+
+def _other_plane(series: tuple[Path, str]) -> str | None:
+    """Return the plane of the first, the middle and the last file of a series where it is not its kind's."""
+    folder, kind = series
+    files = list_folder(folder).files
+    # What cannot be read is said where the series is read.
+    read = [_read(path)[0] for path in {files[0], files[len(files) // 2], files[-1]}] if files else []
+    instances = [slices[0] for slices in read if slices]
+    return None if any(may_be(kind, [one]) for one in instances) else plane_of(instances)
+
+
+def _coordinate_faults(root: Path, table: pd.DataFrame) -> list[Fault]:
+    """Return a fault for each point that lies outside its image, or whose image cannot be read."""
+    if table.empty:
+        return []
+    keys = ["study_id", "series_id", "instance_number"]
+    instances = table[keys].drop_duplicates()
+    images = root / "train_images"
+    paths = [images / study / series / f"{number}.dcm" for study, series, number in instances.to_numpy()]
+    sizes = _side_by_side(_size, paths, "image", "check coordinates")
+    found = pd.DataFrame(sizes, instances.index, ["rows", "columns", "reason"])
+    # `merge` renumbers the rows; the coordinate table's index is what gives the line in the file.
+    sized = table.merge(instances.join(found), "left", keys).set_index(table.index)
+    path, read = root / "train_label_coordinates.csv", sized["reason"] == ""
+    inside = (sized["x"] <= sized["columns"]) & (sized["y"] <= sized["rows"])
+    unreadable = "instance {instance_number} of series {series_id} {reason}; the row is left out"
+    outside = "x {x:.1f}, y {y:.1f} lies outside its image of {columns} columns × {rows} rows"
+    faults = faults_of(path, sized[~read], unreadable, False)
+    return faults + faults_of(path, sized[read & ~inside], outside, False)
+
+
+def _size(path: Path) -> tuple[int, int, str]:
+    """Return rows, columns and empty text, or why the instance has no size."""
+    if not path.is_file():
+        return 0, 0, "has no file"
+    slices, reason = _read(path)
+    return (slices[0].rows, slices[0].columns, "") if slices else (0, 0, f"is unreadable ({reason})")
+
+
+def fault_table(faults: list[Fault], root: Path) -> str:
+    """Return the faults as a table of file, line, gravity and sentence, and a last line that counts them."""
+    if not faults:
+        return f"{root}: no faults"
+    rows = [("file", "line", "", "fault")]
+    for fault in shortened(faults):
+        name = shown(fault.file.relative_to(root) if fault.file.is_relative_to(root) else fault.file)
+        gravity = "serious" if fault.serious else "left out"
+        rows.append((name, str(fault.line or ""), gravity, clipped(fault.message, 240)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    serious = sum(fault.serious for fault in faults)
+    return "\n".join([*lines, f"{root}: {len(faults)} faults, {serious} of them serious"])

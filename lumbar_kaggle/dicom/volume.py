@@ -5,11 +5,11 @@ percentiles map them to 8 bits.
 """
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -20,49 +20,24 @@ from lumbar_kaggle.dicom import geometry
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_] | None
 
-LOW, HIGH = 1.0, 99.0
-"""Percentiles that become black and white: the project report's, and those of the 2nd place."""
+LOW, HIGH = 1.0, 99.0  # percentiles that become black and white: the project report's, and the 2nd place's
 
-SAME_ORIENTATION_DEGREES = 2.0
-"""Slices whose normals differ by less belong to one stack; tilts per disc differ by 5° and more."""
+SAME_ORIENTATION_DEGREES = 2.0  # normals of one stack differ by less; tilts per disc differ by 5° and more
+SAME_COLUMN_MM = 2.0  # slices of one stack lie over each other: their corners, seen along the normal, differ by less
+SAME_POSITION_MM = 0.05  # slices nearer than this along the normal are the same slice taken twice
 
-SAME_COLUMN_MM = 2.0
-"""Slices of one stack lie over each other: their corners, seen along the normal, differ by less."""
-
-SAME_POSITION_MM = 0.05
-"""Slices nearer than this along the normal are the same slice taken twice."""
-
-PLACE, SPACING = "place", "spacing"
-"""What may be assumed of a volume."""
-
+PLACE, SPACING = "place", "spacing"  # what may be assumed of a volume
+# Height of a picture whose spacing is not known: around the mean of the competition's of either plane.
 ASSUMED_FIELD_MM, ASSUMED_AXIAL_FIELD_MM = 280.0, 190.0
-"""Height of a picture whose spacing is not known: around the mean of the competition's of either plane."""
-
-ASSUMED_STEP_MM = 4.5
-"""Distance of sagittal slices that do not know their place; the competition's median is 4.5."""
-
+ASSUMED_STEP_MM = 4.5  # of sagittal slices that do not know their place; the competition's median is 4.5
+# Of slices that do not know theirs: sagittal, front to the left, head up, as such pictures are stored.
 _ASSUMED_ORIENTATION = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
-"""Of slices that do not know theirs: sagittal, front to the left, head up, as such pictures are stored."""
-
-_PLAUSIBLE_FIELD_MM = (60.0, 700.0)
-"""Fields outside of these are a wrong spacing's; axial ones of 100 mm do occur."""
-
-_OBLONG = 4.0
-"""No scanner's pixels are so many times as long as they are wide."""
-
-
-class Images(Protocol):
-    """The slices of a volume: arrays ``[rows, columns]``."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> NDArray[Any]: ...
-
-    def __iter__(self) -> Iterator[NDArray[Any]]: ...
+_PLAUSIBLE_FIELD_MM = (60.0, 700.0)  # fields outside are a wrong spacing's; axial ones of 100 mm do occur
+_OBLONG = 4.0  # no scanner's pixels are so many times as long as they are wide
 
 
 class Skipped(NamedTuple):
-    """A file of the series folder that was left out."""
+    """A file of a series that was left out."""
 
     path: Path
     reason: str
@@ -72,26 +47,26 @@ class Skipped(NamedTuple):
 class Volume:
     """Slices of one series with their geometry, from DICOM and the cache to points and crops.
 
-    Sagittal slices run from the patient's right to left (rising LPS x), axial ones from head to foot.
+    Sagittal slices run from the patient's right to left (rising LPS x), axial ones from head to foot. What a header
+    does not have is NaN, or None where it is an instance number.
 
     Attributes:
-        images: one ``[rows, columns]`` array per slice, intensities as `instances.decode` gives them or, once
-            `windowed`, uint8. Slices of one series may differ in size, those of one of its `stacks` do not:
-            then it may be an array ``[slices, rows, columns]``, or a file, see `preprocess.CachedImages`.
-        positions: ``[slices, 3]`` LPS mm, centre of each slice's first pixel; NaN where the header has none.
-        orientation: ``[slices, 6]`` direction cosines; NaN where the header has none.
-        spacing: ``[slices, 2]`` mm between rows, mm between columns; NaN where the header has none.
-        instance_numbers: one per slice, None where the header has none.
+        images: one ``[rows, columns]`` array per slice, intensities as in `instances.Slice` or, once `windowed`,
+            uint8. Slices of one series may differ in size, those of one of its `stacks` do not: then it may be an
+            array ``[slices, rows, columns]``, or a file, see `preprocess.CachedImages`.
+        positions: ``[slices, 3]`` LPS mm, centre of each slice's first pixel.
+        orientation: ``[slices, 6]`` direction cosines.
+        spacing: ``[slices, 2]`` mm between rows, mm between columns.
+        instance_numbers: one per slice.
         series_id, kind: of the series; empty where not known.
         skipped: files that were left out, with the reason.
-        padding: one mask ``[rows, columns]`` per slice, True outside of the picture; None where it has no
-            outside. Empty where nothing has.
+        padding: one mask ``[rows, columns]`` per slice, True outside of the picture, or None; empty where none has one.
         notes: what is to be said of the series, see `series.notes`.
         window: intensities that are 0 and 255 in `images`; None where these are the stored ones.
         assumed: which of `PLACE` and `SPACING` are not the scanner's, see `completed`.
     """
 
-    images: Images
+    images: Sequence[NDArray[Any]] | NDArray[Any]
     positions: Floats
     orientation: Floats
     spacing: Floats
@@ -128,11 +103,7 @@ class Volume:
 
     @property
     def pixels(self) -> NDArray[Any]:
-        """All slices as one array ``[slices, rows, columns]``.
-
-        Raises:
-            ValueError: the slices differ in size; take the `stacks` one by one.
-        """
+        """All slices as ``[slices, rows, columns]``; ValueError where they differ in size: take the `stacks`."""
         sizes = {image.shape for image in self.images}
         if len(sizes) > 1:
             raise ValueError(f"the slices have the sizes {sorted(sizes)}; take Volume.stacks()")
@@ -190,12 +161,8 @@ class Volume:
         )
 
     def windowed(self) -> "Volume":
-        """Return the slices in 8 bits, by one window over the series, so that they keep their relation.
-
-        Padding takes no part in the window and becomes 0.
-        """
-        padding = self.padding or (None,) * len(self)
-        pairs = list(zip(self.images, padding, strict=True))
+        """Return the slices in 8 bits, by one window over the series; padding takes no part in it and becomes 0."""
+        pairs = list(zip(self.images, self.padding or (None,) * len(self), strict=True))
         inside = [image.ravel() if mask is None else image[~mask] for image, mask in pairs]
         low, high = percentiles(np.concatenate(inside))
         images = tuple(to_8bit(image, low, high, mask) for image, mask in pairs)
@@ -204,54 +171,46 @@ class Volume:
     def stacks(self) -> list["Volume"]:
         """Split into groups of parallel slices that lie over each other and have one size and spacing.
 
-        Within a stack the slices are sorted along its own normal, and of slices at the same position
-        only the first stays. Stacks come in the order of their first slice. Slices without geometry
-        form one stack per size.
+        Within a stack the slices are sorted along its own normal, and of slices at the same position only the first
+        stays. Stacks come in the order of their first slice. Slices without geometry form one stack per size.
         """
         groups: list[list[int]] = []
         for index in range(len(self)):
-            for group in groups:
-                if self._same_stack(group[0], index):
-                    group.append(index)
-                    break
-            else:
+            group = next((group for group in groups if self._same_stack(group[0], index)), None)
+            if group is None:
                 groups.append([index])
+            else:
+                group.append(index)
         return [self.take(self._along_normal(group)) for group in groups]
 
     def completed(self) -> "Volume":
         """Return a stack of one orientation and spacing, with assumptions for what its headers lack.
 
-        The spacing is that of the mean field of the competition's pictures of the plane. Slices without
-        a place become sagittal ones `ASSUMED_STEP_MM` apart, in their order, around the origin.
+        The spacing is that of the mean field of the competition's pictures of the plane. Slices without a place become
+        sagittal ones `ASSUMED_STEP_MM` apart, in their order, around the origin.
         """
-        orientation, spacing = _first_known(self.orientation), _first_known(self.spacing)
+        orientation, spacing, positions = _first_known(self.orientation), _first_known(self.spacing), self.positions
+        (rows, columns), slices, (row_mm, column_mm) = self.shape, len(self), spacing
         # The two directions of an image are perpendicular unit vectors; anything else has no plane.
         area = float(np.linalg.norm(np.cross(orientation[:3], orientation[3:])))
-        placed = bool(np.isfinite(self.positions).all() and 0.9 < area < 1.1)
-        (low, high), (row_mm, column_mm) = _PLAUSIBLE_FIELD_MM, spacing
-        square = row_mm / _OBLONG < column_mm < row_mm * _OBLONG
-        measured = bool(low < row_mm * self.shape[0] < high and square)
+        placed = bool(np.isfinite(positions).all() and 0.9 < area < 1.1)
+        low, high = _PLAUSIBLE_FIELD_MM
+        measured = low < row_mm * rows < high and row_mm / _OBLONG < column_mm < row_mm * _OBLONG
         if not measured:
             axial = placed and geometry.plane(orientation) == "axial"
-            spacing = np.full(2, (ASSUMED_AXIAL_FIELD_MM if axial else ASSUMED_FIELD_MM) / self.shape[0])
-        positions = self.positions
+            spacing = np.full(2, (ASSUMED_AXIAL_FIELD_MM if axial else ASSUMED_FIELD_MM) / rows)
         if not placed:
-            orientation, positions = np.array(_ASSUMED_ORIENTATION), self._assumed_positions(spacing)
-        missing = ((PLACE, placed), (SPACING, measured))
+            orientation = np.array(_ASSUMED_ORIENTATION)
+            across = (np.arange(slices) - (slices - 1) / 2) * ASSUMED_STEP_MM
+            corner = -(columns - 1) / 2 * spacing[1], (rows - 1) / 2 * spacing[0]
+            positions = np.column_stack([across, np.tile(corner, (slices, 1))])
         return replace(
             self,
             positions=positions,
-            orientation=np.tile(orientation, (len(self), 1)),
-            spacing=np.tile(spacing, (len(self), 1)),
-            assumed=frozenset(name for name, known in missing if not known),
+            orientation=np.tile(orientation, (slices, 1)),
+            spacing=np.tile(spacing, (slices, 1)),
+            assumed=frozenset(name for name, known in ((PLACE, placed), (SPACING, measured)) if not known),
         )
-
-    def _assumed_positions(self, spacing: Floats) -> Floats:
-        """Return positions ``[slices, 3]`` of slices whose middle is the origin."""
-        (rows, columns), slices = self.shape, len(self)
-        across = (np.arange(slices) - (slices - 1) / 2) * ASSUMED_STEP_MM
-        corner = -(columns - 1) / 2 * spacing[1], (rows - 1) / 2 * spacing[0]
-        return np.column_stack([across, np.full(slices, corner[0]), np.full(slices, corner[1])])
 
     def _same_stack(self, first: int, second: int) -> bool:
         if self.images[first].shape != self.images[second].shape:
@@ -277,8 +236,7 @@ class Volume:
         if not self._placed(group).all():
             return group
         depth = self.positions[group] @ geometry.reading_direction(self.orientation[group[0]])
-        ordered: list[int] = []
-        last = -np.inf
+        ordered, last = [], -np.inf
         for place in np.argsort(depth, kind="stable"):
             if depth[place] - last > SAME_POSITION_MM:
                 ordered.append(group[place])
@@ -292,16 +250,10 @@ def _first_known(rows: Floats) -> Floats:
     return known[0] if len(known) else np.full(rows.shape[1], np.nan)
 
 
-def percentiles(image: NDArray[Any], low: float = LOW, high: float = HIGH, padding: Mask = None) -> tuple[float, float]:
-    """Return two percentiles; pixels that are not finite do not count.
+def percentiles(image: NDArray[Any], padding: Mask = None) -> tuple[float, float]:
+    """Return the intensities at `LOW` and `HIGH` of an image of any shape; both 0 where no pixel counts.
 
-    Args:
-        image: any shape.
-        low, high: 0 to 100.
-        padding: the shape of `image`, True where a pixel does not count.
-
-    Returns:
-        The two intensities, both 0 where no pixel counts.
+    Pixels that are not finite do not count, nor do those where `padding` is True.
     """
     if padding is not None:
         image = image[~padding]
@@ -309,20 +261,15 @@ def percentiles(image: NDArray[Any], low: float = LOW, high: float = HIGH, paddi
         image = image[np.isfinite(image)]
     if not image.size:
         return 0.0, 0.0
-    first, second = np.percentile(image, [low, high])
-    return float(first), float(second)
+    low, high = np.percentile(image, [LOW, HIGH])
+    return float(low), float(high)
 
 
 def to_8bit(image: NDArray[Any], low: float, high: float, padding: Mask = None) -> NDArray[np.uint8]:
-    """Map intensities linearly, `low` to 0 and `high` to 255, values beyond them clipped.
+    """Map an image of any shape to uint8 linearly, `low` to 0 and `high` to 255, values beyond them clipped.
 
-    Args:
-        image: any shape.
-        low, high: intensities; where they are equal the image is constant and becomes 0 throughout.
-        padding: the shape of `image`, True where there is no picture.
-
-    Returns:
-        uint8, the shape of `image`; padding and NaN become 0, infinite values are clipped like others.
+    Padding and NaN become 0, infinite values are clipped like others. Where `low` and `high` are equal the image is
+    constant and becomes 0 throughout.
     """
     if not high > low:
         return np.zeros(image.shape, dtype=np.uint8)
@@ -336,4 +283,4 @@ def to_8bit(image: NDArray[Any], low: float, high: float, padding: Mask = None) 
 
 def windowed(image: NDArray[Any], padding: Mask = None) -> NDArray[np.uint8]:
     """Map one image to 8 bit between its own 1st and 99th percentile; padding is left out, and 0."""
-    return to_8bit(image, *percentiles(image, padding=padding), padding)
+    return to_8bit(image, *percentiles(image, padding), padding)

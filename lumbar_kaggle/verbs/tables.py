@@ -64,7 +64,7 @@ class Check(Verb):
     folder: Path = argument(COMPETITION)
 
     def __call__(self) -> Said:
-        from lumbar_kaggle.dicom.checking import check, fault_table
+        from lumbar_kaggle.dicom.studies import check, fault_table
 
         faults = check(self.folder)
         return fault_table(faults, self.folder), 2 if any(fault.serious for fault in faults) else 0

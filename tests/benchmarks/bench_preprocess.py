@@ -37,6 +37,6 @@ def test_pools(studies: Path, tmp_path: Path, kind: str) -> None:
     rows = []
     for pool, workers in (("threads", 1), ("threads", 8), ("processes", 2)):
         summary = timed(studies, tmp_path / f"{pool}-{workers}", kind, pool, workers)
-        rows.append((f"{workers} {pool}", summary.slices_per_second))
+        rows.append((f"{workers} {pool}", summary.slices / summary.seconds))
     for name, speed in rows:
         print(f"{kind}: {name:<12} {speed:7.0f} slices per second, {speed / rows[0][1]:.2f} of one thread")

@@ -28,12 +28,11 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from lumbar_kaggle.dicom import frames
+from lumbar_kaggle.dicom import decoders as decoding
 from lumbar_kaggle.dicom.decoders import Layout, check_frame, decoders, stored
-from lumbar_kaggle.dicom.frames import read_layout
 from lumbar_kaggle.dicom.headers import Header, UnreadableInstance, read_file
-from lumbar_kaggle.dicom.instances import decode, read_instances, read_slices
-from tests.support.dicom_files import encode_with_gdcm, rewrite, write_slice
+from lumbar_kaggle.dicom.instances import read_instances, read_layout, read_slices
+from tests.support.dicom_files import decode, encode_with_gdcm, rewrite, write_slice
 
 NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
 ENCODED = (RLELossless, JPEGLSLossless, JPEGLossless, JPEGLosslessSV1, JPEG2000Lossless)
@@ -164,9 +163,9 @@ def test_a_decoders_panic_is_a_reason(tmp_path: Path, capfd: pytest.CaptureFixtu
 @pytest.fixture
 def no_child() -> Iterator[None]:
     """Without the child of the tests before."""
-    frames._end()
+    decoding._end()
     yield
-    frames._end()
+    decoding._end()
 
 
 @pytest.mark.usefixtures("no_child")
@@ -183,7 +182,7 @@ def test_the_death_of_a_decoder_is_a_reason_and_the_next_file_is_read(tmp_path: 
             read(damaged)
     np.testing.assert_array_equal(decode(path), pixels)
     # Dead between two files, nobody's fault.
-    child = frames._child
+    child = decoding._child
     assert child is not None
     child.kill()
     child.wait()
@@ -219,8 +218,8 @@ def write_numbered(path: Path, number: int) -> np.ndarray:
 def child_of_a_worker(path: Path) -> int:
     """Decode in a worker process; return its child's process id."""
     decode(path)
-    assert frames._child is not None
-    return frames._child.pid
+    assert decoding._child is not None
+    return decoding._child.pid
 
 
 @pytest.mark.usefixtures("no_child")
@@ -256,10 +255,10 @@ def test_a_script_without_main_guard_may_decode_and_leaves_nothing_behind(tmp_pa
         "import os, signal, sys\n"
         f"sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
         "from pathlib import Path\n"
-        "from lumbar_kaggle.dicom import frames\n"
-        "from lumbar_kaggle.dicom.instances import decode\n"
-        f"decode(Path({str(tmp_path / '1.dcm')!r}))\n"
-        "print(frames._child.pid, flush=True)\n"
+        "from lumbar_kaggle.dicom import decoders as decoding\n"
+        "from lumbar_kaggle.dicom.instances import read_slices\n"
+        f"read_slices(Path({str(tmp_path / '1.dcm')!r}))\n"
+        "print(decoding._child.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=tmp_path)

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lumbar_kaggle.dicom.grouping import group_slices, may_be, middle_first, plane_of
 from lumbar_kaggle.dicom.instances import Instance
+from lumbar_kaggle.dicom.kinds import may_be, plane_of
+from lumbar_kaggle.dicom.series import group_slices, middle_first
 from tests.support.dicom_files import SAGITTAL
 
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
@@ -106,8 +107,8 @@ def test_tilted_stacks_are_one_series_and_an_odd_coronal_slice_is_not() -> None:
     groups = group_slices(stacks + slices(2, orientation=CORONAL))
     assert [len(group) for group in groups] == [12, 2]
     assert [plane_of(group) for group in groups] == ["axial", "coronal"]
-    assert may_be("axial", slices(orientation=tilted(47)))
-    assert not may_be("axial", slices(orientation=CORONAL))
+    assert may_be("axial_t2", slices(orientation=tilted(47)))
+    assert not may_be("axial_t2", slices(orientation=CORONAL))
 
 
 def middle_of(places: Sequence[float], **header: Any) -> float:

@@ -16,8 +16,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from lumbar_kaggle.dicom import headers
 from lumbar_kaggle.dicom.headers import UnreadableInstance
-from lumbar_kaggle.dicom.instances import decode, read_instance, read_slices
-from tests.support.dicom_files import AXIAL, rewrite, write_slice
+from lumbar_kaggle.dicom.instances import read_slices
+from tests.support.dicom_files import AXIAL, decode, read_instance, rewrite, write_slice
 
 PICTURE = np.random.default_rng(0).integers(100, 4096, (24, 20)).astype(np.uint16)
 ZEROS = bytes(20_000_000)

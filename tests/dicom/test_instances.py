@@ -21,8 +21,7 @@ from pydicom.uid import (
 )
 
 from lumbar_kaggle.dicom.headers import UnreadableInstance
-from lumbar_kaggle.dicom.instances import decode, read_instance
-from tests.support.dicom_files import AXIAL, rewrite, write_slice
+from tests.support.dicom_files import AXIAL, decode, read_instance, rewrite, write_slice
 
 SYNTAXES = (
     ExplicitVRLittleEndian,

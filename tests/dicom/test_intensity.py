@@ -9,7 +9,6 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from lumbar_kaggle.dicom.volume import percentiles, to_8bit, windowed
 
 shapes = array_shapes(min_dims=1, max_dims=3, min_side=1, max_side=12)
-percents = st.floats(0, 100)
 
 
 def integers(name: str, low: int, high: int) -> st.SearchStrategy[np.ndarray]:
@@ -37,13 +36,13 @@ wide_images = st.one_of(
 )
 
 
-@given(image=wide_images, low=percents, high=percents)
+@given(image=wide_images)
 @settings(max_examples=150, deadline=None)
-def test_percentiles_are_numpys(image: np.ndarray, low: float, high: float) -> None:
+def test_percentiles_are_numpys(image: np.ndarray) -> None:
     """For every integer and float type the two values equal np.percentile."""
-    expected = np.percentile(image, [low, high])
+    expected = np.percentile(image, [1, 99])
     scale = max(1.0, float(np.abs(image.astype(np.float64)).max()))
-    np.testing.assert_allclose(percentiles(image, low, high), expected, rtol=0, atol=1e-9 * scale)
+    np.testing.assert_allclose(percentiles(image), expected, rtol=0, atol=1e-9 * scale)
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "int16", "uint8", "float32"])

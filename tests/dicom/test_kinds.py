@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from lumbar_kaggle.dicom.instances import Instance
-from lumbar_kaggle.dicom.kinds import preference, recognise_kind, recognise_series
+from lumbar_kaggle.dicom.kinds import preference, recognise_series
 from tests.support.dicom_files import AXIAL, SAGITTAL
 
 ORDINARY = ("ORIGINAL", "PRIMARY", "M", "NORM", "DIS2D")
@@ -16,6 +16,11 @@ def header(description: str = "", index: int = 0, **more: Any) -> Instance:
     """The header of one sagittal slice."""
     known = {"position": (4.0 * index, 0.0, 0.0), "orientation": SAGITTAL, "description": description}
     return Instance(Path(f"{index}"), 64, 64, **{**known, **more})
+
+
+def kind_of(description: str = "", **more: Any) -> str | None:
+    """The kind of a series of five such slices."""
+    return recognise_series([header(description, index, **more) for index in range(5)])[0]
 
 
 @pytest.mark.parametrize(
@@ -31,7 +36,7 @@ def header(description: str = "", index: int = 0, **more: Any) -> Instance:
 )
 def test_what_resembles_a_lumbar_series_is_none(description: str) -> None:
     """After contrast agent, other regions, maps, projections, gradient echoes: none is taken."""
-    assert recognise_kind(header(description)) is None
+    assert kind_of(description) is None
 
 
 @pytest.mark.parametrize(
@@ -46,7 +51,7 @@ def test_what_resembles_a_lumbar_series_is_none(description: str) -> None:
 )
 def test_ordinary_names_are_recognised(description: str, kind: str) -> None:
     """Negations, whole spines and words that only look foreign exclude nothing."""
-    assert recognise_kind(header(description)) == kind
+    assert kind_of(description) == kind
 
 
 @pytest.mark.parametrize(
@@ -100,8 +105,8 @@ def test_ordinary_headers_do_not(more: dict[str, Any]) -> None:
 
 def test_times_tell_without_any_description() -> None:
     """Spin echo with a short echo is T1, with a long one T2."""
-    assert recognise_kind(header(sequence="SE", echo_time_ms=11.0, repetition_time_ms=600.0)) == "sagittal_t1"
-    assert recognise_kind(header(sequence="SE", echo_time_ms=110.0, repetition_time_ms=4000.0)) == "sagittal_t2"
+    assert kind_of(sequence="SE", echo_time_ms=11.0, repetition_time_ms=600.0) == "sagittal_t1"
+    assert kind_of(sequence="SE", echo_time_ms=110.0, repetition_time_ms=4000.0) == "sagittal_t2"
 
 
 def test_two_slices_are_no_series() -> None:

@@ -20,7 +20,6 @@ from lumbar_kaggle.baseline.predictor import study_slice
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked
 from lumbar_kaggle.dicom.cache import Cache
-from lumbar_kaggle.dicom.checking import check
 from lumbar_kaggle.dicom.preprocess import (
     VOLUMES,
     Summary,
@@ -31,6 +30,7 @@ from lumbar_kaggle.dicom.preprocess import (
     volume_worker,
 )
 from lumbar_kaggle.dicom.series import UnreadableSeries, read_series
+from lumbar_kaggle.dicom.studies import check
 from lumbar_kaggle.dicom.volume import to_8bit, windowed
 from lumbar_kaggle.inference.predict import study_rows
 from lumbar_kaggle.inference.recipes import recipe

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.dicom.instances import read_instance
-from lumbar_kaggle.dicom.kinds import recognise_kind
+from lumbar_kaggle.dicom.kinds import recognise_series
 from lumbar_kaggle.dicom.studies import find_studies
 from lumbar_kaggle.tables.competition import SERIES_COLUMNS
-from tests.support.dicom_files import AXIAL, SAGITTAL, write_sagittal, write_slice
+from tests.support.dicom_files import AXIAL, SAGITTAL, read_instance, write_sagittal, write_slice
 
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 TILTED_AXIAL = (1.0, 0.0, 0.0, 0.0, 0.906308, 0.422618)
@@ -34,7 +33,7 @@ def series(folder: Path, orientation: tuple[float, ...] | None = SAGITTAL, **tag
 def kind_of(folder: Path, orientation: tuple[float, ...] | None, tags: dict[str, Any]) -> str | None:
     """Write one slice with these tags and recognise it."""
     path = write_slice(folder / "1.dcm", np.zeros((8, 6), dtype=np.uint16), orientation=orientation, **tags)
-    return recognise_kind(read_instance(path))
+    return recognise_series([read_instance(path)] * 3)[0]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from pydicom.uid import (
     MRImageStorage,
 )
 
+from lumbar_kaggle.dicom.instances import Instance, read_instances, read_slices
+
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
@@ -118,3 +120,13 @@ def write_sagittal(
         position = (-2.0 * slices + 4.0 * index, -30.0, 60.0)
         paths.append(write_slice(folder / f"{number}.dcm", pixels, position=position, number=number, **tags))
     return paths
+
+
+def read_instance(path: Path | str) -> Instance:
+    """The header of a file's first frame."""
+    return read_instances(path)[0]
+
+
+def decode(path: Path | str) -> np.ndarray:
+    """The picture of a file's first frame."""
+    return read_slices(path)[0].image

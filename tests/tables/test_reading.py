@@ -10,7 +10,7 @@ import pytest
 from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import SAMPLE_ORDER, TARGET_NAMES
-from lumbar_kaggle.dicom.checking import check, fault_table
+from lumbar_kaggle.dicom.studies import check, fault_table
 from lumbar_kaggle.tables.competition import Competition, find_faults, read_competition, read_split
 from lumbar_kaggle.tables.reading import Fault, label_rows, read_labels, read_table
 from tests.support.dicom_files import write_slice

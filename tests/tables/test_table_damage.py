@@ -11,7 +11,7 @@ import pytest
 from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import TARGET_NAMES
-from lumbar_kaggle.dicom.checking import check, fault_table
+from lumbar_kaggle.dicom.studies import check, fault_table
 from lumbar_kaggle.tables.competition import find_faults, read_competition
 from lumbar_kaggle.tables.reading import SHOWN, as_numbers, read_label_weights, read_table
 
