@@ -26,9 +26,7 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import digest, read_csv, read_json, write_csv, write_json
 from lumbar_kaggle.core.folders import list_folder
 
-OK = "ok"
-"""Status of an entry that can be used; any other status has a reason beside it."""
-
+OK = "ok"  # status of an entry that can be used; any other status has a reason beside it
 HEAD_BYTES = 16384  # of a file, for its fingerprint: the header with all identifiers, as a rule the first pixels
 # Of a batch's folder, with a dot before it is committed; whatever else lies there is not ours.
 _BATCH_NAME = re.compile(r"\.?\d{5,}-[0-9a-f]{16}")
@@ -99,20 +97,16 @@ class Cache:
         """Create the folder; raise InputError where it was made with another configuration."""
         path, wanted = self.folder / "config.json", asdict(config)
         if path.is_file() and read_json(path) != wanted:
-            raise InputError(
-                f"{path}: this cache was made with other settings; choose another --cache folder or delete it"
-            )
+            remedy = "choose another --cache folder or delete it"
+            raise InputError(f"{path}: this cache was made with other settings; {remedy}")
         self.batches.mkdir(parents=True, exist_ok=True)
         write_json(path, wanted)
 
     def plan(self, sources: list[Source], batch_size: int) -> list[Batch]:
         """Cut the sources, in order, into batches of `batch_size`."""
-        batches = []
-        for number, start in enumerate(range(0, len(sources), batch_size)):
-            members = tuple(sources[start : start + batch_size])
-            key = [(item.study_id, item.series_id, item.kind, item.fingerprint) for item in members]
-            batches.append(Batch(f"{number:05d}-{digest(key)}", members))
-        return batches
+        cuts = [tuple(sources[start : start + batch_size]) for start in range(0, len(sources), batch_size)]
+        keys = [[(one.study_id, one.series_id, one.kind, one.fingerprint) for one in members] for members in cuts]
+        return [Batch(f"{number:05d}-{digest(keys[number])}", members) for number, members in enumerate(cuts)]
 
     def entries(self, batch: Batch) -> pd.DataFrame | None:
         """Return a committed batch's index; None where it is not committed or is damaged, to be made anew."""
@@ -145,14 +139,13 @@ class Cache:
 
     def finish(self, batches: Iterable[Batch]) -> pd.DataFrame:
         """Join the batches' indices into one, drop batches that are not wanted, return the index."""
-        names = [batch.name for batch in batches]
-        parts = [_read_index(self.batches / name / "index.csv") for name in names]
-        for name, part in zip(names, parts, strict=True):
+        parts = {batch.name: _read_index(self.batches / batch.name / "index.csv") for batch in batches}
+        for name, part in parts.items():
             part["file"] = [f"batches/{name}/{file}" if file else "" for file in part["file"]]
         for folder in self.batches.iterdir():
-            if _BATCH_NAME.fullmatch(folder.name) and folder.name not in names:
+            if _BATCH_NAME.fullmatch(folder.name) and folder.name not in parts:
                 shutil.rmtree(folder)
-        index = pd.concat(parts, ignore_index=True)
+        index = pd.concat(parts.values(), ignore_index=True)
         write_csv(self.folder / "index.csv", index)
         return index
 

@@ -1,10 +1,9 @@
 """One frame to its stored values, alike whichever decoder is installed, and none of them ends the process.
 
 Before a decoder sees an encoded frame, the frame's own header is held against the file's: decoders allocate by one
-and fill by the other. What it returns is cut to the bits that are stored and given the sign that the header states.
-GDCM, which decodes JPEG here and within SimpleITK, calls ``abort`` on some damaged frames. So each process that meets
-encoded frames starts one child, which waits on a pipe for them and ends with its parent; by `subprocess`, so that
-threads, worker processes and scripts without a main guard may start it.
+and fill by the other. GDCM, which decodes JPEG here and within SimpleITK, calls ``abort`` on some damaged frames. So
+each process that meets encoded frames starts one child, which waits on a pipe for them and ends with its parent; by
+`subprocess`, so that threads, worker processes and scripts without a main guard may start it.
 """
 
 import atexit
@@ -86,11 +85,7 @@ def stored_frame(dataset: Dataset, layout: Layout, frame: int) -> NDArray[Any]:
 
 
 def decode_frame(encoded: bytes, layout: Layout) -> NDArray[Any]:
-    """Decode one frame, its fragments joined, with the first decoder that can; see `stored`.
-
-    Raises ValueError, which says why, where the frame contradicts the header or no decoder can read it, and
-    NotImplementedError where pydicom knows of no decoder for the syntax.
-    """
+    """Decode one frame, its fragments joined, with the first decoder that can; ValueError says why none can."""
     precision = check_frame(encoded, layout)
     reasons = []
     for name, decoder in decoders(layout.syntax).items():
@@ -103,10 +98,9 @@ def decode_frame(encoded: bytes, layout: Layout) -> NDArray[Any]:
 
 
 def stored(values: NDArray[Any], layout: Layout, precision: int) -> NDArray[Any]:
-    """Return decoded values ``[rows, columns]``, right in their lowest bits, with the header's width and sign.
+    """Return decoded values ``[rows, columns]`` as uint16 or int16, of 32 bits where more than 16 are allocated.
 
-    `precision` is the bits per pixel that the frame states. The result is uint16 or int16, or of 32 bits where more
-    than 16 are allocated: decoders disagree on both.
+    `precision` is the bits per pixel that the frame states. Decoders disagree on width, sign, and what stands above.
     """
     bytes_each = max(layout.bits_allocated, 16) // 8
     wide = values.astype(f"{'ui'[layout.pixel_representation]}{bytes_each}", copy=False)
@@ -130,10 +124,7 @@ def decoders(syntax: str) -> dict[str, Callable[[bytes, Layout], NDArray[Any]]]:
 
 
 def check_frame(encoded: bytes, layout: Layout) -> int:
-    """Return the bits per pixel that a frame's own header states; those allocated where it states none.
-
-    Raises ValueError where it differs from the file's in size, or has several components or more bits.
-    """
+    """Return the bits per pixel that a frame's header states, else those allocated; ValueError if it cannot be so."""
     if layout.syntax == uid.RLELossless:
         _check_rle(encoded, layout.bits_allocated // 8)
         return layout.bits_allocated

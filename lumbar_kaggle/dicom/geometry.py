@@ -14,9 +14,7 @@ Floats = NDArray[np.float64]
 
 LEFT, BACK, FOOT = np.array([1.0, 0, 0]), np.array([0, 1.0, 0]), np.array([0, 0, -1.0])
 """Directions in the patient, LPS."""
-
-AXES = ("sagittal", "coronal", "axial")
-"""Plane whose slice normal lies mostly along x, y and z."""
+AXES = ("sagittal", "coronal", "axial")  # plane whose slice normal lies mostly along x, y and z
 
 
 def slice_normal(orientation: ArrayLike) -> Floats:
@@ -66,8 +64,7 @@ def to_slice(
 def reading_direction(orientation: ArrayLike) -> Floats:
     """Return the slice normal ``[3]`` of direction cosines ``[6]``, turned as slices are ordered.
 
-    Sagittal slices run from the patient's right to left (rising x), coronal ones from front to back (rising y), axial
-    ones from head to foot (falling z).
+    Sagittal ones run from right to left (rising x), coronal from front to back (y), axial from head to foot (-z).
     """
     normal = slice_normal(orientation)
     axis = int(np.argmax(np.abs(normal)))

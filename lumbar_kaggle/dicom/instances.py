@@ -1,8 +1,8 @@
 """One DICOM file: its header as plain data, and its pixels decoded; a slice for every frame.
 
-The competition's files are not valid DICOM in several small ways (no Modality tag, identifiers that are not UIDs, an
-Enhanced MR storage class on plain single frames), so nothing here asks for more than it uses. What stands in
-functional groups (DICOM PS3.3, C.7.6.16) counts before what stands beside them.
+The competition's files break the standard in several small ways (no Modality, identifiers that are no UIDs, an Enhanced
+MR storage class on plain single frames), so nothing here asks for more than it uses. What stands in functional groups
+(DICOM PS3.3, C.7.6.16) counts before what stands beside them.
 """
 
 from dataclasses import dataclass
@@ -81,18 +81,14 @@ class Slice(NamedTuple):
 def read_slices(path: AnyPath) -> list[Slice]:
     """Read one file, header and pixels, opening it once: a slice per frame.
 
-    Raises UnreadableInstance as `read_instances`, and where the pixels are missing, truncated, damaged, or in an
-    encoding that no installed decoder knows.
+    Raises UnreadableInstance as `read_instances`, and where the pixels are missing, damaged, or in an unknown encoding.
     """
     file = _File(path, pixels=True)
     return [Slice(file.instance(frame), *file.image(frame)) for frame in range(file.layout.number_of_frames)]
 
 
 def read_instances(path: AnyPath) -> list[Instance]:
-    """Read one file's header: an instance per frame.
-
-    Raises UnreadableInstance where it is not DICOM, damaged, too large, without an image, or colour.
-    """
+    """Read one file's header: an instance per frame; UnreadableInstance says why it is no image of an MR slice."""
     file = _File(path, pixels=False)
     return [file.instance(frame) for frame in range(file.layout.number_of_frames)]
 
@@ -192,10 +188,7 @@ class _File:
 
 
 def read_layout(header: Header, syntax: str) -> Layout:
-    """Return how a file's frames are stored.
-
-    Raises UnreadableInstance where there is no image, a colour image, or one that is not read.
-    """
+    """Return how a file's frames are stored; UnreadableInstance: no image, a colour image, or one that is not read."""
     rows, columns = header.integer("Rows", low=1), header.integer("Columns", low=1)
     if rows is None or columns is None:
         cause = f"header is damaged ({header.remarks[0]})" if header.remarks else ""
@@ -230,10 +223,7 @@ def _rescale(header: Header) -> tuple[float, float]:
 
 
 def _padding(header: Header, values: NDArray[Any], layout: Layout) -> NDArray[np.bool_] | None:
-    """Return where stored values are PixelPaddingValue, or lie between it and PixelPaddingRangeLimit.
-
-    Both are stored values (DICOM PS3.3, C.7.5.1.1.2), and are found written with either sign.
-    """
+    """Return where stored values lie between PixelPaddingValue and PixelPaddingRangeLimit (PS3.3, C.7.5.1.1.2)."""
     first, last = header.integer("PixelPaddingValue"), header.integer("PixelPaddingRangeLimit")
     if first is None:
         return None
@@ -243,7 +233,7 @@ def _padding(header: Header, values: NDArray[Any], layout: Layout) -> NDArray[np
 
 
 def _stored_value(value: int, layout: Layout) -> int:
-    """Return a value of either sign with the sign of the pixels."""
+    """Return a value that may be written with either sign with that of the pixels."""
     value %= 1 << layout.bits_allocated
     if not layout.pixel_representation:
         return value

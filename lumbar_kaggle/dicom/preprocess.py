@@ -1,8 +1,7 @@
 """Series → cache, in batches over a pool of workers; stopped at any moment, it goes on where it was.
 
-The pool is of threads by default: they hide the latency of a slow mount, which is where the competition's images lie.
-Decoding holds the interpreter's lock, so where the files are already in memory a pool of processes is faster
-(`tests/benchmarks` measures both). The executor is an argument, so a cluster's can be handed in.
+Threads hide the latency of a slow mount, which is where the competition's images lie. Decoding holds the interpreter's
+lock, so where the files are in memory a pool of processes is faster (`tests/benchmarks` measures both).
 """
 
 import json
@@ -26,7 +25,7 @@ from lumbar_kaggle.core.files import locked, read_json, write_atomic, write_json
 from lumbar_kaggle.core.folders import shown
 from lumbar_kaggle.dicom.cache import OK, Batch, Cache, CacheConfig, Source
 from lumbar_kaggle.dicom.series import UnreadableSeries, read_series
-from lumbar_kaggle.dicom.volume import HIGH, LOW, Volume
+from lumbar_kaggle.dicom.volume import GEOMETRY, HIGH, LOW, Volume
 from lumbar_kaggle.tables.competition import SERIES_COLUMNS
 
 log = logging.getLogger(__name__)
@@ -77,58 +76,47 @@ def preprocess(
     batch_size: int = 64,
     budget: Budget | None = None,
 ) -> Summary:
-    """Fill a cache with the entries that `worker` makes of the sources, in their order.
+    """Fill a cache with the entries that `worker`, a module-level function, makes of the sources, in their order.
 
     Batches of `batch_size` series are worked on one after the other and their members side by side, so memory does not
     grow with the number of studies, and a killed run loses at most one batch. The result does not depend on where a run
-    was interrupted, nor on the pool; where that is of processes, `worker` must be a module-level function. Entries that
-    failed are made again when their files are there: a mount may have been away.
-
-    Raises:
-        InputError: the cache folder was made with other settings, or another run is at work on it.
-        OutOfTime: the budget, asked before each batch, is spent; the batches so far are kept.
+    was interrupted, nor on the pool. Entries that failed are made again when their files are there: a mount may have
+    been away. Raises InputError where the folder was made with other settings or another run is at work on it, and
+    OutOfTime where the budget, asked before each batch, is spent; the batches so far are kept.
     """
     with locked(cache.folder):
         cache.open(config)
         batches = cache.plan(sources, batch_size)
-        missing = {batch.name: _missing(batch, cache) for batch in batches}
-        todo = [batch for batch in batches if missing[batch.name]]
+        todo = [(batch, missing) for batch in batches if (missing := _missing(batch, cache))]
         log.info("Preprocessing %d series into %s", len(sources), cache.folder)
         if done := len(batches) - len(todo):
             log.info("%d of %d batches are already there and are skipped", done, len(batches))
-        start = time.perf_counter()
-        total = sum(batch.sources[index].slices for batch in todo for index in missing[batch.name])
+        start, total = time.perf_counter(), sum(source.slices for _, missing in todo for source in missing.values())
         with tqdm(total=total, unit="slice", desc="preprocess", disable=not todo) as progress:
-            for batch in todo:
+            for batch, missing in todo:
                 if budget:
                     budget.check()
-                _run_batch(batch, missing[batch.name], cache, worker, pool, progress)
+                before, folder = cache.entries(batch), cache.begin(batch)
+                rows: list[Any] = [{}] * len(batch.sources) if before is None else before.to_dict("records")
+                futures = {pool.submit(_entry, worker, source, folder): index for index, source in missing.items()}
+                for future in as_completed(futures):
+                    rows[futures[future]] = future.result()
+                    progress.update(missing[futures[future]].slices)
+                # As objects: a failed entry has no numbers, and would turn those of the others into floats.
+                cache.commit(batch, pd.DataFrame(rows, dtype=object))
         index = cache.finish(batches) if batches else pd.DataFrame({"status": []})
         failed = int((index["status"] != OK).sum())
         return Summary(len(sources), failed, total, time.perf_counter() - start, done)
 
 
-def _missing(batch: Batch, cache: Cache) -> list[int]:
-    """Return which entries of a batch are still to be made: all, or those that failed and have files now."""
+def _missing(batch: Batch, cache: Cache) -> dict[int, Source]:
+    """Return the entries of a batch that are still to be made: all, or those that failed and have files now."""
     before = cache.entries(batch)
+    every = dict(enumerate(batch.sources))
     if before is None:
-        return list(range(len(batch.sources)))
-    pairs = zip(batch.sources, before["status"], strict=True)
-    return [index for index, (source, status) in enumerate(pairs) if status != OK and source.slices]
-
-
-def _run_batch(
-    batch: Batch, missing: list[int], cache: Cache, worker: Worker, pool: Executor, progress: "tqdm[Any]"
-) -> None:
-    before = cache.entries(batch)
-    rows: list[Any] = [{}] * len(batch.sources) if before is None else before.to_dict("records")
-    folder = cache.begin(batch)
-    futures = {pool.submit(_entry, worker, batch.sources[index], folder): index for index in missing}
-    for future in as_completed(futures):
-        rows[futures[future]] = future.result()
-        progress.update(batch.sources[futures[future]].slices)
-    # As objects: a failed entry has no numbers, and would turn those of the others into floats.
-    cache.commit(batch, pd.DataFrame(rows, dtype=object))
+        return every
+    failed = (before["status"] != OK).tolist()
+    return {index: source for index, source in every.items() if failed[index] and source.slices}
 
 
 def _entry(worker: Worker, source: Source, folder: Path) -> dict[str, object]:
@@ -142,10 +130,7 @@ def _entry(worker: Worker, source: Source, folder: Path) -> dict[str, object]:
 
 VOLUMES = CacheConfig("volumes", 3, {"percentiles": [LOW, HIGH], "window": "series"})
 
-FORMAT = "volumes-3"
-"""Of a series' JSON file."""
-
-_TABLES = ("positions", "orientation", "spacing")
+FORMAT = "volumes-3"  # of a series' JSON file
 _REMEDY = "delete its folder and run lumbar preprocess again"
 
 
@@ -183,33 +168,24 @@ def windowed_stacks(volume: Volume) -> list[Volume]:
 
 
 def volume_worker(source: Source, folder: Path) -> dict[str, object]:
-    """Cache a whole series: per stack one uint8 ``[slices, rows, columns]`` file, and one table of geometry.
-
-    A `Worker`; raises UnreadableSeries where there is no usable slice.
-    """
+    """Cache a whole series; a `Worker` that raises UnreadableSeries where there is no usable slice."""
     volume = read_series(Path(source.folder), source.files, source.kind).windowed()
-    stacks = volume.stacks()
-    name = f"{source.study_id}_{source.series_id}"
+    stacks, name = volume.stacks(), f"{source.study_id}_{source.series_id}"
     write_volumes(folder, name, stacks)
+    counts = {"file": f"{name}.json", "slices": sum(map(len, stacks)), "stacks": len(stacks)}
     skipped = [{"file": shown(one.path.name), "reason": one.reason} for one in volume.skipped]
-    return {
-        "file": f"{name}.json",
-        "slices": sum(map(len, stacks)),
-        "stacks": len(stacks),
-        "skipped": json.dumps(skipped),
-        "notes": "; ".join(volume.notes),
-    }
+    return {**counts, "skipped": json.dumps(skipped), "notes": "; ".join(volume.notes)}
 
 
 def write_volumes(folder: Path, name: str, stacks: list[Volume]) -> None:
-    """Write windowed stacks, not completed, to ``{name}.json`` and ``{name}_{number}.npy``."""
+    """Write windowed stacks, not completed: pixels to ``{name}_{number}.npy``, geometry to ``{name}.json``."""
     entries = []
     for number, stack in enumerate(stacks):
         file, pixels = f"{name}_{number}.npy", stack.pixels
         write_atomic(folder / file, lambda path, pixels=pixels: np.save(path, pixels))  # type: ignore[misc]
-        known = {table: getattr(stack, table) for table in _TABLES}
+        known = {name: getattr(stack, name) for name in GEOMETRY}
         # JSON has no word for NaN.
-        tables = {table: np.where(np.isnan(rows), np.array(None), rows).tolist() for table, rows in known.items()}
+        tables = {name: np.where(np.isnan(rows), np.array(None), rows).tolist() for name, rows in known.items()}
         entries.append({"file": file, **tables, "instance_numbers": list(stack.instance_numbers)})
     window = stacks[0].window if stacks else None
     write_json(folder / f"{name}.json", {"format": FORMAT, "window": window, "stacks": entries})
@@ -231,7 +207,7 @@ def read_volumes(folder: Path, file: str, series_id: str = "", kind: str = "") -
             images = CachedImages(path.parent / entry["file"])
             # A number that is not known is null in the file, and NaN here.
             positions, orientation, spacing = (
-                np.array(entry[name], dtype=np.float64).reshape(len(images), -1) for name in _TABLES
+                np.array(entry[name], dtype=np.float64).reshape(len(images), -1) for name in GEOMETRY
             )
             numbers = tuple(entry["instance_numbers"])
             stack = Volume(images, positions, orientation, spacing, numbers, series_id, kind, window=window)

@@ -214,39 +214,27 @@ def _choose_series(every: Sequence[_Series]) -> tuple[list[tuple[_Series, str]],
     reasons: dict[str, str] = {}
     for one in every:
         kind, reason = recognise_series(one.slices)
-        if kind is None:
-            reasons[one.name] = f"{reason}; it is left out"
-        else:
+        if kind:
             kinds.setdefault(kind, []).append(one)
+        else:
+            reasons[one.name] = f"{reason}; it is left out"
     for kind, some in kinds.items():
         order = sorted(some, key=lambda one: [value for value, _ in preference(one.slices)], reverse=True)
-        # Each axial series shows levels of its own; of the sagittal ones a second shows the same again.
-        taken = order[:1] if kind.startswith("sagittal") else _apart(order)
-        chosen |= dict.fromkeys((one.name for one in taken), kind)
-        first = preference(taken[0].slices)
+        first, used = order[0], set[Path]()
         for one in order:
-            if one.name not in chosen:
-                points = zip(first, preference(one.slices), strict=True)
-                why = next((words for (ours, words), (theirs, _) in points if ours != theirs), "it comes first")
-                reasons[one.name] = f"a further series {KIND_WORDS[kind]}; {taken[0].name} is taken, since {why}"
-    left_out = [
-        (one.folder, f"series {one.name}: {reasons[one.name]}" if one.files else reasons[one.name])
-        for one in every
-        if one.name in reasons
-    ]
+            # Each axial series shows levels of its own, unless it is of frames of the same files; of the sagittal ones
+            # a second shows the same again.
+            paths = {item.path for item in one.slices}
+            if one is first or (kind == "axial_t2" and not paths & used):
+                chosen[one.name] = kind
+                used |= paths
+                continue
+            points = zip(preference(first.slices), preference(one.slices), strict=True)
+            why = next((words for (ours, words), (theirs, _) in points if ours != theirs), "it comes first")
+            reasons[one.name] = f"a further series {KIND_WORDS[kind]}; {first.name} is taken, since {why}"
+    told = {one.name: f"series {one.name}: " if one.files else "" for one in every}
+    left_out = [(one.folder, told[one.name] + reasons[one.name]) for one in every if one.name in reasons]
     return [(one, chosen[one.name]) for one in every if one.name in chosen], left_out
-
-
-def _apart(order: Sequence[_Series]) -> list[_Series]:
-    """Keep of the series that share files, as frames of one kind, only the first."""
-    taken: list[_Series] = []
-    used: set[Path] = set()
-    for one in order:
-        paths = {item.path for item in one.slices}
-        if not paths & used:
-            taken.append(one)
-            used |= paths
-    return taken
 
 
 def _common_folder(slices: Sequence[Instance]) -> Path:

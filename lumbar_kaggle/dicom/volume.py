@@ -26,6 +26,7 @@ SAME_ORIENTATION_DEGREES = 2.0  # normals of one stack differ by less; tilts per
 SAME_COLUMN_MM = 2.0  # slices of one stack lie over each other: their corners, seen along the normal, differ by less
 SAME_POSITION_MM = 0.05  # slices nearer than this along the normal are the same slice taken twice
 
+GEOMETRY = ("positions", "orientation", "spacing")  # of a volume: arrays of a row per slice
 PLACE, SPACING = "place", "spacing"  # what may be assumed of a volume
 # Height of a picture whose spacing is not known: around the mean of the competition's of either plane.
 ASSUMED_FIELD_MM, ASSUMED_AXIAL_FIELD_MM = 280.0, 190.0
@@ -153,11 +154,9 @@ class Volume:
         return replace(
             self,
             images=tuple(self.images[index] for index in chosen),
-            positions=self.positions[chosen],
-            orientation=self.orientation[chosen],
-            spacing=self.spacing[chosen],
             instance_numbers=tuple(self.instance_numbers[index] for index in chosen),
             padding=tuple(self.padding[index] for index in chosen) if self.padding else (),
+            **{name: getattr(self, name)[chosen] for name in GEOMETRY},
         )
 
     def windowed(self) -> "Volume":
@@ -220,12 +219,10 @@ class Volume:
         known = self._placed([first, second])
         if not known.all():
             return not known.any()
-        cosine = np.cos(np.radians(SAME_ORIENTATION_DEGREES))
-        both = self.orientation[[first, second]].reshape(2, 2, 3)
-        if (np.einsum("ij,ij->i", both[0], both[1]) < cosine).any():
-            return False
+        axes, others = self.orientation[[first, second]].reshape(2, 2, 3)
+        parallel = (axes * others).sum(axis=1).min() >= np.cos(np.radians(SAME_ORIENTATION_DEGREES))
         offset = self.positions[second] - self.positions[first]
-        return bool(np.abs(both[0] @ offset).max() < SAME_COLUMN_MM)
+        return bool(parallel and np.abs(axes @ offset).max() < SAME_COLUMN_MM)
 
     def _placed(self, indices: Sequence[int]) -> NDArray[np.bool_]:
         """Whether each of the slices has both position and orientation, ``[indices]``."""
