@@ -32,7 +32,7 @@ from lumbar_kaggle.dicom import decoders as decoding
 from lumbar_kaggle.dicom.decoders import Layout, check_frame, decoders, stored
 from lumbar_kaggle.dicom.headers import Header, UnreadableInstance, read_file
 from lumbar_kaggle.dicom.instances import read_instances, read_layout, read_slices
-from tests.support.dicom_files import decode, encode_with_gdcm, rewrite, write_slice
+from tests.support.dicom_files import decode, encode_with_gdcm, read_instance, rewrite, write_slice
 
 NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
 ENCODED = (RLELossless, JPEGLSLossless, JPEGLossless, JPEGLosslessSV1, JPEG2000Lossless)
@@ -60,12 +60,17 @@ def frame_of(path: Path) -> tuple[bytes, Layout]:
 def test_one_picture_is_the_same_from_every_file(tmp_path: Path, syntax: str, signed: bool) -> None:
     """Depth, sign, inverted greys and rescale give what the standard's formulas do, whatever the syntax."""
     path = tmp_path / "1.dcm"
-    for (allocated, bits), greys, slope in itertools.product(DEPTHS, ("MONOCHROME1", "MONOCHROME2"), (1, 2)):
-        tags = {"PhotometricInterpretation": greys, "RescaleSlope": slope, "RescaleIntercept": -slope + 1}
+    for (allocated, bits), greys, slope in itertools.product(DEPTHS, ("MONOCHROME1", "MONOCHROME2"), (1, 2.5)):
+        intercept = 0 if slope == 1 else -100
+        tags = {"PhotometricInterpretation": greys, "RescaleSlope": slope, "RescaleIntercept": intercept}
         expected = write(path, syntax, allocated, bits, signed, **tags).astype(int)
         if greys == "MONOCHROME1":
             expected = (-1 if signed else (1 << bits) - 1) - expected
-        np.testing.assert_array_equal(decode(path), expected * slope - slope + 1)
+        image = decode(path)
+        np.testing.assert_array_equal(image, expected * slope + intercept)
+        assert image.dtype == (np.float32 if slope != 1 else np.int16 if signed else np.uint16)
+        assert image.dtype.isnative
+        assert read_instance(path).transfer_syntax == syntax
 
 
 @pytest.mark.parametrize("signed", [False, True])

@@ -83,50 +83,6 @@ def test_absent_tags_have_defined_values(tmp_path: Path) -> None:
     assert times == (None, None, None)
 
 
-@pytest.mark.parametrize(
-    ("tags", "attribute", "value"),
-    [
-        ({"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}, "orientation", None),
-        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "orientation", None),
-        ({"ImageOrientationPatient": [1, 0, 0]}, "orientation", None),
-        ({"ImagePositionPatient": [1, 2]}, "position", None),
-        ({"ImagePositionPatient": None}, "position", None),
-        ({"PixelSpacing": [0, 0]}, "spacing", None),
-        ({"PixelSpacing": [0.5]}, "spacing", None),
-        ({"EchoTime": [10, 90]}, "echo_time_ms", None),
-        ({"InstanceNumber": None}, "instance_number", None),
-    ],
-)
-def test_useless_values_count_as_absent(tmp_path: Path, tags: dict[str, object], attribute: str, value: object) -> None:
-    """An orientation that spans no plane, a position of two numbers and the like are not believed."""
-    path = rewrite(write_slice(tmp_path / "1.dcm", noise()), **tags)
-    assert getattr(read_instance(path), attribute) == value
-
-
-@pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda uid: uid.name)
-def test_every_lossless_transfer_syntax_gives_the_stored_pixels(tmp_path: Path, syntax: str) -> None:
-    """Twelve-bit pixels come back exactly, as native uint16, and the header names the syntax."""
-    pixels = noise()
-    path = write_slice(tmp_path / "1.dcm", pixels, syntax=syntax, BitsStored=12, HighBit=11)
-    assert read_instance(path).transfer_syntax == syntax
-    image = decode(path)
-    assert image.dtype == np.uint16
-    assert image.dtype.isnative
-    np.testing.assert_array_equal(image, pixels)
-
-
-@pytest.mark.parametrize(
-    "syntax", [s for s in SYNTAXES if s not in (JPEGLossless, JPEGLosslessSV1)], ids=lambda uid: uid.name
-)
-def test_signed_pixels_keep_their_sign(tmp_path: Path, syntax: str) -> None:
-    """Negative stored values come back negative, as native int16."""
-    pixels = noise(np.int16, -2048, 2048)
-    image = decode(write_slice(tmp_path / "1.dcm", pixels, syntax=syntax))
-    assert image.dtype == np.int16
-    assert image.dtype.isnative
-    np.testing.assert_array_equal(image, pixels)
-
-
 def test_near_lossless_pixels_are_near(tmp_path: Path) -> None:
     """JPEG-LS with an error bound of 2 stays within it."""
     pixels = noise()
@@ -157,59 +113,6 @@ def test_one_real_slice_is_the_same_in_every_encoding(name: str) -> None:
     np.testing.assert_array_equal(image, pydicom.dcmread(bundled("MR_small.dcm")).pixel_array)
     assert image.dtype == np.int16
     assert image.dtype.isnative
-
-
-@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLossless], ids=lambda uid: uid.name)
-def test_another_decoder_agrees(tmp_path: Path, syntax: str) -> None:
-    """What GDCM wrote is read as pydicom's own pixel_array reads it."""
-    path = write_slice(tmp_path / "1.dcm", noise(), syntax=syntax)
-    np.testing.assert_array_equal(decode(path), pydicom.dcmread(path).pixel_array)
-
-
-@pytest.mark.parametrize("dtype", [np.uint16, np.int16])
-def test_rescale_tags_are_applied(tmp_path: Path, dtype: type) -> None:
-    """Stored values times slope plus intercept, as float32."""
-    pixels = noise(dtype, 0, 2048)
-    image = decode(write_slice(tmp_path / "1.dcm", pixels, RescaleSlope=2.5, RescaleIntercept=-100))
-    assert image.dtype == np.float32
-    np.testing.assert_allclose(image, pixels * 2.5 - 100, rtol=1e-6)
-
-
-@pytest.mark.parametrize("tags", [{}, {"RescaleSlope": 1, "RescaleIntercept": 0}])
-def test_a_rescale_that_changes_nothing_keeps_the_stored_type(tmp_path: Path, tags: dict[str, int]) -> None:
-    """Slope 1 and intercept 0 are the same as no rescale tags."""
-    assert decode(write_slice(tmp_path / "1.dcm", noise(), **tags)).dtype == np.uint16
-
-
-@pytest.mark.parametrize(
-    ("dtype", "bits", "low", "high"),
-    [
-        (np.uint16, 12, 0, 4095),
-        (np.uint16, 16, 0, 65535),
-        (np.int16, 12, -2048, 2047),
-        (np.int16, 16, -32768, 32767),
-        (np.uint8, 8, 0, 255),
-    ],
-)
-def test_inverted_pixels_are_turned_over(tmp_path: Path, dtype: type, bits: int, low: int, high: int) -> None:
-    """MONOCHROME1 swaps the ends of the stored range, so that greater means brighter."""
-    pixels = noise(dtype, low, high + 1)
-    pixels[0, :2] = low, high
-    path = write_slice(
-        tmp_path / "1.dcm", pixels, BitsStored=bits, HighBit=bits - 1, PhotometricInterpretation="MONOCHROME1"
-    )
-    image = decode(path)
-    assert (image[0, 0], image[0, 1]) == (high, low)
-    np.testing.assert_array_equal(image.astype(int), low + high - pixels.astype(int))
-
-
-@pytest.mark.parametrize(("dtype", "wide"), [(np.uint8, np.uint16), (np.int8, np.int16)])
-def test_pixels_of_eight_bits_are_widened(tmp_path: Path, dtype: type, wide: type) -> None:
-    """Eight-bit files give 16-bit arrays of the same values and sign."""
-    pixels = noise(np.int16, np.iinfo(dtype).min, np.iinfo(dtype).max + 1).astype(dtype)
-    image = decode(write_slice(tmp_path / "1.dcm", pixels))
-    assert image.dtype == wide
-    np.testing.assert_array_equal(image, pixels)
 
 
 def test_the_competitions_headers_are_read(tmp_path: Path) -> None:

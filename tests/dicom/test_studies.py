@@ -1,4 +1,4 @@
-"""Folders of studies without tables: recognising the kind of a series, and finding studies."""
+"""Folders of studies without tables: which studies and series are found, and what is left out."""
 
 from pathlib import Path
 from typing import Any
@@ -7,18 +7,12 @@ import numpy as np
 import pytest
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.dicom.kinds import recognise_series
 from lumbar_kaggle.dicom.studies import find_studies
 from lumbar_kaggle.tables.competition import SERIES_COLUMNS
-from tests.support.dicom_files import AXIAL, SAGITTAL, read_instance, write_sagittal, write_slice
+from tests.support.dicom_files import AXIAL, SAGITTAL, write_sagittal, write_slice
 
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
-TILTED_AXIAL = (1.0, 0.0, 0.0, 0.0, 0.906308, 0.422618)
-T1_TIMES = {"EchoTime": 10, "RepetitionTime": 550}
 T2_TIMES = {"EchoTime": 102, "RepetitionTime": 3500}
-PROTON_DENSITY_TIMES = {"EchoTime": 15, "RepetitionTime": 3000}
-GRADIENT_ECHO_TIMES = {"EchoTime": 4, "RepetitionTime": 9, "ScanningSequence": "GR"}
-INVERSION_TIMES = {"EchoTime": 40, "RepetitionTime": 4000, "InversionTime": 150, "ScanningSequence": ["SE", "IR"]}
 
 
 def series(folder: Path, orientation: tuple[float, ...] | None = SAGITTAL, **tags: Any) -> Path:
@@ -28,98 +22,6 @@ def series(folder: Path, orientation: tuple[float, ...] | None = SAGITTAL, **tag
         pixels = np.full((8, 6), number, dtype=np.uint16)
         write_slice(folder / f"{number}.dcm", pixels, position=position, orientation=orientation, number=number, **tags)
     return folder
-
-
-def kind_of(folder: Path, orientation: tuple[float, ...] | None, tags: dict[str, Any]) -> str | None:
-    """Write one slice with these tags and recognise it."""
-    path = write_slice(folder / "1.dcm", np.zeros((8, 6), dtype=np.uint16), orientation=orientation, **tags)
-    return recognise_series([read_instance(path)] * 3)[0]
-
-
-@pytest.mark.parametrize(
-    ("orientation", "description", "kind"),
-    [
-        # The competition's files: T1 or T2 and nothing else.
-        (SAGITTAL, "T1", "sagittal_t1"),
-        (SAGITTAL, "T2", "sagittal_t2"),
-        (AXIAL, "T2", "axial_t2"),
-        (TILTED_AXIAL, "T2", "axial_t2"),
-        # Vendors' protocol names.
-        (SAGITTAL, "SAG T1 TSE", "sagittal_t1"),
-        (SAGITTAL, "t1_tse_sag_384", "sagittal_t1"),
-        (SAGITTAL, "Sag T1 FLAIR", "sagittal_t1"),
-        (SAGITTAL, "sT1W_TSE", "sagittal_t1"),
-        (SAGITTAL, "SagT2 FRFSE", "sagittal_t2"),
-        (SAGITTAL, "T1W_TSE SAG", "sagittal_t1"),
-        (SAGITTAL, "t2_tse_sag", "sagittal_t2"),
-        (SAGITTAL, "t2_tirm_sag_fs", "sagittal_t2"),
-        (SAGITTAL, "STIR SAG", "sagittal_t2"),
-        (SAGITTAL, "T1 STIR SAG", "sagittal_t2"),
-        (SAGITTAL, "SAG T2 FRFSE T12-S1", "sagittal_t2"),
-        (SAGITTAL, "SAG T1 T11-S2", "sagittal_t1"),
-        (AXIAL, "AX T2 FSE", "axial_t2"),
-        (AXIAL, "t2_tse_tra L1-S1", "axial_t2"),
-        # Series that are none of the three.
-        (AXIAL, "AX T1 TSE", None),
-        (CORONAL, "COR T2", None),
-        (CORONAL, "COR STIR", None),
-        (SAGITTAL, "PD SAG", None),
-        (SAGITTAL, "T12-S1", None),
-        (SAGITTAL, "", None),
-        (None, "SAG T1 TSE", None),
-    ],
-)
-def test_the_kind_is_recognised_from_plane_and_description(
-    tmp_path: Path, orientation: tuple[float, ...] | None, description: str, kind: str | None
-) -> None:
-    """The plane comes from the orientation, the weighting from the words of the description."""
-    assert kind_of(tmp_path, orientation, {"SeriesDescription": description}) == kind
-
-
-@pytest.mark.parametrize(
-    ("orientation", "tags", "kind"),
-    [
-        (SAGITTAL, T1_TIMES, "sagittal_t1"),
-        (SAGITTAL, T2_TIMES, "sagittal_t2"),
-        (SAGITTAL, INVERSION_TIMES, "sagittal_t2"),
-        (SAGITTAL, {**INVERSION_TIMES, "InversionTime": 860, "EchoTime": 24}, "sagittal_t1"),
-        (SAGITTAL, PROTON_DENSITY_TIMES, None),
-        (AXIAL, T2_TIMES, "axial_t2"),
-        (AXIAL, T1_TIMES, None),
-        (CORONAL, T2_TIMES, None),
-        (SAGITTAL, {"EchoTime": 10}, "sagittal_t1"),
-        (SAGITTAL, {"EchoTime": 90}, "sagittal_t2"),
-        (SAGITTAL, {"RepetitionTime": 500}, None),
-        (SAGITTAL, {**T1_TIMES, "SeriesDescription": "Lumbar spine"}, "sagittal_t1"),
-        (SAGITTAL, {**T2_TIMES, "SeriesDescription": "SAG T1 and T2"}, "sagittal_t2"),
-        (SAGITTAL, {**PROTON_DENSITY_TIMES, "SeriesDescription": "PD_TSE_SAG"}, None),
-    ],
-    ids=str,
-)
-def test_without_a_telling_description_the_times_decide(
-    tmp_path: Path, orientation: tuple[float, ...], tags: dict[str, Any], kind: str | None
-) -> None:
-    """Echo, repetition and inversion time tell T1, T2 and STIR, and proton density is none of them."""
-    assert kind_of(tmp_path, orientation, tags) == kind
-
-
-@pytest.mark.parametrize("times", [T1_TIMES, T2_TIMES], ids=["short", "long"])
-@pytest.mark.parametrize(("description", "kind"), [("T1", "sagittal_t1"), ("T2", "sagittal_t2")])
-def test_a_telling_description_wins_over_the_times(
-    tmp_path: Path, description: str, kind: str, times: dict[str, Any]
-) -> None:
-    """What the description says is believed."""
-    assert kind_of(tmp_path, SAGITTAL, {**times, "SeriesDescription": description}) == kind
-
-
-@pytest.mark.parametrize(
-    "description", ["LOCALIZER", "3-plane loc", "3 Plane Localiser", "t2_haste_localizer", "Scout", "SURVEY"]
-)
-@pytest.mark.parametrize("orientation", [SAGITTAL, AXIAL, CORONAL])
-def test_a_localizer_is_no_diagnostic_series(tmp_path: Path, description: str, orientation: tuple[float, ...]) -> None:
-    """Planning images are left out although their times look like T1 and their name may say T2."""
-    tags = {**GRADIENT_ECHO_TIMES, "SeriesDescription": description}
-    assert kind_of(tmp_path, orientation, tags) is None
 
 
 def test_studies_are_found_without_tables(tmp_path: Path) -> None:
