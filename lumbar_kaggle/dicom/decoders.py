@@ -126,7 +126,15 @@ def decoders(syntax: str) -> dict[str, Callable[[bytes, Layout], NDArray[Any]]]:
 def check_frame(encoded: bytes, layout: Layout) -> int:
     """Return the bits per pixel that a frame's header states, else those allocated; ValueError if it cannot be so."""
     if layout.syntax == uid.RLELossless:
-        _check_rle(encoded, layout.bits_allocated // 8)
+        # DICOM PS3.5, annex G.5: one segment per byte of a pixel, in rising order.
+        if len(encoded) < 64:
+            raise ValueError(f"its RLE frame has {len(encoded)} bytes, less than its header")
+        count, *offsets = struct.unpack("<16L", encoded[:64])
+        if count != layout.bits_allocated // 8:
+            raise ValueError(f"its RLE frame has {count} segments, not {layout.bits_allocated // 8}")
+        bounds = [*offsets[:count], len(encoded)]
+        if bounds[0] != 64 or any(first >= second for first, second in pairwise(bounds)):
+            raise ValueError("the segments of its RLE frame do not follow each other")
         return layout.bits_allocated
     if layout.syntax in uid.JPEG2000TransferSyntaxes:
         precision, rows, columns, components = _jpeg_2000_size(encoded)
@@ -141,18 +149,6 @@ def check_frame(encoded: bytes, layout: Layout) -> int:
     if not 1 < precision <= layout.bits_allocated:
         raise ValueError(f"its frame has {precision} bits, its header allocates {layout.bits_allocated}")
     return precision
-
-
-def _check_rle(encoded: bytes, expected: int) -> None:
-    """Check the RLE header (DICOM PS3.5, annex G.5): one segment per byte of a pixel, in rising order."""
-    if len(encoded) < 64:
-        raise ValueError(f"its RLE frame has {len(encoded)} bytes, less than its header")
-    count, *offsets = struct.unpack("<16L", encoded[:64])
-    if count != expected:
-        raise ValueError(f"its RLE frame has {count} segments, not {expected}")
-    bounds = [*offsets[:count], len(encoded)]
-    if bounds[0] != 64 or any(first >= second for first, second in pairwise(bounds)):
-        raise ValueError("the segments of its RLE frame do not follow each other")
 
 
 def _jpeg_size(encoded: bytes) -> tuple[int, ...]:
@@ -298,7 +294,15 @@ def serve() -> None:
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+        parent = os.getppid()
+
+        def end_with_parent() -> None:
+            # Processes forked from it may hold the pipe open.
+            while os.getppid() == parent:
+                time.sleep(1)
+            os._exit(1)
+
+        threading.Thread(target=end_with_parent, daemon=True).start()
     # The alarm's default is to end the process, even within C code; Windows has none.
     alarm: Callable[[int], object] = getattr(signal, "alarm", int)
     while True:
@@ -314,10 +318,3 @@ def serve() -> None:
         alarm(0)
         pickle.dump(reply, replies, protocol=5)
         replies.flush()
-
-
-def _end_with(parent: int) -> None:
-    """End when the parent has: processes forked from it may hold the pipe open."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)

@@ -100,7 +100,13 @@ def _parse(file: Any, last: int) -> tuple[Dataset, str]:
     implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
     start = _peek(file)
     if syntax == DeflatedExplicitVRLittleEndian:
-        file = _Watched(BytesIO(_inflate(file.read())))
+        limit, inflater = MAX_BYTES + MAX_HEADER_BYTES, zlib.decompressobj(-zlib.MAX_WBITS)
+        inflated = inflater.decompress(file.read(), limit)
+        if inflater.unconsumed_tail:
+            raise UnreadableInstance(f"inflates to more than {limit >> 20} MiB, which no series of slices is")
+        if not inflater.eof:
+            raise UnreadableInstance("header is damaged (the deflated data are cut off)")
+        file = _Watched(BytesIO(inflated))
     elif start[:2] == b"\0\0":
         raise UnreadableInstance("header is damaged (zeros where the dataset should start)")
     elif not syntax:
@@ -126,17 +132,6 @@ def _stop(last: int) -> Callable[[Any, str | None, int], bool]:
         return stopped
 
     return stop
-
-
-def _inflate(deflated: bytes) -> bytes:
-    limit = MAX_BYTES + MAX_HEADER_BYTES
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    inflated = inflater.decompress(deflated, limit)
-    if inflater.unconsumed_tail:
-        raise UnreadableInstance(f"inflates to more than {limit >> 20} MiB, which no series of slices is")
-    if not inflater.eof:
-        raise UnreadableInstance("header is damaged (the deflated data are cut off)")
-    return inflated
 
 
 class Header:

@@ -5,7 +5,7 @@ MR storage class on plain single frames), so nothing here asks for more than it 
 (DICOM PS3.3, C.7.6.16) counts before what stands beside them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -129,14 +129,19 @@ class _File:
     def instance(self, frame: int) -> Instance:
         """Return the header of one frame as plain data."""
         with damage("header is damaged"):
-            header, rows, columns = self._header(frame), self.layout.rows, self.layout.columns
-            frames = self.layout.number_of_frames
+            header, frames = self._header(frame), self.layout.number_of_frames
+            rows, columns = self.layout.rows, self.layout.columns
             # The one position beside several frames cannot be that of each.
             place = Header(header.datasets[:-1]) if frames > 1 else header
             position = place.numbers(
                 "ImagePositionPatient", count=3, plausible=lambda *mm: max(map(abs, mm)) <= FURTHEST_MM
             )
-            return Instance(
+            if frames > 1:
+                header.remarks += place.remarks
+                if position is None and "ImagePositionPatient" in self.dataset:
+                    told = f"ImagePositionPatient is given once for {frames} frames; it counts as absent"
+                    header.remarks.append(told)
+            found = Instance(
                 path=self.path,
                 rows=rows,
                 columns=columns,
@@ -172,19 +177,9 @@ class _File:
                 repetition_time_ms=header.number("RepetitionTime", low=1e-3, high=LONGEST_MS),
                 b_value=header.number("DiffusionBValue", low=0, high=1e5),
                 acquisition_contrast=header.text("AcquisitionContrast").upper(),
-                remarks=self._remarks(
-                    header, place, lost=position is None
-                ),  # last: reading the values above makes them
             )
-
-    def _remarks(self, header: Header, place: Header, *, lost: bool) -> tuple[str, ...]:
-        _rescale(header)
-        frames, told = self.layout.number_of_frames, [*self.remarks, *header.remarks]
-        if frames > 1:
-            told += place.remarks
-            if lost and "ImagePositionPatient" in self.dataset:
-                told.append(f"ImagePositionPatient is given once for {frames} frames; it counts as absent")
-        return tuple(told)
+            _rescale(header)
+            return replace(found, remarks=(*self.remarks, *header.remarks))
 
 
 def read_layout(header: Header, syntax: str) -> Layout:

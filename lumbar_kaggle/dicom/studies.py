@@ -22,15 +22,8 @@ from lumbar_kaggle.dicom.headers import UnreadableInstance
 from lumbar_kaggle.dicom.instances import Instance, read_instances
 from lumbar_kaggle.dicom.kinds import KIND_WORDS, may_be, plane_of, preference, recognise_series
 from lumbar_kaggle.dicom.series import group_slices, none_usable, split_by_uid
-from lumbar_kaggle.tables.competition import (
-    SERIES_COLUMNS,
-    Competition,
-    find_faults,
-    no_coordinates,
-    no_labels,
-    read_competition,
-    read_split,
-)
+from lumbar_kaggle.tables import competition
+from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.reading import Fault, clipped, faults_of, shortened
 
 READERS = 8  # files that are read at once: it hides the latency of a slow mount
@@ -77,7 +70,7 @@ def find_studies(root: AnyPath, *, strict: bool = True) -> Competition:
     root = Path(root)
     if os.path.isfile(root / "test_series_descriptions.csv"):
         # A scoring run's hidden tables may be odd; the sound rows are graded, and the rest gets the prior.
-        return read_competition(root, "test") if strict else read_split(root, "test")
+        return competition.read_competition(root, "test") if strict else competition.read_split(root, "test")
     images = root / "test_images" if os.path.isdir(root / "test_images") else root
     top = list_folder(images)
     if top.problem:
@@ -107,9 +100,11 @@ def find_studies(root: AnyPath, *, strict: bool = True) -> Competition:
         left_out = study.notes + left_out
         faults += [Fault(path, 0, False, reason) for path, reason in left_out]
         notes[name] = tuple(f"{_below(path, study.root)}: {reason}" for path, reason in left_out)
-    table = pd.DataFrame(rows, columns=list(SERIES_COLUMNS), dtype=object)
+    table = pd.DataFrame(rows, columns=list(competition.SERIES_COLUMNS), dtype=object)
     unique = tuple(dict.fromkeys(faults))
-    return Competition(images, "test", names, table, no_labels(), no_coordinates(), unique, notes)
+    return Competition(
+        images, "test", names, table, competition.no_labels(), competition.no_coordinates(), unique, notes
+    )
 
 
 def _side_by_side(
@@ -261,7 +256,9 @@ def check(root: AnyPath) -> list[Fault]:
     the folder holds none of the competition's series tables.
     """
     root = Path(root)
-    return find_faults(root, lambda read: _coordinate_faults(root, read.coordinates) + _plane_faults(read.series))
+    return competition.find_faults(
+        root, lambda read: _coordinate_faults(root, read.coordinates) + _plane_faults(read.series)
+    )
 
 
 def _plane_faults(series: pd.DataFrame) -> list[Fault]:
