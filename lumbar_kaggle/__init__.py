@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lumbar_kaggle.inference.public import read_series as read_series
     from lumbar_kaggle.inference.public import read_study as read_study
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "Bundle": ("inference.public", "Bundle"),
