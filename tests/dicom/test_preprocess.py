@@ -108,18 +108,24 @@ def test_committed_batches_are_skipped(competition: Path, tmp_path: Path, caplog
 
 
 def test_changed_sources_are_read_again(tmp_path: Path) -> None:
-    """A series that changed on disk makes a new batch; the old one is removed."""
-    root = write_small_competition(tmp_path / "competition", 4, 1)
+    """Another picture under the same name, of the same size or not, makes a new batch; the old one is removed."""
+    root = write_small_competition(tmp_path / "competition", 3, 1)
     preprocess_folder(root, tmp_path / "cache")
-    first = folder_bytes(tmp_path / "cache")
-    series = read_competition(root, "train").series["folder"].iloc[0]
-    pixels = np.full((64, 64), 7, np.uint16)
-    write_slice(Path(series) / "2.dcm", pixels, position=(0, 0, 0), number=2, StationName="another scanner")
-    preprocess_folder(root, tmp_path / "cache")
-    second = folder_bytes(tmp_path / "cache")
-    assert len(first) == len(second)
-    assert first != second
-    assert cv2.imread(cached_images(tmp_path / "cache")["image"].iloc[0], 0).max() == 0
+    before = folder_bytes(tmp_path / "cache")
+    folder = Path(read_competition(root, "train").series["folder"].iloc[0])
+    # Uncompressed slices of one matrix all have one size; the identifiers tell examinations apart.
+    for tags in ({}, {"StationName": "another scanner"}):
+        for number in (1, 2, 3):
+            pixels = np.full((64, 64), 7, np.uint16)
+            write_slice(folder / f"{number}.dcm", pixels, position=(-8 + 4.0 * number, 0, 0), number=number, **tags)
+        preprocess_folder(root, tmp_path / "cache")
+        after = folder_bytes(tmp_path / "cache")
+        assert {Path(name).name for name in before} == {Path(name).name for name in after}
+        assert len(before) == len(after)
+        changed = sum(content not in before.values() for content in after.values())
+        assert changed == (2 if tags else 3)  # the two indices, and first the picture
+        assert cv2.imread(cached_images(tmp_path / "cache")["image"].iloc[0], 0).max() == 0
+        before = after
 
 
 def test_other_settings_are_refused(competition: Path, cache: Path, tmp_path: Path) -> None:
@@ -132,14 +138,17 @@ def test_other_settings_are_refused(competition: Path, cache: Path, tmp_path: Pa
 
 
 def test_an_unreadable_series_is_an_entry_with_a_reason(tmp_path: Path) -> None:
-    """One bad study does not sink the run: it stands in the index, failed, with the reason."""
+    """One bad study does not sink the run: it stands in the index, failed, also when it is tried again."""
     root = write_small_competition(tmp_path / "competition", 4, 1)
-    bad = Path(read_competition(root, "train").series["folder"].iloc[2])
-    for path in bad.iterdir():
+    for path in Path(read_competition(root, "train").series["folder"].iloc[2]).iterdir():
         path.write_bytes(b"nothing of the kind")
-    summary = preprocess_folder(root, tmp_path / "cache")
+    first = preprocess_folder(root, tmp_path / "cache")
+    before = folder_bytes(tmp_path / "cache")
+    again = preprocess_folder(root, tmp_path / "cache")
+    assert first.failed == again.failed == 1
+    assert again.slices == 3
+    assert folder_bytes(tmp_path / "cache") == before
     index = Cache(tmp_path / "cache", "baseline").index()
-    assert summary.failed == 1
     assert index["status"].tolist() == ["ok", "ok", "failed", "ok"]
     assert "none of 3 files is a usable slice" in index["reason"].iloc[2]
     assert len(cached_images(tmp_path / "cache")) == 3
@@ -197,13 +206,15 @@ def test_volume_cache_keeps_geometry_and_pixels(competition: Path, tmp_path: Pat
 
 
 def test_tables_without_pictures_are_refused(tmp_path: Path) -> None:
-    """Half a download is named; a cache of nothing would only move the complaint."""
+    """Half a download is named; a cache of nothing would only move the complaint, which is said of the cache, too."""
     root = write_small_competition(tmp_path / "competition", 4, 1)
     shutil.rmtree(root / "train_images")
     for kind, what in (("baseline", "sagittal T1 series"), ("volumes", "series")):
         with pytest.raises(InputError, match=rf"train_images: holds no {what} that the tables name; download"):
             preprocess_folder(root, tmp_path / "cache", kind=kind)
     assert not (tmp_path / "cache").exists()
+    with pytest.raises(InputError, match=r"index\.csv: no such file; run lumbar preprocess"):
+        cached_images(tmp_path / "cache")
     (fault,) = [fault for fault in check(root) if fault.file.name.startswith("train")]
     assert fault.message.startswith("none of its 4 series has a folder in ")
 
@@ -227,34 +238,6 @@ def test_a_series_named_for_another_plane_is_left_out(tmp_path: Path) -> None:
     assert study.notes == (f"series {wrong.name}: {wrong}: {fault.message}",)
 
 
-def test_an_unfinished_cache_is_named(tmp_path: Path) -> None:
-    """Training on a cache that is not there says which command makes it."""
-    with pytest.raises(InputError, match=r"index\.csv: no such file; run lumbar preprocess"):
-        cached_images(tmp_path)
-
-
-def test_no_temporary_files_stay(cache: Path) -> None:
-    """A finished cache holds committed batches only."""
-    names = [name for _, folders, files in os.walk(cache) for name in folders + files]
-    assert not [name for name in names if name.startswith(".")]
-
-
-def test_other_pictures_under_the_same_names_are_read_again(tmp_path: Path) -> None:
-    """Uncompressed slices of one matrix all have one size; the identifiers tell examinations apart."""
-    root = write_small_competition(tmp_path / "competition", 3, 1)
-    preprocess_folder(root, tmp_path / "cache")
-    before = folder_bytes(tmp_path / "cache")
-    folder = next((root / "train_images").glob("*/*"))
-    for number in (1, 2, 3):
-        pixels = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
-        write_slice(folder / f"{number}.dcm", pixels, position=(-8 + 4.0 * number, 0, 0), number=number)
-    preprocess_folder(root, tmp_path / "cache")
-    after = folder_bytes(tmp_path / "cache")
-    assert len(before) == len(after)
-    assert {Path(name).name for name in before} == {Path(name).name for name in after}
-    assert sum(content not in before.values() for content in after.values()) == 3  # a picture, two indices
-
-
 def test_series_that_were_away_are_read_when_they_are_back(tmp_path: Path) -> None:
     """A mount that comes and goes: the entries that failed are made again, and those alone."""
     root = write_small_competition(tmp_path / "competition", 4, 1)
@@ -273,22 +256,10 @@ def test_series_that_were_away_are_read_when_they_are_back(tmp_path: Path) -> No
     assert folder_bytes(tmp_path / "cache") == folder_bytes(tmp_path / "whole")
 
 
-def test_an_entry_that_always_fails_keeps_its_reason(tmp_path: Path) -> None:
-    """Tried again at each run, it does no harm to the other entries of its batch."""
-    root = write_small_competition(tmp_path / "competition", 4, 1)
-    for path in next((root / "train_images").iterdir()).glob("*/*"):
-        path.write_bytes(b"no image")
-    first = preprocess_folder(root, tmp_path / "cache", kind="volumes")
-    before = folder_bytes(tmp_path / "cache")
-    again = preprocess_folder(root, tmp_path / "cache", kind="volumes")
-    assert first.failed == again.failed == 1
-    assert again.slices == 3
-    assert folder_bytes(tmp_path / "cache") == before
-
-
 def test_strangers_in_the_cache_stay(competition: Path, tmp_path: Path) -> None:
-    """A file manager's notes and a user's own folder are neither read nor removed."""
+    """A file manager's notes and a user's own folder are neither read nor removed; nothing temporary is left."""
     preprocess_folder(competition, tmp_path)
+    assert not [path for path in tmp_path.rglob(".*")]
     batches = Cache(tmp_path, "baseline").batches
     (batches / ".DS_Store").write_text("x")
     (batches / "notes").mkdir()
