@@ -14,28 +14,14 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 from pydicom.encaps import get_frame
-from pydicom.uid import (
-    UID,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGBaseline8Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    RLELossless,
-)
+from pydicom.uid import UID, JPEGBaseline8Bit, JPEGLossless, RLELossless
 
 from lumbar_kaggle.dicom import decoders as decoding
 from lumbar_kaggle.dicom.decoders import Layout, check_frame, decoders, stored
 from lumbar_kaggle.dicom.headers import Header, UnreadableInstance, read_file
 from lumbar_kaggle.dicom.instances import read_instances, read_layout, read_slices
-from tests.support.dicom_files import decode, encode_with_gdcm, read_instance, rewrite, write_slice
+from tests.support.dicom_files import ENCODED, NATIVE, decode, encode_with_gdcm, read_instance, rewrite, write_slice
 
-NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
-ENCODED = (RLELossless, JPEGLSLossless, JPEGLossless, JPEGLosslessSV1, JPEG2000Lossless)
 DEPTHS = ((8, 8), (16, 10), (16, 12), (16, 16))
 
 

@@ -259,7 +259,7 @@ def test_series_that_were_away_are_read_when_they_are_back(tmp_path: Path) -> No
 def test_strangers_in_the_cache_stay(competition: Path, tmp_path: Path) -> None:
     """A file manager's notes and a user's own folder are neither read nor removed; nothing temporary is left."""
     preprocess_folder(competition, tmp_path)
-    assert not [path for path in tmp_path.rglob(".*")]
+    assert not list(tmp_path.rglob(".*"))
     batches = Cache(tmp_path, "baseline").batches
     (batches / ".DS_Store").write_text("x")
     (batches / "notes").mkdir()

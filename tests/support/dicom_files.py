@@ -15,7 +15,9 @@ from pydicom.uid import (
     JPEG2000Lossless,
     JPEGLossless,
     JPEGLosslessSV1,
+    JPEGLSLossless,
     MRImageStorage,
+    RLELossless,
 )
 
 from lumbar_kaggle.dicom.instances import Instance, read_instances, read_slices
@@ -23,7 +25,8 @@ from lumbar_kaggle.dicom.instances import Instance, read_instances, read_slices
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
-UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
+NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
+ENCODED = (RLELossless, JPEGLSLossless, JPEGLossless, JPEGLosslessSV1, JPEG2000Lossless)
 GDCM_NAMES = {
     JPEGLossless: "JPEGLosslessProcess14",
     JPEGLosslessSV1: "JPEGLosslessProcess14_1",
@@ -67,7 +70,7 @@ def write_slice(
     order = ">" if syntax == ExplicitVRBigEndian else "<"
     dataset.PixelData = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
     dataset["PixelData"].VR = "OB" if bits == 8 else "OW"
-    if syntax in UNCOMPRESSED:
+    if syntax in NATIVE:
         meta.TransferSyntaxUID = syntax
     elif syntax not in GDCM_NAMES:
         dataset.compress(syntax)
