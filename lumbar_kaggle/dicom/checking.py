@@ -6,8 +6,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from lumbar_kaggle.core.files import AnyPath
-from lumbar_kaggle.core.folders import list_folder, shown
+from lumbar_kaggle.core.files import AnyPath, list_folder, shown
 from lumbar_kaggle.dicom.grouping import may_be, plane_of
 from lumbar_kaggle.dicom.headers import UnreadableInstance
 from lumbar_kaggle.dicom.instances import read_instance

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lumbar_kaggle.core.folders import natural
+from lumbar_kaggle.core.files import natural
 from lumbar_kaggle.dicom import geometry
 from lumbar_kaggle.dicom.instances import Instance
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from lumbar_kaggle.core.folders import Folder, list_folder, shown
+from lumbar_kaggle.core.files import Folder, list_folder, shown
 from lumbar_kaggle.dicom.grouping import group_slices, may_be, places, plane_of, sort_instances
 from lumbar_kaggle.dicom.headers import UnreadableInstance
 from lumbar_kaggle.dicom.instances import Instance, read_instances, read_slices
