@@ -35,29 +35,19 @@ from lumbar_kaggle.phantom.tissues import Weighting
 
 log = logging.getLogger(__name__)
 
-COMPETITION_TABLES = {
-    "train.csv": (("train",), "labels"),
-    "train_label_coordinates.csv": (("train",), "coordinates"),
-    "train_series_descriptions.csv": (("train",), "series"),
-    "test_series_descriptions.csv": (("test",), "series"),
-    "sample_submission.csv": (("test",), "sample"),
+TABLES = {
+    "train.csv": (False, ("train",), "labels"),
+    "train_label_coordinates.csv": (False, ("train",), "coordinates"),
+    "train_series_descriptions.csv": (False, ("train",), "series"),
+    "test_series_descriptions.csv": (False, ("test",), "series"),
+    "sample_submission.csv": (False, ("test",), "sample"),
+    "test.csv": (True, ("test",), "labels"),
+    "test_label_coordinates.csv": (True, ("test",), "coordinates"),
+    "oracle.csv": (True, SPLITS, "oracle"),
 }
-TRUTH_TABLES = {
-    "test.csv": (("test",), "labels"),
-    "test_label_coordinates.csv": (("test",), "coordinates"),
-    "oracle.csv": (SPLITS, "oracle"),
-}
-"""Name → the splits that a table is of, and which of `tables.COLUMNS` it is."""
+"""Name → whether a table is part of the truth, the splits that it is of, and which of `tables.COLUMNS` it is."""
 
 MANIFEST = "phantom.json"
-_MUST_AGREE = {
-    "format": "of another version",
-    "clean": "made with the other choice of --clean",
-    "set": "that is another set",
-    "seed": "of another seed",
-}
-"""Entries of the manifest that a run which continues cannot change, and what a phantom is if they differ."""
-
 SYNTAXES = {
     "explicit": uid.ExplicitVRLittleEndian,
     "rle": uid.RLELossless,
@@ -109,19 +99,13 @@ class Request:
 def write_set(folder: Path, patients: PhantomSet, *, clean: bool = False, workers: int | None = None) -> Path:
     """Write synthetic patients as a competition folder; continue where an interrupted run stopped.
 
-    Args:
-        folder: gets ``train_images/``, ``test_images/`` and the five tables, nothing else. A folder with fewer
-            studies of the same seed grows.
-        patients: study k of a split depends on their seed, their scanners and `clean`, and on nothing else.
-        clean: leave out every defect of the real set: see `settings.Defects` and `settings.Reader`.
-        workers: processes; None for one per usable core, 1 for none but this.
+    `folder` gets ``train_images/``, ``test_images/`` and the five tables, nothing else; with fewer studies of the same
+    seed in it, it grows. Study k of a split depends on seed, scanners and `clean` (no defect of the real set, see
+    `settings`), and on nothing else. `workers` are processes: None for one per usable core, 1 for none but this.
 
-    Returns:
-        The folder ``{folder.name}-truth`` beside it, with ``test.csv``, ``test_label_coordinates.csv``,
-        ``oracle.csv`` (of all studies of both splits) and the manifest.
-
-    Raises:
-        InputError: the folder holds something else.
+    Returned is the folder ``{folder.name}-truth`` beside it, with ``test.csv``, ``test_label_coordinates.csv``,
+    ``oracle.csv`` (of all studies of both splits) and the manifest. A folder that holds something else is an
+    `InputError`.
     """
     request = Request(Path(folder).resolve(), patients, clean)
     number = f"{patients.studies} + {patients.test_studies}"
@@ -142,34 +126,37 @@ def write_set(folder: Path, patients: PhantomSet, *, clean: bool = False, worker
         for split in SPLITS:
             (request.folder / f"{split}_images").mkdir(parents=True, exist_ok=True)
         rows = _write_studies(request, usable_cores() if workers is None else workers)
-        for place, tables in ((request.folder, COMPETITION_TABLES), (request.truth, TRUTH_TABLES)):
-            for name, (splits, part) in tables.items():
-                chosen = [one for split in splits for of, one in rows if of == split]
-                put(place / name, write_csv, make_table(chosen, part))
+        for name, (true, splits, part) in TABLES.items():
+            chosen = [one for split in splits for of, one in rows if of == split]
+            put((request.truth if true else request.folder) / name, write_csv, make_table(chosen, part))
         put(request.truth / MANIFEST, write_json, request.manifest(complete=True))
         shutil.rmtree(request.partial)
     return request.truth
 
 
 def _is_complete(request: Request) -> bool:
-    """Return whether nothing is left to do.
-
-    Raises:
-        InputError: the folders hold something that this phantom may not touch.
-    """
+    """Return whether nothing is left to do; what this phantom may not touch in the folders is an `InputError`."""
     folder, truth, advice = request.folder, request.truth, "choose another folder or delete it"
     found, wanted = None, request.manifest(complete=True)
     needed: dict[Path, set[str]] = {folder: set(), truth: set()}
     if (truth / MANIFEST).exists():
         found = read_json(truth / MANIFEST)
-        for key, words in _MUST_AGREE.items():
+        must_agree = {
+            "format": "of another version",
+            "clean": "made with the other choice of --clean",
+            "set": "that is another set",
+            "seed": "of another seed",
+        }
+        for key, words in must_agree.items():
             if not isinstance(found, dict) or found.get(key) != wanted[key]:
                 raise InputError(f"{folder}: holds a phantom {words}; {advice}")
         if found["studies"] > wanted["studies"] or found["test_studies"] > wanted["test_studies"]:
             size = f"{found['studies']} + {found['test_studies']} studies"
             raise InputError(f"{folder}: holds a larger phantom ({size}); {advice}")
-        needed = {folder: {f"{split}_images" for split in SPLITS} | set(COMPETITION_TABLES)}
-        needed[truth] = {MANIFEST, *TRUTH_TABLES}
+        needed[folder] = {f"{split}_images" for split in SPLITS}
+        needed[truth] = {MANIFEST}
+        for name, (true, *_) in TABLES.items():
+            needed[truth if true else folder].add(name)
         for split, count in zip(SPLITS, request.patients.counts, strict=True):
             names = {str(study_id(request.patients.seed, split, index)) for index in range(count)}
             needed[folder / f"{split}_images"] = names

@@ -37,7 +37,7 @@ FREQUENCIES: Floats = np.array(COUNTS) / np.sum(COUNTS, axis=1, keepdims=True)
 LATENT_FACTOR: Floats = np.loadtxt(Path(__file__).with_name("latent_factor.csv"), delimiter=",")
 """``[25, 25]``, which turns independent normals into correlated latent grades.
 
-It is a table, since a fit's last digits depend on the processor; see ``tests/support/phantom_fit.py``.
+It is a table, as the last digits of the fit in ``tests/support/phantom_fit.py`` depend on the processor.
 """
 
 GROUP_OF_TARGET = np.array([SCORE_GROUPS.index(target.score_group) for target in TARGETS])
@@ -56,9 +56,7 @@ class Confusion(NamedTuple):
 
     share: float  # how often it happens, 0 to 1
     shift: int  # how many levels too far down the disc lies that was read: -1, 0 or 1
-    # [25, 25] zeros and ones: the labels are source @ grades. Beyond the first and the last level the discs
-    # are healthy, which a row of zeros says.
-    source: Floats
+    source: Floats  # [25, 25] zeros and ones: labels are source @ grades; a row of zeros is a healthy disc beyond L1-S1
 
 
 @dataclass(frozen=True)
@@ -77,10 +75,7 @@ def draw_grades(rng: np.random.Generator, reader: Reader) -> Grades:
 
 
 def severity_of(latent: Floats) -> Floats:
-    """Return g of latent grades ``[..., 5, 5]``: 1 and 2 at the thresholds, strictly rising to `CAP`.
-
-    It is straight between and above the thresholds; below the first it fades towards 0.
-    """
+    """Return g of latent grades ``[..., 5, 5]``: 1 and 2 at the thresholds, straight up to `CAP`, fading to 0 below."""
     first, second = np.moveaxis(thresholds().reshape(5, 5, 2), -1, 0)
     position = (latent - first) / (second - first)
     return np.minimum(np.where(position < 0, np.exp(np.minimum(position, 0.0)), 1.0 + position), CAP)

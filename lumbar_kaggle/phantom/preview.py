@@ -13,7 +13,7 @@ from PIL import Image
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import write_atomic
 from lumbar_kaggle.core.targets import LEVELS, SEVERITIES, TARGETS, Target, condition_words, level_words
-from lumbar_kaggle.dicom.geometry import to_patient, to_slice
+from lumbar_kaggle.dicom.geometry import to_patient
 from lumbar_kaggle.dicom.volume import windowed
 from lumbar_kaggle.phantom.imaging import Scan
 from lumbar_kaggle.phantom.settings import Defects
@@ -37,14 +37,13 @@ class Panel(NamedTuple):
     shown: str = ""  # score group whose points are drawn
 
 
-_CANAL, _LEFT_FORAMINA = TARGETS[:5], TARGETS[5:10]
 PANELS = (
-    Panel("Sagittal T1, middle", "sagittal_t1", _CANAL, SAGITTAL_MM),
-    Panel("Sagittal T1, left foramina", "sagittal_t1", _LEFT_FORAMINA, SAGITTAL_MM, "foraminal"),
-    Panel("Sagittal T2, middle", "sagittal_t2", _CANAL, SAGITTAL_MM, "spinal"),
+    Panel("Sagittal T1, middle", "sagittal_t1", TARGETS[:5], SAGITTAL_MM),
+    Panel("Sagittal T1, left foramina", "sagittal_t1", TARGETS[5:10], SAGITTAL_MM, "foraminal"),
+    Panel("Sagittal T2, middle", "sagittal_t2", TARGETS[:5], SAGITTAL_MM, "spinal"),
     *(
         Panel(f"Axial T2, {level_words(target.level)}", "axial_t2", (target,), AXIAL_MM, "subarticular")
-        for target in _CANAL[2:]
+        for target in TARGETS[2:5]
     ),
 )
 """The columns of the sheet."""
@@ -75,6 +74,8 @@ def contact_sheet(seed: int = 1) -> NDArray[np.uint8]:
         gridspec_kw={"left": 0, "right": 1, "bottom": 0.045, "top": 0.955, "wspace": 0.01, "hspace": 0.19},
     )
     style: dict[str, Any] = {"color": "white", "fontsize": 8}
+    for ax, panel in zip(axes[0], PANELS, strict=True):
+        ax.set_title(panel.title, loc="left", **style)
     for k, (letter, severity, colour) in enumerate(zip(LETTERS, SEVERITIES, COLOURS, strict=True)):
         text = f"o  {letter}  {severity.replace('_', ' or ')}"
         figure.text(0.003 + 0.1 * k, 0.983, text, **style | {"color": colour})
@@ -82,8 +83,6 @@ def contact_sheet(seed: int = 1) -> NDArray[np.uint8]:
         scan = Scan(study)
         for ax, panel in zip(row, PANELS, strict=True):
             _draw(ax, panel, study, scan)
-            if row is axes[0]:
-                ax.set_title(panel.title, loc="left", **style)
         caption = _caption(name, study)
         row[0].text(0.02, -0.03, caption, transform=row[0].transAxes, va="top", linespacing=1.5, **style)
     drawn = BytesIO()
@@ -105,11 +104,10 @@ def _draw(ax: Axes, panel: Panel, study: StudyPlan, scan: Scan) -> None:
     aim = np.array([true_point(study, target) for target in panel.aim])
     places, distances = study.slices(panel.kind, aim)
     number, k = places[distances.mean(axis=1).argmin()]
-    plane = study.series[number].planes[k]
-    geometry = plane.position, plane.orientation, plane.spacing
-    row, column, _ = map(float, to_slice(aim.mean(axis=0), *geometry))
+    plane, middle = study.series[number].planes[k], aim.mean(axis=0)
+    axes = plane.orientation.reshape(2, 3)  # to the right and down in the image
     (down, across), (rows, columns) = plane.spacing, plane.shape
-    left, top = -(column + 0.5) * across, -(row + 0.5) * down
+    left, top = axes @ (plane.position - middle) - np.array([across, down]) / 2
     extent = left, left + columns * across, top + rows * down, top
     ax.imshow(windowed(scan.slice(number, k)), "gray", vmin=0, vmax=255, extent=extent, interpolation="bilinear")
     (high, wide), dark = np.divide(panel.size_mm, 2), {"facecolor": "black", "alpha": 0.5, "pad": 1}
@@ -120,12 +118,11 @@ def _draw(ax: Axes, panel: Panel, study: StudyPlan, scan: Scan) -> None:
         series = study.series[study.series_ids.index(int(series_id))]
         marked = series.planes[series.numbers.index(int(instance))]
         point = to_patient(float(row_px), float(column_px), marked.position, marked.orientation, marked.spacing)
-        y, x, distance = map(float, to_slice(point, *geometry))
-        if TARGETS[at].score_group == panel.shown and abs(distance) <= SHOWN_MM:
-            colour, height = COLOURS[study.grades.labels.flat[at]], (y - row) * down
-            ax.plot((x - column) * across, height, "o", markersize=6, markerfacecolor="none", color=colour)
+        if TARGETS[at].score_group == panel.shown and abs(plane.heights(point)) <= SHOWN_MM:
+            colour, (x, y) = COLOURS[study.grades.labels.flat[at]], axes @ (point - middle)
+            ax.plot(x, y, "o", markersize=6, markerfacecolor="none", color=colour)
             if panel.kind != "axial_t2":
-                ax.text(3 - wide, height, str(level), color=colour, fontsize=8, va="center", bbox=dark)
+                ax.text(3 - wide, y, str(level), color=colour, fontsize=8, va="center", bbox=dark)
 
 
 def _caption(name: str, study: StudyPlan) -> str:

@@ -212,8 +212,8 @@ class Reader:
     @classmethod
     def clean(cls) -> "Reader":
         """Return a reader who keeps the doubt about each grade, but leaves no gap and makes no slip."""
-        off: dict[str, Any] = dict.fromkeys(("off_by_one", "swapped", "missing_label", "missing_coordinate"), 0.0)
-        return cls(**off, gross=(0.0, 0.0, 0.0), neighbour_slice=0.0)
+        careful = replace(cls(), off_by_one=0.0, swapped=0.0, gross=(0.0, 0.0, 0.0))
+        return replace(careful, missing_label=0.0, missing_coordinate=0.0, neighbour_slice=0.0)
 
 
 @dataclass(frozen=True)
@@ -253,11 +253,7 @@ STANDARD_SETS = {
 
 
 def choose_set(name: str | None, studies: int | None, test_studies: int | None, seed: int | None) -> PhantomSet:
-    """Return the standard set `name`, or without a name the set of the given sizes and seed (None: 40 + 10 and 1).
-
-    Raises:
-        InputError: there is no such set, or a name is given together with a size or a seed.
-    """
+    """Return the standard set `name`, or without a name the set of the given sizes and seed (None: 40 + 10 and 1)."""
     if name is None:
         given = zip((seed, studies, test_studies), (1, 40, 10), strict=True)
         seed, studies, test_studies = (usual if number is None else number for number, usual in given)

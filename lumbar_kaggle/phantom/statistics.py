@@ -36,19 +36,13 @@ log = logging.getLogger(__name__)
 Figure = tuple[str, str, float, float, float]
 """Kind and name of a figure, the real value, the phantom's, and the standard error of that by sampling."""
 
-LEAST_STUDIES = 100
-
-# Pearson correlations of the real labels (0, 1, 2).
-NEXT_LEVEL = {
-    "spinal_canal_stenosis": (0.365, 0.460, 0.387, 0.186),
-    "left_neural_foraminal_narrowing": (0.314, 0.438, 0.455, 0.379),
-    "right_neural_foraminal_narrowing": (0.321, 0.389, 0.448, 0.327),
-    "left_subarticular_stenosis": (0.445, 0.547, 0.468, 0.330),
-    "right_subarticular_stenosis": (0.391, 0.475, 0.472, 0.362),
-}
-"""A level and the next one below, within a condition."""
-
-# Left and right at each level, by the indices of the two conditions.
+# Pearson correlations of the real labels (0, 1, 2), by the indices of the conditions.
+# A level and the next one below, within each condition.
+NEXT_LEVEL = (
+    (0.365, 0.460, 0.387, 0.186), (0.314, 0.438, 0.455, 0.379), (0.321, 0.389, 0.448, 0.327),
+    (0.445, 0.547, 0.468, 0.330), (0.391, 0.475, 0.472, 0.362),
+)  # fmt: skip
+# Left and right at each level.
 SIDES = {(1, 2): (0.194, 0.284, 0.316, 0.382, 0.413), (3, 4): (0.395, 0.515, 0.608, 0.570, 0.374)}
 SIDES_POOLED = {(1, 2): 0.438, (3, 4): 0.582}  # the same over all levels
 # Two conditions at the same level, all five levels taken together.
@@ -70,13 +64,9 @@ class Tables(NamedTuple):
 
 
 def log_statistics(studies: int, seed: int) -> None:
-    """Make the label tables of so many training studies and log them beside the real figures.
-
-    Raises:
-        InputError: there are too few studies to tell anything.
-    """
-    if studies < LEAST_STUDIES:
-        raise InputError(f"phantom: {studies} studies tell nothing; give --statistics {LEAST_STUDIES} or more")
+    """Make the label tables of so many training studies and log them beside the real figures."""
+    if studies < 100:
+        raise InputError(f"phantom: {studies} studies tell nothing; give --statistics 100 or more")
     plans = (plan_study(seed, "train", index) for index in range(studies))
     tables = make_tables(tqdm(plans, total=studies, unit="study", desc="tables", file=sys.stderr))
     log.info(statistics_text(figures(tables), studies))
@@ -96,10 +86,7 @@ def make_tables(studies: Iterable[StudyPlan]) -> Tables:
 
 
 def figures(tables: Tables) -> pd.DataFrame:
-    """Return every figure for which a real one is known.
-
-    Its columns are those of `Figure`, the deviation (found minus wanted), and that in standard errors.
-    """
+    """Return every figure for which a real one is known, with its deviation, also in standard errors."""
     rows = [*_severities(tables.labels), *_correlations(tables.labels), *_others(tables)]
     frame = pd.DataFrame(rows, columns=["kind", "name", "wanted", "found", "error"])
     frame["deviation"] = frame["found"] - frame["wanted"]
@@ -150,7 +137,7 @@ def _correlations(labels: Floats) -> Iterator[Figure]:
         yield kind, f"{name} all levels", SIDES_POOLED[a, b], *correlation(cells[:, a], cells[:, b])
     kind = "Correlations of neighbouring levels"
     for c, condition in enumerate(CONDITIONS):
-        for k, wanted in enumerate(NEXT_LEVEL[condition]):
+        for k, wanted in enumerate(NEXT_LEVEL[c]):
             name = f"{condition} {LEVELS[k]} and {LEVELS[k + 1]}"
             yield kind, name, wanted, *correlation(cells[:, c, k, None], cells[:, c, k + 1, None])
     kind = "Correlations of conditions at a level, all levels"

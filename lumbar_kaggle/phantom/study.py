@@ -69,10 +69,7 @@ class StudyPlan:
         return np.random.default_rng([self.seed, SPLITS.index(self.split), self.index, part, *more])
 
     def slices(self, kind: str, points: Floats) -> tuple[list[tuple[int, int]], Floats]:
-        """Return every slice of a kind, as indices of series and plane, and mm ``[slices, n]`` from points.
-
-        `kind` is one of `targets.SERIES_KINDS`, `points` are ``[n, 3]`` LPS mm.
-        """
+        """Return indices of series and plane of every slice of a kind, and mm ``[slices, n]`` from LPS ``[n, 3]``."""
         places = [(s, k) for s, one in enumerate(self.series) if one.kind == kind for k in range(len(one.planes))]
         return places, np.abs([self.series[s].planes[k].heights(points) for s, k in places])
 
@@ -118,10 +115,7 @@ def _scatter(seed: int, kind: int, number: int) -> int:
 def plan_series(
     rng: np.random.Generator, spine: Spine, index: int, defects: Defects, scanners: Scanners
 ) -> tuple[SeriesPlan, ...]:
-    """Return the series of the study number `index` of its split, in the order of `SERIES_KINDS`.
-
-    The number decides on the defects that one study in so many has.
-    """
+    """Return a study's series in the order of `SERIES_KINDS`; `index` decides on what one study in so many has."""
 
     def turn(every: int, which: int) -> bool:
         return every > 0 and index % every == min(which, every - 1)

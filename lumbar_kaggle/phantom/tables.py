@@ -28,15 +28,11 @@ from lumbar_kaggle.phantom.study import Part, StudyPlan
 from lumbar_kaggle.tables.reading import COORDINATE_COLUMNS, SERIES_COLUMNS
 
 COLUMNS = {
-    "labels": ("study_id", *TARGET_NAMES),
-    "coordinates": COORDINATE_COLUMNS,
-    "series": SERIES_COLUMNS,
-    "oracle": ORACLE_COLUMNS,
-    "sample": ("row_id", *SEVERITIES),
-}
+    "labels": ("study_id", *TARGET_NAMES), "coordinates": COORDINATE_COLUMNS, "series": SERIES_COLUMNS,
+    "oracle": ORACLE_COLUMNS, "sample": ("row_id", *SEVERITIES),
+}  # fmt: skip
 """Field of `Rows` → the columns of its table."""
 
-NO_SHIFTS = (0, 0, 0)
 KIND_OF_GROUP = {"spinal": "sagittal_t2", "foraminal": "sagittal_t1", "subarticular": "axial_t2"}
 """Series kind in which the points of each score group lie."""
 
@@ -78,9 +74,9 @@ def read_study(study: StudyPlan, reader: Reader = Reader()) -> Rows:  # noqa: B0
     rng, shifts = study.rng(Part.READER), study.grades.shifts
     labels: list[int | str | None] = [study.study_id]
     coordinates = []
-    scanned = _choose_slices(study, NO_SHIFTS)
+    scanned = _choose_slices(study, (0, 0, 0))
     # Who reads the disc beside may have no slice of it to mark.
-    slices = scanned if shifts == NO_SHIFTS else _choose_slices(study, shifts)
+    slices = _choose_slices(study, shifts) if any(shifts) else scanned
     for target, severity in zip(TARGETS, study.grades.labels.ravel(), strict=True):
         # Draw for every cell, so that no cell's outcome shifts the next one's.
         lost, unmarked, turn = rng.random(3)

@@ -88,8 +88,8 @@ def test_the_labels_have_the_real_correlations() -> None:
     factor = LATENT_FACTOR
     assert np.diag(factor @ factor.T) == pytest.approx(1.0)
     cells = label_correlation(factor @ factor.T, STANDARD).reshape(5, 5, 5, 5)
-    for c, name in enumerate(CONDITIONS):
-        assert [cells[c, k, c, k + 1] for k in range(4)] == pytest.approx(NEXT_LEVEL[name], abs=1e-3)
+    for c, wanted in enumerate(NEXT_LEVEL):
+        assert [cells[c, k, c, k + 1] for k in range(4)] == pytest.approx(wanted, abs=1e-3)
     for (a, b), wanted in SIDES.items():
         assert [cells[a, k, b, k] for k in range(5)] == pytest.approx(wanted, abs=1e-3)
 

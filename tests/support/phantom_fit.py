@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from lumbar_kaggle.core.targets import CONDITIONS, LEVELS
+from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.phantom.grades import (
     FREQUENCIES,
     GROUP_OF_TARGET,
@@ -72,7 +72,7 @@ def _missing(found: Floats) -> tuple[Floats, Floats]:
     for (a, b), pooled in (POOLED | OPPOSITE).items():
         within[:, a, b] = pooled - pooled_correlation(found, a, b)
     following = np.array([cells[c, range(4), c, range(1, 5)] for c in range(5)])
-    return within + within.transpose(0, 2, 1), np.array([NEXT_LEVEL[name] for name in CONDITIONS]) - following
+    return within + within.transpose(0, 2, 1), np.array(NEXT_LEVEL) - following
 
 
 def _assembled(within: Floats, step: Floats) -> Floats:
