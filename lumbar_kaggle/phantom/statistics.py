@@ -29,7 +29,7 @@ from lumbar_kaggle.phantom.grades import FREQUENCIES, GROUP_OF_TARGET, STANDARD,
 from lumbar_kaggle.phantom.settings import Floats
 from lumbar_kaggle.phantom.study import StudyPlan, plan_study
 from lumbar_kaggle.phantom.tables import make_table, read_study
-from lumbar_kaggle.score.metric import NAMES, part_scores, study_sums, with_total
+from lumbar_kaggle.scoring.metric import NAMES, part_scores, study_sums, with_total
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from scipy.special import ndtr
 
 from lumbar_kaggle.phantom.grades import FREQUENCIES, GROUP_OF_TARGET, confusions, reader_probabilities, thresholds
 from lumbar_kaggle.phantom.settings import Reader
-from lumbar_kaggle.score.metric import EPSILON, PARTS, WEIGHTS
+from lumbar_kaggle.scoring.metric import EPSILON, PARTS, WEIGHTS
 
 Floats = NDArray[np.float64]
 
