@@ -13,10 +13,7 @@ class OutOfTime(Exception):
 
 
 class Budget:
-    """Hours that a run may take, None for no limit.
-
-    `reserve_minutes` are kept for the clean stop: saving, exporting, writing the logs. `clock` gives seconds.
-    """
+    """Hours that a run may take (None: no limit), less a reserve for the clean stop; `clock` gives seconds."""
 
     def __init__(
         self, hours: float | None = None, *, reserve_minutes: float = 0.0, clock: Callable[[], float] = time.monotonic
@@ -40,10 +37,7 @@ def usable_cores() -> int:
 
 
 def start_method() -> str:
-    """Return the safe way to start worker processes.
-
-    A forked child of a process that has started torch's threads can hang; a fork server's cannot. Windows has neither.
-    """
+    """Return the safe way to start worker processes, where a forked child of torch's threads could hang."""
     return "spawn" if sys.platform == "win32" else "forkserver"
 
 

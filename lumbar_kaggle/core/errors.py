@@ -4,10 +4,7 @@ import errno
 
 
 class InputError(Exception):
-    """Bad input: one sentence that names the file and what to do.
-
-    The command line prints it without a traceback and exits with code 2.
-    """
+    """Bad input: a sentence that names the file and what to do; the command line prints it and exits with code 2."""
 
 
 _SENTENCES = {

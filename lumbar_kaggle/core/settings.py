@@ -76,11 +76,7 @@ def option(default: Any, text: str, **more: Any) -> Any:
 
 
 def merged(changes: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return both dictionaries of changes in one; where both name a setting, `over` holds.
-
-    >>> merged({"folds": 2, "grade": {"lr": 1e-3}}, {"grade": {"epochs": 3}})
-    {'folds': 2, 'grade': {'lr': 0.001, 'epochs': 3}}
-    """
+    """Return both dictionaries of changes in one, and so those inside; where both name a setting, `over` holds."""
     result = dict(changes)
     for name, value in over.items():
         before = result.get(name)

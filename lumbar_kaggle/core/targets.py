@@ -73,9 +73,6 @@ def split_row_id(identifier: str) -> tuple[str, str]:
 
     >>> split_row_id("patient_7_left_subarticular_stenosis_l5_s1")
     ('patient_7', 'left_subarticular_stenosis_l5_s1')
-
-    Raises:
-        ValueError: the identifier does not end in one of the 25 target names.
     """
     if found := _ROW_ID.fullmatch(identifier):
         return found[1], found[2]

@@ -29,8 +29,7 @@ from lumbar_kaggle.tables.reading import (
     refuse,
 )
 
-SERIES_COLUMNS = ("study_id", "series_id", "kind", "folder", "files")
-"""Of `Competition.series`."""
+SERIES_COLUMNS = ("study_id", "series_id", "kind", "folder", "files")  # of `Competition.series`
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,11 @@ class Competition:
 
     def identity(self) -> dict[str, str]:
         """Return digests of ``studies``, ``labels`` and ``coordinates``; see `settings.begin_run`."""
-        tables = {"labels": self.labels, "coordinates": self.coordinates}
-        texts = {name: digest(table.to_csv(index=False)) for name, table in tables.items()}
-        return {"studies": digest(self.studies), **texts}
+        labels, coordinates = (digest(table.to_csv(index=False)) for table in (self.labels, self.coordinates))
+        return {"studies": digest(self.studies), "labels": labels, "coordinates": coordinates}
 
     def rows(self) -> pd.DataFrame:
-        """Return the rows of a submission: ``row_id, study_id, target``, in sample order."""
+        """Return the `submission_rows`."""
         return submission_rows(self.studies)
 
 
@@ -71,7 +69,7 @@ def submission_rows(studies: Iterable[str]) -> pd.DataFrame:
 
 
 def read_competition(root: AnyPath, split: str, *, graded: bool = True) -> Competition:
-    """Read one split as `read_split` does; a serious fault is an InputError, too."""
+    """Read one split as `read_split` does; a serious fault is an `InputError`, too."""
     competition = read_split(root, split, graded=graded)
     serious = [fault for fault in competition.faults if fault.serious]
     refuse(serious, f" (and {len(serious) - 1} more: lumbar check {root})" if len(serious) > 1 else "")
@@ -122,8 +120,9 @@ def read_split(root: AnyPath, split: str, *, graded: bool = True) -> Competition
     labels, coordinates = no_labels(), no_coordinates()
     if split == "test":
         studies = _test_studies(root / "sample_submission.csv", described)
-        unnamed = [path for path in list_folder(root / "test_images").folders if path.name not in set(studies)]
-        faults += [Fault(path, 0, False, "no table names this study folder; it is left out") for path in unnamed]
+        sentence, named = "no table names this study folder; it is left out", set(studies)
+        folders = list_folder(root / "test_images").folders
+        faults += [Fault(path, 0, False, sentence) for path in folders if path.name not in named]
     else:
         studies = tuple(dict.fromkeys(described["study_id"]))
         if graded:
@@ -152,8 +151,8 @@ def _test_studies(sample: Path, described: pd.DataFrame) -> tuple[str, ...]:
         try:
             study, _ = split_row_id(identifier)
             if len(study) > LONGEST_ID or "/" in study:
-                limit = f"at most {LONGEST_ID} characters, without /"
-                raise ValueError(f"study {clipped(study)} cannot name a folder: {limit}")
+                wanted = f"at most {LONGEST_ID} characters, without /"
+                raise ValueError(f"study {clipped(study)} cannot name a folder: {wanted}")
         except ValueError as error:
             raise InputError(f"{sample}, line {index + 2}: {error}") from None
         named.append(study)

@@ -24,10 +24,7 @@ def prior_predictions(prior: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 class Submission:
-    """A submission being filled; what is written is complete and valid at every moment.
-
-    `prior` is as from `metric.weighted_prior`, strictly positive.
-    """
+    """A submission being filled from a positive `metric.weighted_prior`; complete and valid at every moment."""
 
     def __init__(self, path: Path, studies: tuple[str, ...], prior: pd.DataFrame) -> None:
         self.path = path
