@@ -48,13 +48,11 @@ TABLES = {
 """Name → whether a table is part of the truth, the splits that it is of, and which of `tables.COLUMNS` it is."""
 
 MANIFEST = "phantom.json"
+
 SYNTAXES = {
-    "explicit": uid.ExplicitVRLittleEndian,
-    "rle": uid.RLELossless,
-    "jpeg_lossless": uid.JPEGLosslessSV1,
-    "jpeg_ls": uid.JPEGLSLossless,
-    "jpeg_2000": uid.JPEG2000Lossless,
-}
+    "explicit": uid.ExplicitVRLittleEndian, "rle": uid.RLELossless, "jpeg_lossless": uid.JPEGLosslessSV1,
+    "jpeg_ls": uid.JPEGLSLossless, "jpeg_2000": uid.JPEG2000Lossless,
+}  # fmt: skip
 """Transfer syntaxes; all are lossless."""
 
 RESCALED = 0.4  # of studies with a scanner's header: they have the rescale attributes, which change nothing
@@ -126,9 +124,9 @@ def write_set(folder: Path, patients: PhantomSet, *, clean: bool = False, worker
         for split in SPLITS:
             (request.folder / f"{split}_images").mkdir(parents=True, exist_ok=True)
         rows = _write_studies(request, usable_cores() if workers is None else workers)
-        for name, (true, splits, part) in TABLES.items():
+        for name, (of_truth, splits, part) in TABLES.items():
             chosen = [one for split in splits for of, one in rows if of == split]
-            put((request.truth if true else request.folder) / name, write_csv, make_table(chosen, part))
+            put((request.truth if of_truth else request.folder) / name, write_csv, make_table(chosen, part))
         put(request.truth / MANIFEST, write_json, request.manifest(complete=True))
         shutil.rmtree(request.partial)
     return request.truth
@@ -141,22 +139,22 @@ def _is_complete(request: Request) -> bool:
     needed: dict[Path, set[str]] = {folder: set(), truth: set()}
     if (truth / MANIFEST).exists():
         found = read_json(truth / MANIFEST)
-        must_agree = {
-            "format": "of another version",
-            "clean": "made with the other choice of --clean",
-            "set": "that is another set",
-            "seed": "of another seed",
-        }
-        for key, words in must_agree.items():
+        others = (
+            "of another version",
+            "made with the other choice of --clean",
+            "that is another set",
+            "of another seed",
+        )
+        for key, other in zip(("format", "clean", "set", "seed"), others, strict=True):
             if not isinstance(found, dict) or found.get(key) != wanted[key]:
-                raise InputError(f"{folder}: holds a phantom {words}; {advice}")
+                raise InputError(f"{folder}: holds a phantom {other}; {advice}")
         if found["studies"] > wanted["studies"] or found["test_studies"] > wanted["test_studies"]:
             size = f"{found['studies']} + {found['test_studies']} studies"
             raise InputError(f"{folder}: holds a larger phantom ({size}); {advice}")
         needed[folder] = {f"{split}_images" for split in SPLITS}
         needed[truth] = {MANIFEST}
-        for name, (true, *_) in TABLES.items():
-            needed[truth if true else folder].add(name)
+        for name, (of_truth, *_) in TABLES.items():
+            needed[truth if of_truth else folder].add(name)
         for split, count in zip(SPLITS, request.patients.counts, strict=True):
             names = {str(study_id(request.patients.seed, split, index)) for index in range(count)}
             needed[folder / f"{split}_images"] = names

@@ -29,7 +29,7 @@ from lumbar_kaggle.phantom.grades import FREQUENCIES, GROUP_OF_TARGET, STANDARD,
 from lumbar_kaggle.phantom.settings import Floats
 from lumbar_kaggle.phantom.study import StudyPlan, plan_study
 from lumbar_kaggle.phantom.tables import make_table, read_study
-from lumbar_kaggle.scoring.metric import NAMES, part_scores, study_sums, with_total
+from lumbar_kaggle.scoring.metric import NAMES, part_scores, study_sums
 
 log = logging.getLogger(__name__)
 
@@ -212,7 +212,8 @@ def scores_text(tables: Tables) -> str:
     labels = np.nan_to_num(tables.labels, nan=-1).astype(np.int64)
     lines = ["", "Scores on these labels"]
     for name, submitted in (("oracle", best_submission(plain)), ("prior", prior)):
-        scores = zip(NAMES, with_total(part_scores(study_sums(submitted, labels).sum(axis=0))), strict=True)
+        parts = part_scores(study_sums(submitted, labels).sum(axis=0))
+        scores = zip(NAMES, (*parts, parts.mean()), strict=True)
         lines.append(f"{name:<8}" + ", ".join(f"{part} {score:.4f}" for part, score in scores))
     contradicted = (plain * (plain < 0.15)).sum(axis=2).mean(axis=0)
     shares = (f"{name} {100 * contradicted[g == GROUP_OF_TARGET].mean():.1f} %" for g, name in enumerate(SCORE_GROUPS))
