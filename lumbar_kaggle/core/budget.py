@@ -13,20 +13,17 @@ class OutOfTime(Exception):
 
 
 class Budget:
-    """Hours that a run may take, None for no limit.
-
-    `reserve_minutes` are kept for the clean stop: saving, exporting, writing the logs. `clock` gives seconds.
-    """
+    """Hours that a run may take (None: no limit), less a reserve for the clean stop; `clock` gives seconds."""
 
     def __init__(
         self, hours: float | None = None, *, reserve_minutes: float = 0.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._clock = clock
-        self._end = None if hours is None else clock() + hours * 3600 - reserve_minutes * 60
+        self._end = float("inf") if hours is None else clock() + hours * 3600 - reserve_minutes * 60
 
     def left_s(self) -> float:
         """Return the seconds left for work; infinite without a limit, never below 0."""
-        return float("inf") if self._end is None else max(0.0, self._end - self._clock())
+        return max(0.0, self._end - self._clock())
 
     def check(self) -> None:
         """Raise `OutOfTime` where no time is left."""
@@ -36,17 +33,11 @@ class Budget:
 
 def usable_cores() -> int:
     """Return the cores that this process may use, which in a container are fewer than the machine's."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start_method() -> str:
-    """Return the safe way to start worker processes.
-
-    A forked child of a process that has started torch's threads can hang; a fork server's cannot.
-    Windows has neither.
-    """
+    """Return the safe way to start worker processes, where a forked child of torch's threads could hang."""
     return "spawn" if sys.platform == "win32" else "forkserver"
 
 

@@ -4,36 +4,29 @@ import errno
 
 
 class InputError(Exception):
-    """Bad input: one sentence that names the file and what to do.
-
-    The command line prints it without a traceback and exits with code 2.
-    """
+    """Bad input: a sentence that names the file and what to do; the command line prints it and exits with code 2."""
 
 
-_FULL = "the disk is full; free space and run the same command again"
 _SENTENCES = {
-    errno.ENOSPC: _FULL,
-    errno.EDQUOT: _FULL,
-    errno.EACCES: "no permission; change the rights, or name another path",
-    errno.EPERM: "no permission; change the rights, or name another path",
-    errno.EROFS: "the file system is read-only; name another path",
-    errno.EISDIR: "a folder, where a file was expected; name a file",
-    errno.ENOTDIR: "a file stands where a folder was expected; name another path",
-    errno.EEXIST: "a file stands where a folder was expected; name another path",
-    errno.ENOENT: "no such file or folder; check the path",
-    errno.ENOTEMPTY: "the folder is not empty; name another one",
-    errno.ENAMETOOLONG: "the name is too long for the file system; name a shorter path",
-    errno.EMFILE: "too many open files; raise the limit with ulimit -n and run the same command again",
+    (errno.ENOSPC, errno.EDQUOT): "the disk is full; free space and run the same command again",
+    (errno.EACCES, errno.EPERM): "no permission; change the rights, or name another path",
+    (errno.EROFS,): "the file system is read-only; name another path",
+    (errno.EISDIR,): "a folder, where a file was expected; name a file",
+    (errno.ENOTDIR, errno.EEXIST): "a file stands where a folder was expected; name another path",
+    (errno.ENOENT,): "no such file or folder; check the path",
+    (errno.ENOTEMPTY,): "the folder is not empty; name another one",
+    (errno.ENAMETOOLONG,): "the name is too long for the file system; name a shorter path",
+    (errno.EMFILE,): "too many open files; raise the limit with ulimit -n and run the same command again",
 }
 
 
 def system_sentence(error: OSError) -> str:
     """Return what an `OSError` means, in one sentence with the path and what to do."""
+    told = " ".join(str(error.strerror or error).split()) or type(error).__name__
+    unknown = f"{told}; see to it and run the same command again"
+    sentence = next((text for codes, text in _SENTENCES.items() if error.errno in codes), unknown)
     # Of a move, the second name is the one that the user gave.
     name = error.filename2 or error.filename
-    known = _SENTENCES.get(error.errno or 0)
-    told = " ".join(str(error.strerror or error).split()) or type(error).__name__
-    sentence = known or f"{told}; see to it and run the same command again"
     if isinstance(name, bytes):
         name = name.decode(errors="backslashreplace")
     return sentence if name is None else f"{name}: {sentence}"

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: atomic writes, locks, JSON, hashes."""
+"""Files that are either whole or not there (atomic writes, locks, JSON, hashes), and trees of folders with slices."""
 
 import contextlib
 import functools
@@ -6,8 +6,10 @@ import hashlib
 import inspect
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -19,6 +21,12 @@ if TYPE_CHECKING:  # pandas takes a second to import, and `lumbar --help` comes 
 P = ParamSpec("P")
 T = TypeVar("T")
 AnyPath = str | os.PathLike[str]
+
+JUNK = {
+    *("__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information", "thumbs.db", "ehthumbs.db"),
+    *("desktop.ini", "dicomdir"),
+}
+"""Names, in lower case, of what is neither a study nor a slice; so is whatever begins with a dot."""
 
 
 def write_atomic(path: AnyPath, write: Callable[[Path], object]) -> None:
@@ -46,8 +54,8 @@ def copy_file(source: AnyPath, target: AnyPath) -> None:
 def locked(target: AnyPath, *, file: bool = False) -> Iterator[None]:
     """Keep other processes from writing a folder, or with `file` a file, while the block runs.
 
-    The same thread may lock again what it holds. The operating system frees the lock of a process that dies.
-    A folder is made if it is not there and kept if anything comes to lie in it; a file's lock lies beside it.
+    The same thread may lock again what it holds. The operating system frees the lock of a process that dies. A folder
+    is made if it is not there and kept if anything comes to lie in it; a file's lock lies beside it.
 
     Raises:
         InputError: another process, or another thread, is at work on it; or nothing can be written there.
@@ -87,10 +95,7 @@ def locked(target: AnyPath, *, file: bool = False) -> Iterator[None]:
 
 
 def alone_on(argument: str, *, file: bool = False) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Decorate a function so that it runs in one process at a time on the path that an argument names.
-
-    Raises as `locked`, whose `file` is the same.
-    """
+    """Decorate a function so that it runs while it holds the lock, see `locked`, of the path in one argument."""
 
     def decorate(work: Callable[P, T]) -> Callable[P, T]:
         signature = inspect.signature(work)
@@ -121,10 +126,10 @@ def write_csv(path: AnyPath, frame: "pd.DataFrame") -> None:
 
 
 def read_csv(path: AnyPath, columns: Iterable[str], remedy: str, **options: Any) -> "pd.DataFrame":
-    """Read a table that `write_csv` wrote and that must have `columns`; `remedy` goes into the message.
+    """Read a table that `write_csv` wrote and that must have `columns`.
 
     Raises:
-        InputError: the file is missing or damaged; such as one that was cut off.
+        InputError: the file is missing or damaged, such as one that was cut off; `remedy` is what to do.
     """
     import pandas as pd
 
@@ -142,11 +147,7 @@ def read_csv(path: AnyPath, columns: Iterable[str], remedy: str, **options: Any)
 
 
 def read_json(path: AnyPath) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        InputError: the file is missing or is not JSON.
-    """
+    """Read a JSON file; one that is missing or is not JSON is an `InputError`."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -165,3 +166,57 @@ def digest(value: object) -> str:
     """Return 16 hexadecimal digits that identify a JSON-serialisable `value`."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """One folder of a tree: what is in it in natural order, without junk, or why it could not be listed."""
+
+    path: Path
+    folders: tuple[Path, ...] = ()
+    files: tuple[Path, ...] = ()
+    problem: str = ""
+
+
+def natural(name: str) -> tuple[tuple[int, str], ...]:
+    """Return the key by which names sort as people count: ``2.dcm`` before ``10.dcm``."""
+    parts = re.split(r"([0-9]+)", name)
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in parts)
+
+
+def shown(name: object) -> str:
+    r"""Return a name as text that can be printed and stored: bytes that are no UTF-8 become ``\udcfc`` and the like."""
+    return str(name).encode(errors="backslashreplace").decode()
+
+
+def list_folder(path: Path) -> Folder:
+    """List one folder; one that is missing or may not be read has a problem."""
+    folders, files = [], []
+    try:
+        with os.scandir(path) as entries:
+            for entry in sorted(entries, key=lambda one: (natural(one.name), one.name)):
+                if entry.name.startswith(".") or entry.name.lower() in JUNK:
+                    continue
+                with contextlib.suppress(OSError):  # a link that leads round in a circle, for example
+                    if entry.is_dir():
+                        folders.append(path / entry.name)
+                        continue
+                # A dangling link is kept: that it cannot be read is said where it is read.
+                if entry.is_symlink() or entry.is_file():
+                    files.append(path / entry.name)
+    except FileNotFoundError:
+        return Folder(path, problem="no such folder")
+    except OSError as error:
+        return Folder(path, problem=f"the folder cannot be read ({error.strerror or error})")
+    return Folder(path, tuple(folders), tuple(files))
+
+
+def walk(path: Path) -> Iterator[Folder]:
+    """Yield a folder and all below it, depth first; a folder that links lead to again comes once."""
+    seen, pending = set(), [path]
+    while pending:
+        folder = list_folder(pending.pop())
+        if (known := os.path.realpath(folder.path)) not in seen:
+            seen.add(known)
+            yield folder
+            pending += reversed(folder.folders)

@@ -10,7 +10,6 @@ class _Shown(logging.Handler):
     """Writes messages to what ``sys.stdout`` is at that moment, above any progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one message, as it is."""
         tqdm.write(self.format(record), file=sys.stdout)
 
 

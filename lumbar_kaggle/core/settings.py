@@ -1,8 +1,8 @@
 """Settings: frozen dataclasses, made from a dictionary of changes wherever that comes from.
 
-A command line, a JSON file, a kernel's ``LUMBAR_CONFIG`` and a rehearsal all give such a dictionary, by the
-same names. A setting's type is its annotation, what it may be is in its field's metadata (see `option`). Both
-are checked in one place, where the object is made (`check_settings`).
+A command line, a JSON file, a kernel's ``LUMBAR_CONFIG`` and a rehearsal all give such a dictionary, by the same names.
+A setting's type is its annotation, what it may be is in its field's metadata (see `option`). Both are checked in one
+place, where the object is made (`check_settings`).
 """
 
 import math
@@ -18,31 +18,24 @@ from lumbar_kaggle.core.files import read_json, write_json
 Config = TypeVar("Config")
 
 
-def save_config(path: Path, config: object) -> None:
+def save_config(path: Path, config: Any) -> None:
     """Write a dataclass of plain values as JSON."""
-    write_json(path, asdict(config))  # type: ignore[call-overload]
+    write_json(path, asdict(config))
 
 
 def load_config(path: Path, kind: type[Config]) -> Config:
-    """Read a configuration of the given dataclass.
-
-    Raises:
-        InputError: the file is missing, or `from_dict` refuses its content.
-    """
+    """Read a configuration of the given dataclass as `from_dict`."""
     return from_dict(read_json(path), kind, str(path))
 
 
-def begin_run(path: Path, config: object, free: tuple[str, ...] = (), data: Mapping[str, str] | None = None) -> None:
+def begin_run(path: Path, config: Any, free: tuple[str, ...] = (), data: Mapping[str, str] | None = None) -> None:
     """Write the configuration into a run folder, or check that the run was begun with the same.
 
-    Fields in `free` may differ from the earlier ones; `data` is what the run is made from, see `tie`.
-
-    Raises:
-        InputError: the run was begun with another configuration, or on other data; the difference is named.
+    Fields in `free` may differ from the earlier ones; `data` is what the run is made from, see `tie`. Any other
+    difference is an `InputError` that names it.
     """
     if path.is_file():
-        before = asdict(load_config(path, type(config)))  # type: ignore[call-overload]
-        now = asdict(config)  # type: ignore[call-overload]
+        before, now = asdict(load_config(path, type(config))), asdict(config)
         changed = [name for name, value in now.items() if name not in free and before[name] != value]
         if changed:
             raise InputError(
@@ -53,15 +46,10 @@ def begin_run(path: Path, config: object, free: tuple[str, ...] = (), data: Mapp
 
 
 def tie(path: Path, data: Mapping[str, str]) -> None:
-    """Note beside a run's configuration what the run is made from, or check that it is the same.
+    """Note beside a run's configuration `path` what the run is made from, or check that it is the same.
 
-    Args:
-        path: the configuration's file.
-        data: digests by what they are of, in words: ``labels``, ``images`` and so on. What an earlier call
-            did not name is added.
-
-    Raises:
-        InputError: one of them is another than before.
+    `data` are digests by what they are of, in words: ``labels``, ``images`` and so on. What an earlier call did not
+    name is added; another one than before is an `InputError`.
     """
     beside = path.with_name(f"{path.stem}-data.json")
     before = read_json(beside) if beside.is_file() else {}
@@ -77,38 +65,18 @@ def tie(path: Path, data: Mapping[str, str]) -> None:
         write_json(beside, {**before, **data})
 
 
-def from_dict(values: Any, kind: type[Config], source: str = "") -> Config:
-    """Build the dataclass `kind` from a dictionary as JSON gives it; lists become tuples.
-
-    Raises:
-        InputError: no dictionary, an unknown or missing key, or a value of another type than the field's;
-            `source`, where there is one, and the key are named.
-    """
-    try:
-        return _dataclass(values, kind)
-    except InputError as error:
-        raise InputError(f"{source}: {error}" if source else str(error)) from None
-
-
 def option(default: Any, text: str, **more: Any) -> Any:
-    """Return a dataclass field that is a setting.
+    """Return a dataclass field that is a setting: its default (``MISSING``: one must be given) and its help.
 
-    Args:
-        default: its value where none is given; ``MISSING``: one must be given.
-        text: its help.
-        more: for the command line ``metavar`` and ``positional``; for `check_settings` ``choices``,
-            ``least``, ``most`` and ``above`` (of numbers, or of each in a tuple), ``count`` (of a tuple's
-            values) and ``empty`` (a tuple may be).
+    `more` is, for the command line, ``metavar`` and ``positional``; for `check_settings` ``choices``, ``least``,
+    ``most`` and ``above`` (of numbers, or of each in a tuple), ``count`` (of a tuple's values) and ``empty`` (a tuple
+    may be).
     """
     return field(default=default, metadata={"help": text, **more})
 
 
 def merged(changes: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return both dictionaries of changes in one; where both name a setting, `over` holds.
-
-    >>> merged({"folds": 2, "grade": {"lr": 1e-3}}, {"grade": {"epochs": 3}})
-    {'folds': 2, 'grade': {'lr': 0.001, 'epochs': 3}}
-    """
+    """Return both dictionaries of changes in one, and so those inside; where both name a setting, `over` holds."""
     result = dict(changes)
     for name, value in over.items():
         before = result.get(name)
@@ -117,13 +85,32 @@ def merged(changes: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any
     return result
 
 
+def from_dict(values: Any, kind: type[Config], source: str = "") -> Config:
+    """Build the dataclass `kind` from a dictionary as JSON gives it; lists become tuples.
+
+    No dictionary, an unknown or missing key, or a value of another type than the field's is an `InputError` with the
+    key and the `source`, where there is one.
+    """
+    try:
+        if not isinstance(values, dict):
+            raise InputError(f"{_clipped(values)} where an object of settings is wanted")
+        known = {one.name: one for one in fields(kind)}  # type: ignore[arg-type]
+        if unknown := sorted(str(key) for key in set(values) - set(known)):
+            raise InputError(f"unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        for name, one in known.items():
+            if name not in values and one.default is MISSING and one.default_factory is MISSING:
+                raise InputError(f"{name!r} is missing")
+        hints = get_type_hints(kind)
+        return kind(**{name: conform(value, hints[name], name) for name, value in values.items()})
+    except InputError as error:
+        raise InputError(f"{source}: {error}" if source else str(error)) from None
+
+
 def check_settings(config: Any) -> None:
     """Check every field of a dataclass by its annotation and its metadata; for ``__post_init__``.
 
-    Whole numbers become floats where the annotation says float.
-
-    Raises:
-        InputError: a value of another type, not finite, or out of its range; field and value are named.
+    Whole numbers become floats where the annotation says float. A value of another type, not finite, or out of its
+    range is an `InputError` with field and value.
     """
     hints = get_type_hints(type(config))
     for one in fields(config):
@@ -133,12 +120,14 @@ def check_settings(config: Any) -> None:
             _check_range(one, value)
 
 
-def conform(value: Any, hint: Any, name: str) -> Any:
-    """Return a value of JSON as the annotation `hint` wants it.
+_WORDS: dict[type, str] = {
+    bool: "true or false", int: "a whole number", float: "a finite number", str: "text", Path: "a path",
+    tuple: "a list", list: "a list", dict: "an object",
+}  # fmt: skip
 
-    Raises:
-        InputError: it is something else; `name` and the value are named.
-    """
+
+def conform(value: Any, hint: Any, name: str) -> Any:
+    """Return a value of JSON as the annotation `hint` wants it; anything else is an error with `name` and value."""
     origin, inner = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
@@ -155,48 +144,20 @@ def conform(value: Any, hint: Any, name: str) -> Any:
     if hint is Path and isinstance(value, str | Path):
         return Path(value)
     # By isinstance a bool would be an int.
-    plain = isinstance(value, hint) and not (hint is int and isinstance(value, bool)) if not origin else False
+    plain = not origin and isinstance(value, hint) and not (hint is int and isinstance(value, bool))
     if not plain or (hint is float and not math.isfinite(value)):
         raise InputError(f"{name} is {_clipped(value)}; it must be {_WORDS.get(origin or hint, hint)}")
     return value
-
-
-_WORDS = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a finite number",
-    str: "text",
-    Path: "a path",
-    tuple: "a list",
-    list: "a list",
-    dict: "an object",
-}
-
-
-def _dataclass(values: Any, kind: type[Config]) -> Config:
-    if not isinstance(values, dict):
-        raise InputError(f"{_clipped(values)} where an object of settings is wanted")
-    known = {one.name: one for one in fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(str(key) for key in set(values) - set(known))
-    if unknown:
-        raise InputError(f"unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}")
-    needed = [name for name, one in known.items() if one.default is MISSING and one.default_factory is MISSING]
-    missing = [name for name in needed if name not in values]
-    if missing:
-        raise InputError(f"{missing[0]!r} is missing")
-    hints = get_type_hints(kind)
-    return kind(**{name: conform(value, hints[name], name) for name, value in values.items()})
 
 
 def _check_range(one: "Field[Any]", value: Any) -> None:
     """Raise where a value, or one of a tuple's, is not what the field's metadata allows."""
     allowed = one.metadata
     values, each = (value, "each") if isinstance(value, tuple) else ((value,), "it")
-    if isinstance(value, tuple) and not value and (one.default == () or allowed.get("empty")):
+    if not values and (one.default == () or allowed.get("empty")):
         return
     if isinstance(value, tuple) and len(value) != allowed.get("count", max(len(value), 1)):
-        wanted = allowed.get("count", "at least one")
-        raise InputError(f"{one.name} has {len(value)} values; it needs {wanted}")
+        raise InputError(f"{one.name} has {len(value)} values; it needs {allowed.get('count', 'at least one')}")
     shown = f"{one.name} is {_clipped(value)}; {each} must be"
     if "choices" in allowed and any(item not in allowed["choices"] for item in values):
         raise InputError(f"{shown} one of {', '.join(allowed['choices'])}")

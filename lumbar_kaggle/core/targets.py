@@ -15,22 +15,13 @@ CONDITIONS = (
     "right_subarticular_stenosis",
 )
 LEVELS = ("l1_l2", "l2_l3", "l3_l4", "l4_l5", "l5_s1")
-
-SEVERITIES = ("normal_mild", "moderate", "severe")
-"""Column names of a submission, in the order of every probability array's last axis."""
-
-SEVERITY_WORDS = ("Normal/Mild", "Moderate", "Severe")
-"""The same three, as ``train.csv`` spells them."""
-
-SEVERITY_WEIGHTS = (1.0, 2.0, 4.0)
-"""Sample weights of the official score, one per severity."""
-
+SEVERITIES = ("normal_mild", "moderate", "severe")  # columns of a submission, last axis of every probability array
+SEVERITY_WORDS = ("Normal/Mild", "Moderate", "Severe")  # as ``train.csv`` spells them
+SEVERITY_WEIGHTS = (1.0, 2.0, 4.0)  # sample weights of the official score
+SCORE_GROUPS = ("spinal", "foraminal", "subarticular")  # pooled in that score; a condition contains its group's name
 SERIES_KINDS = ("sagittal_t1", "sagittal_t2", "axial_t2")
 SERIES_DESCRIPTIONS = {"Sagittal T1": "sagittal_t1", "Sagittal T2/STIR": "sagittal_t2", "Axial T2": "axial_t2"}
 """``series_description`` of the competition's tables → series kind."""
-
-SCORE_GROUPS = ("spinal", "foraminal", "subarticular")
-"""The three pooled conditions of the official score; a condition belongs to the one it contains."""
 
 
 class Target(NamedTuple):
@@ -63,7 +54,7 @@ TARGET_NAMES = tuple(target.name for target in TARGETS)
 SAMPLE_ORDER = tuple(sorted(TARGET_NAMES))
 """Order of a study's 25 rows in ``sample_submission.csv``."""
 
-_BY_NAME = {target.name: target for target in TARGETS}
+_BY_NAME = dict(zip(TARGET_NAMES, TARGETS, strict=True))
 _ROW_ID = re.compile(f"(.+?)_({'|'.join(TARGET_NAMES)})", re.DOTALL)
 
 
@@ -73,11 +64,7 @@ def target(name: str) -> Target:
 
 
 def row_id(study_id: str, target_name: str) -> str:
-    """Return the submission's identifier of one study × target.
-
-    >>> row_id("44036939", "spinal_canal_stenosis_l1_l2")
-    '44036939_spinal_canal_stenosis_l1_l2'
-    """
+    """Return the submission's identifier of one study × target."""
     return f"{study_id}_{target_name}"
 
 
@@ -86,29 +73,17 @@ def split_row_id(identifier: str) -> tuple[str, str]:
 
     >>> split_row_id("patient_7_left_subarticular_stenosis_l5_s1")
     ('patient_7', 'left_subarticular_stenosis_l5_s1')
-
-    Raises:
-        ValueError: the identifier does not end in one of the 25 target names.
     """
-    found = _ROW_ID.fullmatch(identifier)
-    if not found:
-        raise ValueError(f"{identifier[:80]!r} does not end in one of the 25 target names")
-    return found[1], found[2]
+    if found := _ROW_ID.fullmatch(identifier):
+        return found[1], found[2]
+    raise ValueError(f"{identifier[:80]!r} does not end in one of the 25 target names")
 
 
 def condition_words(condition: str) -> str:
-    """Return the condition as ``train_label_coordinates.csv`` spells it.
-
-    >>> condition_words("left_neural_foraminal_narrowing")
-    'Left Neural Foraminal Narrowing'
-    """
+    """Return the condition as ``train_label_coordinates.csv`` spells it: ``Spinal Canal Stenosis``."""
     return condition.replace("_", " ").title()
 
 
 def level_words(level: str) -> str:
-    """Return the level as ``train_label_coordinates.csv`` spells it.
-
-    >>> level_words("l5_s1")
-    'L5/S1'
-    """
+    """Return the level as ``train_label_coordinates.csv`` spells it: ``L5/S1``."""
     return level.replace("_", "/").upper()

@@ -23,8 +23,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import digest, read_csv, read_json, write_csv, write_json
-from lumbar_kaggle.core.folders import list_folder
+from lumbar_kaggle.core.files import digest, list_folder, read_csv, read_json, write_csv, write_json
 
 OK = "ok"  # status of an entry that can be used; any other status has a reason beside it
 HEAD_BYTES = 16384  # of a file, for its fingerprint: the header with all identifiers, as a rule the first pixels

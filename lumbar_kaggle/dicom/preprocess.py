@@ -21,8 +21,7 @@ from tqdm import tqdm
 
 from lumbar_kaggle.core.budget import Budget, start_method
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import locked, read_json, write_atomic, write_json
-from lumbar_kaggle.core.folders import shown
+from lumbar_kaggle.core.files import locked, read_json, shown, write_atomic, write_json
 from lumbar_kaggle.dicom.cache import OK, Batch, Cache, CacheConfig, Source
 from lumbar_kaggle.dicom.series import UnreadableSeries, read_series
 from lumbar_kaggle.dicom.volume import GEOMETRY, HIGH, LOW, Volume

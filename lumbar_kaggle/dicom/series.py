@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from lumbar_kaggle.core.folders import Folder, list_folder, natural, shown
+from lumbar_kaggle.core.files import Folder, list_folder, natural, shown
 from lumbar_kaggle.dicom import geometry
 from lumbar_kaggle.dicom.headers import UnreadableInstance
 from lumbar_kaggle.dicom.instances import Instance, read_instances, read_slices

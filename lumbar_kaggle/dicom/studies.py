@@ -16,8 +16,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import AnyPath
-from lumbar_kaggle.core.folders import Folder, list_folder, shown, walk
+from lumbar_kaggle.core.files import AnyPath, Folder, list_folder, shown, walk
 from lumbar_kaggle.dicom.headers import UnreadableInstance
 from lumbar_kaggle.dicom.instances import Instance, read_instances
 from lumbar_kaggle.dicom.kinds import KIND_WORDS, may_be, plane_of, preference, recognise_series

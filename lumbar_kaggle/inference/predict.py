@@ -28,8 +28,7 @@ from tqdm import tqdm
 
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import digest, locked, write_csv, write_text
-from lumbar_kaggle.core.folders import shown
+from lumbar_kaggle.core.files import digest, locked, shown, write_csv, write_text
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES
 from lumbar_kaggle.dicom.cache import Source
 from lumbar_kaggle.dicom.studies import find_studies

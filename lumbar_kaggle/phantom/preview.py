@@ -12,16 +12,14 @@ from PIL import Image
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import write_atomic
-from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SEVERITIES, TARGETS, Target, condition_words, level_words
-from lumbar_kaggle.dicom.geometry import to_patient, to_slice
+from lumbar_kaggle.core.targets import LEVELS, SEVERITIES, TARGETS, Target, condition_words, level_words
+from lumbar_kaggle.dicom.geometry import to_patient
 from lumbar_kaggle.dicom.volume import windowed
 from lumbar_kaggle.phantom.imaging import Scan
 from lumbar_kaggle.phantom.settings import Defects
 from lumbar_kaggle.phantom.study import StudyPlan, plan_study
 from lumbar_kaggle.phantom.tables import read_study, true_point
 
-# Patients among whom the three are chosen; the heaviest of so many is seldom without a severe grade.
-CANDIDATES = 80
 # Height and width of the panels: L1 to the sacrum with its surroundings; the canal with its muscles.
 SAGITTAL_MM, AXIAL_MM = (200.0, 150.0), (110.0, 110.0)
 SHOWN_MM = 5.0  # points further from the shown slice than this belong to another slice and are left out
@@ -39,37 +37,25 @@ class Panel(NamedTuple):
     shown: str = ""  # score group whose points are drawn
 
 
-_CANAL, _LEFT_FORAMINA = (
-    tuple(target for target in TARGETS if target.condition == condition) for condition in CONDITIONS[:2]
-)
 PANELS = (
-    Panel("Sagittal T1, middle", "sagittal_t1", _CANAL, SAGITTAL_MM),
-    Panel("Sagittal T1, left foramina", "sagittal_t1", _LEFT_FORAMINA, SAGITTAL_MM, "foraminal"),
-    Panel("Sagittal T2, middle", "sagittal_t2", _CANAL, SAGITTAL_MM, "spinal"),
+    Panel("Sagittal T1, middle", "sagittal_t1", TARGETS[:5], SAGITTAL_MM),
+    Panel("Sagittal T1, left foramina", "sagittal_t1", TARGETS[5:10], SAGITTAL_MM, "foraminal"),
+    Panel("Sagittal T2, middle", "sagittal_t2", TARGETS[:5], SAGITTAL_MM, "spinal"),
     *(
         Panel(f"Axial T2, {level_words(target.level)}", "axial_t2", (target,), AXIAL_MM, "subarticular")
-        for target in _CANAL[2:]
+        for target in TARGETS[2:5]
     ),
 )
 """The columns of the sheet."""
 
 
 def write_preview(path: Path, seed: int = 1) -> Path:
-    """Write `contact_sheet` as a PNG and return the file.
-
-    Raises:
-        InputError: the file's name does not end in ``.png``, or the seed is below 0.
-    """
+    """Write `contact_sheet` as a PNG and return the file; an `InputError` if its name does not end in ``.png``."""
     if path.suffix.lower() != ".png":
         raise InputError(f"{path}: the preview is a PNG; give it a name that ends in .png")
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; give the preview another name")
-    if seed < 0:
-        raise InputError(f"{path}: the seed must be at least 0, not {seed}")
     # Noise hardly compresses; few colours make a file of a megabyte one of a third of it.
-    image = Image.fromarray(contact_sheet(seed)).quantize(
-        64, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE
-    )
+    sheet = Image.fromarray(contact_sheet(seed))
+    image = sheet.quantize(64, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     write_atomic(path, lambda temporary: image.save(temporary, "PNG", optimize=True))
     return path
 
@@ -77,9 +63,8 @@ def write_preview(path: Path, seed: int = 1) -> Path:
 def contact_sheet(seed: int = 1) -> NDArray[np.uint8]:
     """Return the sheet ``[rows, columns, 3]`` uint8 RGB; the same seed gives the same pixels.
 
-    One row per patient of `choose_studies`, one column per entry of `PANELS`, each slice windowed by
-    `windowed` and cut to the entry's size. A point's colour is its label's; the caption below a row
-    holds all 25 labels.
+    One row per patient of `choose_studies`, one column per entry of `PANELS`, each slice windowed by `windowed` and cut
+    to the entry's size. A point's colour is its label's; the caption below a row holds all 25 labels.
     """
     figure = Figure((15.0, 10.2), dpi=100, facecolor="black")
     axes = figure.subplots(
@@ -105,7 +90,7 @@ def contact_sheet(seed: int = 1) -> NDArray[np.uint8]:
     return np.asarray(Image.open(drawn).convert("RGB"))
 
 
-def choose_studies(seed: int, candidates: int = CANDIDATES) -> tuple[StudyPlan, StudyPlan, StudyPlan]:
+def choose_studies(seed: int, candidates: int = 80) -> tuple[StudyPlan, StudyPlan, StudyPlan]:
     """Return those of the seed's training studies with the least, a middling, the greatest sum of g."""
     studies = [plan_study(seed, "train", index, Defects.clean()) for index in range(candidates)]
     sums = np.array([study.grades.severity.sum() for study in studies])
@@ -119,30 +104,25 @@ def _draw(ax: Axes, panel: Panel, study: StudyPlan, scan: Scan) -> None:
     aim = np.array([true_point(study, target) for target in panel.aim])
     places, distances = study.slices(panel.kind, aim)
     number, k = places[distances.mean(axis=1).argmin()]
-    plane = study.series[number].planes[k]
-    geometry = plane.position, plane.orientation, plane.spacing
-    row, column, _ = map(float, to_slice(aim.mean(axis=0), *geometry))
+    plane, middle = study.series[number].planes[k], aim.mean(axis=0)
+    axes = plane.orientation.reshape(2, 3)  # to the right and down in the image
     (down, across), (rows, columns) = plane.spacing, plane.shape
-    left, top = -(column + 0.5) * across, -(row + 0.5) * down
+    left, top = axes @ (plane.position - middle) - np.array([across, down]) / 2
     extent = left, left + columns * across, top + rows * down, top
-    pixels = windowed(scan.slice(number, k))
-    ax.imshow(pixels, "gray", vmin=0, vmax=255, extent=extent, interpolation="bilinear")
+    ax.imshow(windowed(scan.slice(number, k)), "gray", vmin=0, vmax=255, extent=extent, interpolation="bilinear")
     (high, wide), dark = np.divide(panel.size_mm, 2), {"facecolor": "black", "alpha": 0.5, "pad": 1}
     ax.set(xlim=(-wide, wide), ylim=(high, -high), facecolor="black", xticks=[], yticks=[])
-    targets = {(condition_words(target.condition), level_words(target.level)): target for target in TARGETS}
+    places_of = {(condition_words(target.condition), level_words(target.level)): k for k, target in enumerate(TARGETS)}
     for _, series_id, instance, condition, level, column_px, row_px in read_study(study).coordinates:
-        target = targets[str(condition), str(level)]
+        at = places_of[str(condition), str(level)]
         series = study.series[study.series_ids.index(int(series_id))]
         marked = series.planes[series.numbers.index(int(instance))]
-        place = marked.position, marked.orientation, marked.spacing
-        point = to_patient(float(row_px), float(column_px), *place)
-        y, x, distance = map(float, to_slice(point, *geometry))
-        if target.score_group == panel.shown and abs(distance) <= SHOWN_MM:
-            colour = COLOURS[study.grades.labels.ravel()[TARGETS.index(target)]]
-            at = (x - column) * across, (y - row) * down
-            ax.plot(*at, "o", markersize=6, markerfacecolor="none", color=colour)
+        point = to_patient(float(row_px), float(column_px), marked.position, marked.orientation, marked.spacing)
+        if TARGETS[at].score_group == panel.shown and abs(plane.heights(point)) <= SHOWN_MM:
+            colour, (x, y) = COLOURS[study.grades.labels.flat[at]], axes @ (point - middle)
+            ax.plot(x, y, "o", markersize=6, markerfacecolor="none", color=colour)
             if panel.kind != "axial_t2":
-                ax.text(3 - wide, at[1], str(level), color=colour, fontsize=8, va="center", bbox=dark)
+                ax.text(3 - wide, y, str(level), color=colour, fontsize=8, va="center", bbox=dark)
 
 
 def _caption(name: str, study: StudyPlan) -> str:

@@ -12,14 +12,10 @@ from lumbar_kaggle.core.errors import InputError
 
 FORMAT = "phantom-1"  # version of the phantom; the same version, seed and index give the same bytes
 SPLITS = ("train", "test")
-STUDIES, TEST_STUDIES, SEED = 40, 10, 1
-"""What a phantom that is no standard set has where nothing else is said."""
 
 Floats = NDArray[np.float64]  # of plans and tables
 Singles = NDArray[np.float32]  # of images
-
 Sizes = tuple[tuple[tuple[int, int], float], ...]  # (rows, columns) in pixels, and how often
-
 Drawn = TypeVar("Drawn")
 
 
@@ -77,34 +73,23 @@ VENDORS = (
     Vendor(
         "Beta Medical", 0.40, fields=((1.5, 0.75), (3.0, 0.25)), full_scale=(200.0, 1400.0), corrected=0.5,
         smooth=(0.0, 0.4), sharpen=(0.0, 0.3), spin_echo="TSE", window_percentiles=(2.0, 98.5),
-        sagittal=_sizes({
-            320: 0.42, 384: 0.28, 448: 0.12, 256: 0.04, 768: 0.03, 640: 0.02,
-            (384, 288): 0.04, (448, 336): 0.03, (320, 260): 0.02,
-        }),
-        axial=_sizes({
-            320: 0.53, 384: 0.16, 640: 0.17, 256: 0.06, 448: 0.04, (320, 260): 0.02, (288, 384): 0.02,
-        }),
+        sagittal=_sizes({320: 0.42, 384: 0.28, 448: 0.12, 256: 0.04, 768: 0.03, 640: 0.02,
+                         (384, 288): 0.04, (448, 336): 0.03, (320, 260): 0.02}),
+        axial=_sizes({320: 0.53, 384: 0.16, 640: 0.17, 256: 0.06, 448: 0.04, (320, 260): 0.02, (288, 384): 0.02}),
     ),
     Vendor(
         "Gamma Systems", 0.18, fields=((1.5, 0.6), (3.0, 0.35), (1.0, 0.05)), full_scale=(700.0, 3500.0),
-        corrected=0.7,
-        smooth=(0.0, 0.6), sharpen=(0.0, 0.5), spin_echo="TSE", window_percentiles=(1.0, 99.0),
-        sagittal=_sizes({
-            448: 0.20, 384: 0.16, 320: 0.07, 576: 0.09, 512: 0.06, 528: 0.04, 560: 0.04, 640: 0.03, 672: 0.03,
-            768: 0.02, 1024: 0.01, 288: 0.02, 224: 0.01, (512, 448): 0.09, (560, 400): 0.07, (384, 320): 0.06,
-        }),
-        axial=_sizes({
-            512: 0.20, 640: 0.24, 320: 0.14, 384: 0.13, 448: 0.14, 256: 0.05, 560: 0.04, 768: 0.03, 224: 0.01,
-            1024: 0.02,
-        }),
+        corrected=0.7, smooth=(0.0, 0.6), sharpen=(0.0, 0.5), spin_echo="TSE", window_percentiles=(1.0, 99.0),
+        sagittal=_sizes({448: 0.20, 384: 0.16, 320: 0.07, 576: 0.09, 512: 0.06, 528: 0.04, 560: 0.04, 640: 0.03,
+                         672: 0.03, 768: 0.02, 1024: 0.01, 288: 0.02, 224: 0.01, (512, 448): 0.09, (560, 400): 0.07,
+                         (384, 320): 0.06}),
+        axial=_sizes({512: 0.20, 640: 0.24, 320: 0.14, 384: 0.13, 448: 0.14, 256: 0.05, 560: 0.04, 768: 0.03,
+                      224: 0.01, 1024: 0.02}),
     ),
     Vendor(
-        "Delta Diagnostics", 0.08, fields=((1.5, 0.7), (0.35, 0.15), (1.2, 0.15)),
-        full_scale=(400.0, 3000.0), corrected=0.4,
-        smooth=(0.1, 1.0), sharpen=(0.0, 1.0), spin_echo="FSE", window_percentiles=(1.0, 99.8),
-        sagittal=_sizes({
-            448: 0.10, 256: 0.07, 320: 0.05, (760, 640): 0.28, (640, 512): 0.26, (512, 384): 0.24,
-        }),
+        "Delta Diagnostics", 0.08, fields=((1.5, 0.7), (0.35, 0.15), (1.2, 0.15)), full_scale=(400.0, 3000.0),
+        corrected=0.4, smooth=(0.1, 1.0), sharpen=(0.0, 1.0), spin_echo="FSE", window_percentiles=(1.0, 99.8),
+        sagittal=_sizes({448: 0.10, 256: 0.07, 320: 0.05, (760, 640): 0.28, (640, 512): 0.26, (512, 384): 0.24}),
         axial=_sizes({640: 0.30, 512: 0.20, 256: 0.20, 320: 0.15, (512, 640): 0.15}),
     ),
 )
@@ -115,11 +100,10 @@ VENDORS = (
 class Defects:
     """How often each quirk of the real data occurs, as shares of studies or of series; `clean` has none.
 
-    Shares that are counts of the competition's tables or are known from what its entrants wrote: number
-    of axial series, missing levels, extra and coronal series, order of the instances, gaps. The others
-    are estimates. Fields that end in ``_every`` are not drawn: one study in so many has the defect (0:
-    none), so that a folder of a few studies has it too; a deliberate exaggeration, as the real set lacks
-    three series in 1,975 studies.
+    Counted in the competition's tables or told by its entrants: number of axial series, missing levels, extra and
+    coronal series, order of the instances, gaps. The others are estimates. Fields that end in ``_every`` are not
+    drawn: one study in so many has the defect (0: none), so that a folder of a few studies has it too; a deliberate
+    exaggeration, as the real set lacks three series in 1,975 studies.
     """
 
     # The study
@@ -155,12 +139,8 @@ class Defects:
     mask: float = 0.04  # nothing outside a circle or a frame
     padding: float = 0.04  # a narrower field, filled up with zeros
     syntaxes: tuple[tuple[str, float], ...] = (
-        ("rle", 0.78),
-        ("explicit", 0.10),
-        ("jpeg_lossless", 0.05),
-        ("jpeg_ls", 0.04),
-        ("jpeg_2000", 0.03),
-    )
+        ("rle", 0.78), ("explicit", 0.10), ("jpeg_lossless", 0.05), ("jpeg_ls", 0.04), ("jpeg_2000", 0.03),
+    )  # fmt: skip
 
     @classmethod
     def clean(cls) -> "Defects":
@@ -175,27 +155,26 @@ class Scanners:
     """What the acquisitions are drawn from; pairs are lowest and highest unless they say mean and spread."""
 
     vendors: tuple[Vendor, ...] = VENDORS
-    # Pixels of square matrices that take the place of the vendors' own; none: theirs.
-    sagittal_sizes: tuple[int, ...] = ()
+    sagittal_sizes: tuple[int, ...] = ()  # pixels of square matrices in place of the vendors' own; none: theirs
     axial_sizes: tuple[int, ...] = ()
-    # The planes. Fields are the longer side; their lengths follow from the labels' distances as parts of the
-    # image (0.442 from L1/L2 to L5/S1, 0.094 between the recesses).
+    # The planes. Fields are the longer side; their lengths follow from the labels' distances as parts of the image
+    # (0.442 from L1/L2 to L5/S1, 0.094 between the recesses).
     sagittal_field_mm: tuple[float, float] = (284.0, 24.0)  # mean, standard deviation
     sagittal_spacing_mm: tuple[float, float] = (0.27, 1.18)
     sagittal_slices: tuple[int, int] = (8, 38)
     sagittal_slices_usual: tuple[float, float] = (16.5, 3.0)  # mean, standard deviation
     sagittal_steps_mm: tuple[tuple[float, float], ...] = (
-        *((3.3, 0.05), (3.6, 0.04), (3.85, 0.04), (4.0, 0.20), (4.4, 0.38), (4.5, 0.10)),
-        *((4.8, 0.08), (5.0, 0.06), (5.2, 0.02), (5.5, 0.02), (6.0, 0.01)),
-    )
+        (3.3, 0.05), (3.6, 0.04), (3.85, 0.04), (4.0, 0.20), (4.4, 0.38), (4.5, 0.10), (4.8, 0.08), (5.0, 0.06),
+        (5.2, 0.02), (5.5, 0.02), (6.0, 0.01),
+    )  # fmt: skip
     sagittal_half_width_mm: float = 31.0  # at least this far from the middle slice's plane to the outer ones
     sagittal_shift: float = 0.045  # of the field; standard deviation of where the spine lies in it
     axial_field_mm: tuple[float, float] = (193.0, 25.0)  # mean, standard deviation
     axial_spacing_mm: tuple[float, float] = (0.2, 1.1)
     axial_steps_mm: tuple[tuple[float, float], ...] = (
-        *((1.0, 0.003), (2.0, 0.003), (3.0, 0.03), (3.3, 0.04), (3.6, 0.02), (4.0, 0.14), (4.2, 0.04)),
-        *((4.4, 0.32), (4.5, 0.08), (4.8, 0.08), (5.0, 0.10), (5.5, 0.07), (6.0, 0.05), (7.0, 0.02)),
-    )
+        (1.0, 0.003), (2.0, 0.003), (3.0, 0.03), (3.3, 0.04), (3.6, 0.02), (4.0, 0.14), (4.2, 0.04), (4.4, 0.32),
+        (4.5, 0.08), (4.8, 0.08), (5.0, 0.10), (5.5, 0.07), (6.0, 0.05), (7.0, 0.02),
+    )  # fmt: skip
     axial_margin_mm: tuple[float, float] = (11.0, 26.0)  # of a straight stack beyond its outer levels
     axial_slices_per_disc: tuple[int, int] = (4, 8)
     axial_shift: tuple[float, float] = (0.018, 0.04)  # of the field; standard deviations, across and down
@@ -211,13 +190,12 @@ class Scanners:
 
 @dataclass(frozen=True)
 class Reader:
-    """The simulated radiologist who fills the tables; what `phantom.grades` does with it is said there.
+    """The simulated radiologist who fills the tables; `phantom.grades` says how.
 
-    Fields with three values have one for each of `targets.SCORE_GROUPS`. Standard deviations are in units of
-    the latent grade; they are set so that the oracle scores a little better than the best ensembles whose
-    out-of-fold losses were published (0.249, 0.464, 0.524). Of the real labels 1.6, 3.0 and 4.2 % contradict
-    such an ensemble by more than 0.85; as that includes borderline readings, around half of each is put down
-    to gross errors.
+    Fields with three values have one for each of `targets.SCORE_GROUPS`. Standard deviations are in units of the
+    latent grade; they are set so that the oracle scores a little better than the best ensembles whose out-of-fold
+    losses were published (0.249, 0.464, 0.524). Of the real labels 1.6, 3.0 and 4.2 % contradict such an ensemble by
+    more than 0.85; as that includes borderline readings, around half of each is put down to gross errors.
     """
 
     strictness: float = 0.12  # standard deviation of a bias shared by all readings of a study
@@ -234,13 +212,13 @@ class Reader:
     @classmethod
     def clean(cls) -> "Reader":
         """Return a reader who keeps the doubt about each grade, but leaves no gap and makes no slip."""
-        off: dict[str, Any] = dict.fromkeys(("off_by_one", "swapped", "missing_label", "missing_coordinate"), 0.0)
-        return cls(**off, gross=(0.0, 0.0, 0.0), neighbour_slice=0.0)
+        careful = replace(cls(), off_by_one=0.0, swapped=0.0, gross=(0.0, 0.0, 0.0))
+        return replace(careful, missing_label=0.0, missing_coordinate=0.0, neighbour_slice=0.0)
 
 
 @dataclass(frozen=True)
 class PhantomSet:
-    """Which patients are written, and how they are scanned."""
+    """Which patients are written, and how they are scanned; a number out of range is an `InputError`."""
 
     name: str  # of the standard set, empty for any other
     seed: int  # of all randomness
@@ -248,35 +226,36 @@ class PhantomSet:
     test_studies: int
     scanners: Scanners = field(default_factory=Scanners)
 
+    def __post_init__(self) -> None:
+        for name, least in (("seed", 0), ("studies", 1), ("test_studies", 0)):
+            if (value := getattr(self, name)) < least:
+                words = name if name == "seed" else f"number of {name.replace('_', ' ')}"
+                raise InputError(f"phantom: the {words} must be at least {least}, not {value}")
+
     @property
     def counts(self) -> tuple[int, int]:
-        """Studies of each split, in the order of `SPLITS`."""
+        """Studies of each of `SPLITS`."""
         return self.studies, self.test_studies
 
 
-# For tests, in seconds: small matrices and few slices, which still reach both foramina.
-_TINY = Scanners(sagittal_sizes=(128,), axial_sizes=(128,), sagittal_slices=(11, 12), axial_slices_per_disc=(3, 3))
-
-# No seed of a default (1 of `lumbar phantom` and the demo, 20,000,001 of `lumbar pretrain`), nor a small
-# number that somebody would type: what was pretrained or tuned on must not come back as a test patient.
+# No seed of a default (1 of `lumbar phantom` and the demo, 20,000,001 of `lumbar pretrain`), nor a small number that
+# somebody would type: what was pretrained or tuned on must not come back as a test patient.
 STANDARD_SETS = {
-    "tiny": PhantomSet("tiny", 240_701, 12, 6, _TINY),
-    # For work without an accelerator.
-    "small": PhantomSet("small", 240_702, 400, 200),
+    # For tests, in seconds: small matrices and few slices, which still reach both foramina.
+    "tiny": PhantomSet("tiny", 240_701, 12, 6, Scanners(
+        sagittal_sizes=(128,), axial_sizes=(128,), sagittal_slices=(11, 12), axial_slices_per_disc=(3, 3),
+    )),
+    "small": PhantomSet("small", 240_702, 400, 200),  # for work without an accelerator
     # As large as the real training set (1,975 studies) and the public part of its hidden test set.
     "standard": PhantomSet("standard", 240_703, 2000, 700),
-}
+}  # fmt: skip
 """Name → set; they are part of the format, so any change of one is a new `FORMAT`."""
 
 
 def choose_set(name: str | None, studies: int | None, test_studies: int | None, seed: int | None) -> PhantomSet:
-    """Return the standard set `name`, or without a name the set of the given sizes and seed.
-
-    Raises:
-        InputError: there is no such set, or a name is given together with a size or a seed.
-    """
+    """Return the standard set `name`, or without a name the set of the given sizes and seed (None: 40 + 10 and 1)."""
     if name is None:
-        given = ((seed, SEED), (studies, STUDIES), (test_studies, TEST_STUDIES))
+        given = zip((seed, studies, test_studies), (1, 40, 10), strict=True)
         seed, studies, test_studies = (usual if number is None else number for number, usual in given)
         return PhantomSet("", seed, studies, test_studies)
     if name not in STANDARD_SETS:

@@ -1,7 +1,7 @@
 """One study, from seed and number: identifiers, grades, patient, and the plan of the scan, without a pixel.
 
-The plan is drawn before anyone looks at the patient, who only decides where the planes lie: it does not
-depend on the grades. Each part of a study has its own random stream.
+The plan is drawn before anyone looks at the patient, who only decides where the planes lie: it does not depend on the
+grades. Each part of a study has its own random stream.
 """
 
 import hashlib
@@ -16,20 +16,9 @@ from lumbar_kaggle.phantom.artefacts import Artefacts, draw_artefacts
 from lumbar_kaggle.phantom.grades import Grades, draw_grades
 from lumbar_kaggle.phantom.patient import Patient, Spine, build_spine, draw_patient
 from lumbar_kaggle.phantom.planes import Grid, Plane, axial_planes, coronal_planes, draw_grid, sagittal_planes
-from lumbar_kaggle.phantom.settings import (
-    SPLITS,
-    Defects,
-    Floats,
-    Machine,
-    Reader,
-    Scanners,
-    Sizes,
-    draw_from,
-    draw_index,
-)
+from lumbar_kaggle.phantom.settings import SPLITS, Defects, Floats, Machine, Reader, Scanners, draw_from, draw_index
 from lumbar_kaggle.phantom.tissues import Weighting
 
-MOST_STUDIES = 100_000  # identifiers are unique up to this number of studies per split
 OPTIONAL_TAGS = (
     *("SliceLocation", "WindowCenter", "WindowWidth", "SpacingBetweenSlices", "SliceThickness"),
     *("PatientPosition", "SeriesDescription", "FrameOfReferenceUID"),
@@ -37,6 +26,9 @@ OPTIONAL_TAGS = (
 """Attributes that a header may lack while the slice can still be read and placed."""
 
 SQUARE_AXIAL = 320  # the matrix that a series changes to half-way, unless it has it already: then 256
+
+Part = IntEnum("Part", "IDENTIFIERS GRADES PATIENT SERIES ROOTLETS READER HEADER IMAGES", start=0)
+"""What a random stream is for; streams of different parts never touch."""
 
 
 @dataclass(frozen=True)
@@ -48,25 +40,12 @@ class SeriesPlan:
     planes: tuple[Plane, ...]  # middle of each slice, in the order of the instances
     thickness: float  # mm
     step: float  # mm; what the header says lies between two slices' middles
-    syntax: str  # name of a transfer syntax, see `dicom.SYNTAXES`
+    syntax: str  # name of a transfer syntax, see `generate.SYNTAXES`
     signed: bool  # stored as signed numbers
     machine: Machine
     artefacts: Artefacts
     numbers: tuple[int, ...]  # InstanceNumber of each slice, ascending
     absent: tuple[str, ...]  # attributes that the headers lack
-
-
-class Part(IntEnum):
-    """What a random stream is for; streams of different parts never touch."""
-
-    IDENTIFIERS = 0
-    GRADES = 1
-    PATIENT = 2
-    SERIES = 3
-    ROOTLETS = 4
-    READER = 5
-    HEADER = 6
-    IMAGES = 7
 
 
 @dataclass(frozen=True)
@@ -90,17 +69,13 @@ class StudyPlan:
         return np.random.default_rng([self.seed, SPLITS.index(self.split), self.index, part, *more])
 
     def slices(self, kind: str, points: Floats) -> tuple[list[tuple[int, int]], Floats]:
-        """Return every slice of a kind, as indices of series and plane, and mm ``[slices, n]`` from points.
-
-        `kind` is one of `targets.SERIES_KINDS`, `points` are ``[n, 3]`` LPS mm.
-        """
-        chosen = [(s, series) for s, series in enumerate(self.series) if series.kind == kind]
-        places = [(s, k) for s, series in chosen for k in range(len(series.planes))]
-        return places, np.abs([plane.heights(points) for _, series in chosen for plane in series.planes])
+        """Return indices of series and plane of every slice of a kind, and mm ``[slices, n]`` from LPS ``[n, 3]``."""
+        places = [(s, k) for s, one in enumerate(self.series) if one.kind == kind for k in range(len(one.planes))]
+        return places, np.abs([self.series[s].planes[k].heights(points) for s, k in places])
 
 
 def study_id(seed: int, split: str, index: int) -> int:
-    """Return the identifier of a study; no two studies of one seed share it."""
+    """Return the identifier of a study; no two of the first 100,000 studies of a seed's splits share it."""
     return _scatter(seed, 0, index * len(SPLITS) + SPLITS.index(split))
 
 
@@ -132,35 +107,31 @@ def _scatter(seed: int, kind: int, number: int) -> int:
     """Return `number` moved to an arbitrary place below 2**32 + 1000000, one to one per seed and kind."""
     high, low = divmod(number, 1 << 16)
     for turn in range(4):  # a Feistel network is one to one, whatever its mixing function
-        text = f"{seed} {kind} {turn} {low}"
-        mixed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:2], "big")
-        high, low = low, high ^ mixed
+        mixed = hashlib.sha256(f"{seed} {kind} {turn} {low}".encode()).digest()[:2]
+        high, low = low, high ^ int.from_bytes(mixed, "big")
     return 1_000_000 + (high << 16) + low
 
 
 def plan_series(
     rng: np.random.Generator, spine: Spine, index: int, defects: Defects, scanners: Scanners
 ) -> tuple[SeriesPlan, ...]:
-    """Return the series of the study number `index` of its split, in the order of `SERIES_KINDS`.
-
-    The number decides on the defects that one study in so many has.
-    """
+    """Return a study's series in the order of `SERIES_KINDS`; `index` decides on what one study in so many has."""
 
     def turn(every: int, which: int) -> bool:
         return every > 0 and index % every == min(which, every - 1)
 
     vendor = draw_from(rng, [(vendor, vendor.share) for vendor in scanners.vendors])
-    machine = Machine(vendor, draw_from(rng, vendor.fields))
-    planner = _Planner(rng, spine, defects, scanners, machine, bool(rng.random() < defects.sagittal_reversed))
+    planner = _Planner(rng, spine, defects, scanners, Machine(vendor, draw_from(rng, vendor.fields)))
+    right_last = rng.random() < defects.sagittal_reversed
     absent = SERIES_KINDS[int(rng.integers(3))] if turn(defects.missing_series_every, 5) else None
     second = Weighting.STIR if rng.random() < defects.inversion_recovery else Weighting.T2
     count = 1 + (rng.random() < defects.extra_sagittal_t1)
-    field_mm, first = planner.sagittal_field(), planner.sagittal_size()
-    series = [planner.sagittal("sagittal_t1", Weighting.T1, first, field_mm) for _ in range(count)]
+    field_mm, first = planner.sagittal_field(), planner.size("sagittal")
+    series = [planner.sagittal(Weighting.T1, first, field_mm, right_last) for _ in range(count)]
     # Usually the matrix and the field are copied; if not, the second series is the finer one.
-    copied, other = rng.random(2) < (0.75, 0.6), max(first, planner.sagittal_size())
+    copied, other = rng.random(2) < (0.75, 0.6), max(first, planner.size("sagittal"))
     field_mm = field_mm if copied[1] else planner.sagittal_field()
-    series.append(planner.sagittal("sagittal_t2", second, first if copied[0] else other, field_mm))
+    series.append(planner.sagittal(second, first if copied[0] else other, field_mm, right_last))
     series += planner.axials(turn(defects.two_sizes_every, 2))
     return tuple(one for one in series if one.kind != absent)
 
@@ -174,7 +145,7 @@ def draw_levels(rng: np.random.Generator, defects: Defects) -> list[range]:
     count = min(1 + draw_index(rng, defects.axial_series), stop - first)
     repeated, cuts = rng.random(), rng.permutation(np.arange(first + 1, stop))
     if count == 2 and repeated < 0.45:
-        return [range(first, stop), range(first, stop)]  # the same levels, scanned in two ways
+        return [range(first, stop)] * 2  # the same levels, scanned in two ways
     ends = [first, *sorted(int(cut) for cut in cuts[: count - 1]), stop]
     if count == 2 and repeated < 0.85 and first + 3 < stop:
         ends[1] = first + 3 if repeated < 0.7 else first + 2  # three levels and two are the usual parts
@@ -190,33 +161,30 @@ class _Planner:
     defects: Defects
     scanners: Scanners
     machine: Machine
-    reversed_sagittal: bool  # whether the sagittal instances run from left to right
 
-    def size(self, usual: Sizes, instead: tuple[int, ...]) -> tuple[int, int]:
-        """Return a stored size: one of the vendor's `usual` ones, or a square with a side of `instead`."""
-        return draw_from(self.rng, tuple(((side, side), 1.0) for side in instead) or usual)
-
-    def sagittal_size(self) -> tuple[int, int]:
-        return self.size(self.machine.vendor.sagittal, self.scanners.sagittal_sizes)
+    def size(self, plane: str) -> tuple[int, int]:
+        """Return a stored size, ``sagittal`` or ``axial``: one of the vendor's, or a square of the scanners'."""
+        squares = tuple(((side, side), 1.0) for side in getattr(self.scanners, f"{plane}_sizes"))
+        return draw_from(self.rng, squares or getattr(self.machine.vendor, plane))
 
     def sagittal_field(self) -> float:
         return float(np.clip(self.rng.normal(*self.scanners.sagittal_field_mm), 225.0, 400.0))
 
-    def sagittal(self, kind: str, weighting: Weighting, size: tuple[int, int], field_mm: float) -> SeriesPlan:
+    def sagittal(self, weighting: Weighting, size: tuple[int, int], field_mm: float, right_last: bool) -> SeriesPlan:
         grid = draw_grid(self.rng, size, field_mm, self.scanners.sagittal_spacing_mm)
         planes, step = sagittal_planes(self.rng, self.spine, grid, self.scanners)
-        return self.series(kind, weighting, planes[::-1] if self.reversed_sagittal else planes, step)
+        kind = "sagittal_t1" if weighting is Weighting.T1 else "sagittal_t2"
+        return self.series(kind, weighting, planes[::-1] if right_last else planes, step)
 
     def axials(self, two_sizes: bool) -> list[SeriesPlan]:
         """Return the axial series of a study, and what passes for one."""
-        size = self.size(self.machine.vendor.axial, self.scanners.axial_sizes)
+        size = self.size("axial")
         field_mm = float(np.clip(self.rng.normal(*self.scanners.axial_field_mm), 140.0, 320.0))
         grid = draw_grid(self.rng, size, field_mm, self.scanners.axial_spacing_mm)
         series = [self.axial(levels, grid, two_sizes) for levels in draw_levels(self.rng, self.defects)]
         if self.rng.random() < self.defects.coronal_as_axial:
             wide = Grid(grid.shape, round(300.0 / max(grid.shape), 6))
-            planes, step = coronal_planes(self.rng, self.spine, wide)
-            series.append(self.series("axial_t2", Weighting.T2, planes, step))
+            series.append(self.series("axial_t2", Weighting.T2, *coronal_planes(self.rng, self.spine, wide)))
         return series
 
     def axial(self, levels: range, grid: Grid, two_sizes: bool) -> SeriesPlan:
@@ -224,8 +192,8 @@ class _Planner:
         if two_sizes:
             size = SQUARE_AXIAL if grid.shape != (SQUARE_AXIAL, SQUARE_AXIAL) else 256
             down, across = (round(grid.spacing * length / size, 6) for length in grid.shape)
-            for k in range(len(planes) // 2, len(planes)):
-                planes[k] = replace(planes[k], shape=(size, size), spacing=(down, across))
+            half = len(planes) // 2
+            planes[half:] = [replace(plane, shape=(size, size), spacing=(down, across)) for plane in planes[half:]]
         if self.rng.random() < self.defects.axial_reversed:
             planes = planes[::-1]
         return self.series("axial_t2", Weighting.T2, planes, step)

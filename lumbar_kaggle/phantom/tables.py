@@ -1,7 +1,7 @@
-"""The simulated reader and the tables that hold the readings."""
+"""What the simulated reader writes down about a study, and the tables that hold it."""
 
-from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -28,22 +28,18 @@ from lumbar_kaggle.phantom.study import Part, StudyPlan
 from lumbar_kaggle.tables.reading import COORDINATE_COLUMNS, SERIES_COLUMNS
 
 COLUMNS = {
-    "labels": ("study_id", *TARGET_NAMES),
-    "coordinates": COORDINATE_COLUMNS,
-    "series": SERIES_COLUMNS,
-    "oracle": ORACLE_COLUMNS,
-}
+    "labels": ("study_id", *TARGET_NAMES), "coordinates": COORDINATE_COLUMNS, "series": SERIES_COLUMNS,
+    "oracle": ORACLE_COLUMNS, "sample": ("row_id", *SEVERITIES),
+}  # fmt: skip
 """Field of `Rows` → the columns of its table."""
 
-NO_SHIFTS = (0, 0, 0)
 KIND_OF_GROUP = {"spinal": "sagittal_t2", "foraminal": "sagittal_t1", "subarticular": "axial_t2"}
 """Series kind in which the points of each score group lie."""
 
 IN_REACH_MM = 5.0  # a level whose nearest slice is further away was not scanned
 
 
-@dataclass(frozen=True)
-class Rows:
+class Rows(NamedTuple):
     """A study's part of the tables: one row of the labels, any number of the others, see `COLUMNS`."""
 
     study_id: int
@@ -52,48 +48,56 @@ class Rows:
     series: tuple[tuple[int | str, ...], ...]
     oracle: tuple[tuple[str | float, ...], ...]  # in `targets.SAMPLE_ORDER`
 
+    @property
+    def sample(self) -> list[tuple[str | float, ...]]:
+        """Rows of the sample submission."""
+        return [(row[0], *[0.333333] * len(SEVERITIES)) for row in self.oracle]
+
+
+def make_table(rows: list[Rows], part: str) -> pd.DataFrame:
+    """Return the table of `COLUMNS` called `part`; ``oracle`` is a submission with the plain probabilities beside."""
+    found = (getattr(one, part) for one in rows)
+    return pd.DataFrame(found if part == "labels" else chain(*found), columns=list(COLUMNS[part]))
+
 
 def true_point(study: StudyPlan, target: Target, shift: int = 0) -> Floats:
     """Return LPS mm ``[3]`` of the place that a target's label points at, or the one `shift` levels below."""
     level = LEVELS.index(target.level) + shift
     if target.side is None:
         return study.spine.place(study.spine.level_at(level), (0.0, 0.0, 0.0))
-    sign = 1.0 if target.side == "left" else -1.0
     point = foramen_point if target.score_group == "foraminal" else recess_point
-    return point(study.patient, study.spine, level, sign)
+    return point(study.patient, study.spine, level, 1.0 if target.side == "left" else -1.0)
 
 
 def read_study(study: StudyPlan, reader: Reader = Reader()) -> Rows:  # noqa: B008
     """Return what the simulated reader writes down about a study."""
-    rng = study.rng(Part.READER)
+    rng, shifts = study.rng(Part.READER), study.grades.shifts
     labels: list[int | str | None] = [study.study_id]
     coordinates = []
-    scanned = _choose_slices(study, NO_SHIFTS)
-    shifts = study.grades.shifts
-    slices = scanned if shifts == NO_SHIFTS else _choose_slices(study, shifts)
+    scanned = _choose_slices(study, (0, 0, 0))
+    # Who reads the disc beside may have no slice of it to mark.
+    slices = _choose_slices(study, shifts) if any(shifts) else scanned
     for target, severity in zip(TARGETS, study.grades.labels.ravel(), strict=True):
         # Draw for every cell, so that no cell's outcome shifts the next one's.
         lost, unmarked, turn = rng.random(3)
         jitter = rng.normal(0.0, reader.point_jitter_px, 2)
-        if target not in scanned or lost < reader.missing_label:
-            labels.append(None)
-            continue
-        labels.append(SEVERITY_WORDS[severity])
-        # Who reads the disc beside may have no slice of it to mark.
-        chosen = slices.get(target)
-        if chosen is not None and unmarked >= reader.missing_coordinate:
+        labelled = target in scanned and lost >= reader.missing_label
+        labels.append(SEVERITY_WORDS[severity] if labelled else None)
+        if labelled and target in slices and unmarked >= reader.missing_coordinate:
             aside = (1 if turn < reader.neighbour_slice / 2 else -1) if turn < reader.neighbour_slice else 0
-            coordinates.append(_mark(study, target, chosen, aside, jitter))
+            coordinates.append(_mark(study, target, slices[target], aside, jitter))
     descriptions = {kind: words for words, kind in SERIES_DESCRIPTIONS.items()}
-    series = tuple(
-        (study.study_id, identifier, descriptions[one.kind])
-        for one, identifier in zip(study.series, study.series_ids, strict=True)
-    )
+    series = zip(study.series_ids, study.series, strict=True)
     plain = reader_probabilities(study.grades.latent, reader)
     # Ten decimals: the same bytes on every machine, and still a sum of 1.
     values = dict(zip(TARGET_NAMES, np.round(np.hstack([best_submission(plain), plain]), 10), strict=True))
-    oracle = tuple((row_id(str(study.study_id), name), *values[name].tolist()) for name in SAMPLE_ORDER)
-    return Rows(study.study_id, tuple(labels), tuple(coordinates), series, oracle)
+    return Rows(
+        study.study_id,
+        tuple(labels),
+        tuple(coordinates),
+        tuple((study.study_id, identifier, descriptions[one.kind]) for identifier, one in series),
+        tuple((row_id(str(study.study_id), name), *values[name].tolist()) for name in SAMPLE_ORDER),
+    )
 
 
 def _choose_slices(study: StudyPlan, shifts: tuple[int, ...]) -> dict[Target, tuple[int, int]]:
@@ -101,11 +105,10 @@ def _choose_slices(study: StudyPlan, shifts: tuple[int, ...]) -> dict[Target, tu
 
     The targets of each score group are those so many levels further down as `shifts` says.
     """
-    chosen = {}
+    chosen: dict[Target, tuple[int, int]] = {}
     for (group, kind), shift in zip(KIND_OF_GROUP.items(), shifts, strict=True):
         targets = [target for target in TARGETS if target.score_group == group]
-        points = np.array([true_point(study, target, shift) for target in targets])
-        places, distance = study.slices(kind, points)
+        places, distance = study.slices(kind, np.array([true_point(study, target, shift) for target in targets]))
         if not places:
             continue
         best = distance.argmin(axis=0)
@@ -113,9 +116,8 @@ def _choose_slices(study: StudyPlan, shifts: tuple[int, ...]) -> dict[Target, tu
             # All levels on one slice, except where the spine bends away from it.
             middle = int(distance.mean(axis=1).argmin())
             best = np.where(distance[middle] < IN_REACH_MM, middle, best)
-        for t, target in enumerate(targets):
-            if distance[best[t], t] <= IN_REACH_MM:
-                chosen[target] = places[best[t]]
+        near = zip(targets, best, distance[best, range(len(targets))], strict=True)
+        chosen |= {target: places[at] for target, at, away in near if away <= IN_REACH_MM}
     return chosen
 
 
@@ -124,29 +126,13 @@ def _mark(
 ) -> tuple[int | str | float, ...]:
     """Return the row of `COORDINATE_COLUMNS` for a target, on the chosen slice or the one beside it."""
     s, k = chosen
-    shift = study.grades.shifts[SCORE_GROUPS.index(target.score_group)]
-    series, point = study.series[s], true_point(study, target, shift)
+    series = study.series[s]
+    point = true_point(study, target, study.grades.shifts[SCORE_GROUPS.index(target.score_group)])
     if aside and 0 <= k + aside < len(series.planes):
-        beside = series.planes[k + aside]
-        k += aside if abs(beside.heights(point)) < 2 * IN_REACH_MM else 0
+        k += aside if abs(series.planes[k + aside].heights(point)) < 2 * IN_REACH_MM else 0
     plane = series.planes[k]
     row, column, _ = to_slice(point, plane.position, plane.orientation, plane.spacing)
     x = round(float(np.clip(column + jitter[0], 0, plane.shape[1] - 1)), 6)
     y = round(float(np.clip(row + jitter[1], 0, plane.shape[0] - 1)), 6)
     words = condition_words(target.condition), level_words(target.level)
     return (study.study_id, study.series_ids[s], series.numbers[k], *words, x, y)
-
-
-def make_table(rows: list[Rows], part: str) -> pd.DataFrame:
-    """Return a table of the competition, or the oracle's, from the field of `Rows` that holds its rows.
-
-    ``oracle`` is a valid submission with the plain probabilities beside.
-    """
-    found = (getattr(one, part) for one in rows)
-    return pd.DataFrame(found if part == "labels" else chain(*found), columns=list(COLUMNS[part]))
-
-
-def make_sample(rows: list[Rows]) -> pd.DataFrame:
-    """Return the table of ``sample_submission.csv``."""
-    names = [row_id(str(one.study_id), name) for one in rows for name in SAMPLE_ORDER]
-    return pd.DataFrame({"row_id": names} | dict.fromkeys(SEVERITIES, 0.333333))

@@ -1,7 +1,7 @@
 """The competition's folder: what its tables and images say of studies and series.
 
-Identifiers are strings throughout: the competition's are integers up to ten digits, a hospital's
-may be anything that names a folder.
+Identifiers are strings throughout: the competition's are integers up to ten digits, a hospital's may be anything that
+names a folder.
 """
 
 import os
@@ -13,8 +13,7 @@ import numpy as np
 import pandas as pd
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import AnyPath, digest
-from lumbar_kaggle.core.folders import list_folder, shown
+from lumbar_kaggle.core.files import AnyPath, digest, list_folder, shown
 from lumbar_kaggle.core.targets import SAMPLE_ORDER, row_id, split_row_id
 from lumbar_kaggle.tables.reading import (
     COORDINATE_COLUMNS,
@@ -30,36 +29,23 @@ from lumbar_kaggle.tables.reading import (
     refuse,
 )
 
-SERIES_COLUMNS = ("study_id", "series_id", "kind", "folder", "files")
-"""Of `Competition.series`."""
+SERIES_COLUMNS = ("study_id", "series_id", "kind", "folder", "files")  # of `Competition.series`
 
 
 @dataclass(frozen=True)
 class Competition:
-    """One split of a competition folder.
+    """One split of a competition folder."""
 
-    Attributes:
-        root: the competition folder, or the folder of studies where there are no tables.
-        split: ``"train"`` or ``"test"``.
-        studies: identifiers, in the order of the tables.
-        series: columns `SERIES_COLUMNS`: kind is one of `targets.SERIES_KINDS`, folder a `Path` as text,
-            files a tuple of paths relative to the folder, empty where all its files are of the series;
-            only series that exist on disk.
-        labels: columns ``row_id, study_id, target, severity`` (categorical of `SEVERITY_WORDS`
-            codes 0, 1, 2 as int); labelled rows only. Empty for a test split.
-        coordinates: columns ``study_id, series_id, instance_number, condition, level, x, y`` with x,
-            y in pixels of the stored image (column, row). Empty where there is no such table.
-        faults: what was wrong in the tables and was left out.
-        notes: per study what is to be said of its series: which were left out, and why.
-    """
-
-    root: Path
-    split: str
-    studies: tuple[str, ...]
+    root: Path  # the competition folder, or the folder of studies where there are no tables
+    split: str  # "train" or "test"
+    studies: tuple[str, ...]  # in the order of the tables
+    # Columns `SERIES_COLUMNS`: kind is one of `targets.SERIES_KINDS`, folder a path as text, files a tuple of paths
+    # relative to it, empty where all its files are of the series; only series that exist on disk.
     series: pd.DataFrame
-    labels: pd.DataFrame
-    coordinates: pd.DataFrame
-    faults: tuple[Fault, ...] = field(default=())
+    labels: pd.DataFrame  # of a training split, see `reading.label_rows`
+    coordinates: pd.DataFrame  # of a training split with such a table, see `reading.read_coordinates`
+    faults: tuple[Fault, ...] = ()  # what was wrong in the tables and was left out
+    # Per study what is to be said of its series: which were left out, and why.
     notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def reasons(self, study_id: str) -> str:
@@ -67,15 +53,12 @@ class Competition:
         return shown("; ".join(self.notes.get(study_id, ())))
 
     def identity(self) -> dict[str, str]:
-        """Return digests of ``studies``, ``labels`` and ``coordinates``; see `config.begin_run`."""
-        tables = {"labels": self.labels, "coordinates": self.coordinates}
-        return {
-            "studies": digest(self.studies),
-            **{name: digest(table.to_csv(index=False)) for name, table in tables.items()},
-        }
+        """Return digests of ``studies``, ``labels`` and ``coordinates``; see `settings.begin_run`."""
+        labels, coordinates = (digest(table.to_csv(index=False)) for table in (self.labels, self.coordinates))
+        return {"studies": digest(self.studies), "labels": labels, "coordinates": coordinates}
 
     def rows(self) -> pd.DataFrame:
-        """Return the rows of a submission: ``row_id, study_id, target``, in sample order."""
+        """Return the `submission_rows`."""
         return submission_rows(self.studies)
 
 
@@ -86,7 +69,7 @@ def submission_rows(studies: Iterable[str]) -> pd.DataFrame:
 
 
 def read_competition(root: AnyPath, split: str, *, graded: bool = True) -> Competition:
-    """Read one split as `read_split` does; a serious fault is an InputError, too."""
+    """Read one split as `read_split` does; a serious fault is an `InputError`, too."""
     competition = read_split(root, split, graded=graded)
     serious = [fault for fault in competition.faults if fault.serious]
     refuse(serious, f" (and {len(serious) - 1} more: lumbar check {root})" if len(serious) > 1 else "")
@@ -94,22 +77,15 @@ def read_competition(root: AnyPath, split: str, *, graded: bool = True) -> Compe
 
 
 def read_marked(root: AnyPath) -> Competition:
-    """Read the training split for its labelled points; grades need not be there.
-
-    Raises:
-        InputError: the series table is missing or faulty, or there is no table of coordinates.
-    """
+    """Read the training split for its labelled points, which must be there; grades need not be."""
     return read_competition(root, "train", graded=(Path(root) / "train.csv").is_file())
 
 
 def find_faults(root: AnyPath, look: Callable[[Competition], list[Fault]] = lambda _: []) -> list[Fault]:
     """Read all tables of a competition folder and return every fault in them.
 
-    A table that cannot be read at all is one serious fault, and the other split is still read. `look` returns
-    further faults of a split that was read.
-
-    Raises:
-        InputError: the folder holds none of the competition's series tables.
+    A table that cannot be read at all is one serious fault, and the other split is still read. `look` returns further
+    faults of a split that was read. A folder without any of the competition's series tables is an `InputError`.
     """
     root = Path(root)
     marks = {"train": ("train_series_descriptions.csv", "train.csv"), "test": ("test_series_descriptions.csv",)}
@@ -131,16 +107,10 @@ def find_faults(root: AnyPath, look: Callable[[Competition], list[Fault]] = lamb
 
 
 def read_split(root: AnyPath, split: str, *, graded: bool = True) -> Competition:
-    """Read one split with all its faults, the serious ones too; see `read_competition`.
+    """Read one split, ``train`` or ``test``, with all its faults, the serious ones too; see `read_competition`.
 
-    Args:
-        root: the folder that holds ``train.csv``, ``train_images`` and so on.
-        split: ``"train"`` or ``"test"``.
-        graded: whether a training split's studies are those of ``train.csv``; otherwise they are those of the
-            series table, and the table of coordinates must be there.
-
-    Raises:
-        InputError: a table is missing, or lacks a column.
+    A training split's studies are those of ``train.csv`` or, where it is not `graded`, of the series table; then the
+    table of coordinates must be there. A table that is missing or lacks a column is an `InputError`.
     """
     root = Path(root)
     if not root.is_dir():
@@ -150,7 +120,9 @@ def read_split(root: AnyPath, split: str, *, graded: bool = True) -> Competition
     labels, coordinates = no_labels(), no_coordinates()
     if split == "test":
         studies = _test_studies(root / "sample_submission.csv", described)
-        faults += _unnamed_folders(root / "test_images", set(studies))
+        sentence, named = "no table names this study folder; it is left out", set(studies)
+        folders = list_folder(root / "test_images").folders
+        faults += [Fault(path, 0, False, sentence) for path in folders if path.name not in named]
     else:
         studies = tuple(dict.fromkeys(described["study_id"]))
         if graded:
@@ -174,24 +146,17 @@ def read_split(root: AnyPath, split: str, *, graded: bool = True) -> Competition
 def _test_studies(sample: Path, described: pd.DataFrame) -> tuple[str, ...]:
     """Return every study that the sample or the series table names: each needs its 25 rows."""
     named = []
-    table = read_table(sample, ("row_id",)) if sample.is_file() else pd.DataFrame({"row_id": []})
-    for index, identifier in zip(table.index, table["row_id"], strict=True):
+    rows = read_table(sample, ("row_id",)) if sample.is_file() else pd.DataFrame({"row_id": []})
+    for index, identifier in zip(rows.index, rows["row_id"], strict=True):
         try:
-            named.append(split_row_id(identifier)[0])
+            study, _ = split_row_id(identifier)
+            if len(study) > LONGEST_ID or "/" in study:
+                wanted = f"at most {LONGEST_ID} characters, without /"
+                raise ValueError(f"study {clipped(study)} cannot name a folder: {wanted}")
         except ValueError as error:
             raise InputError(f"{sample}, line {index + 2}: {error}") from None
-        if len(named[-1]) > LONGEST_ID or "/" in named[-1]:
-            raise InputError(
-                f"{sample}, line {index + 2}: study {clipped(named[-1])} cannot name a folder: at most "
-                f"{LONGEST_ID} characters, without /"
-            )
+        named.append(study)
     return tuple(dict.fromkeys([*named, *described["study_id"]]))
-
-
-def _unnamed_folders(images: Path, studies: set[str]) -> list[Fault]:
-    """Return a fault for each study folder that no table names; it needs no rows and gets none."""
-    unnamed = [path for path in list_folder(images).folders if path.name not in studies]
-    return [Fault(path, 0, False, "no table names this study folder; it is left out") for path in unnamed]
 
 
 def _locate(
@@ -210,9 +175,9 @@ def _locate(
     notes: dict[str, list[str]] = {}
     for study, series in missing[["study_id", "series_id"]].to_numpy():
         notes.setdefault(study, []).append(f"series {series} has no folder")
-    located = described.assign(folder=[str(folder) for folder in folders])[there]
+    located = described.assign(folder=list(map(str, folders)))[there].reset_index(drop=True)
     located["files"] = [()] * len(located)
-    return located[list(SERIES_COLUMNS)].reset_index(drop=True), faults, notes
+    return located[list(SERIES_COLUMNS)], faults, notes
 
 
 def no_labels() -> pd.DataFrame:

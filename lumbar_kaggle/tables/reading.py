@@ -13,8 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import AnyPath
-from lumbar_kaggle.core.folders import shown
+from lumbar_kaggle.core.files import AnyPath, shown
 from lumbar_kaggle.core.targets import (
     CONDITIONS,
     LEVELS,
@@ -27,16 +26,10 @@ from lumbar_kaggle.core.targets import (
 )
 
 COORDINATE_COLUMNS = ("study_id", "series_id", "instance_number", "condition", "level", "x", "y")
-LONGEST_ID = 64
-"""Characters of a study's or series' identifier in a table; the competition's have 10, a DICOM UID 64."""
-
-SHOWN = 20
-"""Faults of one kind that are printed."""
-
-ARCHIVES = frozenset({".gz", ".zip", ".bz2", ".xz", ".zst", ".tar"})
-"""Ends of names by which pandas unpacks a table."""
-
 SERIES_COLUMNS = ("study_id", "series_id", "series_description")
+LONGEST_ID = 64  # characters of a study's or series' identifier in a table: competition's have 10, a DICOM UID 64
+SHOWN = 20  # faults of one kind that are printed
+ARCHIVES = {".gz", ".zip", ".bz2", ".xz", ".zst", ".tar"}  # ends of names by which pandas unpacks a table
 
 
 class Fault(NamedTuple):
@@ -60,20 +53,14 @@ def refuse(faults: Sequence[Fault], remark: str = "") -> None:
 
 
 class Checked:
-    """A table of `read_table` and the faults found in it so far.
-
-    Attributes:
-        path, table: the file and all its rows.
-        faults: one per row and reason.
-        wrong: ``[rows]`` bool, True where a row has a fault.
-    """
+    """A table of `read_table`, all its rows, and the faults found in it so far: one per row and reason."""
 
     def __init__(self, path: Path, table: pd.DataFrame) -> None:
         self.path, self.table = path, table
         self.faults: list[Fault] = []
-        self.wrong = np.zeros(len(table), dtype=bool)
+        self.wrong = np.zeros(len(table), dtype=bool)  # [rows] where a row has a fault
 
-    def fault(self, wrong: ArrayLike, sentence: str, serious: bool) -> None:
+    def fault(self, wrong: ArrayLike, sentence: str, serious: bool = True) -> None:
         """Note the rows ``[rows]`` that are wrong, with a sentence as in `faults_of`."""
         rows = np.asarray(wrong, dtype=bool)
         self.faults += faults_of(self.path, self.table[rows], sentence, serious)
@@ -83,8 +70,7 @@ class Checked:
         """Note identifiers that cannot name a folder; return the rows without them, to be checked further."""
         for column in columns:
             good = self.table[column].str.fullmatch(rf"[0-9]{{1,{LONGEST_ID}}}").to_numpy(dtype=bool)
-            sentence = f"{column} is {{{column}!r}}; it must be a whole number of at most {LONGEST_ID} digits"
-            self.fault(~good, sentence, True)
+            self.fault(~good, f"{column} is {{{column}!r}}; it must be a whole number of at most {LONGEST_ID} digits")
         others = Checked(self.path, self.sound())
         others.faults = self.faults
         return others
@@ -97,16 +83,10 @@ class Checked:
 def read_table(path: AnyPath, columns: Sequence[str], *, whole: bool = False) -> pd.DataFrame:
     """Read a CSV as text and check that it has `columns`; further columns stay only with `whole`.
 
-    Returns:
-        Text columns, empty text where nothing stands, and an index that gives ``line - 2``.
-
-    Raises:
-        InputError: the file is missing, empty, no CSV, lacks a column or has one twice, or a field holds a
-            line break or a NUL.
+    Returned are text columns, empty text where nothing stands, and an index that gives ``line - 2``. A file that is
+    missing, empty, no CSV, lacks a column or has one twice, or has a line break or NUL in a field is an `InputError`.
     """
-    path = Path(path)
-    columns = list(columns)
-    content = b""
+    path, columns, content = Path(path), list(columns), b""
     try:
         content = b"" if path.suffix.lower() in ARCHIVES else path.read_bytes()
         source = BytesIO(content) if content else path
@@ -128,12 +108,10 @@ def read_table(path: AnyPath, columns: Sequence[str], *, whole: bool = False) ->
     if not isinstance(table.index, pd.RangeIndex):
         # pandas takes surplus fields for row names, and every column would be shifted.
         raise InputError(f"{path}, line 2: the row has more fields than the header; remove what is too much")
-    missing = [name for name in columns if name not in table.columns]
-    if missing:
+    if missing := [name for name in columns if name not in table.columns]:
         raise InputError(f"{path}, line 1: column {', '.join(missing)} is missing")
     # pandas gives a second column of one name the number 1.
-    twice = [name for name in columns if f"{name}.1" in table.columns]
-    if twice:
+    if twice := [name for name in columns if f"{name}.1" in table.columns]:
         raise InputError(f"{path}, line 1: column {twice[0]} is there twice; keep one")
     broken = table[columns].apply(lambda column: column.str.contains(r"[\r\n\0]")).any(axis=1)
     # pandas before 3 ends a field at a NUL.
@@ -147,21 +125,17 @@ def read_table(path: AnyPath, columns: Sequence[str], *, whole: bool = False) ->
 
 
 def label_rows(train: pd.DataFrame) -> pd.DataFrame:
-    """Turn the wide label table into one row per labelled study × target.
+    """Turn the wide label table (`SEVERITY_WORDS` or empty text) into one row per labelled study × target.
 
-    Args:
-        train: ``study_id`` and the 25 target columns with `SEVERITY_WORDS` or empty text.
-
-    Returns:
-        Columns ``row_id, study_id, target, severity`` (int64 0, 1, 2), studies in table order.
+    Columns ``row_id, study_id, target, severity`` (int64 0, 1, 2), studies in table order.
     """
-    long = train.melt("study_id", list(TARGET_NAMES), "target", "word")
     grades = {word: grade for grade, word in enumerate(SEVERITY_WORDS)}
-    severity = long["word"].map(grades).fillna(-1)
-    long = long.assign(severity=severity.astype(np.int64), position=np.tile(np.arange(len(train)), 25))
-    long = long[long["severity"] >= 0].sort_values("position", kind="stable")
-    identifiers = [row_id(study, name) for study, name in zip(long["study_id"], long["target"], strict=True)]
-    return long.assign(row_id=identifiers)[["row_id", "study_id", "target", "severity"]].reset_index(drop=True)
+    wide = train.set_index("study_id")[list(TARGET_NAMES)].apply(lambda column: column.map(grades))
+    rows, columns = np.nonzero(wide.notna().to_numpy())
+    studies, names = wide.index.to_numpy()[rows], wide.columns.to_numpy()[columns]
+    identifiers = [row_id(study, name) for study, name in zip(studies, names, strict=True)]
+    severity = wide.to_numpy(np.float64)[rows, columns].astype(np.int64)
+    return pd.DataFrame({"row_id": identifiers, "study_id": studies, "target": names, "severity": severity})
 
 
 def read_labels(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
@@ -171,90 +145,66 @@ def read_labels(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
 
 
 def read_label_table(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
-    """Read a label table as it stands: text columns ``study_id`` and the 25 targets.
+    """Read a label table as it stands, text columns ``study_id`` and the 25 targets, without the rows at fault.
 
-    Returns:
-        The rows without those at fault, and the faults; unknown severities and duplicate studies are serious.
-
-    Raises:
-        InputError: as `read_table`.
+    Unknown severities and duplicate studies are serious. Raises as `read_table`.
     """
     checked = Checked(path, read_table(path, ("study_id", *TARGET_NAMES))).identifiers("study_id")
     table = checked.table
-    twice = table["study_id"].duplicated()
-    checked.fault(twice, "study {study_id} is there a second time; keep one row", True)
+    checked.fault(table["study_id"].duplicated(), "study {study_id} is there a second time; keep one row")
     for name in TARGET_NAMES:
         sentence = f"{name} is {{{name}!r}}; it must be Normal/Mild, Moderate, Severe or empty"
-        checked.fault(~table[name].isin([*SEVERITY_WORDS, ""]), sentence, True)
+        checked.fault(~table[name].isin([*SEVERITY_WORDS, ""]), sentence)
     return checked.sound().reset_index(drop=True), checked.faults
 
 
 def read_series_table(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
-    """Read a table of series descriptions.
+    """Read a table of series descriptions: text columns `SERIES_COLUMNS` and ``kind``, of `targets.SERIES_KINDS`.
 
-    Returns:
-        Text columns ``study_id, series_id, series_description, kind`` (one of `targets.SERIES_KINDS`),
-        and the faults; an unknown description is serious.
-
-    Raises:
-        InputError: as `read_table`.
+    An unknown description is serious. Raises as `read_table`.
     """
     checked = Checked(path, read_table(path, SERIES_COLUMNS)).identifiers("study_id", "series_id")
     table = checked.table
     sentence = "series {series_id} of study {study_id} is there a second time; the row is left out"
     checked.fault(table.duplicated(["study_id", "series_id"]), sentence, False)
     kind = table["series_description"].map(SERIES_DESCRIPTIONS)
-    words = ", ".join(SERIES_DESCRIPTIONS)
-    sentence = f"series_description is {{series_description!r}}; it must be one of {words}"
-    checked.fault(kind.isna(), sentence, True)
+    wanted = f"one of {', '.join(SERIES_DESCRIPTIONS)}"
+    checked.fault(kind.isna(), f"series_description is {{series_description!r}}; it must be {wanted}")
     return table.assign(kind=kind)[~checked.wrong], checked.faults
 
 
 def read_coordinates(path: Path, studies: set[str], described: pd.DataFrame) -> tuple[pd.DataFrame, list[Fault]]:
-    """Read ``train_label_coordinates.csv``.
+    """Read ``train_label_coordinates.csv`` of the `studies` in ``train.csv`` and series as of `read_series_table`.
 
-    Args:
-        path: the table.
-        studies: identifiers in ``train.csv``.
-        described: as from `read_series_table`.
-
-    Returns:
-        `COORDINATE_COLUMNS` with conditions and levels as in `targets`, instance numbers int64, x and y
-        float (column and row in px of the stored image), index ``line - 2``; and the faults.
-
-    Raises:
-        InputError: as `read_table`.
+    `COORDINATE_COLUMNS` with conditions and levels as in `targets`, instance numbers int64, x and y float (column and
+    row in px of the stored image), index ``line - 2``; and the faults. Raises as `read_table`.
     """
-    table = read_table(path, COORDINATE_COLUMNS)
-    checked = Checked(path, table)
-    names = {
+    checked = Checked(path, table := read_table(path, COORDINATE_COLUMNS))
+    words_of = {
         "condition": {condition_words(name): name for name in CONDITIONS},
         "level": {level_words(name): name for name in LEVELS},
     }
-    for column, words in names.items():
-        sentence = f"{column} is {{{column}!r}}; it must be one of {', '.join(words)}"
-        checked.fault(~table[column].isin(list(words)), sentence, True)
+    for column, words in words_of.items():
+        wanted = f"one of {', '.join(words)}"
+        checked.fault(~table[column].isin(list(words)), f"{column} is {{{column}!r}}; it must be {wanted}")
     numbers = table[["instance_number", "x", "y"]].apply(to_floats).astype(np.float64)
-    for column in numbers.columns:
+    for name in ("instance_number", "x", "y"):
+        values = numbers[name]
         # Negative pixels are outside of every image, whatever its size.
-        wrong = ~(numbers[column] >= 0) | ~np.isfinite(numbers[column])
-        wanted = "a number, 0 or more"
-        if column == "instance_number":
+        wrong, wanted = ~(values >= 0) | ~np.isfinite(values), "a number, 0 or more"
+        if name == "instance_number":
             # The standard's integer strings are of 32 bits (DICOM PS3.5, 6.2).
-            wrong |= (numbers[column] % 1 != 0) | (numbers[column] >= 2**31)
+            wrong |= (values % 1 != 0) | (values >= 2**31)
             wanted = "a whole number, 0 or more and of 32 bits"
-        sentence = f"{column} is {{{column}!r}}; it must be {wanted}; the row is left out"
-        checked.fault(wrong, sentence, False)
+        checked.fault(wrong, f"{name} is {{{name}!r}}; it must be {wanted}; the row is left out", False)
     unknown = ~table["study_id"].isin(studies)
     checked.fault(unknown, "study {study_id} is not in train.csv; the row is left out", False)
-    pairs = pd.MultiIndex.from_frame(described[["study_id", "series_id"]])
-    strange = ~pd.MultiIndex.from_frame(table[["study_id", "series_id"]]).isin(pairs) & ~unknown
+    pairs = [pd.MultiIndex.from_frame(one[["study_id", "series_id"]]) for one in (table, described)]
     sentence = "series {series_id} is not in train_series_descriptions.csv; the row is left out"
-    checked.fault(strange, sentence, False)
+    checked.fault(~pairs[0].isin(pairs[1]) & ~unknown, sentence, False)
     twice = table.duplicated(["study_id", "condition", "level"])
-    sentence = "study {study_id} has this condition and level a second time; the row is left out"
-    checked.fault(twice, sentence, False)
-    spelt = {column: table[column].map(words) for column, words in names.items()}
+    checked.fault(twice, "study {study_id} has this condition and level a second time; the row is left out", False)
+    spelt = {column: table[column].map(words) for column, words in words_of.items()}
     kept = table.assign(**spelt, **numbers)[~checked.wrong]
     return kept.astype({"instance_number": np.int64}), checked.faults
 
@@ -262,32 +212,22 @@ def read_coordinates(path: Path, studies: set[str], described: pd.DataFrame) -> 
 def to_floats(texts: pd.Series) -> pd.Series:
     """Return texts as float64, to the last digit, NaN where one is no number."""
     # pandas before 3 is a digit off where it parses numbers itself, and Python takes 1_000 for one.
-    parsed = pd.to_numeric(texts, errors="coerce")
-    return texts.where(parsed.notna()).astype(np.float64)
+    return texts.where(pd.to_numeric(texts, errors="coerce").notna()).astype(np.float64)
 
 
 def as_numbers(path: Path, table: pd.DataFrame, *columns: str, least: float = -np.inf) -> pd.DataFrame:
-    """Return the table of `read_table` with some columns as float64.
-
-    Raises:
-        InputError: one of them is no finite number, or is less than `least`; file and line are named.
-    """
+    """Return the table of `read_table` with some columns as float64; none may be infinite or less than `least`."""
     for column in columns:
         values = to_floats(table[column])
         wrong = ~np.isfinite(values) | (values < least)
         wanted = "a number" if least == -np.inf else f"a number, {least:g} or more"
-        sentence = f"{column} is {{{column}!r}}; it must be {wanted}"
-        refuse(faults_of(path, table[wrong].head(1), sentence, True))
+        refuse(faults_of(path, table[wrong].head(1), f"{column} is {{{column}!r}}; it must be {wanted}", True))
         table = table.assign(**{column: values})
     return table
 
 
 def read_label_weights(path: Path) -> pd.DataFrame:
-    """Read how much each label counts: ``row_id``, and ``weight`` as float64 of 0 or more.
-
-    Raises:
-        InputError: the file is unreadable, or a weight is no such number.
-    """
+    """Read how much each label counts: ``row_id``, and ``weight`` as float64 of 0 or more; raises as `as_numbers`."""
     return as_numbers(path, read_table(path, ("row_id", "weight")), "weight", least=0)
 
 
@@ -304,16 +244,16 @@ def faults_of(path: Path, rows: pd.DataFrame, sentence: str, serious: bool) -> l
 def shortened(faults: Sequence[Fault]) -> list[Fault]:
     """Return the first `SHOWN` faults of each kind, and after them how many more there are of each."""
     seen: Counter[tuple[Path, str]] = Counter()
-    shown, more = [], {}
+    few, more = [], {}
     for fault in faults:
         kind = (fault.file, fault.kind or fault.message)
         seen[kind] += 1
         if seen[kind] <= SHOWN:
-            shown.append(fault)
+            few.append(fault)
         else:
             told = re.sub(r"\{[^}]*\}", "…", kind[1])
             more[kind] = Fault(fault.file, 0, fault.serious, f"{seen[kind] - SHOWN} more rows: {told}")
-    return [*shown, *more.values()]
+    return [*few, *more.values()]
 
 
 def clipped(value: Any, most: int = 60) -> Any:

@@ -12,12 +12,8 @@ from lumbar_kaggle.tables.competition import read_split, submission_rows
 from lumbar_kaggle.tables.reading import Checked, Fault, clipped, faults_of, read_table, refuse, to_floats
 
 COLUMNS = ("row_id", *SEVERITIES)
-SUM_TOLERANCE = 1e-6
-"""How far a row's sum may be from 1; the platform does not say what it does with such rows."""
-
-LONGEST_ROW = 300
-"""Characters of a row's identifier: a study that names a folder (255 at most), and its target."""
-
+SUM_TOLERANCE = 1e-6  # how far a row's sum may be from 1; the platform does not say what it does with such rows
+LONGEST_ROW = 300  # characters of a row's identifier: a study that names a folder (255 at most), and its target
 MISSING = "row {row_id} is missing; every test study needs its 25 rows"
 
 
@@ -28,23 +24,17 @@ def prior_predictions(prior: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 class Submission:
-    """A submission being filled; what is written is complete and valid at every moment.
-
-    `prior` is as from `metric.weighted_prior`, strictly positive.
-    """
+    """A submission being filled from a positive `metric.weighted_prior`; complete and valid at every moment."""
 
     def __init__(self, path: Path, studies: tuple[str, ...], prior: pd.DataFrame) -> None:
         self.path = path
-        rows = submission_rows(studies)
-        self.table = prior_predictions(prior, rows)
-        self._place = {identifier: place for place, identifier in enumerate(rows["row_id"])}
+        self.table = prior_predictions(prior, submission_rows(studies))
+        self._place = {identifier: place for place, identifier in enumerate(self.table["row_id"])}
 
     def replace(self, study_id: str, probabilities: NDArray[np.float64]) -> int:
         """Replace a study's rows by its graded ones, and return how many that were.
 
-        Args:
-            study_id: one of the studies.
-            probabilities: ``[25, 3]`` in the order of `targets.TARGETS`; rows with a NaN keep the prior.
+        `probabilities` are ``[25, 3]`` in the order of `targets.TARGETS`; rows with a NaN keep the prior.
         """
         graded = np.flatnonzero(np.isfinite(probabilities).all(axis=1))
         places = [self._place[row_id(study_id, TARGET_NAMES[index])] for index in graded]
@@ -57,63 +47,54 @@ class Submission:
 
 
 def read_predictions(path: AnyPath) -> pd.DataFrame:
-    """Read a file of predictions for scoring: unique rows with numbers from 0 to 1, whatever their
-    sum; further columns are left out.
+    """Read a file of predictions for scoring: `COLUMNS` of unique rows with numbers from 0 to 1, whatever their sum.
 
-    Returns:
-        Columns ``row_id, normal_mild, moderate, severe``.
-
-    Raises:
-        InputError: with the first fault, when there is one.
+    Further columns are left out; the first fault, when there is one, is an `InputError`.
     """
-    path = Path(path)
-    table, faults = _check_rows(path, read_table(path, COLUMNS))
-    refuse(faults)
-    return table
+    checked, numbers = _check_rows(Path(path), read_table(path, COLUMNS))
+    refuse(checked.faults)
+    return checked.sound()[["row_id"]].join(numbers)
 
 
 def validate(path: AnyPath, competition: AnyPath) -> list[Fault]:
     """Check a submission against a competition folder, whose test studies it must cover.
 
-    Returns:
-        Every fault, in the order of the file, then what is missing from it.
-
-    Raises:
-        InputError: a file is missing or lacks its columns.
+    Returned is every fault, in the order of the file, then what is missing from it; a file that is missing or lacks
+    its columns is an `InputError`.
     """
     path = Path(path)
     text = read_table(path, COLUMNS, whole=True)
-    table, faults = _check_rows(path, text)
-    # Kaggle's server refuses the file for any further column.
-    faults += [
-        Fault(path, 1, True, f"column {clipped(name)!r} is not in the sample submission; remove it")
-        for name in text.columns.difference(list(COLUMNS), sort=False)
-    ]
-    table = table.assign(total=table[list(SEVERITIES)].sum(axis=1))
-    off = table[(table["total"] - 1).abs() > SUM_TOLERANCE]
-    faults += faults_of(path, off, "row {row_id} sums to {total:.6g}; it must be 1", True)
+    checked, numbers = _check_rows(path, text)
+    off = checked.sound()[["row_id"]].join(numbers.sum(axis=1).rename("total"))
+    off = off[(off["total"] - 1).abs() > SUM_TOLERANCE]
     wanted = read_split(competition, "test").rows()["row_id"]
     extra = text[~text["row_id"].isin(wanted)]
-    faults += faults_of(path, extra, "row {row_id} is not among the test rows; remove it", True)
-    missing = wanted[~wanted.isin(text["row_id"])]
-    faults += [Fault(path, 0, True, MISSING.format(row_id=identifier), MISSING) for identifier in missing]
+    faults = [
+        *checked.faults,
+        # Kaggle's server refuses the file for any further column.
+        *(
+            Fault(path, 1, True, f"column {clipped(name)!r} is not in the sample submission; remove it")
+            for name in text.columns.difference(list(COLUMNS), sort=False)
+        ),
+        *faults_of(path, off, "row {row_id} sums to {total:.6g}; it must be 1", True),
+        *faults_of(path, extra, "row {row_id} is not among the test rows; remove it", True),
+        *(Fault(path, 0, True, MISSING.format(row_id=row), MISSING) for row in wanted[~wanted.isin(text["row_id"])]),
+    ]
     return sorted(faults, key=lambda fault: (fault.line == 0, fault.line))
 
 
-def _check_rows(path: Path, text: pd.DataFrame) -> tuple[pd.DataFrame, list[Fault]]:
-    """Return the sound rows of a predictions table (index: line - 2), and the faults of the others."""
+def _check_rows(path: Path, text: pd.DataFrame) -> tuple[Checked, pd.DataFrame]:
+    """Return a predictions table of text with its faults, and its numbers (index: line - 2)."""
     numbers = text[list(SEVERITIES)].apply(to_floats).astype(np.float64)
     checked = Checked(path, text)
     too_long = text["row_id"].str.len() > LONGEST_ROW
-    checked.fault(too_long, "row {row_id} has an identifier of too many characters", True)
-    twice = text["row_id"].duplicated()
-    checked.fault(twice, "row {row_id} is there a second time; keep one", True)
-    for name in SEVERITIES:
-        value, finite = numbers[name], np.isfinite(numbers[name])
-        checked.fault(~finite, f"row {{row_id}}: {name} is {{{name}!r}}; it must be a number", True)
-        checked.fault(value < 0, f"row {{row_id}}: {name} is {{{name}}}; it must be 0 or more", True)
-        large = finite & (value > 1)
-        checked.fault(large, f"row {{row_id}}: {name} is {{{name}}}; it must be 1 or less", True)
+    checked.fault(too_long, "row {row_id} has an identifier of too many characters")
+    checked.fault(text["row_id"].duplicated(), "row {row_id} is there a second time; keep one")
+    for name, value in numbers.items():
+        finite = np.isfinite(value)
+        checked.fault(~finite, f"row {{row_id}}: {name} is {{{name}!r}}; it must be a number")
+        checked.fault(value < 0, f"row {{row_id}}: {name} is {{{name}}}; it must be 0 or more")
+        checked.fault(finite & (value > 1), f"row {{row_id}}: {name} is {{{name}}}; it must be 1 or less")
     zero = (numbers.sum(axis=1) <= 0) & ~checked.wrong
-    checked.fault(zero, "row {row_id}: all three are 0; they must sum to 1", True)
-    return checked.sound()[["row_id"]].join(numbers), checked.faults
+    checked.fault(zero, "row {row_id}: all three are 0; they must sum to 1")
+    return checked, numbers

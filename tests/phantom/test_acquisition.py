@@ -12,7 +12,7 @@ import pytest
 
 from lumbar_kaggle.dicom.geometry import plane as plane_of
 from lumbar_kaggle.phantom.artefacts import Artefacts, draw_artefacts
-from lumbar_kaggle.phantom.dicom import SYNTAXES, write_instance
+from lumbar_kaggle.phantom.generate import SYNTAXES, write_instance
 from lumbar_kaggle.phantom.grades import draw_grades
 from lumbar_kaggle.phantom.patient import Spine, build_spine, draw_patient
 from lumbar_kaggle.phantom.settings import VENDORS, Defects, Reader, Scanners

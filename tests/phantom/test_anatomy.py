@@ -8,7 +8,7 @@ import pydicom
 import pytest
 
 from lumbar_kaggle.core.targets import CONDITIONS
-from lumbar_kaggle.phantom.dicom import SYNTAXES, write_instance
+from lumbar_kaggle.phantom.generate import SYNTAXES, write_instance
 from lumbar_kaggle.phantom.grades import Grades
 from lumbar_kaggle.phantom.patient import USUAL_SACRAL, Patient, draw_patient
 from lumbar_kaggle.phantom.planes import Plane

@@ -13,23 +13,22 @@ from hypothesis import strategies as st
 from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES, SEVERITY_WEIGHTS
 from lumbar_kaggle.phantom.grades import (
     CAP,
+    FREQUENCIES,
     GROUP_OF_TARGET,
+    LATENT_FACTOR,
     ORACLE_COLUMNS,
     STANDARD,
     best_submission,
     draw_grades,
-    expected_score,
-    frequencies,
-    latent_factor,
     read_grades,
     reader_probabilities,
     severity_of,
-    worst_canal_probabilities,
 )
 from lumbar_kaggle.phantom.study import plan_study
 from lumbar_kaggle.phantom.tables import make_table, read_study
 from lumbar_kaggle.scoring.metric import PARTS, part_scores, study_sums
 from lumbar_kaggle.tables.submission import read_predictions
+from tests.support.expected_score import expected_score, worst_canal_probabilities
 
 PATIENTS, REDRAWS = 120, 360
 WEIGHTS = np.array(SEVERITY_WEIGHTS)
@@ -48,7 +47,7 @@ def patients() -> np.ndarray:
 
 def draw_patients(count: int, seed: int) -> np.ndarray:
     normal = np.random.default_rng(seed).standard_normal((count, 25))
-    return (normal @ latent_factor().T).reshape(count, 5, 5)
+    return (normal @ LATENT_FACTOR.T).reshape(count, 5, 5)
 
 
 @lru_cache(maxsize=1)
@@ -84,7 +83,7 @@ def sums_on(submitted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def test_the_closed_form_is_the_mean_of_fresh_draws() -> None:
     """For fixed grades, part by part, within four standard errors; the same for a poor submission."""
-    for submitted in (oracle(), np.broadcast_to(best_submission(frequencies()), oracle().shape)):
+    for submitted in (oracle(), np.broadcast_to(best_submission(FREQUENCIES), oracle().shape)):
         expected = expected_score(patients(), submitted, STANDARD)
         everything = np.tile(submitted, (REDRAWS, 1, 1))
         official = scores_on(everything, redraws().reshape(-1, 25))
@@ -132,7 +131,7 @@ def constant(severity: int, factor: float) -> Callable[[np.ndarray], np.ndarray]
     return move
 
 
-PRIOR = best_submission(frequencies())
+PRIOR = best_submission(FREQUENCIES)
 PERTURBATIONS = {
     "random logits, small": logits_moved(0.3),
     "random logits, large": logits_moved(1.0),

@@ -5,7 +5,7 @@ import pandas as pd
 from scipy.special import ndtr
 
 from lumbar_kaggle.core.targets import SEVERITY_WORDS, TARGET_NAMES
-from lumbar_kaggle.phantom.grades import STANDARD, best_submission, latent_factor, read_grades, thresholds, total_noise
+from lumbar_kaggle.phantom.grades import LATENT_FACTOR, STANDARD, best_submission, read_grades, thresholds, total_noise
 from lumbar_kaggle.scoring.cells import Cells
 
 
@@ -23,7 +23,7 @@ def make_world(studies: int, seed: int, first: int = 1000) -> Cells:
     what follows from this cell alone: what the other cells tell is left to the blend.
     """
     rng = np.random.default_rng(seed)
-    latent = rng.standard_normal((studies, 25)) @ latent_factor().T
+    latent = rng.standard_normal((studies, 25)) @ LATENT_FACTOR.T
     severity = np.array([read_grades(rng, one.reshape(5, 5), STANDARD).labels.ravel() for one in latent])
     common = 0.35 * rng.standard_normal(latent.shape)
     files = []

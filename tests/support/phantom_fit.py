@@ -1,15 +1,15 @@
-"""Where `grades.latent_factor` comes from: latent correlations that give the labels the real ones."""
+"""Where `grades.LATENT_FACTOR` comes from: latent correlations that give the labels the real ones."""
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from lumbar_kaggle.core.targets import CONDITIONS, LEVELS
+from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.phantom.grades import (
+    FREQUENCIES,
     GROUP_OF_TARGET,
     STANDARD,
     confusions,
-    frequencies,
     grade_frequencies,
     mixing,
     per_target,
@@ -52,8 +52,8 @@ def pooled_correlation(correlation: Floats, first: int, second: int) -> float:
         correlation: ``[25, 25]`` of the labels.
         first, second: indices in `targets.CONDITIONS`.
     """
-    mean = (frequencies() @ np.arange(3)).reshape(5, 5)
-    square = (frequencies() @ np.arange(3) ** 2).reshape(5, 5)
+    mean = (FREQUENCIES @ np.arange(3)).reshape(5, 5)
+    square = (FREQUENCIES @ np.arange(3) ** 2).reshape(5, 5)
     sd = np.sqrt(square - mean**2)
     at_level = correlation.reshape(5, 5, 5, 5)[first, range(5), second, range(5)]
     product = (at_level * sd[first] * sd[second] + mean[first] * mean[second]).mean()
@@ -72,7 +72,7 @@ def _missing(found: Floats) -> tuple[Floats, Floats]:
     for (a, b), pooled in (POOLED | OPPOSITE).items():
         within[:, a, b] = pooled - pooled_correlation(found, a, b)
     following = np.array([cells[c, range(4), c, range(1, 5)] for c in range(5)])
-    return within + within.transpose(0, 2, 1), np.array([NEXT_LEVEL[name] for name in CONDITIONS]) - following
+    return within + within.transpose(0, 2, 1), np.array(NEXT_LEVEL) - following
 
 
 def _assembled(within: Floats, step: Floats) -> Floats:
@@ -102,8 +102,7 @@ def label_correlation(latent_correlation: Floats, reader: Reader) -> Floats:
         latent_correlation: ``[25, 25]`` of the latent grades.
         reader: who reads, with thresholds that give the real frequencies.
     """
-    group = np.array(GROUP_OF_TARGET)
-    same = group[:, None] == group
+    same = GROUP_OF_TARGET[:, None] == GROUP_OF_TARGET
     shared = reader.strictness**2 + np.where(same, per_target(reader.group_strictness) ** 2, 0.0)
     spread = np.sqrt(1.0 + total_noise(reader) ** 2)
     seen = (latent_correlation + shared) / np.outer(spread, spread)
@@ -112,10 +111,10 @@ def label_correlation(latent_correlation: Floats, reader: Reader) -> Floats:
     # The cells of one score group are confused together, those of two groups by chance.
     apart = mixing(reader) @ product @ mixing(reader).T
     together = np.sum([way.share * way.source @ product @ way.source.T for way in confusions(reader)], axis=0)
-    label_mean = frequencies() @ np.arange(3)
+    label_mean = FREQUENCIES @ np.arange(3)
     covariance = np.where(same, together, apart) - np.outer(label_mean, label_mean)
     kept = 1.0 - per_target(reader.gross)
-    sd = np.sqrt(frequencies() @ np.arange(3) ** 2 - label_mean**2)
+    sd = np.sqrt(FREQUENCIES @ np.arange(3) ** 2 - label_mean**2)
     correlation: Floats = np.outer(kept, kept) * covariance / np.outer(sd, sd)
     np.fill_diagonal(correlation, 1.0)
     return correlation

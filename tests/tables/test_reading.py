@@ -1,6 +1,5 @@
 """The competition's tables and folder: every sentence about a fault, its file, line and gravity."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -185,170 +184,87 @@ def test_blank_lines_are_no_rows_but_count_as_lines(tmp_path: Path) -> None:
 
 # One fault each: a change in a sound folder, and the sentence that it draws.
 
+S0, S1 = STUDIES
+TEST = "test_series_descriptions.csv"
+OUTSIDE = "lies outside its image of 10 columns × 12 rows"
+WHOLE = "it must be a whole number"
 FAULTS = {
-    "severity unknown": (
-        lambda root: put(root / TRAIN, 2, "Severe", "severe"),
-        (TRAIN, 2, True, "spinal_canal_stenosis_l2_l3 is 'severe'; it must be Normal/Mild, Moderate"),
-    ),
-    "study twice": (
-        lambda root: append(root / TRAIN, labels_line(STUDIES[0])),
-        (TRAIN, 4, True, f"study {STUDIES[0]} is there a second time; keep one row"),
-    ),
-    "study is no number": (
-        lambda root: append(root / TRAIN, labels_line("12a")),
-        (TRAIN, 4, True, "study_id is '12a'; it must be a whole number"),
-    ),
-    "study is absent": (
-        lambda root: append(root / TRAIN, labels_line("")),
-        (TRAIN, 4, True, "study_id is ''; it must be a whole number"),
-    ),
-    "study without series": (
-        lambda root: append(root / TRAIN, labels_line("77")),
-        (TRAIN, 4, False, "study 77 has no series in train_series_descriptions.csv"),
-    ),
-    "series is no number": (
-        lambda root: append(root / SERIES, f"{STUDIES[0]},1.5,Sagittal T1"),
-        (SERIES, 4, True, "series_id is '1.5'; it must be a whole number"),
-    ),
-    "study of series is no number": (
-        lambda root: append(root / SERIES, "-1,15,Sagittal T1"),
-        (SERIES, 4, True, "study_id is '-1'; it must be a whole number"),
-    ),
-    "series twice": (
-        lambda root: append(root / SERIES, f"{STUDIES[0]},{STUDIES[0]}1,Sagittal T1"),
-        (SERIES, 4, False, f"series {STUDIES[0]}1 of study {STUDIES[0]} is there a second time"),
-    ),
-    "description unknown": (
-        lambda root: append(root / SERIES, f"{STUDIES[0]},15,Coronal T1"),
-        (SERIES, 4, True, "series_description is 'Coronal T1'; it must be one of Sagittal T1, Sagittal T2/STIR"),
-    ),
-    "series of an unknown study": (
-        lambda root: append(root / SERIES, "77,771,Axial T2"),
-        (SERIES, 4, False, "study 77 is not in train.csv; the row is left out"),
-    ),
-    "series not on disk": (
-        lambda root: append(root / SERIES, f"{STUDIES[0]},15,Axial T2"),
-        (SERIES, 4, False, f"series 15 of study {STUDIES[0]} has no folder in "),
-    ),
-    "test series not on disk": (
-        lambda root: append(root / "test_series_descriptions.csv", "900,15,Axial T2"),
-        ("test_series_descriptions.csv", 3, False, "series 15 of study 900 has no folder in "),
-    ),
-    "condition unknown": (
-        lambda root: put(root / COORDINATES, 3, "Spinal Canal Stenosis", "Scoliosis"),
-        (COORDINATES, 3, True, "condition is 'Scoliosis'; it must be one of Spinal Canal Stenosis, Left"),
-    ),
-    "level unknown": (
-        lambda root: put(root / COORDINATES, 3, "L2/L3", "L6/S1"),
-        (COORDINATES, 3, True, "level is 'L6/S1'; it must be one of L1/L2, L2/L3"),
-    ),
-    "x is text": (
-        lambda root: put(root / COORDINATES, 3, ",4,5", ",left,5"),
-        (COORDINATES, 3, False, "x is 'left'; it must be a number, 0 or more; the row is left out"),
-    ),
-    "x is empty": (
-        lambda root: put(root / COORDINATES, 3, ",4,5", ",,5"),
-        (COORDINATES, 3, False, "x is ''; it must be a number, 0 or more; the row is left out"),
-    ),
-    "y is negative": (
-        lambda root: put(root / COORDINATES, 3, ",4,5", ",4,-0.5"),
-        (COORDINATES, 3, False, "y is '-0.5'; it must be a number, 0 or more; the row is left out"),
-    ),
-    "y is infinite": (
-        lambda root: put(root / COORDINATES, 3, ",4,5", ",4,inf"),
-        (COORDINATES, 3, False, "y is 'inf'; it must be a number, 0 or more; the row is left out"),
-    ),
-    "instance number is negative": (
-        lambda root: put(root / COORDINATES, 3, ",2,", ",-2,"),
-        (COORDINATES, 3, False, "instance_number is '-2'; it must be a whole number, 0 or more"),
-    ),
-    "instance number is a fraction": (
-        lambda root: put(root / COORDINATES, 3, ",2,", ",1.5,"),
-        (COORDINATES, 3, False, "instance_number is '1.5'; it must be a whole number, 0 or more"),
-    ),
+    # Table, line, what stands there (nothing: a further line), what is put there, whether that is serious, words.
+    "severity unknown": (TRAIN, 2, "Severe", "severe", True, "spinal_canal_stenosis_l2_l3 is 'severe'; it must be"),
+    "study twice": (TRAIN, 4, "", labels_line(S0), True, f"study {S0} is there a second time; keep one row"),
+    "study is no number": (TRAIN, 4, "", labels_line("12a"), True, f"study_id is '12a'; {WHOLE}"),
+    "study is absent": (TRAIN, 4, "", labels_line(""), True, f"study_id is ''; {WHOLE}"),
+    "study without series": (TRAIN, 4, "", labels_line("77"), False, f"study 77 has no series in {SERIES}"),
+    "series is no number": (SERIES, 4, "", f"{S0},1.5,Sagittal T1", True, f"series_id is '1.5'; {WHOLE}"),
+    "study of series is no number": (SERIES, 4, "", "-1,15,Sagittal T1", True, f"study_id is '-1'; {WHOLE}"),
+    "series twice": (SERIES, 4, "", f"{S0},{S0}1,Sagittal T1", False, f"series {S0}1 of study {S0} is there a second"),
+    "description unknown": (SERIES, 4, "", f"{S0},15,Coronal", True, "series_description is 'Coronal'; it must be one"),
+    "series of an unknown study": (SERIES, 4, "", "77,771,Axial T2", False, "study 77 is not in train.csv"),
+    "series not on disk": (SERIES, 4, "", f"{S0},15,Axial T2", False, f"series 15 of study {S0} has no folder"),
+    "test series not on disk": (TEST, 3, "", "900,15,Axial T2", False, "series 15 of study 900 has no folder"),
+    "condition unknown": (COORDINATES, 3, "Spinal Canal Stenosis", "Scoliosis", True, "condition is 'Scoliosis'"),
+    "level unknown": (COORDINATES, 3, "L2/L3", "L6/S1", True, "level is 'L6/S1'; it must be one of L1/L2"),
+    "x is text": (COORDINATES, 3, ",4,5", ",left,5", False, "x is 'left'; it must be a number, 0 or more"),
+    "x is empty": (COORDINATES, 3, ",4,5", ",,5", False, "x is ''; it must be a number, 0 or more"),
+    "y is negative": (COORDINATES, 3, ",4,5", ",4,-0.5", False, "y is '-0.5'; it must be a number, 0 or more"),
+    "y is infinite": (COORDINATES, 3, ",4,5", ",4,inf", False, "y is 'inf'; it must be a number, 0 or more"),
+    "instance is negative": (COORDINATES, 3, ",2,", ",-2,", False, f"instance_number is '-2'; {WHOLE}, 0 or more"),
+    "instance is a fraction": (COORDINATES, 3, ",2,", ",1.5,", False, f"instance_number is '1.5'; {WHOLE}, 0 or more"),
     "coordinate of an unknown study": (
-        lambda root: append(root / COORDINATES, "77,771,1,Spinal Canal Stenosis,L1/L2,1,1"),
-        (COORDINATES, 5, False, "study 77 is not in train.csv; the row is left out"),
+        *(COORDINATES, 5, "", "77,771,1,Spinal Canal Stenosis,L1/L2,1,1", False),
+        "study 77 is not in train.csv",
     ),
-    "coordinate in an unknown series": (
-        lambda root: put(root / COORDINATES, 3, f"{STUDIES[0]}1", "15"),
-        (COORDINATES, 3, False, "series 15 is not in train_series_descriptions.csv; the row is left out"),
-    ),
-    "coordinate twice": (
-        lambda root: put(root / COORDINATES, 3, "L2/L3", "L1/L2"),
-        (COORDINATES, 3, False, f"study {STUDIES[0]} has this condition and level a second time"),
-    ),
-    "coordinate right of its image": (
-        lambda root: put(root / COORDINATES, 3, ",4,5", ",10.5,5"),
-        (COORDINATES, 3, False, "x 10.5, y 5.0 lies outside its image of 10 columns × 12 rows"),
-    ),
-    "coordinate below its image": (
-        lambda root: put(root / COORDINATES, 4, ",9.5,0", ",9.5,12.5"),
-        (COORDINATES, 4, False, "x 9.5, y 12.5 lies outside its image of 10 columns × 12 rows"),
-    ),
-    "instance not on disk": (
-        lambda root: put(root / COORDINATES, 3, ",2,", ",3,"),
-        (COORDINATES, 3, False, f"instance 3 of series {STUDIES[0]}1 has no file; the row is left out"),
-    ),
-    "instance unreadable": (
-        lambda root: (root / "train_images" / STUDIES[1] / f"{STUDIES[1]}1" / "1.dcm").write_text("text"),
-        (COORDINATES, 4, False, f"instance 1 of series {STUDIES[1]}1 is unreadable (not a DICOM file)"),
-    ),
+    "coordinate in an unknown series": (COORDINATES, 3, f"{S0}1", "15", False, f"series 15 is not in {SERIES}"),
+    "coordinate twice": (COORDINATES, 3, "L2/L3", "L1/L2", False, f"study {S0} has this condition and level a second"),
+    "point right of its image": (COORDINATES, 3, ",4,5", ",10.5,5", False, f"x 10.5, y 5.0 {OUTSIDE}"),
+    "point below its image": (COORDINATES, 4, ",9.5,0", ",9.5,12.5", False, f"x 9.5, y 12.5 {OUTSIDE}"),
+    "instance not on disk": (COORDINATES, 3, ",2,", ",3,", False, f"instance 3 of series {S0}1 has no file"),
+    "instance unreadable": (COORDINATES, 4, "", "", False, f"instance 1 of series {S1}1 is unreadable"),
 }
 
 
-@pytest.mark.parametrize(("change", "expected"), FAULTS.values(), ids=list(FAULTS))
+def damage(root: Path, name: str) -> None:
+    """Make one of the `FAULTS`."""
+    table, line, old, new, *_ = FAULTS[name]
+    if not new:
+        (root / "train_images" / S1 / f"{S1}1" / "1.dcm").write_text("text")
+    elif old:
+        put(root / table, line, old, new)
+    else:
+        append(root / table, new)
+
+
+@pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_named_with_its_file_line_and_gravity(
-    root: Path,
-    change: Callable[[Path], object],
-    expected: tuple[str, int, bool, str],
-    capsys: pytest.CaptureFixture[str],
+    root: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One change in a sound folder draws its sentence once, and the command prints it and tells gravity."""
-    name, line, serious, words = expected
-    change(root)
+    """One change in a sound folder draws its sentence once.
+
+    A serious one stops the reading, so that nothing is trained on a wrong table; another one draws no complaint about
+    other rows, which are read without it.
+    """
+    table, line, _, _, serious, words = FAULTS[name]
+    before = read_competition(root, "train").coordinates
+    damage(root, name)
     faults = check(root)
     (fault,) = matching(faults, words)
-    assert (fault.file, fault.line, fault.serious) == (root / name, line, serious)
-    assert str(fault).startswith(f"{root / name}, line {line}: ")
+    assert (fault.file, fault.line, fault.serious) == (root / table, line, serious)
+    assert str(fault).startswith(f"{root / table}, line {line}: ")
     assert main(["check", str(root)]) == (2 if serious else 0)
-    printed = capsys.readouterr().out.splitlines()
-    (printed_line,) = [text for text in printed if words in text]
-    assert printed_line.split()[:3] == [name, str(line), "serious" if serious else "left"]
-
-
-LEFT_OUT = [name for name, (_, expected) in FAULTS.items() if not expected[2]]
-
-
-@pytest.mark.parametrize("name", [name for name in LEFT_OUT if "study without" not in name])
-def test_a_fault_that_is_not_serious_is_the_only_one(root: Path, name: str) -> None:
-    """Such a change draws no further complaint about other rows."""
-    FAULTS[name][0](root)
-    assert len(check(root)) == 1
-
-
-@pytest.mark.parametrize("name", [name for name in FAULTS if name not in LEFT_OUT])
-def test_a_serious_fault_stops_the_reading_with_its_sentence(root: Path, name: str) -> None:
-    """`read_competition` raises it, so nothing is trained on a table that is wrong."""
-    change, (file, line, _, words) = FAULTS[name]
-    change(root)
-    with pytest.raises(InputError) as caught:
-        read_competition(root, "train")
-    assert str(caught.value).startswith(f"{root / file}, line {line}: ")
-    assert words in str(caught.value)
-
-
-@pytest.mark.parametrize("name", [name for name in LEFT_OUT if name.split()[0] in ("x", "y", "coordinate")])
-def test_a_left_out_coordinate_leaves_the_others(root: Path, name: str) -> None:
-    """Reading goes on without exactly the row at fault."""
-    change, (_, line, _, words) = FAULTS[name]
-    before = read_competition(root, "train").coordinates
-    change(root)
+    (printed,) = [text for text in capsys.readouterr().out.splitlines() if words in text]
+    assert printed.split()[:3] == [table, str(line), "serious" if serious else "left"]
+    if serious:
+        with pytest.raises(InputError) as caught:
+            read_competition(root, "train")
+        assert str(caught.value).startswith(f"{root / table}, line {line}: ")
+        assert words in str(caught.value)
+        return
+    assert len(faults) == 1 or name == "study without series"
+    assert fault.message.endswith(" left out") or name.startswith(("point", "study without", "instance unreadable"))
     after = read_competition(root, "train").coordinates
-    if "its image" in words or "lies outside" in words:
-        # Image sizes are not read for training; only the check command looks at them.
+    if name.startswith("point"):  # image sizes are not read for training; only the check command looks at them
         assert len(after) == len(before)
-    else:
+    elif name.split()[0] in ("x", "y", "coordinate"):
         assert line - 2 not in after.index
         pd.testing.assert_frame_equal(after, before.drop(index=line - 2, errors="ignore"))
 

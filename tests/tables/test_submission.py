@@ -147,66 +147,30 @@ def append(path: Path, text: str) -> None:
 
 
 FAULTS = {
-    "missing": (lambda path: set_line(path, 3, None), 0, f"row {ROW} is missing; every test study needs"),
-    "extra study": (
-        lambda path: append(path, f"7_{SAMPLE_ORDER[0]},1,0,0"),
-        52,
-        f"row 7_{SAMPLE_ORDER[0]} is not among the test rows; remove it",
-    ),
-    "extra text": (lambda path: append(path, "total,1,0,0"), 52, "row total is not among the test rows"),
-    "duplicate": (lambda path: append(path, f"{ROW},1,0,0"), 52, f"row {ROW} is there a second time"),
-    "nan": (
-        lambda path: set_line(path, 3, f"{ROW},nan,0.5,0.5"),
-        3,
-        f"row {ROW}: normal_mild is 'nan'; it must be a number",
-    ),
-    "empty": (lambda path: set_line(path, 3, f"{ROW},0.5,,0.5"), 3, f"row {ROW}: moderate is ''; it must be a number"),
-    "text": (
-        lambda path: set_line(path, 3, f"{ROW},0.5,0.5,low"),
-        3,
-        f"row {ROW}: severe is 'low'; it must be a number",
-    ),
-    "infinite": (
-        lambda path: set_line(path, 3, f"{ROW},0.5,0.5,inf"),
-        3,
-        f"row {ROW}: severe is 'inf'; it must be a number",
-    ),
-    "short row": (lambda path: set_line(path, 3, f"{ROW},0.5,0.5"), 3, f"row {ROW}: severe is ''; it must be a number"),
-    "negative": (
-        lambda path: set_line(path, 3, f"{ROW},-0.1,0.6,0.5"),
-        3,
-        f"row {ROW}: normal_mild is -0.1; it must be 0 or more",
-    ),
-    "all zero": (
-        lambda path: set_line(path, 3, f"{ROW},0,0,0.0"),
-        3,
-        f"row {ROW}: all three are 0; they must sum to 1",
-    ),
-    "sum too small": (
-        lambda path: set_line(path, 3, f"{ROW},0.5,0.25,0.2"),
-        3,
-        f"row {ROW} sums to 0.95; it must be 1",
-    ),
-    "above one": (
-        lambda path: set_line(path, 3, f"{ROW},1.5,0.25,0.2"),
-        3,
-        f"row {ROW}: normal_mild is 1.5; it must be 1 or less",
-    ),
-    "sum too great": (lambda path: set_line(path, 3, f"{ROW},1,1,1"), 3, f"row {ROW} sums to 3; it must be 1"),
+    # The line of the fault; what becomes of line 3, if anything, or is added at the end; how the sentence begins.
+    "missing": (0, None, f"row {ROW} is missing; every test study needs"),
+    "extra study": (52, f"7_{SAMPLE_ORDER[0]},1,0,0", f"row 7_{SAMPLE_ORDER[0]} is not among the test rows; remove it"),
+    "extra text": (52, "total,1,0,0", "row total is not among the test rows"),
+    "duplicate": (52, f"{ROW},1,0,0", f"row {ROW} is there a second time"),
+    "nan": (3, f"{ROW},nan,0.5,0.5", f"row {ROW}: normal_mild is 'nan'; it must be a number"),
+    "empty": (3, f"{ROW},0.5,,0.5", f"row {ROW}: moderate is ''; it must be a number"),
+    "text": (3, f"{ROW},0.5,0.5,low", f"row {ROW}: severe is 'low'; it must be a number"),
+    "infinite": (3, f"{ROW},0.5,0.5,inf", f"row {ROW}: severe is 'inf'; it must be a number"),
+    "short row": (3, f"{ROW},0.5,0.5", f"row {ROW}: severe is ''; it must be a number"),
+    "negative": (3, f"{ROW},-0.1,0.6,0.5", f"row {ROW}: normal_mild is -0.1; it must be 0 or more"),
+    "all zero": (3, f"{ROW},0,0,0.0", f"row {ROW}: all three are 0; they must sum to 1"),
+    "sum too small": (3, f"{ROW},0.5,0.25,0.2", f"row {ROW} sums to 0.95; it must be 1"),
+    "above one": (3, f"{ROW},1.5,0.25,0.2", f"row {ROW}: normal_mild is 1.5; it must be 1 or less"),
+    "sum too great": (3, f"{ROW},1,1,1", f"row {ROW} sums to 3; it must be 1"),
 }
 
 
-@pytest.mark.parametrize(("change", "line", "words"), FAULTS.values(), ids=list(FAULTS))
+@pytest.mark.parametrize(("line", "text", "words"), FAULTS.values(), ids=list(FAULTS))
 def test_a_fault_is_named_with_its_line(
-    submission: Path,
-    competition: Path,
-    change: Callable[[Path], object],
-    line: int,
-    words: str,
-    capsys: pytest.CaptureFixture[str],
+    submission: Path, competition: Path, line: int, text: str | None, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One change in a valid file is one fault with row and line, which the command prints, returning 2."""
-    change(submission)
+    append(submission, str(text)) if line == 52 else set_line(submission, 3, text)
     (fault,) = validate(submission, competition)
     assert (fault.file, fault.line, fault.serious) == (submission, line, True)
     assert fault.message.startswith(words)
