@@ -11,10 +11,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID
 
-from lumbar_kaggle.phantom.planes import Plane
+from lumbar_kaggle.phantom.acquisition import Plane, Weighting
 from lumbar_kaggle.phantom.settings import FORMAT
 from lumbar_kaggle.phantom.study import Part, SeriesPlan, StudyPlan
-from lumbar_kaggle.phantom.tissues import Weighting
 
 SYNTAXES = {
     "explicit": "1.2.840.10008.1.2.1",

@@ -3,18 +3,16 @@
 import cv2
 import numpy as np
 
-from lumbar_kaggle.phantom.anatomy import Solid, Tissue, bones_and_discs, foramina
-from lumbar_kaggle.phantom.patient import CentreLine, Patient, build_spine
-from lumbar_kaggle.phantom.planes import Plane
-from lumbar_kaggle.phantom.sac import REACH_BACK, REACH_SIDE, build_sac, paint_canal
+from lumbar_kaggle.phantom.acquisition import Contrast, Plane
+from lumbar_kaggle.phantom.anatomy import Anatomy, Solid
+from lumbar_kaggle.phantom.patient import Patient, Spine
+from lumbar_kaggle.phantom.sac import REACH_BACK, REACH_SIDE, Sac
 from lumbar_kaggle.phantom.settings import Singles
-from lumbar_kaggle.phantom.shapes import Disc, bump, covered_through
-from lumbar_kaggle.phantom.tissues import Contrast
-from lumbar_kaggle.phantom.trunk import grain_at, make_grain, paint_trunk
+from lumbar_kaggle.phantom.shapes import Body, Disc, bump, covered_through
+from lumbar_kaggle.phantom.trunk import Trunk, grain_at, make_grain
 
 SUB_SLICES = (-1 / 3, 0.0, 1 / 3)  # planes that sample the slice's thickness, as parts of it
 CORTEX_MM = 0.55
-
 ROUGHNESS_MM = 0.35  # standard deviation by which the surfaces of bones are uneven
 PASSES_BY_MM = 3.0  # further than this from a bone neither its roughness nor a soft edge reaches
 
@@ -25,25 +23,21 @@ class Scene:
     """A patient, ready to be imaged."""
 
     def __init__(self, patient: Patient, rng: np.random.Generator) -> None:
-        self.patient = patient
-        self.spine = build_spine(patient)
-        self.line = CentreLine(self.spine)
-        self.sac = build_sac(patient, self.spine, rng)
-        seed = patient.texture_seed
-        fine, coarse, lumps = (make_grain(seed + k, width) for k, width in enumerate((1.3, 4.0, 9.0)))
-        self.grains = fine, coarse, lumps
-        self._behind = _Layer(foramina(patient, self.spine))
-        self._before = _Layer(bones_and_discs(patient, self.spine))
+        self.patient, self.spine = patient, Spine(patient)
+        self.sac = Sac(patient, self.spine, rng)
+        # Fine, coarse and lumpy.
+        self.grains = tuple(make_grain(patient.texture_seed + k, width) for k, width in enumerate((1.3, 4.0, 9.0)))
+        anatomy = Anatomy(patient, self.spine)
+        self._behind, self._before = _Layer(anatomy.foramina()), _Layer(anatomy.bones_and_discs())
 
     def render(self, plane: Plane, thickness: float, contrast: Contrast, *, fat_shift: float = 0.0) -> Singles:
         """Return ``[rows, columns]`` float32 brightness, 0 (air) to around 1, of a slice around `plane`.
 
-        Its `thickness` is in mm, as is `fat_shift`: how far down the columns the fat of the marrow appears
-        beside its place. Fat and water resonate at different frequencies, so one end plate thickens and the
-        other thins.
+        Its `thickness` is in mm, as is `fat_shift`: how far down the columns the fat of the marrow appears beside its
+        place. Fat and water resonate at different frequencies, so one end plate thickens and the other thins.
         """
         soft = 1.5 * min(plane.spacing)
-        coarse = paint_trunk(plane.grid(2), self.patient, self.line, self.grains, contrast, soft)
+        coarse = Trunk(plane.grid(2), self.patient, self.spine, self.grains, contrast, soft).brightness()
         trunk = cv2.resize(coarse, plane.shape[::-1], interpolation=cv2.INTER_LINEAR)
         image = np.repeat(trunk[None].astype(np.float32), len(SUB_SLICES), axis=0)
         painter = _Painter(self, image, plane, tuple(part * thickness for part in SUB_SLICES), contrast)
@@ -59,7 +53,7 @@ class _Layer:
     def __init__(self, solids: list[Solid]) -> None:
         self.solids = solids
         self.origins = np.array([solid.origin for solid in solids])
-        extents = np.array([solid.shape.extent for solid in solids]) + 0.7
+        extents = np.array([solid.shape.extent() for solid in solids]) + 0.7
         self.reach = np.array([solid.axes for solid in solids]) * extents[:, :, None]
 
 
@@ -69,25 +63,24 @@ class _Painter:
     def __init__(
         self, scene: Scene, image: Singles, plane: Plane, heights: tuple[float, ...], contrast: Contrast
     ) -> None:
-        self.scene, self.image, self.plane = scene, image, plane
-        self.heights, self.contrast = heights, contrast
+        self.scene, self.image, self.plane, self.heights, self.contrast = scene, image, plane, heights, contrast
         self.softness = min(plane.spacing)
 
     def paint_canal(self) -> None:
         """Paint the pixels near the centre line."""
-        line, heights = self.scene.line, np.asarray(self.heights)
+        spine, count = self.scene.spine, len(self.heights)
         x, y, z = self.plane.grid()
-        course_x, course_y = line.at_height(z)
+        course_x, course_y = spine.at_height(z)
         near = (np.abs(x - course_x) < REACH_SIDE) & (np.abs(y - course_y) < 1.25 * REACH_BACK)
         index = np.flatnonzero(near)
         if not index.size:
             return
         points = np.stack([c.ravel()[index] for c in (x, y, z)])[:, None, :]
-        up = self.plane.normal[:, None] * heights
-        points = (points + up.astype(np.float32)[:, :, None]).reshape(3, -1)
-        left, back, along = (part.reshape(len(heights), -1) for part in line.curved(points))
-        flat = self.image.reshape(len(heights), -1)
-        flat[:, index] = paint_canal(flat[:, index], (left, back, along), self.scene.sac, self.contrast, self.softness)
+        up = (self.plane.normal[:, None] * np.asarray(self.heights)).astype(np.float32)
+        place = spine.curved((points + up[:, :, None]).reshape(3, -1))
+        left, back, along = (part.reshape(count, -1) for part in place)
+        flat = self.image.reshape(count, -1)
+        flat[:, index] = self.scene.sac.paint(flat[:, index], (left, back, along), self.contrast, self.softness)
 
     def paint_layer(self, layer: _Layer, fat_shift: float) -> None:
         """Paint every solid that the slice meets."""
@@ -110,13 +103,13 @@ class _Painter:
                 continue
             local = plane.local(solid.origin, solid.axes, self.heights, rows, columns)
             view = self.image[:, rows, columns]
-            if solid.tissue is Tissue.BONE:
+            if solid.tissue == "bone":
                 marrow += self._paint_rim(view, solid, local, (solid.axes @ shift).astype(np.float32))
                 continue
             part = covered_through(solid.shape.distance(*local), self.softness)
             if part.any():
-                disc = solid.tissue is Tissue.DISC
-                value = self._disc(solid, local) if disc else getattr(self.contrast, solid.tissue.value)
+                disc = solid.shape if isinstance(solid.shape, Disc) else None
+                value = self._disc(disc, local) if disc else getattr(self.contrast, solid.tissue)
                 view += (value - view) * part
         _fill(marrow)
 
@@ -136,43 +129,40 @@ class _Painter:
         uneven = ROUGHNESS_MM * coarse
         distance = bare + uneven
         view += (self.contrast.cortex - view) * covered_through(distance, self.softness)
-        value = self._marrow(solid, (x, y, z), fine, coarse)
         if shift.any():
             moved = (axis - by for axis, by in zip(local, shift, strict=True))
             distance = solid.shape.distance(*moved) + uneven
+        value = self._marrow(solid, (x, y, z), fine, coarse)
         return [(view, value, covered_through(distance + np.float32(CORTEX_MM), self.softness))]
 
     def _marrow(self, solid: Solid, local: Local, fine: Singles, coarse: Singles) -> Singles:
         """Return the marrow's brightness: red and fatty in patches, changed beside degenerated discs."""
-        (x, y, z), contrast, marrow = local, self.contrast, solid.marrow
+        (x, y, z), contrast, body = local, self.contrast, solid.shape
         patchy = np.clip(self.scene.patient.marrow_fat + 0.13 * coarse, 0, 1)
         red, fatty = np.float32(contrast.marrow_red), np.float32(contrast.marrow_fatty)
         value: Singles = (red + (fatty - red) * patchy) * (1 + 0.06 * fine)
-        if marrow is None:
+        if not isinstance(body, Body):
             return value
-        fat = 0.5 * (contrast.fat + contrast.marrow_fatty)
-        beside = {1: contrast.marrow_water, 2: fat, 3: contrast.ligament}
-        for sign, kind, depth in zip((1, -1), marrow.modic, marrow.depth, strict=True):
+        beside = {1: contrast.marrow_water, 2: 0.5 * (contrast.fat + contrast.marrow_fatty), 3: contrast.ligament}
+        for sign, kind, depth in zip((1, -1), body.modic, body.modic_depth, strict=True):
             if kind:
-                inner = sign * z - (marrow.half_height - depth)
+                inner = sign * z - (body.c - depth)
                 value += (beside[kind] - value) * np.clip(inner * 0.35 + 0.4 * coarse + 0.5, 0, 1) * 0.8
-        sx, sy, sz, radius = (np.float32(part) for part in marrow.spot)
+        sx, sy, sz, radius = (np.float32(part) for part in body.spot)
         if radius:
             away = np.sqrt((x - sx) ** 2 + (y - sy) ** 2 + (z - sz) ** 2) - radius
             value += (contrast.fat - value) * np.clip(0.5 - away * 0.5, 0, 1)
         return value
 
-    def _disc(self, solid: Solid, local: Local) -> Singles:
+    def _disc(self, disc: Disc, local: Local) -> Singles:
         """Return a wet or dry nucleus, with its dark cleft, inside a dark ring of fibres."""
         (x, y, z), contrast = local, self.contrast
-        assert isinstance(solid.shape, Disc)
-        radius = solid.shape.radius(x, y - 1.5)
-        nucleus = contrast.disc_dry + (contrast.disc_wet - contrast.disc_dry) * solid.amount
-        cleft = 1 - 0.3 * solid.amount * bump(z, 0.0, 0.9)
-        inside = np.clip((0.9 - radius) * 4.0, 0, 1)
+        radius = disc.radius(x, y - 1.5)
+        nucleus = contrast.disc_dry + (contrast.disc_wet - contrast.disc_dry) * disc.hydration
+        cleft = 1 - 0.3 * disc.hydration * bump(z, 0.0, 0.9)
         inner = contrast.annulus + np.float32(0.5) * (contrast.disc_dry - contrast.annulus)
         ring = inner + (contrast.annulus - inner) * np.clip((radius - 0.86) * 8, 0, 1)
-        return ring + (nucleus * cleft - ring) * inside
+        return ring + (nucleus * cleft - ring) * np.clip((0.9 - radius) * 4.0, 0, 1)
 
 
 def _window(centre: float, reach: float, spacing: float, size: int) -> slice:

@@ -1,26 +1,15 @@
 """Solid shapes with smooth edges: what vertebrae and facet joints are made of.
 
-A shape gives, for points in its own frame (x left, y back, z up; mm), the distance from its surface: negative
-inside, roughly in millimetres, good enough near the surface to paint an edge that is one pixel wide.
+A shape gives, for points in its own frame (x left, y back, z up; mm), the distance from its surface: negative inside,
+roughly in millimetres, good enough near the surface to paint an edge that is one pixel wide.
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from lumbar_kaggle.phantom.settings import Singles
-
-
-class Shape(Protocol):
-    """A solid around the origin of its frame."""
-
-    @property
-    def extent(self) -> tuple[float, float, float]:
-        """Half sizes in mm of a box around the origin that holds the shape."""
-
-    def distance(self, x: Singles, y: Singles, z: Singles) -> Singles:
-        """Return mm from the surface, negative inside, for points of any shape."""
 
 
 def covered(distance: Singles, softness: float) -> Singles:
@@ -31,12 +20,11 @@ def covered(distance: Singles, softness: float) -> Singles:
 def covered_through(distance: Singles, softness: float) -> Singles:
     """Return which part of each voxel lies inside, for distances at several heights ``[heights, ...]``.
 
-    Where a surface runs slanting through the slice its edge is widened to the step between two heights, so
-    that a slice's few planes blend into one edge and not into a staircase.
+    Where a surface runs slanting through the slice its edge is widened to the step between two heights, so that a
+    slice's few planes blend into one edge and not into a staircase.
     """
     step = np.abs(distance[-1] - distance[0]) * np.float32(1 / max(len(distance) - 1, 1))
-    wide = np.maximum(step, np.float32(softness))
-    return np.clip(0.5 - distance / wide, 0, 1)
+    return np.clip(0.5 - distance / np.maximum(step, np.float32(softness)), 0, 1)
 
 
 def painted(under: Singles, over: Singles | float, part: Singles) -> Singles:
@@ -64,16 +52,17 @@ class Ellipsoid:
     b: float
     c: float
 
-    @property
     def extent(self) -> tuple[float, float, float]:
+        """Return half sizes in mm of a box around the origin that holds the shape."""
         return self.a, self.b, self.c
 
     def distance(self, x: Singles, y: Singles, z: Singles) -> Singles:
-        u, v, w = x * np.float32(1 / self.a), y * np.float32(1 / self.b), z * np.float32(1 / self.c)
+        """Return mm from the surface, negative inside, for points of any shape."""
+        scales = np.float32(1 / self.a), np.float32(1 / self.b), np.float32(1 / self.c)
+        u, v, w = (axis * scale for axis, scale in zip((x, y, z), scales, strict=True))
         near = np.sqrt(u * u + v * v + w * w)
-        u, v, w = u * np.float32(1 / self.a), v * np.float32(1 / self.b), w * np.float32(1 / self.c)
-        slope = np.sqrt(u * u + v * v + w * w) + np.float32(1e-6)
-        return near * (near - 1) / slope
+        u, v, w = (axis * scale for axis, scale in zip((u, v, w), scales, strict=True))
+        return near * (near - 1) / (np.sqrt(u * u + v * v + w * w) + np.float32(1e-6))
 
 
 @dataclass(frozen=True)
@@ -83,22 +72,19 @@ class Box:
     a: float
     b: float
     c: float
-    rounding: float = 2.0
+    rounding: float
     lean: float = 0.0
 
-    @property
     def extent(self) -> tuple[float, float, float]:
         return self.a, self.b, self.c + abs(self.lean) * self.b
 
     def distance(self, x: Singles, y: Singles, z: Singles) -> Singles:
         r = min(self.rounding, self.a, self.b, self.c)
         z = z + np.float32(self.lean) * y
-        px = np.abs(x) - np.float32(self.a - r)
-        py = np.abs(y) - np.float32(self.b - r)
-        pz = np.abs(z) - np.float32(self.c - r)
-        inside = np.minimum(np.maximum(np.maximum(px, py), pz), 0)
-        px, py, pz = np.maximum(px, 0), np.maximum(py, 0), np.maximum(pz, 0)
-        return np.sqrt(px * px + py * py + pz * pz) + inside - np.float32(r)
+        p, q, s = (np.abs(axis) - np.float32(half - r) for axis, half in ((x, self.a), (y, self.b), (z, self.c)))
+        inside = np.minimum(np.maximum(np.maximum(p, q), s), 0)
+        p, q, s = (np.maximum(axis, 0) for axis in (p, q, s))
+        return np.sqrt(p * p + q * q + s * s) + inside - np.float32(r)
 
 
 @dataclass(frozen=True)
@@ -109,7 +95,6 @@ class Rod:
     radius: float
     stretch: float = 1.0
 
-    @property
     def extent(self) -> tuple[float, float, float]:
         x, y, z = (abs(h) for h in self.half)
         return x + self.radius, y + self.radius, z + self.radius * self.stretch
@@ -125,10 +110,9 @@ class Rod:
 
 
 def _oval(x: Singles, y: Singles) -> Singles:
-    """Return the radius of scaled points in a superellipse, 1 on its edge."""
+    """Return the radius of scaled points in a superellipse, 1 on its edge: the shape of an end plate."""
     u, v = x * x, y * y
-    # Between an ellipse and a box: the shape of an end plate.
-    return np.sqrt(np.sqrt(u * u + v * v + 1.35 * u * v))
+    return np.sqrt(np.sqrt(u * u + v * v + 1.35 * u * v))  # between an ellipse and a box
 
 
 def _rounded(sideways: Singles, upwards: Singles, radius: float) -> Singles:
@@ -145,14 +129,18 @@ class Body:
     a: float  # half width
     b: float  # half depth
     c: float  # half height at the back
-    wedge: float = 0.0  # angle by which the front is opened, radians
-    hollow: float = 1.6  # depth of each end plate's dish
-    taper: float = 0.0  # how it narrows towards the foot (sacrum), part of its size
-    lips: tuple[float, float] = (0.0, 0.0)  # by which the upper, lower rim stands out in front and aside
-    dents: tuple[float, float] = (0.0, 0.0)  # depth of a round dent in the upper, lower end plate
-    crush: float = 0.0  # part of the height that is lost in the front half and the middle
+    wedge: float  # angle by which the front is opened, radians
+    hollow: float  # depth of each end plate's dish
+    taper: float  # how it narrows towards the foot (sacrum), part of its size
+    lips: tuple[float, float]  # by which the upper, lower rim stands out in front and aside
+    dents: tuple[float, float]  # depth of a round dent in the upper, lower end plate
+    crush: float  # part of the height that is lost in the front half and the middle
+    # Its marrow: kind beside the upper and the lower end plate, see `Patient.modic`; depth that each reaches; middle
+    # (x, y, z) and radius of a fatty spot, radius 0: none.
+    modic: tuple[int, int]
+    modic_depth: tuple[float, float]
+    spot: tuple[float, float, float, float]
 
-    @property
     def extent(self) -> tuple[float, float, float]:
         lip = max(self.lips)
         return 1.1 * self.a + lip, 1.1 * self.b + lip, self.c + abs(self.wedge) * self.b + 0.5
@@ -191,9 +179,9 @@ class Disc:
     bulge: tuple[float, ...]
     recess_x: float
     foramen_x: float
-    ahead: float = 0.0  # how far the front edge stands out
+    ahead: float  # how far the front edge stands out
+    hydration: float  # 0 (dry) to 1
 
-    @property
     def extent(self) -> tuple[float, float, float]:
         out = sum(abs(b) for b in self.bulge)
         return self.a, self.b + out + self.ahead, self.height / 2 + 4.5 + max(self.opening, 0.0) * self.b
@@ -211,9 +199,11 @@ class Disc:
         return _oval(x * np.float32(1 / self.a), (y - shift) * np.float32(1 / self.b))
 
     def distance(self, x: Singles, y: Singles, z: Singles) -> Singles:
-        ahead = np.maximum(np.float32(self.b) - y, 0)
         radius = self.radius(x, y)
-        half_height = np.float32(self.height / 2 + 0.8) + np.float32(self.opening / 2) * ahead
+        half_height = np.float32(self.height / 2 + 0.8)
+        half_height = half_height + np.float32(self.opening / 2) * np.maximum(np.float32(self.b) - y, 0)
         half_height += 3.5 * np.clip((0.95 - radius) * 8, 0, 1)
-        rim = (radius - 1) * np.float32(self.b)
-        return _rounded(rim, np.abs(z) - half_height, 1.5)
+        return _rounded((radius - 1) * np.float32(self.b), np.abs(z) - half_height, 1.5)
+
+
+Shape = Ellipsoid | Box | Rod | Body | Disc

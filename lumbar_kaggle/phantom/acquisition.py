@@ -1,17 +1,102 @@
-"""Where the slices of a series lie in the patient: sagittal stacks, and the ways of axial ones.
+"""What a series is told to be: how it is weighted, hence how bright each tissue is, and where its slices lie.
 
-How many slices there are never depends on the patient's spine, only where they lie: their number must not
-tell of degenerated discs.
+How many slices there are never depends on the patient's spine, only where they lie: their number must not tell of
+degenerated discs.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, fields
+from enum import Enum
 from functools import cached_property
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from lumbar_kaggle.dicom.geometry import slice_normal
 from lumbar_kaggle.phantom.patient import Spine
-from lumbar_kaggle.phantom.settings import Defects, Floats, Scanners, Singles, draw_from, draw_index
+from lumbar_kaggle.phantom.settings import Defects, Floats, Scanners, Singles, draw_from
+
+
+class Weighting(Enum):
+    """How a series is weighted."""
+
+    T1 = "T1"
+    T2 = "T2"
+    STIR = "STIR"
+
+
+# Repetition, echo and inversion times from which a series' are drawn, ms.
+_TIMES = {
+    Weighting.T1: ((380.0, 820.0), (8.0, 20.0), (0.0, 0.0)),
+    Weighting.T2: ((2300.0, 6000.0), (78.0, 132.0), (0.0, 0.0)),
+    Weighting.STIR: ((2800.0, 5600.0), (28.0, 82.0), (135.0, 190.0)),
+}
+
+
+def _tissue(density: float, t1: float, t2: float) -> Any:
+    return field(metadata={"relaxation": (density, t1, t2)})
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Brightness of each tissue, 0 (air) to 1; beside it, its proton density (0 to 1), and T1 and T2 at 1.5 T in ms.
+
+    Relaxation times are rounded from published ones (Stanisz et al., Magn Reson Med 54:507, 2005; de Bazelaire et al.,
+    Radiology 230:652, 2004); those of fat are lengthened, as trains of echoes do. ``epidural`` is the mixture of fat
+    and veins around the sac; flow voids most of ``vessel``.
+    """
+
+    fat: float = _tissue(0.95, 285, 125)
+    marrow_fatty: float = _tissue(0.88, 340, 105)
+    marrow_red: float = _tissue(0.70, 760, 72)
+    marrow_water: float = _tissue(0.85, 1100, 110)
+    cortex: float = _tissue(0.10, 500, 25)
+    disc_wet: float = _tissue(0.95, 1350, 140)
+    disc_dry: float = _tissue(0.72, 950, 52)
+    annulus: float = _tissue(0.50, 900, 44)
+    csf: float = _tissue(1.00, 4000, 1700)
+    nerve: float = _tissue(0.80, 1000, 78)
+    cord: float = _tissue(0.80, 900, 90)
+    ganglion: float = _tissue(0.86, 1100, 95)
+    ligament: float = _tissue(0.48, 820, 45)
+    epidural: float = _tissue(0.85, 560, 110)
+    muscle: float = _tissue(0.82, 950, 50)
+    vessel: float = _tissue(0.20, 1200, 100)
+    joint: float = _tissue(0.85, 1800, 130)
+    organ: float = _tissue(0.85, 900, 85)
+    bowel: float = _tissue(0.80, 850, 75)
+    skin: float = _tissue(0.60, 600, 60)
+    flow: float = 0.0  # how much pulsation darkens parts of the fluid, 0 to 1
+
+
+def contrast_of(repetition: float, echo: float, inversion: float = 0.0, t1_scale: float = 1.0) -> Contrast:
+    """Return the magnitudes of a spin echo for times in ms, scaled so that the brightest tissue is 0.97.
+
+    The signal is ``PD (1 - exp(-TR/T1)) exp(-TE/T2)``, with inversion for STIR (Bernstein, King, Zhou: Handbook of
+    MRI Pulse Sequences, 2004, ch. 14); a field beside 1.5 T stretches T1.
+    """
+    signals = {}
+    for name, (density, t1, t2) in ((one.name, one.metadata["relaxation"]) for one in fields(Contrast) if one.metadata):
+        t1 *= t1_scale
+        recovered = 1.0 - np.exp(-repetition / t1)
+        if inversion:
+            recovered = 1.0 - 2.0 * np.exp(-inversion / t1) + np.exp(-repetition / t1)
+        signals[name] = float(density * abs(recovered) * np.exp(-echo / t2))
+    top = max(signals.values())
+    return Contrast(**{name: 0.97 * value / top for name, value in signals.items()})
+
+
+def draw_contrast(rng: np.random.Generator, weighting: Weighting) -> Contrast:
+    """Draw one series' contrast: it varies as a whole, as between hospitals, then each tissue a little by its own."""
+    repetition, echo, inversion = (rng.uniform(*limits) for limits in _TIMES[weighting])
+    values = asdict(contrast_of(repetition, echo, inversion, float(rng.choice([1.0, 1.12, 1.25]))))
+    for name in list(values)[:-1]:
+        values[name] = float(np.clip(values[name] * np.exp(rng.normal(0.0, 0.12)), 0.015, 1.05))
+    # Slow or gated blood is not void everywhere.
+    values["vessel"] = float(rng.uniform(0.02, 0.12) if rng.random() < 0.7 else rng.uniform(0.12, 0.4))
+    values["flow"] = float(rng.uniform(0.0, 0.6) if weighting is not Weighting.T1 else 0.0)
+    return Contrast(**values)
+
 
 # Mean height between neighbouring discs, L1/L2 to L5/S1: what a straight stack is planned with.
 LEVEL_GAPS_MM = (34.0, 34.2, 32.7, 27.0)
@@ -51,8 +136,7 @@ class Plane:
     ) -> tuple[Singles, Singles, Singles]:
         """Return x, y, z (mm) ``[heights, rows, columns]`` of a rectangle of pixels, its steps included.
 
-        They are in the frame of `origin` (LPS mm) and `axes` (rows are unit vectors); `heights` are mm above
-        the plane.
+        They are in the frame of `origin` (LPS mm) and `axes` (rows are unit vectors); `heights` are mm above the plane.
         """
         first, up = axes @ (self.position - origin), axes @ self.normal
         across = axes @ self.orientation[:3] * self.spacing[1]
@@ -84,13 +168,13 @@ class Grid:
         return Plane(np.round(corner, 5), orientation, (self.spacing, self.spacing), self.shape)
 
 
-def draw_grid(rng: np.random.Generator, shape: tuple[int, int], field: float, spacings: tuple[float, float]) -> Grid:
-    """Return a grid whose longer side measures around `field` mm, within the `spacings` that occur."""
-    spacing = np.clip(field * rng.normal(1.0, 0.01) / max(shape), *spacings)
+def draw_grid(rng: np.random.Generator, shape: tuple[int, int], field_mm: float, spacings: tuple[float, float]) -> Grid:
+    """Return a grid whose longer side measures around `field_mm`, within the `spacings` that occur."""
+    spacing = np.clip(field_mm * rng.normal(1.0, 0.01) / max(shape), *spacings)
     return Grid(shape, round(float(spacing), 6))
 
 
-def draw_step(rng: np.random.Generator, steps: tuple[tuple[float, float], ...]) -> float:
+def _draw_step(rng: np.random.Generator, steps: tuple[tuple[float, float], ...]) -> float:
     """Draw a distance of slices (mm): a usual one or, in a tenth of the series, something near it."""
     step = draw_from(rng, steps)
     aside, amount = rng.random(), rng.normal(0.0, 0.04)
@@ -104,7 +188,7 @@ def sagittal_planes(
     count = int(np.clip(round(rng.normal(*scanners.sagittal_slices_usual)), *scanners.sagittal_slices))
     if rng.random() < 0.01:  # rarely the whole width of the back
         count = min(count + int(rng.integers(5, 15)), scanners.sagittal_slices[1])
-    step = draw_step(rng, scanners.sagittal_steps_mm)
+    step = _draw_step(rng, scanners.sagittal_steps_mm)
     # Wide enough for the foramina: a technician first takes thicker slices, then more of them.
     needed = 2 * scanners.sagittal_half_width_mm
     if (count - 1) * step < needed:
@@ -125,21 +209,19 @@ def axial_planes(
     rng: np.random.Generator, spine: Spine, levels: range, grid: Grid, defects: Defects, scanners: Scanners
 ) -> tuple[list[Plane], float]:
     """Return the slices of an axial series through some levels, head to foot, and their step in mm."""
-    step = draw_step(rng, scanners.axial_steps_mm)
+    step = _draw_step(rng, scanners.axial_steps_mm)
     turn = np.radians(rng.normal(0.0, 1.5))
     across = np.array([np.cos(turn), np.sin(turn), 0.0])
     shares = rng.normal((0.5, 0.525), scanners.axial_shift)
-    parts = defects.tilted_axial, defects.block_axial, defects.double_axial
-    tilted, block, double, straight = range(4)
-    way = draw_index(rng, (*parts, max(0.0, 1 - sum(parts))))
+    tilted, block, double = defects.tilted_axial, defects.block_axial, defects.double_axial
+    ways = {"tilted": tilted, "block": block, "double": double, "straight": max(0.0, 1 - (tilted + block + double))}
+    way = draw_from(rng, tuple(ways.items()))
     places: list[Place] = []
-    if way == block and len(levels) > 2:
-        cut = levels[int(rng.integers(1, len(levels)))]
-        for part in (range(levels.start, cut), range(cut, levels.stop)):
-            places += _straight_stack(rng, spine, part, across, step, scanners)
-    elif way in (block, straight, double):
-        places = _straight_stack(rng, spine, levels, across, step, scanners)
-    if way in (tilted, double):
+    if way != "tilted":
+        cuts = [levels[int(rng.integers(1, len(levels)))]] if way == "block" and len(levels) > 2 else []
+        for start, stop in pairwise([levels.start, *cuts, levels.stop]):
+            places += _straight_stack(rng, spine, range(start, stop), across, step, scanners)
+    if way in ("tilted", "double"):
         places += _disc_stacks(rng, spine, levels, across, step, scanners)
     return [grid.at(middle, across, down, shares) for middle, down in places], step
 
@@ -150,11 +232,11 @@ def coronal_planes(rng: np.random.Generator, spine: Spine, grid: Grid) -> tuple[
     It stays in front of the canal, so that no reader marks a recess in it.
     """
     step, count = 5.0, int(rng.integers(9, 16))
-    across, down, backwards = np.array([1.0, 0.0, 0.0]), np.array([0.0, 0.0, -1.0]), np.array([0.0, 1.0, 0.0])
+    left, back, down = np.array([1.0, 0.0, 0.0]), np.array([0.0, 1.0, 0.0]), np.array([0.0, 0.0, -1.0])
     points = np.array([spine.frame(spine.level_at(level))[0] for level in range(5)])
     last = np.array([points[2, 0], points[:, 1].min() - 22.0, points[2, 2]])
     shares = rng.normal((0.5, 0.5), 0.02)
-    return [grid.at(last - k * step * backwards, across, down, shares) for k in range(count)][::-1], step
+    return [grid.at(last - k * step * back, left, down, shares) for k in reversed(range(count))], step
 
 
 def _disc_stacks(
