@@ -4,11 +4,10 @@ How many slices there are never depends on the patient's spine, only where they 
 degenerated discs.
 """
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -32,70 +31,53 @@ _TIMES = {
     Weighting.STIR: ((2800.0, 5600.0), (28.0, 82.0), (135.0, 190.0)),
 }
 
+# fmt: off
+TISSUES = {
+    "fat": (0.95, 285, 125), "marrow_fatty": (0.88, 340, 105), "marrow_red": (0.70, 760, 72),
+    "marrow_water": (0.85, 1100, 110), "cortex": (0.10, 500, 25),
+    "disc_wet": (0.95, 1350, 140), "disc_dry": (0.72, 950, 52), "annulus": (0.50, 900, 44),
+    "csf": (1.00, 4000, 1700), "nerve": (0.80, 1000, 78), "cord": (0.80, 900, 90), "ganglion": (0.86, 1100, 95),
+    "ligament": (0.48, 820, 45), "epidural": (0.85, 560, 110), "muscle": (0.82, 950, 50),
+    "vessel": (0.20, 1200, 100), "joint": (0.85, 1800, 130), "organ": (0.85, 900, 85), "bowel": (0.80, 850, 75),
+    "skin": (0.60, 600, 60),
+}
+# fmt: on
+"""Proton density (0 to 1), and T1 and T2 at 1.5 T in ms, of each tissue.
 
-def _tissue(density: float, t1: float, t2: float) -> Any:
-    return field(metadata={"relaxation": (density, t1, t2)})
+Relaxation times are rounded from published ones (Stanisz et al., Magn Reson Med 54:507, 2005; de Bazelaire et al.,
+Radiology 230:652, 2004); those of fat are lengthened, as trains of echoes do. ``epidural`` is the mixture of fat and
+veins around the sac; flow voids most of ``vessel``.
+"""
 
-
-@dataclass(frozen=True)
-class Contrast:
-    """Brightness of each tissue, 0 (air) to 1; beside it, its proton density (0 to 1), and T1 and T2 at 1.5 T in ms.
-
-    Relaxation times are rounded from published ones (Stanisz et al., Magn Reson Med 54:507, 2005; de Bazelaire et al.,
-    Radiology 230:652, 2004); those of fat are lengthened, as trains of echoes do. ``epidural`` is the mixture of fat
-    and veins around the sac; flow voids most of ``vessel``.
-    """
-
-    fat: float = _tissue(0.95, 285, 125)
-    marrow_fatty: float = _tissue(0.88, 340, 105)
-    marrow_red: float = _tissue(0.70, 760, 72)
-    marrow_water: float = _tissue(0.85, 1100, 110)
-    cortex: float = _tissue(0.10, 500, 25)
-    disc_wet: float = _tissue(0.95, 1350, 140)
-    disc_dry: float = _tissue(0.72, 950, 52)
-    annulus: float = _tissue(0.50, 900, 44)
-    csf: float = _tissue(1.00, 4000, 1700)
-    nerve: float = _tissue(0.80, 1000, 78)
-    cord: float = _tissue(0.80, 900, 90)
-    ganglion: float = _tissue(0.86, 1100, 95)
-    ligament: float = _tissue(0.48, 820, 45)
-    epidural: float = _tissue(0.85, 560, 110)
-    muscle: float = _tissue(0.82, 950, 50)
-    vessel: float = _tissue(0.20, 1200, 100)
-    joint: float = _tissue(0.85, 1800, 130)
-    organ: float = _tissue(0.85, 900, 85)
-    bowel: float = _tissue(0.80, 850, 75)
-    skin: float = _tissue(0.60, 600, 60)
-    flow: float = 0.0  # how much pulsation darkens parts of the fluid, 0 to 1
+Contrast = dict[str, float]
+"""Brightness of each of the `TISSUES`, 0 (air) to 1; ``flow`` is how much pulsation darkens parts of the fluid."""
 
 
 def contrast_of(repetition: float, echo: float, inversion: float = 0.0, t1_scale: float = 1.0) -> Contrast:
-    """Return the magnitudes of a spin echo for times in ms, scaled so that the brightest tissue is 0.97.
+    """Return the magnitudes of a spin echo for times in ms, scaled so that the brightest tissue is 0.97; no flow.
 
     The signal is ``PD (1 - exp(-TR/T1)) exp(-TE/T2)``, with inversion for STIR (Bernstein, King, Zhou: Handbook of
     MRI Pulse Sequences, 2004, ch. 14); a field beside 1.5 T stretches T1.
     """
     signals = {}
-    for name, (density, t1, t2) in ((one.name, one.metadata["relaxation"]) for one in fields(Contrast) if one.metadata):
-        t1 *= t1_scale
-        recovered = 1.0 - np.exp(-repetition / t1)
-        if inversion:
-            recovered = 1.0 - 2.0 * np.exp(-inversion / t1) + np.exp(-repetition / t1)
+    for name, (density, t1, t2) in TISSUES.items():
+        remaining, inverted = (np.exp(-time / (t1 * t1_scale)) for time in (repetition, inversion))
+        recovered = 1.0 - 2.0 * inverted + remaining if inversion else 1.0 - remaining
         signals[name] = float(density * abs(recovered) * np.exp(-echo / t2))
     top = max(signals.values())
-    return Contrast(**{name: 0.97 * value / top for name, value in signals.items()})
+    return {name: 0.97 * value / top for name, value in signals.items()} | {"flow": 0.0}
 
 
 def draw_contrast(rng: np.random.Generator, weighting: Weighting) -> Contrast:
     """Draw one series' contrast: it varies as a whole, as between hospitals, then each tissue a little by its own."""
     repetition, echo, inversion = (rng.uniform(*limits) for limits in _TIMES[weighting])
-    values = asdict(contrast_of(repetition, echo, inversion, float(rng.choice([1.0, 1.12, 1.25]))))
-    for name in list(values)[:-1]:
-        values[name] = float(np.clip(values[name] * np.exp(rng.normal(0.0, 0.12)), 0.015, 1.05))
+    contrast = contrast_of(repetition, echo, inversion, float(rng.choice([1.0, 1.12, 1.25])))
+    for name in TISSUES:
+        contrast[name] = float(np.clip(contrast[name] * np.exp(rng.normal(0.0, 0.12)), 0.015, 1.05))
     # Slow or gated blood is not void everywhere.
-    values["vessel"] = float(rng.uniform(0.02, 0.12) if rng.random() < 0.7 else rng.uniform(0.12, 0.4))
-    values["flow"] = float(rng.uniform(0.0, 0.6) if weighting is not Weighting.T1 else 0.0)
-    return Contrast(**values)
+    contrast["vessel"] = float(rng.uniform(0.02, 0.12) if rng.random() < 0.7 else rng.uniform(0.12, 0.4))
+    contrast["flow"] = float(rng.uniform(0.0, 0.6) if weighting is not Weighting.T1 else 0.0)
+    return contrast
 
 
 # Mean height between neighbouring discs, L1/L2 to L5/S1: what a straight stack is planned with.
@@ -125,16 +107,13 @@ class Plane:
         """Return mm ``[...]`` of LPS points ``[..., 3]`` above the plane, along its normal."""
         return (points - self.position) @ self.normal
 
-    def grid(self, every: int = 1) -> tuple[Singles, Singles, Singles]:
-        """Return LPS mm x, y, z of every `every`-th pixel each way, each ``[rows, columns]``."""
+    def grid(self, every: int = 1) -> Singles:
+        """Return LPS mm x, y, z of every `every`-th pixel each way, ``[3, rows, columns]``."""
         rows, columns = (slice(0, size, every) for size in self.shape)
-        x, y, z = self.local(np.zeros(3), np.eye(3), (0.0,), rows, columns)
-        return x[0], y[0], z[0]
+        return self.local(np.zeros(3), np.eye(3), (0.0,), rows, columns)[:, 0]
 
-    def local(
-        self, origin: Floats, axes: Floats, heights: tuple[float, ...], rows: slice, columns: slice
-    ) -> tuple[Singles, Singles, Singles]:
-        """Return x, y, z (mm) ``[heights, rows, columns]`` of a rectangle of pixels, its steps included.
+    def local(self, origin: Floats, axes: Floats, heights: tuple[float, ...], rows: slice, columns: slice) -> Singles:
+        """Return x, y, z (mm) of a rectangle of pixels, its steps included, ``[3, heights, rows, columns]``.
 
         They are in the frame of `origin` (LPS mm) and `axes` (rows are unit vectors); `heights` are mm above the plane.
         """
@@ -145,8 +124,7 @@ class Plane:
         column = np.arange(columns.start, columns.stop, columns.step)
         start = (first[:, None, None] + up[:, None, None] * np.asarray(heights)[:, None] + 0.0)[..., None]
         start = (start + down[:, None, None, None] * row).astype(np.float32)  # [3, heights, rows, 1]
-        x, y, z = start + (across[:, None] * column).astype(np.float32)[:, None, None, :]
-        return x, y, z
+        return start + (across[:, None] * column).astype(np.float32)[:, None, None, :]
 
 
 @dataclass(frozen=True)

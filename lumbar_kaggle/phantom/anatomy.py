@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lumbar_kaggle.phantom.patient import N_VERTEBRAE, Patient, Spine
+from lumbar_kaggle.phantom.patient import N_VERTEBRAE, Patient, Spine, closing
 from lumbar_kaggle.phantom.settings import Floats
 from lumbar_kaggle.phantom.shapes import Body, Box, Disc, Ellipsoid, Rod, Shape
 
@@ -22,34 +22,19 @@ class Solid:
     shape: Shape  # in its own frame
     origin: Floats  # [3] LPS mm
     axes: Floats  # [3, 3] unit vectors of the frame's x, y, z (rows)
-    tissue: str = "bone"  # what it is made of: bone, disc, or a field of `acquisition.Contrast`
+    tissue: str = "bone"  # what it is made of: bone, disc, or a key of `acquisition.TISSUES`
     bone: int = -1  # bones with the same number grow together: no rim between them
-
-
-def closing(g: float, scale: float) -> float:
-    """Return the part of a space that is left at severity `g`: 1 at 0, falling smoothly."""
-    return float(np.exp(-((max(g, 0.0) / scale) ** 1.2)))
-
-
-def recess_x(patient: Patient, disc: int) -> float:
-    """Return mm from the middle to the lateral recess at a disc."""
-    return 0.53 * float(patient.pedicle[disc + 1])
-
-
-def _foramen_x(patient: Patient, disc: int) -> float:
-    """Return mm from the middle to the foramina at a disc."""
-    return float(patient.pedicle[disc : disc + 2].mean())
 
 
 def foramen_point(patient: Patient, spine: Spine, level: int, sign: float) -> Floats:
     """Return LPS mm ``[3]`` of the middle of a foramen; levels -1 and 5 are those beside."""
-    x = sign * _foramen_x(patient, spine.first_disc + level)
+    x = sign * patient.foramen_x(spine.first_disc + level)
     return spine.place(spine.level_at(level), (x, -4.0 * patient.size, 6.5 * patient.size))
 
 
 def recess_point(patient: Patient, spine: Spine, level: int, sign: float) -> Floats:
     """Return LPS mm ``[3]`` of the entrance of a lateral recess, under the facet joint."""
-    x = sign * recess_x(patient, spine.first_disc + level)
+    x = sign * patient.recess_x(spine.first_disc + level)
     return spine.place(spine.level_at(level), (x, -3.5 * patient.size, 0.0))
 
 
@@ -72,7 +57,7 @@ class Anatomy:
         for k in range(N_VERTEBRAE):
             solids += self._vertebra(k)
         # Cartilage and fluid between the articular processes.
-        space = Ellipsoid(7.4 * size, 0.95 * size, 8.0 * size)
+        space = Ellipsoid((7.4 * size, 0.95 * size, 8.0 * size))
         joints = [(k, *side) for k in range(patient.first_sacral) for side in SIDES]
         return solids + [Solid(space, *self._facet_frame(*joint), "joint") for joint in joints]
 
@@ -94,20 +79,17 @@ class Anatomy:
         up = 0.42 * full_height + 0.45 * (full_height - half_height)
         root_up = 0.42 * full_height + 3.4 * size
         flat = closing(g, 3.6)
-        # A little less than the fat of an open foramen, so that it shows only when the fat has gone.
-        surround = Ellipsoid(10.0 * size, 6.8 * size, 0.95 * full_height)
-        fat = Ellipsoid(13.0 * size, half_depth, half_height)
-        vein = Ellipsoid(4.0 * size, 1.3 * size * flat, 1.3 * size * flat)
-        root = Rod((sign * 9.0 * size, -4.5 * size, -7.5 * size), 1.7 * size)
-        ganglion = Ellipsoid(5.5 * size, 2.9 * size * (0.35 + 0.65 * flat), 3.6 * size * (0.6 + 0.4 * flat))
-        parts: tuple[tuple[Shape, float, float, float, str], ...] = (  # shape, mm outwards, ahead and up, tissue
-            (surround, 0.0, 2.2, up, "ligament"),
-            (fat, 2.5, 3.0, up, "fat"),
-            (vein, 0.0, 5.2, root_up - 5.5 * size, "cortex"),
-            (root, 13.0, 7.5, root_up - 8.0 * size, "nerve"),
-            (ganglion, 0.0, 3.6, root_up, "ganglion"),
+        ganglion = 5.5 * size, 2.9 * size * (0.35 + 0.65 * flat), 3.6 * size * (0.6 + 0.4 * flat)
+        # Shape; mm outwards and ahead of the foramen's middle (of an average adult), mm up; tissue. What surrounds is a
+        # little less than the fat of an open foramen, so that it shows only when the fat has gone.
+        parts: tuple[tuple[Shape, float, float, float, str], ...] = (
+            (Ellipsoid((10.0 * size, 6.8 * size, 0.95 * full_height)), 0.0, 2.2, up, "ligament"),
+            (Ellipsoid((13.0 * size, half_depth, half_height)), 2.5, 3.0, up, "fat"),
+            (Ellipsoid((4.0 * size, 1.3 * size * flat, 1.3 * size * flat)), 0.0, 5.2, root_up - 5.5 * size, "cortex"),
+            (Rod((sign * 9.0 * size, -4.5 * size, -7.5 * size), 1.7 * size), 13.0, 7.5, root_up - 8.0 * size, "nerve"),
+            (Ellipsoid(ganglion), 0.0, 3.6, root_up, "ganglion"),
         )
-        x, at = sign * _foramen_x(patient, k), self.spine.disc_at[k]
+        x, at = sign * patient.foramen_x(k), self.spine.disc_at[k]
         return [
             self._solid(shape, at, (x + sign * outwards * size, -ahead * size, height), tissue)
             for shape, outwards, ahead, height, tissue in parts
@@ -115,57 +97,38 @@ class Anatomy:
 
     def _disc(self, k: int) -> Solid:
         """Return a disc; the bodies are painted over it."""
-        patient, g = self.patient, self.patient.disc_severity(k)
-        fused = k >= patient.first_sacral
-        depth, width = (
-            float(1.05 * sizes[k + 1] if fused else sizes[k : k + 2].mean()) for sizes in (patient.depth, patient.width)
-        )
-        level = k - patient.first_disc
-        share = 1.0 - (patient.flavum_share[level] if 0 <= level < 5 else 0.5)
-        central = 2 * patient.canal_half * (1.0 - closing(g[0], 2.3)) * share
-        rim = 0.5 * float(patient.osteophyte[k])
-        shape = Disc(
-            a=width / 2 + 0.6 + rim,
-            b=depth / 2 + 0.5,
-            height=float(patient.disc_height[k]),
-            opening=float(patient.angles[k] - patient.angles[k + 1] - patient.wedge[k : k + 2].mean()),
-            bulge=(0.3, 0.75 * central, 1.3 * g[3], 1.3 * g[4], 1.25 * g[1], 1.25 * g[2]),
-            recess_x=recess_x(patient, k),
-            foramen_x=_foramen_x(patient, k),
-            ahead=rim,
-            hydration=float(patient.hydration[k]),
-        )
-        ahead = patient.canal_half + depth / 2 + float(patient.slip[k]) / 2
-        return self._solid(shape, self.spine.disc_at[k], (0.0, -ahead, 0.0), "disc")
+        disc = Disc(self.patient, k)
+        ahead = self.patient.canal_half + disc.depth / 2 + float(self.patient.slip[k]) / 2
+        return self._solid(disc, self.spine.disc_at[k], (0.0, -ahead, 0.0), "disc")
 
     def _ilium(self, sign: float) -> Solid:
         """Return one iliac wing, a thin plate at the side of the sacrum."""
-        plate = Ellipsoid(9.0 * self.size, 46.0 * self.size, 52.0 * self.size)
+        plate = Ellipsoid((9.0 * self.size, 46.0 * self.size, 52.0 * self.size))
         at = self.spine.vertebra_at[self.patient.first_sacral]
         return Solid(plate, self.spine.place(at, (sign * 66.0 * self.size, 6.0, -14.0)), _turned(-28.0 * sign))
-
-    def _facet_x(self, disc: int) -> float:
-        """Return mm from the middle to the facet joints at a disc."""
-        return 0.96 * float(self.patient.pedicle[disc])
 
     def _facet_frame(self, k: int, side: int, sign: float) -> tuple[Floats, Floats]:
         """Return middle (LPS mm) and axes of a facet joint: it faces backwards and inwards, more so higher up."""
         size, at = self.size, self.spine.disc_at[k]
-        middle = self.spine.place(at, (sign * (self._facet_x(k) + 1.0 * size), 12.8 * size, 1.0 * size))
+        middle = self.spine.place(
+            at, (sign * (0.96 * float(self.patient.pedicle[k]) + 1.0 * size), 12.8 * size, 1.0 * size)
+        )
         turn = 35.0 + 4.0 * min(k - self.patient.first_disc, 4) + self.patient.facet_turn[k, side]
         return middle, _turned(turn * sign) @ self.spine.frame(at)[1]
 
     def _vertebra(self, k: int) -> list[Solid]:
         """Return body, arch and processes of a vertebra, all one bone, and the vein in its back wall."""
         below = k - self.patient.first_sacral  # 0 and more in the sacrum
-        solids = [self._body(k)]
+        back_wall = -self.patient.canal_half - float(self.patient.slip[k])  # mm behind the canal's line
+        body = Body(self.patient, k)
+        solids = [self._solid(body, self.spine.vertebra_at[k], (0.0, back_wall + -body.half[1], 0.0))]
         if below < 3:
             solids.append(self._spinous_process(k))
             for side, sign in SIDES:
                 solids += self._half_arch(k, sign)
                 if below >= 0:
                     width = float(self.patient.width[k])
-                    wing = Ellipsoid(0.42 * width, 0.3 * width, 0.6 * float(self.patient.height[k]))
+                    wing = Ellipsoid((0.42 * width, 0.3 * width, 0.6 * float(self.patient.height[k])))
                     solids.append(self._solid(wing, self.spine.vertebra_at[k], (sign * 0.62 * width, -6.0, 0.0)))
                 if k > 0 >= below:
                     solids += self._superior_process(k, side, sign)
@@ -173,38 +136,16 @@ class Anatomy:
                     solids.append(self._inferior_process(k, side, sign))
         solids = [replace(solid, bone=k) for solid in solids]
         if below < 0:
-            vein = Ellipsoid(4.0 * self.size, 4.5 * self.size, 1.6 * self.size)
-            place = 0.0, self._back_wall(k) + -6.5 * self.size, 0.5
+            vein = Ellipsoid((4.0 * self.size, 4.5 * self.size, 1.6 * self.size))
+            place = 0.0, back_wall + -6.5 * self.size, 0.5
             solids.append(self._solid(vein, self.spine.vertebra_at[k], place, "epidural"))
         return solids
-
-    def _back_wall(self, k: int) -> float:
-        """Return mm behind the canal's line of a body's back wall, which slips."""
-        return -self.patient.canal_half - float(self.patient.slip[k])
-
-    def _body(self, k: int) -> Solid:
-        patient, sacral = self.patient, k >= self.patient.first_sacral
-        above, below = max(k - 1, 0), min(k, N_VERTEBRAE - 2)  # the discs
-        a, b, c = float(patient.width[k]) / 2, float(patient.depth[k]) / 2, float(patient.height[k]) / 2
-        shape = Body(
-            *(a, b, c),
-            wedge=float(patient.wedge[k]),
-            hollow=0.5 if sacral else 1.6,
-            taper=0.16 if sacral else 0.02,
-            lips=(float(patient.osteophyte[above]), float(patient.osteophyte[below])),
-            dents=(float(patient.schmorl[above, 1]), float(patient.schmorl[below, 0])),
-            crush=float(patient.fracture[k]),
-            modic=(int(patient.modic[above]), int(patient.modic[below])),
-            modic_depth=(float(patient.modic_depth[above]), float(patient.modic_depth[below])),
-            spot=(0.3 * a * np.cos(7 * k), 0.3 * b * np.sin(5 * k), 0.3 * c, float(patient.spot[k])),
-        )
-        return self._solid(shape, self.spine.vertebra_at[k], (0.0, self._back_wall(k) + -b, 0.0))
 
     def _half_arch(self, k: int, sign: float) -> list[Solid]:
         """Return one side's pedicle, pillar, lamina and transverse process."""
         patient, size, at = self.patient, self.size, self.spine.vertebra_at[k]
         half_height, x = float(patient.height[k]) / 2, float(patient.pedicle[k])
-        inner = self._facet_x(k) - 3.5 * size
+        inner = 0.96 * x - 3.5 * size  # of the facet joint below
         front, apex = -patient.canal_half + 2.5 * size, patient.canal_half + 8.6 * size
 
         def rod(start: tuple[float, float, float], end: tuple[float, float, float], *thick: float) -> Solid:
@@ -212,7 +153,7 @@ class Anatomy:
             ends = [self.spine.place(at, (sign * outwards, back, up)) for outwards, back, up in (start, end)]
             return _rod(ends[0], ends[1], self.spine.frame(at)[1], *thick)
 
-        box = Box(float(patient.pedicle_half_width[k]), 12.0 * size, 0.5 * half_height, 3.5)
+        box = Box((float(patient.pedicle_half_width[k]), 12.0 * size, 0.5 * half_height), 3.5)
         solids = [
             self._solid(box, at, (sign * x, front, 0.42 * half_height)),
             rod((x, 4.0 * size, 0.2 * half_height), (inner, 13.0 * size, -half_height - 2.0 * size), 4.2 * size, 1.4),
@@ -227,8 +168,8 @@ class Anatomy:
         """Return a plate in the middle, thicker and hanging at its tip."""
         kind = min(max(k - self.patient.first_sacral, -2), 0)  # above the lowest lumbar vertebra, that one, the sacrum
         length, height = ((14.0, 9.0), (11.0, 7.0), (6.0, 5.0))[kind + 2]
-        plate = Box(2.9 * self.size, length * self.size, height * self.size, 4.0, 0.26)
-        back = self.patient.canal_half + 7.0 * self.size + plate.b
+        plate = Box((2.9 * self.size, length * self.size, height * self.size), 4.0, 0.26)
+        back = self.patient.canal_half + 7.0 * self.size + plate.half[1]
         up = -0.72 * float(self.patient.height[k]) / 2 - 1.0
         return self._solid(plate, self.spine.vertebra_at[k], (0.0, back, up))
 
@@ -241,7 +182,7 @@ class Anatomy:
         narrow, recess = g[1 + side], g[3 + side]
         size = self.size * float(self.patient.facet_size[k - 1, side])
         thick = 5.0 * size + 0.75 * narrow + 0.55 * recess
-        shape = Ellipsoid(8.0 * size + 0.35 * recess, thick, 10.0 * size + 0.9 * narrow)
+        shape = Ellipsoid((8.0 * size + 0.35 * recess, thick, 10.0 * size + 0.9 * narrow))
         middle, axes = self._facet_frame(k - 1, side, sign)
         middle = middle - axes[1] * (5.0 * size + 0.35 * narrow) + disc_axes[0] * (-sign * 0.55 * recess)
         foot = self.spine.place(self.spine.vertebra_at[k], (sign * self.patient.pedicle[k], 3.0 * size, 4.0 * size))
@@ -252,7 +193,7 @@ class Anatomy:
         wear = float(self.patient.disc_severity(k)[[1 + side, 3 + side]].mean())
         size = self.size * float(self.patient.facet_size[k, side])
         middle, axes = self._facet_frame(k, side, sign)
-        shape = Ellipsoid(8.4 * size + 0.4 * wear, 6.2 * size + 0.4 * wear, 11.5 * size)
+        shape = Ellipsoid((8.4 * size + 0.4 * wear, 6.2 * size + 0.4 * wear, 11.5 * size))
         return Solid(shape, middle + axes[1] * (6.2 * size), axes)
 
 

@@ -1,7 +1,6 @@
 """What the coil and what goes wrong make of an image: sensitivity, fold-over, replicas, dark bands, borders.
 
-Which series has what is drawn with the plan of the scan (`draw_artefacts`), its coil with its setting; both are applied
-to the noiseless slice at the acquired resolution.
+Both are applied to the noiseless slice at the acquired resolution.
 """
 
 from dataclasses import dataclass
@@ -16,8 +15,6 @@ from lumbar_kaggle.phantom.settings import Defects, Singles, Vendor
 
 # Left, back and radius (mm) of aorta and vena cava from the canal at L3/L4, of the order of an adult's.
 GREAT_VESSELS = ((12.0, -62.0, 9.0), (-20.0, -58.0, 10.0))
-LEAST = 0.02  # sensitivity is never below this, so that its correction stays finite
-MOST_LIFTED = 4.0  # a correction lifts noise at most so much above that at the spine
 EVERY = 4  # smooth fields are computed at every fourth pixel
 
 
@@ -55,7 +52,7 @@ class Coil:
         reference = 1 + (20.0 * per_depth) ** 2 + (self.heights * per_depth) ** 2
         field /= np.float32((self.weights / reference**1.5).sum())
         field = 2 * field / (1 + field)
-        return np.maximum(self.body + (1 - self.body) * field, LEAST)
+        return np.maximum(self.body + (1 - self.body) * field, 0.02)  # so that its correction stays finite
 
     def gains(self, x: Singles, y: Singles, z: Singles) -> tuple[Singles, Singles]:
         """Return what signal and noise are multiplied by, each float32 in the shape of `x`.
@@ -72,15 +69,12 @@ class Coil:
         signal *= np.exp(log)
         zero = np.zeros(1, np.float32)
         here = float(self.sensitivity(zero, zero, zero)[0])
-        lifted = np.minimum((raw * (1 / here)) ** np.float32(-self.corrected), MOST_LIFTED)
+        lifted = np.minimum((raw * (1 / here)) ** np.float32(-self.corrected), 4.0)  # beside the noise at the spine
         return signal, here ** (1 - self.corrected) * lifted
 
 
 def enlarged(coarse: Singles, shape: tuple[int, ...]) -> Singles:
-    """Return values for all pixels of `shape` (rows, columns), by linear interpolation.
-
-    They are given at every `EVERY`-th pixel, ``[ceil(rows / EVERY), ceil(columns / EVERY)]``.
-    """
+    """Return values for all pixels of `shape` (rows, columns) from those at every `EVERY`-th, interpolated linearly."""
     step = np.array([[1 / EVERY, 0, 0], [0, 1 / EVERY, 0]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     fine = cv2.warpAffine(coarse, step, (shape[1], shape[0]), flags=flags, borderMode=cv2.BORDER_REPLICATE)
@@ -135,18 +129,15 @@ class Artefacts:
         behind = y + self.band_edge - self.band_lean * z
         return 1 - self.band * _sigmoid(behind * (1 / self.band_softness)).astype(np.float32)
 
-    def add_replicas(
-        self, image: Singles, gain: Singles, coarse: tuple[Singles, Singles], rng: np.random.Generator
-    ) -> None:
+    def add_replicas(self, image: Singles, gain: Singles, x: Singles, y: Singles, rng: np.random.Generator) -> None:
         """Add faint replicas of the breathing front and of the vessels along the phase axis, in place.
 
-        `image` is ``[rows, columns]`` with the coil's `gain` in it; `coarse` is mm to the left and to the back of the
-        canal at L3/L4, at every `EVERY`-th pixel.
+        `image` is ``[rows, columns]`` with the coil's `gain` in it; `x` and `y` are mm to the left and to the back of
+        the canal at L3/L4, at every `EVERY`-th pixel.
         """
         turns = rng.uniform(0.0, 2 * np.pi, 2)
         if not (self.front_ghost or self.vessel_ghost):
             return
-        x, y = coarse
         source = np.zeros(image.shape, np.float32)
         if self.front_ghost:
             source += self.front_ghost * image * enlarged(_sigmoid((y + 85.0) * 0.1), image.shape)
@@ -163,8 +154,7 @@ class Artefacts:
         """Set the stored pixels ``[rows, columns]`` outside a circle, frame or columns to zero, in place."""
         rows, columns = stored.shape
         if self.border == "circle":
-            down = np.arange(rows)[:, None] - (rows - 1) / 2
-            across = np.arange(columns) - (columns - 1) / 2
+            down, across = np.arange(rows)[:, None] - (rows - 1) / 2, np.arange(columns) - (columns - 1) / 2
             stored[down**2 + across**2 > (self.border_size * max(rows, columns) / 2) ** 2] = 0
         elif self.border != "none":
             width = max(1, round(self.border_size * columns))

@@ -82,13 +82,11 @@ def take_image(
     artefacts = setting.artefacts
     acquired, extra = artefacts.widened(acquired_plane(plane, setting.detail))
     image = scene.render(acquired, thickness, setting.contrast, fat_shift=setting.fat_shift)
-    x, y, z = (
-        axis - np.float32(origin) for axis, origin in zip(acquired.grid(EVERY), scene.patient.origin, strict=True)
-    )
+    x, y, z = acquired.grid(EVERY) - scene.patient.origin.astype(np.float32)[:, None, None]
     signal, noise = setting.coil.gains(x, y, z)
     gain = enlarged(signal * artefacts.band_signal(y, z), acquired.shape)
     image *= gain
-    artefacts.add_replicas(image, gain, (x, y), rng)
+    artefacts.add_replicas(image, gain, x, y, rng)
     if artefacts.blur:
         image = cv2.GaussianBlur(image, (5, 5), artefacts.blur).astype(np.float32, copy=False)
     lines = artefacts.fold_over(image, extra)
@@ -135,20 +133,15 @@ def reconstruct(channels: NDArray[np.complex64], shape: tuple[int, int], setting
         # The inverse transform divides by the longer length.
         window *= np.float32(shape[axis] / size)
         spectrum *= window[:, None] if axis == 0 else window
-    for axis in (0, 1):
-        spectrum = scipy.fft.ifft(_filled_up(spectrum, axis, shape[axis]), axis=axis, workers=1)
+    for axis, acquired in enumerate(spectrum.shape):
+        if acquired < shape[axis]:
+            # Zeros for the high frequencies.
+            half = (acquired - 1) // 2
+            low, _, high = np.split(spectrum, [half + 1, acquired - half], axis)
+            gap = [(0, (shape[axis] - 2 * half - 1) * (axis == other)) for other in (0, 1)]
+            spectrum = np.concatenate([np.pad(low, gap), high], axis)
+        spectrum = scipy.fft.ifft(spectrum, axis=axis, workers=1)
     return np.sqrt(spectrum.real**2 + spectrum.imag**2)
-
-
-def _filled_up(spectrum: NDArray[np.complex64], axis: int, size: int) -> NDArray[np.complex64]:
-    """Return the spectrum with zeros for the high frequencies along an axis, up to `size`."""
-    acquired = spectrum.shape[axis]
-    if acquired == size:
-        return spectrum
-    half = (acquired - 1) // 2
-    low, _, high = np.split(spectrum, [half + 1, acquired - half], axis)
-    gap = [(0, (size - 2 * half - 1) * (axis == other)) for other in (0, 1)]
-    return np.concatenate([np.pad(low, gap), high], axis)
 
 
 def draw_middle_slices(

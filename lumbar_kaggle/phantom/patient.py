@@ -111,6 +111,19 @@ class Patient:
         level = disc - self.first_disc
         return self.severity[:, level] if 0 <= level < 5 else np.zeros(5)
 
+    def recess_x(self, disc: int) -> float:
+        """Return mm from the middle to the lateral recess at a disc."""
+        return 0.53 * float(self.pedicle[disc + 1])
+
+    def foramen_x(self, disc: int) -> float:
+        """Return mm from the middle to the foramina at a disc."""
+        return float(self.pedicle[disc : disc + 2].mean())
+
+
+def closing(g: float, scale: float) -> float:
+    """Return the part of a space that is left at severity `g`: 1 at 0, falling smoothly."""
+    return float(np.exp(-((max(g, 0.0) / scale) ** 1.2)))
+
 
 def _draw_count(rng: np.random.Generator) -> tuple[int, int]:
     """Return the index of the first sacral vertebra and of the disc that the reader calls L1/L2."""
@@ -180,7 +193,14 @@ class Spine:
         left /= np.linalg.norm(left, axis=1, keepdims=True)
         self.axes: Floats = np.stack([left, np.cross(up, left), up], axis=1)
         self.points: Floats = points - points[round(float(self.disc_at[FIRST_LUMBAR + 2]) / STEP)] + patient.origin
-        self._make_lookup()
+        # The same in single precision, for whole images.
+        self._axes = np.ascontiguousarray(self.axes.transpose(1, 2, 0), dtype=np.float32)
+        self._offsets = np.einsum("nk,nak->an", self.points, self.axes).astype(np.float32)
+        x, y, heights = self.points.T
+        z = np.arange(np.floor(heights[0]), np.ceil(heights[-1]), STEP)
+        self._z0 = np.float32(z[0])
+        self._course = np.stack([np.interp(z, heights, x), np.interp(z, heights, y)]).astype(np.float32)
+        self._start = np.interp(z, heights, np.arange(len(heights))).astype(np.int32)
 
     def frame(self, along: float) -> tuple[Floats, Floats]:
         """Return origin ``[3]`` and axes ``[3, 3]`` at `along` mm of the line."""
@@ -195,16 +215,6 @@ class Spine:
     def level_at(self, level: int) -> float:
         """Return mm along the line of the disc of level 0 (``l1_l2``) to 4; -1 and 5 are beside."""
         return float(self.disc_at[self.first_disc + level])
-
-    def _make_lookup(self) -> None:
-        """Prepare the line's tables in single precision, for whole images."""
-        points = self.points
-        self._axes = np.ascontiguousarray(self.axes.transpose(1, 2, 0), dtype=np.float32)
-        self._offsets = np.einsum("nk,nak->an", points, self.axes).astype(np.float32)
-        z = np.arange(np.floor(points[0, 2]), np.ceil(points[-1, 2]), STEP)
-        self._z0 = np.float32(z[0])
-        self._course = np.stack([np.interp(z, points[:, 2], points[:, k]) for k in (0, 1)]).astype(np.float32)
-        self._start = np.interp(z, points[:, 2], np.arange(len(points))).astype(np.int32)
 
     def at_height(self, z: Singles) -> Singles:
         """Return x and y (mm) ``[2, ...]`` of the line at heights `z` of any shape; its ends are held."""
@@ -228,5 +238,4 @@ class Spine:
         return left, back, nearest.astype(np.float32) * np.float32(STEP) + ahead
 
     def _index(self, z: Singles) -> NDArray[np.int32]:
-        index = ((z - self._z0) * np.float32(1 / STEP)).astype(np.int32)
-        return np.clip(index, 0, self._course.shape[1] - 1)
+        return np.clip(((z - self._z0) * np.float32(1 / STEP)).astype(np.int32), 0, self._course.shape[1] - 1)
