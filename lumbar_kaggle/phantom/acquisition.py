@@ -80,15 +80,6 @@ def draw_contrast(rng: np.random.Generator, weighting: Weighting) -> Contrast:
     return contrast
 
 
-# Mean height between neighbouring discs, L1/L2 to L5/S1: what a straight stack is planned with.
-LEVEL_GAPS_MM = (34.0, 34.2, 32.7, 27.0)
-SAGITTAL_MIDDLE = (0.535, 0.53)
-"""Where L3/L4 lies in a sagittal image, as parts of its width and height: the mean of the real labels."""
-
-Place = tuple[Floats, Floats]
-"""A point of the canal on a slice, LPS mm ``[3]``, and the direction down the image ``[3]``."""
-
-
 @dataclass(frozen=True)
 class Plane:
     """Where a slice lies: the attributes of its header, see `lumbar_kaggle.dicom.geometry`."""
@@ -135,10 +126,7 @@ class Grid:
     spacing: float
 
     def at(self, middle: Floats, across: Floats, down: Floats, shares: Floats) -> Plane:
-        """Return the plane in which a point (LPS mm) lies at the given shares ``[2]`` of width and height.
-
-        `across` and `down` are unit vectors along the rows and down the columns.
-        """
+        """Return the plane along two unit vectors with a point (LPS mm) at the shares ``[2]`` of width and height."""
         rows, columns = self.shape
         corner = middle - self.spacing * (shares[0] * columns * across + shares[1] * rows * down)
         # As precise as a header's decimal text.
@@ -177,7 +165,7 @@ def sagittal_planes(
     across = np.array([-np.sin(swivel), np.cos(swivel), 0.0])
     down = np.array([np.sin(tip) * np.cos(swivel), np.sin(tip) * np.sin(swivel), -np.cos(tip)])
     leftwards = np.cross(down, across)
-    shares = rng.normal(SAGITTAL_MIDDLE, scanners.sagittal_shift)
+    shares = rng.normal((0.535, 0.53), scanners.sagittal_shift)  # of L3/L4; the mean of the real labels
     middle = spine.frame(spine.level_at(2))[0] + rng.normal(0.0, 1.5) * leftwards
     offsets = (np.arange(count) - (count - 1) / 2) * step
     return [grid.at(middle + offset * leftwards, across, down, shares) for offset in offsets], step
@@ -194,7 +182,7 @@ def axial_planes(
     tilted, block, double = defects.tilted_axial, defects.block_axial, defects.double_axial
     ways = {"tilted": tilted, "block": block, "double": double, "straight": max(0.0, 1 - (tilted + block + double))}
     way = draw_from(rng, tuple(ways.items()))
-    places: list[Place] = []
+    places: list[tuple[Floats, Floats]] = []
     if way != "tilted":
         cuts = [levels[int(rng.integers(1, len(levels)))]] if way == "block" and len(levels) > 2 else []
         for start, stop in pairwise([levels.start, *cuts, levels.stop]):
@@ -205,10 +193,7 @@ def axial_planes(
 
 
 def coronal_planes(rng: np.random.Generator, spine: Spine, grid: Grid) -> tuple[list[Plane], float]:
-    """Return a coronal stack through the front of the bodies, front to back, and its step in mm.
-
-    It stays in front of the canal, so that no reader marks a recess in it.
-    """
+    """Return a coronal stack, front to back and so far before the canal that it shows no recess, and its step in mm."""
     step, count = 5.0, int(rng.integers(9, 16))
     left, back, down = np.array([1.0, 0.0, 0.0]), np.array([0.0, 1.0, 0.0]), np.array([0.0, 0.0, -1.0])
     points = np.array([spine.frame(spine.level_at(level))[0] for level in range(5)])
@@ -219,8 +204,8 @@ def coronal_planes(rng: np.random.Generator, spine: Spine, grid: Grid) -> tuple[
 
 def _disc_stacks(
     rng: np.random.Generator, spine: Spine, levels: range, across: Floats, step: float, scanners: Scanners
-) -> list[Place]:
-    """Return one short stack per disc, each parallel to it."""
+) -> list[tuple[Floats, Floats]]:
+    """Return one short stack per disc, each parallel to it: LPS mm of the canal and the direction down the image."""
     low, high = scanners.axial_slices_per_disc
     # Thin slices need more of them to span a disc and the recess below it.
     count = max(int(rng.integers(low, high + 1)), int(np.ceil(8.0 / step)) + 1)
@@ -235,8 +220,8 @@ def _disc_stacks(
 
 def _straight_stack(
     rng: np.random.Generator, spine: Spine, levels: range, across: Floats, step: float, scanners: Scanners
-) -> list[Place]:
-    """Return one stack of parallel slices through the levels."""
+) -> list[tuple[Floats, Floats]]:
+    """Return one stack of parallel slices through the levels, as `_disc_stacks` does."""
     above, below = rng.uniform(*scanners.axial_margin_mm, 2)
     lean, aside = rng.uniform(0.4, 0.9), rng.normal(0.0, 3.0)
     frames = [spine.frame(spine.level_at(level)) for level in levels]
@@ -244,7 +229,8 @@ def _straight_stack(
     # Part of the way to the middle disc's own tilt.
     tilt = lean * np.arctan2(normals[:, 1], normals[:, 2]).mean() + np.radians(aside)
     down, up = _square_to(np.array([0.0, np.cos(tilt), -np.sin(tilt)]), across)
-    extent = sum(LEVEL_GAPS_MM[levels.start : levels.stop - 1]) + above + below
+    # Planned with the mean heights between neighbouring discs, L1/L2 to L5/S1.
+    extent = sum((34.0, 34.2, 32.7, 27.0)[levels.start : levels.stop - 1]) + above + below
     count = int(np.ceil(extent / step)) + 1
     heights = points @ up
     top = (heights.max() + heights.min() + (count - 1) * step + above - below) / 2
@@ -252,7 +238,7 @@ def _straight_stack(
     return [(centre + (top - k * step - centre @ up) * up, down) for k in range(count)]
 
 
-def _square_to(down: Floats, across: Floats) -> Place:
+def _square_to(down: Floats, across: Floats) -> tuple[Floats, Floats]:
     """Return the unit vectors nearest to `down` at right angles to `across`, and up along the normal."""
     level = down - (down @ across) * across
     unit = level / np.linalg.norm(level)

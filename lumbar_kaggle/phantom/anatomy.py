@@ -1,7 +1,6 @@
 """The solids, each placed in LPS mm: bones, facet joints, discs, foramina with their roots; labelled points.
 
-Every part of a vertebra is rigid in its vertebra's frame; discs, foramina and facet joints are placed in the disc's
-frame. What runs along the whole canal is in `sac`, the trunk around the spine in `rendering`.
+Every part of a vertebra is rigid in its vertebra's frame; discs, foramina and facet joints lie in the disc's frame.
 """
 
 from dataclasses import dataclass, replace
@@ -51,9 +50,15 @@ class Anatomy:
 
     def bones_and_discs(self) -> list[Solid]:
         """Return, in painting order, what is painted over the canal: discs, bones, facet joints."""
-        patient, size = self.patient, self.size
-        solids = [self._disc(k) for k in range(N_VERTEBRAE - 1)]
-        solids += [self._ilium(sign) for _, sign in SIDES]
+        patient, spine, size = self.patient, self.spine, self.size
+        solids = []
+        for k, disc in enumerate(Disc(patient, k) for k in range(N_VERTEBRAE - 1)):
+            ahead = patient.canal_half + disc.depth / 2 + float(patient.slip[k]) / 2
+            solids.append(self._solid(disc, spine.disc_at[k], (0.0, -ahead, 0.0), "disc"))
+        ilium = Ellipsoid((9.0 * size, 46.0 * size, 52.0 * size))  # a thin plate at the side of the sacrum
+        for _, sign in SIDES:
+            place = spine.place(spine.vertebra_at[patient.first_sacral], (sign * 66.0 * size, 6.0, -14.0))
+            solids.append(Solid(ilium, place, _turned(-28.0 * sign)))
         for k in range(N_VERTEBRAE):
             solids += self._vertebra(k)
         # Cartilage and fluid between the articular processes.
@@ -79,66 +84,52 @@ class Anatomy:
         up = 0.42 * full_height + 0.45 * (full_height - half_height)
         root_up = 0.42 * full_height + 3.4 * size
         flat = closing(g, 3.6)
+        vein = 4.0 * size, 1.3 * size * flat, 1.3 * size * flat
+        root = sign * 9.0 * size, -4.5 * size, -7.5 * size
         ganglion = 5.5 * size, 2.9 * size * (0.35 + 0.65 * flat), 3.6 * size * (0.6 + 0.4 * flat)
-        # Shape; mm outwards and ahead of the foramen's middle (of an average adult), mm up; tissue. What surrounds is a
-        # little less than the fat of an open foramen, so that it shows only when the fat has gone.
-        parts: tuple[tuple[Shape, float, float, float, str], ...] = (
-            (Ellipsoid((10.0 * size, 6.8 * size, 0.95 * full_height)), 0.0, 2.2, up, "ligament"),
-            (Ellipsoid((13.0 * size, half_depth, half_height)), 2.5, 3.0, up, "fat"),
-            (Ellipsoid((4.0 * size, 1.3 * size * flat, 1.3 * size * flat)), 0.0, 5.2, root_up - 5.5 * size, "cortex"),
-            (Rod((sign * 9.0 * size, -4.5 * size, -7.5 * size), 1.7 * size), 13.0, 7.5, root_up - 8.0 * size, "nerve"),
-            (Ellipsoid(ganglion), 0.0, 3.6, root_up, "ganglion"),
-        )
-        x, at = sign * patient.foramen_x(k), self.spine.disc_at[k]
+
+        def part(shape: Shape, outwards: float, ahead: float, up: float, tissue: str) -> Solid:
+            place = sign * patient.foramen_x(k) + sign * outwards * size, -ahead * size, up
+            return self._solid(shape, self.spine.disc_at[k], place, tissue)
+
         return [
-            self._solid(shape, at, (x + sign * outwards * size, -ahead * size, height), tissue)
-            for shape, outwards, ahead, height, tissue in parts
+            # A little less than the fat of an open foramen, so that it shows only when the fat has gone.
+            part(Ellipsoid((10.0 * size, 6.8 * size, 0.95 * full_height)), 0.0, 2.2, up, "ligament"),
+            part(Ellipsoid((13.0 * size, half_depth, half_height)), 2.5, 3.0, up, "fat"),
+            part(Ellipsoid(vein), 0.0, 5.2, root_up - 5.5 * size, "cortex"),
+            part(Rod(root, 1.7 * size), 13.0, 7.5, root_up - 8.0 * size, "nerve"),
+            part(Ellipsoid(ganglion), 0.0, 3.6, root_up, "ganglion"),
         ]
-
-    def _disc(self, k: int) -> Solid:
-        """Return a disc; the bodies are painted over it."""
-        disc = Disc(self.patient, k)
-        ahead = self.patient.canal_half + disc.depth / 2 + float(self.patient.slip[k]) / 2
-        return self._solid(disc, self.spine.disc_at[k], (0.0, -ahead, 0.0), "disc")
-
-    def _ilium(self, sign: float) -> Solid:
-        """Return one iliac wing, a thin plate at the side of the sacrum."""
-        plate = Ellipsoid((9.0 * self.size, 46.0 * self.size, 52.0 * self.size))
-        at = self.spine.vertebra_at[self.patient.first_sacral]
-        return Solid(plate, self.spine.place(at, (sign * 66.0 * self.size, 6.0, -14.0)), _turned(-28.0 * sign))
 
     def _facet_frame(self, k: int, side: int, sign: float) -> tuple[Floats, Floats]:
         """Return middle (LPS mm) and axes of a facet joint: it faces backwards and inwards, more so higher up."""
         size, at = self.size, self.spine.disc_at[k]
-        middle = self.spine.place(
-            at, (sign * (0.96 * float(self.patient.pedicle[k]) + 1.0 * size), 12.8 * size, 1.0 * size)
-        )
+        x = 0.96 * float(self.patient.pedicle[k]) + 1.0 * size
+        middle = self.spine.place(at, (sign * x, 12.8 * size, 1.0 * size))
         turn = 35.0 + 4.0 * min(k - self.patient.first_disc, 4) + self.patient.facet_turn[k, side]
         return middle, _turned(turn * sign) @ self.spine.frame(at)[1]
 
     def _vertebra(self, k: int) -> list[Solid]:
         """Return body, arch and processes of a vertebra, all one bone, and the vein in its back wall."""
-        below = k - self.patient.first_sacral  # 0 and more in the sacrum
-        back_wall = -self.patient.canal_half - float(self.patient.slip[k])  # mm behind the canal's line
-        body = Body(self.patient, k)
-        solids = [self._solid(body, self.spine.vertebra_at[k], (0.0, back_wall + -body.half[1], 0.0))]
+        patient, size, at = self.patient, self.size, self.spine.vertebra_at[k]
+        below = k - patient.first_sacral  # 0 and more in the sacrum
+        back_wall = -patient.canal_half - float(patient.slip[k])  # mm behind the canal's line
+        body = Body(patient, k)
+        solids = [self._solid(body, at, (0.0, back_wall + -body.half[1], 0.0))]
         if below < 3:
             solids.append(self._spinous_process(k))
             for side, sign in SIDES:
                 solids += self._half_arch(k, sign)
                 if below >= 0:
-                    width = float(self.patient.width[k])
-                    wing = Ellipsoid((0.42 * width, 0.3 * width, 0.6 * float(self.patient.height[k])))
-                    solids.append(self._solid(wing, self.spine.vertebra_at[k], (sign * 0.62 * width, -6.0, 0.0)))
-                if k > 0 >= below:
-                    solids += self._superior_process(k, side, sign)
-                if below < 0:
-                    solids.append(self._inferior_process(k, side, sign))
+                    width = float(patient.width[k])
+                    wing = Ellipsoid((0.42 * width, 0.3 * width, 0.6 * float(patient.height[k])))
+                    solids.append(self._solid(wing, at, (sign * 0.62 * width, -6.0, 0.0)))
+                if below <= 0:
+                    solids += self._articular_processes(k, side, sign)
         solids = [replace(solid, bone=k) for solid in solids]
         if below < 0:
-            vein = Ellipsoid((4.0 * self.size, 4.5 * self.size, 1.6 * self.size))
-            place = 0.0, back_wall + -6.5 * self.size, 0.5
-            solids.append(self._solid(vein, self.spine.vertebra_at[k], place, "epidural"))
+            vein = Ellipsoid((4.0 * size, 4.5 * size, 1.6 * size))
+            solids.append(self._solid(vein, at, (0.0, back_wall + -6.5 * size, 0.5), "epidural"))
         return solids
 
     def _half_arch(self, k: int, sign: float) -> list[Solid]:
@@ -166,35 +157,37 @@ class Anatomy:
 
     def _spinous_process(self, k: int) -> Solid:
         """Return a plate in the middle, thicker and hanging at its tip."""
-        kind = min(max(k - self.patient.first_sacral, -2), 0)  # above the lowest lumbar vertebra, that one, the sacrum
+        patient, size = self.patient, self.size
+        kind = min(max(k - patient.first_sacral, -2), 0)  # above the lowest lumbar vertebra, that one, the sacrum
         length, height = ((14.0, 9.0), (11.0, 7.0), (6.0, 5.0))[kind + 2]
-        plate = Box((2.9 * self.size, length * self.size, height * self.size), 4.0, 0.26)
-        back = self.patient.canal_half + 7.0 * self.size + plate.half[1]
-        up = -0.72 * float(self.patient.height[k]) / 2 - 1.0
-        return self._solid(plate, self.spine.vertebra_at[k], (0.0, back, up))
+        plate = Box((2.9 * size, length * size, height * size), 4.0, 0.26)
+        up = -0.72 * float(patient.height[k]) / 2 - 1.0
+        place = 0.0, patient.canal_half + 7.0 * size + plate.half[1], up
+        return self._solid(plate, self.spine.vertebra_at[k], place)
 
-    def _superior_process(self, k: int, side: int, sign: float) -> list[Solid]:
-        """Return the process sent up to the facet joint with the vertebra above, and its foot.
+    def _articular_processes(self, k: int, side: int, sign: float) -> list[Solid]:
+        """Return the process sent up to the facet joint above, with its foot, and the one sent down to that below.
 
-        Degenerated facet joints grow: forwards and upwards into the foramen, inwards over the recess.
+        Degenerated joints grow: forwards and upwards into the foramen, inwards over the recess.
         """
-        g, disc_axes = self.patient.disc_severity(k - 1), self.spine.frame(self.spine.disc_at[k - 1])[1]
-        narrow, recess = g[1 + side], g[3 + side]
-        size = self.size * float(self.patient.facet_size[k - 1, side])
-        thick = 5.0 * size + 0.75 * narrow + 0.55 * recess
-        shape = Ellipsoid((8.0 * size + 0.35 * recess, thick, 10.0 * size + 0.9 * narrow))
-        middle, axes = self._facet_frame(k - 1, side, sign)
-        middle = middle - axes[1] * (5.0 * size + 0.35 * narrow) + disc_axes[0] * (-sign * 0.55 * recess)
-        foot = self.spine.place(self.spine.vertebra_at[k], (sign * self.patient.pedicle[k], 3.0 * size, 4.0 * size))
-        return [_rod(foot, middle, disc_axes, 4.4 * size, 1.2), Solid(shape, middle, axes)]
-
-    def _inferior_process(self, k: int, side: int, sign: float) -> Solid:
-        """Return the process sent down to the facet joint with the vertebra below."""
-        wear = float(self.patient.disc_severity(k)[[1 + side, 3 + side]].mean())
-        size = self.size * float(self.patient.facet_size[k, side])
-        middle, axes = self._facet_frame(k, side, sign)
-        shape = Ellipsoid((8.4 * size + 0.4 * wear, 6.2 * size + 0.4 * wear, 11.5 * size))
-        return Solid(shape, middle + axes[1] * (6.2 * size), axes)
+        patient, spine, solids = self.patient, self.spine, []
+        if k > 0:
+            narrow, recess = patient.disc_severity(k - 1)[[1 + side, 3 + side]]
+            size = self.size * float(patient.facet_size[k - 1, side])
+            thick = 5.0 * size + 0.75 * narrow + 0.55 * recess
+            shape = Ellipsoid((8.0 * size + 0.35 * recess, thick, 10.0 * size + 0.9 * narrow))
+            disc_axes = spine.frame(spine.disc_at[k - 1])[1]
+            middle, axes = self._facet_frame(k - 1, side, sign)
+            middle = middle - axes[1] * (5.0 * size + 0.35 * narrow) + disc_axes[0] * (-sign * 0.55 * recess)
+            foot = spine.place(spine.vertebra_at[k], (sign * patient.pedicle[k], 3.0 * size, 4.0 * size))
+            solids += [_rod(foot, middle, disc_axes, 4.4 * size, 1.2), Solid(shape, middle, axes)]
+        if k < patient.first_sacral:
+            wear = float(patient.disc_severity(k)[[1 + side, 3 + side]].mean())
+            size = self.size * float(patient.facet_size[k, side])
+            middle, axes = self._facet_frame(k, side, sign)
+            shape = Ellipsoid((8.4 * size + 0.4 * wear, 6.2 * size + 0.4 * wear, 11.5 * size))
+            solids.append(Solid(shape, middle + axes[1] * (6.2 * size), axes))
+        return solids
 
 
 def _turned(degrees: float) -> Floats:

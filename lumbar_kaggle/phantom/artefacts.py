@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from lumbar_kaggle.phantom.acquisition import Plane
 from lumbar_kaggle.phantom.settings import Defects, Singles, Vendor
 
-# Left, back and radius (mm) of aorta and vena cava from the canal at L3/L4, of the order of an adult's.
-GREAT_VESSELS = ((12.0, -62.0, 9.0), (-20.0, -58.0, 10.0))
 EVERY = 4  # smooth fields are computed at every fourth pixel
 
 
@@ -31,9 +29,8 @@ class Coil:
         # [waves, 5] amplitude, phase, and radians per mm to the left, back and upwards of the slow variations that
         # remain (standing waves, imperfect correction).
         self.waves = np.hstack([amplitudes, phases, directions * (2 * np.pi / lengths)])
-        uniform = rng.random() < 0.25
         # Part of the signal that comes from the evenly sensitive coil around the body.
-        self.body = float(rng.uniform(0.4, 0.9) if uniform else rng.uniform(0.0, 0.12))
+        self.body = float(rng.uniform(0.4, 0.9) if rng.random() < 0.25 else rng.uniform(0.0, 0.12))
         corrects, share = rng.random() < vendor.corrected, rng.uniform(0.55, 1.0)
         self.corrected = float(share) if corrects else 0.0  # 1 where the fall-off is evened out
         self.behind = float(rng.uniform(85.0, 130.0))  # distance of the loops to the back
@@ -57,9 +54,8 @@ class Coil:
     def gains(self, x: Singles, y: Singles, z: Singles) -> tuple[Singles, Singles]:
         """Return what signal and noise are multiplied by, each float32 in the shape of `x`.
 
-        `x`, `y`, `z` are mm to the left, to the back and upwards from the canal at L3/L4. The signal's gain is around
-        1 at its brightest. At the origin both are the same, so that a noise is given as part of the spine's
-        brightness; a correction lifts the noise where it lifts the signal.
+        `x`, `y`, `z` are mm to the left, back and upwards from the canal at L3/L4. The signal's gain is around 1 at
+        its brightest. At the origin both are the same; a correction lifts the noise where it lifts the signal.
         """
         raw = self.sensitivity(x, y, z)
         signal = raw ** np.float32(1 - self.corrected)
@@ -142,9 +138,10 @@ class Artefacts:
         if self.front_ghost:
             source += self.front_ghost * image * enlarged(_sigmoid((y + 85.0) * 0.1), image.shape)
         if self.vessel_ghost:
-            # Around 1 inside a vessel, 0 outside.
-            vessels = [np.exp(-((x - p) ** 2 + (y - q) ** 2) * (1 / radius**2)) for p, q, radius in GREAT_VESSELS]
-            source += 0.6 * self.vessel_ghost * gain * enlarged(0 + vessels[0] + vessels[1], image.shape)
+            # Around 1 inside a vessel, 0 outside; their middles and radii are of the order of an adult's, mm.
+            aorta = np.exp(-((x - 12.0) ** 2 + (y + 62.0) ** 2) * (1 / 9.0**2))
+            cava = np.exp(-((x + 20.0) ** 2 + (y + 58.0) ** 2) * (1 / 10.0**2))
+            source += 0.6 * self.vessel_ghost * gain * enlarged(aorta + cava, image.shape)
         shift = max(2, round(self.ghost_shift * image.shape[self.phase_axis]))
         for order, part in ((1, np.cos(turns[0])), (2, 0.5 * np.cos(turns[1]))):
             for sign in (-1, 1):

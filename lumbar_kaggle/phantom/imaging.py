@@ -1,8 +1,7 @@
 """From brightness to stored pixels, as a scanner does it: coil, k-space, noise, interpolation, scale.
 
-A slice is rendered at the resolution at which it is acquired, which is coarser than the stored one. Noise is added
-there; the stored matrix comes from k-space filled up with zeros. So noise is correlated between stored pixels, and
-sharp edges ring, as in real images.
+A slice is rendered, and noise added, at the resolution at which it is acquired; the finer stored matrix comes from
+k-space filled up with zeros. So noise is correlated between stored pixels, and sharp edges ring, as in real images.
 """
 
 from concurrent.futures import ProcessPoolExecutor
@@ -22,8 +21,6 @@ from lumbar_kaggle.phantom.artefacts import EVERY, Artefacts, Coil, enlarged
 from lumbar_kaggle.phantom.rendering import Scene
 from lumbar_kaggle.phantom.settings import Scanners, Singles
 from lumbar_kaggle.phantom.study import Part, SeriesPlan, StudyPlan, plan_study
-
-FAT_SHIFT_HZ = 145.0  # between the resonances of fat and water, per tesla: 3.4 ppm of 42.58 MHz
 
 
 class Scan:
@@ -57,8 +54,9 @@ class Setting:
             self.scale = 0.95 * self.limit * self.artefacts.clipped
         details = scanners.axial_detail_mm if series.kind == "axial_t2" else scanners.sagittal_detail_mm
         self.detail = float(rng.uniform(*details))  # mm of an acquired pixel, never below the stored one's
-        # Fat is displaced along the axis that is not phase-encoded, to either side: mm down the columns.
-        pixels = series.machine.tesla * FAT_SHIFT_HZ / between(scanners.bandwidth_hz)
+        # Fat is displaced along the axis that is not phase-encoded, to either side: mm down the columns. Its resonance
+        # and that of water differ by 3.4 ppm of 42.58 MHz per tesla.
+        pixels = series.machine.tesla * 145.0 / between(scanners.bandwidth_hz)
         side = rng.choice((-1.0, 1.0)) * (self.artefacts.phase_axis == 1)
         self.fat_shift = float(side * pixels * self.detail)
         self.contrast = draw_contrast(rng, series.weighting)
@@ -75,10 +73,7 @@ class Setting:
 def take_image(
     scene: Scene, plane: Plane, thickness: float, setting: Setting, rng: np.random.Generator
 ) -> NDArray[np.uint16]:
-    """Return the stored pixels ``[rows, columns]`` of one slice.
-
-    `plane` is the middle of the slice, with the stored matrix; `thickness` is in mm.
-    """
+    """Return the stored pixels ``[rows, columns]`` of a slice with its middle in `plane`; `thickness` is in mm."""
     artefacts = setting.artefacts
     acquired, extra = artefacts.widened(acquired_plane(plane, setting.detail))
     image = scene.render(acquired, thickness, setting.contrast, fat_shift=setting.fat_shift)
@@ -119,10 +114,7 @@ def acquired_plane(plane: Plane, detail: float) -> Plane:
 
 
 def reconstruct(channels: NDArray[np.complex64], shape: tuple[int, int], setting: Setting) -> Singles:
-    """Return the magnitude ``[rows, columns]`` of size `shape` of a complex slice acquired more coarsely.
-
-    `channels` is ``[acquired rows, acquired columns]``.
-    """
+    """Return the magnitude of size `shape` of a slice ``[acquired rows, acquired columns]`` acquired more coarsely."""
     spectrum = scipy.fft.fft2(channels, workers=1)
     for axis, size in enumerate(spectrum.shape):
         # 1 at the rim, which lies nearer along the phase axis.

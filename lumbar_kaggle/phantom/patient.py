@@ -1,8 +1,7 @@
 """One patient's dimensions, and the course of the spine that follows from them.
 
-The dimensions are what differs between people beside the 25 grades. They are the distractors: disc height,
-hydration, fat, inborn canal width, wear of facet joints and end plates vary independently, only loosely tied to the
-grades, so that none of them gives a grade away.
+The dimensions are the distractors: disc height, hydration, fat, inborn canal width, wear of facet joints and end plates
+vary independently, only loosely tied to the 25 grades, so that none of them gives a grade away.
 
 A *frame* is an origin and three unit axes: to the patient's left, to the back, and upwards along the spine, all in
 LPS mm. Local coordinates (x, y, z) are measured along them.
@@ -30,12 +29,6 @@ _MEANS_MM = {
     "pedicle_half_width": (3, 3.2, 3.5, 3.6, 4.0, 4.8, 5.8, 7.5, 9, 7, 5, 4, 3),
 }
 _WEDGE = (-3, -3, -3, -2, 0, 1, 2, 8, 2, 0, 0, 0, 0)  # degrees by which the bodies are opened to the front
-# Share of the lordosis between neighbours, the last of them lumbosacral, wedging of the bodies included.
-_LORDOSIS_SHARES = (0.06, 0.08, 0.11, 0.17, 0.27, 0.37)
-
-SIX_LUMBAR, SACRALISED = 0.022, 0.03  # shares of patients with a lumbarised S1, with a sacralised L5
-COUNTED_FROM_BELOW = {"six": 0.7, "sacralised": 0.3}
-"""How often a reader takes the lowest mobile disc for L5/S1, against counting from the ribs."""
 
 
 class Patient:
@@ -128,17 +121,18 @@ def closing(g: float, scale: float) -> float:
 def _draw_count(rng: np.random.Generator) -> tuple[int, int]:
     """Return the index of the first sacral vertebra and of the disc that the reader calls L1/L2."""
     kind, reader = rng.random(2)
-    if kind < SIX_LUMBAR:
-        return USUAL_SACRAL + 1, FIRST_LUMBAR + int(reader < COUNTED_FROM_BELOW["six"])
-    if kind < SIX_LUMBAR + SACRALISED:
-        return USUAL_SACRAL - 1, FIRST_LUMBAR - int(reader < COUNTED_FROM_BELOW["sacralised"])
+    # 2.2 % of patients have a lumbarised S1, 3 % a sacralised L5; 0.7 and 0.3 are how often a reader then takes the
+    # lowest mobile disc for L5/S1, against counting from the ribs.
+    if kind < 0.022:
+        return USUAL_SACRAL + 1, FIRST_LUMBAR + int(reader < 0.7)
+    if kind < 0.022 + 0.03:
+        return USUAL_SACRAL - 1, FIRST_LUMBAR - int(reader < 0.3)
     return USUAL_SACRAL, FIRST_LUMBAR
 
 
 def _by_vertebra(values: tuple[float, ...], first_sacral: int) -> Floats:
     """Return ``[13]`` means of a patient whose sacrum begins at `first_sacral`."""
-    means = np.array(values, dtype=np.float64)
-    s1 = USUAL_SACRAL
+    means, s1 = np.array(values, dtype=np.float64), USUAL_SACRAL
     if first_sacral > s1:  # a second vertebra like L5, the sacrum shifted down
         return np.concatenate([means[:s1], means[s1 - 1 : -1]])
     if first_sacral < s1:  # L5 half-way to S1, its disc rudimentary
@@ -150,7 +144,8 @@ def _draw_angles(rng: np.random.Generator, first_sacral: int) -> Floats:
     """Return ``[13]`` backward lean of the vertebrae in radians."""
     slope = rng.normal(38.0, 8.0)
     lordosis = max(15.0, slope + 10.0 + rng.normal(0.0, 6.0))
-    shares = np.array(_LORDOSIS_SHARES[-(first_sacral - FIRST_LUMBAR) :])
+    # Share of the lordosis between neighbours, the last of them lumbosacral, wedging of the bodies included.
+    shares = np.array((0.06, 0.08, 0.11, 0.17, 0.27, 0.37)[-(first_sacral - FIRST_LUMBAR) :])
     shares = shares * np.clip(rng.normal(1.0, 0.18, len(shares)), 0.4, 1.6)
     s1 = -(slope + 2.0)
     lumbar = s1 + lordosis * np.cumsum(shares[::-1] / shares.sum())[::-1]

@@ -50,27 +50,21 @@ class Scene:
         Its `thickness` is in mm, as is `fat_shift`: how far down the columns the fat of the marrow appears beside its
         place. Fat and water resonate at different frequencies, so one end plate thickens and the other thins.
         """
-        coarse = _Trunk(self, plane, contrast).brightness()
-        trunk = cv2.resize(coarse, plane.shape[::-1], interpolation=cv2.INTER_LINEAR)
-        image = np.repeat(trunk[None].astype(np.float32), len(SUB_SLICES), axis=0)
-        painter = _Painter(self, image, plane, thickness, contrast, plane.orientation[3:] * fat_shift)
+        painter = _Painter(self, plane, thickness, contrast, plane.orientation[3:] * fat_shift)
         painter.paint_solids(self._behind)
         painter.paint_canal()
         painter.paint_solids(self._before)
-        return image.mean(axis=0)
+        return painter.image.mean(axis=0)
 
 
 class _Painter:
-    """A slice while it is painted, in place: its image ``[heights, rows, columns]`` and what it shows.
+    """A slice while it is painted; `shift` is mm ``[3]`` by which the fat of the marrow appears beside its place."""
 
-    `shift` is mm ``[3]`` by which the fat of the marrow appears beside its place.
-    """
-
-    def __init__(
-        self, scene: Scene, image: Singles, plane: Plane, thickness: float, contrast: Contrast, shift: Floats
-    ) -> None:
-        self.scene, self.image, self.plane, self.contrast, self.shift = scene, image, plane, contrast, shift
+    def __init__(self, scene: Scene, plane: Plane, thickness: float, contrast: Contrast, shift: Floats) -> None:
+        self.scene, self.plane, self.contrast, self.shift = scene, plane, contrast, shift
         self.heights, self.softness = tuple(part * thickness for part in SUB_SLICES), min(plane.spacing)
+        trunk = cv2.resize(_Trunk(scene, plane, contrast).brightness(), plane.shape[::-1])
+        self.image = np.repeat(trunk[None].astype(np.float32), len(SUB_SLICES), axis=0)  # [heights, rows, columns]
 
     def paint_canal(self) -> None:
         """Paint the pixels near the centre line."""
@@ -138,7 +132,7 @@ class _Painter:
         (x, y, z), contrast = local, self.contrast
         patchy = np.clip(self.scene.patient.marrow_fat + 0.13 * coarse, 0, 1)
         red, fatty = np.float32(contrast["marrow_red"]), np.float32(contrast["marrow_fatty"])
-        value: Singles = (red + (fatty - red) * patchy) * (1 + 0.06 * fine)
+        value: Singles = painted(red, fatty, patchy) * (1 + 0.06 * fine)
         if body is None:
             return value
         fat = 0.5 * (contrast["fat"] + contrast["marrow_fatty"])
@@ -179,18 +173,19 @@ class _Trunk:
         self.level = (z - np.float32(self.patient.origin[2])) * np.float32(1 / (34.0 * self.patient.size))
         self.inside = self._depth(x, y, course_y)  # mm below the skin, negative outside
         self.fine, self.coarse = (_grain_at(grain, x, y, z) for grain in scene.grains[:2])
-        # As large as loops of bowel; two turned copies hide that the grain repeats.
+        # Lumps as large as loops of bowel; two turned copies hide that the grain repeats.
         turned = 0.64 * z - 0.6 * y + 0.48 * x, 0.8 * y + 0.6 * z, 0.76 * x - 0.4 * z + 0.51 * y
         again = 0.55 * y + 0.47 * x - 0.31 * z, 0.7 * z + 0.4 * x, 0.62 * z - 0.44 * y - 0.36 * x
         first, second = (_grain_at(scene.grains[2], *np.array(axes, np.float32)) for axes in (turned, again))
         self.lumps: Singles = 0.75 * first + 0.66 * second
 
     def brightness(self) -> Singles:
-        """Return the brightness in the shape of the points."""
+        """Return the brightness ``[rows, columns]``."""
         septa = np.clip(1 - np.abs(self.coarse) * 5, 0, 1)
         self._image = np.float32(self.contrast["fat"]) * (1 + 0.02 * self.fine - 0.12 * septa)
-        for paint in (self._paint_abdomen, self._paint_back, self._paint_beside, self._paint_vessels):
-            paint()
+        self._paint_abdomen()
+        self._paint_back()
+        self._paint_front()
         self._paint(self.contrast["skin"], self.inside - 2.0)
         return self._image * covered(-self.inside, self.soft)
 
@@ -260,8 +255,8 @@ class _Trunk:
         supraspinous = np.maximum(side - 3.0, np.abs(back - 45 + 4 * low) - 1.2)
         self._paint(contrast["ligament"], supraspinous, share=0.8)
 
-    def _paint_beside(self) -> None:
-        """Paint psoas and quadratus beside the bodies."""
+    def _paint_front(self) -> None:
+        """Paint psoas and quadratus beside the bodies; aorta and vena cava before them, branching below L4."""
         side, back, patient = self.side, self.back, self.patient
         high = np.clip(self.level, -2, 4).astype(np.float32)
         radius = np.clip((18.5 - 3.2 * high) * patient.muscle, 3, 24).astype(np.float32)
@@ -270,16 +265,12 @@ class _Trunk:
         streak = np.clip(np.float32(0.5 * patient.muscle_fat) * (self.coarse + self.fine) * 0.5, 0, 0.7)
         for belly in (psoas, quadratus):
             self._paint(self._muscle(streak), belly + self.lumps)
-
-    def _paint_vessels(self) -> None:
-        """Paint aorta and vena cava in front of the bodies; below L4 their branches part."""
-        patient = self.patient
         in_front = -(patient.canal_half + float(patient.depth[5])) / patient.size - 11.0
         apart = np.clip(-self.level - 0.6, 0, 3).astype(np.float32) * 15
         winding = 3 * np.sin(self.level * 1.3 + np.float32(patient.texture_seed % 11))
         for sign, x, radius, flat in ((1.0, 9.0, 8.5, 1.0), (-1.0, 13.0, 10.5, 0.75)):
             narrowed = radius - apart * 0.08
             across = self.left * sign - x - apart - winding
-            vessel = ellipse(across, self.back - in_front - 0.35 * apart, narrowed, narrowed * flat)
+            vessel = ellipse(across, back - in_front - 0.35 * apart, narrowed, narrowed * flat)
             self._paint(self.contrast["ligament"], vessel - 1.0)
             self._paint(self.contrast["vessel"], vessel)

@@ -50,8 +50,7 @@ class Sac:
         cord = 4.4 * size * np.clip((along - tip) / 30.0, 0, 1) ** 0.6
         self._tables = np.array([bounds[1] + pad, slope, half_width + 0.5, discs, caudal, cord], np.float32)
         self._rootlets = self._draw_rootlets(crowding, tip, rng)
-        self._roots = self._make_roots(inner)
-        self._recess_fat = self._make_recess_fat(half_width)
+        self._roots, self._recess_fat = self._make_recesses(inner, half_width)
 
     def _bounds(self, caudal: Floats) -> tuple[Floats, Floats]:
         """Return the sac's extent: front, back (mm behind the line), left and right half width ``[4, n]``.
@@ -95,38 +94,32 @@ class Sac:
                 rootlets.append(np.where(seen, np.stack([left, back]), ABSENT))
         return np.array(rootlets, np.float32)
 
-    def _make_roots(self, inner: Floats) -> Singles:
-        """Return the roots L2 to S1 from the sac through the recess to below the pedicle ``[r, 3, n]``.
+    def _make_recesses(self, inner: Floats, half_width: Floats) -> tuple[Singles, Singles]:
+        """Return the roots L2 to S1 from the sac through the recess to below the pedicle, and the fat around them.
 
-        They are mm left and back, or `ABSENT`, and the radius from front to back, mm.
+        Of a root it is mm left and back, or `ABSENT`, and its radius from front to back in mm ``[r, 3, n]``; of the fat
+        on either side left, back, half width and half depth, mm ``[2, 4, n]``.
         """
         patient, along, size, roots = self._patient, self._along, self._patient.size, []
+        fat = np.full((2, 4, len(along)), 0.05)
         for level, (side, sign) in product(range(5), SIDES):
             k = patient.first_disc + level + 1
             disc, body = self._spine.level_at(level), self._spine.vertebra_at[k]
-            knots = [body - 12.0 * size, body - 2.0, body + 4.0, disc - 3.0, disc + 9.0]
             g = patient.severity[3 + side, level]
             pressed = 0.35 * min(g, 3.0)  # inwards and back by the disc
             under = patient.recess_x(k - 1) - 1.5 * pressed
+            knots = [body - 12.0 * size, body - 2.0, body + 4.0, disc - 3.0, disc + 9.0]
             course = [0.95 * patient.pedicle[k], inner[k] - 0.5, inner[k] - 2.2, under, 6.5 * size]
             left = sign * np.interp(along, knots, course)
             back = np.interp(along, knots, [-4.5, -4.6, -4.5, -3.5 + pressed, -1.5])
             seen = (along > knots[0]) & (along < knots[-1])
             flat = 1 - (1 - closing(g, 2.6)) * _hill(along - disc + 2.0, 8.0)
             roots.append([*np.where(seen, np.stack([left, back]), ABSENT), ROOT_RADIUS * size * flat])
-        return np.array(roots, np.float32)
-
-    def _make_recess_fat(self, inner: Floats) -> Singles:
-        """Return left, back, half width and half depth (mm) of the fat in the lateral recesses ``[2, 4, n]``."""
-        patient, fat = self._patient, np.full((2, 4, len(inner)), 0.05)
-        for side, sign in SIDES:
-            fat[side, 0], fat[side, 1] = sign * (inner - 1.8), -3.8
-            for level in range(5):
-                g = patient.severity[3 + side, level]
-                here = _hill(self._along - self._spine.level_at(level) + 3.0, 9.0)
-                fat[side, 2] += 4.4 * patient.size * here * closing(g, 2.6)
-                fat[side, 3] += 4.2 * patient.size * here * closing(g, 1.9)
-        return fat.astype(np.float32)
+            here = _hill(along - disc + 3.0, 9.0)
+            fat[side, 0], fat[side, 1] = sign * (half_width - 1.8), -3.8
+            fat[side, 2] += 4.4 * size * here * closing(g, 2.6)
+            fat[side, 3] += 4.2 * size * here * closing(g, 1.9)
+        return np.array(roots, np.float32), fat.astype(np.float32)
 
     def paint(self, values: Singles, place: tuple[Singles, ...], contrast: Contrast, soft: float) -> Singles:
         """Return the brightness ``[heights, n]`` of pixels near the line with the canal painted over it.
