@@ -12,12 +12,19 @@ from itertools import pairwise
 import numpy as np
 
 from lumbar_kaggle.core.targets import LEVELS, SERIES_KINDS
+from lumbar_kaggle.phantom.acquisition import (
+    Grid,
+    Plane,
+    Weighting,
+    axial_planes,
+    coronal_planes,
+    draw_grid,
+    sagittal_planes,
+)
 from lumbar_kaggle.phantom.artefacts import Artefacts, draw_artefacts
 from lumbar_kaggle.phantom.grades import Grades, draw_grades
-from lumbar_kaggle.phantom.patient import Patient, Spine, build_spine, draw_patient
-from lumbar_kaggle.phantom.planes import Grid, Plane, axial_planes, coronal_planes, draw_grid, sagittal_planes
+from lumbar_kaggle.phantom.patient import Patient, Spine
 from lumbar_kaggle.phantom.settings import SPLITS, Defects, Floats, Machine, Reader, Scanners, draw_from, draw_index
-from lumbar_kaggle.phantom.tissues import Weighting
 
 OPTIONAL_TAGS = (
     *("SliceLocation", "WindowCenter", "WindowWidth", "SpacingBetweenSlices", "SliceThickness"),
@@ -93,8 +100,8 @@ def plan_study(
         return np.random.default_rng([seed, SPLITS.index(split), index, part])
 
     grades = draw_grades(stream(Part.GRADES), reader)
-    patient = draw_patient(stream(Part.PATIENT), grades)
-    spine = build_spine(patient)
+    patient = Patient(stream(Part.PATIENT), grades)
+    spine = Spine(patient)
     series = plan_series(stream(Part.SERIES), spine, index, defects, scanners)
     number = index * len(SPLITS) + SPLITS.index(split)
     series_ids = tuple(_scatter(seed, 1, number * 8 + k) for k in range(len(series)))

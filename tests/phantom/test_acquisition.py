@@ -11,13 +11,13 @@ import pydicom
 import pytest
 
 from lumbar_kaggle.dicom.geometry import plane as plane_of
+from lumbar_kaggle.phantom.acquisition import Weighting
 from lumbar_kaggle.phantom.artefacts import Artefacts, draw_artefacts
 from lumbar_kaggle.phantom.generate import SYNTAXES, write_instance
 from lumbar_kaggle.phantom.grades import draw_grades
-from lumbar_kaggle.phantom.patient import Spine, build_spine, draw_patient
+from lumbar_kaggle.phantom.patient import Patient, Spine
 from lumbar_kaggle.phantom.settings import VENDORS, Defects, Reader, Scanners
 from lumbar_kaggle.phantom.study import OPTIONAL_TAGS, SeriesPlan, draw_levels, plan_series, plan_study
-from lumbar_kaggle.phantom.tissues import Weighting
 
 STUDIES = 600
 ALL = Defects(missing_series_every=0)
@@ -28,7 +28,7 @@ def spine_of(grade: float, patient: int = 1) -> Spine:
     """The spine of a patient all of whose grades are equal."""
     drawn = draw_grades(np.random.default_rng(0), Reader())
     grades = replace(drawn, severity=np.full((5, 5), grade))
-    return build_spine(draw_patient(np.random.default_rng(patient), grades))
+    return Spine(Patient(np.random.default_rng(patient), grades))
 
 
 def plan(index: int, defects: Defects = ALL, spine: Spine | None = None, seed: int = 5) -> tuple[SeriesPlan, ...]:

@@ -8,26 +8,25 @@ import pydicom
 import pytest
 
 from lumbar_kaggle.core.targets import CONDITIONS
+from lumbar_kaggle.phantom.acquisition import Plane, Weighting, contrast_of
 from lumbar_kaggle.phantom.generate import SYNTAXES, write_instance
 from lumbar_kaggle.phantom.grades import Grades
-from lumbar_kaggle.phantom.patient import USUAL_SACRAL, Patient, draw_patient
-from lumbar_kaggle.phantom.planes import Plane
+from lumbar_kaggle.phantom.patient import USUAL_SACRAL, Patient
 from lumbar_kaggle.phantom.rendering import Scene
 from lumbar_kaggle.phantom.study import SeriesPlan, plan_study
 from lumbar_kaggle.phantom.tables import read_study
-from lumbar_kaggle.phantom.tissues import Timing, Weighting, contrast_of
 
 STEPS = (0.0, 0.7, 1.4, 2.1, 2.8)
-CONTRASTS = {Weighting.T1: contrast_of(Timing(550.0, 11.0)), Weighting.T2: contrast_of(Timing(3600.0, 104.0))}
+CONTRASTS = {Weighting.T1: contrast_of(550.0, 11.0), Weighting.T2: contrast_of(3600.0, 104.0)}
 NO_GRADES = Grades(np.zeros((5, 5)), np.zeros((5, 5), np.int64), np.zeros((5, 5)))
 
 
 def patient_with(condition: str, g: float) -> Patient:
     """The same patient with one condition at severity g at L3/L4, and nothing else."""
-    severity = np.zeros((5, 5))
-    severity[CONDITIONS.index(condition), 2] = g
-    patient = draw_patient(np.random.default_rng(4), NO_GRADES)
-    return replace(patient, severity=severity)
+    patient = Patient(np.random.default_rng(4), NO_GRADES)
+    patient.severity = np.zeros((5, 5))
+    patient.severity[CONDITIONS.index(condition), 2] = g
+    return patient
 
 
 def scene_with(condition: str, g: float) -> Scene:
@@ -180,7 +179,7 @@ def test_every_syntax_keeps_the_pixels(syntax: str, signed: bool) -> None:
 def test_one_patient_in_twenty_is_transitional_and_labelled_as_a_reader_would() -> None:
     """Four or six lumbar-type vertebrae; the reader counts from the sacrum or from the ribs."""
     grades = Grades(np.zeros((5, 5)), np.zeros((5, 5), np.int64), np.zeros((5, 5)))
-    patients = [draw_patient(np.random.default_rng([9, k]), grades) for k in range(3000)]
+    patients = [Patient(np.random.default_rng([9, k]), grades) for k in range(3000)]
     share = np.mean([patient.first_sacral != USUAL_SACRAL for patient in patients])
     assert share == pytest.approx(0.052, abs=4 * np.sqrt(0.052 * 0.948 / 3000))
     seen = {(patient.first_sacral, patient.first_disc) for patient in patients}

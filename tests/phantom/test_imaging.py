@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from lumbar_kaggle.phantom.artefacts import Artefacts, draw_coil, gains
-from lumbar_kaggle.phantom.imaging import Setting, acquired_plane, draw_setting, reconstruct, take_image
-from lumbar_kaggle.phantom.planes import Plane
+from lumbar_kaggle.phantom.acquisition import Plane
+from lumbar_kaggle.phantom.artefacts import Artefacts, Coil
+from lumbar_kaggle.phantom.imaging import Setting, acquired_plane, reconstruct, take_image
 from lumbar_kaggle.phantom.settings import VENDORS, Defects, Scanners
 from lumbar_kaggle.phantom.study import SeriesPlan, plan_study
 
@@ -43,23 +43,23 @@ def square_plane(side: int = 256, spacing: float = 1.0) -> Plane:
 def even_setting(**changes: Any) -> Setting:
     """A setting with an even coil and no artefact."""
     series = a_series()
-    setting = draw_setting(np.random.default_rng(0), series, Scanners())
-    coil = replace(setting.coil, body=1.0, corrected=0.0, waves=np.zeros((3, 5)))
+    setting = Setting(np.random.default_rng(0), series, Scanners())
+    setting.coil.body, setting.coil.corrected, setting.coil.waves = 1.0, 0.0, np.zeros((3, 5))
     plain = {"noise": 0.0, "detail": 1.0, "phase_lines": 1.0, "smooth": 0.0, "sharpen": 0.0, "tone": 0.0}
-    more = {"coil": coil, "scale": 1000.0, "artefacts": Artefacts(), "fat_shift": 0.0}
-    return replace(setting, **{**plain, **more, **changes})
+    vars(setting).update({**plain, "scale": 1000.0, "artefacts": Artefacts(), "fat_shift": 0.0, **changes})
+    return setting
 
 
-def image(setting: Setting, plane: Plane | None = None, seed: int = 0, limit: int = 4095) -> np.ndarray:
+def image(setting: Setting, plane: Plane | None = None, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    return take_image(Bottle(), plane or square_plane(), 4.0, setting, rng, limit=limit).astype(np.float64)
+    return take_image(Bottle(), plane or square_plane(), 4.0, setting, rng).astype(np.float64)
 
 
 def test_the_range_is_respected_and_the_scale_kept() -> None:
     stored = image(even_setting())
     assert stored[128, 128] == pytest.approx(600, abs=2)
     assert stored[5, 5] <= 2
-    noisy = image(even_setting(noise=0.3, scale=9000.0), limit=2047)
+    noisy = image(even_setting(noise=0.3, scale=9000.0, limit=2047))
     assert noisy.max() == 2047
     assert noisy.min() >= 0
 
@@ -158,8 +158,8 @@ def test_coils_differ_from_black_fronts_to_even_images() -> None:
     zero = np.zeros_like(y)
     ratios = []
     for k in range(200):
-        coil = draw_coil(np.random.default_rng(k), VENDORS[k % 4])
-        signal, noise = gains(coil, zero, y, zero)
+        coil = Coil(np.random.default_rng(k), VENDORS[k % 4])
+        signal, noise = coil.gains(zero, y, zero)
         assert np.isfinite(signal).all()
         assert 0 < signal.max() < 2.0
         assert signal[120] == pytest.approx(noise[120], rel=0.5)
@@ -176,13 +176,13 @@ def test_settings_vary_widely() -> None:
     settings = []
     for k in range(200):
         vendor = replace(series.machine, vendor=VENDORS[k % 4])
-        settings.append(draw_setting(np.random.default_rng(k), replace(series, machine=vendor), Scanners()))
+        settings.append(Setting(np.random.default_rng(k), replace(series, machine=vendor), Scanners()))
     scales = np.array([one.scale for one in settings])
     assert scales.min() < 300
     assert scales.max() > 3500
     noises = np.array([one.noise for one in settings])
     assert noises.max() > 8 * noises.min()
-    signed = draw_setting(np.random.default_rng(2), replace(series, signed=True), Scanners())
+    signed = Setting(np.random.default_rng(2), replace(series, signed=True), Scanners())
     assert signed.scale <= 2047
 
 

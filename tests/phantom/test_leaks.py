@@ -14,7 +14,7 @@ import pytest
 
 from lumbar_kaggle.core.budget import start_method
 from lumbar_kaggle.core.targets import SCORE_GROUPS
-from lumbar_kaggle.phantom.planes import Plane
+from lumbar_kaggle.phantom.acquisition import Plane
 from tests.support.leak_features import Sample, cut_patch, header_sample, rendered_sample
 from tests.support.leak_measure import (
     all_labels,

@@ -16,9 +16,9 @@ from pydicom.multival import MultiValue
 from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SERIES_KINDS, SEVERITY_WORDS, TARGETS, Target
 from lumbar_kaggle.dicom.geometry import to_slice
 from lumbar_kaggle.dicom.volume import windowed
+from lumbar_kaggle.phantom.acquisition import Plane
 from lumbar_kaggle.phantom.generate import write_instance
 from lumbar_kaggle.phantom.imaging import Scan
-from lumbar_kaggle.phantom.planes import Plane
 from lumbar_kaggle.phantom.settings import Defects, Scanners
 from lumbar_kaggle.phantom.study import StudyPlan, plan_study
 from lumbar_kaggle.phantom.tables import read_study, true_point
