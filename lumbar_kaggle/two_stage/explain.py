@@ -16,13 +16,13 @@ from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.inference.base import ExplainedCrop, Explanation, LocatedSlice, Mark, MissingCrop, Slice, Study
 from lumbar_kaggle.inference.heat import Floats32, captured, last_map, to_unit, weigh
 from lumbar_kaggle.training.devices import device_of
+from lumbar_kaggle.two_stage.bundle import Model, TwoStagePredictor
 from lumbar_kaggle.two_stage.grade.augment import cut
 from lumbar_kaggle.two_stage.grade.crops import Cut, Excerpt, StudyCrops, crop_to_slice
 from lumbar_kaggle.two_stage.grade.data import Batch, levels_of
 from lumbar_kaggle.two_stage.grade.network import PLANES, Grader
 from lumbar_kaggle.two_stage.grade.places import choose
 from lumbar_kaggle.two_stage.grade.views import CELLS, PLACES, VIEWS, View
-from lumbar_kaggle.two_stage.predictor import Model, TwoStagePredictor
 from lumbar_kaggle.two_stage.study import read_study
 
 Floats = NDArray[np.float64]

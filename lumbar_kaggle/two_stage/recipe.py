@@ -52,14 +52,14 @@ def fit(
 
 def export(run: Path, bundle: Path) -> Manifest:
     """Write the bundle of a run's finished folds."""
-    from lumbar_kaggle.two_stage.export import export as export_run
+    from lumbar_kaggle.two_stage.bundle import export as export_run
 
     return export_run(run, bundle)
 
 
 def load(bundle: Path, manifest: Manifest) -> Predictor:
     """Return the predictor of a bundle."""
-    from lumbar_kaggle.two_stage.predictor import TwoStagePredictor
+    from lumbar_kaggle.two_stage.bundle import TwoStagePredictor
 
     return TwoStagePredictor(bundle, manifest)
 

@@ -22,8 +22,8 @@ from lumbar_kaggle.kaggle.session import RESUMABLE, begin_session, preprocessed,
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.two_stage import config as configuration
 from lumbar_kaggle.two_stage import fit
+from lumbar_kaggle.two_stage.bundle import export
 from lumbar_kaggle.two_stage.config import RUN_FILE, LocateConfig, TwoStageConfig
-from lumbar_kaggle.two_stage.export import export
 from lumbar_kaggle.two_stage.locate.training import CONFIG as LOCATE_FILE
 from lumbar_kaggle.two_stage.recipe import NAME, preprocess
 

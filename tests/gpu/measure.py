@@ -43,8 +43,8 @@ from lumbar_kaggle.phantom.settings import STANDARD_SETS, PhantomSet
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.training.encoders import build_network
 from lumbar_kaggle.two_stage import fit as two_stage
+from lumbar_kaggle.two_stage.bundle import TwoStagePredictor
 from lumbar_kaggle.two_stage.config import RUN_FILE, TwoStageConfig, changed, preset
-from lumbar_kaggle.two_stage.predictor import TwoStagePredictor
 from tests.gpu.meter import HEADING, Figures, metered
 from tests.support.clock import Clock
 

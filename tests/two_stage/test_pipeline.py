@@ -25,9 +25,9 @@ from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.settings import STANDARD_SETS
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.tables.submission import validate
+from lumbar_kaggle.two_stage.bundle import CroppedStudy, TwoStagePredictor
 from lumbar_kaggle.two_stage.config import GradeConfig, changed, preset
 from lumbar_kaggle.two_stage.fit import with_measured_jitter
-from lumbar_kaggle.two_stage.predictor import CroppedStudy, TwoStagePredictor
 from lumbar_kaggle.two_stage.study import CachedStudies, read_study
 from tests.support.clock import Clock
 from tests.support.dicom_files import rewrite
