@@ -2,11 +2,11 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ from lumbar_kaggle.inference.bundle import MANIFEST, Manifest, open_bundle, writ
 from lumbar_kaggle.scoring.blend import BlendModel, apply_cells, load_blend, save_blend
 from lumbar_kaggle.training.devices import usable_devices
 from lumbar_kaggle.training.weights import export_weights
-from lumbar_kaggle.two_stage.config import RERUN, RUN_FILE, GradeConfig, LocateConfig, TwoStageConfig, grade_folder
+from lumbar_kaggle.two_stage.config import LOCATOR, RERUN, RUN_FILE, GradeConfig, TwoStageConfig
 from lumbar_kaggle.two_stage.grade.crops import CropFacts, StudyCrops, crop_study
 from lumbar_kaggle.two_stage.grade.data import levels_of
 from lumbar_kaggle.two_stage.grade.fit import average_sides, to_targets
@@ -34,15 +34,14 @@ from lumbar_kaggle.two_stage.grade.places import to_points, unsided
 from lumbar_kaggle.two_stage.grade.training import load_network, predict_levels
 from lumbar_kaggle.two_stage.locate.find import locate_studies
 from lumbar_kaggle.two_stage.locate.network import CHANNELS, Locator
-from lumbar_kaggle.two_stage.locate.training import load_network as load_locator
-from lumbar_kaggle.two_stage.locate.training import network_file
-from lumbar_kaggle.two_stage.study import StudyVolumes, empty_points, read_study
+from lumbar_kaggle.two_stage.locate.training import load_locator, network_file
+from lumbar_kaggle.two_stage.study import StudyVolumes, read_study
 
 log = logging.getLogger(__name__)
 
-RECIPE = "two-stage"
-
 BLEND = "weights/blend.json"
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -58,13 +57,8 @@ class GradeModel:
 
 @dataclass(frozen=True)
 class Models:
-    """`bundle.Manifest.models` of this recipe: the weight files of both stages.
-
-    Attributes:
-        sagittal, axial: of the locator's networks.
-        grade: the models to blend.
-        source: digest of the run; see `bundle.open_bundle`.
-    """
+    """`bundle.Manifest.models` of this recipe: the weight files of the locator and of the models to blend. `source` is
+    the digest of the run; see `bundle.open_bundle`."""
 
     sagittal: tuple[str, ...]
     axial: list[str]
@@ -75,33 +69,16 @@ class Models:
         check_settings(self)
 
 
-def read_models(bundle: Path, manifest: Manifest) -> Models:
-    """Return what a bundle of this recipe says of its models.
-
-    Raises:
-        InputError: something is missing or cannot be; the manifest is named.
-    """
-    models = from_dict(manifest.models, Models, f"{bundle / MANIFEST}, models")
-    files = [name for model in models.grade for name in model.folds]
-    manifest.check_files(bundle, [*models.sagittal, *models.axial, *files])
-    return models
-
-
 @alone_on("bundle", file=True)
 def export(run: Path, bundle: Path) -> Manifest:
-    """Write the bundle of a run's finished folds; without a blend, the models' plain mean is what counts.
-
-    Args:
-        run: the run folder; some folds may be missing.
-        bundle: folder to write; the manifest comes last, so an interrupted export is no bundle.
-
-    Raises:
-        InputError: no fold of one of the stages is finished, or `bundle` is a folder with other content.
-    """
-    config = load_config(run / RUN_FILE, TwoStageConfig)
-    files = _finished(run, config)
-    blend = run / "blend.json"
-    settings = [grade_folder(run, number) / "grade.json" for number in _models(files)]
+    """Write the bundle of a run's finished folds; without a blend, the models' plain mean is what counts. The manifest
+    comes last, so an interrupted export is no bundle. Raises InputError: no fold of one of the stages is finished, or
+    `bundle` is a folder with other content."""
+    config, blend = load_config(run / RUN_FILE, TwoStageConfig), run / "blend.json"
+    found = _finished(run, config)
+    graders = [group for group in found if group not in CHANNELS]
+    files = {name: path for group in found.values() for name, path in group.items()}
+    settings = [run / group / "grade.json" for group in graders]
     sources = [*files.values(), *settings, *([blend] if blend.is_file() else [])]
     source = digest([sha256_file(path) for path in sources])
     before = open_bundle(bundle, source)
@@ -112,57 +89,39 @@ def export(run: Path, bundle: Path) -> Manifest:
         export_weights(path, bundle / name)
     if blend.is_file():
         save_blend(bundle / BLEND, load_blend(blend))
+    models = [
+        {"config": read_json(path), "folds": list(found[group])} for group, path in zip(graders, settings, strict=True)
+    ]
     return write_manifest(
         bundle,
-        recipe=RECIPE,
+        recipe="two-stage",
         config=asdict(config),
         targets=list(TARGET_NAMES),
         contract=asdict(VOLUMES),
-        prior=read_csv(grade_folder(run, _models(files)[0]) / "prior.csv", SEVERITIES, RERUN, index_col="target"),
+        prior=read_csv(run / graders[0] / "prior.csv", SEVERITIES, RERUN, index_col="target"),
         metrics=_metrics(run),
         weights=[*files, *([BLEND] if blend.is_file() else [])],
-        models={
-            "sagittal": [name for name in files if name.startswith("weights/sagittal")],
-            "axial": [name for name in files if name.startswith("weights/axial")],
-            "grade": [
-                {"config": read_json(path), "folds": [name for name in files if _model(name) == number]}
-                for path, number in zip(settings, _models(files), strict=True)
-            ],
-            "source": source,
-        },
+        models={**{plane: list(found.get(plane, ())) for plane in CHANNELS}, "grade": models, "source": source},
     )
 
 
-def _finished(run: Path, config: TwoStageConfig) -> dict[str, Path]:
-    """Return the networks that are trained: name in the bundle → file of the run."""
-    files = {}
-    for plane in ("sagittal", "axial"):
-        for fold in range(config.locate.folds):
-            path = network_file(run / "locator", plane, fold)
-            files[f"weights/{plane}-{fold}.safetensors"] = path
-    for number, model in enumerate(config.grade, start=1):
-        for fold in range(model.folds):
-            path = grade_folder(run, number) / f"fold-{fold}.safetensors"
-            files[f"weights/grade-{number}-{fold}.safetensors"] = path
-    there = {name: path for name, path in files.items() if path.is_file()}
-    for stage, wanted in (("locator", "weights/sagittal"), ("second stage", "weights/grade")):
-        if not any(name.startswith(wanted) for name in there):
+def _finished(run: Path, config: TwoStageConfig) -> dict[str, dict[str, Path]]:
+    """Return the networks that are trained, by plane and model: name in the bundle → file of the run."""
+    files = {plane: [network_file(run / LOCATOR, plane, k) for k in range(config.locate.folds)] for plane in CHANNELS}
+    for _, folder, model in config.models(run):
+        files[folder.name] = [folder / f"fold-{fold}.safetensors" for fold in range(model.folds)]
+    there = {
+        group: {f"weights/{group}-{fold}.safetensors": path for fold, path in enumerate(paths) if path.is_file()}
+        for group, paths in files.items()
+    }
+    for stage, wanted in (("locator", {"sagittal"}), ("second stage", set(files) - set(CHANNELS))):
+        if not any(there[group] for group in wanted):
             raise InputError(f"{run}: no fold of the {stage} is finished; run lumbar train again to go on")
-    return there
-
-
-def _model(name: str) -> int | None:
-    """Return the number of the model that a weight file belongs to; None for the locator's."""
-    parts = Path(name).stem.split("-")
-    return int(parts[1]) if parts[0] == "grade" else None
-
-
-def _models(files: dict[str, Path]) -> list[int]:
-    return sorted({number for name in files if (number := _model(name)) is not None})
+    return {group: names for group, names in there.items() if names}
 
 
 def _metrics(run: Path) -> dict[str, Any]:
-    figures = run / "locator" / "figures.csv"
+    figures = run / LOCATOR / "figures.csv"
     if not figures.is_file():
         return {}
     table = read_csv(figures, ("kind",), RERUN, keep_default_na=False)
@@ -170,20 +129,14 @@ def _metrics(run: Path) -> dict[str, Any]:
     return {"locator": {name: float(overall[name]) for name in ("median_mm", "within_10_mm", "off_by_level")}}
 
 
-STUDIES_AT_ONCE = 8
-"""Studies that each device is given in one call: only the first of them must be waited for."""
-
-
-@dataclass(frozen=True, eq=False)
-class Model:
+class Model(NamedTuple):
     """One model of the second stage: its folds' networks."""
 
     config: GradeConfig
     networks: tuple[Grader, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class Networks:
+class Networks(NamedTuple):
     """All networks of a bundle, on one device."""
 
     sagittal: tuple[Locator, ...]
@@ -191,17 +144,10 @@ class Networks:
     models: tuple[Model, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class CroppedStudy:
-    """What the models of the second stage are given of a study.
-
-    Attributes:
-        volumes: that crops are cut from.
-        points: the located ones, columns `find.COLUMNS`.
-        crops: one entry per model.
-        notes: what was missing or had to be replaced, for the log.
-        sided: whether the left foramina can be told from the right ones.
-    """
+class CroppedStudy(NamedTuple):
+    """What the models of the second stage are given of a study: `crops`, one entry per model. They are cut from
+    `volumes` around `points`, the located ones, columns `find.COLUMNS`. `notes` tell what was missing or had to be
+    replaced, `sided` whether the left foramina can be told from the right ones."""
 
     volumes: tuple[Volume, ...]
     points: pd.DataFrame
@@ -211,53 +157,47 @@ class CroppedStudy:
 
 
 class TwoStagePredictor:
-    """Grades studies with the networks of a bundle. See `recipes.base.Predictor`.
-
-    Every device has networks of its own and takes its share of the studies; while it grades one, the next is
-    read. On a GPU the networks compute in 16-bit floats.
-
-    Args:
-        bundle: its folder.
-        manifest: its manifest.
-        devices: where to compute; by default every GPU, or the CPU.
-    """
+    """Grades studies with the networks of a bundle; see `inference.base.Predictor`. Every device, by default every GPU
+    or the CPU, has networks of its own and takes its share of the studies; while it grades one, the next is read. On a
+    GPU the networks compute in 16-bit floats."""
 
     def __init__(self, bundle: Path, manifest: Manifest, devices: Sequence[torch.device] | None = None) -> None:
-        self.manifest = manifest
-        self.locate_config = from_dict(manifest.config, TwoStageConfig, f"{bundle / MANIFEST}, config").locate
-        trained, devices = read_models(bundle, manifest), devices or usable_devices()
-        self.replicas = [_load(bundle, trained, self.locate_config, device) for device in devices]
+        self.config = from_dict(manifest.config, TwoStageConfig, f"{bundle / MANIFEST}, config").locate
+        trained = from_dict(manifest.models, Models, f"{bundle / MANIFEST}, models")
+        files = [name for model in trained.grade for name in model.folds]
+        manifest.check_files(bundle, [*trained.sagittal, *trained.axial, *files])
+        self.replicas = [self._load(bundle, trained, device) for device in devices or usable_devices()]
         self.models = self.replicas[0].models
-        self.batch_size = STUDIES_AT_ONCE * len(self.replicas)
-        names = tuple(str(number) for number in range(len(self.models)))
-        self.blend = load_blend(bundle / BLEND) if BLEND in manifest.weights else BlendModel(names)
-        if len(self.blend.files) != len(self.models):
-            # Exported before all models were trained.
-            self.blend = BlendModel(names)
+        self.batch_size = 8 * len(self.replicas)  # only the first study of a device must be waited for
+        blend = load_blend(bundle / BLEND) if BLEND in manifest.weights else None
+        # A bundle that was exported before all models were trained has a blend of others, or none.
+        fits = blend is not None and len(blend.files) == len(self.models)
+        self.blend = blend if blend and fits else BlendModel(tuple(map(str, range(len(self.models)))))
+
+    def _load(self, bundle: Path, trained: Models, device: torch.device) -> Networks:
+        def load(read: Callable[..., Net], names: Sequence[str], *how: object) -> tuple[Net, ...]:
+            return tuple(_watched(read(bundle / name, *how).to(device).eval(), bundle / name) for name in names)
+
+        return Networks(
+            load(load_locator, trained.sagittal, self.config, CHANNELS["sagittal"]),
+            load(load_locator, trained.axial, self.config, CHANNELS["axial"]),
+            tuple(Model(one.config, load(load_network, one.folds, one.config)) for one in trained.grade),
+        )
 
     def predict(self, studies: Sequence[Study]) -> list[Prediction]:
-        """Grade some studies; levels that no view shows are left to the prior, and the reason says so.
-
-        Raises:
-            InputError: the weights of a file give no numbers.
-            Exception: a study has something that nobody thought of; the others are best given again without.
-        """
+        """Grade some studies; levels that no view shows are left to the prior, and the reason says so. Raises
+        InputError: the weights of a file give no numbers. Raises Exception: a study has something that nobody thought
+        of; the others are best given again without."""
         count = len(self.replicas)
-        with ThreadPoolExecutor(count) as pool:
-            shares = list(pool.map(lambda number: self._predict_share(number, studies[number::count]), range(count)))
-        return [shares[index % count][index // count] for index in range(len(studies))]
 
-    def _predict_share(self, number: int, studies: Sequence[Study]) -> list[Prediction]:
-        """Grade studies on device `number`, and read each while the one before it is graded."""
-        done = []
-        with ThreadPoolExecutor(1) as reader:
-            coming = [reader.submit(read_study, study) for study in studies[:1]]
-            for index in range(len(studies)):
-                coming += [reader.submit(read_study, after) for after in studies[index + 1 : index + 2]]
-                cropped = self.crop(coming.pop(0).result(), number)
-                grades = self.grade(cropped, number)
-                done.append(Prediction(grades, "; ".join(cropped.notes)))
-        return done
+        def grade_share(number: int) -> list[Prediction]:
+            with ThreadPoolExecutor(1) as reader:
+                crops = (self.crop(study, number) for study in reader.map(read_study, studies[number::count]))
+                return [Prediction(self.grade(one, number), "; ".join(one.notes)) for one in crops]
+
+        with ThreadPoolExecutor(count) as pool:
+            shares = list(pool.map(grade_share, range(count)))
+        return [shares[index % count][index // count] for index in range(len(studies))]
 
     def explain(self, study: Study, targets: Sequence[str] | None = None) -> Explanation:
         """Grade one study and show what of it was looked at, all targets of it."""
@@ -268,22 +208,17 @@ class TwoStagePredictor:
     def crop(self, study: StudyVolumes, number: int = 0) -> CroppedStudy:
         """Find a study's points on device `number` and cut its crops, by the functions of the training."""
         networks = self.replicas[number]
-        points = locate_studies([study], networks.sagittal, networks.axial, self.locate_config, quiet=True)
-        volumes, places = study.croppable(), to_points(points).get(study.study_id, empty_points())
+        points = locate_studies([study], networks.sagittal, networks.axial, self.config)
+        volumes, places = study.croppable(), to_points(points).get(study.study_id, study.marked([]))
         crops = tuple(crop_study(volumes, places, model.config) for model in self.models)
         sided = study.study_id not in unsided(points)
-        notes = [*study.notes, *_replacements(study.volumes)]
-        if not sided:
-            notes.append("the side of the foramina is not known: both get the mean of the two")
-        notes += _missing_crops(crops[0].facts if crops else ())
-        return CroppedStudy(tuple(volumes), points, crops, tuple(notes), sided)
+        notes = _notes(study, crops[0].facts, sided=sided)
+        return CroppedStudy(tuple(volumes), points, crops, notes, sided)
 
     def grade(self, cropped: CroppedStudy, number: int = 0) -> NDArray[np.float64]:
         """Return the blended probabilities ``[25, 3]``; NaN for levels that no view shows."""
-        each = []
-        for model, crops in zip(self.replicas[number].models, cropped.crops, strict=True):
-            found = predict_levels(model.networks, levels_of(crops), model.config)
-            each.append(to_targets(found))
+        pairs = zip(self.replicas[number].models, cropped.crops, strict=True)
+        each = [to_targets(predict_levels(model.networks, levels_of(crops), model.config)) for model, crops in pairs]
         blended: NDArray[np.float64] = apply_cells(self.blend, np.stack(each))[0]
         if not cropped.sided:
             blended = average_sides(blended)
@@ -292,39 +227,20 @@ class TwoStagePredictor:
         return blended
 
 
-def _replacements(volumes: Sequence[Volume]) -> list[str]:
-    """Say which kinds are missing, and of which series the headers lack a place or a spacing."""
-    there = {one.kind for one in volumes}
-    notes = [f"no readable {kind} series" for kind in SERIES_KINDS if kind not in there]
-    for series in sorted({one.series_id for one in volumes}):
-        mine = [one for one in volumes if one.series_id == series]
+def _notes(study: StudyVolumes, facts: Sequence[CropFacts], *, sided: bool) -> tuple[str, ...]:
+    """Say what could not be read, what the headers lack and, per view, how many crops have no picture."""
+    there = {one.kind for one in study.volumes}
+    notes = [*study.notes, *(f"no readable {kind} series" for kind in SERIES_KINDS if kind not in there)]
+    for series in sorted({one.series_id for one in study.volumes}):
+        mine = [one for one in study.volumes if one.series_id == series]
         if not all(one.placed for one in mine):
             notes.append(f"series {series}: no position in the headers, assumed")
         if not all(one.measured for one in mine):
             notes.append(f"series {series}: no plausible pixel spacing in the headers, spacing assumed")
-    return notes
-
-
-def _missing_crops(facts: Sequence[CropFacts]) -> list[str]:
-    """Say per view how many crops have no picture; the same for all models, or nearly so."""
+    if not sided:
+        notes.append("the side of the foramina is not known: both get the mean of the two")
     whole, missing = Counter(fact.view for fact in facts), Counter(fact.view for fact in facts if fact.reason)
-    return [f"{view}: {count} of {whole[view]} crops without a picture" for view, count in missing.items()]
-
-
-def _load(bundle: Path, trained: Models, locate: LocateConfig, device: torch.device) -> Networks:
-    sagittal, axial = (
-        tuple(_watched(load_locator(bundle / file, locate, CHANNELS[plane], device), bundle / file) for file in files)
-        for plane, files in (("sagittal", trained.sagittal), ("axial", trained.axial))
-    )
-    return Networks(sagittal, axial, tuple(_load_model(bundle, entry, device) for entry in trained.grade))
-
-
-def _load_model(bundle: Path, entry: GradeModel, device: torch.device) -> Model:
-    networks = (_watched(load_network(bundle / name, entry.config), bundle / name) for name in entry.folds)
-    return Model(entry.config, tuple(network.to(device).eval() for network in networks))
-
-
-Net = TypeVar("Net", bound=nn.Module)
+    return *notes, *(f"{view}: {count} of {whole[view]} crops without a picture" for view, count in missing.items())
 
 
 def _watched(network: Net, file: Path) -> Net:

@@ -1,7 +1,8 @@
 """What a two-stage bundle says of one study, and where it looked: points, slices, regions."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -11,8 +12,8 @@ from fastai.data.load import DataLoader
 from fastai.torch_core import to_device
 from numpy.typing import NDArray
 
-from lumbar_kaggle.core.targets import LEVELS, TARGETS
-from lumbar_kaggle.dicom.volume import Volume
+from lumbar_kaggle.core.targets import LEVELS, TARGET_NAMES
+from lumbar_kaggle.dicom.volume import Floats, Volume
 from lumbar_kaggle.inference.base import ExplainedCrop, Explanation, LocatedSlice, Mark, MissingCrop, Slice, Study
 from lumbar_kaggle.inference.heat import Floats32, captured, last_map, to_unit, weigh
 from lumbar_kaggle.training.devices import device_of
@@ -25,37 +26,47 @@ from lumbar_kaggle.two_stage.grade.places import choose
 from lumbar_kaggle.two_stage.grade.views import CELLS, PLACES, VIEWS, View
 from lumbar_kaggle.two_stage.study import read_study
 
-Floats = NDArray[np.float64]
-
-
 SURROUNDINGS = 1.5
 """Side of the pictured part of a slice, in sides of the crop."""
 
-UNSIDED = "foramen of unknown side"
-"""What pages call both foramina of a study whose sides are not known."""
+_TARGET_OF = dict(zip(zip(*CELLS, strict=True), TARGET_NAMES, strict=True))
+"""Level and place, as numbers → name of the grade."""
 
 
-def shown_place(place: str, *, sided: bool) -> str:
-    """Return what to call a place, without a side where that is not known."""
-    return UNSIDED if place.endswith("foramen") and not sided else place
+def explain_study(study: Study, predictor: TwoStagePredictor) -> Explanation:
+    """Grade one study and show what of it was looked at; a study that cannot be read gives notes."""
+    seen = predictor.crop(read_study(study))
+    probabilities, first = predictor.grade(seen), predictor.models[0]
+    likeliest = np.zeros((len(LEVELS), len(PLACES)), dtype=np.int64)
+    likeliest[CELLS] = probabilities.argmax(axis=1)
+
+    def shown(place: str) -> str:
+        return "foramen of unknown side" if place.endswith("foramen") and not seen.sided else place
+
+    return Explanation(
+        study.study_id,
+        probabilities,
+        seen.notes,
+        located=tuple(
+            replace(one, marks=tuple(replace(mark, place=shown(mark.place)) for mark in one.marks))
+            for one in located_slices(seen.volumes, seen.points)
+        ),
+        crops=tuple(replace(one, place=shown(one.place)) for one in where_looked(first, seen.crops[0], likeliest)),
+        models=len(predictor.models),
+        networks=len(first.networks),
+    )
 
 
 def edge_letters(orientation: Floats) -> tuple[str, str]:
-    """Return which side of the patient lies at a picture's left and right edge: R and L, or L and R.
-
-    Args:
-        orientation: ``[6]`` direction cosines, LPS.
-
-    Returns:
-        Empty texts where the rows of the picture do not run from one side to the other.
-    """
+    """Return which side of the patient lies at a picture's left and right edge: R and L, or L and R. Empty texts where
+    its rows do not run from one side to the other, by direction cosines ``[6]``, LPS."""
     across = orientation[0]
     if abs(across) < np.sqrt(0.5):
         return "", ""
     return ("R", "L") if across > 0 else ("L", "R")
 
 
-def cut_slice(volume: Volume, index: int) -> Slice:
+def _cut_slice(volume: Volume, index: int) -> Slice:
     """Return a slice of a stack."""
     facts: dict[str, object] = {
         "series_id": volume.series_id,
@@ -68,131 +79,66 @@ def cut_slice(volume: Volume, index: int) -> Slice:
     return Slice(np.ascontiguousarray(volume.images[index]), facts)
 
 
-def located_slices(stacks: Sequence[Volume], points: pd.DataFrame, *, sided: bool = True) -> list[LocatedSlice]:
-    """Return the canal, the left and the right foramina on a sagittal slice each, the recesses per level.
-
-    Args:
-        stacks: of the study.
-        points: its located ones, columns `find.COLUMNS`; of several rows of a point the one that the crops
-            lie around counts.
-        sided: whether the sides of its foramina are known.
-
-    Returns:
-        Those for which there are points and a slice of a suitable series.
-    """
+def located_slices(stacks: Sequence[Volume], points: pd.DataFrame) -> list[LocatedSlice]:
+    """Return the canal, the left and the right foramina on a sagittal slice each, the recesses per level. Those of a
+    study for whose located `points` (columns `find.COLUMNS`) there is a slice of a suitable series; of several rows of
+    a point the one that the crops lie around counts."""
     chosen = choose(points)
     canal, foramen, _, recess = VIEWS
     wanted = [(canal, chosen["place"] == "canal")]
     wanted += [(foramen, chosen["place"] == place) for place in foramen.places]
     wanted += [(recess, chosen["place"].isin(recess.places) & (chosen["level"] == level)) for level in LEVELS]
-    shown = [_located_slice(stacks, view, chosen[rows]) for view, rows in wanted]
-    return [
-        replace(one, marks=tuple(replace(m, place=shown_place(m.place, sided=sided)) for m in one.marks))
-        for one in shown
-        if one is not None
-    ]
+    return [one for view, rows in wanted for one in _located_slice(stacks, view, chosen[rows])]
 
 
-def _located_slice(stacks: Sequence[Volume], view: View, rows: pd.DataFrame) -> LocatedSlice | None:
+def _located_slice(stacks: Sequence[Volume], view: View, rows: pd.DataFrame) -> Iterator[LocatedSlice]:
+    """Yield the slice of the view's first available kind with the least squared distance to some points, if any."""
     points = rows[["x_mm", "y_mm", "z_mm"]].to_numpy(dtype=np.float64)
-    nearest = _nearest(stacks, view, points) if len(points) else None
-    if nearest is None:
-        return None
-    volume, index = nearest
-    row, column, distance = volume.to_slice(index, points)
-    places = zip(rows["place"], rows["level"], row, column, np.abs(distance), rows["confidence"], strict=True)
-    marks = [Mark(place, level, *map(float, numbers)) for place, level, *numbers in places]
-    marks.sort(key=lambda mark: (LEVELS.index(mark.level), view.places.index(mark.place)))
-    return LocatedSlice(view.name, cut_slice(volume, index), tuple(marks))
-
-
-def _nearest(stacks: Sequence[Volume], view: View, points: Floats) -> tuple[Volume, int] | None:
-    """Return the slice of the view's first available kind with the least squared distance to the points."""
-    for kind in view.kinds:
+    for kind in view.kinds if len(points) else ():
         near = []
         for order, volume in enumerate(stacks):
             if volume.kind == kind and volume.plane == view.plane:
-                depth = (volume.positions[:, None] - points) @ volume.normal
-                far = (depth**2).mean(axis=1)
+                far = (((volume.positions[:, None] - points) @ volume.normal) ** 2).mean(axis=1)
                 near.append((round(float(far.min()), 6), order, int(far.argmin())))
         if near:
             _, order, index = min(near)
-            return stacks[order], index
-    return None
-
-
-def explain_study(study: Study, predictor: TwoStagePredictor) -> Explanation:
-    """Grade one study and show what of it was looked at; a study that cannot be read gives notes."""
-    seen = predictor.crop(read_study(study))
-    probabilities, first = predictor.grade(seen), predictor.models[0]
-    likeliest = np.zeros((len(LEVELS), len(PLACES)), dtype=np.int64)
-    likeliest[CELLS] = probabilities.argmax(axis=1)
-    return Explanation(
-        study.study_id,
-        probabilities,
-        seen.notes,
-        located=tuple(located_slices(seen.volumes, seen.points, sided=seen.sided)),
-        crops=tuple(
-            replace(one, place=shown_place(one.place, sided=seen.sided))
-            for one in where_looked(first, seen.crops[0], likeliest)
-        ),
-        models=len(predictor.models),
-        networks=len(first.networks),
-    )
+            row, column, distance = stacks[order].to_slice(index, points)
+            places = zip(rows["place"], rows["level"], row, column, np.abs(distance), rows["confidence"], strict=True)
+            marks = [Mark(place, level, *map(float, numbers)) for place, level, *numbers in places]
+            marks.sort(key=lambda mark: (LEVELS.index(mark.level), view.places.index(mark.place)))
+            yield LocatedSlice(view.name, _cut_slice(stacks[order], index), tuple(marks))
+            return
 
 
 def where_looked(model: Model, crops: StudyCrops, chosen: NDArray[np.int64]) -> Iterator[ExplainedCrop | MissingCrop]:
-    """Yield where a model looked: of every level, view and side, in that order.
-
-    Args:
-        model: of the second stage.
-        crops: of one study, made by its configuration.
-        chosen: ``[5 levels, 5 places]`` severity to explain of each grade, in the order of `views.PLACES`.
-    """
+    """Yield where a model looked in a study's crops: of every level, view and side, in that order. `chosen` ``[5
+    levels, 5 places]`` is the severity to explain of each grade, in the order of `views.PLACES`."""
     made = list(zip(crops.cuts, crops.facts, crops.sources, strict=True))
     for level, (cached,) in enumerate(DataLoader(levels_of(crops), bs=1)):
         batch = cut(to_device(cached, device_of(model.networks[0])), model.config)
         each = [attend(network, batch, chosen[level].tolist()) for network in model.networks]
         mine = [entry for entry in made if entry[0].level == level]
         for (one, facts, source), *seen in zip(mine, *each, strict=True):
+            output = one.view.outputs[one.side]
+            place = LEVELS[level], one.place, _TARGET_OF[level, output]
             if source is None:
-                yield MissingCrop(LEVELS[level], one.place, _target(one), facts.reason)
+                yield MissingCrop(*place, facts.reason)
             else:
-                yield _looked(one, source, seen, int(chosen[level, one.view.outputs[one.side]]))
+                yield _looked(place, one, source, seen, int(chosen[level, output]))
 
 
-def _target(one: Cut) -> str:
-    """Return the name of the grade that a crop belongs to."""
-    return next(
-        of.name
-        for of, cell in zip(TARGETS, zip(*CELLS, strict=True), strict=True)
-        if cell == (one.level, one.view.outputs[one.side])
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """What a network made of one view of one level and side.
-
-    Attributes:
-        attention: ``[slices]``, 0 for absent ones; the others sum to 1.
-        heat: ``[slices, feature rows, feature columns]`` Grad-CAM, 0 or more.
-    """
+class Seen(NamedTuple):
+    """What a network made of one view of one level and side. Attention ``[slices]`` sums to 1, 0 for absent ones; the
+    heat ``[slices, feature rows, feature columns]`` of Grad-CAM is 0 or more."""
 
     attention: Floats
     heat: Floats32
 
 
 def attend(network: Grader, batch: Batch, severities: Sequence[int]) -> list[Seen]:
-    """Return slice attention and Grad-CAM of every view and side of one level, in that order.
-
-    The gradient is that of the fused logit of what the view is centred on: other views count in it, too.
-
-    Args:
-        network: in eval mode.
-        batch: one level, cut to the network's size, on its device.
-        severities: which logit of each of the five outputs is explained.
-    """
+    """Return slice attention and Grad-CAM of every view and side of one level, in that order. The gradient is that of
+    the fused logit of what the view is centred on, of the severity given for each of the five outputs: other views
+    count in it, too. The network is in eval mode, the level cut to its size and on its device."""
     first = [next(k for k, view in enumerate(VIEWS) if view.plane == plane) for plane in PLANES]
     probes = [batch["images"][number][0, :1, :1] for number in first]
     layers = [last_map(encoder, probe) for encoder, probe in zip(network.encoders, probes, strict=True)]
@@ -214,7 +160,9 @@ def attend(network: Grader, batch: Batch, severities: Sequence[int]) -> list[See
     return seen
 
 
-def _looked(one: Cut, source: Excerpt, each: Sequence[Seen], severity: int) -> ExplainedCrop:
+def _looked(
+    place: tuple[str, str, str], one: Cut, source: Excerpt, each: Sequence[Seen], severity: int
+) -> ExplainedCrop:
     """Return the mean over a model's networks, on the slice with the greatest attention."""
     indices = source.indices[one.size.extra : one.size.extra + one.size.slices]
     there = np.flatnonzero(indices >= 0)
@@ -223,63 +171,37 @@ def _looked(one: Cut, source: Excerpt, each: Sequence[Seen], severity: int) -> E
     stack, index = source.volume, int(indices[there[pictured]])
     # Every network counts the same, whatever the size of its gradients.
     heat = np.mean([to_unit(seen.heat[there[pictured], None]) for seen in each], axis=0)
-    whole = cut_slice(stack, index)
-    corner, shape = surroundings(stack, index, one)
+    corner, laid, frame = on_slice(to_unit(heat)[0], stack, index, one)
+    whole = _cut_slice(stack, index)
     # Whole pixels: nothing is resampled; black where the slice ends.
-    moved = np.array([[1.0, 0.0, -corner[0]], [0.0, 1.0, -corner[1]]])
-    part = cv2.warpAffine(whole.image, moved, shape[::-1], flags=cv2.INTER_NEAREST)
+    moved = np.column_stack([np.eye(2), -corner])
+    part = cv2.warpAffine(whole.image, moved, laid.shape[::-1], flags=cv2.INTER_NEAREST)
     return ExplainedCrop(
-        LEVELS[one.level],
-        one.place,
-        _target(one),
+        *place,
         severity=severity,
         slice=Slice(np.asarray(part, dtype=np.uint8), whole.facts),
-        heat=on_slice(to_unit(heat)[0], stack, index, one),
-        frame=frame(stack, index, one) - corner,
+        heat=laid,
+        frame=frame,
         instances=tuple(stack.instance_numbers[k] for k in indices[there]),
-        attention=tuple(float(weight) for weight in attention),
+        attention=tuple(attention.tolist()),
         pictured=pictured,
     )
 
 
-def surroundings(stack: Volume, index: int, one: Cut) -> tuple[NDArray[np.int64], tuple[int, int]]:
-    """Return the part of a slice around a crop's point, `SURROUNDINGS` of the crop wide.
-
-    Returns:
-        Its first column and row ``[2]``, which may lie outside of the slice, and its rows and columns.
-    """
+def on_slice(heat: Floats32, stack: Volume, index: int, one: Cut) -> tuple[NDArray[np.int64], Floats32, Floats]:
+    """Lay a crop's heat map ``[feature rows, feature columns]`` back onto its slice, as it was cut. Returns of the
+    pictured part of the slice, `SURROUNDINGS` of the crop wide, the first column and row ``[2]``, which may lie outside
+    of the slice; its heat ``[rows, columns]`` float32, 0 outside of the crop; and in it column and row ``[4, 2]`` of
+    the crop's corners, going round."""
     row, column, _ = stack.to_slice(index, one.point)
     side_mm = SURROUNDINGS * one.size.px * one.size.pixel_mm
     half = np.rint(side_mm / 2 / stack.spacing[index, ::-1]).astype(np.int64)
     corner = np.rint([float(column), float(row)]).astype(np.int64) - half
-    return corner, (int(2 * half[1] + 1), int(2 * half[0] + 1))
-
-
-def _network_to_slice(stack: Volume, index: int, one: Cut) -> Floats:
-    """Return the map ``[2, 3]`` from (column, row, 1) of the network's crop to column and row of a slice."""
     matrix = crop_to_slice(stack, index, one)
     # The network is given the middle of what is cached.
-    matrix[:, 2] += matrix[:, :2].sum(axis=1) * one.size.margin_px
-    return matrix
-
-
-def on_slice(heat: Floats32, stack: Volume, index: int, one: Cut) -> Floats32:
-    """Lay a crop's heat map ``[feature rows, feature columns]`` back onto its slice, as it was cut.
-
-    Returns:
-        ``[rows, columns]`` float32 of the `surroundings`, 0 outside of the crop.
-    """
-    corner, shape = surroundings(stack, index, one)
+    matrix[:, 2] += matrix[:, :2].sum(axis=1) * one.size.margin_px - corner
     enlarged = cv2.resize(heat, (one.size.px, one.size.px), interpolation=cv2.INTER_LINEAR)
-    matrix = _network_to_slice(stack, index, one)
-    matrix[:, 2] -= corner
-    warped = cv2.warpAffine(enlarged, matrix, shape[::-1], flags=cv2.INTER_LINEAR)
-    return np.asarray(warped, dtype=np.float32)
-
-
-def frame(stack: Volume, index: int, one: Cut) -> Floats:
-    """Return column and row ``[4, 2]`` of the corners of the network's crop in a slice, going round."""
+    laid = cv2.warpAffine(enlarged, matrix, (2 * half + 1).tolist(), flags=cv2.INTER_LINEAR)
     low, high = -0.5, one.size.px - 0.5
     corners = np.array([[low, low, 1], [high, low, 1], [high, high, 1], [low, high, 1]])
-    outline: Floats = corners @ _network_to_slice(stack, index, one).T
-    return outline
+    return corner, np.asarray(laid, dtype=np.float32), corners @ matrix.T

@@ -102,7 +102,7 @@ class Locate(Training):
 
         config = from_dict(self.changes, LocateConfig)
         competition = read_marked(self.folder)
-        return run_locate(competition, self.cache, self.out, config, self.budget(), self.weights, self.processes).text()
+        return run_locate(competition, self.cache, self.out, config, self.budget(), self.weights, self.processes).text
 
 
 @dataclass(frozen=True, kw_only=True)

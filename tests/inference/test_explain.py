@@ -21,7 +21,7 @@ from lumbar_kaggle.inference.predict import study_rows
 from lumbar_kaggle.training.encoders import build_encoder, build_network
 from lumbar_kaggle.two_stage.bundle import Model
 from lumbar_kaggle.two_stage.config import GradeConfig
-from lumbar_kaggle.two_stage.explain import attend, frame, on_slice, surroundings, where_looked
+from lumbar_kaggle.two_stage.explain import attend, on_slice, where_looked
 from lumbar_kaggle.two_stage.grade.crops import crop_study
 from lumbar_kaggle.two_stage.grade.data import Batch
 from lumbar_kaggle.two_stage.grade.network import Grader
@@ -129,14 +129,15 @@ def test_heat_returns_to_where_the_crop_was_cut(number: int, side: int, degrees:
     index, inside = int(source.indices[middle]), slice(one.size.margin_px, one.size.margin_px + one.size.px)
     crop = crops.images[number][level, side, middle, inside, inside].astype(np.float32) / 255
     stack = source.volume
-    corner, shape = surroundings(stack, index, one)
-    covered = on_slice(np.ones((4, 4), np.float32), stack, index, one) > 0.999
+    corner, ones, frame = on_slice(np.ones((4, 4), np.float32), stack, index, one)
+    covered = ones > 0.999
     moved = np.array([[1.0, 0, -corner[0]], [0, 1.0, -corner[1]]])
-    original = cv2.warpAffine(stack.images[index], moved, shape[::-1])[covered] / 255
+    original = cv2.warpAffine(stack.images[index], moved, ones.shape[::-1])[covered] / 255
     assert original.max() > 0.5
-    assert np.abs(on_slice(crop, stack, index, one)[covered] - original).max() < 0.12
-    assert np.abs(on_slice(np.ascontiguousarray(crop[:, ::-1]), stack, index, one)[covered] - original).max() > 0.3
-    hull = cv2.fillConvexPoly(np.zeros(shape), np.rint(frame(stack, index, one) - corner).astype(int), 1)
+    plain, turned = (on_slice(np.ascontiguousarray(part), stack, index, one)[1] for part in (crop, crop[:, ::-1]))
+    assert np.abs(plain[covered] - original).max() < 0.12
+    assert np.abs(turned[covered] - original).max() > 0.3
+    hull = cv2.fillConvexPoly(np.zeros(ones.shape), np.rint(frame).astype(int), 1)
     assert (hull[covered] == 1).all()
 
 
@@ -152,9 +153,8 @@ def test_heat_in_the_middle_lies_on_the_located_point(number: int, side: int, de
         assert source is not None
         stack = source.volume
         index = stack.instance_numbers.index(facts.instance_number)
-        heat = on_slice(spot, stack, index, one)
+        corner, heat, _ = on_slice(spot, stack, index, one)
         row, column = (np.indices(heat.shape) * heat).sum(axis=(1, 2)) / heat.sum()
-        corner, _ = surroundings(stack, index, one)
         assert abs(row + corner[1] - facts.row) < 1
         assert abs(column + corner[0] - facts.column) < 1
 

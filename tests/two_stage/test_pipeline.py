@@ -26,7 +26,7 @@ from lumbar_kaggle.phantom.settings import STANDARD_SETS
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.tables.submission import validate
 from lumbar_kaggle.two_stage.bundle import CroppedStudy, TwoStagePredictor
-from lumbar_kaggle.two_stage.config import GradeConfig, changed, preset
+from lumbar_kaggle.two_stage.config import GradeConfig, configure, preset
 from lumbar_kaggle.two_stage.fit import with_measured_jitter
 from lumbar_kaggle.two_stage.study import CachedStudies, read_study
 from tests.support.clock import Clock
@@ -345,15 +345,14 @@ def test_the_jitter_is_the_locators_error() -> None:
 def test_settings_of_a_file_replace_the_presets(tmp_path: Path) -> None:
     """What is not named stays; the second stage's settings are for all its models; a wrong name is told."""
     file = tmp_path / "settings.json"
-    file.write_text('{"grade": {"epochs": 3}}')
-    merged = changed(preset("t4x2-gold"), read_json(file), str(file))
+    merged = configure({"preset": "t4x2-gold", "grade": {"epochs": 3}})
     assert [one.epochs for one in merged.grade] == [3, 3, 3]
     assert merged.locate == preset("t4x2-gold").locate
     assert [one.backbones for one in merged.grade] == [one.backbones for one in preset("t4x2-gold").grade]
     for text, told in (('{"grade": {"epoch": 3}}', "unknown setting 'epoch'"), ('{"epochs": 3}', "give an object")):
         file.write_text(text)
         with pytest.raises(InputError, match=told):
-            changed(preset("cpu"), read_json(file), str(file))
+            configure(read_json(file), str(file))
 
 
 @pytest.mark.parametrize(
