@@ -201,7 +201,7 @@ class TwoStagePredictor:
 
     def explain(self, study: Study, targets: Sequence[str] | None = None) -> Explanation:
         """Grade one study and show what of it was looked at, all targets of it."""
-        from lumbar_kaggle.two_stage.explain import explain_study
+        from lumbar_kaggle.two_stage.pages import explain_study
 
         return explain_study(study, self)
 

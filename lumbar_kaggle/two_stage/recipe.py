@@ -30,5 +30,5 @@ def _later(module: str, name: str) -> Callable[..., Any]:
     return call
 
 
-fit, report = _later("fit", "fit"), _later("report", "report")
+fit, report = _later("fit", "fit"), _later("pages", "report")
 export, load = _later("bundle", "export"), _later("bundle", "TwoStagePredictor")
