@@ -25,9 +25,7 @@ class LocateConfig:
     """Everything that determines what the locator learns, besides the data."""
 
     folds: int = option(5, "folds of the cross-validation, 2 or more", metavar="N", least=2, most=100)
-    epochs: int = option(
-        12, "passes over the labelled slices; 0: use --weights as they are", metavar="N", least=0, most=10_000
-    )
+    epochs: int = option(12, "passes over labelled slices; 0: take --weights as is", metavar="N", least=0, most=10_000)
     batch_size: int = option(16, "slices per training step", metavar="N", least=2, most=4096)
     lr: float = option(3e-3, "greatest learning rate", metavar="RATE", above=0, most=10)
     pixel_mm: float = option(2.0, "mm per pixel of the network's sagittal picture", metavar="MM", least=0.1, most=20)

@@ -52,9 +52,7 @@ def point_errors(located: pd.DataFrame, studies: Sequence[StudyVolumes]) -> pd.D
     return pd.DataFrame(rows, columns=[*key, "error_mm", "depth_mm", "relative", "level_off", "found"])
 
 
-def _compare(
-    marked: Floats, level: int, found: Floats | None, normal: Floats
-) -> tuple[float, float, float, float, bool]:
+def _compare(marked: Floats, level: int, found: Floats | None, normal: Floats) -> tuple[float, ...]:
     """Return the figures of one level of a place's marked points ``[5, 3]``; see `point_errors`."""
     if found is None:
         return (np.nan, np.nan, np.nan, np.nan, False)

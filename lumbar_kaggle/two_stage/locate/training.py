@@ -15,6 +15,7 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.settings import load_config
 from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.dicom.volume import ASSUMED_STEP_MM, Floats, Volume
+from lumbar_kaggle.inference.heat import Floats32
 from lumbar_kaggle.tables.folds import derive_seed
 from lumbar_kaggle.training.devices import training_device
 from lumbar_kaggle.training.loop import make_learner, train_file
@@ -59,7 +60,7 @@ def sagittal_samples(study: StudyVolumes, config: LocateConfig) -> list[Sample]:
         shown.sort(key=lambda target: -int((target[2] == PRESENT).sum()))
         for index, pixels, state in shown[: config.slices]:
             picture = Picture(volume, index, config.picture, config.pixel_mm)
-            samples.append(_sample(study.study_id, picture, pixels, state))
+            samples.append(_sample(study.study_id, picture, pixels, state, sided=False))
     return samples
 
 
@@ -84,9 +85,7 @@ def _states(distance: Floats, limits: tuple[float, float]) -> NDArray[np.int64]:
     return np.select([distance <= limits[0], distance >= limits[1]], [PRESENT, ABSENT], UNKNOWN)
 
 
-def _sample(
-    study_id: str, picture: Picture, pixels: Floats, state: NDArray[np.int64], *, sided: bool = False
-) -> Sample:
+def _sample(study_id: str, picture: Picture, pixels: Floats, state: NDArray[np.int64], sided: bool) -> Sample:
     """Return the sample of points at row and column ``[channels, 2]`` of the picture's slice."""
     places = np.where((state == PRESENT)[:, None], picture.from_slice(*pixels.T), np.nan)
     return Sample(study_id, picture.image(), places, state, sided)
@@ -150,9 +149,7 @@ def _develop(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.u
     return developed
 
 
-def heat_maps(
-    places: Floats, state: NDArray[np.int64], shape: tuple[int, ...]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def heat_maps(places: Floats, state: NDArray[np.int64], shape: tuple[int, ...]) -> tuple[Floats32, Floats32]:
     """Return the network's targets: probabilities ``[channels, cells + 1]`` and weights ``[channels]``. A point that
     augmentation moved off the picture is not on it; the weight is 0 where nothing is known."""
     rows, columns = shape[0] // STRIDE, shape[1] // STRIDE
