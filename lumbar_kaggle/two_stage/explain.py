@@ -17,11 +17,10 @@ from lumbar_kaggle.inference.base import ExplainedCrop, Explanation, LocatedSlic
 from lumbar_kaggle.inference.heat import Floats32, captured, last_map, to_unit, weigh
 from lumbar_kaggle.training.devices import device_of
 from lumbar_kaggle.two_stage.grade.augment import cut
-from lumbar_kaggle.two_stage.grade.crops import Cut, Excerpt, StudyCrops, crop_to_slice
 from lumbar_kaggle.two_stage.grade.data import Batch, levels_of
 from lumbar_kaggle.two_stage.grade.network import PLANES, Grader
 from lumbar_kaggle.two_stage.grade.places import choose
-from lumbar_kaggle.two_stage.grade.views import CELLS, PLACES, VIEWS, View
+from lumbar_kaggle.two_stage.grade.views import CELLS, PLACES, VIEWS, Crop, View, crop_to_slice
 from lumbar_kaggle.two_stage.predictor import Model, TwoStagePredictor
 from lumbar_kaggle.two_stage.study import read_study
 
@@ -141,7 +140,9 @@ def explain_study(study: Study, predictor: TwoStagePredictor) -> Explanation:
     )
 
 
-def where_looked(model: Model, crops: StudyCrops, chosen: NDArray[np.int64]) -> Iterator[ExplainedCrop | MissingCrop]:
+def where_looked(
+    model: Model, crops: Sequence[Crop], chosen: NDArray[np.int64]
+) -> Iterator[ExplainedCrop | MissingCrop]:
     """Yield where a model looked: of every level, view and side, in that order.
 
     Args:
@@ -149,19 +150,18 @@ def where_looked(model: Model, crops: StudyCrops, chosen: NDArray[np.int64]) -> 
         crops: of one study, made by its configuration.
         chosen: ``[5 levels, 5 places]`` severity to explain of each grade, in the order of `views.PLACES`.
     """
-    made = list(zip(crops.cuts, crops.facts, crops.sources, strict=True))
-    for level, (cached,) in enumerate(DataLoader(levels_of(crops), bs=1)):
+    for level, (cached,) in enumerate(DataLoader(levels_of(crops, model.config), bs=1)):
         batch = cut(to_device(cached, device_of(model.networks[0])), model.config)
         each = [attend(network, batch, chosen[level].tolist()) for network in model.networks]
-        mine = [entry for entry in made if entry[0].level == level]
-        for (one, facts, source), *seen in zip(mine, *each, strict=True):
-            if source is None:
-                yield MissingCrop(LEVELS[level], one.place, _target(one), facts.reason)
+        mine = [crop for crop in crops if crop.level == level]
+        for one, *seen in zip(mine, *each, strict=True):
+            if one.volume is None:
+                yield MissingCrop(LEVELS[level], one.place, _target(one), one.reason)
             else:
-                yield _looked(one, source, seen, int(chosen[level, one.view.outputs[one.side]]))
+                yield _looked(one, one.volume, seen, int(chosen[level, one.view.outputs[one.side]]))
 
 
-def _target(one: Cut) -> str:
+def _target(one: Crop) -> str:
     """Return the name of the grade that a crop belongs to."""
     return next(
         of.name
@@ -214,13 +214,13 @@ def attend(network: Grader, batch: Batch, severities: Sequence[int]) -> list[See
     return seen
 
 
-def _looked(one: Cut, source: Excerpt, each: Sequence[Seen], severity: int) -> ExplainedCrop:
+def _looked(one: Crop, stack: Volume, each: Sequence[Seen], severity: int) -> ExplainedCrop:
     """Return the mean over a model's networks, on the slice with the greatest attention."""
-    indices = source.indices[one.size.extra : one.size.extra + one.size.slices]
+    indices = one.indices[one.size.extra : one.size.extra + one.size.slices]
     there = np.flatnonzero(indices >= 0)
     attention = np.mean([seen.attention for seen in each], axis=0)[there]
     pictured = int(attention.argmax())
-    stack, index = source.volume, int(indices[there[pictured]])
+    index = int(indices[there[pictured]])
     # Every network counts the same, whatever the size of its gradients.
     heat = np.mean([to_unit(seen.heat[there[pictured], None]) for seen in each], axis=0)
     whole = cut_slice(stack, index)
@@ -242,7 +242,7 @@ def _looked(one: Cut, source: Excerpt, each: Sequence[Seen], severity: int) -> E
     )
 
 
-def surroundings(stack: Volume, index: int, one: Cut) -> tuple[NDArray[np.int64], tuple[int, int]]:
+def surroundings(stack: Volume, index: int, one: Crop) -> tuple[NDArray[np.int64], tuple[int, int]]:
     """Return the part of a slice around a crop's point, `SURROUNDINGS` of the crop wide.
 
     Returns:
@@ -255,7 +255,7 @@ def surroundings(stack: Volume, index: int, one: Cut) -> tuple[NDArray[np.int64]
     return corner, (int(2 * half[1] + 1), int(2 * half[0] + 1))
 
 
-def _network_to_slice(stack: Volume, index: int, one: Cut) -> Floats:
+def _network_to_slice(stack: Volume, index: int, one: Crop) -> Floats:
     """Return the map ``[2, 3]`` from (column, row, 1) of the network's crop to column and row of a slice."""
     matrix = crop_to_slice(stack, index, one)
     # The network is given the middle of what is cached.
@@ -263,7 +263,7 @@ def _network_to_slice(stack: Volume, index: int, one: Cut) -> Floats:
     return matrix
 
 
-def on_slice(heat: Floats32, stack: Volume, index: int, one: Cut) -> Floats32:
+def on_slice(heat: Floats32, stack: Volume, index: int, one: Crop) -> Floats32:
     """Lay a crop's heat map ``[feature rows, feature columns]`` back onto its slice, as it was cut.
 
     Returns:
@@ -277,7 +277,7 @@ def on_slice(heat: Floats32, stack: Volume, index: int, one: Cut) -> Floats32:
     return np.asarray(warped, dtype=np.float32)
 
 
-def frame(stack: Volume, index: int, one: Cut) -> Floats:
+def frame(stack: Volume, index: int, one: Crop) -> Floats:
     """Return column and row ``[4, 2]`` of the corners of the network's crop in a slice, going round."""
     low, high = -0.5, one.size.px - 0.5
     corners = np.array([[low, low, 1], [high, low, 1], [high, high, 1], [low, high, 1]])

@@ -15,7 +15,7 @@ from torch import nn
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.settings import from_dict
-from lumbar_kaggle.core.targets import SERIES_KINDS, TARGETS
+from lumbar_kaggle.core.targets import LEVELS, SERIES_KINDS, TARGETS
 from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.inference.base import Explanation, Prediction, Study
 from lumbar_kaggle.inference.bundle import MANIFEST, Manifest
@@ -23,12 +23,11 @@ from lumbar_kaggle.score.blend import BlendModel, apply_cells, load_blend
 from lumbar_kaggle.training.devices import usable_devices
 from lumbar_kaggle.two_stage.config import GradeConfig, LocateConfig, TwoStageConfig
 from lumbar_kaggle.two_stage.export import BLEND, GradeModel, Models, read_models
-from lumbar_kaggle.two_stage.grade.crops import CropFacts, StudyCrops, crop_study
 from lumbar_kaggle.two_stage.grade.data import levels_of
-from lumbar_kaggle.two_stage.grade.fit import average_sides, to_targets
+from lumbar_kaggle.two_stage.grade.fit import average_sides, load_network, predict_levels, to_targets
 from lumbar_kaggle.two_stage.grade.network import Grader
 from lumbar_kaggle.two_stage.grade.places import to_points, unsided
-from lumbar_kaggle.two_stage.grade.training import load_network, predict_levels
+from lumbar_kaggle.two_stage.grade.views import Crop, crop_study
 from lumbar_kaggle.two_stage.locate.find import locate_studies
 from lumbar_kaggle.two_stage.locate.network import CHANNELS, Locator
 from lumbar_kaggle.two_stage.locate.training import load_network as load_locator
@@ -69,7 +68,7 @@ class CroppedStudy:
 
     volumes: tuple[Volume, ...]
     points: pd.DataFrame
-    crops: tuple[StudyCrops, ...]
+    crops: tuple[list[Crop], ...]
     notes: tuple[str, ...]
     sided: bool = True
 
@@ -139,19 +138,19 @@ class TwoStagePredictor:
         notes = [*study.notes, *_replacements(study.volumes)]
         if not sided:
             notes.append("the side of the foramina is not known: both get the mean of the two")
-        notes += _missing_crops(crops[0].facts if crops else ())
+        notes += _missing_crops(crops[0] if crops else ())
         return CroppedStudy(tuple(volumes), points, crops, tuple(notes), sided)
 
     def grade(self, cropped: CroppedStudy, number: int = 0) -> NDArray[np.float64]:
         """Return the blended probabilities ``[25, 3]``; NaN for levels that no view shows."""
         each = []
         for model, crops in zip(self.replicas[number].models, cropped.crops, strict=True):
-            found = predict_levels(model.networks, levels_of(crops), model.config)
+            found = predict_levels(model.networks, levels_of(crops, model.config), model.config)
             each.append(to_targets(found))
         blended: NDArray[np.float64] = apply_cells(self.blend, np.stack(each))[0]
         if not cropped.sided:
             blended = average_sides(blended)
-        shown = {fact.level for fact in cropped.crops[0].facts if not fact.reason}
+        shown = {LEVELS[crop.level] for crop in cropped.crops[0] if not crop.reason}
         blended[[of.level not in shown for of in TARGETS]] = np.nan
         return blended
 
@@ -169,9 +168,12 @@ def _replacements(volumes: Sequence[Volume]) -> list[str]:
     return notes
 
 
-def _missing_crops(facts: Sequence[CropFacts]) -> list[str]:
+def _missing_crops(crops: Sequence[Crop]) -> list[str]:
     """Say per view how many crops have no picture; the same for all models, or nearly so."""
-    whole, missing = Counter(fact.view for fact in facts), Counter(fact.view for fact in facts if fact.reason)
+    whole, missing = (
+        Counter(crop.view.name for crop in crops),
+        Counter(crop.view.name for crop in crops if crop.reason),
+    )
     return [f"{view}: {count} of {whole[view]} crops without a picture" for view, count in missing.items()]
 
 
