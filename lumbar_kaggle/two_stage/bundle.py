@@ -17,7 +17,7 @@ from torch import nn
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import alone_on, digest, read_csv, read_json, sha256_file
 from lumbar_kaggle.core.settings import check_settings, from_dict, load_config
-from lumbar_kaggle.core.targets import SERIES_KINDS, SEVERITIES, TARGET_NAMES, TARGETS
+from lumbar_kaggle.core.targets import LEVELS, SERIES_KINDS, SEVERITIES, TARGET_NAMES, TARGETS
 from lumbar_kaggle.dicom.preprocess import VOLUMES
 from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.inference.base import Explanation, Prediction, Study
@@ -26,12 +26,11 @@ from lumbar_kaggle.scoring.blend import BlendModel, apply_cells, load_blend, sav
 from lumbar_kaggle.training.devices import usable_devices
 from lumbar_kaggle.training.weights import export_weights
 from lumbar_kaggle.two_stage.config import LOCATOR, RERUN, RUN_FILE, GradeConfig, TwoStageConfig
-from lumbar_kaggle.two_stage.grade.crops import CropFacts, StudyCrops, crop_study
 from lumbar_kaggle.two_stage.grade.data import levels_of
-from lumbar_kaggle.two_stage.grade.fit import average_sides, to_targets
+from lumbar_kaggle.two_stage.grade.fit import average_sides, load_network, predict_levels, to_targets
 from lumbar_kaggle.two_stage.grade.network import Grader
 from lumbar_kaggle.two_stage.grade.places import to_points, unsided
-from lumbar_kaggle.two_stage.grade.training import load_network, predict_levels
+from lumbar_kaggle.two_stage.grade.views import Crop, crop_study
 from lumbar_kaggle.two_stage.locate.find import locate_studies
 from lumbar_kaggle.two_stage.locate.network import CHANNELS, Locator
 from lumbar_kaggle.two_stage.locate.training import load_locator, network_file
@@ -151,7 +150,7 @@ class CroppedStudy(NamedTuple):
 
     volumes: tuple[Volume, ...]
     points: pd.DataFrame
-    crops: tuple[StudyCrops, ...]
+    crops: tuple[list[Crop], ...]
     notes: tuple[str, ...]
     sided: bool = True
 
@@ -212,22 +211,24 @@ class TwoStagePredictor:
         volumes, places = study.croppable(), to_points(points).get(study.study_id, study.marked([]))
         crops = tuple(crop_study(volumes, places, model.config) for model in self.models)
         sided = study.study_id not in unsided(points)
-        notes = _notes(study, crops[0].facts, sided=sided)
+        notes = _notes(study, crops[0], sided=sided)
         return CroppedStudy(tuple(volumes), points, crops, notes, sided)
 
     def grade(self, cropped: CroppedStudy, number: int = 0) -> NDArray[np.float64]:
         """Return the blended probabilities ``[25, 3]``; NaN for levels that no view shows."""
         pairs = zip(self.replicas[number].models, cropped.crops, strict=True)
-        each = [to_targets(predict_levels(model.networks, levels_of(crops), model.config)) for model, crops in pairs]
+        each = [
+            to_targets(predict_levels(one.networks, levels_of(crops, one.config), one.config)) for one, crops in pairs
+        ]
         blended: NDArray[np.float64] = apply_cells(self.blend, np.stack(each))[0]
         if not cropped.sided:
             blended = average_sides(blended)
-        shown = {fact.level for fact in cropped.crops[0].facts if not fact.reason}
+        shown = {LEVELS[crop.level] for crop in cropped.crops[0] if not crop.reason}
         blended[[of.level not in shown for of in TARGETS]] = np.nan
         return blended
 
 
-def _notes(study: StudyVolumes, facts: Sequence[CropFacts], *, sided: bool) -> tuple[str, ...]:
+def _notes(study: StudyVolumes, crops: Sequence[Crop], *, sided: bool) -> tuple[str, ...]:
     """Say what could not be read, what the headers lack and, per view, how many crops have no picture."""
     there = {one.kind for one in study.volumes}
     notes = [*study.notes, *(f"no readable {kind} series" for kind in SERIES_KINDS if kind not in there)]
@@ -239,7 +240,7 @@ def _notes(study: StudyVolumes, facts: Sequence[CropFacts], *, sided: bool) -> t
             notes.append(f"series {series}: no plausible pixel spacing in the headers, spacing assumed")
     if not sided:
         notes.append("the side of the foramina is not known: both get the mean of the two")
-    whole, missing = Counter(fact.view for fact in facts), Counter(fact.view for fact in facts if fact.reason)
+    whole, missing = (Counter(one.view.name for one in some) for some in (crops, [one for one in crops if one.reason]))
     return *notes, *(f"{view}: {count} of {whole[view]} crops without a picture" for view, count in missing.items())
 
 

@@ -31,11 +31,10 @@ from lumbar_kaggle.training.devices import device_of
 from lumbar_kaggle.two_stage.bundle import Model, TwoStagePredictor
 from lumbar_kaggle.two_stage.config import LOCATOR, RERUN, RUN_FILE, GradeConfig, TwoStageConfig
 from lumbar_kaggle.two_stage.grade.augment import cut
-from lumbar_kaggle.two_stage.grade.crops import Cut, Excerpt, StudyCrops, crop_to_slice
 from lumbar_kaggle.two_stage.grade.data import Batch, levels_of
 from lumbar_kaggle.two_stage.grade.network import PLANES, Grader
 from lumbar_kaggle.two_stage.grade.places import choose
-from lumbar_kaggle.two_stage.grade.views import CELLS, PLACES, VIEWS, View
+from lumbar_kaggle.two_stage.grade.views import CELLS, PLACES, VIEWS, Crop, View, crop_to_slice
 from lumbar_kaggle.two_stage.study import read_study
 
 SURROUNDINGS = 1.5
@@ -186,21 +185,22 @@ def _located_slice(stacks: Sequence[Volume], view: View, rows: pd.DataFrame) -> 
             return
 
 
-def where_looked(model: Model, crops: StudyCrops, chosen: NDArray[np.int64]) -> Iterator[ExplainedCrop | MissingCrop]:
+def where_looked(
+    model: Model, crops: Sequence[Crop], chosen: NDArray[np.int64]
+) -> Iterator[ExplainedCrop | MissingCrop]:
     """Yield where a model looked in a study's crops: of every level, view and side, in that order. `chosen` ``[5
     levels, 5 places]`` is the severity to explain of each grade, in the order of `views.PLACES`."""
-    made = list(zip(crops.cuts, crops.facts, crops.sources, strict=True))
-    for level, (cached,) in enumerate(DataLoader(levels_of(crops), bs=1)):
+    for level, (cached,) in enumerate(DataLoader(levels_of(crops, model.config), bs=1)):
         batch = cut(to_device(cached, device_of(model.networks[0])), model.config)
         each = [attend(network, batch, chosen[level].tolist()) for network in model.networks]
-        mine = [entry for entry in made if entry[0].level == level]
-        for (one, facts, source), *seen in zip(mine, *each, strict=True):
+        mine = [crop for crop in crops if crop.level == level]
+        for one, *seen in zip(mine, *each, strict=True):
             output = one.view.outputs[one.side]
             place = LEVELS[level], one.place, _TARGET_OF[level, output]
-            if source is None:
-                yield MissingCrop(*place, facts.reason)
+            if one.volume is None:
+                yield MissingCrop(*place, one.reason)
             else:
-                yield _looked(place, one, source, seen, int(chosen[level, output]))
+                yield _looked(place, one, one.volume, seen, int(chosen[level, output]))
 
 
 class Seen(NamedTuple):
@@ -237,14 +237,14 @@ def attend(network: Grader, batch: Batch, severities: Sequence[int]) -> list[See
 
 
 def _looked(
-    place: tuple[str, str, str], one: Cut, source: Excerpt, each: Sequence[Seen], severity: int
+    place: tuple[str, str, str], one: Crop, stack: Volume, each: Sequence[Seen], severity: int
 ) -> ExplainedCrop:
     """Return the mean over a model's networks, on the slice with the greatest attention."""
-    indices = source.indices[one.size.extra : one.size.extra + one.size.slices]
+    indices = one.indices[one.size.extra : one.size.extra + one.size.slices]
     there = np.flatnonzero(indices >= 0)
     attention = np.mean([seen.attention for seen in each], axis=0)[there]
     pictured = int(attention.argmax())
-    stack, index = source.volume, int(indices[there[pictured]])
+    index = int(indices[there[pictured]])
     # Every network counts the same, whatever the size of its gradients.
     heat = np.mean([to_unit(seen.heat[there[pictured], None]) for seen in each], axis=0)
     corner, laid, frame = on_slice(to_unit(heat)[0], stack, index, one)
@@ -264,7 +264,7 @@ def _looked(
     )
 
 
-def on_slice(heat: Floats32, stack: Volume, index: int, one: Cut) -> tuple[NDArray[np.int64], Floats32, Floats]:
+def on_slice(heat: Floats32, stack: Volume, index: int, one: Crop) -> tuple[NDArray[np.int64], Floats32, Floats]:
     """Lay a crop's heat map ``[feature rows, feature columns]`` back onto its slice, as it was cut. Returns of the
     pictured part of the slice, `SURROUNDINGS` of the crop wide, the first column and row ``[2]``, which may lie outside
     of the slice; its heat ``[rows, columns]`` float32, 0 outside of the crop; and in it column and row ``[4, 2]`` of

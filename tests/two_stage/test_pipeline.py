@@ -16,7 +16,7 @@ from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json
-from lumbar_kaggle.core.targets import TARGET_NAMES
+from lumbar_kaggle.core.targets import LEVELS, TARGET_NAMES
 from lumbar_kaggle.inference.base import Study
 from lumbar_kaggle.inference.bundle import read_manifest
 from lumbar_kaggle.inference.predict import log_path, predict, study_rows
@@ -290,8 +290,8 @@ def test_levels_that_nothing_shows_keep_the_prior(study: Study, predictor: TwoSt
     """Where every view of a level is empty its five targets are NaN, the others are not."""
     seen = predictor.crop(read_study(study))
     (crops,) = seen.crops
-    facts = [replace(fact, reason="gone") if fact.level == "l4_l5" else fact for fact in crops.facts]
-    grades = predictor.grade(seen._replace(crops=(replace(crops, facts=tuple(facts)),)))
+    emptied = [replace(crop, reason="gone") if LEVELS[crop.level] == "l4_l5" else crop for crop in crops]
+    grades = predictor.grade(seen._replace(crops=(emptied,)))
     assert np.isnan(grades).any(axis=1).tolist() == [name.endswith("l4_l5") for name in TARGET_NAMES]
 
 

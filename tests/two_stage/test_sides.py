@@ -17,8 +17,8 @@ from lumbar_kaggle.dicom.preprocess import read_volumes, windowed_stacks, write_
 from lumbar_kaggle.dicom.series import read_series
 from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.two_stage.config import GradeConfig, LocateConfig
-from lumbar_kaggle.two_stage.grade.crops import crop_study
 from lumbar_kaggle.two_stage.grade.places import unsided
+from lumbar_kaggle.two_stage.grade.views import crop_study
 from lumbar_kaggle.two_stage.locate.find import locate_studies
 from lumbar_kaggle.two_stage.locate.network import STRIDE, Picture
 from lumbar_kaggle.two_stage.locate.training import axial_samples
@@ -142,11 +142,11 @@ def test_storage_changes_neither_points_nor_crops(
             [of_kind(one, "sagittal_t1") for one in sagittal] + [of_kind(one, "axial_t2") for one in axial],
             spine(),
             config,
-        ).images
+        )
         for sagittal, axial in (read, [[stack] for stack in standard])
     ]
     for mine, usual in zip(*crops, strict=True):
-        assert np.abs(mine.astype(int) - usual).mean() < 3
+        assert np.abs(mine.image.astype(int) - usual.image).mean() < 3
 
 
 @pytest.mark.parametrize("degrees", [-35.0, 35.0, 160.0])
@@ -277,8 +277,8 @@ def test_odd_geometry_gives_a_usable_stack(
     crops = crop_study(
         [of_kind(stack, "sagittal_t2")], np.broadcast_to(centre, (5, 5, 3)), GradeConfig(sagittal_px=16, axial_px=16)
     )
-    middle = crops.images[0].shape[2] // 2
-    assert (crops.images[0][:, 0, middle, 8:-8, 8:-8] == 100).all()
+    for crop in crops[:5]:
+        assert (crop.image[len(crop.image) // 2, 8:-8, 8:-8] == 100).all()
     assert all(np.isfinite(point).all() for point in find([stack], []).values())
 
 

@@ -1,4 +1,4 @@
-"""The second stage from points to out-of-fold predictions: crops, folds, training, ``oof.csv``."""
+"""The second stage from points to out-of-fold predictions: crops, folds, training with fastai, ``oof.csv``."""
 
 import logging
 from collections.abc import Sequence
@@ -7,24 +7,31 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
+from fastai.data.load import DataLoader
+from fastai.learner import Learner
+from fastai.torch_core import to_device
 from numpy.typing import NDArray
 
 from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import alone_on, digest, read_csv, write_csv
 from lumbar_kaggle.core.settings import begin_run
-from lumbar_kaggle.core.targets import SEVERITIES, TARGETS
+from lumbar_kaggle.core.targets import LEVELS, SCORE_GROUPS, SEVERITIES, SEVERITY_WEIGHTS, TARGETS
 from lumbar_kaggle.dicom.cache import Cache
 from lumbar_kaggle.scoring.cells import as_table
 from lumbar_kaggle.scoring.metric import PRIOR_SMOOTHING, score, weighted_prior
 from lumbar_kaggle.tables.competition import Competition
-from lumbar_kaggle.tables.folds import open_folds
+from lumbar_kaggle.tables.folds import derive_seed, open_folds
 from lumbar_kaggle.tables.submission import prior_predictions
-from lumbar_kaggle.training.devices import spread, training_device
+from lumbar_kaggle.training.devices import device_of, half_precision, spread, training_device
+from lumbar_kaggle.training.loop import make_learner, train_file
+from lumbar_kaggle.training.weights import load_weights
 from lumbar_kaggle.two_stage.config import GradeConfig
-from lumbar_kaggle.two_stage.grade.data import CropSet, Samples, cache_crops, study_labels
+from lumbar_kaggle.two_stage.grade.augment import SWAPPED, Accumulate, MixSamples, PrepareBatch, cut, mirror
+from lumbar_kaggle.two_stage.grade.data import Batch, CropSet, Samples, cache_crops, study_labels
+from lumbar_kaggle.two_stage.grade.network import GradeLoss, Grader
 from lumbar_kaggle.two_stage.grade.places import annotated_places, to_points, unsided
-from lumbar_kaggle.two_stage.grade.training import level_prior, predict_levels, train_fold
 from lumbar_kaggle.two_stage.grade.views import CELLS
 from lumbar_kaggle.two_stage.study import CachedStudies, DicomStudies
 
@@ -35,21 +42,13 @@ CONFIG = "grade.json"
 
 @dataclass(frozen=True)
 class GraderResult:
-    """State of a run after `train_grader`.
-
-    Attributes:
-        run: its folder.
-        finished: folds that are trained.
-        folds: how many there are.
-        left: of those that were asked for, how many are not trained yet.
-        score: of the out-of-fold predictions, once all folds are trained; None without all conditions.
-    """
+    """State of a run after `train_grader`."""
 
     run: Path
-    finished: int
-    folds: int
-    left: int
-    score: float | None
+    finished: int  # folds that are trained
+    folds: int  # that there are
+    left: int  # of those that were asked for, how many are not trained yet
+    score: float | None  # of the out-of-fold predictions; None before all folds or without all conditions
 
     def sentence(self) -> str:
         """Return one line on the result; the word ``resumable`` when something is left to do."""
@@ -59,6 +58,21 @@ class GraderResult:
             return f"{self.finished} of {self.folds} folds are trained in {self.run}, all that were asked for"
         told = "" if self.score is None else f"; out-of-fold score {self.score:.4f}"
         return f"{self.folds} folds are trained in {self.run}{told}"
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """What all folds share, see `train_grader`."""
+
+    competition: Competition
+    folds: pd.DataFrame
+    annotated: CropSet  # to train on
+    judged: CropSet
+    unsided: set[str]  # studies of whose foramina nobody knows the sides
+    out: Path
+    config: GradeConfig
+    budget: Budget
+    weights: pd.DataFrame | None
 
 
 @alone_on("out")
@@ -102,7 +116,10 @@ def train_grader(
         InputError: the run was begun with another configuration or on other data, or another process is at
             work on it, or there is nothing to train on.
     """
-    begin_run(out / CONFIG, config, data=_learned_from(competition, cache, places, weights))
+    tables = {"located points": places, "label weights": weights}
+    data = {name: "" if one is None else digest(one.to_csv(index=False)) for name, one in tables.items()}
+    images = {} if cache is None else {"images": Cache(cache, "volumes").identity()}
+    begin_run(out / CONFIG, config, data={**competition.identity(), **data, **images})
     wanted = range(config.folds) if only is None else only
     if not set(wanted) <= set(range(config.folds)):
         raise InputError(f"folds {' '.join(map(str, wanted))}: there are those from 0 to {config.folds - 1}")
@@ -115,23 +132,12 @@ def train_grader(
         if todo:
             made = _make_crops(competition, cache, places, annotated, crops or out, config, budget)
             lost = set() if places is None else unsided(places)
-            task = _Task(competition, folds, *made, lost, out, config, budget, weights)
-            spread(_fit_fold, task, todo, processes)
+            spread(_fit_fold, _Task(competition, folds, *made, lost, out, config, budget, weights), todo, processes)
     except OutOfTime:
         pass  # what is finished is told below
     finished = [fold for fold in range(config.folds) if predictions_file(out, fold).is_file()]
     result = conclude(competition, out, config) if len(finished) == config.folds else None
     return GraderResult(out, len(finished), config.folds, len(set(wanted) - set(finished)), result)
-
-
-def _learned_from(
-    competition: Competition, cache: Path | None, places: pd.DataFrame | None, weights: pd.DataFrame | None
-) -> dict[str, str]:
-    """Return digests of what a run is made from, see `settings.tie`."""
-    tables = {"located points": places, "label weights": weights}
-    images = {} if cache is None else {"images": Cache(cache, "volumes").identity()}
-    digests = {name: "" if one is None else digest(one.to_csv(index=False)) for name, one in tables.items()}
-    return {**competition.identity(), **digests, **images}
 
 
 def predictions_file(out: Path, fold: int) -> Path:
@@ -166,25 +172,9 @@ def _make_crops(
     return around_marks, cache_crops(studies, located, marked, out / "located", config, budget)
 
 
-@dataclass(frozen=True, eq=False)
-class _Task:
-    """What all folds share: crops to train on and judge at, studies of unknown sides; see `train_grader`."""
-
-    competition: Competition
-    folds: pd.DataFrame
-    annotated: CropSet
-    judged: CropSet
-    unsided: set[str]
-    out: Path
-    config: GradeConfig
-    budget: Budget
-    weights: pd.DataFrame | None
-
-
 def _fit_fold(task: _Task, fold: int) -> None:
     task.budget.check()
-    folds, out, config = task.folds, task.out, task.config
-    labels = study_labels(task.competition.labels, task.weights)
+    folds, out, config, rows = task.folds, task.out, task.config, task.competition.labels
     held_out = set(folds.loc[folds["fold"] == fold, "study_id"])
     inside = [study for study in folds["study_id"] if study in held_out and study in task.judged]
     outside = [study for study in folds["study_id"] if study not in held_out and study in task.annotated]
@@ -193,20 +183,95 @@ def _fit_fold(task: _Task, fold: int) -> None:
             f"{out}: fold {fold} has no study with an annotated point to train on, or none with a located "
             "one to judge on; use fewer folds"
         )
-    training = Samples(outside, task.annotated, labels)
-    seen = task.competition.labels["study_id"].isin(held_out)
-    rest = task.competition.labels[~seen]
-    prior = level_prior(rest, weighted=config.severity_weights)
-    validation = Samples(inside, task.judged, labels)
-    network = train_fold(training, validation, prior, fold, out, config, task.budget)
-    found = to_targets(predict_levels([network.to(training_device())], Samples(inside, task.judged), config))
+    labels, seen = study_labels(rows, task.weights), ~rows["study_id"].isin(held_out)
+    training, validation = Samples(outside, task.annotated, labels), Samples(inside, task.judged, labels)
+    file, prior = out / f"fold-{fold}.safetensors", level_prior(rows[seen], weighted=config.severity_weights)
+    if not file.is_file():
+        train_file(
+            file,
+            lambda fresh: _learner(Grader(config, prior, pretrained=fresh), training, validation, out, config),
+            config,
+            seed=derive_seed(config.seed, "grade", fold),
+            title=f"train fold {fold + 1}/{config.folds}",
+            history=out / f"fold-{fold}-history.csv",
+            budget=task.budget,
+            ema=config.ema,
+            wd=config.weight_decay,
+        )
+    # Read again as a resumed run has it: the order of the weights in memory shows in the last digits.
+    network = load_network(file, config).to(training_device())
+    found = to_targets(predict_levels([network], validation, config))
     doubtful = [study in task.unsided for study in inside]
     found[doubtful] = average_sides(found[doubtful])
-    table = as_table(tuple(inside), found)
     # Studies without any point keep the prior of the training part.
-    lost = task.competition.labels[seen & ~task.competition.labels["study_id"].isin(inside)]
-    fallback = prior_predictions(weighted_prior(rest, smoothing=PRIOR_SMOOTHING), lost)
-    write_csv(predictions_file(out, fold), pd.concat([table, fallback], ignore_index=True).assign(fold=fold))
+    lost = rows[~seen & ~rows["study_id"].isin(inside)]
+    fallback = prior_predictions(weighted_prior(rows[seen], smoothing=PRIOR_SMOOTHING), lost)
+    table = pd.concat([as_table(tuple(inside), found), fallback], ignore_index=True)
+    write_csv(predictions_file(out, fold), table.assign(fold=fold))
+
+
+def level_prior(labels: pd.DataFrame, *, weighted: bool) -> torch.Tensor:
+    """Return the prior ``[3 groups, 5 levels, 3]`` of labels; `weighted`: by the score's 1, 2 and 4."""
+    weights = SEVERITY_WEIGHTS if weighted else (1.0, 1.0, 1.0)
+    groups, levels = zip(*((SCORE_GROUPS.index(of.score_group), LEVELS.index(of.level)) for of in TARGETS), strict=True)
+    prior = np.zeros((len(SCORE_GROUPS), len(LEVELS), len(SEVERITIES)))
+    prior[groups, levels] = weighted_prior(labels, smoothing=PRIOR_SMOOTHING, weights=weights)
+    return torch.from_numpy(prior)
+
+
+def _learner(network: Grader, training: Samples, validation: Samples, folder: Path, config: GradeConfig) -> Learner:
+    loss = GradeLoss(config)
+    callbacks = [PrepareBatch(config)]
+    if config.mixup:
+        callbacks.append(MixSamples(config.mixup, loss))
+    if config.accumulate > 1:
+        callbacks.append(Accumulate(min(config.batch_size, len(training)) * config.accumulate))
+    if config.channels_last:
+        network.to(memory_format=torch.channels_last)
+    parts = training, validation
+    return make_learner(network, parts, loss, folder, config, callbacks=callbacks, workers=config.workers)
+
+
+def load_network(file: Path, config: GradeConfig) -> Grader:
+    """Return a fold's trained network, on the CPU.
+
+    Raises:
+        InputError: the file is missing, damaged, or of another network.
+    """
+    network = Grader(config)
+    load_weights(network, file, "delete it and run the same command again, or export the bundle again")
+    return network
+
+
+def predict_levels(
+    networks: Sequence[Grader], levels: Samples | Sequence[tuple[Batch]], config: GradeConfig
+) -> NDArray[np.float64]:
+    """Return probabilities ``[studies, 5 levels, 5 places, 3]``: the mean over networks, turns and mirror images.
+
+    The networks are of one configuration, on one device, which computes; of each study all five levels are given.
+    """
+    loader = DataLoader(levels, bs=2 * config.batch_size)
+    probabilities = torch.cat([predict_batch(networks, batch, config) for (batch,) in loader])
+    return probabilities.double().view(-1, len(LEVELS), *probabilities.shape[1:]).numpy()
+
+
+@torch.inference_mode()
+def predict_batch(networks: Sequence[Grader], batch: Batch, config: GradeConfig) -> torch.Tensor:
+    """Return probabilities ``[batch, 5, 3]`` of crops as they are cached, the mean as in `predict_levels`."""
+    device = device_of(networks[0])
+    cached = to_device(batch, device)
+    found = []
+    for turn in config.predict_turns:
+        plain = cut(cached, config, turn)
+        shown = [(plain, list(range(len(SWAPPED))))]
+        if config.flip_predictions:
+            everyone = torch.ones(len(plain["level"]), dtype=torch.bool, device=device)
+            shown.append((mirror(plain, everyone), SWAPPED))
+        with half_precision(device, wanted=config.mixed_precision):
+            for network in networks:
+                network.eval()
+                found += [network(one)["logits"].softmax(dim=2)[:, order] for one, order in shown]
+    return torch.stack(found).mean(dim=0).cpu()
 
 
 def to_targets(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -218,11 +283,13 @@ def to_targets(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def average_sides(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return ``[…, 25, 3]`` with the mean of left and right in place of both foramina of a level."""
+    left, right = (
+        [k for k, of in enumerate(TARGETS) if of.condition == f"{side}_neural_foraminal_narrowing"]
+        for side in ("left", "right")
+    )
     averaged = probabilities.copy()
-    for left, of in enumerate(TARGETS):
-        if of.condition == "left_neural_foraminal_narrowing":
-            right = TARGETS.index(of._replace(condition="right_neural_foraminal_narrowing"))
-            averaged[..., [left, right], :] = averaged[..., [left, right], :].mean(axis=-2, keepdims=True)
+    mean = (probabilities[..., left, :] + probabilities[..., right, :]) / 2
+    averaged[..., left, :] = averaged[..., right, :] = mean
     return averaged
 
 
@@ -231,13 +298,9 @@ def conclude(competition: Competition, out: Path, config: GradeConfig) -> float 
 
     Without all conditions there is no score: None.
     """
-    remedy = "delete it and run the same command again"
-    parts = [
-        read_csv(predictions_file(out, fold), ("row_id", "fold", *SEVERITIES), remedy) for fold in range(config.folds)
-    ]
-    everything = pd.concat(parts, ignore_index=True)
-    oof = competition.labels[["row_id"]].merge(everything, on="row_id", validate="1:1")
-    oof = oof[["row_id", "fold", *SEVERITIES]]
+    columns, remedy = ["row_id", "fold", *SEVERITIES], "delete it and run the same command again"
+    parts = [read_csv(predictions_file(out, fold), columns, remedy) for fold in range(config.folds)]
+    oof = competition.labels[["row_id"]].merge(pd.concat(parts), on="row_id", validate="1:1")[columns]
     write_csv(out / "oof.csv", oof)
     mine = score(oof, competition.labels)
     prior = score(prior_predictions(weighted_prior(competition.labels), competition.labels), competition.labels)
