@@ -145,7 +145,7 @@ class TwoStagePredictor:
         """Return the blended probabilities ``[25, 3]``; NaN for levels that no view shows."""
         each = []
         for model, crops in zip(self.replicas[number].models, cropped.crops, strict=True):
-            found = predict_levels(model.networks, levels_of(crops, model.config), model.config)
+            found = predict_levels(model.networks, levels_of(crops), model.config)
             each.append(to_targets(found))
         blended: NDArray[np.float64] = apply_cells(self.blend, np.stack(each))[0]
         if not cropped.sided:

@@ -24,8 +24,7 @@ Floats = NDArray[np.float64]
 PLACES: tuple[str, ...] = ("canal", "left foramen", "right foramen", "left recess", "right recess")
 """Located in each study at each level; also the order of the network's five outputs per level."""
 
-CANAL, FORAMINA, RECESSES = 0, slice(1, 3), slice(3, 5)
-"""Of `PLACES`; the left one first."""
+CANAL, FORAMINA, RECESSES = 0, slice(1, 3), slice(3, 5)  # of `PLACES`; the left one first
 
 PLACE_OF_CONDITION = dict(zip(CONDITIONS, PLACES, strict=True))
 
@@ -65,24 +64,16 @@ class Window(NamedTuple):
     pixel_mm: float
     margin_px: int  # on each side
     extra: int  # slices on each side
-
-    @property
-    def cached_px(self) -> int:
-        """Side of the cached crop."""
-        return self.px + 2 * self.margin_px
-
-    @property
-    def cached_slices(self) -> int:
-        """Slices of the cached crop, an odd number."""
-        return self.slices + 2 * self.extra
+    cached_px: int
+    cached_slices: int  # an odd number
 
 
 def window(view: View, config: GradeConfig) -> Window:
     """Return a view's sizes by the configuration."""
-    number = VIEWS.index(view)
     px = config.sagittal_px if view.plane == "sagittal" else config.axial_px
-    pixel_mm = config.size_mm[number] / px
-    return Window(px, config.slices[number], pixel_mm, int(np.ceil(config.margin_mm / pixel_mm)), config.extra_slices)
+    size_mm, slices = config.size_mm[VIEWS.index(view)], config.slices[VIEWS.index(view)]
+    margin, extra = int(np.ceil(config.margin_mm / (size_mm / px))), config.extra_slices
+    return Window(px, slices, size_mm / px, margin, extra, px + 2 * margin, slices + 2 * extra)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +106,7 @@ class Crop:
         return image
 
     def facts(self) -> dict[str, object]:
-        """Return its row of the cache's table: where it comes from, and its point on the nearest slice in px.
+        """Return its row of the cache's table, with its point on the nearest slice in px.
 
         Slices ``first`` to ``last`` of the window exist; without a picture 0 to -1.
         """
@@ -146,11 +137,8 @@ def crop_study(
 ) -> list[Crop]:
     """Return the crops of one study: of every view, level and side, in that order.
 
-    Args:
-        stacks: those that crops can be cut from, see `StudyVolumes.croppable`.
-        points: ``[5 places, 5 levels, 3]`` LPS mm in the order of `PLACES`, NaN where not known.
-        config: sizes and windows.
-        annotated: the annotated points alike, for the slice attention's target.
+    They are cut from `stacks`, see `StudyVolumes.croppable`, around `points`: ``[5 places, 5 levels, 3]`` LPS mm in
+    the order of `PLACES`, NaN where not known. The `annotated` ones alike are for the slice attention's target.
     """
     named = with_middle(points)
     marked = with_middle(np.full_like(points, np.nan) if annotated is None else annotated)
