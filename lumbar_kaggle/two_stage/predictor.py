@@ -24,7 +24,7 @@ from lumbar_kaggle.training.devices import usable_devices
 from lumbar_kaggle.two_stage.config import GradeConfig, LocateConfig, TwoStageConfig
 from lumbar_kaggle.two_stage.export import BLEND, GradeModel, Models, read_models
 from lumbar_kaggle.two_stage.grade.data import levels_of
-from lumbar_kaggle.two_stage.grade.fit import average_sides, load_network, predict_levels, to_targets
+from lumbar_kaggle.two_stage.grade.fit import average_sides, load_network, predict_levels
 from lumbar_kaggle.two_stage.grade.network import Grader
 from lumbar_kaggle.two_stage.grade.places import to_points, unsided
 from lumbar_kaggle.two_stage.grade.views import Crop, crop_study
@@ -143,10 +143,8 @@ class TwoStagePredictor:
 
     def grade(self, cropped: CroppedStudy, number: int = 0) -> NDArray[np.float64]:
         """Return the blended probabilities ``[25, 3]``; NaN for levels that no view shows."""
-        each = []
-        for model, crops in zip(self.replicas[number].models, cropped.crops, strict=True):
-            found = predict_levels(model.networks, levels_of(crops), model.config)
-            each.append(to_targets(found))
+        pairs = zip(self.replicas[number].models, cropped.crops, strict=True)
+        each = [predict_levels(model.networks, levels_of(crops), model.config) for model, crops in pairs]
         blended: NDArray[np.float64] = apply_cells(self.blend, np.stack(each))[0]
         if not cropped.sided:
             blended = average_sides(blended)

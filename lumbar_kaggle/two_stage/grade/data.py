@@ -26,9 +26,7 @@ from lumbar_kaggle.two_stage.study import Studies
 Floats = NDArray[np.float64]
 Labels = tuple[NDArray[np.int64], NDArray[np.float32]]
 
-UNKNOWN = -1
-"""Label of a target that nobody graded, and slice target where no annotated slice is in the window."""
-
+UNKNOWN = -1  # label of a target that nobody graded, and slice target where no annotated slice is in the window
 BATCH = 32  # studies that are committed together
 MARKER = ".lumbar-crops"  # lies in a folder that `evict_other_crops` may remove
 
@@ -36,8 +34,8 @@ MARKER = ".lumbar-crops"  # lies in a folder that `evict_other_crops` may remove
 class Batch(TypedDict):
     """Levels of studies as the network and its loss take them; of one level without the first axis.
 
-    The loader gives crops as they are cached, larger than what the network sees; `augment.cut` and
-    `augment.augment` give those of its size. Labels are not there in prediction.
+    The loader gives crops as they are cached, larger than what the network sees; `augment.cut` and `augment.augment`
+    give those of its size. Labels are not there in prediction.
     """
 
     images: list[torch.Tensor]  # per view [batch, sides, slices, px, px]: uint8 as cached, then standardised floats
@@ -61,9 +59,9 @@ def crops_folder(scratch: Path, config: GradeConfig) -> Path:
 
 
 def evict_other_crops(folder: Path) -> None:
-    """Mark a folder, as from `crops_folder`, as one of crops, and remove those beside it that are so marked.
+    """Mark a `crops_folder`, and remove those beside it that are marked; what is somebody else's has no mark.
 
-    So a session's space need be enough for one model's crops. What has no mark is somebody else's and stays.
+    So a session's space need be enough for one model's crops.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARKER).touch()
@@ -134,14 +132,11 @@ class CropSet:
         # Per study its file, and of each crop the first and the last slice that exist and the annotated one.
         numbers = ["first", "last", "target"]
         groups = index.astype(dict.fromkeys(numbers, np.int64)).groupby("study_id")
-        self.rows = {study: (rows["file"].iloc[0], rows[numbers].to_numpy()) for study, rows in groups}
-
-    def __contains__(self, study: str) -> bool:
-        return study in self.rows
+        self.files = {study: (rows["file"].iloc[0], rows[numbers].to_numpy()) for study, rows in groups}
 
     def level(self, study: str, level: int) -> Batch:
         """Return the crops of a level, 0 to 4."""
-        file, numbers = self.rows[study]
+        file, numbers = self.files[study]
         flat = np.load(self.folder / file, mmap_mode="r")
         batch: Batch = {"images": [], "present": [], "slices": [], "level": torch.tensor(level)}
         for view, size in zip(VIEWS, self.sizes, strict=True):

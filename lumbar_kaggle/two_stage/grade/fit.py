@@ -48,18 +48,18 @@ class GraderResult(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class _Task:
+class _Run:
     """What all folds share, see `train_grader`."""
 
     competition: Competition
+    cache: Path | None
+    places: pd.DataFrame | None
+    annotated: pd.DataFrame | None
     folds: pd.DataFrame
-    annotated: CropSet  # to train on
-    judged: CropSet
-    unsided: set[str]  # studies of whose foramina nobody knows the sides
+    weights: pd.DataFrame | None
     out: Path
     config: GradeConfig
     budget: Budget
-    weights: pd.DataFrame | None
 
 
 @alone_on("out")
@@ -85,12 +85,10 @@ def train_grader(
     crops around located points, by a locator that has not seen the study.
 
     Args:
-        competition: the training split.
-        cache: folder of its cached volumes; None: crops are cut from the DICOM files.
+        cache: folder of the split's cached volumes; None: crops are cut from the DICOM files.
         places: located points, out-of-fold, to judge at; see `places.to_points`. None: the annotated ones.
         out: run folder: settings, ``folds.csv``, ``prior.csv``, the crops, per fold its weights and predictions,
             ``oof.csv`` once all folds are there.
-        config, budget: what to train, and for how long.
         weights: columns ``row_id, weight``: how much each label counts.
         annotated: as from `places.annotated_places`; needed without cached volumes.
         crops: folder for the crops, where the run folder has no room for them.
@@ -116,9 +114,8 @@ def train_grader(
     try:
         todo = [fold for fold in wanted if not predictions_file(out, fold).is_file()]
         if todo:
-            made = _make_crops(competition, cache, places, annotated, crops or out, config, budget)
-            lost = set() if places is None else unsided(places)
-            spread(_fit_fold, _Task(competition, folds, *made, lost, out, config, budget, weights), todo, processes)
+            run = _Run(competition, cache, places, annotated, folds, weights, out, config, budget)
+            spread(_fit_fold, (run, *_make_crops(run, crops or out)), todo, processes)
     except OutOfTime:
         pass  # what is finished is told below
     finished = {fold for fold in range(config.folds) if predictions_file(out, fold).is_file()}
@@ -139,46 +136,40 @@ def predictions_file(out: Path, fold: int) -> Path:
     return out / f"fold-{fold}-predictions.csv"
 
 
-def _make_crops(
-    competition: Competition,
-    cache: Path | None,
-    places: pd.DataFrame | None,
-    annotated: pd.DataFrame | None,
-    out: Path,
-    config: GradeConfig,
-    budget: Budget,
-) -> tuple[CropSet, CropSet]:
+def _make_crops(run: _Run, folder: Path) -> tuple[CropSet, CropSet]:
     """Return the crops around annotated points, and those to judge at."""
+    competition, annotated = run.competition, run.annotated
     if annotated is None:
-        if cache is None:
-            raise InputError(f"{out}: neither cached volumes nor a table of annotated points is given")
-        annotated = annotated_places(competition, cache)
-    studies = CachedStudies(cache) if cache is not None else DicomStudies(competition.series)
+        if run.cache is None:
+            raise InputError(f"{folder}: neither cached volumes nor a table of annotated points is given")
+        annotated = annotated_places(competition, run.cache)
+    studies = DicomStudies(competition.series) if run.cache is None else CachedStudies(run.cache)
     marked = to_points(annotated)
     lost = sum(study not in marked for study in competition.studies)
     if lost:
         log.info("%d studies without an annotated point in a placed series are not trained on", lost)
-    log.info("Cropping the views of %d studies into %s", len(competition.studies), out)
-    around_marks = cache_crops(studies, marked, marked, out / "annotated", config, budget)
-    if places is None:
+    log.info("Cropping the views of %d studies into %s", len(competition.studies), folder)
+    around_marks = cache_crops(studies, marked, marked, folder / "annotated", run.config, run.budget)
+    if run.places is None:
         return around_marks, around_marks
-    located = to_points(places[places["study_id"].astype(str).isin(competition.studies)])
-    return around_marks, cache_crops(studies, located, marked, out / "located", config, budget)
+    located = to_points(run.places[run.places["study_id"].astype(str).isin(competition.studies)])
+    return around_marks, cache_crops(studies, located, marked, folder / "located", run.config, run.budget)
 
 
-def _fit_fold(task: _Task, fold: int) -> None:
-    task.budget.check()
-    folds, out, config, rows = task.folds, task.out, task.config, task.competition.labels
+def _fit_fold(shared: tuple[_Run, CropSet, CropSet], fold: int) -> None:
+    run, annotated, judged = shared
+    run.budget.check()
+    folds, out, config, rows = run.folds, run.out, run.config, run.competition.labels
     held_out = set(folds.loc[folds["fold"] == fold, "study_id"])
-    inside = [study for study in folds["study_id"] if study in held_out and study in task.judged]
-    outside = [study for study in folds["study_id"] if study not in held_out and study in task.annotated]
+    inside = [study for study in folds["study_id"] if study in held_out and study in judged.files]
+    outside = [study for study in folds["study_id"] if study not in held_out and study in annotated.files]
     if not inside or not outside:
         raise InputError(
             f"{out}: fold {fold} has no study with an annotated point to train on, or none with a located "
             "one to judge on; use fewer folds"
         )
-    labels, seen = study_labels(rows, task.weights), ~rows["study_id"].isin(held_out)
-    training, validation = Samples(outside, task.annotated, labels), Samples(inside, task.judged, labels)
+    labels, seen = study_labels(rows, run.weights), ~rows["study_id"].isin(held_out)
+    training, validation = Samples(outside, annotated, labels), Samples(inside, judged, labels)
     file, prior = out / f"fold-{fold}.safetensors", level_prior(rows[seen], weighted=config.severity_weights)
     if not file.is_file():
         train_file(
@@ -188,18 +179,19 @@ def _fit_fold(task: _Task, fold: int) -> None:
             seed=derive_seed(config.seed, "grade", fold),
             title=f"train fold {fold + 1}/{config.folds}",
             history=out / f"fold-{fold}-history.csv",
-            budget=task.budget,
+            budget=run.budget,
             ema=config.ema,
             wd=config.weight_decay,
         )
     # Read again as a resumed run has it: the order of the weights in memory shows in the last digits.
     network = load_network(file, config).to(training_device())
-    found = to_targets(predict_levels([network], validation, config))
-    doubtful = [study in task.unsided for study in inside]
+    found = predict_levels([network], validation, config)
+    lost = set() if run.places is None else unsided(run.places)
+    doubtful = [study in lost for study in inside]
     found[doubtful] = average_sides(found[doubtful])
     # Studies without any point keep the prior of the training part.
-    lost = rows[~seen & ~rows["study_id"].isin(inside)]
-    fallback = prior_predictions(weighted_prior(rows[seen], smoothing=PRIOR_SMOOTHING), lost)
+    others = rows[~seen & ~rows["study_id"].isin(inside)]
+    fallback = prior_predictions(weighted_prior(rows[seen], smoothing=PRIOR_SMOOTHING), others)
     table = pd.concat([as_table(tuple(inside), found), fallback], ignore_index=True)
     write_csv(predictions_file(out, fold), table.assign(fold=fold))
 
@@ -232,13 +224,14 @@ def load_network(file: Path, config: GradeConfig) -> Grader:
 def predict_levels(
     networks: Sequence[Grader], levels: Samples | Sequence[tuple[Batch]], config: GradeConfig
 ) -> NDArray[np.float64]:
-    """Return probabilities ``[studies, 5 levels, 5 places, 3]``: the mean over networks, turns and mirror images.
+    """Return probabilities ``[studies, 25, 3]``, rows sum to 1: the mean over networks, turns and mirror images.
 
     The networks are of one configuration, on one device, which computes; of each study all five levels are given.
     """
     loader = DataLoader(levels, bs=2 * config.batch_size)
-    probabilities = torch.cat([predict_batch(networks, batch, config) for (batch,) in loader])
-    return probabilities.double().view(-1, len(LEVELS), *probabilities.shape[1:]).numpy()
+    probabilities = torch.cat([predict_batch(networks, batch, config) for (batch,) in loader]).double().numpy()
+    targets = probabilities.reshape(-1, len(LEVELS), *probabilities.shape[1:])[:, *CELLS]
+    return np.asarray(targets / targets.sum(axis=-1, keepdims=True))
 
 
 @torch.inference_mode()
@@ -258,12 +251,6 @@ def predict_batch(networks: Sequence[Grader], batch: Batch, config: GradeConfig)
                 network.eval()
                 found += [network(one)["logits"].softmax(dim=2)[:, order] for one, order in shown]
     return torch.stack(found).mean(dim=0).cpu()
-
-
-def to_targets(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return ``[studies, 25, 3]``, rows sum to 1, of ``[studies, 5 levels, 5 places, 3]``."""
-    chosen = probabilities[:, *CELLS]
-    return np.asarray(chosen / chosen.sum(axis=-1, keepdims=True))
 
 
 def average_sides(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:

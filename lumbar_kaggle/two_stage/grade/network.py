@@ -28,8 +28,8 @@ class Graded(TypedDict):
 class SlicePool(nn.Module):
     """A view's slices → its description: recurrence along the slices (`sequence` "gru"), then gated attention.
 
-    The score of the auxiliary slice loss is a second one beside the attention's: what shows the place best
-    need not be all that the grade is read from.
+    The score of the auxiliary slice loss is a second one beside the attention's: what shows the place best need not
+    be all that the grade is read from.
     """
 
     def __init__(self, features: int, width: int, sequence: str) -> None:
@@ -68,14 +68,12 @@ class Grader(nn.Module):
         weights = config.weights if pretrained else ("none", "none")
         built = [build_encoder(name, file) for name, file in zip(config.backbones, weights, strict=True)]
         self.encoders = nn.ModuleList(encoder for encoder, _ in built)
-        width, widths = config.features, [features for _, features in built]
-        self.pools = nn.ModuleList(
-            SlicePool(widths[PLANES.index(view.plane)], width, config.sequence) for view in VIEWS
-        )
+        width, inputs = config.features, [built[PLANES.index(view.plane)][1] for view in VIEWS]
+        self.pools = nn.ModuleList(SlicePool(count, width, config.sequence) for count in inputs)
         self.missing = nn.Parameter(torch.zeros(len(VIEWS), width))
         self.view_heads = nn.ModuleList(nn.Linear(width, len(SEVERITIES)) for _ in VIEWS)
-        inputs = [width * (3 if config.axial_for_canal else 1), 2 * width, 2 * width]
-        self.heads = nn.ModuleList(_head(count, width, config.dropout) for count in inputs)
+        described = (3 if config.axial_for_canal else 1, 2, 2)  # views that each head reads
+        self.heads = nn.ModuleList(_head(count * width, width, config.dropout) for count in described)
         # Starting from the prior saves the first epoch; with the level it says how frequent a grade is there.
         self.base = nn.Parameter(torch.zeros(3, len(LEVELS) if config.level_input else 1, len(SEVERITIES)))
         if prior is not None:
@@ -106,9 +104,7 @@ class Grader(nn.Module):
             if self.config.channels_last:
                 stacked = stacked.contiguous(memory_format=torch.channels_last)
             parts = encoder(stacked).split([part.shape[:3].numel() for part in mine])
-            encoded += [
-                one.view(part.shape[:2].numel(), part.shape[2], -1) for one, part in zip(parts, mine, strict=True)
-            ]
+            encoded += [one.view(-1, part.shape[2], one.shape[1]) for one, part in zip(parts, mine, strict=True)]
         return encoded
 
     def _grade(self, described: Sequence[torch.Tensor], level: torch.Tensor) -> torch.Tensor:

@@ -53,7 +53,7 @@ VIEWS = (
     View("axial middle", "axial", ("axial_t2",), ("axial middle",), (0,)),
     View("axial side", "axial", ("axial_t2",), ("left recess", "right recess"), (3, 4)),
 )
-"""``axial middle`` is the point midway between the two recesses."""
+"""``axial middle`` is the point midway between the two recesses, or the canal's where one is not known."""
 
 
 class Window(NamedTuple):
@@ -106,10 +106,7 @@ class Crop:
         return image
 
     def facts(self) -> dict[str, object]:
-        """Return its row of the cache's table, with its point on the nearest slice in px.
-
-        Slices ``first`` to ``last`` of the window exist; without a picture 0 to -1.
-        """
+        """Return its row of the cache's table: of the window, slices ``first`` to ``last`` exist; none: 0 to -1."""
         facts: dict[str, object] = {"view": self.view.name, "level": LEVELS[self.level], "side": self.side}
         facts |= {"series_id": "", "kind": "", "instance_number": None, "row": -1.0, "column": -1.0}
         facts |= {"distance_mm": -1.0, "first": 0, "last": -1, "target": self.target, "reason": self.reason}
@@ -123,12 +120,9 @@ class Crop:
 
 
 def with_middle(points: Floats) -> dict[str, Floats]:
-    """Return per place that a view may need ``[5 levels, 3]`` of points ``[5 places, 5 levels, 3]``, NaN: not known.
-
-    The axial middle is the canal's point where a recess is not known.
-    """
+    """Return per place that a view may need ``[5 levels, 3]`` of points ``[5 places, 5 levels, 3]``, NaN: not known."""
+    middle = points[RECESSES].mean(axis=0)
     named = dict(zip(PLACES, points, strict=True))
-    middle = (named["left recess"] + named["right recess"]) / 2
     return named | {"axial middle": np.where(np.isnan(middle), named["canal"], middle)}
 
 
