@@ -27,7 +27,7 @@ from lumbar_kaggle.training.devices import usable_devices
 from lumbar_kaggle.training.weights import export_weights
 from lumbar_kaggle.two_stage.config import LOCATOR, RERUN, RUN_FILE, GradeConfig, TwoStageConfig
 from lumbar_kaggle.two_stage.grade.data import levels_of
-from lumbar_kaggle.two_stage.grade.fit import average_sides, load_network, predict_levels, to_targets
+from lumbar_kaggle.two_stage.grade.fit import average_sides, load_network, predict_levels
 from lumbar_kaggle.two_stage.grade.network import Grader
 from lumbar_kaggle.two_stage.grade.places import to_points, unsided
 from lumbar_kaggle.two_stage.grade.views import Crop, crop_study
@@ -217,9 +217,7 @@ class TwoStagePredictor:
     def grade(self, cropped: CroppedStudy, number: int = 0) -> NDArray[np.float64]:
         """Return the blended probabilities ``[25, 3]``; NaN for levels that no view shows."""
         pairs = zip(self.replicas[number].models, cropped.crops, strict=True)
-        each = [
-            to_targets(predict_levels(one.networks, levels_of(crops, one.config), one.config)) for one, crops in pairs
-        ]
+        each = [predict_levels(model.networks, levels_of(crops), model.config) for model, crops in pairs]
         blended: NDArray[np.float64] = apply_cells(self.blend, np.stack(each))[0]
         if not cropped.sided:
             blended = average_sides(blended)

@@ -151,7 +151,7 @@ def grade(
             processes=processes,
             folds=shared,
         )
-        log.info(result.sentence())
+        log.info(result.sentence)
         if result.left:
             return f"folds of model {number} of {count} are"
     return ""

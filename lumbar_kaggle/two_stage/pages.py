@@ -190,7 +190,7 @@ def where_looked(
 ) -> Iterator[ExplainedCrop | MissingCrop]:
     """Yield where a model looked in a study's crops: of every level, view and side, in that order. `chosen` ``[5
     levels, 5 places]`` is the severity to explain of each grade, in the order of `views.PLACES`."""
-    for level, (cached,) in enumerate(DataLoader(levels_of(crops, model.config), bs=1)):
+    for level, (cached,) in enumerate(DataLoader(levels_of(crops), bs=1)):
         batch = cut(to_device(cached, device_of(model.networks[0])), model.config)
         each = [attend(network, batch, chosen[level].tolist()) for network in model.networks]
         mine = [crop for crop in crops if crop.level == level]

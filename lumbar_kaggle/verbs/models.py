@@ -140,7 +140,7 @@ class Grade(Training):
                 only=self.only_folds,
                 processes=self.processes,
             )
-            told.append(result.sentence())
+            told.append(result.sentence)
         return "\n".join(told)
 
 

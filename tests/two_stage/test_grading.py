@@ -386,7 +386,7 @@ def test_a_stopped_run_ends_with_the_same_bytes(studies: tuple[Competition, Path
         result = train(studies, tmp_path / "cut", TINY, Budget(6.5 / 3600, clock=Clock()))
         if result.finished == 2:
             break
-        assert "resumable" in result.sentence()
+        assert "resumable" in result.sentence
         stops += 1
         assert stops < 20
     assert stops >= 3

@@ -9,21 +9,19 @@ from torch.nn import functional
 
 from lumbar_kaggle.two_stage.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.data import UNKNOWN, Batch
-from lumbar_kaggle.two_stage.grade.network import GradeLoss
-from lumbar_kaggle.two_stage.grade.views import PLACES, VIEWS, View, Window, window
+from lumbar_kaggle.two_stage.grade.views import VIEWS, View, Window, window
 
-SWAPPED = [PLACES.index(name) for name in ("canal", "right foramen", "left foramen", "right recess", "left recess")]
-"""Order of the five outputs of a mirrored patient."""
-
-Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""Images, present slices and annotated slices of a view."""
+SWAPPED = [0, 2, 1, 4, 3]  # order of the five outputs, see `views.PLACES`, of a mirrored patient
+Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # images, present slices and annotated slices of a view
 
 
 def _by_view(batch: Batch, change: Callable[[View, torch.Tensor, torch.Tensor, torch.Tensor], Parts]) -> Batch:
-    """Return a batch with the `Parts` of each view changed."""
+    """Return a batch with the `Parts` of each view changed; annotated slices beyond the window become `UNKNOWN`."""
     parts = zip(VIEWS, batch["images"], batch["present"], batch["slices"], strict=True)
     images, present, slices = zip(*(change(*one) for one in parts), strict=True)
-    return {**batch, "images": list(images), "present": list(present), "slices": list(slices)}
+    pairs = zip(slices, present, strict=True)
+    within = [torch.where((at >= 0) & (at < there.shape[2]), at, UNKNOWN) for at, there in pairs]
+    return {**batch, "images": list(images), "present": list(present), "slices": within}
 
 
 def cut(batch: Batch, config: GradeConfig, turn: float = 0.0) -> Batch:
@@ -39,7 +37,7 @@ def cut(batch: Batch, config: GradeConfig, turn: float = 0.0) -> Batch:
         else:
             inside = slice(size.margin_px, size.margin_px + size.px)
             images = images[..., inside, inside]
-        return _standardise(images, present), present, _within(at - size.extra, size)
+        return _standardise(images, present), present, at - size.extra
 
     return _by_view(batch, change)
 
@@ -58,7 +56,7 @@ def augment(batch: Batch, config: GradeConfig) -> Batch:
         scale = torch.exp(torch.randn(at.numel(), device=device) * config.scale)
         shift = torch.randn(at.numel(), 2, device=device) * config.shift_mm / size.pixel_mm
         warped = _resample(images, size, turn, scale, shift.clamp(-size.margin_px, size.margin_px))
-        return _develop(warped, present, config), present, _within(at - first, size)
+        return _develop(warped, present, config), present, at - first
 
     moved = _by_view(batch, change)
     if not config.mirror:
@@ -77,7 +75,7 @@ def mirror(batch: Batch, which: torch.Tensor) -> Batch:
         if view.sides == 2:
             mirrored = images.flip(1), present.flip(1), at.flip(1)
         elif view.plane == "sagittal":
-            mirrored = images.flip(2), present.flip(2), torch.where(at == UNKNOWN, at, present.shape[2] - 1 - at)
+            mirrored = images.flip(2), present.flip(2), present.shape[2] - 1 - at
         else:
             mirrored = images.flip(4), present, at
         return choose(images, mirrored[0]), choose(present, mirrored[1]), choose(at, mirrored[2])
@@ -95,22 +93,12 @@ def drop_views(batch: Batch, share: float) -> Batch:
     return {**batch, "present": [there & one[..., None] for there, one in zip(batch["present"], kept, strict=True)]}
 
 
-def _within(at: torch.Tensor, size: Window) -> torch.Tensor:
-    """Return slice targets where they lie in the window, `UNKNOWN` elsewhere."""
-    return torch.where((at >= 0) & (at < size.slices), at, UNKNOWN)
-
-
 def _resample(
     images: torch.Tensor, size: Window, turn: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
 ) -> torch.Tensor:
     """Resample cached crops ``[batch, sides, slices, px, px]`` into the network's, one map per crop.
 
-    Args:
-        images: of the cached crops.
-        size: of the network's.
-        turn: ``[batch · sides]`` radians.
-        scale: alike; above 1 shows more of the cached crop.
-        shift: ``[batch · sides, 2]`` px.
+    Per crop `turn` is in radians, `scale` above 1 shows more of it, and `shift` ``[batch · sides, 2]`` is in px.
     """
     flat = images.flatten(0, 1)
     px = flat.shape[-1]
@@ -145,7 +133,11 @@ def _standardise(images: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
 
 
 class PrepareBatch(Callback):  # type: ignore[misc]
-    """Turn cached crops into the network's input: augmented in training, the plain middle in validation."""
+    """Turn cached crops into the network's input: augmented in training, the plain middle in validation.
+
+    With mixup every level of a training batch is blended with another one, and so is the loss. fastai's own takes one
+    image tensor; here a sample is several views, some of which may be missing.
+    """
 
     order = -5
 
@@ -153,47 +145,29 @@ class PrepareBatch(Callback):  # type: ignore[misc]
         self.config = config
 
     def before_batch(self) -> None:
-        """Replace the batch; the loss takes the same one as the network."""
+        """Replace the batch; without mixup the loss takes the same one as the network."""
         with torch.no_grad():
             if self.training:
                 batch = drop_views(augment(self.xb[0], self.config), self.config.view_dropout)
             else:
                 batch = cut(self.xb[0], self.config)
         self.learn.xb = self.learn.yb = (batch,)
-
-
-class MixSamples(Callback):  # type: ignore[misc]
-    """Mixup of whole levels: every sample is blended with another one, and so is the loss.
-
-    fastai's own takes one image tensor; here a sample is several views, some of which may be missing.
-    """
-
-    order = PrepareBatch.order + 1
-
-    def __init__(self, alpha: float, loss: GradeLoss) -> None:
-        self.alpha, self.loss = alpha, loss
-
-    def before_batch(self) -> None:
-        """Blend the images with those of a shuffled batch."""
-        if not self.training:
-            return
-        batch: Batch = self.xb[0]
-        share = float(torch.distributions.Beta(self.alpha, self.alpha).sample())
-        # The greater part stays the sample's own, so that its level and its missing views remain right.
-        self.share = max(share, 1 - share)
-        self.partner = torch.randperm(len(batch["level"]), device=batch["level"].device)
-        images = [torch.lerp(image[self.partner], image, self.share) for image in batch["images"]]
-        self.learn.xb = ({**batch, "images": images},)
+        if self.training and self.config.mixup:
+            share = float(torch.distributions.Beta(self.config.mixup, self.config.mixup).sample())
+            # The greater part stays the sample's own, so that its level and its missing views remain right.
+            self.share = max(share, 1 - share)
+            self.partner = torch.randperm(len(batch["level"]), device=batch["level"].device)
+            images = [torch.lerp(image[self.partner], image, self.share) for image in batch["images"]]
+            self.learn.xb = ({**batch, "images": images},)
 
     def after_loss(self) -> None:
-        """Blend the losses likewise."""
-        if not self.training:
-            return
-        batch: Batch = self.yb[0]
-        other: Batch = {**batch, "slices": [at[self.partner] for at in batch["slices"]]}
-        other["severity"], other["weight"] = batch["severity"][self.partner], batch["weight"][self.partner]
-        mixed = torch.lerp(self.loss(self.learn.pred, other), self.learn.loss_grad, self.share)
-        self.learn.loss_grad, self.learn.loss = mixed, mixed.clone()
+        """Blend the loss as the images are."""
+        if self.training and self.config.mixup:
+            batch: Batch = self.yb[0]
+            other: Batch = {**batch, "slices": [at[self.partner] for at in batch["slices"]]}
+            other["severity"], other["weight"] = batch["severity"][self.partner], batch["weight"][self.partner]
+            mixed = torch.lerp(self.learn.loss_func(self.learn.pred, other), self.learn.loss_grad, self.share)
+            self.learn.loss_grad, self.learn.loss = mixed, mixed.clone()
 
 
 class Accumulate(GradientAccumulation):  # type: ignore[misc]

@@ -26,21 +26,16 @@ from lumbar_kaggle.two_stage.study import Studies
 Floats = NDArray[np.float64]
 Labels = tuple[NDArray[np.int64], NDArray[np.float32]]
 
-UNKNOWN = -1
-"""Label of a target that nobody graded, and slice target where no annotated slice is in the window."""
-
-BATCH = 32
-"""Studies that are committed together."""
-
-MARKER = ".lumbar-crops"
-"""Lies in a folder that `evict_other_crops` may remove."""
+UNKNOWN = -1  # label of a target that nobody graded, and slice target where no annotated slice is in the window
+BATCH = 32  # studies that are committed together
+MARKER = ".lumbar-crops"  # lies in a folder that `evict_other_crops` may remove
 
 
 class Batch(TypedDict):
     """Levels of studies as the network and its loss take them; of one level without the first axis.
 
-    The loader gives crops as they are cached, larger than what the network sees; `augment.cut` and
-    `augment.augment` give those of its size. Labels are not there in prediction.
+    The loader gives crops as they are cached, larger than what the network sees; `augment.cut` and `augment.augment`
+    give those of its size. Labels are not there in prediction.
     """
 
     images: list[torch.Tensor]  # per view [batch, sides, slices, px, px]: uint8 as cached, then standardised floats
@@ -52,9 +47,10 @@ class Batch(TypedDict):
 
 
 def _settings(config: GradeConfig) -> CacheConfig:
-    settings = {"step": config.step_mm, "reach": config.reach_mm, "align": config.align}
+    windows = [list(window(view, config)[:5]) for view in VIEWS]  # what is cached follows from these
+    settings = {"windows": windows, "step": config.step_mm, "reach": config.reach_mm, "align": config.align}
     # The version is raised when the same points and slices would give other crops.
-    return CacheConfig("crops", 2, {"windows": [list(window(view, config)) for view in VIEWS], **settings})
+    return CacheConfig("crops", 2, settings)
 
 
 def crops_folder(scratch: Path, config: GradeConfig) -> Path:
@@ -63,9 +59,9 @@ def crops_folder(scratch: Path, config: GradeConfig) -> Path:
 
 
 def evict_other_crops(folder: Path) -> None:
-    """Mark a folder, as from `crops_folder`, as one of crops, and remove those beside it that are so marked.
+    """Mark a `crops_folder`, and remove those beside it that are marked; what is somebody else's has no mark.
 
-    So a session's space need be enough for one model's crops. What has no mark is somebody else's and stays.
+    So a session's space need be enough for one model's crops.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARKER).touch()
@@ -85,15 +81,8 @@ def cache_crops(
 ) -> "CropSet":
     """Cut the crops of all studies that have points, or go on where an earlier call stopped.
 
-    The crops are the same from the cache of volumes and from DICOM.
-
-    Args:
-        studies: where their volumes come from.
-        points: per study ``[5 places, 5 levels, 3]`` LPS mm, NaN where not known.
-        annotated: the same of the annotated points, for the slice attention's target.
-        folder: where to; see `cache.Cache`.
-        config: sizes and windows.
-        budget: asked between batches.
+    `points` and `annotated` are per study as in `views.crop_study`; the crops are the same from the cache of volumes
+    and from DICOM. The `budget` is asked between batches.
 
     Raises:
         OutOfTime: the budget is spent; the next call goes on.
@@ -101,11 +90,11 @@ def cache_crops(
     """
     cache = Cache(folder, "crops")
     cache.open(_settings(config))
-    sources = [
-        Source(study, "", "crops", "", 0, digest([series, _rounded(points[study]), _rounded(annotated.get(study))]))
-        for study, series in studies.sources.items()
-        if study in points
-    ]
+    sources = []
+    for study in (study for study in studies.sources if study in points):
+        tables = [one.get(study, np.empty(0)) for one in (points, annotated)]
+        rounded = [np.nan_to_num(table, nan=-1e6).round(3).tolist() for table in tables]
+        sources.append(Source(study, "", "crops", "", 0, digest([studies.sources[study], *rounded])))
     if not sources:
         raise InputError(
             f"{folder}: no study has a point to crop around; give located points, or fill train_label_coordinates.csv"
@@ -115,16 +104,14 @@ def cache_crops(
 
     def write_study(study: str, target: Path) -> pd.DataFrame:
         crops = crop_study(studies.read(study).croppable(), points[study], config, annotated.get(study))
-        table, flat = _tabled(crops)
-        write_atomic(target / f"{study}.npy", lambda path: np.save(path, flat))
+        pixels = np.concatenate([crop.image.ravel() for crop in crops])
+        write_atomic(target / f"{study}.npy", lambda path: np.save(path, pixels))
+        table = pd.DataFrame([crop.facts() for crop in crops]).assign(file=f"{study}.npy")
         table.insert(0, "study_id", study)
-        return table.assign(file=f"{study}.npy")
+        return table
 
-    count = sum(len(batch.sources) for batch in todo)
-    with (
-        ThreadPoolExecutor(usable_cores()) as pool,
-        tqdm(total=count, unit="study", desc="crop", disable=not todo) as bar,
-    ):
+    bar = tqdm(total=sum(len(batch.sources) for batch in todo), unit="study", desc="crop", disable=not todo)
+    with ThreadPoolExecutor(usable_cores()) as pool, bar:
         for batch in todo:
             budget.check()
             target = cache.begin(batch)
@@ -134,84 +121,68 @@ def cache_crops(
     return CropSet(cache.folder, cache.finish(batches), config)
 
 
-def _rounded(points: Floats | None) -> list[float]:
-    return [] if points is None else np.nan_to_num(points, nan=-1e6).round(3).tolist()
-
-
-def _tabled(crops: Sequence[Crop]) -> tuple[pd.DataFrame, NDArray[np.uint8]]:
-    """Return the facts of a study's crops, a row each, and their pixels one after the other."""
-    return pd.DataFrame([crop.facts() for crop in crops]), np.concatenate([crop.image.ravel() for crop in crops])
-
-
 class CropSet:
     """Cached crops of many studies, read level by level.
 
-    Args:
-        folder: of the cache.
-        index: its table: the `Crop.facts` of every crop with ``study_id`` and ``file``.
-        config: sizes and windows.
+    The `index` of the cache's `folder` has the `Crop.facts` of every crop, with ``study_id`` and ``file``.
     """
 
     def __init__(self, folder: Path, index: pd.DataFrame, config: GradeConfig) -> None:
-        self.folder, self.config = folder, config
-        self.rows = {study: (rows["file"].iloc[0], _windows(rows)) for study, rows in index.groupby("study_id")}
-
-    def __contains__(self, study: str) -> bool:
-        return study in self.rows
+        self.folder, self.sizes = folder, [window(view, config) for view in VIEWS]
+        # Per study its file, and of each crop the first and the last slice that exist and the annotated one.
+        numbers = ["first", "last", "target"]
+        groups = index.astype(dict.fromkeys(numbers, np.int64)).groupby("study_id")
+        self.files = {study: (rows["file"].iloc[0], rows[numbers].to_numpy()) for study, rows in groups}
 
     def level(self, study: str, level: int) -> Batch:
         """Return the crops of a level, 0 to 4."""
-        file, windows = self.rows[study]
-        return _level(np.load(self.folder / file, mmap_mode="r"), windows, level, self.config)
+        file, numbers = self.files[study]
+        flat = np.load(self.folder / file, mmap_mode="r")
+        batch: Batch = {"images": [], "present": [], "slices": [], "level": torch.tensor(level)}
+        for view, size in zip(VIEWS, self.sizes, strict=True):
+            shape = (len(LEVELS), view.sides, size.cached_slices, size.cached_px, size.cached_px)
+            pixels, flat = np.split(flat, [math.prod(shape)])
+            mine, numbers = np.split(numbers, [len(LEVELS) * view.sides])
+            first, last, target = mine.reshape(len(LEVELS), view.sides, 3)[level].T
+            at = np.arange(size.cached_slices)
+            batch["images"].append(torch.from_numpy(np.array(pixels.reshape(shape)[level])))
+            batch["present"].append(torch.from_numpy((at >= first[:, None]) & (at <= last[:, None])))
+            batch["slices"].append(torch.from_numpy(target.copy()))
+        return batch
 
 
-def levels_of(crops: Sequence[Crop], config: GradeConfig) -> list[tuple[Batch]]:
+def levels_of(crops: Sequence[Crop]) -> list[tuple[Batch]]:
     """Return the five levels of a study's crops in memory, as the loader takes them."""
-    table, flat = _tabled(crops)
-    return [(_level(flat, _windows(table), level, config),) for level in range(len(LEVELS))]
-
-
-def _windows(table: pd.DataFrame) -> NDArray[np.int64]:
-    """Return ``[crops, 3]``: the first and the last slice of each window that exists, and the target."""
-    return table[["first", "last", "target"]].to_numpy().astype(np.int64)
-
-
-def _level(flat: NDArray[np.uint8], windows: NDArray[np.int64], level: int, config: GradeConfig) -> Batch:
-    """Return one level of a study's crops, of the pixels of all of them and the `_windows`."""
-    batch: Batch = {"images": [], "present": [], "slices": [], "level": torch.tensor(level)}
-    for view in VIEWS:
-        size = window(view, config)
-        shape = (len(LEVELS), view.sides, size.cached_slices, size.cached_px, size.cached_px)
-        pixels, flat = np.split(flat, [math.prod(shape)])
-        mine, windows = np.split(windows, [len(LEVELS) * view.sides])
-        first, last, target = mine.reshape(len(LEVELS), view.sides, 3)[level].T
-        at = np.arange(size.cached_slices)
-        batch["images"].append(torch.from_numpy(np.array(pixels.reshape(shape)[level])))
-        batch["present"].append(torch.from_numpy((at >= first[:, None]) & (at <= last[:, None])))
-        batch["slices"].append(torch.from_numpy(target.copy()))
-    return batch
+    levels: list[tuple[Batch]] = []
+    for level in range(len(LEVELS)):
+        views = [[crop for crop in crops if (crop.view, crop.level) == (view, level)] for view in VIEWS]
+        batch: Batch = {
+            "images": [torch.from_numpy(np.stack([crop.image for crop in sides])) for sides in views],
+            "present": [torch.from_numpy(np.stack([crop.indices >= 0 for crop in sides])) for sides in views],
+            "slices": [torch.tensor([crop.target for crop in sides]) for sides in views],
+            "level": torch.tensor(level),
+        }
+        levels.append((batch,))
+    return levels
 
 
 def study_labels(rows: pd.DataFrame, weights: pd.DataFrame | None = None) -> dict[str, Labels]:
-    """Return per study its severities, `UNKNOWN` where not graded, and weights, ``[5 levels, 5 places]`` each.
+    """Return per study severities, `UNKNOWN` where not graded, and their weights, ``[5 levels, 5 places]`` each.
 
-    Args:
-        rows: `competition.Competition.labels`.
-        weights: columns ``row_id, weight``: how much each label counts; 1 where it has no row.
+    The `rows` are `Competition.labels`; without a row in `weights`, columns ``row_id, weight``, a label counts 1.
     """
+    weight_of = {} if weights is None else dict(zip(weights["row_id"], weights["weight"], strict=True))
     number, studies = pd.factorize(rows["study_id"].astype(str))
     cells = np.array(CELLS)[:, rows["target"].map(TARGET_NAMES.index).to_numpy(dtype=np.int64)]
     severity = np.full((len(studies), len(LEVELS), len(PLACES)), UNKNOWN)
-    weight = np.ones(severity.shape, np.float32)
     severity[number, *cells] = rows["severity"]
-    if weights is not None:
-        given = weights.set_index("row_id")["weight"]
-        weight[number, *cells] = rows["row_id"].map(given).fillna(1.0)
+    weight = np.ones(severity.shape, np.float32)
+    weight[number, *cells] = rows["row_id"].map(weight_of).fillna(1.0)
     return dict(zip(studies, zip(severity, weight, strict=True), strict=True))
 
 
 class Samples:
-    """All levels of some studies, as the loader asks for them: each item is a tuple of one `Batch`."""
+    """All levels of some studies as the loader asks for them: each item is a tuple of one `Batch`."""
 
     def __init__(self, studies: Sequence[str], crops: CropSet, labels: dict[str, Labels]) -> None:
         self.labels, self.crops = labels, crops

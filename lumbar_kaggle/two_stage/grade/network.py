@@ -28,8 +28,8 @@ class Graded(TypedDict):
 class SlicePool(nn.Module):
     """A view's slices → its description: recurrence along the slices (`sequence` "gru"), then gated attention.
 
-    The score of the auxiliary slice loss is a second one beside the attention's: what shows the place best
-    need not be all that the grade is read from.
+    The score of the auxiliary slice loss is a second one beside the attention's: what shows the place best need not
+    be all that the grade is read from.
     """
 
     def __init__(self, features: int, width: int, sequence: str) -> None:
@@ -42,9 +42,7 @@ class SlicePool(nn.Module):
     def forward(self, features: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return description ``[views, width]``, slice scores and attention ``[views, slices]`` each.
 
-        Args:
-            features: ``[views, slices, features]``.
-            present: ``[views, slices]`` bool; a view without any slice has attention 0 throughout.
+        Of `features` ``[views, slices, features]``; a view without any slice `present` has attention 0 throughout.
         """
         hidden = self.enter(features) * present[..., None]
         if self.sequence is not None:
@@ -59,14 +57,9 @@ class SlicePool(nn.Module):
 class Grader(nn.Module):
     """Grades one level: canal, both foramina, both recesses.
 
-    Everything is shared over levels, and over the sides, whose right one comes mirrored: exchanging the
-    sides of the input exchanges those of the output.
-
-    Args:
-        config: of the network.
-        prior: ``[3 groups, 5 levels, 3]`` probabilities that the heads start from (groups as in
-            `targets.SCORE_GROUPS`).
-        pretrained: give the encoders the weights of the configuration; without, all is random.
+    Everything is shared over levels, and over the sides, whose right one comes mirrored: exchanging the sides of the
+    input exchanges those of the output. The heads start from the probabilities `prior` ``[3 groups, 5 levels, 3]``,
+    groups as in `targets.SCORE_GROUPS`; the encoders, if `pretrained`, from the weights of the configuration.
     """
 
     def __init__(self, config: GradeConfig, prior: torch.Tensor | None = None, *, pretrained: bool = False) -> None:
@@ -75,14 +68,12 @@ class Grader(nn.Module):
         weights = config.weights if pretrained else ("none", "none")
         built = [build_encoder(name, file) for name, file in zip(config.backbones, weights, strict=True)]
         self.encoders = nn.ModuleList(encoder for encoder, _ in built)
-        width, widths = config.features, [features for _, features in built]
-        self.pools = nn.ModuleList(
-            SlicePool(widths[PLANES.index(view.plane)], width, config.sequence) for view in VIEWS
-        )
+        width, inputs = config.features, [built[PLANES.index(view.plane)][1] for view in VIEWS]
+        self.pools = nn.ModuleList(SlicePool(count, width, config.sequence) for count in inputs)
         self.missing = nn.Parameter(torch.zeros(len(VIEWS), width))
         self.view_heads = nn.ModuleList(nn.Linear(width, len(SEVERITIES)) for _ in VIEWS)
-        inputs = [width * (3 if config.axial_for_canal else 1), 2 * width, 2 * width]
-        self.heads = nn.ModuleList(_head(count, width, config.dropout) for count in inputs)
+        described = (3 if config.axial_for_canal else 1, 2, 2)  # views that each head reads
+        self.heads = nn.ModuleList(_head(count * width, width, config.dropout) for count in described)
         # Starting from the prior saves the first epoch; with the level it says how frequent a grade is there.
         self.base = nn.Parameter(torch.zeros(3, len(LEVELS) if config.level_input else 1, len(SEVERITIES)))
         if prior is not None:
@@ -113,9 +104,7 @@ class Grader(nn.Module):
             if self.config.channels_last:
                 stacked = stacked.contiguous(memory_format=torch.channels_last)
             parts = encoder(stacked).split([part.shape[:3].numel() for part in mine])
-            encoded += [
-                one.view(part.shape[:2].numel(), part.shape[2], -1) for one, part in zip(parts, mine, strict=True)
-            ]
+            encoded += [one.view(-1, part.shape[2], one.shape[1]) for one, part in zip(parts, mine, strict=True)]
         return encoded
 
     def _grade(self, described: Sequence[torch.Tensor], level: torch.Tensor) -> torch.Tensor:
@@ -158,30 +147,25 @@ class GradeLoss:
 
     def grades(self, logits: torch.Tensor, severity: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Return the loss of ``[batch, 5, 3]`` logits."""
-        losses, known = self._each(logits, severity, weight)
-        total = logits.new_zeros(())
         # The outputs of canal, foramina and recesses: the three pooled conditions of the score.
-        for share, outputs in zip(self.config.group_weights, ([0], [1, 2], [3, 4]), strict=True):
-            total = total + share * losses[:, outputs].sum() / known[:, outputs].sum().clamp(min=1)
-        return total / sum(self.config.group_weights)
+        groups = zip(self.config.group_weights, ([0], [1, 2], [3, 4]), strict=True)
+        parts = [self._mean(logits[:, of], severity[:, of], weight[:, of], share) for share, of in groups]
+        return sum(parts, start=logits.new_zeros(())) / sum(self.config.group_weights)
 
     def views(self, by_view: Sequence[torch.Tensor], severity: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Return the mean loss of the heads that see one view each, ``[batch, sides, 3]`` logits."""
-        total = by_view[0].new_zeros(())
-        for view, logits in zip(VIEWS, by_view, strict=True):
-            losses, known = self._each(logits.float(), severity[:, view.outputs], weight[:, view.outputs])
-            total = total + losses.sum() / known.sum().clamp(min=1)
-        return total / len(VIEWS)
+        pairs = zip(by_view, (view.outputs for view in VIEWS), strict=True)
+        parts = [self._mean(logits.float(), severity[:, of], weight[:, of]) for logits, of in pairs]
+        return sum(parts, start=by_view[0].new_zeros(())) / len(VIEWS)
 
-    def _each(
-        self, logits: torch.Tensor, severity: torch.Tensor, weight: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return each output's weighted loss, 0 where there is no label, and whether there is one."""
+    def _mean(
+        self, logits: torch.Tensor, severity: torch.Tensor, weight: torch.Tensor, share: float = 1.0
+    ) -> torch.Tensor:
+        """Return `share` times the mean of the weighted losses of the outputs that have a label."""
         known, weights = severity != UNKNOWN, logits.new_tensor(self.severity_weights)
         wanted = severity.clamp(min=0).flatten()
         losses = functional.cross_entropy(logits.flatten(0, 1), wanted, weight=weights, reduction="none")
-        losses = losses.view(severity.shape)
-        return losses * weight * known, known
+        return share * (losses.view(severity.shape) * weight * known).sum() / known.sum().clamp(min=1)
 
 
 def slice_loss(scores: Sequence[torch.Tensor], slices: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -16,24 +16,19 @@ from lumbar_kaggle.two_stage.study import read_marked_studies, tell_unused
 Floats = NDArray[np.float64]
 
 POINT = ["x_mm", "y_mm", "z_mm"]
-
 COLUMNS = ("study_id", "place", "level", *POINT, "confidence", "origin")
 
 MARKED, BY_PLACES, BY_LEVELS = "marked", "from the level's other points", "from another level"
-"""Where a point of the annotated table comes from."""
-
 CONFIDENCE = {MARKED: 1.0, BY_PLACES: 0.5, BY_LEVELS: 0.25}
+"""Of the origins, where a point of the annotated table comes from."""
 
 
 def annotated_places(competition: Competition, cache: Path) -> pd.DataFrame:
     """Return the points of ``train_label_coordinates.csv`` in the patient, gaps filled; columns `COLUMNS`, LPS mm.
 
-    A gap is filled from the level's other points by the set's median offsets between the places, and
-    where the level has none at all, from the nearest level by the median step. Studies without any point in a
-    series that knows its position are absent. `cache` is the folder that holds the split's cached volumes.
-
-    Raises:
-        InputError: the cache is missing.
+    A gap is filled from the level's other points by the set's median offsets between the places, and where the level
+    has none at all, from the nearest level by the median step. Studies without any point in a series that knows its
+    position are absent. Raises InputError where the cache of the split's volumes is missing.
     """
     studies = read_marked_studies(competition, cache)
     tell_unused(competition, studies, lambda study, mark: study.volumes[mark.volume].placed, "placed")
@@ -48,22 +43,14 @@ def annotated_places(competition: Competition, cache: Path) -> pd.DataFrame:
 
 
 def read_places(path: Path) -> pd.DataFrame:
-    """Read a table as from `annotated_places`.
-
-    Raises:
-        InputError: the file is missing or no such table, or a number in it is none.
-    """
+    """Read a table as from `annotated_places`; raises InputError for one that is none, or has no numbers."""
     return as_numbers(path, read_table(path, COLUMNS), *POINT, "confidence")
 
 
 def to_points(places: pd.DataFrame) -> dict[str, Floats]:
     """Return per study ``[5 places, 5 levels, 3]`` LPS mm in the order of `PLACES`; NaN where there is none.
 
-    Args:
-        places: at least ``study_id, place, level, x_mm, y_mm, z_mm``; see `choose` for which rows count.
-
-    Raises:
-        InputError: an unknown place or level.
+    See `choose` for which rows count. Raises InputError for an unknown place or level.
     """
     for column, known in (("place", PLACES), ("level", LEVELS)):
         unknown = sorted(set(places[column]) - set(known))

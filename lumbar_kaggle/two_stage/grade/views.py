@@ -24,8 +24,7 @@ Floats = NDArray[np.float64]
 PLACES: tuple[str, ...] = ("canal", "left foramen", "right foramen", "left recess", "right recess")
 """Located in each study at each level; also the order of the network's five outputs per level."""
 
-CANAL, FORAMINA, RECESSES = 0, slice(1, 3), slice(3, 5)
-"""Of `PLACES`; the left one first."""
+CANAL, FORAMINA, RECESSES = 0, slice(1, 3), slice(3, 5)  # of `PLACES`; the left one first
 
 PLACE_OF_CONDITION = dict(zip(CONDITIONS, PLACES, strict=True))
 
@@ -54,7 +53,7 @@ VIEWS = (
     View("axial middle", "axial", ("axial_t2",), ("axial middle",), (0,)),
     View("axial side", "axial", ("axial_t2",), ("left recess", "right recess"), (3, 4)),
 )
-"""``axial middle`` is the point midway between the two recesses."""
+"""``axial middle`` is the point midway between the two recesses, or the canal's where one is not known."""
 
 
 class Window(NamedTuple):
@@ -65,24 +64,16 @@ class Window(NamedTuple):
     pixel_mm: float
     margin_px: int  # on each side
     extra: int  # slices on each side
-
-    @property
-    def cached_px(self) -> int:
-        """Side of the cached crop."""
-        return self.px + 2 * self.margin_px
-
-    @property
-    def cached_slices(self) -> int:
-        """Slices of the cached crop, an odd number."""
-        return self.slices + 2 * self.extra
+    cached_px: int
+    cached_slices: int  # an odd number
 
 
 def window(view: View, config: GradeConfig) -> Window:
     """Return a view's sizes by the configuration."""
-    number = VIEWS.index(view)
     px = config.sagittal_px if view.plane == "sagittal" else config.axial_px
-    pixel_mm = config.size_mm[number] / px
-    return Window(px, config.slices[number], pixel_mm, int(np.ceil(config.margin_mm / pixel_mm)), config.extra_slices)
+    size_mm, slices = config.size_mm[VIEWS.index(view)], config.slices[VIEWS.index(view)]
+    margin, extra = int(np.ceil(config.margin_mm / (size_mm / px))), config.extra_slices
+    return Window(px, slices, size_mm / px, margin, extra, px + 2 * margin, slices + 2 * extra)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,10 +106,7 @@ class Crop:
         return image
 
     def facts(self) -> dict[str, object]:
-        """Return its row of the cache's table: where it comes from, and its point on the nearest slice in px.
-
-        Slices ``first`` to ``last`` of the window exist; without a picture 0 to -1.
-        """
+        """Return its row of the cache's table: of the window, slices ``first`` to ``last`` exist; none: 0 to -1."""
         facts: dict[str, object] = {"view": self.view.name, "level": LEVELS[self.level], "side": self.side}
         facts |= {"series_id": "", "kind": "", "instance_number": None, "row": -1.0, "column": -1.0}
         facts |= {"distance_mm": -1.0, "first": 0, "last": -1, "target": self.target, "reason": self.reason}
@@ -132,12 +120,9 @@ class Crop:
 
 
 def with_middle(points: Floats) -> dict[str, Floats]:
-    """Return per place that a view may need ``[5 levels, 3]`` of points ``[5 places, 5 levels, 3]``, NaN: not known.
-
-    The axial middle is the canal's point where a recess is not known.
-    """
+    """Return per place that a view may need ``[5 levels, 3]`` of points ``[5 places, 5 levels, 3]``, NaN: not known."""
+    middle = points[RECESSES].mean(axis=0)
     named = dict(zip(PLACES, points, strict=True))
-    middle = (named["left recess"] + named["right recess"]) / 2
     return named | {"axial middle": np.where(np.isnan(middle), named["canal"], middle)}
 
 
@@ -146,11 +131,8 @@ def crop_study(
 ) -> list[Crop]:
     """Return the crops of one study: of every view, level and side, in that order.
 
-    Args:
-        stacks: those that crops can be cut from, see `StudyVolumes.croppable`.
-        points: ``[5 places, 5 levels, 3]`` LPS mm in the order of `PLACES`, NaN where not known.
-        config: sizes and windows.
-        annotated: the annotated points alike, for the slice attention's target.
+    They are cut from `stacks`, see `StudyVolumes.croppable`, around `points`: ``[5 places, 5 levels, 3]`` LPS mm in
+    the order of `PLACES`, NaN where not known. The `annotated` ones alike are for the slice attention's target.
     """
     named = with_middle(points)
     marked = with_middle(np.full_like(points, np.nan) if annotated is None else annotated)
