@@ -311,13 +311,10 @@ def test_levels_that_nothing_shows_keep_the_prior(place: Path, predictor: TwoSta
     study = study_rows(test, test.studies[0])
     seen = predictor.crop(read_study(study))
     emptied = tuple(
-        replace(
-            crops,
-            facts=tuple(
-                replace(fact, reason="gone", first=0, last=-1) if fact.level == "l4_l5" else fact
-                for fact in crops.facts
-            ),
-        )
+        [
+            replace(crop, reason="gone", indices=np.full_like(crop.indices, -1)) if crop.level == 3 else crop
+            for crop in crops
+        ]
         for crops in seen.crops
     )
     grades = predictor.grade(CroppedStudy(seen.volumes, seen.points, emptied, ()))
