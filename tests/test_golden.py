@@ -27,14 +27,14 @@ from lumbar_kaggle.phantom.settings import STANDARD_SETS
 from lumbar_kaggle.scoring.metric import PRIOR_SMOOTHING, weighted_prior
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.training.encoders import build_network
-from lumbar_kaggle.two_stage.config import GradeConfig, LocateConfig, TwoStageConfig
+from lumbar_kaggle.two_stage.config import configure
 from lumbar_kaggle.two_stage.grade.network import Grader
 from lumbar_kaggle.two_stage.locate.network import CHANNELS, Locator
+from tests.support.two_stage_studies import SETTINGS
 
 GOLDEN = Path(__file__).with_name("golden")
 
-LOCATE = LocateConfig(folds=2, picture=(96, 80), pixel_mm=3.0, channels=(8, 12, 16, 16, 16), slices=2)
-GRADE = GradeConfig(folds=2, sagittal_px=24, axial_px=24, slices=(3, 3, 3, 3), features=16)
+TWO_STAGE = configure(SETTINGS)
 BASELINE = BaselineConfig(arch="resnet18", weights="none", image_size=64, folds=2)
 
 
@@ -59,21 +59,22 @@ def write_two_stage(bundle: Path, prior: pd.DataFrame) -> None:
     """A bundle of two locators per plane and one model of two folds."""
     names = {kind: [f"weights/{kind}-{fold}.safetensors" for fold in range(2)] for kind in CHANNELS}
     graders = [f"weights/grade-1-{fold}.safetensors" for fold in range(2)]
+    (grade,) = TWO_STAGE.grade
     for kind, files in names.items():
         for file in files:
-            made_up(Locator(LOCATE.channels, CHANNELS[kind]), bundle / file)
+            made_up(Locator(TWO_STAGE.locate.channels, CHANNELS[kind]), bundle / file)
     for file in graders:
-        made_up(Grader(GRADE), bundle / file)
+        made_up(Grader(grade), bundle / file)
     write_manifest(
         bundle,
         recipe="two-stage",
-        config=asdict(TwoStageConfig(locate=LOCATE, grade=(GRADE,))),
+        config=asdict(TWO_STAGE),
         targets=list(TARGET_NAMES),
         contract=asdict(VOLUMES),
         prior=prior,
         metrics={},
         weights=[*names["sagittal"], *names["axial"], *graders],
-        models={**names, "grade": [{"config": asdict(GRADE), "folds": graders}], "source": ""},
+        models={**names, "grade": [{"config": asdict(grade), "folds": graders}], "source": ""},
     )
 
 

@@ -1,6 +1,6 @@
 """The baseline as a recipe: see `inference.recipes.Recipe`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +69,3 @@ def report(run: Path, **choices: Any) -> Report:
     from lumbar_kaggle.baseline.report import report as report_of
 
     return report_of(run, **choices)
-
-
-def session(kernel: str) -> Callable[..., Any]:
-    """Return what a kernel of the baseline runs."""
-    from lumbar_kaggle.baseline import session as sessions
-
-    known: dict[str, Callable[..., Any]] = {
-        "preprocess": sessions.preprocess_session,
-        "train-baseline": sessions.train_baseline_session,
-    }
-    return known[kernel]

@@ -4,7 +4,7 @@ A recipe is a folder of the package with a module ``recipe``, which has what `Re
 of that folder names it but `RECIPES`: whoever needs one asks `recipe`, `recipe_of_run` or `load_predictor`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
@@ -131,14 +131,6 @@ class Recipe(Protocol):
 
         Raises:
             InputError: nothing is finished in the run, or an argument is not for this recipe.
-        """
-        ...
-
-    def session(self, kernel: str) -> Callable[..., Any]:
-        """Return what the recipe's kernel of this name runs on Kaggle.
-
-        Raises:
-            KeyError: it has no such kernel.
         """
         ...
 

@@ -1,5 +1,6 @@
 """The configuration of the whole recipe, of both its stages, and its presets."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -7,16 +8,16 @@ from typing import Any
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.settings import check_settings, from_dict, option
 
-RUN_FILE = "two_stage.json"
-"""The configuration in a run folder; what else is there: see `fit`."""
+_COUNT: dict[str, Any] = {"metavar": "N", "least": 1}
+_WEIGHT: dict[str, Any] = {"metavar": "W", "least": 0, "most": 1000}
+_MM: dict[str, Any] = {"metavar": "MM", "least": 0, "most": 100}
+_SHARE: dict[str, Any] = {"metavar": "P", "least": 0, "most": 1}
+
+RUN_FILE, LOCATOR, ANNOTATED = "two_stage.json", "locator", "annotated.csv"
+"""In a run folder the configuration, the first stage and its annotated points; what else is there: see `fit`."""
 
 RERUN = "delete it and run lumbar train again"
 """What to do where a table of a run is damaged."""
-
-
-def grade_folder(run: Path, number: int) -> Path:
-    """Return the folder of a model of the second stage, from 1."""
-    return run / f"grade-{number}"
 
 
 @dataclass(frozen=True)
@@ -24,25 +25,15 @@ class LocateConfig:
     """Everything that determines what the locator learns, besides the data."""
 
     folds: int = option(5, "folds of the cross-validation, 2 or more", metavar="N", least=2, most=100)
-    epochs: int = option(
-        12,
-        "passes over the labelled slices; 0: use --weights as they are, train nothing",
-        metavar="N",
-        least=0,
-        most=10_000,
-    )
+    epochs: int = option(12, "passes over labelled slices; 0: take --weights as is", metavar="N", least=0, most=10_000)
     batch_size: int = option(16, "slices per training step", metavar="N", least=2, most=4096)
     lr: float = option(3e-3, "greatest learning rate", metavar="RATE", above=0, most=10)
     pixel_mm: float = option(2.0, "mm per pixel of the network's sagittal picture", metavar="MM", least=0.1, most=20)
     picture: tuple[int, ...] = option(
         (160, 128), "rows and columns of it, multiples of 16", metavar="PX", count=2, least=32, most=1024
     )
-    channels: tuple[int, ...] = option(
-        (8, 16, 32, 48, 64), "of the network's five scales", metavar="N", count=5, least=1, most=1024
-    )
-    slices: int = option(
-        6, "slices of one series or level that are learned from, at most", metavar="N", least=1, most=1000
-    )
+    channels: tuple[int, ...] = option((8, 16, 32, 48, 64), "of the five scales", count=5, most=1024, **_COUNT)
+    slices: int = option(6, "slices of one series or level that are learned from, at most", most=1000, **_COUNT)
     mixed_precision: bool = option(True, "16-bit floats where there is a GPU")
     seed: int = option(2024, "of everything random", metavar="N", least=0, most=2**63 - 1)
 
@@ -54,19 +45,17 @@ class LocateConfig:
 
 @dataclass(frozen=True)
 class GradeConfig:
-    """Everything that determines what the second stage learns, besides the data and the located points.
-
-    Settings per view come in the order of `views.VIEWS`: canal, foramen, axial middle, axial side.
-    """
+    """Everything that determines what the second stage learns, besides the data and the located points. Settings per
+    view come in the order of `views.VIEWS`: canal, foramen, axial middle, axial side."""
 
     backbones: tuple[str, ...] = option(
-        ("small_resnet", "small_resnet"),
+        ("small_resnet",) * 2,
         "encoder of the sagittal and of the axial slices: small_resnet, or a torchvision or timm model",
         metavar="NAME",
         count=2,
     )
     weights: tuple[str, ...] = option(
-        ("none", "none"),
+        ("none",) * 2,
         "their first weights: none, auto (from the hub), a file, or a folder of files by the models' names",
         metavar="none|auto|FILE|FOLDER",
         count=2,
@@ -76,14 +65,12 @@ class GradeConfig:
     size_mm: tuple[float, ...] = option(
         (44.0, 40.0, 64.0, 44.0), "side of the crops in mm, per view", metavar="MM", count=4, above=0, most=1000
     )
-    slices: tuple[int, ...] = option((5, 5, 3, 3), "slices per view, odd", metavar="N", count=4, least=1, most=63)
+    slices: tuple[int, ...] = option((5, 5, 3, 3), "slices per view, odd", count=4, most=63, **_COUNT)
     step_mm: float = option(
         4.0, "wanted distance of the slices; denser stacks are thinned", metavar="MM", above=0, most=100
     )
-    reach_mm: float = option(
-        6.0, "a point further from any slice is not in the picture", metavar="MM", least=0, most=100
-    )
-    margin_mm: float = option(6.0, "cached around each crop, for shifts and turns", metavar="MM", least=0, most=100)
+    reach_mm: float = option(6.0, "a point further from any slice is not in the picture", **_MM)
+    margin_mm: float = option(6.0, "cached around each crop, for shifts and turns", **_MM)
     extra_slices: int = option(1, "cached on both sides of each window, for shifts", metavar="N", least=0, most=15)
     align: bool = option(True, "turn the sagittal crops so that the spine runs upright")
 
@@ -91,15 +78,13 @@ class GradeConfig:
     sequence: str = option("gru", "what joins the slices of a view", choices=("gru", "none"))
     level_input: bool = option(True, "tell the heads which level it is")
     axial_for_canal: bool = option(False, "let the canal's head see the axial views")
-    dropout: float = option(0.2, "before the heads", metavar="P", least=0, most=1)
-    view_dropout: float = option(0.1, "share of views taken away in training", metavar="P", least=0, most=1)
+    dropout: float = option(0.2, "before the heads", **_SHARE)
+    view_dropout: float = option(0.1, "share of views taken away in training", **_SHARE)
 
     folds: int = option(5, "folds of the cross-validation, 2 or more", metavar="N", least=2, most=100)
-    epochs: int = option(10, "passes over the levels of the training studies", metavar="N", least=1, most=10_000)
+    epochs: int = option(10, "passes over the levels of the training studies", most=10_000, **_COUNT)
     batch_size: int = option(16, "levels of studies per step", metavar="N", least=2, most=4096)
-    accumulate: int = option(
-        1, "steps whose gradients are added up before the weights change", metavar="N", least=1, most=4096
-    )
+    accumulate: int = option(1, "steps whose gradients are added up before the weights change", most=4096, **_COUNT)
     lr: float = option(2e-3, "greatest learning rate", metavar="RATE", above=0, most=10)
     weight_decay: float = option(0.02, "of the optimiser", metavar="RATE", least=0, most=10)
     ema: float = option(0.98, "decay of the weights' moving average; 0: none", metavar="RATE", least=0, most=1)
@@ -109,15 +94,13 @@ class GradeConfig:
 
     severity_weights: bool = option(True, "weights 1, 2 and 4 in the loss, as in the score")
     group_weights: tuple[float, ...] = option(
-        (1.5, 1.0, 1.0), "of canal, foramina and recesses in the loss", metavar="W", count=3, least=0, most=1000
+        (1.5, 1.0, 1.0), "of canal, foramina and recesses in the loss", count=3, **_WEIGHT
     )
-    view_loss: float = option(0.3, "weight of the heads that see one view only", metavar="W", least=0, most=1000)
-    slice_loss: float = option(0.2, "weight of the loss on the slice attention", metavar="W", least=0, most=1000)
+    view_loss: float = option(0.3, "weight of the heads that see one view only", **_WEIGHT)
+    slice_loss: float = option(0.2, "weight of the loss on the slice attention", **_WEIGHT)
 
-    shift_mm: float = option(2.0, "standard deviation of shifts in the plane", metavar="MM", least=0, most=100)
-    slice_shift: tuple[float, ...] = option(
-        (0.7, 0.3), "probabilities of windows shifted by 0, 1, … slices", metavar="P", least=0, most=1
-    )
+    shift_mm: float = option(2.0, "standard deviation of shifts in the plane", **_MM)
+    slice_shift: tuple[float, ...] = option((0.7, 0.3), "probabilities of windows shifted by 0, 1, … slices", **_SHARE)
     turn_degrees: float = option(8.0, "standard deviation of turns", metavar="DEG", least=0, most=180)
     scale: float = option(0.08, "standard deviation of the logarithm of scales", metavar="S", least=0, most=1)
     contrast: float = option(0.15, "standard deviation of gains and gammas, logarithmic", metavar="S", least=0, most=1)
@@ -155,10 +138,16 @@ class TwoStageConfig:
     def __post_init__(self) -> None:
         check_settings(self)
 
+    def models(self, run: Path) -> list[tuple[int, Path, GradeConfig]]:
+        """Return of each model of the second stage its number, from 1, its folder in a run folder, and its settings."""
+        return [(number, run / f"grade-{number}", one) for number, one in enumerate(self.grade, start=1)]
+
+
+_T4_LOCATE = LocateConfig(epochs=20, batch_size=32, pixel_mm=1.25, picture=(256, 208), channels=(16, 32, 64, 96, 128))
 
 _T4 = GradeConfig(
-    backbones=("tf_efficientnetv2_s", "tf_efficientnetv2_s"),
-    weights=("auto", "auto"),
+    backbones=("tf_efficientnetv2_s",) * 2,
+    weights=("auto",) * 2,
     sagittal_px=128,
     axial_px=128,
     size_mm=(50.0, 45.0, 70.0, 45.0),
@@ -166,7 +155,6 @@ _T4 = GradeConfig(
     extra_slices=2,
     axial_for_canal=True,
     features=256,
-    epochs=10,
     batch_size=8,
     accumulate=4,
     lr=5e-4,
@@ -181,57 +169,37 @@ _T4 = GradeConfig(
     predict_turns=(-8.0, 0.0, 8.0),
     workers=2,
 )
-
-_CONVNEXT = replace(_T4, backbones=("convnext_small", "convnext_small"), batch_size=6, accumulate=5, lr=2e-4, epochs=8)
-
+_CONVNEXT = replace(_T4, backbones=("convnext_small",) * 2, batch_size=6, accumulate=5, lr=2e-4, epochs=8)
 _RESNET = replace(
-    _T4, backbones=("resnet18", "resnet18"), sagittal_px=96, axial_px=96, batch_size=32, accumulate=1, lr=1e-3, epochs=8
+    _T4, backbones=("resnet18",) * 2, sagittal_px=96, axial_px=96, batch_size=32, accumulate=1, lr=1e-3, epochs=8
 )
-
-_T4_LOCATE = LocateConfig(epochs=20, batch_size=32, pixel_mm=1.25, picture=(256, 208), channels=(16, 32, 64, 96, 128))
 
 PRESETS = {
     "cpu": TwoStageConfig(LocateConfig(folds=4, epochs=8, slices=4), (GradeConfig(folds=4, epochs=8),)),
     "t4x2-single": TwoStageConfig(_T4_LOCATE, (_T4,)),
     "t4x2-gold": TwoStageConfig(_T4_LOCATE, (_T4, _CONVNEXT, _RESNET)),
 }
-"""Named configurations, one or several models each: a laptop; one backbone and the whole recipe for two
-16 GB cards. Sizes and rates of the latter are those that the competition's gold solutions report; the
-batches leave a third of a card's memory free (docs/two_stage.md has the sums). On the phantom mirroring
-and axial views for the canal changed nothing measurable (RESULTS.md), so ``cpu`` is without; the T4 presets
-are for the real set, where entrants found a use for each."""
+"""A laptop; one backbone and the whole recipe for two 16 GB cards. Sizes and rates of the latter are those that the
+competition's gold solutions report; the batches leave a third of a card's memory free (docs/two_stage.md has the sums).
+On the phantom mirroring and axial views for the canal changed nothing measurable (RESULTS.md), so ``cpu`` is without;
+the T4 presets are for the real set, where entrants found a use for each."""
 
 
 def preset(name: str) -> TwoStageConfig:
-    """Return a preset.
-
-    Raises:
-        InputError: there is none of that name.
-    """
+    """Return a preset; InputError: there is none of that name."""
     if name not in PRESETS:
         raise InputError(f"preset {name!r} is unknown; known are {', '.join(PRESETS)}")
     return PRESETS[name]
 
 
-def changed(config: TwoStageConfig, content: Any, source: str) -> TwoStageConfig:
-    """Return the configuration with other settings in place of its own.
-
-    Args:
-        config: a preset.
-        content: ``{"locate": {setting: value, …}, "grade": {…}}``; what is left out stays. The settings of
-            ``grade`` are for all models.
-        source: named in errors.
-
-    Raises:
-        InputError: no such content, or an unknown or wrong setting.
-    """
-    stages = {"locate", "grade"}
-    plain = isinstance(content, dict) and all(isinstance(values, dict) for values in content.values())
-    if not plain or not set(content) <= stages:
+def configure(changes: Mapping[str, Any], source: str = "") -> TwoStageConfig:
+    """Return a preset, by default ``cpu``, with other settings: ``{"preset": …, "locate": {…}, "grade": {…}}``. The
+    settings of ``grade`` are for all its models. InputError: no such content, named by its `source`, or an unknown or
+    wrong setting."""
+    stages = dict(changes) if isinstance(changes, Mapping) else {"": changes}
+    config = asdict(preset(str(stages.pop("preset", "cpu"))))
+    if not set(stages) <= set(config) or not all(isinstance(values, Mapping) for values in stages.values()):
         raise InputError(f'{source}: give an object with "locate", "grade" or both, each with settings')
-    values = asdict(config)
-    merged = {
-        "locate": {**values["locate"], **content.get("locate", {})},
-        "grade": [{**one, **content.get("grade", {})} for one in values["grade"]],
-    }
-    return from_dict(merged, TwoStageConfig, source)
+    locate = config["locate"] | stages.get("locate", {})
+    grade = [one | stages.get("grade", {}) for one in config["grade"]]
+    return from_dict({"locate": locate, "grade": grade}, TwoStageConfig, source)

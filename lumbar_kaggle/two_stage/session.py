@@ -1,10 +1,10 @@
 """What the kernels of the two-stage recipe run: locate, grade by models and folds, blend.
 
-Only what cannot be made again in minutes goes into an output, which Kaggle limits to 20 GB. Volumes and
-crops lie in scratch space, which a session has beside its output and which ends with it. The volumes of the
-1,975 studies take about 30 GB in 8 bits, the crops of one model of ``t4x2-gold`` 31 GB (7.8 MB a study,
-around located and around annotated points), and of scratch space some 50 GB have been reported, with no
-promise. So `train_locate_session` caches the volumes, and `train_grade_session` cuts its crops from DICOM.
+Only what cannot be made again in minutes goes into an output, which Kaggle limits to 20 GB. Volumes and crops lie in
+scratch space, which a session has beside its output and which ends with it. The volumes of the 1,975 studies take
+around 30 GB in 8 bits, the crops of one model of ``t4x2-gold`` 31 GB (7.8 MB a study, around located and annotated
+points), and of scratch space some 50 GB have been reported, with no promise. So `train_locate_session` caches the
+volumes, and `train_grade_session` cuts its crops from DICOM.
 """
 
 import contextlib
@@ -20,34 +20,26 @@ from lumbar_kaggle.core.settings import begin_run, load_config
 from lumbar_kaggle.kaggle.inputs import copy_pretrained, find_competition, take_up
 from lumbar_kaggle.kaggle.session import RESUMABLE, begin_session, preprocessed, scratch_folder, session_settings
 from lumbar_kaggle.tables.competition import read_competition
-from lumbar_kaggle.two_stage import config as configuration
 from lumbar_kaggle.two_stage import fit
-from lumbar_kaggle.two_stage.config import RUN_FILE, LocateConfig, TwoStageConfig
-from lumbar_kaggle.two_stage.export import export
-from lumbar_kaggle.two_stage.locate.training import CONFIG as LOCATE_FILE
-from lumbar_kaggle.two_stage.recipe import NAME, preprocess
+from lumbar_kaggle.two_stage.bundle import export
+from lumbar_kaggle.two_stage.config import ANNOTATED, LOCATOR, RUN_FILE, LocateConfig, TwoStageConfig
+from lumbar_kaggle.two_stage.locate.training import CONFIG
+from lumbar_kaggle.two_stage.recipe import NAME, configure, preprocess
 
 log = logging.getLogger(__name__)
 
 PRETRAINED = "pretrained"
 """Folder of pretrained weights, relative to the scratch folder: a run must not know where inputs lie."""
 
-MARKER = f"run/{fit.LOCATOR}/{LOCATE_FILE}"
+LOCATE_FILE = f"run/{LOCATOR}/{CONFIG}"
 """By which the output of ``train-locate`` is known, and that of ``train-grade``, which has a copy of it."""
 
 
 def two_stage_config(preset: str) -> TwoStageConfig:
     """Return a preset, changed by ``LUMBAR_CONFIG``; the hub's weights are those of the folder `PRETRAINED`.
-
-    Args:
-        preset: its name; ``{"two-stage": {"preset": NAME, "locate": {…}, "grade": {…}}}`` gives another.
-
-    Raises:
-        InputError: the preset or a setting is unknown.
-    """
-    settings = session_settings(NAME)
-    config = configuration.preset(str(settings.pop("preset", preset)))
-    config = configuration.changed(config, settings, "LUMBAR_CONFIG")
+    ``{"two-stage": {"preset": NAME, "locate": {…}, "grade": {…}}}`` gives another preset. Raises InputError: the preset
+    or a setting is unknown."""
+    config = configure({"preset": preset, **session_settings(NAME)}, "LUMBAR_CONFIG")
     models = [
         replace(one, weights=tuple(PRETRAINED if name == "auto" else name for name in one.weights))
         for one in config.grade
@@ -58,23 +50,13 @@ def two_stage_config(preset: str) -> TwoStageConfig:
 def train_locate_session(
     working: Path, *, hours: float, preset: str, package: str = "", inputs: Path | None = None
 ) -> bool:
-    """Train the first stage until the budget ends, going on from an attached earlier output.
-
-    Args:
-        working: the session's output folder; ``run`` goes there.
-        preset: of the two-stage recipe.
-        hours, package: see `kaggle.session.begin_session`.
-        inputs: where the inputs are mounted.
-
-    Returns:
-        Whether it came to its end.
-
-    Raises:
-        InputError: the competition is not attached, or a setting is unknown.
-    """
+    """Train the first stage until the budget ends, going on from an attached earlier output; tell if it is finished.
+    ``run`` goes into the session's output folder `working`; for `hours` and `package` see
+    `kaggle.session.begin_session`; `inputs`: where the inputs are mounted. Raises InputError: the competition is not
+    attached, or a setting is unknown."""
     budget = begin_session(hours, package)
     config, competition, cache = two_stage_config(preset), find_competition(inputs), scratch_folder()
-    take_up(MARKER, ("run",), working, inputs)
+    take_up(LOCATE_FILE, ("run",), working, inputs)
     workers = 4 * usable_cores()
     if not preprocessed(lambda: preprocess(competition, cache, workers=workers, budget=budget)):
         return False
@@ -93,28 +75,28 @@ def train_grade_session(
     package: str = "",
     inputs: Path | None = None,
 ) -> bool:
-    """Train models of the second stage until the budget ends, going on from attached earlier outputs.
-
-    Args:
-        working, hours, preset, package, inputs: see `train_locate_session`.
-        models, folds: numbers of those to train now, models from 1 and folds from 0; empty: all.
-
-    Returns:
-        Whether all of them are trained.
-
-    Raises:
-        InputError: an input is not attached or another one, or there is no such model, fold or setting.
-    """
+    """Train models of the second stage until the budget ends, going on from attached earlier outputs. Tells whether all
+    `models` and `folds` that are asked for are trained, see `fit.grade`; the other arguments are those of
+    `train_locate_session`. Raises InputError: an input is not attached or another one, or there is no such model, fold
+    or setting."""
     budget = begin_session(hours, package)
     config, competition = two_stage_config(preset), find_competition(inputs)
     run, scratch = working / "run", scratch_folder()
-    take_up(MARKER, ("run",), working, inputs)
-    _check_located(run, config)
+    take_up(LOCATE_FILE, ("run",), working, inputs)
+    if not (run / ANNOTATED).is_file():
+        raise InputError(
+            "no finished first stage is among the inputs; attach the output of the kernel train-locate, "
+            "and if its log says resumable, let that kernel go on first"
+        )
+    if load_config(working / LOCATE_FILE, LocateConfig) != config.locate:
+        raise InputError(
+            f"{working / LOCATE_FILE}: the attached first stage was trained with other settings; "
+            "give this kernel the same PRESET and settings, or train the first stage again"
+        )
     train = read_competition(competition, "train")
     begin_run(run / RUN_FILE, config, data=train.identity())
     chosen = [one for number, one in enumerate(config.grade, start=1) if not models or number in models]
-    encoders = {pair for one in chosen for pair in zip(one.backbones, one.weights, strict=True)}
-    for name, weights in sorted(encoders):
+    for name, weights in sorted({pair for one in chosen for pair in zip(one.backbones, one.weights, strict=True)}):
         if weights == PRETRAINED:
             copy_pretrained(name, scratch / PRETRAINED / f"{name}.safetensors", inputs)
     # The weights are named relative to the scratch folder, since the next session may have another one.
@@ -125,23 +107,13 @@ def train_grade_session(
 
 
 def blend_session(working: Path, *, hours: float = 12.0, package: str = "", inputs: Path | None = None) -> str:
-    """Blend what ``train-grade`` trained, and export the bundle; what is missing there is named.
-
-    Args:
-        working: the session's output folder; ``bundle`` and the tables of the blend go there.
-        hours, package: see `kaggle.session.begin_session`.
-        inputs: where the inputs are mounted; several outputs of ``train-grade`` are put together.
-
-    Returns:
-        The bundle's fingerprint.
-
-    Raises:
-        InputError: an input is not attached, or no fold of a stage is finished.
-    """
+    """Blend what ``train-grade`` trained, its attached outputs put together, export the bundle and return its
+    fingerprint. ``bundle`` and the tables of the blend go into `working`; what is missing is logged. The arguments are
+    those of `train_locate_session`. Raises InputError: an input is not attached, or no fold of a stage is finished."""
     begin_session(hours, package)
     competition, scratch = find_competition(inputs), scratch_folder()
     run = scratch / "run"
-    take_up(MARKER, ("run",), scratch, inputs)
+    take_up(LOCATE_FILE, ("run",), scratch, inputs)
     if not (run / RUN_FILE).is_file():
         raise InputError(f"no {RUN_FILE} is among the inputs; attach the output of the kernel train-grade")
     config = load_config(run / RUN_FILE, TwoStageConfig)
@@ -154,17 +126,3 @@ def blend_session(working: Path, *, hours: float = 12.0, package: str = "", inpu
     fingerprint = export(run, working / "bundle").fingerprint
     log.info("Bundle %s", fingerprint)
     return fingerprint
-
-
-def _check_located(run: Path, config: TwoStageConfig) -> None:
-    """Check that the first stage is there and is the configuration's."""
-    if not (run / fit.ANNOTATED).is_file():
-        raise InputError(
-            "no finished first stage is among the inputs; attach the output of the kernel train-locate, "
-            "and if its log says resumable, let that kernel go on first"
-        )
-    if load_config(run / fit.LOCATOR / LOCATE_FILE, LocateConfig) != config.locate:
-        raise InputError(
-            f"{run / fit.LOCATOR / LOCATE_FILE}: the attached first stage was trained with other settings; "
-            "give this kernel the same PRESET and settings, or train the first stage again"
-        )

@@ -1,53 +1,34 @@
 """A study's volumes, from the cache or straight from DICOM, and the points that are marked on them.
 
-Without the cache a study is decoded each time that it is asked for, and nothing is written: where the disk
-has no room for the cache beside the crops, as in a Kaggle session.
+Without the cache a study is decoded each time that it is asked for, and nothing is written: where the disk has no room
+for the cache beside the crops, as in a Kaggle session.
 """
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.dicom.cache import OK, Cache
 from lumbar_kaggle.dicom.preprocess import read_volumes, scan_sources, windowed_stacks
 from lumbar_kaggle.dicom.series import UnreadableSeries, read_series
-from lumbar_kaggle.dicom.volume import Volume
+from lumbar_kaggle.dicom.volume import Floats, Volume
 from lumbar_kaggle.inference.base import Study
 from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.two_stage.grade.views import CANAL, PLACE_OF_CONDITION, PLACES, RECESSES
 
 log = logging.getLogger(__name__)
 
-Floats = NDArray[np.float64]
-
-READERS = 4
-"""Series that are read at once; a study has three or four."""
-
-SCANNERS = 16
-"""Folders that are listed at once: it hides the latency of a slow mount."""
-
-
-def empty_points() -> Floats:
-    """Return ``[5 places, 5 levels, 3]`` unknown points."""
-    return np.full((len(PLACES), len(LEVELS), 3), np.nan)
-
 
 class MarkedPoint(NamedTuple):
-    """A point of ``train_label_coordinates.csv`` in the patient.
-
-    Attributes:
-        volume: number of the study's volume that it is marked on.
-        place, level: numbers in `views.PLACES` and `targets.LEVELS`.
-        point: LPS mm ``[3]``.
-    """
+    """A point of ``train_label_coordinates.csv``, LPS mm ``[3]``. It is marked on the study's volume of this number;
+    `place` and `level` are numbers in `views.PLACES` and `targets.LEVELS`."""
 
     volume: int
     place: int
@@ -57,14 +38,8 @@ class MarkedPoint(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class StudyVolumes:
-    """All that was read of a study.
-
-    Attributes:
-        study_id: whose it is.
-        volumes: the stacks of its readable series, see `preprocess.windowed_stacks`.
-        notes: what could not be read.
-        marks: points that are marked on its slices.
-    """
+    """All that was read of a study: the stacks of its readable series, see `preprocess.windowed_stacks`. `notes` tell
+    what could not be read; `marks` are the points that are marked on its slices."""
 
     study_id: str
     volumes: tuple[Volume, ...]
@@ -85,21 +60,18 @@ class StudyVolumes:
         return [one for one in self.volumes if one.kind == "axial_t2" and one.placed and one.plane == "axial"]
 
     def croppable(self) -> list[Volume]:
-        """Return the stacks that crops can be cut from: those of one frame.
-
-        Sagittal slices that do not know their place are used in their assumed frame, where the study has no
-        others; axial ones that do not are of no use, since nothing says which level they show.
-        """
-        sagittal = [one.kind.startswith("sagittal") for one in self.volumes]
-        pairs = list(zip(self.volumes, sagittal, strict=True))
-        anchored = any(one.placed and upright for one, upright in pairs)
-        return [one for one, upright in pairs if one.placed or (upright and not anchored)]
+        """Return the stacks that crops can be cut from: those of one frame. Sagittal slices that do not know their
+        place are used in their assumed frame, where the study has no others; axial ones that do not are of no use,
+        since nothing says which level they show."""
+        upright = [one for one in self.volumes if one.kind.startswith("sagittal")]
+        anchored = any(one.placed for one in upright)
+        return [one for one in self.volumes if one.placed or (one in upright and not anchored)]
 
     def marked(self, volumes: Sequence[Volume]) -> Floats:
         """Return the points ``[5 places, 5 levels, 3]`` that are marked on some of its volumes, NaN: none."""
-        points = empty_points()
+        points = np.full((len(PLACES), len(LEVELS), 3), np.nan)
         for mark in self.marks:
-            if any(self.volumes[mark.volume] is one for one in volumes):
+            if self.volumes[mark.volume] in volumes:
                 points[mark.place, mark.level] = mark.point
         return points
 
@@ -114,33 +86,14 @@ class StudyVolumes:
     def centres(self) -> Floats:
         """Return the levels' marked canal points ``[5, 3]``, or the middles between their recesses."""
         placed = [one for one in self.sagittal() if one.placed]
-        canal = (self.known(placed[-1]) if placed else empty_points())[CANAL]
+        canal = (self.known(placed[-1]) if placed else self.marked([]))[CANAL]
         recesses = self.marked(self.axial())[RECESSES]
         return np.asarray(np.where(np.isnan(canal), recesses.mean(axis=0), canal))
 
 
-class Studies(Protocol):
-    """Where the volumes of studies come from."""
-
-    @property
-    def sources(self) -> Mapping[str, list[str]]:
-        """Per study the fingerprints of its series' files, see `cache.Source`."""
-        ...
-
-    def read(self, study: str) -> StudyVolumes:
-        """Read a study."""
-        ...
-
-
 class CachedStudies:
-    """Studies out of the cache of kind ``volumes``; see `Studies`.
-
-    Args:
-        cache: folder that holds it.
-
-    Raises:
-        InputError: it is missing or was not finished.
-    """
+    """Studies out of the folder `cache` of kind ``volumes``; InputError: it is missing or was not finished. Per study
+    `sources` has the fingerprints of its series' files, see `cache.Source`."""
 
     def __init__(self, cache: Path) -> None:
         volumes = Cache(cache, "volumes")
@@ -151,24 +104,18 @@ class CachedStudies:
 
     def read(self, study: str) -> StudyVolumes:
         """Read the tables of a study; its pixels stay in their files."""
-        found = [
-            read_volumes(self.folder, str(row.file), str(row.series_id), str(row.kind))
-            for row in self.rows[study].itertuples()
-        ]
+        rows = self.rows[study].itertuples()
+        found = [read_volumes(self.folder, str(row.file), str(row.series_id), str(row.kind)) for row in rows]
         return StudyVolumes(study, tuple(one for stacks in found for one in stacks))
 
 
 class DicomStudies:
-    """Studies read from their DICOM files; see `Studies`.
-
-    Args:
-        series: as `competition.Competition.series`.
-    """
+    """Studies read from the DICOM files of `competition.Competition.series`; otherwise as `CachedStudies`."""
 
     def __init__(self, series: pd.DataFrame) -> None:
         self.rows = dict(list(series.groupby("study_id", sort=False)))
         self.sources: dict[str, list[str]] = {}
-        with ThreadPoolExecutor(SCANNERS) as pool:
+        with ThreadPoolExecutor(16) as pool:  # so many hide the latency of a slow mount
             for source in scan_sources(series, pool):
                 self.sources.setdefault(source.study_id, []).append(source.fingerprint)
 
@@ -180,49 +127,44 @@ class DicomStudies:
         return found
 
 
+Studies = CachedStudies | DicomStudies
+"""Where the volumes of studies come from."""
+
+
 def read_study(study: Study) -> StudyVolumes:
     """Read the series of a study from DICOM."""
 
-    def read(row: tuple[str, str, Sequence[str], str]) -> tuple[list[Volume], tuple[str, ...]]:
-        name, folder, files, kind = row
+    def read(name: object, folder: str, files: Sequence[str], kind: str) -> tuple[list[Volume], tuple[str, ...]]:
         try:
             volume = replace(read_series(Path(folder), files, kind), series_id=str(name))
         except UnreadableSeries as error:
             return [], (str(error),)
         return windowed_stacks(volume), volume.notes
 
-    rows = list(zip(*(study.series[name] for name in ("series_id", "folder", "files", "kind")), strict=True))
-    with ThreadPoolExecutor(READERS) as pool:
-        found = list(pool.map(read, rows))
-    notes = [f"series {row[0]}: {note}" for row, (_, mine) in zip(rows, found, strict=True) for note in mine]
+    columns = [study.series[name] for name in ("series_id", "folder", "files", "kind")]
+    with ThreadPoolExecutor(4) as pool:  # a study has three or four series
+        found = list(pool.map(read, *columns))
+    notes = [f"series {name}: {note}" for name, (_, mine) in zip(columns[0], found, strict=True) for note in mine]
     return StudyVolumes(study.study_id, tuple(one for stacks, _ in found for one in stacks), tuple(notes))
 
 
 def read_marked_studies(competition: Competition, cache: Path) -> list[StudyVolumes]:
-    """Read the cached studies of a split, with the points that are marked on them.
-
-    Raises:
-        InputError: the cache is missing.
-    """
-    cached = CachedStudies(cache)
+    """Read the cached studies of a split, with the points that are marked on them; see `CachedStudies`."""
+    cached, known = CachedStudies(cache), set(competition.studies)
     groups = competition.coordinates.groupby(["study_id", "series_id"])
-    marks = {(str(study), str(series)): rows for (study, series), rows in groups}
-    known = set(competition.studies)
+    marks = {(str(study), str(series)): rows.to_dict("records") for (study, series), rows in groups}
     studies = [cached.read(study) for study in cached.sources if study in known]
     return [replace(one, marks=tuple(_marks(one, marks))) for one in studies]
 
 
-def _marks(study: StudyVolumes, marks: Mapping[tuple[str, str], pd.DataFrame]) -> list[MarkedPoint]:
-    found = []
+def _marks(study: StudyVolumes, marks: Mapping[tuple[str, str], list[dict[Hashable, Any]]]) -> Iterator[MarkedPoint]:
     for number, volume in enumerate(study.volumes):
         index_of = {instance: index for index, instance in enumerate(volume.instance_numbers)}
-        rows = marks.get((study.study_id, volume.series_id))
-        for row in rows.to_dict("records") if rows is not None else []:
+        for row in marks.get((study.study_id, volume.series_id), []):
             place, index = PLACE_OF_CONDITION.get(row["condition"]), index_of.get(row["instance_number"])
             if place is not None and index is not None:
                 point = volume.to_patient(index, row["y"], row["x"])
-                found.append(MarkedPoint(number, PLACES.index(place), LEVELS.index(row["level"]), point))
-    return found
+                yield MarkedPoint(number, PLACES.index(place), LEVELS.index(row["level"]), point)
 
 
 def tell_unused(

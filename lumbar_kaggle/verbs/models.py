@@ -102,7 +102,7 @@ class Locate(Training):
 
         config = from_dict(self.changes, LocateConfig)
         competition = read_marked(self.folder)
-        return run_locate(competition, self.cache, self.out, config, self.budget(), self.weights, self.processes).text()
+        return run_locate(competition, self.cache, self.out, config, self.budget(), self.weights, self.processes).text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +140,7 @@ class Grade(Training):
                 only=self.only_folds,
                 processes=self.processes,
             )
-            told.append(result.sentence())
+            told.append(result.sentence)
         return "\n".join(told)
 
 

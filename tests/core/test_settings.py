@@ -16,7 +16,7 @@ from lumbar_kaggle.core.targets import TARGET_NAMES
 from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.kaggle.rehearsal.settings import RehearsalSettings
 from lumbar_kaggle.training.pretraining_config import PretrainConfig
-from lumbar_kaggle.two_stage.config import GradeConfig, LocateConfig, TwoStageConfig, changed, preset
+from lumbar_kaggle.two_stage.config import GradeConfig, LocateConfig, TwoStageConfig, configure, preset
 from lumbar_kaggle.verbs import Verb
 
 
@@ -38,7 +38,7 @@ def test_a_command_line_and_a_file_say_the_same() -> None:
     said = {"locate": {"epochs": 3}, "grade": {"mirror": False, "slices": (3, 3, 3, 3)}}
     assert verb.changes == said
     base = preset("t4x2-gold")
-    config = changed(base, json.loads(json.dumps(said)), "file")
+    config = configure({"preset": "t4x2-gold", **json.loads(json.dumps(said))})
     assert recipe("two-stage").configure({"preset": "t4x2-gold", **verb.changes}) == config
     assert [one.epochs for one in config.grade] == [one.epochs for one in base.grade]
     assert not any(one.mirror for one in config.grade)
@@ -134,7 +134,7 @@ def test_a_whole_number_does_for_a_float() -> None:
 def test_a_file_of_changes_is_an_object_of_objects(content: object) -> None:
     """Whatever else it holds gives one sentence."""
     with pytest.raises(InputError, match=r'changes\.json: give an object with "locate", "grade" or both'):
-        changed(preset("cpu"), content, "changes.json")
+        configure(content, "changes.json")
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

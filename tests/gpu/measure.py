@@ -43,8 +43,8 @@ from lumbar_kaggle.phantom.settings import STANDARD_SETS, PhantomSet
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.training.encoders import build_network
 from lumbar_kaggle.two_stage import fit as two_stage
-from lumbar_kaggle.two_stage.config import RUN_FILE, TwoStageConfig, changed, preset
-from lumbar_kaggle.two_stage.predictor import TwoStagePredictor
+from lumbar_kaggle.two_stage.bundle import TwoStagePredictor
+from lumbar_kaggle.two_stage.config import RUN_FILE, configure
 from tests.gpu.meter import HEADING, Figures, metered
 from tests.support.clock import Clock
 
@@ -126,7 +126,7 @@ def train_twice(name: str, train: Callable[[Budget], bool], device: torch.device
 def measure_two_stage(root: Path, size: Size, device: torch.device) -> list[Figures]:
     """Train both stages, the second one's first fold; predict the test split on the device and on the CPU."""
     train, run, cache = read_competition(root, "train"), root / "run", root / "cache"
-    config: TwoStageConfig = changed(preset("t4x2-single"), size.settings, "settings")
+    config = configure({"preset": "t4x2-single", **size.settings})
     begin_run(run / RUN_FILE, config, data=train.identity())
 
     def locate(budget: Budget) -> bool:

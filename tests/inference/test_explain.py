@@ -19,13 +19,12 @@ from lumbar_kaggle.inference.bundle import read_manifest
 from lumbar_kaggle.inference.heat import captured, grad_cam, last_map
 from lumbar_kaggle.inference.predict import study_rows
 from lumbar_kaggle.training.encoders import build_encoder, build_network
+from lumbar_kaggle.two_stage.bundle import Model
 from lumbar_kaggle.two_stage.config import GradeConfig
-from lumbar_kaggle.two_stage.explain import attend, frame, on_slice, surroundings, where_looked
-from lumbar_kaggle.two_stage.grade.crops import crop_study
 from lumbar_kaggle.two_stage.grade.data import Batch
 from lumbar_kaggle.two_stage.grade.network import Grader
-from lumbar_kaggle.two_stage.grade.views import PLACE_OF_CONDITION, PLACES, VIEWS
-from lumbar_kaggle.two_stage.predictor import Model
+from lumbar_kaggle.two_stage.grade.views import PLACE_OF_CONDITION, PLACES, VIEWS, crop_study
+from lumbar_kaggle.two_stage.pages import attend, on_slice, where_looked
 from tests.support.two_stage_studies import AXIAL, SAGITTAL, ball, make_stack, place_points, rotated
 
 
@@ -122,21 +121,21 @@ def test_heat_returns_to_where_the_crop_was_cut(number: int, side: int, degrees:
     points[..., 1] += 0.2 * points[..., 2]
     spots = [ball(points[p, level] + shift, 5.0) for p in range(5) for shift in ((1, 7, -2), (-3, -6, 3))]
     crops = crop_study(stacks_of(lambda places: sum(spot(places) for spot in spots), degrees), points, TINY)
-    k = next(k for k, one in enumerate(crops.cuts) if (one.view, one.level, one.side) == (VIEWS[number], level, side))
-    one, source = crops.cuts[k], crops.sources[k]
-    assert source is not None
+    one = next(crop for crop in crops if (crop.view, crop.level, crop.side) == (VIEWS[number], level, side))
+    stack = one.volume
+    assert stack is not None
     middle = one.size.cached_slices // 2
-    index, inside = int(source.indices[middle]), slice(one.size.margin_px, one.size.margin_px + one.size.px)
-    crop = crops.images[number][level, side, middle, inside, inside].astype(np.float32) / 255
-    stack = source.volume
-    corner, shape = surroundings(stack, index, one)
-    covered = on_slice(np.ones((4, 4), np.float32), stack, index, one) > 0.999
+    index, inside = int(one.indices[middle]), slice(one.size.margin_px, one.size.margin_px + one.size.px)
+    crop = one.image[middle, inside, inside].astype(np.float32) / 255
+    corner, ones, frame = on_slice(np.ones((4, 4), np.float32), stack, index, one)
+    covered = ones > 0.999
     moved = np.array([[1.0, 0, -corner[0]], [0, 1.0, -corner[1]]])
-    original = cv2.warpAffine(stack.images[index], moved, shape[::-1])[covered] / 255
+    original = cv2.warpAffine(stack.images[index], moved, ones.shape[::-1])[covered] / 255
     assert original.max() > 0.5
-    assert np.abs(on_slice(crop, stack, index, one)[covered] - original).max() < 0.12
-    assert np.abs(on_slice(np.ascontiguousarray(crop[:, ::-1]), stack, index, one)[covered] - original).max() > 0.3
-    hull = cv2.fillConvexPoly(np.zeros(shape), np.rint(frame(stack, index, one) - corner).astype(int), 1)
+    plain, turned = (on_slice(np.ascontiguousarray(part), stack, index, one)[1] for part in (crop, crop[:, ::-1]))
+    assert np.abs(plain[covered] - original).max() < 0.12
+    assert np.abs(turned[covered] - original).max() > 0.3
+    hull = cv2.fillConvexPoly(np.zeros(ones.shape), np.rint(frame).astype(int), 1)
     assert (hull[covered] == 1).all()
 
 
@@ -146,17 +145,14 @@ def test_heat_in_the_middle_lies_on_the_located_point(number: int, side: int, de
     """To a pixel of the slice, with the numbers of the crop's own facts."""
     crops = crop_study(stacks_of(ball((0, 0, 0)), degrees), place_points(), TINY)
     spot = np.exp(-0.5 * (np.linalg.norm(np.mgrid[:8, :8] - 3.5, axis=0) / 1.2) ** 2).astype(np.float32)
-    for one, source, facts in zip(crops.cuts, crops.sources, crops.facts, strict=True):
-        if (one.view, one.side) != (VIEWS[number], side):
-            continue
-        assert source is not None
-        stack = source.volume
-        index = stack.instance_numbers.index(facts.instance_number)
-        heat = on_slice(spot, stack, index, one)
+    for one in (crop for crop in crops if (crop.view, crop.side) == (VIEWS[number], side)):
+        stack, facts = one.volume, one.facts()
+        assert stack is not None
+        index = stack.instance_numbers.index(facts["instance_number"])
+        corner, heat, _ = on_slice(spot, stack, index, one)
         row, column = (np.indices(heat.shape) * heat).sum(axis=(1, 2)) / heat.sum()
-        corner, _ = surroundings(stack, index, one)
-        assert abs(row + corner[1] - facts.row) < 1
-        assert abs(column + corner[0] - facts.column) < 1
+        assert abs(row + corner[1] - facts["row"]) < 1
+        assert abs(column + corner[0] - facts["column"]) < 1
 
 
 def grader(config: GradeConfig = TINY, seed: int = 0) -> Grader:

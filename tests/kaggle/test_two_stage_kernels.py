@@ -23,8 +23,8 @@ from lumbar_kaggle.two_stage.grade.places import annotated_places, read_places, 
 from lumbar_kaggle.two_stage.session import blend_session, train_grade_session, train_locate_session
 from lumbar_kaggle.two_stage.study import CachedStudies, DicomStudies
 from tests.dicom.test_preprocess import folder_bytes
+from tests.support.two_stage_studies import SETTINGS
 from tests.tables.test_kaggle_folders import mount, session
-from tests.two_stage.test_pipeline import SETTINGS
 
 
 @pytest.fixture(scope="module")

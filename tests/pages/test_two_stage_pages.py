@@ -24,19 +24,15 @@ from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.settings import choose_set
 from lumbar_kaggle.scoring.metric import score
 from lumbar_kaggle.tables.competition import read_competition
-from lumbar_kaggle.two_stage.explain import edge_letters, explain_study, located_slices
+from lumbar_kaggle.two_stage.bundle import TwoStagePredictor
 from lumbar_kaggle.two_stage.grade.views import PLACES
 from lumbar_kaggle.two_stage.locate.find import COLUMNS
-from lumbar_kaggle.two_stage.predictor import TwoStagePredictor
+from lumbar_kaggle.two_stage.pages import edge_letters, explain_study, located_slices
 from tests.pages.test_pages import Tables, assert_stands_alone, write_run
 from tests.support.dicom_files import rewrite
-from tests.support.two_stage_studies import AXIAL, SAGITTAL, ball, make_stack, place_points
+from tests.support.two_stage_studies import AXIAL, SAGITTAL, SETTINGS, ball, make_stack, place_points
 
-TINY = {
-    "locate": {"folds": 2, "epochs": 1, "picture": [96, 80], "pixel_mm": 3.0, "slices": 2}
-    | {"channels": [4, 8, 8, 8, 8]},
-    "grade": {"folds": 2, "epochs": 1, "sagittal_px": 32, "axial_px": 32, "slices": [3, 3, 3, 3]} | {"features": 16},
-}
+TINY = {stage: {**settings, "epochs": 1} for stage, settings in SETTINGS.items()}
 
 
 @pytest.fixture(scope="module")

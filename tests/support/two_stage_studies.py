@@ -1,6 +1,7 @@
-"""Tiny studies for the second stage: balls at known places of the patient, seen by stacks of any geometry.
+"""Settings of a recipe that is trained in seconds, and tiny studies for its second stage.
 
-A ball's radius tells the grade, so a network that looks at the right place can learn it at once.
+These show balls at known places of the patient, seen by stacks of any geometry. A ball's radius tells the grade, so a
+network that looks at the right place can learn it at once.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,6 +23,14 @@ Floats = NDArray[np.float64]
 
 SAGITTAL = np.array([0.0, 1, 0, 0, 0, -1])
 AXIAL = np.array([1.0, 0, 0, 0, 1, 0])
+
+SETTINGS = {
+    "locate": {"folds": 2, "epochs": 5, "batch_size": 8, "lr": 1e-2, "slices": 2}
+    | {"picture": [96, 80], "pixel_mm": 3.0, "channels": [8, 12, 16, 16, 16]},
+    "grade": {"folds": 2, "epochs": 2, "batch_size": 8, "features": 16}
+    | {"sagittal_px": 24, "axial_px": 24, "slices": [3, 3, 3, 3]},
+}
+"""Of the two-stage recipe, as `configure` takes them."""
 
 RADII = (9.0, 5.5, 2.0)
 """mm, of the balls of the three grades."""

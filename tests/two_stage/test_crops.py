@@ -14,10 +14,9 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.two_stage.config import GradeConfig
 from lumbar_kaggle.two_stage.grade import data
-from lumbar_kaggle.two_stage.grade.crops import StudyCrops, crop_study
 from lumbar_kaggle.two_stage.grade.data import cache_crops
 from lumbar_kaggle.two_stage.grade.places import BY_LEVELS, BY_PLACES, MARKED, annotated_places, fill, to_points
-from lumbar_kaggle.two_stage.grade.views import VIEWS, window
+from lumbar_kaggle.two_stage.grade.views import VIEWS, Crop, crop_study, window
 from lumbar_kaggle.two_stage.study import CachedStudies
 from tests.dicom.test_preprocess import folder_bytes
 from tests.support.clock import Clock
@@ -40,15 +39,15 @@ def fine_stack(scene: Scene, plane: str, **more: object) -> Volume:
     return make_stack(scene, np.asarray(orientation), spacing=(0.9, 0.95), **options)  # type: ignore[arg-type]
 
 
-def view_number(name: str) -> int:
-    """Number of a view by its name."""
-    return [view.name for view in VIEWS].index(name)
+def crop_of(crops: list[Crop], name: str, level: int, side: int = 0) -> Crop:
+    """The crop of a view, level and side."""
+    return next(crop for crop in crops if (crop.view.name, crop.level, crop.side) == (name, level, side))
 
 
-def middle_of(crops: StudyCrops, name: str, level: int, side: int) -> NDArray[np.uint8]:
-    """The middle slice of a crop."""
-    crop = crops.images[view_number(name)][level, side]
-    return crop[len(crop) // 2]
+def middle_of(crops: list[Crop], name: str, level: int) -> NDArray[np.uint8]:
+    """The middle slice of a crop, the left or the only one."""
+    image = crop_of(crops, name, level).image
+    return image[len(image) // 2]
 
 
 @pytest.mark.parametrize(("view", "side"), [(v.name, s) for v in VIEWS for s in range(v.sides)])
@@ -64,7 +63,7 @@ def test_a_ball_at_the_point_is_in_the_middle_of_its_view(view: str, side: int) 
         fine_stack(scene, "sagittal", kind="sagittal_t1"),
         fine_stack(scene, "axial"),
     ]
-    crop = crop_study(stacks, points, CONFIG).images[view_number(view)][level, side]
+    crop = crop_of(crop_study(stacks, points, CONFIG), view, level, side).image
     brightest = np.array(np.unravel_index(int(crop.argmax()), crop.shape))
     centre = (np.array(crop.shape) - 1) / 2
     assert crop.max() > 150
@@ -77,7 +76,7 @@ def test_the_ball_moves_by_its_millimetres() -> None:
     points = place_points()
     size = window(VIEWS[0], CONFIG)
     scene = ball(points[0, 2] + np.array([0.0, 10.0, -6.0]))
-    image = middle_of(crop_study([fine_stack(scene, "sagittal")], points, CONFIG), "canal", 2, 0)
+    image = middle_of(crop_study([fine_stack(scene, "sagittal")], points, CONFIG), "canal", 2)
     row, column = np.unravel_index(int(image.argmax()), image.shape)
     centre = (size.cached_px - 1) / 2
     assert (column - centre) * size.pixel_mm == pytest.approx(10.0, abs=size.pixel_mm)
@@ -103,7 +102,8 @@ def test_the_right_side_is_the_mirror_image_of_the_left(view: str, plane: str, p
     points, level = place_points(), 1
     kind = "sagittal_t1" if plane == "sagittal" else "axial_t2"
     stack = fine_stack(lopsided(points[place, level]), plane, kind=kind)
-    left, right = crop_study([stack], points, CONFIG).images[view_number(view)][level].astype(int)
+    crops = crop_study([stack], points, CONFIG)
+    left, right = (crop_of(crops, view, level, side).image.astype(int) for side in range(2))
     assert np.abs(left - right).max() <= 2
     unmirrored = right[::-1] if plane == "sagittal" else right[..., ::-1]
     assert np.abs(left - unmirrored).max() > 30
@@ -117,9 +117,9 @@ def test_a_reversed_stack_gives_the_same_crops(plane: str) -> None:
     plain, backwards = (
         crop_study([fine_stack(scene, plane, backwards=turned)], points, CONFIG) for turned in (False, True)
     )
-    for one, other in zip(plain.images, backwards.images, strict=True):
-        assert np.array_equal(one, other)
-    assert any(image.any() for image in plain.images)
+    for one, other in zip(plain, backwards, strict=True):
+        assert np.array_equal(one.image, other.image)
+    assert any(crop.image.any() for crop in plain)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_a_stack_turned_in_its_plane_gives_the_same_crop(
     orientation = SAGITTAL if plane == "sagittal" else AXIAL
     scene = lopsided(points[place, level])
     images = [
-        middle_of(crop_study([fine_stack(scene, plane, orientation=turned)], points, CONFIG), view, level, 0)
+        middle_of(crop_study([fine_stack(scene, plane, orientation=turned)], points, CONFIG), view, level)
         for turned in (orientation, rotated(orientation, axis, degrees))
     ]
     difference = np.abs(images[0].astype(int) - images[1])
@@ -152,7 +152,7 @@ def test_a_tilted_axial_stack_still_has_the_point_in_the_middle() -> None:
     """Slices along a steep disc, cut around the point's place in the tilted plane."""
     points, level = place_points(), 4
     stack = fine_stack(ball(points[3, level]), "axial", orientation=rotated(AXIAL, (1, 0, 0), 25), centre=(0, 0, -60))
-    image = middle_of(crop_study([stack], points, CONFIG), "axial side", level, 0)
+    image = middle_of(crop_study([stack], points, CONFIG), "axial side", level)
     brightest = np.array(np.unravel_index(int(image.argmax()), image.shape))
     assert np.abs(brightest - (np.array(image.shape) - 1) / 2).max() <= 1.5
 
@@ -163,40 +163,38 @@ def test_the_nearest_of_several_stacks_is_taken() -> None:
     scene = lopsided(points[3, 0])
     upper = fine_stack(scene, "axial", slices=9, centre=(0, 0, 69.0))
     lower = replace(fine_stack(scene, "axial", slices=9, centre=(0, 0, -71.0)), series_id="8")
-    facts = [fact for fact in crop_study([upper, lower], points, CONFIG).facts if fact.view == "axial side"]
-    by_level = {fact.level: fact for fact in facts if fact.side == 0}
-    assert by_level["l1_l2"].series_id == "7"
-    assert by_level["l5_s1"].series_id == "8"
-    assert by_level["l3_l4"].reason == "no axial_t2 slice within 6 mm of the point"
+    crops = crop_study([upper, lower], points, CONFIG)
+    assert crop_of(crops, "axial side", 0).facts()["series_id"] == "7"
+    assert crop_of(crops, "axial side", 4).facts()["series_id"] == "8"
+    assert crop_of(crops, "axial side", 2).reason == "no axial_t2 slice within 6 mm of the point"
 
 
 def test_missing_series_are_replaced_or_flagged() -> None:
     """Without T2 the canal is cut from T1; without axial series those views are empty and say so."""
     points = place_points()
     crops = crop_study([fine_stack(ball(points[0, 0]), "sagittal", kind="sagittal_t1")], points, CONFIG)
-    for fact in crops.facts:
-        if "axial" in fact.view:
-            assert fact.reason
-            assert fact.last < fact.first
+    for crop in crops:
+        facts = crop.facts()
+        if crop.view.plane == "axial":
+            assert crop.reason
+            assert (facts["first"], facts["last"]) == (0, -1)
+            assert not crop.image.any()
         else:
-            assert fact.kind == "sagittal_t1"
-    assert not crops.images[view_number("axial side")].any()
+            assert facts["kind"] == "sagittal_t1"
     unknown = points.copy()
     unknown[0, 0] = np.nan
-    fact = crop_study([fine_stack(ball(points[0, 0]), "sagittal")], unknown, CONFIG).facts[0]
-    assert (fact.reason, fact.last) == ("the point was not found", -1)
+    first = crop_study([fine_stack(ball(points[0, 0]), "sagittal")], unknown, CONFIG)[0]
+    assert (first.reason, first.facts()["last"]) == ("the point was not found", -1)
 
 
 def test_slices_beyond_the_stack_are_absent() -> None:
     """At the end of a stack the window is shorter; what is there lies where it should."""
     points = place_points()
     stack = fine_stack(ball(points[3, 0]), "axial", slices=40, centre=(0, 0, -10.0))
-    crops = crop_study([stack], points, CONFIG)
-    fact = next(f for f in crops.facts if f.view == "axial side" and f.level == "l1_l2" and f.side == 0)
-    crop = crops.images[view_number("axial side")][0, 0]
-    assert (fact.first, fact.last) == (2, 4)
-    assert not crop[:2].any()
-    assert crop[2].max() > 150
+    crop = crop_of(crop_study([stack], points, CONFIG), "axial side", 0)
+    assert (crop.facts()["first"], crop.facts()["last"]) == (2, 4)
+    assert not crop.image[:2].any()
+    assert crop.image[2].max() > 150
 
 
 def test_dense_stacks_are_thinned_to_the_wanted_step() -> None:
@@ -204,7 +202,7 @@ def test_dense_stacks_are_thinned_to_the_wanted_step() -> None:
     points = place_points()
     scene = ball(points[0, 2], radius=4.0)
     dense = fine_stack(scene, "sagittal", slices=61, step=1.0)
-    crop = crop_study([dense], points, CONFIG).images[0][2, 0]
+    crop = crop_of(crop_study([dense], points, CONFIG), "canal", 2).image
     assert crop[3].max() > 200
     assert crop[2].max() == pytest.approx(240 * np.exp(-1), abs=12)
 
@@ -217,7 +215,7 @@ def test_the_spine_runs_upright_where_crops_are_aligned() -> None:
     columns = []
     for align in (True, False):
         config = replace(CONFIG, align=align)
-        image = middle_of(crop_study([fine_stack(ball(below), "sagittal")], points, config), "canal", 2, 0)
+        image = middle_of(crop_study([fine_stack(ball(below), "sagittal")], points, config), "canal", 2)
         columns.append(int(np.unravel_index(int(image.argmax()), image.shape)[1]))
     centre = (window(VIEWS[0], CONFIG).cached_px - 1) / 2
     assert abs(columns[0] - centre) <= 1
@@ -231,8 +229,8 @@ def test_the_slice_target_is_the_annotated_slice() -> None:
     located[0, :, 0] += 4.5
     located[1:3, :, 0] += 4.5
     stacks = [fine_stack(ball(points[0, 0]), "sagittal", kind="sagittal_t1")]
-    facts = crop_study(stacks, located, CONFIG, points).facts
-    targets = {(fact.view, fact.side): fact.target for fact in facts if fact.level == "l3_l4"}
+    crops = crop_study(stacks, located, CONFIG, points)
+    targets = {(crop.view.name, crop.side): crop.target for crop in crops if crop.level == 2}
     # Windows of seven slices; the right foramen's runs from the left to the right.
     assert targets[("canal", 0)] == 2
     assert targets[("foramen", 0)] == 2

@@ -132,7 +132,7 @@ def test_augmentation_moves_image_and_points_together() -> None:
     image = np.zeros((64, 64), np.uint8)
     image[18:23, 38:43] = 255
     places = np.array([[40.0, 20.0], [10.0, 50.0]])
-    sample = Sample("1", image, places, np.array([PRESENT, PRESENT]), pair=(0, 1))
+    sample = Sample("1", image, places, np.array([PRESENT, PRESENT]), sided=True)
     mirrored = 0
     for _ in range(30):
         moved = augment(sample, rng)
@@ -276,9 +276,8 @@ def test_a_trained_locator_is_used_without_training(run: Path, folder: Path, tmp
     """With no epochs the networks of another run are taken as they are."""
     config = replace(SMALL, epochs=0)
     cache = folder.parent / "cache"
-    located = run_locate(read_marked(folder), cache, tmp_path / "used", config, Budget(), weights=run)
-    assert located.figures is not None
-    assert located.figures.loc[("all", ""), "median_mm"] < 6
+    run_locate(read_marked(folder), cache, tmp_path / "used", config, Budget(), weights=run)
+    assert pd.read_csv(tmp_path / "used" / "figures.csv")["median_mm"].iloc[-1] < 6
     assert not list((tmp_path / "used").glob("*.safetensors"))
     with pytest.raises(InputError, match="a trained locator is needed: --weights"):
         run_locate(read_marked(folder), cache, tmp_path / "none", config, Budget())
@@ -291,9 +290,8 @@ def test_single_slices_without_spacing_are_enough(run: Path, tmp_path: Path) -> 
         rewrite(file, remove=("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"))
     recipe("two-stage").preprocess(place, tmp_path / "cache")
     config = replace(SMALL, epochs=0)
-    located = run_locate(read_marked(place), tmp_path / "cache", tmp_path / "out", config, Budget(), weights=run)
-    assert located.figures is not None
-    figures = located.figures.loc[("all", "")]
+    run_locate(read_marked(place), tmp_path / "cache", tmp_path / "out", config, Budget(), weights=run)
+    figures = pd.read_csv(tmp_path / "out" / "figures.csv").iloc[-1]
     assert figures["points"] == 30
     assert figures["median_relative"] < 0.2
     assert ASSUMED_FIELD_MM / ROWS > SPACING  # so the mm are not the true ones, and the share is what counts

@@ -16,7 +16,7 @@ from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json
-from lumbar_kaggle.core.targets import TARGET_NAMES
+from lumbar_kaggle.core.targets import LEVELS, TARGET_NAMES
 from lumbar_kaggle.inference.base import Study
 from lumbar_kaggle.inference.bundle import read_manifest
 from lumbar_kaggle.inference.predict import log_path, predict, study_rows
@@ -25,34 +25,13 @@ from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.settings import STANDARD_SETS
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.tables.submission import validate
-from lumbar_kaggle.two_stage.config import GradeConfig, changed, preset
+from lumbar_kaggle.two_stage.bundle import TwoStagePredictor
+from lumbar_kaggle.two_stage.config import GradeConfig, configure, preset
 from lumbar_kaggle.two_stage.fit import with_measured_jitter
-from lumbar_kaggle.two_stage.predictor import CroppedStudy, TwoStagePredictor
 from lumbar_kaggle.two_stage.study import CachedStudies, read_study
 from tests.support.clock import Clock
 from tests.support.dicom_files import rewrite
-
-SETTINGS = {
-    "locate": {
-        "folds": 2,
-        "epochs": 5,
-        "picture": [96, 80],
-        "pixel_mm": 3.0,
-        "channels": [8, 12, 16, 16, 16],
-        "slices": 2,
-        "batch_size": 8,
-        "lr": 1e-2,
-    },
-    "grade": {
-        "folds": 2,
-        "epochs": 2,
-        "batch_size": 8,
-        "sagittal_px": 24,
-        "axial_px": 24,
-        "slices": [3, 3, 3, 3],
-        "features": 16,
-    },
-}
+from tests.support.two_stage_studies import SETTINGS
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +51,13 @@ def train(root: Path, run: Path, budget: Budget | None = None) -> str:
     two_stage = recipe("two-stage")
     settings = two_stage.configure(read_json(root / "settings.json"), "settings.json")
     return two_stage.fit(root / "competition", root / "cache", run, budget or Budget(), settings)
+
+
+@pytest.fixture(scope="module")
+def study(place: Path) -> Study:
+    """The first study of the test split."""
+    test = read_competition(place / "competition", "test")
+    return study_rows(test, test.studies[0])
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +128,7 @@ def test_studies_shared_out_over_devices_are_graded_as_alone(place: Path, predic
 
 
 @pytest.mark.parametrize("part", ["grade", "sagittal"])
-def test_weights_that_give_no_numbers_are_named(part: str, place: Path, tmp_path: Path) -> None:
+def test_weights_that_give_no_numbers_are_named(part: str, place: Path, study: Study, tmp_path: Path) -> None:
     """Weights so large that the outputs are none: the file is the reason, not some index."""
     manifest = read_manifest(place / "bundle")
     shutil.copytree(place / "bundle", tmp_path / "bundle")
@@ -150,23 +136,20 @@ def test_weights_that_give_no_numbers_are_named(part: str, place: Path, tmp_path
     weights = safetensors.torch.load_file(tmp_path / "bundle" / name)
     bad = {key: value.float() * 1e30 if value.is_floating_point() else value for key, value in weights.items()}
     safetensors.torch.save_file(bad, tmp_path / "bundle" / name)
-    test = read_competition(place / "competition", "test")
     broken = TwoStagePredictor(tmp_path / "bundle", manifest)
     with pytest.raises(InputError, match=f"{name}: these weights give no finite numbers"):
-        broken.predict([study_rows(test, test.studies[0])])
+        broken.predict([study])
 
 
-def test_predictions_do_not_depend_on_the_order_of_series(place: Path, predictor: TwoStagePredictor) -> None:
+def test_predictions_do_not_depend_on_the_order_of_series(study: Study, predictor: TwoStagePredictor) -> None:
     """A study's table of series may come in any order; the grades are those of a second look."""
-    test = read_competition(place / "competition", "test")
-    study = study_rows(test, test.studies[0])
     backwards = Study(study.study_id, study.series.iloc[::-1])
     first, second = (one.probabilities for one in predictor.predict([study, backwards]))
     np.testing.assert_allclose(first, second, atol=1e-6)
     assert np.isfinite(first).all()
 
 
-def test_the_blend_of_the_bundle_is_applied(place: Path, tmp_path: Path) -> None:
+def test_the_blend_of_the_bundle_is_applied(place: Path, study: Study, tmp_path: Path) -> None:
     """A temperature in blend.json softens the probabilities, and each row still sums to 1."""
     shutil.copytree(place / "bundle", tmp_path / "bundle")
     file = tmp_path / "bundle" / "weights" / "blend.json"
@@ -177,8 +160,6 @@ def test_the_blend_of_the_bundle_is_applied(place: Path, tmp_path: Path) -> None
     with pytest.raises(InputError, match="SHA-256"):
         read_manifest(tmp_path / "bundle")
     manifest = read_manifest(place / "bundle")
-    test = read_competition(place / "competition", "test")
-    study = study_rows(test, test.studies[0])
     plain = TwoStagePredictor(place / "bundle", manifest).predict([study])[0].probabilities
     soft = TwoStagePredictor(tmp_path / "bundle", manifest).predict([study])[0].probabilities
     expected = plain ** (1 / 3)
@@ -305,26 +286,13 @@ def test_the_submission_over_odd_studies_is_valid(harmed: tuple[pd.DataFrame, Pa
     assert len(pd.read_csv(out)) == 25 * len(log)
 
 
-def test_levels_that_nothing_shows_keep_the_prior(place: Path, predictor: TwoStagePredictor) -> None:
+def test_levels_that_nothing_shows_keep_the_prior(study: Study, predictor: TwoStagePredictor) -> None:
     """Where every view of a level is empty its five targets are NaN, the others are not."""
-    test = read_competition(place / "competition", "test")
-    study = study_rows(test, test.studies[0])
     seen = predictor.crop(read_study(study))
-    emptied = tuple(
-        replace(
-            crops,
-            facts=tuple(
-                replace(fact, reason="gone", first=0, last=-1) if fact.level == "l4_l5" else fact
-                for fact in crops.facts
-            ),
-        )
-        for crops in seen.crops
-    )
-    grades = predictor.grade(CroppedStudy(seen.volumes, seen.points, emptied, ()))
-    lost = np.isnan(grades).any(axis=1)
-    assert {name for name, gone in zip(TARGET_NAMES, lost, strict=True) if gone} == {
-        name for name in TARGET_NAMES if name.endswith("l4_l5")
-    }
+    (crops,) = seen.crops
+    emptied = [replace(crop, reason="gone") if LEVELS[crop.level] == "l4_l5" else crop for crop in crops]
+    grades = predictor.grade(seen._replace(crops=(emptied,)))
+    assert np.isnan(grades).any(axis=1).tolist() == [name.endswith("l4_l5") for name in TARGET_NAMES]
 
 
 def test_the_jitter_is_the_locators_error() -> None:
@@ -345,15 +313,14 @@ def test_the_jitter_is_the_locators_error() -> None:
 def test_settings_of_a_file_replace_the_presets(tmp_path: Path) -> None:
     """What is not named stays; the second stage's settings are for all its models; a wrong name is told."""
     file = tmp_path / "settings.json"
-    file.write_text('{"grade": {"epochs": 3}}')
-    merged = changed(preset("t4x2-gold"), read_json(file), str(file))
+    merged = configure({"preset": "t4x2-gold", "grade": {"epochs": 3}})
     assert [one.epochs for one in merged.grade] == [3, 3, 3]
     assert merged.locate == preset("t4x2-gold").locate
     assert [one.backbones for one in merged.grade] == [one.backbones for one in preset("t4x2-gold").grade]
     for text, told in (('{"grade": {"epoch": 3}}', "unknown setting 'epoch'"), ('{"epochs": 3}', "give an object")):
         file.write_text(text)
         with pytest.raises(InputError, match=told):
-            changed(preset("cpu"), read_json(file), str(file))
+            configure(read_json(file), str(file))
 
 
 @pytest.mark.parametrize(
@@ -373,15 +340,14 @@ def test_options_of_the_other_recipe_are_refused(
     assert told in capsys.readouterr().err
 
 
-def test_an_unfinished_run_exports_what_it_has(place: Path, tmp_path: Path) -> None:
+def test_an_unfinished_run_exports_what_it_has(place: Path, study: Study, tmp_path: Path) -> None:
     """One fold of the second stage is enough for a bundle; without any the sentence says so."""
     shutil.copytree(place / "run", tmp_path / "run")
     for name in ("blend.json", "oof.csv", "grade-1/fold-1.safetensors", "grade-1/fold-1-predictions.csv"):
         (tmp_path / "run" / name).unlink()
     manifest = recipe("two-stage").export(tmp_path / "run", tmp_path / "bundle")
     assert len(manifest.networks) == 5
-    test = read_competition(place / "competition", "test")
-    found = TwoStagePredictor(tmp_path / "bundle", manifest).predict([study_rows(test, test.studies[0])])
+    found = TwoStagePredictor(tmp_path / "bundle", manifest).predict([study])
     assert np.isfinite(found[0].probabilities).all()
     (tmp_path / "run" / "grade-1" / "fold-0.safetensors").unlink()
     with pytest.raises(InputError, match="no fold of the second stage"):

@@ -17,9 +17,9 @@ from lumbar_kaggle.dicom.preprocess import read_volumes, windowed_stacks, write_
 from lumbar_kaggle.dicom.series import read_series
 from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.two_stage.config import GradeConfig, LocateConfig
-from lumbar_kaggle.two_stage.grade.crops import crop_study
 from lumbar_kaggle.two_stage.grade.places import unsided
-from lumbar_kaggle.two_stage.locate.find import locate_axial, locate_studies
+from lumbar_kaggle.two_stage.grade.views import crop_study
+from lumbar_kaggle.two_stage.locate.find import locate_studies
 from lumbar_kaggle.two_stage.locate.network import STRIDE, Picture
 from lumbar_kaggle.two_stage.locate.training import axial_samples
 from lumbar_kaggle.two_stage.study import MarkedPoint, StudyVolumes
@@ -106,7 +106,7 @@ def find(sagittal: list[Volume], axial: list[Volume]) -> dict[tuple[str, str], F
     """Locate all points of a study, by place and level, LPS mm."""
     volumes = [of_kind(one, "sagittal_t1") for one in sagittal] + [of_kind(one, "axial_t2") for one in axial]
     networks = [Eye(axial=False)], [Eye(axial=True)] if axial else []
-    table = locate_studies([StudyVolumes("1", tuple(volumes))], *networks, CONFIG, quiet=True)  # type: ignore[arg-type]
+    table = locate_studies([StudyVolumes("1", tuple(volumes))], *networks, CONFIG)  # type: ignore[arg-type]
     return {(row.place, row.level): np.array([row.x_mm, row.y_mm, row.z_mm]) for row in table.itertuples()}
 
 
@@ -142,11 +142,11 @@ def test_storage_changes_neither_points_nor_crops(
             [of_kind(one, "sagittal_t1") for one in sagittal] + [of_kind(one, "axial_t2") for one in axial],
             spine(),
             config,
-        ).images
+        )
         for sagittal, axial in (read, [[stack] for stack in standard])
     ]
     for mine, usual in zip(*crops, strict=True):
-        assert np.abs(mine.astype(int) - usual).mean() < 3
+        assert np.abs(mine.image.astype(int) - usual.image).mean() < 3
 
 
 @pytest.mark.parametrize("degrees", [-35.0, 35.0, 160.0])
@@ -230,7 +230,7 @@ def test_levels_are_spread_over_the_millimetres_that_slices_cover() -> None:
     whole = make_stack(scene, AXIAL, slices=37, step=4.0, shape=(60, 60), spacing=(3, 3))
     dense = make_stack(scene, AXIAL, centre=(0, 0, 60), slices=41, step=0.5, shape=(60, 60), spacing=(3, 3))
     study = StudyVolumes("1", (of_kind(whole, "axial_t2"), of_kind(dense, "axial_t2")))
-    found = locate_axial(study, None, [Eye(axial=True)])  # type: ignore[list-item]
+    found = locate_studies([study], [], [Eye(axial=True)], CONFIG)  # type: ignore[list-item]
     heights = found.drop_duplicates("level")["z_mm"].to_numpy(dtype=float)
     assert np.ptp(heights) > 100
     assert (np.diff(heights) < -15).all()
@@ -277,8 +277,8 @@ def test_odd_geometry_gives_a_usable_stack(
     crops = crop_study(
         [of_kind(stack, "sagittal_t2")], np.broadcast_to(centre, (5, 5, 3)), GradeConfig(sagittal_px=16, axial_px=16)
     )
-    middle = crops.images[0].shape[2] // 2
-    assert (crops.images[0][:, 0, middle, 8:-8, 8:-8] == 100).all()
+    for crop in crops[:5]:
+        assert (crop.image[len(crop.image) // 2, 8:-8, 8:-8] == 100).all()
     assert all(np.isfinite(point).all() for point in find([stack], []).values())
 
 

@@ -1,6 +1,6 @@
 """From cached crops to the network's input, on the device and for a whole batch: cut, augmented, mixed."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import torch
 from fastai.callback.core import Callback
@@ -9,56 +9,56 @@ from torch.nn import functional
 
 from lumbar_kaggle.two_stage.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.data import UNKNOWN, Batch
-from lumbar_kaggle.two_stage.grade.network import GradeLoss
-from lumbar_kaggle.two_stage.grade.views import PLACES, VIEWS, View, Window, window
+from lumbar_kaggle.two_stage.grade.views import VIEWS, View, Window, window
 
-SWAPPED = [PLACES.index(name) for name in ("canal", "right foramen", "left foramen", "right recess", "left recess")]
-"""Order of the five outputs of a mirrored patient."""
+SWAPPED = [0, 2, 1, 4, 3]  # order of the five outputs, see `views.PLACES`, of a mirrored patient
+Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # images, present slices and annotated slices of a view
 
-MIRRORED_SLICES, MIRRORED_COLUMNS = "canal", "axial middle"
-"""Views without sides: in a mirrored patient the first has its slices reversed, the second its columns.
-Those with sides are stored mirrored on the right, so there the sides only change places."""
+
+def _by_view(batch: Batch, change: Callable[[View, torch.Tensor, torch.Tensor, torch.Tensor], Parts]) -> Batch:
+    """Return a batch with the `Parts` of each view changed; annotated slices beyond the window become `UNKNOWN`."""
+    parts = zip(VIEWS, batch["images"], batch["present"], batch["slices"], strict=True)
+    images, present, slices = zip(*(change(*one) for one in parts), strict=True)
+    pairs = zip(slices, present, strict=True)
+    within = [torch.where((at >= 0) & (at < there.shape[2]), at, UNKNOWN) for at, there in pairs]
+    return {**batch, "images": list(images), "present": list(present), "slices": within}
 
 
 def cut(batch: Batch, config: GradeConfig, turn: float = 0.0) -> Batch:
     """Cut the middle out of cached crops, turned by some degrees: what validation and inference see."""
-    images, present, slices = [], [], []
-    for view, image, there, at in _views(batch):
+
+    def change(view: View, images: torch.Tensor, present: torch.Tensor, at: torch.Tensor) -> Parts:
         size = window(view, config)
         middle = slice(size.extra, size.extra + size.slices)
-        present.append(there[:, :, middle])
-        images.append(_standardise(_middle(image[:, :, middle].float(), size, turn), present[-1]))
-        slices.append(_within(at - size.extra, size))
-    return {**batch, "images": images, "present": present, "slices": slices}
+        images, present = images[:, :, middle].float(), present[:, :, middle]
+        if turn:
+            angle = torch.full((present.shape[0] * present.shape[1],), turn * torch.pi / 180, device=images.device)
+            images = _resample(images, size, angle, torch.ones_like(angle), angle.new_zeros(len(angle), 2))
+        else:
+            inside = slice(size.margin_px, size.margin_px + size.px)
+            images = images[..., inside, inside]
+        return _standardise(images, present), present, at - size.extra
 
-
-def _views(batch: Batch) -> Iterator[tuple[View, torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Return per view: it, its images, present slices and annotated slices."""
-    return zip(VIEWS, batch["images"], batch["present"], batch["slices"], strict=True)
-
-
-def _middle(images: torch.Tensor, size: Window, turn: float) -> torch.Tensor:
-    if turn:
-        count = images.shape[0] * images.shape[1]
-        angle = torch.full((count,), turn * torch.pi / 180, device=images.device)
-        return _resample(images, size, angle, torch.ones_like(angle), angle.new_zeros(count, 2))
-    rows = slice(size.margin_px, size.margin_px + size.px)
-    return images[:, :, :, rows, rows]
+    return _by_view(batch, change)
 
 
 def augment(batch: Batch, config: GradeConfig) -> Batch:
     """Cut shifted, turned, scaled, re-windowed, noisy and mirrored crops out of cached ones."""
-    images, present, slices = [], [], []
-    for view, image, there, at in _views(batch):
-        size = window(view, config)
-        first = _first_slices(at, size, config)
-        index = first[..., None] + torch.arange(size.slices, device=at.device)
-        present.append(there.gather(2, index))
-        px = size.cached_px
-        chosen = image.gather(2, index[..., None, None].expand(-1, -1, -1, px, px))
-        images.append(_develop(_warp(chosen.float(), size, config), present[-1], config))
-        slices.append(_within(at - first, size))
-    moved: Batch = {**batch, "images": images, "present": present, "slices": slices}
+
+    def change(view: View, images: torch.Tensor, present: torch.Tensor, at: torch.Tensor) -> Parts:
+        size, device, px = window(view, config), at.device, images.shape[-1]
+        steps = torch.multinomial(torch.tensor(config.slice_shift, device=device), at.numel(), replacement=True)
+        first = size.extra + steps.view(at.shape) * (torch.randint(0, 2, at.shape, device=device) * 2 - 1)
+        index = first[..., None] + torch.arange(size.slices, device=device)
+        images = images.gather(2, index[..., None, None].expand(-1, -1, -1, px, px)).float()
+        present = present.gather(2, index)
+        turn = torch.randn(at.numel(), device=device) * torch.pi / 180 * config.turn_degrees
+        scale = torch.exp(torch.randn(at.numel(), device=device) * config.scale)
+        shift = torch.randn(at.numel(), 2, device=device) * config.shift_mm / size.pixel_mm
+        warped = _resample(images, size, turn, scale, shift.clamp(-size.margin_px, size.margin_px))
+        return _develop(warped, present, config), present, at - first
+
+    moved = _by_view(batch, change)
     if not config.mirror:
         return moved
     return mirror(moved, torch.rand(len(batch["level"]), device=batch["level"].device) < 0.5)
@@ -70,18 +70,17 @@ def mirror(batch: Batch, which: torch.Tensor) -> Batch:
     def choose(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
         return torch.where(which.view(-1, *[1] * (before.dim() - 1)), after, before)
 
-    images, present, slices = [], [], []
-    for view, image, there, at in _views(batch):
-        if view.name == MIRRORED_SLICES:
-            turned = image.flip(2), there.flip(2), torch.where(at == UNKNOWN, at, there.shape[2] - 1 - at)
-        elif view.name == MIRRORED_COLUMNS:
-            turned = image.flip(4), there, at
+    def change(view: View, images: torch.Tensor, present: torch.Tensor, at: torch.Tensor) -> Parts:
+        # Views with sides are stored mirrored on the right, so there the sides only change places.
+        if view.sides == 2:
+            mirrored = images.flip(1), present.flip(1), at.flip(1)
+        elif view.plane == "sagittal":
+            mirrored = images.flip(2), present.flip(2), present.shape[2] - 1 - at
         else:
-            turned = image.flip(1), there.flip(1), at.flip(1)
-        images.append(choose(image, turned[0]))
-        present.append(choose(there, turned[1]))
-        slices.append(choose(at, turned[2]))
-    mirrored: Batch = {**batch, "images": images, "present": present, "slices": slices}
+            mirrored = images.flip(4), present, at
+        return choose(images, mirrored[0]), choose(present, mirrored[1]), choose(at, mirrored[2])
+
+    mirrored = _by_view(batch, change)
     if "severity" in batch:
         mirrored["severity"] = choose(batch["severity"], batch["severity"][:, SWAPPED])
         mirrored["weight"] = choose(batch["weight"], batch["weight"][:, SWAPPED])
@@ -90,67 +89,35 @@ def mirror(batch: Batch, which: torch.Tensor) -> Batch:
 
 def drop_views(batch: Batch, share: float) -> Batch:
     """Take views away at random, as if their series were missing."""
-    present = [
-        there & (torch.rand(there.shape[:2], device=there.device) >= share)[..., None] for there in batch["present"]
-    ]
-    return {**batch, "present": present}
-
-
-def _within(at: torch.Tensor, size: Window) -> torch.Tensor:
-    """Return slice targets where they lie in the window, `UNKNOWN` elsewhere."""
-    return torch.where((at >= 0) & (at < size.slices), at, UNKNOWN)
-
-
-def _first_slices(like: torch.Tensor, size: Window, config: GradeConfig) -> torch.Tensor:
-    """Draw where each window begins ``[batch, sides]``; targets of -1 stay out of any window."""
-    chances = torch.tensor(config.slice_shift, device=like.device)
-    steps = torch.multinomial(chances, like.numel(), replacement=True).view(like.shape)
-    signs = torch.randint(0, 2, like.shape, device=like.device) * 2 - 1
-    return size.extra + steps * signs
-
-
-def _warp(images: torch.Tensor, size: Window, config: GradeConfig) -> torch.Tensor:
-    """Resample ``[batch, sides, slices, px, px]`` into the network's crop, one random map per crop."""
-    count, device = images.shape[0] * images.shape[1], images.device
-    turn = torch.randn(count, device=device) * torch.pi / 180 * config.turn_degrees
-    scale = torch.exp(torch.randn(count, device=device) * config.scale)
-    shift = torch.randn(count, 2, device=device) * config.shift_mm / size.pixel_mm
-    return _resample(images, size, turn, scale, shift.clamp(-size.margin_px, size.margin_px))
+    kept = [torch.rand(there.shape[:2], device=there.device) >= share for there in batch["present"]]
+    return {**batch, "present": [there & one[..., None] for there, one in zip(batch["present"], kept, strict=True)]}
 
 
 def _resample(
     images: torch.Tensor, size: Window, turn: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
 ) -> torch.Tensor:
-    """Resample cached crops into the network's, one map per crop.
+    """Resample cached crops ``[batch, sides, slices, px, px]`` into the network's, one map per crop.
 
-    Args:
-        images: ``[batch, sides, slices, px, px]``.
-        size: of the network's crop.
-        turn: ``[batch · sides]`` radians.
-        scale: alike; above 1 shows more of the cached crop.
-        shift: ``[batch · sides, 2]`` px.
+    Per crop `turn` is in radians, `scale` above 1 shows more of it, and `shift` ``[batch · sides, 2]`` is in px.
     """
-    batch, sides, slices, px, _ = images.shape
-    count = batch * sides
+    flat = images.flatten(0, 1)
+    px = flat.shape[-1]
     # `affine_grid` measures in halves of the side of the picture; corners are not aligned.
-    ratio = size.px / px
-    rows = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], dim=1).view(count, 2, 2)
-    matrix = torch.cat([rows * (scale * ratio)[:, None, None], (shift * 2 / px)[:, :, None]], dim=2)
-    grid = functional.affine_grid(matrix, [count, slices, size.px, size.px], align_corners=False)
-    warped = functional.grid_sample(
-        images.reshape(count, slices, px, px), grid, padding_mode="border", align_corners=False
-    )
-    return warped.view(batch, sides, slices, size.px, size.px)
+    rows = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], dim=1).view(-1, 2, 2)
+    matrix = torch.cat([rows * (scale * (size.px / px))[:, None, None], (shift * 2 / px)[:, :, None]], dim=2)
+    grid = functional.affine_grid(matrix, [*flat.shape[:2], size.px, size.px], align_corners=False)
+    warped = functional.grid_sample(flat, grid, padding_mode="border", align_corners=False)
+    return warped.view(*images.shape[:3], size.px, size.px)
 
 
 def _develop(images: torch.Tensor, present: torch.Tensor, config: GradeConfig) -> torch.Tensor:
     """Change the tone of crops ``[batch, sides, slices, px, px]`` of 0 to 255, standardise, add noise."""
-    shape = (*images.shape[:2], 1, 1, 1)
-    gamma = torch.exp(torch.randn(shape, device=images.device) * config.contrast)
+    like = images.new_empty(*images.shape[:2], 1, 1, 1)
+    gamma = torch.exp(torch.randn_like(like) * config.contrast)
     standard = _standardise((images / 255).clamp(0, 1) ** gamma * 255, present)
-    gain = torch.exp(torch.randn(shape, device=images.device) * config.contrast)
-    offset = torch.randn(shape, device=images.device) * config.contrast
-    strength = torch.rand(shape, device=images.device) * config.noise
+    gain = torch.exp(torch.randn_like(like) * config.contrast)
+    offset = torch.randn_like(like) * config.contrast
+    strength = torch.rand_like(like) * config.noise
     noisy = standard * gain + offset + strength * torch.randn_like(standard)
     return noisy * present[..., None, None]
 
@@ -166,7 +133,11 @@ def _standardise(images: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
 
 
 class PrepareBatch(Callback):  # type: ignore[misc]
-    """Turn cached crops into the network's input: augmented in training, the plain middle in validation."""
+    """Turn cached crops into the network's input: augmented in training, the plain middle in validation.
+
+    With mixup every level of a training batch is blended with another one, and so is the loss. fastai's own takes one
+    image tensor; here a sample is several views, some of which may be missing.
+    """
 
     order = -5
 
@@ -174,53 +145,29 @@ class PrepareBatch(Callback):  # type: ignore[misc]
         self.config = config
 
     def before_batch(self) -> None:
-        """Replace the batch; the loss takes the same one as the network."""
-        batch: Batch = self.xb[0]
+        """Replace the batch; without mixup the loss takes the same one as the network."""
         with torch.no_grad():
             if self.training:
-                batch = drop_views(augment(batch, self.config), self.config.view_dropout)
+                batch = drop_views(augment(self.xb[0], self.config), self.config.view_dropout)
             else:
-                batch = cut(batch, self.config)
+                batch = cut(self.xb[0], self.config)
         self.learn.xb = self.learn.yb = (batch,)
-
-
-class MixSamples(Callback):  # type: ignore[misc]
-    """Mixup of whole levels: every sample is blended with another one, and so is the loss.
-
-    fastai's own takes one image tensor; here a sample is several views, some of which may be missing.
-    """
-
-    order = PrepareBatch.order + 1
-
-    def __init__(self, alpha: float, loss: GradeLoss) -> None:
-        self.alpha, self.loss = alpha, loss
-        self.partner, self.share = torch.empty(0), 1.0
-
-    def before_batch(self) -> None:
-        """Blend the images with those of a shuffled batch."""
-        if not self.training:
-            return
-        batch: Batch = self.xb[0]
-        share = float(torch.distributions.Beta(self.alpha, self.alpha).sample())
-        # The greater part stays the sample's own, so that its level and its missing views remain right.
-        self.share = max(share, 1 - share)
-        self.partner = torch.randperm(len(batch["level"]), device=batch["level"].device)
-        images = [torch.lerp(image[self.partner], image, self.share) for image in batch["images"]]
-        self.learn.xb = ({**batch, "images": images},)
+        if self.training and self.config.mixup:
+            share = float(torch.distributions.Beta(self.config.mixup, self.config.mixup).sample())
+            # The greater part stays the sample's own, so that its level and its missing views remain right.
+            self.share = max(share, 1 - share)
+            self.partner = torch.randperm(len(batch["level"]), device=batch["level"].device)
+            images = [torch.lerp(image[self.partner], image, self.share) for image in batch["images"]]
+            self.learn.xb = ({**batch, "images": images},)
 
     def after_loss(self) -> None:
-        """Blend the losses likewise."""
-        if not self.training:
-            return
-        batch: Batch = self.yb[0]
-        other: Batch = {
-            **batch,
-            "severity": batch["severity"][self.partner],
-            "weight": batch["weight"][self.partner],
-            "slices": [at[self.partner] for at in batch["slices"]],
-        }
-        mixed = torch.lerp(self.loss(self.learn.pred, other), self.learn.loss_grad, self.share)
-        self.learn.loss_grad, self.learn.loss = mixed, mixed.clone()
+        """Blend the loss as the images are."""
+        if self.training and self.config.mixup:
+            batch: Batch = self.yb[0]
+            other: Batch = {**batch, "slices": [at[self.partner] for at in batch["slices"]]}
+            other["severity"], other["weight"] = batch["severity"][self.partner], batch["weight"][self.partner]
+            mixed = torch.lerp(self.learn.loss_func(self.learn.pred, other), self.learn.loss_grad, self.share)
+            self.learn.loss_grad, self.learn.loss = mixed, mixed.clone()
 
 
 class Accumulate(GradientAccumulation):  # type: ignore[misc]

@@ -1,9 +1,10 @@
 """The cache of crops, study by study and resumable, and the training samples read of it."""
 
+import math
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
@@ -19,49 +20,37 @@ from lumbar_kaggle.core.files import alone_on, digest, write_atomic
 from lumbar_kaggle.core.targets import LEVELS, TARGET_NAMES
 from lumbar_kaggle.dicom.cache import Cache, CacheConfig, Source
 from lumbar_kaggle.two_stage.config import GradeConfig
-from lumbar_kaggle.two_stage.grade.crops import CropFacts, StudyCrops, crop_shape, crop_study
-from lumbar_kaggle.two_stage.grade.views import CELLS, PLACES, VIEWS, window
+from lumbar_kaggle.two_stage.grade.views import CELLS, PLACES, VIEWS, Crop, crop_study, window
 from lumbar_kaggle.two_stage.study import Studies
 
 Floats = NDArray[np.float64]
+Labels = tuple[NDArray[np.int64], NDArray[np.float32]]
 
-UNKNOWN = -1
-"""Label of a target that nobody graded, and slice target where no annotated slice is in the window."""
+UNKNOWN = -1  # label of a target that nobody graded, and slice target where no annotated slice is in the window
+BATCH = 32  # studies that are committed together
+MARKER = ".lumbar-crops"  # lies in a folder that `evict_other_crops` may remove
 
 
 class Batch(TypedDict):
     """Levels of studies as the network and its loss take them; of one level without the first axis.
 
-    The loader gives crops as they are cached, larger than what the network sees; `augment.cut` and
-    `augment.augment` give those of its size.
-
-    Attributes:
-        images: per view ``[batch, sides, slices, px, px]``: uint8 as cached, then float, each crop
-            standardised.
-        present: per view ``[batch, sides, slices]`` bool, whether there is a slice.
-        slices: per view ``[batch, sides]`` int64 place of the annotated slice, `UNKNOWN` for none.
-        level: ``[batch]`` int64, 0 to 4.
-        severity: ``[batch, 5]`` int64 in the order of `views.PLACES`, `UNKNOWN` where not graded; not there
-            in prediction.
-        weight: ``[batch, 5]`` float, how much each label counts; likewise.
+    The loader gives crops as they are cached, larger than what the network sees; `augment.cut` and `augment.augment`
+    give those of its size. Labels are not there in prediction.
     """
 
-    images: list[torch.Tensor]
-    present: list[torch.Tensor]
-    slices: list[torch.Tensor]
-    level: torch.Tensor
-    severity: NotRequired[torch.Tensor]
-    weight: NotRequired[torch.Tensor]
+    images: list[torch.Tensor]  # per view [batch, sides, slices, px, px]: uint8 as cached, then standardised floats
+    present: list[torch.Tensor]  # per view [batch, sides, slices] bool, whether there is a slice
+    slices: list[torch.Tensor]  # per view [batch, sides] int64 place of the annotated slice, `UNKNOWN` for none
+    level: torch.Tensor  # [batch] int64, 0 to 4
+    severity: NotRequired[torch.Tensor]  # [batch, 5] int64 in the order of `PLACES`, `UNKNOWN` where not graded
+    weight: NotRequired[torch.Tensor]  # [batch, 5] float, how much each label counts
 
 
-BATCH = 32
-"""Studies that are committed together."""
-
-MARKER = ".lumbar-crops"
-"""Lies in a folder that `evict_other_crops` may remove."""
-
-VERSION = 2
-"""Raised when the same points and slices would give other crops."""
+def _settings(config: GradeConfig) -> CacheConfig:
+    windows = [list(window(view, config)[:5]) for view in VIEWS]  # what is cached follows from these
+    settings = {"windows": windows, "step": config.step_mm, "reach": config.reach_mm, "align": config.align}
+    # The version is raised when the same points and slices would give other crops.
+    return CacheConfig("crops", 2, settings)
 
 
 def crops_folder(scratch: Path, config: GradeConfig) -> Path:
@@ -70,12 +59,9 @@ def crops_folder(scratch: Path, config: GradeConfig) -> Path:
 
 
 def evict_other_crops(folder: Path) -> None:
-    """Mark a folder as one of crops, and remove those beside it that are so marked.
+    """Mark a `crops_folder`, and remove those beside it that are marked; what is somebody else's has no mark.
 
-    So a session's space need be enough for one model's crops. What has no mark is somebody else's and stays.
-
-    Args:
-        folder: as from `crops_folder`; may not exist yet.
+    So a session's space need be enough for one model's crops.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARKER).touch()
@@ -95,13 +81,8 @@ def cache_crops(
 ) -> "CropSet":
     """Cut the crops of all studies that have points, or go on where an earlier call stopped.
 
-    Args:
-        studies: where their volumes come from; the crops are the same from the cache and from DICOM.
-        points: per study ``[5 places, 5 levels, 3]`` LPS mm, NaN where not known.
-        annotated: the same of the annotated points, for the slice attention's target.
-        folder: where to; see `cache.Cache`.
-        config: sizes and windows.
-        budget: asked between batches.
+    `points` and `annotated` are per study as in `views.crop_study`; the crops are the same from the cache of volumes
+    and from DICOM. The `budget` is asked between batches.
 
     Raises:
         OutOfTime: the budget is spent; the next call goes on.
@@ -109,174 +90,101 @@ def cache_crops(
     """
     cache = Cache(folder, "crops")
     cache.open(_settings(config))
-    sources = [
-        Source(study, "", "crops", "", 0, _fingerprint(series, points[study], annotated.get(study)))
-        for study, series in studies.sources.items()
-        if study in points
-    ]
+    sources = []
+    for study in (study for study in studies.sources if study in points):
+        tables = [one.get(study, np.empty(0)) for one in (points, annotated)]
+        rounded = [np.nan_to_num(table, nan=-1e6).round(3).tolist() for table in tables]
+        sources.append(Source(study, "", "crops", "", 0, digest([studies.sources[study], *rounded])))
     if not sources:
         raise InputError(
             f"{folder}: no study has a point to crop around; give located points, or fill train_label_coordinates.csv"
         )
     batches = cache.plan(sources, BATCH)
     todo = [batch for batch in batches if cache.entries(batch) is None]
-    with (
-        ThreadPoolExecutor(usable_cores()) as pool,
-        tqdm(total=sum(len(b.sources) for b in todo), unit="study", desc="crop", disable=not todo) as bar,
-    ):
+
+    def write_study(study: str, target: Path) -> pd.DataFrame:
+        crops = crop_study(studies.read(study).croppable(), points[study], config, annotated.get(study))
+        pixels = np.concatenate([crop.image.ravel() for crop in crops])
+        write_atomic(target / f"{study}.npy", lambda path: np.save(path, pixels))
+        table = pd.DataFrame([crop.facts() for crop in crops]).assign(file=f"{study}.npy")
+        table.insert(0, "study_id", study)
+        return table
+
+    bar = tqdm(total=sum(len(batch.sources) for batch in todo), unit="study", desc="crop", disable=not todo)
+    with ThreadPoolExecutor(usable_cores()) as pool, bar:
         for batch in todo:
             budget.check()
             target = cache.begin(batch)
-            jobs = [
-                pool.submit(_one, studies, name, points[name], annotated.get(name), target, config)
-                for name in (source.study_id for source in batch.sources)
-            ]
+            jobs = [pool.submit(write_study, source.study_id, target) for source in batch.sources]
             cache.commit(batch, pd.concat([job.result() for job in jobs], ignore_index=True))
             bar.update(len(jobs))
     return CropSet(cache.folder, cache.finish(batches), config)
 
 
-def _settings(config: GradeConfig) -> CacheConfig:
-    windows = [list(asdict(window(view, config)).values()) for view in VIEWS]
-    return CacheConfig(
-        "crops", VERSION, {"windows": windows, "step": config.step_mm, "reach": config.reach_mm, "align": config.align}
-    )
-
-
-def _fingerprint(series: list[str], points: Floats, annotated: Floats | None) -> str:
-    marks = [] if annotated is None else np.nan_to_num(annotated, nan=-1e6).round(3).tolist()
-    return digest([series, np.nan_to_num(points, nan=-1e6).round(3).tolist(), marks])
-
-
-def _one(
-    studies: Studies, study: str, points: Floats, annotated: Floats | None, folder: Path, config: GradeConfig
-) -> pd.DataFrame:
-    crops = crop_study(studies.read(study).croppable(), points, config, annotated)
-    name = f"{study}.npy"
-    flat = np.concatenate([image.ravel() for image in crops.images])
-    write_atomic(folder / name, lambda path: np.save(path, flat))
-    return facts_table(study, crops).assign(file=name)
-
-
-def facts_table(study: str, crops: StudyCrops) -> pd.DataFrame:
-    """Return a row per crop: ``study_id`` and the fields of `crops.CropFacts`."""
-    columns = list(CropFacts.__dataclass_fields__)
-    table = pd.DataFrame([list(asdict(fact).values()) for fact in crops.facts], columns=columns)
-    table.insert(0, "study_id", study)
-    return table
-
-
 class CropSet:
     """Cached crops of many studies, read level by level.
 
-    Args:
-        folder: of the cache.
-        index: its table, see `facts_table`; all columns text.
-        config: sizes and windows.
+    The `index` of the cache's `folder` has the `Crop.facts` of every crop, with ``study_id`` and ``file``.
     """
 
     def __init__(self, folder: Path, index: pd.DataFrame, config: GradeConfig) -> None:
-        self.folder = folder
-        self.shapes = [crop_shape(view, config) for view in VIEWS]
-        first = index.drop_duplicates("study_id")
-        self.files = dict(zip(first["study_id"], first["file"], strict=True))
-        numbers = index[["first", "last", "target"]].to_numpy().astype(np.int64)
-        per_study = len(LEVELS) * sum(view.sides for view in VIEWS)
-        self._facts = dict(zip(self.files, numbers.reshape(-1, per_study, 3), strict=True))
-
-    def __contains__(self, study: str) -> bool:
-        return study in self.files
+        self.folder, self.sizes = folder, [window(view, config) for view in VIEWS]
+        # Per study its file, and of each crop the first and the last slice that exist and the annotated one.
+        numbers = ["first", "last", "target"]
+        groups = index.astype(dict.fromkeys(numbers, np.int64)).groupby("study_id")
+        self.files = {study: (rows["file"].iloc[0], rows[numbers].to_numpy()) for study, rows in groups}
 
     def level(self, study: str, level: int) -> Batch:
         """Return the crops of a level, 0 to 4."""
-        flat = np.load(self.folder / self.files[study], mmap_mode="r")
-        images, start = [], 0
-        for shape in self.shapes:
-            size = int(np.prod(shape[1:]))
-            at = start + level * size
-            images.append(np.array(flat[at : at + size]).reshape(shape[1:]))
-            start += shape[0] * size
-        return _level(images, self._facts[study], level)
+        file, numbers = self.files[study]
+        flat = np.load(self.folder / file, mmap_mode="r")
+        batch: Batch = {"images": [], "present": [], "slices": [], "level": torch.tensor(level)}
+        for view, size in zip(VIEWS, self.sizes, strict=True):
+            shape = (len(LEVELS), view.sides, size.cached_slices, size.cached_px, size.cached_px)
+            pixels, flat = np.split(flat, [math.prod(shape)])
+            mine, numbers = np.split(numbers, [len(LEVELS) * view.sides])
+            first, last, target = mine.reshape(len(LEVELS), view.sides, 3)[level].T
+            at = np.arange(size.cached_slices)
+            batch["images"].append(torch.from_numpy(np.array(pixels.reshape(shape)[level])))
+            batch["present"].append(torch.from_numpy((at >= first[:, None]) & (at <= last[:, None])))
+            batch["slices"].append(torch.from_numpy(target.copy()))
+        return batch
 
 
-def levels_of(crops: StudyCrops) -> list[tuple[Batch]]:
+def levels_of(crops: Sequence[Crop]) -> list[tuple[Batch]]:
     """Return the five levels of a study's crops in memory, as the loader takes them."""
-    facts = np.array([(fact.first, fact.last, fact.target) for fact in crops.facts])
-    return [(_level([image[k] for image in crops.images], facts, k),) for k in range(len(LEVELS))]
-
-
-def _level(images: Sequence[NDArray[np.uint8]], facts: NDArray[np.int64], level: int) -> Batch:
-    """Return a level of its images ``[sides, slices, px, px]`` and the study's facts ``[crops, 3]``."""
-    present, targets, row = [], [], 0
-    for image in images:
-        sides, slices = image.shape[0], np.arange(image.shape[1])
-        first, last, target_slice = facts[row + level * sides : row + (level + 1) * sides].T
-        row += len(LEVELS) * sides
-        present.append(torch.from_numpy((slices >= first[:, None]) & (slices <= last[:, None])))
-        targets.append(torch.from_numpy(target_slice.copy()))
-    pixels = [torch.from_numpy(image) for image in images]
-    return {"images": pixels, "present": present, "slices": targets, "level": torch.tensor(level)}
-
-
-@dataclass(frozen=True, eq=False)
-class Labels:
-    """Labels of one study.
-
-    Attributes:
-        severity: ``[5 levels, 5 places]`` int64 in the order of `views.PLACES`; `UNKNOWN` where not graded.
-        weight: ``[5 levels, 5 places]`` float32, how much each label counts.
-    """
-
-    severity: NDArray[np.int64]
-    weight: NDArray[np.float32]
+    levels: list[tuple[Batch]] = []
+    for level in range(len(LEVELS)):
+        views = [[crop for crop in crops if (crop.view, crop.level) == (view, level)] for view in VIEWS]
+        batch: Batch = {
+            "images": [torch.from_numpy(np.stack([crop.image for crop in sides])) for sides in views],
+            "present": [torch.from_numpy(np.stack([crop.indices >= 0 for crop in sides])) for sides in views],
+            "slices": [torch.tensor([crop.target for crop in sides]) for sides in views],
+            "level": torch.tensor(level),
+        }
+        levels.append((batch,))
+    return levels
 
 
 def study_labels(rows: pd.DataFrame, weights: pd.DataFrame | None = None) -> dict[str, Labels]:
-    """Return the labels of all studies.
+    """Return per study severities, `UNKNOWN` where not graded, and their weights, ``[5 levels, 5 places]`` each.
 
-    Args:
-        rows: `competition.Competition.labels`.
-        weights: columns ``row_id, weight``: how much each label counts; 1 where it has no row.
-
-    Raises:
-        InputError: a weight is negative or not a number, or a column is missing.
+    The `rows` are `Competition.labels`; without a row in `weights`, columns ``row_id, weight``, a label counts 1.
     """
-    weight_of, shape = _weights(weights), (len(LEVELS), len(PLACES))
-    cell_of = dict(zip(TARGET_NAMES, zip(*CELLS, strict=True), strict=True))
-    labels: dict[str, Labels] = {}
-    for study, mine in rows.groupby(rows["study_id"].astype(str), sort=False):
-        one = Labels(np.full(shape, UNKNOWN, np.int64), np.ones(shape, np.float32))
-        at = tuple(np.array([cell_of[name] for name in mine["target"]]).T)
-        one.severity[at] = mine["severity"].astype(np.int64)
-        one.weight[at] = mine["row_id"].map(weight_of).fillna(1.0)
-        labels[str(study)] = one
-    return labels
-
-
-def _weights(table: pd.DataFrame | None) -> dict[str, float]:
-    if table is None:
-        return {}
-    missing = {"row_id", "weight"} - set(table.columns)
-    if missing:
-        raise InputError(f"label weights: the column {sorted(missing)[0]} is missing")
-    values = pd.to_numeric(table["weight"], errors="coerce").to_numpy(dtype=np.float64)
-    wrong = np.flatnonzero(~np.isfinite(values) | (values < 0))
-    if len(wrong):
-        row = table.iloc[wrong[0]]
-        raise InputError(f"label weights: {row['row_id']} has the weight {row['weight']!r}; give 0 or more")
-    return dict(zip(table["row_id"].astype(str), values.tolist(), strict=True))
+    weight_of = {} if weights is None else dict(zip(weights["row_id"], weights["weight"], strict=True))
+    number, studies = pd.factorize(rows["study_id"].astype(str))
+    cells = np.array(CELLS)[:, rows["target"].map(TARGET_NAMES.index).to_numpy(dtype=np.int64)]
+    severity = np.full((len(studies), len(LEVELS), len(PLACES)), UNKNOWN)
+    severity[number, *cells] = rows["severity"]
+    weight = np.ones(severity.shape, np.float32)
+    weight[number, *cells] = rows["row_id"].map(weight_of).fillna(1.0)
+    return dict(zip(studies, zip(severity, weight, strict=True), strict=True))
 
 
 class Samples:
-    """Levels of studies, as the loader asks for them: each item is a tuple of one `Batch`.
+    """All levels of some studies as the loader asks for them: each item is a tuple of one `Batch`."""
 
-    Args:
-        studies: whose levels.
-        crops: of all of them.
-        labels: of each study; None in prediction.
-    """
-
-    def __init__(self, studies: Sequence[str], crops: CropSet, labels: dict[str, Labels] | None = None) -> None:
+    def __init__(self, studies: Sequence[str], crops: CropSet, labels: dict[str, Labels]) -> None:
         self.labels, self.crops = labels, crops
         self.items = [(study, level) for study in studies for level in range(len(LEVELS))]
 
@@ -285,9 +193,5 @@ class Samples:
 
     def __getitem__(self, index: int) -> tuple[Batch]:
         study, level = self.items[index]
-        batch = self.crops.level(study, level)
-        if self.labels is not None:
-            labels = self.labels[study]
-            batch["severity"] = torch.from_numpy(labels.severity[level])
-            batch["weight"] = torch.from_numpy(labels.weight[level])
-        return (batch,)
+        severity, weight = (torch.from_numpy(table[level]) for table in self.labels[study])
+        return ({**self.crops.level(study, level), "severity": severity, "weight": weight},)

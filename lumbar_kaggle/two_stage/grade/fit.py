@@ -1,64 +1,65 @@
-"""The second stage from points to out-of-fold predictions: crops, folds, training, ``oof.csv``."""
+"""The second stage from points to out-of-fold predictions: crops, folds, training with fastai, ``oof.csv``."""
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
+from fastai.data.load import DataLoader
+from fastai.learner import Learner
+from fastai.torch_core import to_device
 from numpy.typing import NDArray
 
 from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import alone_on, digest, read_csv, write_csv
 from lumbar_kaggle.core.settings import begin_run
-from lumbar_kaggle.core.targets import SEVERITIES, TARGETS
+from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SEVERITIES, SEVERITY_WEIGHTS
 from lumbar_kaggle.dicom.cache import Cache
 from lumbar_kaggle.scoring.cells import as_table
 from lumbar_kaggle.scoring.metric import PRIOR_SMOOTHING, score, weighted_prior
 from lumbar_kaggle.tables.competition import Competition
-from lumbar_kaggle.tables.folds import open_folds
+from lumbar_kaggle.tables.folds import derive_seed, open_folds
 from lumbar_kaggle.tables.submission import prior_predictions
-from lumbar_kaggle.training.devices import spread, training_device
+from lumbar_kaggle.training.devices import device_of, half_precision, spread, training_device
+from lumbar_kaggle.training.loop import make_learner, train_file
+from lumbar_kaggle.training.weights import load_weights
 from lumbar_kaggle.two_stage.config import GradeConfig
-from lumbar_kaggle.two_stage.grade.data import CropSet, Samples, cache_crops, study_labels
+from lumbar_kaggle.two_stage.grade.augment import SWAPPED, Accumulate, PrepareBatch, cut, mirror
+from lumbar_kaggle.two_stage.grade.data import Batch, CropSet, Samples, cache_crops, study_labels
+from lumbar_kaggle.two_stage.grade.network import GradeLoss, Grader
 from lumbar_kaggle.two_stage.grade.places import annotated_places, to_points, unsided
-from lumbar_kaggle.two_stage.grade.training import level_prior, predict_levels, train_fold
-from lumbar_kaggle.two_stage.grade.views import CELLS
+from lumbar_kaggle.two_stage.grade.views import CELLS, FORAMINA
 from lumbar_kaggle.two_stage.study import CachedStudies, DicomStudies
 
 log = logging.getLogger(__name__)
 
-CONFIG = "grade.json"
+
+class GraderResult(NamedTuple):
+    """State of a run after `train_grader`."""
+
+    finished: int  # folds that are trained
+    left: int  # of those that were asked for, how many are not
+    sentence: str  # one line on it; the word ``resumable`` when something is left to do
 
 
-@dataclass(frozen=True)
-class GraderResult:
-    """State of a run after `train_grader`.
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """What all folds share, see `train_grader`."""
 
-    Attributes:
-        run: its folder.
-        finished: folds that are trained.
-        folds: how many there are.
-        left: of those that were asked for, how many are not trained yet.
-        score: of the out-of-fold predictions, once all folds are trained; None without all conditions.
-    """
-
-    run: Path
-    finished: int
-    folds: int
-    left: int
-    score: float | None
-
-    def sentence(self) -> str:
-        """Return one line on the result; the word ``resumable`` when something is left to do."""
-        if self.left:
-            return f"{self.left} of {self.folds} folds are left in {self.run}: resumable, run the same command again"
-        if self.finished < self.folds:
-            return f"{self.finished} of {self.folds} folds are trained in {self.run}, all that were asked for"
-        told = "" if self.score is None else f"; out-of-fold score {self.score:.4f}"
-        return f"{self.folds} folds are trained in {self.run}{told}"
+    competition: Competition
+    cache: Path | None
+    places: pd.DataFrame | None
+    annotated: pd.DataFrame | None
+    folds: pd.DataFrame
+    weights: pd.DataFrame | None
+    out: Path
+    config: GradeConfig
+    budget: Budget
 
 
 @alone_on("out")
@@ -77,20 +78,17 @@ def train_grader(
     processes: int | None = None,
     folds: pd.DataFrame | None = None,
 ) -> GraderResult:
-    """Train folds, or go on where an earlier call stopped.
+    """Train folds, or go on where an earlier call stopped, for instance because the budget was spent.
 
-    A fold trains on crops around annotated points alone, shifted at random by as much as the locator errs:
-    the located points of its training studies are of locators that have seen the marks of those that it
-    holds out. Judged are crops around located points, by a locator that has not seen the study.
+    A fold trains on crops around annotated points alone, shifted at random by as much as the locator errs: the located
+    points of its training studies are of locators that have seen the marks of those that it holds out. Judged are
+    crops around located points, by a locator that has not seen the study.
 
     Args:
-        competition: the training split.
-        cache: folder of its cached volumes; None: crops are cut from the DICOM files.
+        cache: folder of the split's cached volumes; None: crops are cut from the DICOM files.
         places: located points, out-of-fold, to judge at; see `places.to_points`. None: the annotated ones.
-        out: run folder: ``grade.json``, ``folds.csv``, ``prior.csv``, the crops, per fold its weights and
-            predictions, ``oof.csv`` once all folds are there.
-        config: what to train.
-        budget: when it is spent, the run ends and the same call goes on later.
+        out: run folder: settings, ``folds.csv``, ``prior.csv``, the crops, per fold its weights and predictions,
+            ``oof.csv`` once all folds are there.
         weights: columns ``row_id, weight``: how much each label counts.
         annotated: as from `places.annotated_places`; needed without cached volumes.
         crops: folder for the crops, where the run folder has no room for them.
@@ -99,10 +97,13 @@ def train_grader(
         folds: columns ``study_id, fold`` of all labelled studies; None: as from `folds.open_folds`.
 
     Raises:
-        InputError: the run was begun with another configuration or on other data, or another process is at
-            work on it, or there is nothing to train on.
+        InputError: the run was begun with another configuration or on other data, or another process is at work on
+            it, or there is nothing to train on.
     """
-    begin_run(out / CONFIG, config, data=_learned_from(competition, cache, places, weights))
+    tables = {"located points": places, "label weights": weights}
+    data = {name: "" if one is None else digest(one.to_csv(index=False)) for name, one in tables.items()}
+    images = {} if cache is None else {"images": Cache(cache, "volumes").identity()}
+    begin_run(out / "grade.json", config, data={**competition.identity(), **data, **images})
     wanted = range(config.folds) if only is None else only
     if not set(wanted) <= set(range(config.folds)):
         raise InputError(f"folds {' '.join(map(str, wanted))}: there are those from 0 to {config.folds - 1}")
@@ -113,25 +114,21 @@ def train_grader(
     try:
         todo = [fold for fold in wanted if not predictions_file(out, fold).is_file()]
         if todo:
-            made = _make_crops(competition, cache, places, annotated, crops or out, config, budget)
-            lost = set() if places is None else unsided(places)
-            task = _Task(competition, folds, *made, lost, out, config, budget, weights)
-            spread(_fit_fold, task, todo, processes)
+            run = _Run(competition, cache, places, annotated, folds, weights, out, config, budget)
+            spread(_fit_fold, (run, *_make_crops(run, crops or out)), todo, processes)
     except OutOfTime:
         pass  # what is finished is told below
-    finished = [fold for fold in range(config.folds) if predictions_file(out, fold).is_file()]
-    result = conclude(competition, out, config) if len(finished) == config.folds else None
-    return GraderResult(out, len(finished), config.folds, len(set(wanted) - set(finished)), result)
-
-
-def _learned_from(
-    competition: Competition, cache: Path | None, places: pd.DataFrame | None, weights: pd.DataFrame | None
-) -> dict[str, str]:
-    """Return digests of what a run is made from, see `settings.tie`."""
-    tables = {"located points": places, "label weights": weights}
-    images = {} if cache is None else {"images": Cache(cache, "volumes").identity()}
-    digests = {name: "" if one is None else digest(one.to_csv(index=False)) for name, one in tables.items()}
-    return {**competition.identity(), **digests, **images}
+    finished = {fold for fold in range(config.folds) if predictions_file(out, fold).is_file()}
+    left = len(set(wanted) - finished)
+    if left:
+        told = f"{left} of {config.folds} folds are left in {out}: resumable, run the same command again"
+    elif len(finished) < config.folds:
+        told = f"{len(finished)} of {config.folds} folds are trained in {out}, all that were asked for"
+    else:
+        total = conclude(competition, out, config)
+        scored = "" if total is None else f"; out-of-fold score {total:.4f}"
+        told = f"{config.folds} folds are trained in {out}{scored}"
+    return GraderResult(len(finished), left, told)
 
 
 def predictions_file(out: Path, fold: int) -> Path:
@@ -139,110 +136,139 @@ def predictions_file(out: Path, fold: int) -> Path:
     return out / f"fold-{fold}-predictions.csv"
 
 
-def _make_crops(
-    competition: Competition,
-    cache: Path | None,
-    places: pd.DataFrame | None,
-    annotated: pd.DataFrame | None,
-    out: Path,
-    config: GradeConfig,
-    budget: Budget,
-) -> tuple[CropSet, CropSet]:
+def _make_crops(run: _Run, folder: Path) -> tuple[CropSet, CropSet]:
     """Return the crops around annotated points, and those to judge at."""
+    competition, annotated = run.competition, run.annotated
     if annotated is None:
-        if cache is None:
-            raise InputError(f"{out}: neither cached volumes nor a table of annotated points is given")
-        annotated = annotated_places(competition, cache)
-    studies = CachedStudies(cache) if cache is not None else DicomStudies(competition.series)
+        if run.cache is None:
+            raise InputError(f"{folder}: neither cached volumes nor a table of annotated points is given")
+        annotated = annotated_places(competition, run.cache)
+    studies = DicomStudies(competition.series) if run.cache is None else CachedStudies(run.cache)
     marked = to_points(annotated)
     lost = sum(study not in marked for study in competition.studies)
     if lost:
         log.info("%d studies without an annotated point in a placed series are not trained on", lost)
-    log.info("Cropping the views of %d studies into %s", len(competition.studies), out)
-    around_marks = cache_crops(studies, marked, marked, out / "annotated", config, budget)
-    if places is None:
+    log.info("Cropping the views of %d studies into %s", len(competition.studies), folder)
+    around_marks = cache_crops(studies, marked, marked, folder / "annotated", run.config, run.budget)
+    if run.places is None:
         return around_marks, around_marks
-    located = to_points(places[places["study_id"].astype(str).isin(competition.studies)])
-    return around_marks, cache_crops(studies, located, marked, out / "located", config, budget)
+    located = to_points(run.places[run.places["study_id"].astype(str).isin(competition.studies)])
+    return around_marks, cache_crops(studies, located, marked, folder / "located", run.config, run.budget)
 
 
-@dataclass(frozen=True, eq=False)
-class _Task:
-    """What all folds share: crops to train on and judge at, studies of unknown sides; see `train_grader`."""
-
-    competition: Competition
-    folds: pd.DataFrame
-    annotated: CropSet
-    judged: CropSet
-    unsided: set[str]
-    out: Path
-    config: GradeConfig
-    budget: Budget
-    weights: pd.DataFrame | None
-
-
-def _fit_fold(task: _Task, fold: int) -> None:
-    task.budget.check()
-    folds, out, config = task.folds, task.out, task.config
-    labels = study_labels(task.competition.labels, task.weights)
+def _fit_fold(shared: tuple[_Run, CropSet, CropSet], fold: int) -> None:
+    run, annotated, judged = shared
+    run.budget.check()
+    folds, out, config, rows = run.folds, run.out, run.config, run.competition.labels
     held_out = set(folds.loc[folds["fold"] == fold, "study_id"])
-    inside = [study for study in folds["study_id"] if study in held_out and study in task.judged]
-    outside = [study for study in folds["study_id"] if study not in held_out and study in task.annotated]
+    inside = [study for study in folds["study_id"] if study in held_out and study in judged.files]
+    outside = [study for study in folds["study_id"] if study not in held_out and study in annotated.files]
     if not inside or not outside:
         raise InputError(
             f"{out}: fold {fold} has no study with an annotated point to train on, or none with a located "
             "one to judge on; use fewer folds"
         )
-    training = Samples(outside, task.annotated, labels)
-    seen = task.competition.labels["study_id"].isin(held_out)
-    rest = task.competition.labels[~seen]
-    prior = level_prior(rest, weighted=config.severity_weights)
-    validation = Samples(inside, task.judged, labels)
-    network = train_fold(training, validation, prior, fold, out, config, task.budget)
-    found = to_targets(predict_levels([network.to(training_device())], Samples(inside, task.judged), config))
-    doubtful = [study in task.unsided for study in inside]
+    labels, seen = study_labels(rows, run.weights), ~rows["study_id"].isin(held_out)
+    training, validation = Samples(outside, annotated, labels), Samples(inside, judged, labels)
+    file, prior = out / f"fold-{fold}.safetensors", level_prior(rows[seen], weighted=config.severity_weights)
+    if not file.is_file():
+        train_file(
+            file,
+            lambda fresh: _learner(Grader(config, prior, pretrained=fresh), training, validation, out, config),
+            config,
+            seed=derive_seed(config.seed, "grade", fold),
+            title=f"train fold {fold + 1}/{config.folds}",
+            history=out / f"fold-{fold}-history.csv",
+            budget=run.budget,
+            ema=config.ema,
+            wd=config.weight_decay,
+        )
+    # Read again as a resumed run has it: the order of the weights in memory shows in the last digits.
+    network = load_network(file, config).to(training_device())
+    found = predict_levels([network], validation, config)
+    lost = set() if run.places is None else unsided(run.places)
+    doubtful = [study in lost for study in inside]
     found[doubtful] = average_sides(found[doubtful])
-    table = as_table(tuple(inside), found)
     # Studies without any point keep the prior of the training part.
-    lost = task.competition.labels[seen & ~task.competition.labels["study_id"].isin(inside)]
-    fallback = prior_predictions(weighted_prior(rest, smoothing=PRIOR_SMOOTHING), lost)
-    write_csv(predictions_file(out, fold), pd.concat([table, fallback], ignore_index=True).assign(fold=fold))
+    others = rows[~seen & ~rows["study_id"].isin(inside)]
+    fallback = prior_predictions(weighted_prior(rows[seen], smoothing=PRIOR_SMOOTHING), others)
+    table = pd.concat([as_table(tuple(inside), found), fallback], ignore_index=True)
+    write_csv(predictions_file(out, fold), table.assign(fold=fold))
 
 
-def to_targets(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return ``[studies, 25, 3]``, rows sum to 1, of ``[studies, 5 levels, 5 places, 3]``."""
-    chosen = probabilities[:, *CELLS]
-    normal: NDArray[np.float64] = chosen / chosen.sum(axis=-1, keepdims=True)
-    return normal
+def level_prior(labels: pd.DataFrame, *, weighted: bool) -> torch.Tensor:
+    """Return the prior ``[3 groups, 5 levels, 3]`` of labels; `weighted`: by the score's 1, 2 and 4."""
+    weights = SEVERITY_WEIGHTS if weighted else (1.0, 1.0, 1.0)
+    prior = weighted_prior(labels, smoothing=PRIOR_SMOOTHING, weights=weights).to_numpy()
+    # Left and right are pooled: of the five conditions the canal, one foramen and one recess are the three groups.
+    return torch.from_numpy(prior.reshape(len(CONDITIONS), len(LEVELS), len(SEVERITIES))[[0, 1, 3]])
+
+
+def _learner(network: Grader, training: Samples, validation: Samples, folder: Path, config: GradeConfig) -> Learner:
+    callbacks = [PrepareBatch(config)]
+    if config.accumulate > 1:
+        callbacks.append(Accumulate(min(config.batch_size, len(training)) * config.accumulate))
+    if config.channels_last:
+        network.to(memory_format=torch.channels_last)
+    parts, loss = (training, validation), GradeLoss(config)
+    return make_learner(network, parts, loss, folder, config, callbacks=callbacks, workers=config.workers)
+
+
+def load_network(file: Path, config: GradeConfig) -> Grader:
+    """Return a fold's trained network, on the CPU; raises InputError where the file is none of it."""
+    network = Grader(config)
+    load_weights(network, file, "delete it and run the same command again, or export the bundle again")
+    return network
+
+
+def predict_levels(
+    networks: Sequence[Grader], levels: Samples | Sequence[tuple[Batch]], config: GradeConfig
+) -> NDArray[np.float64]:
+    """Return probabilities ``[studies, 25, 3]``, rows sum to 1: the mean over networks, turns and mirror images.
+
+    The networks are of one configuration, on one device, which computes; of each study all five levels are given.
+    """
+    loader = DataLoader(levels, bs=2 * config.batch_size)
+    probabilities = torch.cat([predict_batch(networks, batch, config) for (batch,) in loader]).double().numpy()
+    targets = probabilities.reshape(-1, len(LEVELS), *probabilities.shape[1:])[:, *CELLS]
+    return np.asarray(targets / targets.sum(axis=-1, keepdims=True))
+
+
+@torch.inference_mode()
+def predict_batch(networks: Sequence[Grader], batch: Batch, config: GradeConfig) -> torch.Tensor:
+    """Return probabilities ``[batch, 5, 3]`` of crops as they are cached, the mean as in `predict_levels`."""
+    device = device_of(networks[0])
+    cached = to_device(batch, device)
+    found = []
+    for turn in config.predict_turns:
+        plain = cut(cached, config, turn)
+        shown = [(plain, list(range(len(SWAPPED))))]
+        if config.flip_predictions:
+            everyone = torch.ones(len(plain["level"]), dtype=torch.bool, device=device)
+            shown.append((mirror(plain, everyone), SWAPPED))
+        with half_precision(device, wanted=config.mixed_precision):
+            for network in networks:
+                network.eval()
+                found += [network(one)["logits"].softmax(dim=2)[:, order] for one, order in shown]
+    return torch.stack(found).mean(dim=0).cpu()
 
 
 def average_sides(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return ``[…, 25, 3]`` with the mean of left and right in place of both foramina of a level."""
-    averaged = probabilities.copy()
-    for left, of in enumerate(TARGETS):
-        if of.condition == "left_neural_foraminal_narrowing":
-            right = TARGETS.index(of._replace(condition="right_neural_foraminal_narrowing"))
-            averaged[..., [left, right], :] = averaged[..., [left, right], :].mean(axis=-2, keepdims=True)
-    return averaged
+    averaged = probabilities.reshape(*probabilities.shape[:-2], len(CONDITIONS), len(LEVELS), len(SEVERITIES)).copy()
+    averaged[..., FORAMINA, :, :] = averaged[..., FORAMINA, :, :].mean(axis=-3, keepdims=True)
+    return averaged.reshape(probabilities.shape)
 
 
 def conclude(competition: Competition, out: Path, config: GradeConfig) -> float | None:
-    """Write ``oof.csv`` over all labelled rows, log its score beside the prior's, and return it.
-
-    Without all conditions there is no score: None.
-    """
-    remedy = "delete it and run the same command again"
-    parts = [
-        read_csv(predictions_file(out, fold), ("row_id", "fold", *SEVERITIES), remedy) for fold in range(config.folds)
-    ]
-    everything = pd.concat(parts, ignore_index=True)
-    oof = competition.labels[["row_id"]].merge(everything, on="row_id", validate="1:1")
-    oof = oof[["row_id", "fold", *SEVERITIES]]
+    """Write ``oof.csv`` over all labelled rows, and log and return its score; without all conditions None."""
+    columns, remedy = ["row_id", "fold", *SEVERITIES], "delete it and run the same command again"
+    parts = [read_csv(predictions_file(out, fold), columns, remedy) for fold in range(config.folds)]
+    oof = competition.labels[["row_id"]].merge(pd.concat(parts), on="row_id", validate="1:1")[columns]
     write_csv(out / "oof.csv", oof)
     mine = score(oof, competition.labels)
     prior = score(prior_predictions(weighted_prior(competition.labels), competition.labels), competition.labels)
-    for name, value in mine.parts.items():
-        log.info("%-20s%10.4f  prior %.4f", name, value, prior.parts[name])
-    if mine.total is not None and prior.total is not None:
-        log.info("%-20s%10.4f  prior %.4f", "total", mine.total, prior.total)
+    totals = {} if mine.total is None else {"total": mine.total}
+    for name, value in {**mine.parts, **totals}.items():
+        log.info("%-20s%10.4f  prior %.4f", name, value, prior.parts.get(name, prior.total))
     return mine.total

@@ -15,29 +15,20 @@ from lumbar_kaggle.two_stage.study import read_marked_studies, tell_unused
 
 Floats = NDArray[np.float64]
 
-COLUMNS = ("study_id", "place", "level", "x_mm", "y_mm", "z_mm", "confidence", "origin")
+POINT = ["x_mm", "y_mm", "z_mm"]
+COLUMNS = ("study_id", "place", "level", *POINT, "confidence", "origin")
 
 MARKED, BY_PLACES, BY_LEVELS = "marked", "from the level's other points", "from another level"
-"""Where a point of the annotated table comes from."""
-
 CONFIDENCE = {MARKED: 1.0, BY_PLACES: 0.5, BY_LEVELS: 0.25}
+"""Of the origins, where a point of the annotated table comes from."""
 
 
 def annotated_places(competition: Competition, cache: Path) -> pd.DataFrame:
-    """Return the points of ``train_label_coordinates.csv`` in the patient, gaps filled.
+    """Return the points of ``train_label_coordinates.csv`` in the patient, gaps filled; columns `COLUMNS`, LPS mm.
 
-    A gap is filled from the level's other points by the set's median offsets between the places, and
-    where the level has none at all, from the nearest level by the median step.
-
-    Args:
-        competition: the training split.
-        cache: folder that holds its cached volumes.
-
-    Returns:
-        Columns `COLUMNS`, LPS mm; studies without any point in a series that knows its position are absent.
-
-    Raises:
-        InputError: the cache is missing.
+    A gap is filled from the level's other points by the set's median offsets between the places, and where the level
+    has none at all, from the nearest level by the median step. Studies without any point in a series that knows its
+    position are absent. Raises InputError where the cache of the split's volumes is missing.
     """
     studies = read_marked_studies(competition, cache)
     tell_unused(competition, studies, lambda study, mark: study.volumes[mark.volume].placed, "placed")
@@ -45,64 +36,45 @@ def annotated_places(competition: Competition, cache: Path) -> pd.DataFrame:
     marked = {study: points for study, points in sorted(every.items()) if np.isfinite(points).any()}
     if not marked:
         return pd.DataFrame(columns=list(COLUMNS))
-    return to_table(list(marked), *fill(np.stack(list(marked.values()))))
+    points, origin = fill(np.stack(list(marked.values())))
+    at = pd.MultiIndex.from_product([marked, PLACES, LEVELS], names=COLUMNS[:3])
+    table = pd.DataFrame(points.reshape(-1, 3), at, POINT).assign(origin=origin.ravel()).dropna().reset_index()
+    return table.assign(confidence=table["origin"].map(CONFIDENCE))[list(COLUMNS)]
 
 
 def read_places(path: Path) -> pd.DataFrame:
-    """Read a table as from `annotated_places`.
-
-    Raises:
-        InputError: the file is missing or no such table, or a number in it is none.
-    """
-    return as_numbers(path, read_table(path, COLUMNS), "x_mm", "y_mm", "z_mm", "confidence")
-
-
-def to_table(studies: list[str], points: Floats, origin: NDArray[np.str_]) -> pd.DataFrame:
-    """Return the table of points ``[studies, 5 places, 5 levels, 3]`` with their origins ``[…, 5, 5]``."""
-    at = pd.MultiIndex.from_product([studies, PLACES, LEVELS], names=COLUMNS[:3])
-    table = pd.DataFrame(points.reshape(-1, 3), at, list(COLUMNS[3:6])).reset_index()
-    known = table.assign(origin=origin.ravel())[np.isfinite(points).all(axis=-1).ravel()]
-    known = known.assign(confidence=known["origin"].map(CONFIDENCE))
-    return known[list(COLUMNS)].reset_index(drop=True)
+    """Read a table as from `annotated_places`; raises InputError for one that is none, or has no numbers."""
+    return as_numbers(path, read_table(path, COLUMNS), *POINT, "confidence")
 
 
 def to_points(places: pd.DataFrame) -> dict[str, Floats]:
     """Return per study ``[5 places, 5 levels, 3]`` LPS mm in the order of `PLACES`; NaN where there is none.
 
-    Args:
-        places: at least ``study_id, place, level, x_mm, y_mm, z_mm``; see `choose` for which rows count.
-
-    Raises:
-        InputError: an unknown place or level.
+    See `choose` for which rows count. Raises InputError for an unknown place or level.
     """
     for column, known in (("place", PLACES), ("level", LEVELS)):
         unknown = sorted(set(places[column]) - set(known))
         if unknown:
             raise InputError(f"table of points: {column} {unknown[0]!r} is none of {', '.join(known)}")
     places = choose(places)
-    number_of = {study: k for k, study in enumerate(dict.fromkeys(places["study_id"].astype(str)))}
-    points = np.full((len(number_of), len(PLACES), len(LEVELS), 3), np.nan)
-    at = (
-        places["study_id"].astype(str).map(number_of).to_numpy(dtype=np.int64),
-        places["place"].map(PLACES.index).to_numpy(dtype=np.int64),
-        places["level"].map(LEVELS.index).to_numpy(dtype=np.int64),
-    )
-    points[at] = places[["x_mm", "y_mm", "z_mm"]].to_numpy(dtype=np.float64)
-    return {study: points[k] for study, k in number_of.items()}
+    number, studies = pd.factorize(places["study_id"].astype(str))
+    points = np.full((len(studies), len(PLACES), len(LEVELS), 3), np.nan)
+    place, level = pd.Categorical(places["place"], PLACES), pd.Categorical(places["level"], LEVELS)
+    points[number, place.codes, level.codes] = places[POINT].to_numpy(dtype=np.float64)
+    return dict(zip(studies, points, strict=True))
 
 
 def choose(places: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows that count, one per study, place and level.
+    """Return the rows that count, one per ``study_id``, ``place`` and ``level``.
 
     Of several rows of a point that of the greatest ``confidence`` counts. With a column ``placed``, points of
     sagittal series that do not know their place count only where the study has no others: the two are of
     different frames.
-
-    Args:
-        places: at least ``study_id, place, level``.
     """
     if "placed" in places:
-        places = _one_frame(places)
+        placed = places["placed"].astype(str) == "True"
+        sagittal = ~places["place"].str.endswith("recess")
+        places = places[placed | ~places["study_id"].isin(places.loc[placed & sagittal, "study_id"])]
     if "confidence" in places:
         places = places.sort_values("confidence", kind="stable")
     return places.drop_duplicates(["study_id", "place", "level"], keep="last")
@@ -112,36 +84,22 @@ def unsided(places: pd.DataFrame) -> set[str]:
     """Return the studies of whose foramina nobody knows which is the left one.
 
     Either their sagittal series do not know their place, or all that is there of both sides is one slice.
-
-    Args:
-        places: located points, see `choose`; those of a table without a column ``placed`` all know theirs.
+    `places` are located points, see `choose`; those of a table without a column ``placed`` all know theirs.
     """
     foramina = choose(places[places["place"].str.endswith("foramen")])
-    unknown = foramina.duplicated(["study_id", "level", "x_mm", "y_mm", "z_mm"])
+    unknown = foramina.duplicated(["study_id", "level", *POINT])
     if "placed" in foramina:
         unknown |= foramina["placed"].astype(str) != "True"
     return set(foramina.loc[unknown, "study_id"].astype(str))
 
 
-def _one_frame(places: pd.DataFrame) -> pd.DataFrame:
-    placed = places["placed"].astype(str) == "True"
-    sagittal = ~places["place"].str.endswith("recess")
-    anchored = places["study_id"].isin(places.loc[placed & sagittal, "study_id"])
-    return places[placed | ~anchored]
-
-
 def fill(points: Floats) -> tuple[Floats, NDArray[np.str_]]:
-    """Fill the gaps of many studies' points.
+    """Fill the gaps, NaN, of points ``[studies, 5 places, 5 levels, 3]``, LPS mm.
 
-    Args:
-        points: ``[studies, 5 places, 5 levels, 3]`` LPS mm, NaN where not marked.
-
-    Returns:
-        The points without gaps, except for studies that have no point at all or where the set never shows
-        two places together; and ``[studies, 5, 5]`` origins, empty text where there is still no point.
+    Studies that have no point at all keep theirs, and so do all where the set never shows two places together.
+    Returned beside the points are their origins ``[studies, 5, 5]``, empty text where there is still none.
     """
-    filled, origin = points.copy(), np.full(points.shape[:3], "", dtype="<U32")
-    origin[np.isfinite(points).all(axis=-1)] = MARKED
+    filled, origin = points.copy(), np.where(np.isfinite(points).all(axis=-1), MARKED, "").astype("<U32")
     # between[p, q, l]: from place q to place p of one level; steps[p, k, l]: from level k to level l.
     between = _median(points[:, :, None] - points[:, None, :])
     steps = _median(points[:, :, None, :] - points[:, :, :, None])
@@ -155,8 +113,7 @@ def _fill_gaps(points: Floats, origin: NDArray[np.str_], source: str, offsets: F
     """Fill what one source can tell: the mean of the level's places, or the nearest of the place's levels."""
     known = points.copy()
     for place, level in np.argwhere(np.isnan(known).any(axis=-1)):
-        neighbours = known[:, level] if source == BY_PLACES else known[place]
-        guesses = neighbours + offsets[place, :, level]
+        guesses = (known[:, level] if source == BY_PLACES else known[place]) + offsets[place, :, level]
         usable = np.flatnonzero(np.isfinite(guesses).all(axis=-1))
         if len(usable):
             if source == BY_LEVELS:
@@ -167,8 +124,5 @@ def _fill_gaps(points: Floats, origin: NDArray[np.str_], source: str, offsets: F
 
 def _median(offsets: Floats) -> Floats:
     """Return the median over the studies, axis 0; NaN where no study has the offset."""
-    # Only where something is known: NumPy warns of an empty median.
-    known = np.isfinite(offsets).any(axis=0)
-    median = np.full(offsets.shape[1:], np.nan)
-    median[known] = np.nanmedian(offsets[:, known], axis=0)
-    return median
+    flat = pd.DataFrame(offsets.reshape(len(offsets), -1))  # pandas does not warn of empty medians
+    return flat.median().to_numpy().reshape(offsets.shape[1:])

@@ -1,18 +1,30 @@
-"""The four views of a level, and the places in the patient that they are centred on."""
+"""The four views of a level: places in the patient, and crops around them in millimetres.
 
-from dataclasses import dataclass
+Each crop is resampled once from the original slices, and the same whatever way those are stored.
+"""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+from typing import NamedTuple
+
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, TARGETS
+from lumbar_kaggle.dicom import geometry
+from lumbar_kaggle.dicom.geometry import FOOT
+from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.two_stage.config import GradeConfig
+
+Floats = NDArray[np.float64]
 
 PLACES: tuple[str, ...] = ("canal", "left foramen", "right foramen", "left recess", "right recess")
 """Located in each study at each level; also the order of the network's five outputs per level."""
 
-CANAL, FORAMINA, RECESSES = 0, slice(1, 3), slice(3, 5)
-"""Of `PLACES`; the left one first."""
+CANAL, FORAMINA, RECESSES = 0, slice(1, 3), slice(3, 5)  # of `PLACES`; the left one first
 
 PLACE_OF_CONDITION = dict(zip(CONDITIONS, PLACES, strict=True))
 
@@ -20,23 +32,14 @@ CELLS = ([LEVELS.index(of.level) for of in TARGETS], [PLACES.index(PLACE_OF_COND
 """Of each target in ``[5 levels, 5 places]``."""
 
 
-@dataclass(frozen=True)
-class View:
-    """One kind of picture of a level.
+class View(NamedTuple):
+    """One kind of picture of a level."""
 
-    Attributes:
-        name: for tables and files.
-        plane: ``"sagittal"`` or ``"axial"``.
-        kinds: series kinds to take it from; the next one where the first is missing.
-        places: what each side's crop is centred on, the patient's left first; one entry: no sides.
-        outputs: indices in `PLACES` of what each side shows.
-    """
-
-    name: str
-    plane: str
-    kinds: tuple[str, ...]
-    places: tuple[str, ...]
-    outputs: tuple[int, ...]
+    name: str  # for tables
+    plane: str  # "sagittal" or "axial"
+    kinds: tuple[str, ...]  # of series to take it from; the next one where the first is missing
+    places: tuple[str, ...]  # that each side's crop is centred on, the patient's left first; one: no sides
+    outputs: tuple[int, ...]  # of the network, what each side shows
 
     @property
     def sides(self) -> int:
@@ -50,55 +53,189 @@ VIEWS = (
     View("axial middle", "axial", ("axial_t2",), ("axial middle",), (0,)),
     View("axial side", "axial", ("axial_t2",), ("left recess", "right recess"), (3, 4)),
 )
-"""``axial middle`` is the point midway between the two recesses."""
+"""``axial middle`` is the point midway between the two recesses, or the canal's where one is not known."""
 
 
-@dataclass(frozen=True)
-class Window:
-    """What is cached of one view, and what the network gets of it.
-
-    Attributes:
-        px, slices: of the network's crop.
-        pixel_mm: mm per pixel.
-        margin_px, extra: cached around it on each side.
-    """
+class Window(NamedTuple):
+    """What the network gets of one view, and what is cached around it for shifts and turns."""
 
     px: int
     slices: int
     pixel_mm: float
-    margin_px: int
-    extra: int
-
-    @property
-    def cached_px(self) -> int:
-        """Side of the cached crop."""
-        return self.px + 2 * self.margin_px
-
-    @property
-    def cached_slices(self) -> int:
-        """Slices of the cached crop."""
-        return self.slices + 2 * self.extra
+    margin_px: int  # on each side
+    extra: int  # slices on each side
+    cached_px: int
+    cached_slices: int  # an odd number
 
 
 def window(view: View, config: GradeConfig) -> Window:
     """Return a view's sizes by the configuration."""
-    number = VIEWS.index(view)
     px = config.sagittal_px if view.plane == "sagittal" else config.axial_px
-    pixel_mm = config.size_mm[number] / px
-    margin = int(np.ceil(config.margin_mm / pixel_mm))
-    return Window(px, config.slices[number], pixel_mm, margin, config.extra_slices)
+    size_mm, slices = config.size_mm[VIEWS.index(view)], config.slices[VIEWS.index(view)]
+    margin, extra = int(np.ceil(config.margin_mm / (size_mm / px))), config.extra_slices
+    return Window(px, slices, size_mm / px, margin, extra, px + 2 * margin, slices + 2 * extra)
 
 
-def with_middle(points: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """Return the points of every place a view may need.
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """One crop of a study, of the size that is cached."""
 
-    Args:
-        points: ``[5 places, 5 levels, 3]`` LPS mm in the order of `PLACES`; NaN where not known.
+    view: View
+    level: int  # from 0
+    side: int  # 0 is the left or the only one, 1 the right: mirrored, so that both look like left ones
+    size: Window
+    point: Floats  # LPS mm [3] that its middle lies on; NaN where not known
+    down: Floats  # direction [3] in the patient that points down in a sagittal crop
+    indices: NDArray[np.int64]  # [cached slices] of the volume, the middle one nearest; -1 beyond the ends
+    volume: Volume | None = None  # what it is cut from
+    target: int = -1  # slice of the window that the annotated point lies on, -1 where there is none
+    reason: str = ""  # why there is no picture
 
-    Returns:
-        Per place ``[5 levels, 3]``; the axial middle is the canal's point where a recess is not known.
-    """
+    @property
+    def place(self) -> str:
+        """What it is centred on."""
+        return self.view.places[self.side]
+
+    @cached_property
+    def image(self) -> NDArray[np.uint8]:
+        """``[cached slices, px, px]``, 0 where there is no slice and outside of the slices."""
+        image = np.zeros((self.size.cached_slices, self.size.cached_px, self.size.cached_px), dtype=np.uint8)
+        if self.volume is not None:
+            for k in np.flatnonzero(self.indices >= 0):
+                image[k] = _resample(self.volume, int(self.indices[k]), self)
+        return image
+
+    def facts(self) -> dict[str, object]:
+        """Return its row of the cache's table: of the window, slices ``first`` to ``last`` exist; none: 0 to -1."""
+        facts: dict[str, object] = {"view": self.view.name, "level": LEVELS[self.level], "side": self.side}
+        facts |= {"series_id": "", "kind": "", "instance_number": None, "row": -1.0, "column": -1.0}
+        facts |= {"distance_mm": -1.0, "first": 0, "last": -1, "target": self.target, "reason": self.reason}
+        if self.volume is not None:
+            there, nearest = np.flatnonzero(self.indices >= 0), int(self.indices[len(self.indices) // 2])
+            row, column, distance = (round(float(number), 3) for number in self.volume.to_slice(nearest, self.point))
+            facts |= {"series_id": self.volume.series_id, "kind": self.volume.kind}
+            facts |= {"instance_number": self.volume.instance_numbers[nearest], "row": row, "column": column}
+            facts |= {"distance_mm": abs(distance), "first": int(there[0]), "last": int(there[-1])}
+        return facts
+
+
+def with_middle(points: Floats) -> dict[str, Floats]:
+    """Return per place that a view may need ``[5 levels, 3]`` of points ``[5 places, 5 levels, 3]``, NaN: not known."""
+    middle = points[RECESSES].mean(axis=0)
     named = dict(zip(PLACES, points, strict=True))
-    middle = (named["left recess"] + named["right recess"]) / 2
-    named["axial middle"] = np.where(np.isnan(middle), named["canal"], middle)
-    return named
+    return named | {"axial middle": np.where(np.isnan(middle), named["canal"], middle)}
+
+
+def crop_study(
+    stacks: Sequence[Volume], points: Floats, config: GradeConfig, annotated: Floats | None = None
+) -> list[Crop]:
+    """Return the crops of one study: of every view, level and side, in that order.
+
+    They are cut from `stacks`, see `StudyVolumes.croppable`, around `points`: ``[5 places, 5 levels, 3]`` LPS mm in
+    the order of `PLACES`, NaN where not known. The `annotated` ones alike are for the slice attention's target.
+    """
+    named = with_middle(points)
+    marked = with_middle(np.full_like(points, np.nan) if annotated is None else annotated)
+    crops = []
+    for view in VIEWS:
+        size = window(view, config)
+        for level, (side, place) in product(range(len(LEVELS)), enumerate(view.places)):
+            down = _upright(named[place], level) if config.align and view.plane == "sagittal" else FOOT
+            crop = Crop(view, level, side, size, named[place][level], down, np.full(size.cached_slices, -1))
+            crops.append(_found(crop, stacks, marked[place][level], config))
+    return crops
+
+
+def _upright(points: Floats, level: int) -> Floats:
+    """Return the direction ``[3]`` in which the spine runs down past a level of points ``[5, 3]``."""
+    ends = points[[max(level - 1, 0), min(level + 1, len(points) - 1)]]
+    ends = np.where(np.isnan(ends), points[level], ends)
+    along = ends[1] - ends[0]
+    # Points of two neighbouring levels in one place are a mistake; so is a spine that runs sideways.
+    length = float(np.linalg.norm(along))
+    if float(along @ FOOT) < 0.5 * length or length < 5.0:
+        return FOOT
+    return np.asarray(along / length, dtype=np.float64)
+
+
+def _found(crop: Crop, stacks: Sequence[Volume], mark: Floats, config: GradeConfig) -> Crop:
+    """Return a crop with the slices to cut it from, or with the reason why there are none."""
+    if np.isnan(crop.point).any():
+        return replace(crop, reason="the point was not found")
+    nearest = _nearest(crop, stacks, config.reach_mm)
+    if nearest is None:
+        kinds = " or ".join(crop.view.kinds)
+        return replace(crop, reason=f"no {kinds} slice within {config.reach_mm:g} mm of the point")
+    volume, index = nearest
+    indices, depth = _window(volume, index, crop, config.step_mm), volume.depth(mark)
+    marked = np.flatnonzero((indices == depth.argmin()) & (depth.min() <= config.reach_mm))
+    return replace(crop, volume=volume, indices=indices, target=int(marked[0]) if len(marked) else -1)
+
+
+def _nearest(crop: Crop, stacks: Sequence[Volume], reach_mm: float) -> tuple[Volume, int] | None:
+    """Return the stack with the slice nearest to the point, and that slice; None beyond reach."""
+    for kind in crop.view.kinds:
+        near = []
+        for order, volume in enumerate(stacks):
+            if volume.kind == kind and volume.plane == crop.view.plane:
+                depth = volume.depth(crop.point)
+                index = int(depth.argmin())
+                row, column, _ = volume.to_slice(index, crop.point)
+                if 0 <= row < volume.shape[0] and 0 <= column < volume.shape[1]:
+                    near.append((round(float(depth[index]), 6), order, index))
+        if near and min(near)[0] <= reach_mm:
+            _, order, index = min(near)
+            return stacks[order], index
+    return None
+
+
+def _window(volume: Volume, nearest: int, crop: Crop, step_mm: float) -> NDArray[np.int64]:
+    """Return the slices ``[cached slices]`` around the nearest, `step_mm` apart, -1 beyond the stack's ends.
+
+    Sagittal windows run from the right to the left, those of the right side from the left to the right:
+    from the middle outwards on both sides. Axial windows run from head to foot.
+    """
+    depth = volume.positions @ geometry.reading_direction(volume.orientation[0])
+    order = np.argsort(depth, kind="stable")
+    step = float(np.median(np.diff(depth[order]))) if len(order) > 1 else 0.0
+    if crop.view.plane == "sagittal" and crop.side == 1:
+        order = order[::-1]
+    stride = max(1, round(step_mm / step)) if step > 0 else 1
+    half = crop.size.cached_slices // 2
+    at = int(np.flatnonzero(order == nearest)[0]) + stride * np.arange(-half, half + 1)
+    inside = (at >= 0) & (at < len(order))
+    return np.where(inside, order[np.clip(at, 0, len(order) - 1)], -1)
+
+
+def crop_to_slice(volume: Volume, index: int, crop: Crop) -> Floats:
+    """Return the affine map ``[2, 3]`` from (column, row, 1) of a cached crop to column and row of a slice.
+
+    The crop lies in the plane of the slice, its middle at the point's projection, and is as upright as
+    `geometry.upright_axes`, a sagittal one with the spine downwards; an axial one is mirrored on the right.
+    """
+    across, down = geometry.upright_axes(volume.orientation[0], crop.down)
+    if crop.view.plane == "axial" and crop.side == 1:
+        across = -across
+    # The crop's first pixel, the next one of its row, and that of its column.
+    column, row = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])[..., None] - (crop.size.cached_px - 1) / 2
+    places = crop.point + crop.size.pixel_mm * (column * across + row * down)
+    first, right, below = np.stack(volume.to_slice(index, places)[1::-1], axis=1)
+    return np.stack([right - first, below - first, first], axis=1)
+
+
+def _resample(volume: Volume, index: int, crop: Crop) -> NDArray[np.uint8]:
+    """Return the square ``[px, px]`` of a slice around a crop's point; 0 outside of the slice."""
+    matrix, px, image = crop_to_slice(volume, index, crop), crop.size.cached_px, volume.images[index]
+    # Only the part that the crop needs, and what the average below takes in.
+    ends = np.array([[0, 0, 1], [px, 0, 1], [0, px, 1], [px, px, 1]]) @ matrix.T
+    low = np.maximum(np.floor(ends.min(axis=0)).astype(int) - 4, 0)
+    high = np.maximum(np.minimum(np.ceil(ends.max(axis=0)).astype(int) + 5, image.shape[::-1]), low + 1)
+    part = np.ascontiguousarray(image[low[1] : high[1], low[0] : high[0]])
+    matrix[:, 2] -= low
+    # warpAffine samples; where the crop is coarser than the slice, what lies between must be averaged first.
+    coarser = crop.size.pixel_mm / volume.spacing[index]
+    if coarser.max() > 1.2:
+        sigma = 0.4 * np.sqrt(np.maximum(coarser**2 - 1, 1e-4))
+        part = np.asarray(cv2.GaussianBlur(part, (0, 0), sigma[1], sigmaY=sigma[0]), dtype=np.uint8)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(part, matrix, (px, px), flags=flags), dtype=np.uint8)

@@ -1,7 +1,7 @@
 """The locator's network: what it is given, and where on a slice it finds each point, or that it does not.
 
-Whichever way slices are stored, sagittal pictures have the back to the right and the foot downwards, axial
-ones the patient's left to the right and the back downwards, see `geometry.upright_axes`.
+Whichever way slices are stored, sagittal pictures have the back to the right and the foot downwards, axial ones the
+patient's left to the right and the back downwards, see `geometry.upright_axes`.
 """
 
 from collections.abc import Sequence
@@ -16,36 +16,24 @@ from torch import nn
 from torch.nn import functional
 
 from lumbar_kaggle.dicom import geometry
-from lumbar_kaggle.dicom.volume import Volume
-from lumbar_kaggle.training.devices import half_precision
-
-Floats = NDArray[np.float64]
+from lumbar_kaggle.dicom.volume import Floats, Volume
+from lumbar_kaggle.training.devices import device_of, half_precision
 
 STRIDE = 2
 """Pixels of the picture per cell of a heat map."""
 
-CANAL_CHANNEL, FORAMEN_CHANNEL = 0, 5
-"""First channel of the five canal points and of the five foramina, L1/L2 first, of a sagittal network."""
-
 CHANNELS = {"sagittal": 10, "axial": 2}
-"""Outputs of each network; those of the axial one are the left and the right recess."""
+"""Outputs of each network: five canal points, then five foramina, L1/L2 first; the left and the right recess."""
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A slice in the network's frame: upright in the patient, one size, one scale.
-
-    Attributes:
-        volume: sagittal or axial stack.
-        index: of its slice.
-        shape: rows and columns of the picture.
-        pixel_mm: mm per pixel of it.
-        point: LPS mm ``[3]``, whose projection on the slice lies in its middle; None: the slice's own middle.
-    """
+    """A slice of a stack in the network's frame: upright in the patient, `shape` (rows, columns) of `pixel_mm` mm. In
+    its middle lies the projection of `point` (LPS mm ``[3]``) on the slice; without one the slice's own middle."""
 
     volume: Volume
     index: int
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     pixel_mm: float
     point: Floats | None = None
 
@@ -74,53 +62,37 @@ class Picture:
     def from_slice(self, row: ArrayLike, column: ArrayLike) -> Floats:
         """Return ``[..., 2]`` column and row in the picture of pixels of the slice."""
         matrix = self.affine()
-        pixels = np.stack([np.asarray(column), np.asarray(row)], axis=-1)
-        return np.asarray(pixels @ matrix[:, :2].T + matrix[:, 2], dtype=np.float64)
+        return np.asarray(np.stack([column, row], axis=-1) @ matrix[:, :2].T + matrix[:, 2])
 
     def to_slice(self, places: ArrayLike) -> Floats:
         """Return ``[..., 2]`` row and column in the slice of places (column, row) in the picture."""
         matrix = self.affine()
         pixels = (np.asarray(places) - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
-        return np.asarray(pixels[..., ::-1], dtype=np.float64)
-
-    def cell_to_slice(self, row: float, column: float) -> tuple[float, float]:
-        """Return row and column in the slice of a cell of the picture's heat map."""
-        found = self.to_slice(np.array([column, row]) * STRIDE + (STRIDE - 1) / 2)
-        return float(found[0]), float(found[1])
+        return np.asarray(pixels[..., ::-1])
 
 
 def to_input(images: NDArray[np.uint8]) -> torch.Tensor:
-    """Return ``[n, 1, rows, columns]`` float of ``[n, rows, columns]`` uint8."""
+    """Return ``[n, 1, rows, columns]`` float, around -1 to 1, of ``[n, rows, columns]`` uint8."""
     return (torch.from_numpy(np.ascontiguousarray(images)).float() / 255 - 0.3)[:, None] * 2
 
 
 class Locator(nn.Module):
-    """A U-Net over five scales, from scratch: ImageNet's first layers help little at 1.6 mm a pixel.
-
-    Args:
-        channels: of the scales, finest first.
-        outputs: points to find.
-    """
+    """A U-Net over five scales of `channels`, finest first, that finds `outputs` points. From scratch: ImageNet's first
+    layers help little at 1.6 mm a pixel."""
 
     def __init__(self, channels: tuple[int, ...], outputs: int) -> None:
         super().__init__()
-        widths = (1, *channels)
-        self.down = nn.ModuleList(_block(a, b) for a, b in pairwise(widths))
         deepest = channels[-1]
+        self.down = nn.ModuleList(_block(a, b) for a, b in pairwise((1, *channels)))
         # Level identity is told from the sacrum, far below the upper discs: a wide view is needed.
-        self.wide = nn.Sequential(*(_dilated(deepest, rate) for rate in (1, 2, 4)))
+        self.wide = nn.Sequential(*(nn.Sequential(*_layer(deepest, deepest, rate)) for rate in (1, 2, 4)))
         self.up = nn.ModuleList(_block(b + a, a) for a, b in zip(channels[-2:0:-1], channels[:1:-1], strict=True))
         self.maps = nn.Conv2d(channels[1], outputs, 1)
         self.absent = nn.Linear(deepest, outputs)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Return log-probabilities ``[batch, outputs, cells + 1]``; the last one is "not on this slice".
-
-        Args:
-            pictures: ``[batch, 1, rows, columns]`` float, around -1 to 1.
-        """
-        scales = []
-        features = pictures
+        """Return log-probabilities ``[batch, outputs, cells + 1]``; the last one is "not on this slice"."""
+        scales, features = [], pictures
         for index, block in enumerate(self.down):
             features = block(features if index == 0 else functional.max_pool2d(features, 2))
             scales.append(features)
@@ -137,10 +109,6 @@ def _block(before: int, after: int) -> nn.Module:
     return nn.Sequential(*_layer(before, after), *_layer(after, after))
 
 
-def _dilated(channels: int, rate: int) -> nn.Module:
-    return nn.Sequential(*_layer(channels, channels, rate))
-
-
 def _layer(before: int, after: int, rate: int = 1) -> tuple[nn.Module, ...]:
     convolution = nn.Conv2d(before, after, 3, padding=rate, dilation=rate, bias=False)
     return convolution, nn.BatchNorm2d(after), nn.ReLU(inplace=True)
@@ -148,16 +116,9 @@ def _layer(before: int, after: int, rate: int = 1) -> tuple[nn.Module, ...]:
 
 @torch.inference_mode()
 def predict_maps(pictures: Sequence[Picture], networks: Sequence[Locator]) -> Floats:
-    """Return the mean of some networks' probabilities ``[n, channels, rows / STRIDE, columns / STRIDE]``.
-
-    What is missing to 1 is the probability that the point is not on the picture.
-
-    Args:
-        pictures: of one shape.
-        networks: one or more, on one device.
-    """
-    device = next(networks[0].parameters()).device
-    parts = []
+    """Return the probabilities ``[n, channels, rows / STRIDE, columns / STRIDE]`` of pictures of one shape. They are
+    the mean over the networks, all on one device; what is missing to 1 is that of a point not on the picture."""
+    device, parts = device_of(networks[0]), []
     for batch in torch.split(to_input(np.stack([one.image() for one in pictures])), 16):
         with half_precision(device):
             found = [network.eval()(batch.to(device)).exp() for network in networks]

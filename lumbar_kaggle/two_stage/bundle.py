@@ -1,0 +1,254 @@
+"""A two-stage bundle: written from a run, networks of both stages in 16 bits and the blend; then ready to grade."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.files import alone_on, digest, read_csv, read_json, sha256_file
+from lumbar_kaggle.core.settings import check_settings, from_dict, load_config
+from lumbar_kaggle.core.targets import LEVELS, SERIES_KINDS, SEVERITIES, TARGET_NAMES, TARGETS
+from lumbar_kaggle.dicom.preprocess import VOLUMES
+from lumbar_kaggle.dicom.volume import Volume
+from lumbar_kaggle.inference.base import Explanation, Prediction, Study
+from lumbar_kaggle.inference.bundle import MANIFEST, Manifest, open_bundle, write_manifest
+from lumbar_kaggle.scoring.blend import BlendModel, apply_cells, load_blend, save_blend
+from lumbar_kaggle.training.devices import usable_devices
+from lumbar_kaggle.training.weights import export_weights
+from lumbar_kaggle.two_stage.config import LOCATOR, RERUN, RUN_FILE, GradeConfig, TwoStageConfig
+from lumbar_kaggle.two_stage.grade.data import levels_of
+from lumbar_kaggle.two_stage.grade.fit import average_sides, load_network, predict_levels
+from lumbar_kaggle.two_stage.grade.network import Grader
+from lumbar_kaggle.two_stage.grade.places import to_points, unsided
+from lumbar_kaggle.two_stage.grade.views import Crop, crop_study
+from lumbar_kaggle.two_stage.locate.find import locate_studies
+from lumbar_kaggle.two_stage.locate.network import CHANNELS, Locator
+from lumbar_kaggle.two_stage.locate.training import load_locator, network_file
+from lumbar_kaggle.two_stage.study import StudyVolumes, read_study
+
+log = logging.getLogger(__name__)
+
+BLEND = "weights/blend.json"
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class GradeModel:
+    """One model of the second stage in a bundle: its settings and its folds' weight files."""
+
+    config: GradeConfig
+    folds: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+@dataclass(frozen=True)
+class Models:
+    """`bundle.Manifest.models` of this recipe: the weight files of the locator and of the models to blend. `source` is
+    the digest of the run; see `bundle.open_bundle`."""
+
+    sagittal: tuple[str, ...]
+    axial: list[str]
+    grade: tuple[GradeModel, ...]
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+@alone_on("bundle", file=True)
+def export(run: Path, bundle: Path) -> Manifest:
+    """Write the bundle of a run's finished folds; without a blend, the models' plain mean is what counts. The manifest
+    comes last, so an interrupted export is no bundle. Raises InputError: no fold of one of the stages is finished, or
+    `bundle` is a folder with other content."""
+    config, blend = load_config(run / RUN_FILE, TwoStageConfig), run / "blend.json"
+    found = _finished(run, config)
+    graders = [group for group in found if group not in CHANNELS]
+    files = {name: path for group in found.values() for name, path in group.items()}
+    settings = [run / group / "grade.json" for group in graders]
+    sources = [*files.values(), *settings, *([blend] if blend.is_file() else [])]
+    source = digest([sha256_file(path) for path in sources])
+    before = open_bundle(bundle, source)
+    if before is not None:
+        return before
+    log.info("Exporting %d networks into %s", len(files), bundle)
+    for name, path in files.items():
+        export_weights(path, bundle / name)
+    if blend.is_file():
+        save_blend(bundle / BLEND, load_blend(blend))
+    models = [
+        {"config": read_json(path), "folds": list(found[group])} for group, path in zip(graders, settings, strict=True)
+    ]
+    return write_manifest(
+        bundle,
+        recipe="two-stage",
+        config=asdict(config),
+        targets=list(TARGET_NAMES),
+        contract=asdict(VOLUMES),
+        prior=read_csv(run / graders[0] / "prior.csv", SEVERITIES, RERUN, index_col="target"),
+        metrics=_metrics(run),
+        weights=[*files, *([BLEND] if blend.is_file() else [])],
+        models={**{plane: list(found.get(plane, ())) for plane in CHANNELS}, "grade": models, "source": source},
+    )
+
+
+def _finished(run: Path, config: TwoStageConfig) -> dict[str, dict[str, Path]]:
+    """Return the networks that are trained, by plane and model: name in the bundle → file of the run."""
+    files = {plane: [network_file(run / LOCATOR, plane, k) for k in range(config.locate.folds)] for plane in CHANNELS}
+    for _, folder, model in config.models(run):
+        files[folder.name] = [folder / f"fold-{fold}.safetensors" for fold in range(model.folds)]
+    there = {
+        group: {f"weights/{group}-{fold}.safetensors": path for fold, path in enumerate(paths) if path.is_file()}
+        for group, paths in files.items()
+    }
+    for stage, wanted in (("locator", {"sagittal"}), ("second stage", set(files) - set(CHANNELS))):
+        if not any(there[group] for group in wanted):
+            raise InputError(f"{run}: no fold of the {stage} is finished; run lumbar train again to go on")
+    return {group: names for group, names in there.items() if names}
+
+
+def _metrics(run: Path) -> dict[str, Any]:
+    figures = run / LOCATOR / "figures.csv"
+    if not figures.is_file():
+        return {}
+    table = read_csv(figures, ("kind",), RERUN, keep_default_na=False)
+    overall = table[table["kind"] == "all"].iloc[0]
+    return {"locator": {name: float(overall[name]) for name in ("median_mm", "within_10_mm", "off_by_level")}}
+
+
+class Model(NamedTuple):
+    """One model of the second stage: its folds' networks."""
+
+    config: GradeConfig
+    networks: tuple[Grader, ...]
+
+
+class Networks(NamedTuple):
+    """All networks of a bundle, on one device."""
+
+    sagittal: tuple[Locator, ...]
+    axial: tuple[Locator, ...]
+    models: tuple[Model, ...]
+
+
+class CroppedStudy(NamedTuple):
+    """What the models of the second stage are given of a study: `crops`, one entry per model. They are cut from
+    `volumes` around `points`, the located ones, columns `find.COLUMNS`. `notes` tell what was missing or had to be
+    replaced, `sided` whether the left foramina can be told from the right ones."""
+
+    volumes: tuple[Volume, ...]
+    points: pd.DataFrame
+    crops: tuple[list[Crop], ...]
+    notes: tuple[str, ...]
+    sided: bool = True
+
+
+class TwoStagePredictor:
+    """Grades studies with the networks of a bundle; see `inference.base.Predictor`. Every device, by default every GPU
+    or the CPU, has networks of its own and takes its share of the studies; while it grades one, the next is read. On a
+    GPU the networks compute in 16-bit floats."""
+
+    def __init__(self, bundle: Path, manifest: Manifest, devices: Sequence[torch.device] | None = None) -> None:
+        self.config = from_dict(manifest.config, TwoStageConfig, f"{bundle / MANIFEST}, config").locate
+        trained = from_dict(manifest.models, Models, f"{bundle / MANIFEST}, models")
+        files = [name for model in trained.grade for name in model.folds]
+        manifest.check_files(bundle, [*trained.sagittal, *trained.axial, *files])
+        self.replicas = [self._load(bundle, trained, device) for device in devices or usable_devices()]
+        self.models = self.replicas[0].models
+        self.batch_size = 8 * len(self.replicas)  # only the first study of a device must be waited for
+        blend = load_blend(bundle / BLEND) if BLEND in manifest.weights else None
+        # A bundle that was exported before all models were trained has a blend of others, or none.
+        fits = blend is not None and len(blend.files) == len(self.models)
+        self.blend = blend if blend and fits else BlendModel(tuple(map(str, range(len(self.models)))))
+
+    def _load(self, bundle: Path, trained: Models, device: torch.device) -> Networks:
+        def load(read: Callable[..., Net], names: Sequence[str], *how: object) -> tuple[Net, ...]:
+            return tuple(_watched(read(bundle / name, *how).to(device).eval(), bundle / name) for name in names)
+
+        return Networks(
+            load(load_locator, trained.sagittal, self.config, CHANNELS["sagittal"]),
+            load(load_locator, trained.axial, self.config, CHANNELS["axial"]),
+            tuple(Model(one.config, load(load_network, one.folds, one.config)) for one in trained.grade),
+        )
+
+    def predict(self, studies: Sequence[Study]) -> list[Prediction]:
+        """Grade some studies; levels that no view shows are left to the prior, and the reason says so. Raises
+        InputError: the weights of a file give no numbers. Raises Exception: a study has something that nobody thought
+        of; the others are best given again without."""
+        count = len(self.replicas)
+
+        def grade_share(number: int) -> list[Prediction]:
+            with ThreadPoolExecutor(1) as reader:
+                crops = (self.crop(study, number) for study in reader.map(read_study, studies[number::count]))
+                return [Prediction(self.grade(one, number), "; ".join(one.notes)) for one in crops]
+
+        with ThreadPoolExecutor(count) as pool:
+            shares = list(pool.map(grade_share, range(count)))
+        return [shares[index % count][index // count] for index in range(len(studies))]
+
+    def explain(self, study: Study, targets: Sequence[str] | None = None) -> Explanation:
+        """Grade one study and show what of it was looked at, all targets of it."""
+        from lumbar_kaggle.two_stage.pages import explain_study
+
+        return explain_study(study, self)
+
+    def crop(self, study: StudyVolumes, number: int = 0) -> CroppedStudy:
+        """Find a study's points on device `number` and cut its crops, by the functions of the training."""
+        networks = self.replicas[number]
+        points = locate_studies([study], networks.sagittal, networks.axial, self.config)
+        volumes, places = study.croppable(), to_points(points).get(study.study_id, study.marked([]))
+        crops = tuple(crop_study(volumes, places, model.config) for model in self.models)
+        sided = study.study_id not in unsided(points)
+        notes = _notes(study, crops[0], sided=sided)
+        return CroppedStudy(tuple(volumes), points, crops, notes, sided)
+
+    def grade(self, cropped: CroppedStudy, number: int = 0) -> NDArray[np.float64]:
+        """Return the blended probabilities ``[25, 3]``; NaN for levels that no view shows."""
+        pairs = zip(self.replicas[number].models, cropped.crops, strict=True)
+        each = [predict_levels(model.networks, levels_of(crops), model.config) for model, crops in pairs]
+        blended: NDArray[np.float64] = apply_cells(self.blend, np.stack(each))[0]
+        if not cropped.sided:
+            blended = average_sides(blended)
+        shown = {LEVELS[crop.level] for crop in cropped.crops[0] if not crop.reason}
+        blended[[of.level not in shown for of in TARGETS]] = np.nan
+        return blended
+
+
+def _notes(study: StudyVolumes, crops: Sequence[Crop], *, sided: bool) -> tuple[str, ...]:
+    """Say what could not be read, what the headers lack and, per view, how many crops have no picture."""
+    there = {one.kind for one in study.volumes}
+    notes = [*study.notes, *(f"no readable {kind} series" for kind in SERIES_KINDS if kind not in there)]
+    for series in sorted({one.series_id for one in study.volumes}):
+        mine = [one for one in study.volumes if one.series_id == series]
+        if not all(one.placed for one in mine):
+            notes.append(f"series {series}: no position in the headers, assumed")
+        if not all(one.measured for one in mine):
+            notes.append(f"series {series}: no plausible pixel spacing in the headers, spacing assumed")
+    if not sided:
+        notes.append("the side of the foramina is not known: both get the mean of the two")
+    whole, missing = (Counter(one.view.name for one in some) for some in (crops, [one for one in crops if one.reason]))
+    return *notes, *(f"{view}: {count} of {whole[view]} crops without a picture" for view, count in missing.items())
+
+
+def _watched(network: Net, file: Path) -> Net:
+    """Let a network say when its weights give no numbers, and which file they are from."""
+
+    def check(_module: nn.Module, _inputs: object, output: Any) -> None:
+        values = output["logits"] if isinstance(output, dict) else output
+        if not torch.isfinite(values).all():
+            raise InputError(f"{file}: these weights give no finite numbers; train and export them again")
+
+    network.register_forward_hook(check)
+    return network

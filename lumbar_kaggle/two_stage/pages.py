@@ -1,0 +1,283 @@
+"""What pages show: of a run how well points were found, how the models learned and how they grade; of a study what a
+bundle says of it, and where it looked.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from fastai.data.load import DataLoader
+from fastai.torch_core import to_device
+from numpy.typing import NDArray
+
+from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.files import read_csv
+from lumbar_kaggle.core.settings import load_config
+from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SEVERITIES, TARGET_NAMES, condition_words, split_row_id
+from lumbar_kaggle.dicom.volume import Floats, Volume
+from lumbar_kaggle.inference.base import ExplainedCrop, Explanation, LocatedSlice, Mark, MissingCrop, Slice, Study
+from lumbar_kaggle.inference.heat import Floats32, captured, last_map, to_unit, weigh
+from lumbar_kaggle.inference.recipes import Report
+from lumbar_kaggle.pages import charts
+from lumbar_kaggle.scoring.comparison import score_beside_prior
+from lumbar_kaggle.scoring.metric import confusion
+from lumbar_kaggle.tables.competition import read_competition
+from lumbar_kaggle.training.devices import device_of
+from lumbar_kaggle.two_stage.bundle import Model, TwoStagePredictor
+from lumbar_kaggle.two_stage.config import LOCATOR, RERUN, RUN_FILE, GradeConfig, TwoStageConfig
+from lumbar_kaggle.two_stage.grade.augment import cut
+from lumbar_kaggle.two_stage.grade.data import Batch, levels_of
+from lumbar_kaggle.two_stage.grade.network import PLANES, Grader
+from lumbar_kaggle.two_stage.grade.places import choose
+from lumbar_kaggle.two_stage.grade.views import CELLS, PLACES, VIEWS, Crop, View, crop_to_slice
+from lumbar_kaggle.two_stage.study import read_study
+
+SURROUNDINGS = 1.5
+"""Side of the pictured part of a slice, in sides of the crop."""
+
+_TARGET_OF = dict(zip(zip(*CELLS, strict=True), TARGET_NAMES, strict=True))
+"""Level and place, as numbers → name of the grade."""
+
+
+def report(
+    run: Path, *, against: Path | None, bundle: Path | None, studies: Sequence[str], folder: Path | None
+) -> Report:
+    """Return what is there of a run; what is not finished yet is said on the page. See `Recipe.report`."""
+    if against or bundle or studies:
+        raise InputError(
+            f"{run}: the page of a two-stage run takes no --against, --bundle or --studies; "
+            "lumbar study shows where its models look"
+        )
+    config, blend = load_config(run / RUN_FILE, TwoStageConfig), run / "blend.txt"
+    names = (f"{LOCATOR}/folds.csv", f"{LOCATOR}/figures.csv", "oof.csv", "noise.csv")
+    # As far as they are there; empty cells stay empty text.
+    folds, figures, oof, noise = (
+        read_csv(run / name, (), RERUN, keep_default_na=False) if (run / name).is_file() else pd.DataFrame()
+        for name in names
+    )
+    # The run's own table has all contradicted labels.
+    contradicted = [(*split_row_id(row["row_id"]), row) for row in noise.head(20).to_dict("records")]
+    content = {
+        "locate": config.locate,
+        "models": [_model(*model) for model in config.models(run)],
+        "studies": len(folds),
+        "figures": figures.to_dict("records"),
+        "unfinished": " yet" if oof.empty else "",
+        "blend": blend.read_text(encoding="utf-8") if blend.is_file() else "",
+        "noise": [{**row, "study_id": study, "target": name} for study, name, row in contradicted],
+        "contradicted": len(noise),
+        "scores": None,
+    }
+    if folder is not None and not oof.empty:
+        content |= _scored(oof, read_competition(folder, "train").labels)
+    return Report(Path(__file__).with_name("report.html"), content)
+
+
+def _model(number: int, folder: Path, config: GradeConfig) -> dict[str, Any]:
+    """Return a model's settings and the losses of the folds that are finished."""
+    columns = ("epoch", "train_loss", "valid_loss")
+    files = {fold: folder / f"fold-{fold}-history.csv" for fold in range(config.folds)}
+    parts = [read_csv(path, columns, RERUN).assign(fold=fold) for fold, path in files.items() if path.is_file()]
+    return {
+        "number": number,
+        "config": config,
+        "finished": sum((folder / f"fold-{fold}-predictions.csv").is_file() for fold in range(config.folds)),
+        "chart": charts.loss_curves(pd.concat(parts), f"Losses of model {number}") if parts else None,
+    }
+
+
+def _scored(oof: pd.DataFrame, truth: pd.DataFrame) -> dict[str, Any]:
+    """Return the score beside the prior's, the loss of each target and a confusion matrix per condition."""
+    scores = score_beside_prior(oof, truth)
+    losses = scores.losses.reindex([name for name in TARGET_NAMES if name in scores.losses.index])
+    both = oof.merge(truth[["row_id", "target", "severity"]], on="row_id")
+    parts = [(name, both[both["target"].str.startswith(name)]) for name in CONDITIONS]
+    return {
+        "scores": scores,
+        "losses": charts.bar_rows(losses["score"], high=float(losses.to_numpy().max()), marks=losses["prior"]),
+        "confusions": {
+            condition_words(name): confusion(rows[list(SEVERITIES)].to_numpy(), rows["severity"].to_numpy()).tolist()
+            for name, rows in parts
+            if len(rows)
+        },
+    }
+
+
+def explain_study(study: Study, predictor: TwoStagePredictor) -> Explanation:
+    """Grade one study and show what of it was looked at; a study that cannot be read gives notes."""
+    seen = predictor.crop(read_study(study))
+    probabilities, first = predictor.grade(seen), predictor.models[0]
+    likeliest = np.zeros((len(LEVELS), len(PLACES)), dtype=np.int64)
+    likeliest[CELLS] = probabilities.argmax(axis=1)
+
+    def shown(place: str) -> str:
+        return "foramen of unknown side" if place.endswith("foramen") and not seen.sided else place
+
+    return Explanation(
+        study.study_id,
+        probabilities,
+        seen.notes,
+        located=tuple(
+            replace(one, marks=tuple(replace(mark, place=shown(mark.place)) for mark in one.marks))
+            for one in located_slices(seen.volumes, seen.points)
+        ),
+        crops=tuple(replace(one, place=shown(one.place)) for one in where_looked(first, seen.crops[0], likeliest)),
+        models=len(predictor.models),
+        networks=len(first.networks),
+    )
+
+
+def edge_letters(orientation: Floats) -> tuple[str, str]:
+    """Return which side of the patient lies at a picture's left and right edge: R and L, or L and R. Empty texts where
+    its rows do not run from one side to the other, by direction cosines ``[6]``, LPS."""
+    across = orientation[0]
+    if abs(across) < np.sqrt(0.5):
+        return "", ""
+    return ("R", "L") if across > 0 else ("L", "R")
+
+
+def _cut_slice(volume: Volume, index: int) -> Slice:
+    """Return a slice of a stack."""
+    facts: dict[str, object] = {
+        "series_id": volume.series_id,
+        "kind": volume.kind,
+        "instance_number": volume.instance_numbers[index],
+        "row_mm": float(volume.spacing[index, 0]),
+        "column_mm": float(volume.spacing[index, 1]),
+        "sides": edge_letters(volume.orientation[index]),
+    }
+    return Slice(np.ascontiguousarray(volume.images[index]), facts)
+
+
+def located_slices(stacks: Sequence[Volume], points: pd.DataFrame) -> list[LocatedSlice]:
+    """Return the canal, the left and the right foramina on a sagittal slice each, the recesses per level. Those of a
+    study for whose located `points` (columns `find.COLUMNS`) there is a slice of a suitable series; of several rows of
+    a point the one that the crops lie around counts."""
+    chosen = choose(points)
+    canal, foramen, _, recess = VIEWS
+    wanted = [(canal, chosen["place"] == "canal")]
+    wanted += [(foramen, chosen["place"] == place) for place in foramen.places]
+    wanted += [(recess, chosen["place"].isin(recess.places) & (chosen["level"] == level)) for level in LEVELS]
+    return [one for view, rows in wanted for one in _located_slice(stacks, view, chosen[rows])]
+
+
+def _located_slice(stacks: Sequence[Volume], view: View, rows: pd.DataFrame) -> Iterator[LocatedSlice]:
+    """Yield the slice of the view's first available kind with the least squared distance to some points, if any."""
+    points = rows[["x_mm", "y_mm", "z_mm"]].to_numpy(dtype=np.float64)
+    for kind in view.kinds if len(points) else ():
+        near = []
+        for order, volume in enumerate(stacks):
+            if volume.kind == kind and volume.plane == view.plane:
+                far = (((volume.positions[:, None] - points) @ volume.normal) ** 2).mean(axis=1)
+                near.append((round(float(far.min()), 6), order, int(far.argmin())))
+        if near:
+            _, order, index = min(near)
+            row, column, distance = stacks[order].to_slice(index, points)
+            places = zip(rows["place"], rows["level"], row, column, np.abs(distance), rows["confidence"], strict=True)
+            marks = [Mark(place, level, *map(float, numbers)) for place, level, *numbers in places]
+            marks.sort(key=lambda mark: (LEVELS.index(mark.level), view.places.index(mark.place)))
+            yield LocatedSlice(view.name, _cut_slice(stacks[order], index), tuple(marks))
+            return
+
+
+def where_looked(
+    model: Model, crops: Sequence[Crop], chosen: NDArray[np.int64]
+) -> Iterator[ExplainedCrop | MissingCrop]:
+    """Yield where a model looked in a study's crops: of every level, view and side, in that order. `chosen` ``[5
+    levels, 5 places]`` is the severity to explain of each grade, in the order of `views.PLACES`."""
+    for level, (cached,) in enumerate(DataLoader(levels_of(crops), bs=1)):
+        batch = cut(to_device(cached, device_of(model.networks[0])), model.config)
+        each = [attend(network, batch, chosen[level].tolist()) for network in model.networks]
+        mine = [crop for crop in crops if crop.level == level]
+        for one, *seen in zip(mine, *each, strict=True):
+            output = one.view.outputs[one.side]
+            place = LEVELS[level], one.place, _TARGET_OF[level, output]
+            if one.volume is None:
+                yield MissingCrop(*place, one.reason)
+            else:
+                yield _looked(place, one, one.volume, seen, int(chosen[level, output]))
+
+
+class Seen(NamedTuple):
+    """What a network made of one view of one level and side. Attention ``[slices]`` sums to 1, 0 for absent ones; the
+    heat ``[slices, feature rows, feature columns]`` of Grad-CAM is 0 or more."""
+
+    attention: Floats
+    heat: Floats32
+
+
+def attend(network: Grader, batch: Batch, severities: Sequence[int]) -> list[Seen]:
+    """Return slice attention and Grad-CAM of every view and side of one level, in that order. The gradient is that of
+    the fused logit of what the view is centred on, of the severity given for each of the five outputs: other views
+    count in it, too. The network is in eval mode, the level cut to its size and on its device."""
+    first = [next(k for k, view in enumerate(VIEWS) if view.plane == plane) for plane in PLANES]
+    probes = [batch["images"][number][0, :1, :1] for number in first]
+    layers = [last_map(encoder, probe) for encoder, probe in zip(network.encoders, probes, strict=True)]
+    # cuDNN differentiates a recurrent network in training mode only.
+    with torch.backends.cudnn.flags(enabled=False), captured(layers) as features:
+        graded = network(batch)
+        seen, start = [], dict.fromkeys(PLANES, 0)
+        for view, attention in zip(VIEWS, graded["attention"], strict=True):
+            activation = features[PLANES.index(view.plane)]
+            for side, output in enumerate(view.outputs):
+                logit = graded["logits"][0, output, severities[output]]
+                # Without the axial views in the canal's head nothing of the axial middle reaches it: 0.
+                (gradient,) = torch.autograd.grad(logit, activation, retain_graph=True, materialize_grads=True)
+                # The slices of a plane went through its encoder together, view by view, side by side.
+                mine = slice(start[view.plane], start[view.plane] + attention.shape[2])
+                start[view.plane] = mine.stop
+                weights = attention[0, side].detach().double().cpu().numpy()
+                seen.append(Seen(weights, weigh(activation[mine], gradient[mine])))
+    return seen
+
+
+def _looked(
+    place: tuple[str, str, str], one: Crop, stack: Volume, each: Sequence[Seen], severity: int
+) -> ExplainedCrop:
+    """Return the mean over a model's networks, on the slice with the greatest attention."""
+    indices = one.indices[one.size.extra : one.size.extra + one.size.slices]
+    there = np.flatnonzero(indices >= 0)
+    attention = np.mean([seen.attention for seen in each], axis=0)[there]
+    pictured = int(attention.argmax())
+    index = int(indices[there[pictured]])
+    # Every network counts the same, whatever the size of its gradients.
+    heat = np.mean([to_unit(seen.heat[there[pictured], None]) for seen in each], axis=0)
+    corner, laid, frame = on_slice(to_unit(heat)[0], stack, index, one)
+    whole = _cut_slice(stack, index)
+    # Whole pixels: nothing is resampled; black where the slice ends.
+    moved = np.column_stack([np.eye(2), -corner])
+    part = cv2.warpAffine(whole.image, moved, laid.shape[::-1], flags=cv2.INTER_NEAREST)
+    return ExplainedCrop(
+        *place,
+        severity=severity,
+        slice=Slice(np.asarray(part, dtype=np.uint8), whole.facts),
+        heat=laid,
+        frame=frame,
+        instances=tuple(stack.instance_numbers[k] for k in indices[there]),
+        attention=tuple(attention.tolist()),
+        pictured=pictured,
+    )
+
+
+def on_slice(heat: Floats32, stack: Volume, index: int, one: Crop) -> tuple[NDArray[np.int64], Floats32, Floats]:
+    """Lay a crop's heat map ``[feature rows, feature columns]`` back onto its slice, as it was cut. Returns of the
+    pictured part of the slice, `SURROUNDINGS` of the crop wide, the first column and row ``[2]``, which may lie outside
+    of the slice; its heat ``[rows, columns]`` float32, 0 outside of the crop; and in it column and row ``[4, 2]`` of
+    the crop's corners, going round."""
+    row, column, _ = stack.to_slice(index, one.point)
+    side_mm = SURROUNDINGS * one.size.px * one.size.pixel_mm
+    half = np.rint(side_mm / 2 / stack.spacing[index, ::-1]).astype(np.int64)
+    corner = np.rint([float(column), float(row)]).astype(np.int64) - half
+    matrix = crop_to_slice(stack, index, one)
+    # The network is given the middle of what is cached.
+    matrix[:, 2] += matrix[:, :2].sum(axis=1) * one.size.margin_px - corner
+    enlarged = cv2.resize(heat, (one.size.px, one.size.px), interpolation=cv2.INTER_LINEAR)
+    laid = cv2.warpAffine(enlarged, matrix, (2 * half + 1).tolist(), flags=cv2.INTER_LINEAR)
+    low, high = -0.5, one.size.px - 0.5
+    corners = np.array([[low, low, 1], [high, low, 1], [high, high, 1], [low, high, 1]])
+    return corner, np.asarray(laid, dtype=np.float32), corners @ matrix.T
