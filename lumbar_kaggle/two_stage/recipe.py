@@ -1,6 +1,6 @@
 """The two-stage recipe: see `inference.recipes.Recipe`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +69,3 @@ def report(run: Path, **choices: Any) -> Report:
     from lumbar_kaggle.two_stage.report import report as report_of
 
     return report_of(run, **choices)
-
-
-def session(kernel: str) -> Callable[..., Any]:
-    """Return what a kernel of the two-stage recipe runs."""
-    from lumbar_kaggle.two_stage import session as sessions
-
-    known: dict[str, Callable[..., Any]] = {
-        "train-locate": sessions.train_locate_session,
-        "train-grade": sessions.train_grade_session,
-        "blend": sessions.blend_session,
-    }
-    return known[kernel]
