@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lumbar_kaggle import score as score
+    from lumbar_kaggle import scoring as score
     from lumbar_kaggle.core.errors import InputError as InputError
     from lumbar_kaggle.dicom.volume import Volume as Volume
     from lumbar_kaggle.inference.base import Study as Study
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lumbar_kaggle.inference.bundle import Bundle as Bundle
     from lumbar_kaggle.inference.bundle import load_bundle as load_bundle
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "Bundle": ("inference.bundle", "Bundle"),
@@ -32,7 +32,7 @@ _PUBLIC = {
     "load_bundle": ("inference.bundle", "load_bundle"),
     "read_series": ("inference.base", "read_series"),
     "read_study": ("inference.base", "read_study"),
-    "score": ("score", ""),
+    "score": ("scoring", ""),
 }
 """Name → where it is; empty: the package of that name, which can be called."""
 

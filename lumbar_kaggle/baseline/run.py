@@ -30,7 +30,7 @@ from lumbar_kaggle.core.files import alone_on, read_csv, read_json, write_csv, w
 from lumbar_kaggle.core.settings import begin_run, check_settings, load_config, option
 from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES, TARGET_NAMES, target
 from lumbar_kaggle.dicom.cache import Cache
-from lumbar_kaggle.score.metric import (
+from lumbar_kaggle.scoring.metric import (
     PRIOR_SMOOTHING,
     Booleans,
     Floats,

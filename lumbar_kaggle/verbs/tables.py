@@ -130,7 +130,7 @@ class Score(Verb):
     targets: bool = option(False, "also one line per target")
 
     def __call__(self) -> Said:
-        from lumbar_kaggle.score.comparison import compare_files, score_file
+        from lumbar_kaggle.scoring.comparison import compare_files, score_file
 
         if not (self.oracle or self.against):
             return score_file(self.file, self.truth, self.prior).text(per_target=self.targets)
@@ -157,7 +157,7 @@ class Blend(Verb):
     noise_above: float = option(0.8, "contradicted: the label's probability is less than 1 minus this", metavar="SHARE")
 
     def __call__(self) -> Said:
-        from lumbar_kaggle.score.blend_files import blend_files
+        from lumbar_kaggle.scoring.blend_files import blend_files
 
         return blend_files(
             self.files,

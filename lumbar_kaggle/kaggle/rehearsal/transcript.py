@@ -15,7 +15,7 @@ from lumbar_kaggle.core.files import write_json, write_text
 from lumbar_kaggle.inference.predict import log_path
 from lumbar_kaggle.kaggle.rehearsal.hidden import LEFT_OUT, HiddenSet
 from lumbar_kaggle.kaggle.rehearsal.play import Played
-from lumbar_kaggle.score.comparison import score_file
+from lumbar_kaggle.scoring.comparison import score_file
 from lumbar_kaggle.tables.submission import validate
 
 log = logging.getLogger(__name__)
