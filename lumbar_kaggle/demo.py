@@ -49,19 +49,19 @@ def run_demo(folder: Path) -> Path:
     competition, cache, bundle = folder / "competition", folder / "cache", folder / "bundle"
     run, report_run, submission = folder / "run", folder / "run-report-protocol", folder / "submission.csv"
     baseline = recipe("baseline")
-    _title("1/7 Phantom studies")
+    log.info("\n== 1/7 Phantom studies")
     truths = write_set(competition, PhantomSet("", SEED, STUDIES, TEST_STUDIES))
-    _title("2/7 Preprocessing")
+    log.info("\n== 2/7 Preprocessing")
     log.info(baseline.preprocess(competition, cache).sentence())
-    _title("3/7 Training the baseline, and its canal targets once more by the report's protocol")
+    log.info("\n== 3/7 Training the baseline, and its canal targets once more by the report's protocol")
     for out, changes in ((run, SETTINGS), (report_run, SETTINGS | REPORT)):
         log.info(baseline.fit(competition, cache, out, Budget(), baseline.configure(changes)))
-    _title("4/7 Export")
+    log.info("\n== 4/7 Export")
     log.info(f"Bundle {baseline.export(run, bundle).fingerprint}")
-    _title("5/7 Inference over test_images")
+    log.info("\n== 5/7 Inference over test_images")
     outcome = predict(competition, bundle, submission, Budget())
     log.info(f"{outcome.path}: {outcome.sentence()}")
-    _title("6/7 Submission")
+    log.info("\n== 6/7 Submission")
     faults = validate(submission, competition)
     if faults:
         raise InputError(f"{submission}: the submission is not valid: {faults[0]}")
@@ -69,14 +69,10 @@ def run_demo(folder: Path) -> Path:
     scores = score_file(submission, truths / "test.csv", competition / "train.csv").text()
     log.info(scores)
     write_text(folder / "score.txt", scores + "\n")
-    _title("7/7 Pages")
+    log.info("\n== 7/7 Pages")
     page, study_page = folder / "report.html", folder / "study.html"
     shown = read_competition(competition, "test").studies[:2]
     write_study_page(competition, shown[0], bundle, study_page)
     write_report(run, page, against=report_run, bundle=bundle, folder=competition, studies=shown, score_text=scores)
     log.info(f"Study page: {study_page.resolve()}")
     return page.resolve()
-
-
-def _title(text: str) -> None:
-    log.info("\n== %s", text)

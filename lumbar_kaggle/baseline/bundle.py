@@ -33,9 +33,6 @@ from lumbar_kaggle.training.weights import export_weights, load_weights
 
 log = logging.getLogger(__name__)
 
-READERS = 8
-"""Threads that read studies; they wait for the disk most of the time."""
-
 
 @dataclass(frozen=True)
 class Fold:
@@ -63,10 +60,8 @@ def export(run: Path, bundle: Path) -> Manifest:
     """Write the bundle of a run's finished targets; one that was already made from the same is left as it is.
 
     Weights are rounded to 16 bits, half the size at no measurable cost in the probabilities. The manifest comes
-    last, so an interrupted export is no bundle.
-
-    Raises:
-        InputError: no finished target, a run by the report's protocol, or a folder with other content.
+    last, so an interrupted export is no bundle. Raises `InputError` where no target is finished, the run is by the
+    report's protocol, or the folder has other content.
     """
     trained = Run(run)
     if trained.config.protocol != "honest":
@@ -84,16 +79,15 @@ def export(run: Path, bundle: Path) -> Manifest:
     if before is not None:
         return before
     log.info("Exporting %d targets into %s", len(trained.records), bundle)
-    folds: dict[str, list[dict[str, Any]]] = {}
+    folds: dict[str, list[dict[str, Any]]] = {name: [] for name in trained.targets}
     metrics = {}
-    for name, record in tqdm(zip(trained.targets, trained.records, strict=True), total=len(trained.records)):
-        folds[name] = []
+    for record in tqdm(trained.records, unit="target"):
+        name, accuracies = record["target"], [one["accuracy"] for one in record["folds"]]
+        metrics[name] = {"accuracy": sum(accuracies) / len(accuracies), "folds": float(len(accuracies))}
         for one in record["folds"]:
             file = f"weights/{name}-fold-{one['fold']}.safetensors"
-            export_weights(trained.fold_folder(name, one["fold"]) / "weights.safetensors", bundle / file)
+            export_weights(trained.fold_folder(record, one["fold"]) / "weights.safetensors", bundle / file)
             folds[name].append({"file": file, "severities_seen": one["severities_seen"]})
-        accuracies = [one["accuracy"] for one in record["folds"]]
-        metrics[name] = {"accuracy": sum(accuracies) / len(accuracies), "folds": float(len(accuracies))}
     return write_manifest(
         bundle,
         recipe=NAME,
@@ -105,19 +99,6 @@ def export(run: Path, bundle: Path) -> Manifest:
         weights=[fold["file"] for entries in folds.values() for fold in entries],
         models={"arch": config["arch"], "folds": folds, "calibration": calibration, "source": source},
     )
-
-
-def read_models(bundle: Path, manifest: Manifest) -> Models:
-    """Return what a bundle of this recipe says of its models; raise `InputError` where that cannot be."""
-    path = bundle / MANIFEST
-    models = from_dict(manifest.models, Models, f"{path}, models")
-    for name in manifest.targets:
-        if not models.folds.get(name):
-            raise InputError(f"{path}, models: target {name} has no fold; export it again")
-        manifest.check_files(bundle, [fold.file for fold in models.folds[name]])
-        if target(name).score_group not in models.calibration:
-            raise InputError(f"{path}, models: target {name} has no calibration; export it again")
-    return models
 
 
 class BaselinePredictor:
@@ -132,21 +113,29 @@ class BaselinePredictor:
 
     def __init__(self, bundle: Path, manifest: Manifest, devices: Sequence[torch.device] | None = None) -> None:
         self.bundle, self.manifest = bundle, manifest
-        self.trained = read_models(bundle, manifest)
+        path = bundle / MANIFEST
+        self.trained = from_dict(manifest.models, Models, f"{path}, models")
         size = {"image_size": manifest.input.get("image_size")}
-        self.image_size = from_dict(size, BaselineConfig, f"{bundle / MANIFEST}, input").image_size
+        self.image_size = from_dict(size, BaselineConfig, f"{path}, input").image_size
         networks = [(device, build_network(self.trained.arch)) for device in devices or usable_devices()]
         self.replicas = [(device, network.model.to(device).eval()) for device, network in networks]
         self.device, network = networks[0]
         self.mean, self.std = (torch.tensor(values)[:, None, None] for values in (network.mean, network.std))
         self.prior = manifest.prior_table()
-        # Damaged weights end the run now; later loads of the same files need no check.
-        for fold in (fold for name in manifest.targets for fold in self.trained.folds[name]):
-            load_weights(network.model, bundle / fold.file, "export the bundle again")
+        for name in manifest.targets:
+            files = [fold.file for fold in self.trained.folds.get(name, [])]
+            if not files:
+                raise InputError(f"{path}, models: target {name} has no fold; export it again")
+            if target(name).score_group not in self.trained.calibration:
+                raise InputError(f"{path}, models: target {name} has no calibration; export it again")
+            manifest.check_files(bundle, files)
+            # Damaged weights end the run now; later loads of the same files need no check.
+            for file in files:
+                load_weights(network.model, bundle / file, "export the bundle again")
 
     def predict(self, studies: Sequence[Study]) -> list[Prediction]:
         """Grade some studies; one without a readable sagittal T1 series gives a reason."""
-        with ThreadPoolExecutor(READERS) as pool:
+        with ThreadPoolExecutor(8) as pool:  # its threads wait for the disk most of the time
             pictures = list(pool.map(_try_picture, studies))
         probabilities, faults = np.full((len(studies), len(TARGET_NAMES), 3), np.nan), [""]
         images = [picture for picture, _ in pictures if picture is not None]
@@ -159,11 +148,10 @@ class BaselinePredictor:
         ]
 
     def grade(self, images: NDArray[np.uint8]) -> tuple[Floats, list[str]]:
-        """Grade cached pictures ``[studies, 256, 256]``.
+        """Grade cached pictures ``[studies, 256, 256]``; return what is wrong with the weights, too.
 
-        Returns:
-            ``[studies, 25, 3]`` calibrated, mean over folds; NaN for targets without a model, or with one
-            whose weights give no numbers. And what is wrong with the weights.
+        Probabilities are ``[studies, 25, 3]`` calibrated, the mean over folds; NaN for targets without a model, or
+        with one whose weights give no numbers.
         """
         inputs, graded = self.normalise(images), np.full((len(images), len(TARGET_NAMES), 3), np.nan)
         with ThreadPoolExecutor(len(self.replicas)) as pool:
@@ -192,10 +180,8 @@ class BaselinePredictor:
             yield fold, network
 
     def normalise(self, images: NDArray[np.uint8]) -> torch.Tensor:
-        """Turn pictures ``[studies, 256, 256]`` into the network's input ``[studies, 3, side, side]``.
-
-        The same resampling as fastai's `Resize` on a square picture.
-        """
+        """Turn pictures ``[studies, 256, 256]`` into the network's input ``[studies, 3, side, side]``."""
+        # The same resampling as fastai's `Resize` on a square picture.
         side = (self.image_size, self.image_size)
         resized = [np.asarray(Image.fromarray(image).resize(side, Image.Resampling.BILINEAR)) for image in images]
         gray = torch.from_numpy(np.stack(resized)).float().div(255)[:, None].expand(-1, 3, -1, -1)
@@ -203,15 +189,11 @@ class BaselinePredictor:
 
     def calibrate(self, name: str, fold: Fold, raw: Floats) -> Floats:
         """Calibrate one fold's softmax ``[studies, 3]`` of a target; see `run.calibrate`."""
-        seen = np.tile(np.isin(range(3), fold.severities_seen), (len(raw), 1))
-        prior = np.tile(self.prior.loc[name].to_numpy(dtype=np.float64), (len(raw), 1))
+        seen, prior = np.isin([[0, 1, 2]], fold.severities_seen), self.prior.loc[[name]].to_numpy(dtype=np.float64)
         return calibrate(raw, prior, seen, self.trained.calibration[target(name).score_group])
 
     def explain(self, study: Study, targets: Sequence[str] | None = None) -> Explanation:
-        """Grade one study and draw a heat map for each target asked for; other targets are not graded.
-
-        Each heat map is the mean over the folds' models, enlarged to the original slice.
-        """
+        """Grade the targets asked for and draw their heat maps, each the mean over the folds, on the original slice."""
         probabilities = np.full((len(TARGET_NAMES), 3), np.nan)
         try:
             image, facts = study_slice(study)
@@ -219,27 +201,22 @@ class BaselinePredictor:
             return Explanation(study.study_id, probabilities, (str(error),))
         inputs, heat_maps = self.normalise(square(image)[None]), []
         for name in targets or self.manifest.targets:
-            probabilities[TARGET_NAMES.index(name)], severity, heat = self._explain_target(name, inputs)
-            enlarged = cv2.resize(heat, image.shape[::-1], interpolation=cv2.INTER_LINEAR)
+            graded, raw, maps = [], [], []
+            for fold, model in self.models(name):
+                # The body's last output is the feature map that the head pools.
+                logits, heat = grad_cam(model, model[0], inputs)
+                raw.append(_softmax(logits[None]))
+                graded.append(self.calibrate(name, fold, raw[-1]))
+                maps.append(heat)
+            probabilities[TARGET_NAMES.index(name)] = np.mean(graded, axis=0)[0]
+            severity = int(np.mean(raw, axis=0).argmax())
+            enlarged = cv2.resize(np.mean(maps, axis=0)[severity], image.shape[::-1], interpolation=cv2.INTER_LINEAR)
             heat_maps.append(HeatMap(name, SEVERITIES[severity], np.clip(enlarged, 0, 1).astype(np.float32)))
         return Explanation(study.study_id, probabilities, slice=Slice(image, facts), heat_maps=tuple(heat_maps))
 
-    def _explain_target(self, name: str, inputs: torch.Tensor) -> tuple[Floats, int, NDArray[np.float32]]:
-        """Return the probabilities ``[3]`` of one picture, the severity explained, and where its evidence lies."""
-        graded, raw, maps = [], [], []
-        for fold, model in self.models(name):
-            # The body's last output is the feature map that the head pools.
-            logits, heat = grad_cam(model, model[0], inputs)
-            raw.append(_softmax(logits[None]))
-            graded.append(self.calibrate(name, fold, raw[-1]))
-            maps.append(heat)
-        severity = int(np.mean(raw, axis=0).argmax())
-        return np.mean(graded, axis=0)[0], severity, np.mean(maps, axis=0)[severity]
-
 
 def _softmax(logits: torch.Tensor) -> Floats:
-    probabilities: Floats = logits.softmax(dim=1).double().cpu().numpy()
-    return probabilities
+    return np.asarray(logits.softmax(dim=1).double().cpu())
 
 
 def _try_picture(study: Study) -> tuple[NDArray[np.uint8] | None, str]:

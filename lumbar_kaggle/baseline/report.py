@@ -20,22 +20,6 @@ from lumbar_kaggle.pages.study import explained_slice
 from lumbar_kaggle.scoring.comparison import score_beside_prior
 from lumbar_kaggle.scoring.metric import confusion
 
-COLUMNS = {
-    "label": "Label",
-    "latest_accuracy": "Latest accuracy",
-    "max_accuracy": "Max accuracy",
-    "seconds_per_epoch": "Average training time per epoch (s)",
-    "optimal_epochs": "Optimal epochs",
-    "training_size": "Training size",
-    "convergence_rate": "Convergence rate",
-    "description": "Description",
-    "suggested_lr": "Suggested learning rate",
-}
-"""The report's columns of `Run.summary`, and their headings."""
-
-MAPS_PER_STUDY = 5
-"""Heat maps shown of each chosen study; the study page has them all."""
-
 
 def report(
     run: Path, *, against: Path | None, bundle: Path | None, studies: Sequence[str], folder: Path | None
@@ -45,18 +29,24 @@ def report(
     trained.check_finished()
     summary, truth = trained.summary.set_index("label", drop=False), truth_of(trained)
     oof = read_csv(run / "oof.csv", ("row_id", *SEVERITIES), RERUN) if (run / "oof.csv").is_file() else None
-    missing = len(set(trained.config.targets) - set(trained.targets))
+    missing, weights = len(trained.unfinished), trained.config.weights
+    # The name alone: where the file lay on somebody's disk is of no use to a reader.
+    source = {"auto": "the library's own", "none": "none"}.get(weights, Path(weights).name)
+    pretrained = {bool(fold["pretrained"]) for record in trained.records for fold in record["folds"]}
     content = {
         "config": trained.config,
-        "facts": _facts(trained, truth),
+        "facts": {
+            "studies": truth["study_id"].nunique(),
+            "rows": len(trained.predictions),
+            "finished": len(trained.targets),
+            "all": len(TARGET_NAMES),
+            "weights": source if pretrained == {True} else "none: trained from random weights",
+            "mixed_weights": len(pretrained) > 1,
+        },
         "unfinished": f": targets still to be trained: {missing}" if missing else "",
         "scores": None if oof is None else score_beside_prior(oof, truth),
-        "columns": COLUMNS,
         "summary": summary.to_dict("records"),
-        "averages": {
-            **summary.mean(numeric_only=True),
-            **{"label": "Average", "convergence_rate": "–", "description": "–"},
-        },
+        "averages": {"label": "Average", **summary.mean(numeric_only=True)},
         "comparison": None if against is None else compare(trained, Run(against)),
         "sizes": charts.bar_rows(summary["training_size"]),
         "accuracies": charts.bar_rows(summary["latest_accuracy"], high=1.0, marks=summary["always_normal"]),
@@ -75,32 +65,13 @@ def truth_of(run: Run) -> pd.DataFrame:
     return rows[["row_id", "study_id", "target", "severity"]].reset_index(drop=True)
 
 
-def _facts(run: Run, truth: pd.DataFrame) -> dict[str, Any]:
-    pretrained = {bool(fold["pretrained"]) for record in run.records for fold in record["folds"]}
-    # The name alone: where the file lay on somebody's disk is of no use to a reader.
-    source = {"auto": "the library's own", "none": "none"}.get(run.config.weights, Path(run.config.weights).name)
-    return {
-        "studies": truth["study_id"].nunique(),
-        "rows": len(run.predictions),
-        "finished": len(run.targets),
-        "all": len(TARGET_NAMES),
-        "weights": source if pretrained == {True} else "none: trained from random weights",
-        "mixed_weights": len(pretrained) > 1,
-    }
-
-
 def compare(honest: Run, report: Run) -> dict[str, Any]:
     """Put an honest run beside one by the report's protocol, on the targets that both have.
 
-    Returns:
-        ``rows`` and their ``means``: latest accuracy ``honest, report``, mean over the severities
-        ``honest_recall, report_recall``, and ``always_normal``; ``shared``: share of the report protocol's
-        validation rows whose picture was trained on too; ``differing``: settings other than the protocol and the
-        targets in which the runs differ; and two charts.
-
-    Raises:
-        InputError: the first run is not honest, the second not by the report's protocol, or they
-            have no target in common.
+    Returns ``rows`` and their ``means``, ``honest`` and ``report`` being latest accuracies and the recalls means over
+    the severities; ``shared``, the share of the report protocol's validation rows whose picture was trained on too;
+    ``differing``, other settings in which the runs differ; and two charts. Raises `InputError` where the runs are not
+    by these protocols or have no target in common.
     """
     report.check_finished()
     if (honest.config.protocol, report.config.protocol) != ("honest", "report"):
@@ -157,5 +128,5 @@ def _pictured_studies(studies: Sequence[str], bundle: Path | None, folder: Path 
     names = [name for name in targets if target(name).score_group == "spinal"] or targets
     return [
         {"study_id": one.study_id, "reason": "; ".join(one.notes), **explained_slice(one)}
-        for one in explain_studies(folder, studies, graders, names[:MAPS_PER_STUDY])
+        for one in explain_studies(folder, studies, graders, names[:5])  # the study page has them all
     ]

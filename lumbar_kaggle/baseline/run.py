@@ -1,13 +1,9 @@
-"""Training all targets of a run, what is concluded from them, and what lies where in the run's folder.
+"""Training all targets of a run, what is concluded from them, and what lies where in the run's folder::
 
-Torch is imported only where there is something to train.
-
-::
-
-    config.json  folds.csv  prior.csv     written first
-    targets/{target}/                     see `training`
-    oof.csv  calibration.json             honest protocol only, over the finished targets
-    summary.csv                           the report's table
+config.json  folds.csv  prior.csv     written first
+targets/{target}/                     see `training`
+oof.csv  calibration.json             honest protocol only, over the finished targets
+summary.csv                           the report's table
 """
 
 import logging
@@ -30,15 +26,8 @@ from lumbar_kaggle.core.files import alone_on, read_csv, read_json, write_csv, w
 from lumbar_kaggle.core.settings import begin_run, check_settings, load_config, option
 from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES, TARGET_NAMES, target
 from lumbar_kaggle.dicom.cache import Cache
-from lumbar_kaggle.scoring.metric import (
-    PRIOR_SMOOTHING,
-    Booleans,
-    Floats,
-    Integers,
-    evaluate,
-    weighted_log_loss,
-    weighted_prior,
-)
+from lumbar_kaggle.scoring import metric
+from lumbar_kaggle.scoring.metric import Booleans, Floats, Integers
 from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.folds import make_folds
 
@@ -46,9 +35,6 @@ log = logging.getLogger(__name__)
 
 RERUN = "delete the folder of its target, or the run, and run lumbar train again"
 """What to do where a table of a run is damaged."""
-
-STRENGTHS, MIXES = tuple(round(0.1 * step, 1) for step in range(16)), (0.02, 0.05, 0.1, 0.2, 0.4)
-"""The grid of calibrations. No mix of 0: one confident error costs more than a little doubt."""
 
 
 class Run:
@@ -79,29 +65,28 @@ class Run:
         if not self.records:
             raise InputError(f"{self.folder}: no target is finished yet; run lumbar train again to go on")
 
-    def fold_folder(self, name: str, fold: int) -> Path:
+    def fold_folder(self, record: dict[str, Any], fold: int) -> Path:
         """Return the folder of one kept fold of a finished target."""
-        record = self.records[self.targets.index(name)]
-        return target_folder(self.folder, name) / str(record["stage"]) / f"fold-{fold}"
+        return target_folder(self.folder, record["target"]) / f"{record['stage']}/fold-{fold}"
 
-    def table(self, file: str, *columns: str) -> pd.DataFrame:
+    def _table(self, file: str, *columns: str) -> pd.DataFrame:
         """Return a table that each kept fold has, of all finished targets, with the columns ``target, fold``."""
-        places = [(record["target"], one["fold"]) for record in self.records for one in record["folds"]]
-        parts = [
-            read_csv(self.fold_folder(name, fold) / file, columns, RERUN).assign(target=name, fold=fold)
-            for name, fold in places
-        ]
+        parts = []
+        for record in self.records:
+            for fold in (one["fold"] for one in record["folds"]):
+                table = read_csv(self.fold_folder(record, fold) / file, columns, RERUN)
+                parts.append(table.assign(target=record["target"], fold=fold))
         return pd.concat(parts, ignore_index=True)
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
         """Validation predictions before calibration: ``target, fold, row_id, truth`` and `SEVERITIES`."""
-        return self.table("predictions.csv", "row_id", "truth", *SEVERITIES)
+        return self._table("predictions.csv", "row_id", "truth", *SEVERITIES)
 
     @cached_property
     def histories(self) -> pd.DataFrame:
         """Columns ``target, fold, epoch, train_loss, valid_loss, accuracy``."""
-        return self.table("history.csv", "epoch")
+        return self._table("history.csv", "epoch")
 
     @cached_property
     def summary(self) -> pd.DataFrame:
@@ -122,7 +107,7 @@ def target_folder(run: Path, name: str) -> Path:
 def _summarised(record: dict[str, Any], predictions: pd.DataFrame) -> dict[str, object]:
     folds = pd.DataFrame(record["folds"])
     means = folds.mean(numeric_only=True)
-    figures = evaluate(predictions[list(SEVERITIES)].to_numpy(), predictions["truth"].to_numpy())
+    figures = metric.evaluate(predictions[list(SEVERITIES)].to_numpy(), predictions["truth"].to_numpy())
     del figures["weighted_log_loss"]  # it is of calibrated probabilities that it tells something
     planned, lr = int(folds["epochs_planned"].iloc[0]), record["lr"]["valley"]
     return {
@@ -155,8 +140,9 @@ def convergence_rate(optimal_epoch: float, epochs: int) -> str:
 
 def description(accuracy: float, always_normal: float) -> str:
     """Put the accuracy into words, by the report's bounds and by what a constant answer would reach."""
-    bounds = {"excellent": accuracy > 0.95, "good": accuracy >= 0.91, "fair": accuracy >= 0.75, "weak": True}
-    words = next(word for word, reached in bounds.items() if reached)
+    words = "fair" if accuracy >= 0.75 else "weak"
+    if accuracy >= 0.91:
+        words = "excellent" if accuracy > 0.95 else "good"
     return words if accuracy > always_normal + 1e-9 else f"{words}; no better than always normal/mild"
 
 
@@ -194,8 +180,7 @@ def _open_run(train: Competition, cache: Path, run: Path, config: BaselineConfig
     if rows.empty:
         raise InputError(f"{cache}: none of its pictures belongs to a labelled study of {train.root}")
     write_csv(run / "folds.csv", folds)
-    prior = weighted_prior(train.labels, smoothing=PRIOR_SMOOTHING)
-    write_csv(run / "prior.csv", prior.reset_index())
+    write_csv(run / "prior.csv", metric.weighted_prior(train.labels, smoothing=metric.PRIOR_SMOOTHING).reset_index())
     return rows, folds
 
 
@@ -232,7 +217,7 @@ def _write_oof(run: Run, labels: pd.DataFrame, folds: pd.DataFrame) -> None:
     # The prior that each fold's training part alone gives.
     fold_of, prior = labels["study_id"].map(folds.set_index("study_id")["fold"]), np.zeros_like(raw)
     for number in np.unique(fold):
-        table = weighted_prior(labels[fold_of != number], smoothing=PRIOR_SMOOTHING)
+        table = metric.weighted_prior(labels[fold_of != number], smoothing=metric.PRIOR_SMOOTHING)
         prior[fold == number] = table.loc[rows.loc[fold == number, "target"]].to_numpy()
     group = rows["target"].map(lambda name: target(name).score_group).to_numpy()
     calibrated, chosen = np.zeros_like(raw), {}
@@ -257,7 +242,7 @@ class Calibration:
     """
 
     strength: float = option(0.0, "exponent of the classifier's answer", least=0, most=10)
-    mix: float = option(MIXES[0], "share of the prior", least=0, most=1)
+    mix: float = option(0.02, "share of the prior", least=0, most=1)
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -279,8 +264,9 @@ def calibrate(raw: Floats, prior: Floats, seen: Booleans, calibration: Calibrati
 
 def fit_calibration(raw: Floats, prior: Floats, seen: Booleans, severity: Integers) -> Calibration:
     """Return the grid's best calibration of out-of-fold rows by the official loss; `severity [rows]` is 0, 1, 2."""
-    candidates = [Calibration(strength, mix) for strength in STRENGTHS for mix in MIXES]
-    losses = [weighted_log_loss(calibrate(raw, prior, seen, choice), severity) for choice in candidates]
+    # No mix of 0: one confident error costs more than a little doubt.
+    candidates = [Calibration(round(0.1 * n, 1), mix) for n in range(16) for mix in (0.02, 0.05, 0.1, 0.2, 0.4)]
+    losses = [metric.weighted_log_loss(calibrate(raw, prior, seen, choice), severity) for choice in candidates]
     return candidates[int(np.argmin(losses))]
 
 
@@ -297,6 +283,6 @@ def cross_calibrate(
         inside, rest = fold == held_out, fold != held_out
         choice = fit_calibration(raw[rest], prior[rest], seen[rest], severity[rest])
         calibrated[inside] = calibrate(raw[inside], prior[inside], seen[inside], choice)
-    if weighted_log_loss(calibrated, severity) < weighted_log_loss(prior, severity):
+    if metric.weighted_log_loss(calibrated, severity) < metric.weighted_log_loss(prior, severity):
         return calibrated, fit_calibration(raw, prior, seen, severity)
     return calibrate(raw, prior, seen, Calibration()), Calibration()

@@ -1,7 +1,6 @@
 """Training one target: learning rate, short cross-validated run, the report's rule, the longer run.
 
-Everything of a target lies in one folder; each finished piece is committed by its last file, so a run
-that was killed goes on at the target, fold and epoch where it stopped::
+Each finished piece of a target is committed by its last file, so a killed run goes on where it stopped::
 
     {target}/lr.json                         the finder's suggestions
     {target}/{short|long}/fold-{k}/          checkpoint.pt while training; then
@@ -50,70 +49,76 @@ class Job:
     tell: Callable[[str], None]  # receives a short text on what is being done
 
     def train(self) -> dict[str, Any]:
-        """Train the target by the report's procedure; raise `InputError` where there are too few pictures.
+        """Train the target by the report's procedure and return the content of ``target.json``."""
+        return _once(self.folder / "target.json", self._train)
 
-        Returns the content of ``target.json``: ``target``, ``stage`` (short or long), ``short_accuracy``, ``folds``
-        (the records of the kept folds), ``lr`` (the finder's suggestions).
-        """
-        done, config = self.folder / "target.json", self.config
-        if done.is_file():
-            return dict(read_json(done))
-        if len(self.rows) < 2 * config.folds:
+    def _train(self) -> dict[str, Any]:
+        folds = range(self.config.folds)
+        if len(self.rows) < 2 * len(folds):
             raise InputError(
-                f"{self.target}: {len(self.rows)} labelled pictures are too few for {config.folds} folds; "
+                f"{self.target}: {len(self.rows)} labelled pictures are too few for {len(folds)} folds; "
                 "give more studies or fewer --folds"
             )
         self.budget.check()
-        rates, stage = self._learning_rates(), "short"
-        kept = [self._train_fold(stage, fold, config.short_epochs, rates["used"]) for fold in range(config.folds)]
+        rates, stage = _once(self.folder / "lr.json", self._find_rates), "short"
+        kept = [self._train_fold(stage, fold, self.config.short_epochs, rates["used"]) for fold in folds]
         accuracy = float(np.mean([record["accuracy"] for record in kept]))
-        epochs = config.epochs_after_short_run(accuracy)
+        epochs = self.config.epochs_after_short_run(accuracy)
         if epochs is not None:
             stage = "long"
-            kept = [self._train_fold(stage, fold, epochs, rates["used"]) for fold in range(config.folds)]
+            kept = [self._train_fold(stage, fold, epochs, rates["used"]) for fold in folds]
             for weights in (self.folder / "short").glob("*/weights.safetensors"):
                 weights.unlink()
-        result = {"target": self.target, "stage": stage, "short_accuracy": accuracy, "lr": rates, "folds": kept}
-        write_json(done, result)
-        return result
+        return {"target": self.target, "stage": stage, "short_accuracy": accuracy, "lr": rates, "folds": kept}
 
     @property
     def _seed(self) -> int:
         return derive_seed(self.config.seed, self.target)
 
-    def _learning_rates(self) -> dict[str, float]:
-        """Return what `find_learning_rate` does on the first fold, with the rate that is used."""
-        path = self.folder / "lr.json"
-        if not path.is_file():
-            self.tell(f"{self.target} learning rate")
-            rows = split_rows(self.rows, 0, self.config, self._seed)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            learner, _ = make_learner(rows, self.config, self.folder, self._seed)
-            learner.add_cb(WithinBudget(self.budget))
-            rates = find_learning_rate(learner, self.config.lr_find_iterations, self._seed)
-            if self.config.lr is not None:
-                rates["used"] = self.config.lr
-            # JSON has no NaN; a suggestion that could not be made is null.
-            write_json(path, {name: rate if np.isfinite(rate) else None for name, rate in rates.items()})
-        return dict(read_json(path))
+    def _find_rates(self) -> dict[str, float | None]:
+        """Return the suggestions of fastai's finder on the first fold, and the rate ``used``: by default the valley.
+
+        A suggestion is None where a curve that ended early is too short for it; without a valley fastai's default
+        is used.
+        """
+        self.tell(f"{self.target} learning rate")
+        rows, steps = split_rows(self.rows, 0, self.config, self._seed), self.config.lr_find_iterations
+        learner, _ = make_learner(rows, self.config, self.folder, self._seed)
+        learner.add_cb(WithinBudget(self.budget))
+        fastai.set_seed(self._seed)
+        with learner.no_bar(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            learner.lr_find(num_it=steps, show_plot=False, suggest_funcs=None)
+        # The same cut as fastai's own: a tenth at the start, and the last five, where the loss explodes.
+        rates = torch.tensor(learner.recorder.lrs[steps // 10 : -5])
+        losses = torch.tensor([float(loss) for loss in learner.recorder.losses[steps // 10 : -5]])
+        finite = torch.isfinite(losses)
+        found: dict[str, float | None] = {}
+        for suggest in (fastai.minimum, fastai.steep, fastai.valley, fastai.slide):
+            # fastai's rules index into the curve; one that diverged at once has too few points.
+            rate = math.nan
+            with contextlib.suppress(IndexError, ValueError, RuntimeError):
+                rate = float(suggest(rates[finite], losses[finite], steps)[0])
+            found[suggest.__name__] = rate if math.isfinite(rate) else None
+        return {**found, "used": self.config.lr or found["valley"] or float(learner.lr)}
 
     def _train_fold(self, stage: str, fold: int, epochs: int, rate: float) -> dict[str, Any]:
-        """Train one fold, or take it as it is, and return the content of its ``record.json``."""
+        """Train one fold and return the content of its ``record.json``."""
         folder = self.folder / stage / f"fold-{fold}"
-        done, checkpoint = folder / "record.json", folder / "checkpoint.pt"
-        if done.is_file():
-            return dict(read_json(done))
-        self.budget.check()
-        folder.mkdir(parents=True, exist_ok=True)
-        rows, seed = split_rows(self.rows, fold, self.config, self._seed), derive_seed(self._seed, stage, fold)
-        learner, pretrained = make_learner(rows, self.config, folder, seed)
-        words = f"{self.target} {stage} fold {fold + 1}/{self.config.folds}"
-        self.tell(words)
-        record = {"stage": stage, "epochs_planned": epochs, "pretrained": pretrained, "lr": rate, "seed": seed}
-        with contextlib.redirect_stdout(io.StringIO()):  # early stopping prints
-            seconds = self._fit(learner, checkpoint, record, words)
-        record |= {"seconds_per_epoch": float(np.mean(seconds)), **_finish_fold(folder, learner, rows, fold)}
-        write_json(done, record)
+        checkpoint, seed = folder / "checkpoint.pt", derive_seed(self._seed, stage, fold)
+
+        def work() -> dict[str, Any]:
+            self.budget.check()
+            rows = split_rows(self.rows, fold, self.config, self._seed)
+            learner, pretrained = make_learner(rows, self.config, folder, seed)
+            words = f"{self.target} {stage} fold {fold + 1}/{self.config.folds}"
+            self.tell(words)
+            record = {"stage": stage, "epochs_planned": epochs, "pretrained": pretrained, "lr": rate, "seed": seed}
+            with contextlib.redirect_stdout(io.StringIO()):  # early stopping prints
+                seconds = self._fit(learner, checkpoint, record, words)
+            return {**record, "seconds_per_epoch": float(np.mean(seconds)), **_finish_fold(folder, learner, rows, fold)}
+
+        record = _once(folder / "record.json", work)
         checkpoint.unlink(missing_ok=True)
         return record
 
@@ -145,6 +150,13 @@ class Job:
             fit(1, slice(rate), phase="head", seed=derive_seed(seed, "head"), pct_start=0.99)
             learner.unfreeze()
         return whole(slice(rate / 2 / 100, rate / 2), pct_start=0.3, div=5.0)
+
+
+def _once(path: Path, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return the content of a JSON file; where it is not there yet, `work` makes it."""
+    if not path.is_file():
+        write_json(path, work())
+    return dict(read_json(path))
 
 
 def split_rows(rows: pd.DataFrame, fold: int, config: BaselineConfig, seed: int) -> pd.DataFrame:
@@ -181,6 +193,7 @@ def make_learner(rows: pd.DataFrame, config: BaselineConfig, folder: Path, seed:
     it would exchange left and right; the report had it on, and its protocol has it still. The seed is of the random
     weights; fastai's own temporary files go to the folder.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     fastai.set_seed(seed)
     network, device = build_network(config.arch), training_device()
     pretrained = bool(load_pretrained(network.model[0], config.arch, config.weights))
@@ -199,28 +212,6 @@ def make_learner(rows: pd.DataFrame, config: BaselineConfig, folder: Path, seed:
     options = {"splitter": network.split, "metrics": fastai.accuracy, "path": folder, "model_dir": "."}
     learner = fastai.Learner(loaders, network.model.to(device), fastai.CrossEntropyLossFlat(), **options)
     return train_in_half_precision(learner, wanted=config.mixed_precision), pretrained
-
-
-def find_learning_rate(learner: fastai.Learner, iterations: int, seed: int) -> dict[str, float]:
-    """Return the learning-rate finder's ``minimum``, ``steep``, ``valley`` and ``slide``, and the rate ``used``.
-
-    A suggestion is NaN where a curve that ended early is too short for it; the valley is used, or fastai's default.
-    """
-    fastai.set_seed(seed)
-    with learner.no_bar(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        learner.lr_find(num_it=iterations, show_plot=False, suggest_funcs=None)
-    # The same cut as fastai's own: a tenth at the start, and the last five, where the loss explodes.
-    rates = torch.tensor(learner.recorder.lrs[iterations // 10 : -5])
-    losses = torch.tensor([float(loss) for loss in learner.recorder.losses[iterations // 10 : -5]])
-    finite, found = torch.isfinite(losses), {}
-    for suggest in (fastai.minimum, fastai.steep, fastai.valley, fastai.slide):
-        # fastai's rules index into the curve; one that diverged at once has too few points.
-        found[suggest.__name__] = math.nan
-        with contextlib.suppress(IndexError, ValueError, RuntimeError):
-            found[suggest.__name__] = float(suggest(rates[finite], losses[finite], iterations)[0])
-    found["used"] = found["valley"] if math.isfinite(found["valley"]) else float(learner.lr)
-    return found
 
 
 def _finish_fold(folder: Path, learner: fastai.Learner, rows: pd.DataFrame, fold: int) -> dict[str, Any]:

@@ -74,13 +74,8 @@ def study_rows(competition: Competition, study_id: str) -> Study:
 def read_study(path: AnyPath, study_id: str = "") -> Study:
     """Read which series a study has; their pixels are read when they are needed.
 
-    Args:
-        path: the study's folder, in a competition folder or anywhere; or, with `study_id`, a competition
-            folder (its test split) or a folder of studies.
-        study_id: of the one wanted; not needed where there is only one.
-
-    Raises:
-        InputError: no study is there, or several are and `study_id` does not name one of them.
+    The path is the study's folder, in a competition folder or anywhere; or a competition folder (its test split) or
+    a folder of studies. Where that holds several, `study_id` names the one wanted; `InputError` where it does not.
     """
     path = Path(path)
     split, root = path.parent.name.removesuffix("_images"), path.parent.parent

@@ -85,12 +85,8 @@ def write_manifest(
 ) -> Manifest:
     """Hash the weight files that lie in `bundle` and write its manifest, which completes it.
 
-    Args:
-        bundle: the folder.
-        contract: see `Manifest.input`.
-        prior: as from `metric.weighted_prior`.
-        weights: file names relative to `bundle`.
-        content: ``recipe, config, targets, metrics, models``, see `Manifest`.
+    The contract is `Manifest.input`, the prior as from `metric.weighted_prior`, weights are file names relative to
+    the bundle; the rest of the content is ``recipe, config, targets, metrics, models``, see `Manifest`.
     """
     shares = prior.loc[list(TARGET_NAMES), list(SEVERITIES)].to_numpy().tolist()
     content |= {
@@ -108,9 +104,8 @@ def write_manifest(
 def read_manifest(bundle: Path) -> Manifest:
     """Read a bundle's manifest and check every weight file against its hash.
 
-    Raises:
-        InputError: no bundle, one of another format, a value that cannot be, or a file that is missing, was
-            changed or lies outside of the bundle.
+    Raises `InputError`: no bundle, one of another format, a value that cannot be, or a file that is missing, was
+    changed or lies outside of the bundle.
     """
     path = bundle / MANIFEST
     if not path.is_file():
@@ -145,8 +140,7 @@ def read_manifest(bundle: Path) -> Manifest:
 class Bundle:
     """Exported models, loaded and checked, from the folder that ``lumbar export`` wrote.
 
-    Raises:
-        InputError: no bundle, or a damaged one.
+    Raises `InputError` where that is no bundle, or a damaged one.
     """
 
     def __init__(self, path: AnyPath) -> None:

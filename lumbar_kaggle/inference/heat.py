@@ -15,14 +15,9 @@ Floats32 = NDArray[np.float32]
 def grad_cam(model: nn.Module, layer: nn.Module, inputs: torch.Tensor) -> tuple[torch.Tensor, Floats32]:
     """Return the logits of one image and the Grad-CAM of each (Selvaraju et al., ICCV 2017, eq. 1 and 2).
 
-    Args:
-        model: in eval mode; gives logits ``[1, outputs]``.
-        layer: a module in it whose output is a feature map ``[1, channels, rows, columns]``.
-        inputs: ``[1, 3, rows, columns]``.
-
-    Returns:
-        Logits ``[outputs]``, and ``[outputs, feature rows, feature columns]`` float32 in 0 … 1; a map is all
-        0 when nothing speaks for its output.
+    The model is in eval mode and gives logits ``[1, outputs]`` for inputs ``[1, 3, rows, columns]``; `layer` is a
+    module in it whose output is a feature map. The maps are ``[outputs, feature rows, feature columns]`` float32 in
+    0 … 1, all 0 when nothing speaks for an output.
     """
     with captured([layer]) as features:
         logits = model(inputs)[0]

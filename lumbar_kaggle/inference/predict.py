@@ -45,9 +45,6 @@ REST_S, REST = 30.0, 20
 """The submission and its log are rewritten after so many seconds, and not before so many times the seconds
 that it took to write them: in between the journal has what was graded."""
 
-SCANNERS = 16
-"""Series whose files are looked at at once."""
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -78,17 +75,11 @@ def log_path(submission: Path) -> Path:
 
 @alone_on("out", file=True)
 def predict(root: Path, bundle: Path, out: Path, budget: Budget, *, strict: bool = True) -> Outcome:
-    """Grade every study of a folder.
+    """Grade every study of a competition folder (its test split) or a folder of studies, and write a submission.
 
-    Args:
-        root: competition folder (its test split) or a folder of studies.
-        bundle: exported models.
-        out: the submission to write; a run that was interrupted goes on from it.
-        budget: when it is spent, the remaining studies keep the prior.
-        strict: see `studies.find_studies`.
-
-    Raises:
-        InputError: there is no study, or no usable bundle, or `out` cannot be written.
+    A run that was interrupted goes on from what is in `out`; when the budget is spent, the remaining studies keep the
+    prior. For `strict` see `studies.find_studies`. Raises `InputError` where there is no study, or no usable bundle,
+    or `out` cannot be written.
     """
     if out.is_dir():
         raise InputError(f"{out}: a folder, where the submission is to be written; name a file in it")
@@ -132,25 +123,22 @@ class _Graded(NamedTuple):
 
 
 class _Run:
-    """What a run has graded so far, and the files that hold it: submission, log and journal.
+    """What a run has graded so far (`entries`: its rows of the log), and the submission, log and journal that hold it.
 
     Studies that the journal has of the same bundle and the same files are graded already, unless the submission
     was deleted: then it is wanted anew. What the submission or its log say does not count: another run may have
     begun them anew.
-
-    Attributes:
-        studies: of the competition, in its order.
-        entries: per study that is done, its columns in the log.
     """
 
     def __init__(self, out: Path, competition: Competition, manifest: Manifest) -> None:
         self.out, self.competition, self.bundle = out, competition, manifest.fingerprint
         groups, nothing = dict(list(competition.series.groupby("study_id"))), competition.series.iloc[:0]
         self.studies = [Study(name, groups.get(name, nothing)) for name in competition.studies]
-        with ThreadPoolExecutor(SCANNERS) as pool:
+        with ThreadPoolExecutor(16) as pool:  # a slow mount is waited for side by side
             self.sources = dict(zip(competition.studies, pool.map(_fingerprint, self.studies), strict=True))
         self.submission = Submission(out, competition.studies, manifest.prior_table())
-        self.journal, self.errors = self._beside("journal.jsonl"), self._beside("errors.txt")
+        self.journal = out.with_name(f"{out.stem}-journal.jsonl")
+        self.errors = out.with_name(f"{out.stem}-errors.txt")
         self.seen_errors: dict[tuple[str, str, int | None], str] = {}
         self.due_s = 0.0
         lines = self.journal.read_bytes().splitlines() if out.is_file() and self.journal.is_file() else []
@@ -164,9 +152,6 @@ class _Run:
         for name, one in kept.items():
             self.submission.replace(name, np.array(one.probabilities, dtype=np.float64))
             self.entries[name] = {"status": GRADED, "reason": one.reason, "seconds": one.seconds}
-
-    def _beside(self, name: str) -> Path:
-        return self.out.with_name(f"{self.out.stem}-{name}")
 
     def grade(self, predictor: Predictor, budget: Budget) -> None:
         """Grade the studies that are left, batch by batch, as far as the time suffices."""
@@ -185,8 +170,7 @@ class _Run:
     def _predict(self, predictor: Predictor, batch: list[Study]) -> list[Prediction]:
         """Grade a batch; where it fails, study by study, so that one odd study costs no other its rows.
 
-        Nothing is known of the studies of a scoring run, which shows no traceback either: what a study
-        raised becomes its reason in the log.
+        Nothing is known of the studies of a scoring run: whatever a study raised becomes its reason in the log.
         """
         try:
             return predictor.predict(batch)

@@ -137,15 +137,9 @@ def fill_cache(
 ) -> Summary:
     """Cache some series of a competition folder's training split: the body of `Recipe.preprocess`.
 
-    Args:
-        root: competition folder.
-        series: the rows wanted of `competition.Competition.series`; in an error they are called `what`.
-        cache, config, worker: where to, how it is laid out, and what makes an entry.
-        pool_kind: ``"threads"`` or ``"processes"``; for the rest see `dicom.preprocess.preprocess`.
-
-    Raises:
-        InputError: there are no pictures, or the cache was made with other settings.
-        OutOfTime: the budget is spent; the same call goes on.
+    Series are the rows wanted of `competition.Competition.series`, in an error they are called `what`; `pool_kind` is
+    ``"threads"`` or ``"processes"``; for the rest see `dicom.preprocess.preprocess`. Raises `InputError` where there
+    are no pictures, or the cache was made with other settings, `OutOfTime` when the budget is spent.
     """
     if series.empty:
         raise InputError(f"{root / 'train_images'}: holds no {what} that the tables name; download the pictures too")

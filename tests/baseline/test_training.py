@@ -55,7 +55,7 @@ def test_what_a_run_leaves(run: Path) -> None:
     for result in Run(run).records:
         assert result["stage"] in ("short", "long")
         for record in result["folds"]:
-            folder = Run(run).fold_folder(result["target"], record["fold"])
+            folder = Run(run).fold_folder(result, record["fold"])
             names = {path.name for path in folder.iterdir()}
             assert names == {"history.csv", "predictions.csv", "weights.safetensors", "record.json"}
             assert record["best_epoch"] <= record["epochs_run"] <= record["epochs_planned"]

@@ -189,7 +189,7 @@ def test_a_damaged_checkpoint_begins_anew(tmp_path: Path, caplog: pytest.LogCapt
 def test_damaged_predictions_of_a_fold_are_named(run: Path, tmp_path: Path) -> None:
     """Cut off at any place: the file, and what to do."""
     copy = shutil.copytree(run, tmp_path / "run")
-    path = Run(copy).fold_folder(Run(copy).targets[0], 0) / "predictions.csv"
+    path = Run(copy).fold_folder(Run(copy).records[0], 0) / "predictions.csv"
     content = path.read_bytes()
     for damaged in (b"", content[:-4], content[:30], b"\0" * 300):
         path.write_bytes(damaged)
