@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lumbar_kaggle.baseline.export import export
-from lumbar_kaggle.baseline.run import fit, fold_folder, read_results, validation_predictions
+from lumbar_kaggle.baseline.bundle import export
+from lumbar_kaggle.baseline.run import Run, fit
 from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.errors import InputError
@@ -189,16 +189,15 @@ def test_a_damaged_checkpoint_begins_anew(tmp_path: Path, caplog: pytest.LogCapt
 def test_damaged_predictions_of_a_fold_are_named(run: Path, tmp_path: Path) -> None:
     """Cut off at any place: the file, and what to do."""
     copy = shutil.copytree(run, tmp_path / "run")
-    result = read_results(copy)[0]
-    path = fold_folder(copy, result, 0) / "predictions.csv"
+    path = Run(copy).fold_folder(Run(copy).records[0], 0) / "predictions.csv"
     content = path.read_bytes()
     for damaged in (b"", content[:-4], content[:30], b"\0" * 300):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match=r"predictions\.csv: damaged .*run lumbar train again"):
-            validation_predictions(copy, result)
+            _ = Run(copy).predictions
     path.unlink()
     with pytest.raises(InputError, match=r"predictions\.csv: no such file"):
-        validation_predictions(copy, result)
+        _ = Run(copy).predictions
 
 
 def test_out_of_time_frees_the_lock(tmp_path: Path) -> None:

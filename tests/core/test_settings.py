@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lumbar_kaggle.baseline.config import BaselineConfig
+from lumbar_kaggle.baseline.recipe import BaselineConfig
 from lumbar_kaggle.cli import parse as parsed
 from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.errors import InputError

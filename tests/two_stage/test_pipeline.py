@@ -17,9 +17,9 @@ from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json
 from lumbar_kaggle.core.targets import LEVELS, TARGET_NAMES
-from lumbar_kaggle.inference.base import Study
+from lumbar_kaggle.inference.base import Study, study_rows
 from lumbar_kaggle.inference.bundle import read_manifest
-from lumbar_kaggle.inference.predict import log_path, predict, study_rows
+from lumbar_kaggle.inference.predict import log_path, predict
 from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.settings import STANDARD_SETS
