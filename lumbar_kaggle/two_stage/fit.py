@@ -27,11 +27,10 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked, read_csv, write_csv, write_text
 from lumbar_kaggle.core.settings import begin_run, tie
 from lumbar_kaggle.dicom.cache import Cache
-from lumbar_kaggle.scoring.blend import save_blend
-from lumbar_kaggle.scoring.blend_files import NOISE_ABOVE, fold_of_studies
-from lumbar_kaggle.scoring.blend_files import blend as blend_tables
+from lumbar_kaggle.scoring.blend import gather
+from lumbar_kaggle.scoring.blend_files import cross_fit
 from lumbar_kaggle.tables.competition import Competition, read_competition
-from lumbar_kaggle.tables.folds import open_folds
+from lumbar_kaggle.tables.folds import open_folds, read_folds
 from lumbar_kaggle.tables.submission import read_predictions
 from lumbar_kaggle.two_stage.config import RERUN, RUN_FILE, GradeConfig, TwoStageConfig, grade_folder
 from lumbar_kaggle.two_stage.grade import fit as grading
@@ -222,18 +221,15 @@ def finish(competition: Competition, run: Path, config: TwoStageConfig) -> str:
 
 
 def blend(competition: Competition, run: Path, models: int) -> None:
-    """Blend the models' out-of-fold predictions; see `blend_files.blend`."""
+    """Blend the models' out-of-fold predictions; see `blend_files.cross_fit`."""
     tables = {
         f"grade-{number}": read_predictions(grade_folder(run, number) / "oof.csv") for number in range(1, models + 1)
     }
-    folds = fold_of_studies(grade_folder(run, 1) / "folds.csv")
-    blended = blend_tables(tables, competition.labels, folds, noise_above=NOISE_ABOVE)
-    write_csv(run / "oof.csv", blended.table)
-    save_blend(run / "blend.json", blended.fit.model)
-    if blended.noise is not None:
-        write_csv(run / "noise.csv", blended.noise.table)
-    write_text(run / "blend.txt", blended.text() + "\n")
-    log.info(blended.text())
+    blended = cross_fit(gather(tables, competition.labels, read_folds(grade_folder(run, 1) / "folds.csv")))
+    blended.write(run / "oof.csv", run / "blend.json", run / "noise.csv")
+    text = blended.text(noise=True)
+    write_text(run / "blend.txt", text + "\n")
+    log.info(text)
 
 
 def with_measured_jitter(config: GradeConfig, errors: pd.DataFrame) -> GradeConfig:
