@@ -113,7 +113,7 @@ def export(run: Path, bundle: Path) -> Manifest:
 
 def _export_target(run: Path, bundle: Path, result: dict[str, Any]) -> list[dict[str, Any]]:
     # Here and not above: torch takes seconds to import.
-    from lumbar_kaggle.training.weights import export_weights
+    from lumbar_kaggle.training.encoders import export_weights
 
     entries = []
     for record in result["folds"]:

@@ -23,8 +23,7 @@ from lumbar_kaggle.inference.base import Explanation, HeatMap, Prediction, Slice
 from lumbar_kaggle.inference.bundle import MANIFEST, Manifest
 from lumbar_kaggle.inference.heat import grad_cam
 from lumbar_kaggle.training.devices import usable_devices
-from lumbar_kaggle.training.encoders import build_network
-from lumbar_kaggle.training.weights import load_weights
+from lumbar_kaggle.training.encoders import build_network, load_weights
 
 READERS = 8
 """Threads that read studies; they wait for the disk most of the time."""

@@ -42,7 +42,7 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json, write_csv, write_json
 from lumbar_kaggle.core.targets import SEVERITIES
 from lumbar_kaggle.tables.folds import balance, derive_seed
-from lumbar_kaggle.training.callbacks import WithinBudget, phase_of
+from lumbar_kaggle.training.callbacks import WithinBudget, read_checkpoint
 from lumbar_kaggle.training.devices import train_in_half_precision, training_device
 from lumbar_kaggle.training.encoders import build_network, load_pretrained
 from lumbar_kaggle.training.loop import history_of, train, write_network
@@ -272,7 +272,7 @@ def train_fold(job: Job, stage: str, fold: int, epochs: int, rate: float, budget
             # The fits of ``Learner.fine_tune``, one by one, so that a resumed run can enter at either: the
             # body is frozen for one epoch while the new head learns, then all is trained with rates that
             # fall towards the first layers; fastai's own constants.
-            if phase_of(checkpoint) != "train":
+            if (read_checkpoint(checkpoint) or {}).get("phase") != "train":
                 learner.freeze()
                 fit("head", 1, slice(rate), pct_start=0.99)
                 learner.unfreeze()

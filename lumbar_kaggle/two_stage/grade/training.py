@@ -16,8 +16,8 @@ from lumbar_kaggle.core.targets import LEVELS, SCORE_GROUPS, SEVERITIES, SEVERIT
 from lumbar_kaggle.scoring.metric import PRIOR_SMOOTHING, weighted_prior
 from lumbar_kaggle.tables.folds import derive_seed
 from lumbar_kaggle.training.devices import device_of, half_precision
+from lumbar_kaggle.training.encoders import load_weights
 from lumbar_kaggle.training.loop import make_learner, train_file
-from lumbar_kaggle.training.weights import load_weights
 from lumbar_kaggle.two_stage.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.augment import SWAPPED, Accumulate, MixSamples, PrepareBatch, cut, mirror
 from lumbar_kaggle.two_stage.grade.data import Batch, Samples
