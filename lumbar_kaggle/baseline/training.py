@@ -260,9 +260,9 @@ def train_fold(job: Job, stage: str, fold: int, epochs: int, rate: float, budget
         tell(f"{words} epoch {epoch + 1}/{epochs} valid {figures[1]:.3f}")
 
     def fit(phase: str, count: int, lr: float | slice, **cycle: Any) -> list[float]:
-        options = {"patience": job.config.patience if report else None, "keep_best": report, **cycle}
+        cycle["patience"] = job.config.patience if report else None
         phase_seed = derive_seed(run_seed, phase)
-        return train(learner, checkpoint, count, lr, seed=phase_seed, phase=phase, budget=budget, **options)
+        return train(learner, checkpoint, count, lr, seed=phase_seed, phase=phase, budget=budget, **cycle)
 
     with contextlib.redirect_stdout(io.StringIO()):  # early stopping prints
         if not pretrained:

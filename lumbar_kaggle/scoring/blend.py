@@ -141,7 +141,7 @@ def save_blend(path: Path, model: BlendModel) -> None:
 
 
 def load_blend(path: Path) -> BlendModel:
-    """Read what `save_blend` wrote; raise `InputError` where it is missing, or no blend of this format."""
+    """Read what `save_blend` wrote; raise where it is missing, or no blend of this format."""
     content = read_json(path)
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
         raise InputError(f"{path}: not a blend of format {FORMAT}; write it again with lumbar blend --model")
@@ -202,9 +202,9 @@ def _try(step: str, views: Sequence[_View], cells: Cells, group: int) -> tuple[l
         return [], kept
     variants = []
     for view in views:
-        files, severity = cells.files[:, view.train], cells.severity[view.train]
+        seen = cells.part(view.train)
         before = view.probabilities[view.train]
-        variants.append(fit_step(step, view.groups[group], files, before, severity, group))
+        variants.append(fit_step(step, view.groups[group], seen.files, before, seen.severity, group))
     best = old = _held_out(kept, views, cells, group)
     decisions: list[Decision] = []
     for candidate in zip(*variants, strict=True):

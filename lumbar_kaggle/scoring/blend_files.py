@@ -45,10 +45,7 @@ class Blending:
         return self.blended if self.kept else self.plain
 
     def write(self, out: Path, model: Path | None = None, noise: Path | None = None) -> None:
-        """Write the result, every row that a file has, as ``row_id, fold`` and `SEVERITIES`; model and noise on demand.
-
-        The model goes into a JSON file, the contradicted labels, see `find_noise`, into a table.
-        """
+        """Write the result as ``row_id, fold`` and `SEVERITIES`; on demand the model as JSON, `find_noise`'s table."""
         table = as_table(self.cells.studies, self.result)
         table.insert(1, "fold", np.repeat(self.cells.fold, np.isfinite(self.result).all(axis=2).sum(axis=1)))
         write_csv(out, table)
@@ -60,15 +57,15 @@ class Blending:
     def text(self, *, noise: bool = False) -> str:
         """Return what the command prints, with or without the contradicted labels."""
         scored = (self.cells.severity >= 0) & np.isfinite(self.plain).all(axis=2)
+        studies = scored.any(axis=1).sum()
         lines = [
             self.score_table().to_string(),
-            f"rows: {scored.sum()} labelled ones of {scored.any(axis=1).sum()} studies; a file's score is of "
-            "those it has",
+            f"rows: {scored.sum()} labelled ones of {studies} studies; a file's score is of those it has",
             f"intervals: 95 %, {RESAMPLES} bootstrap resamples of the studies, the same for all lines",
             "",
             self.step_table().to_string(),
-            "change: of the loss on held-out folds, for spinal with any_severe_spinal; kept where it falls "
-            "by more than its standard error",
+            "change: of the loss on held-out folds, for spinal with any_severe_spinal; "
+            "kept where it falls by more than its standard error",
             "",
             self.verdict(),
         ]
@@ -77,13 +74,10 @@ class Blending:
 
     def score_table(self) -> pd.DataFrame:
         """Return the scores with their intervals as texts, a dash where there are none: columns `NAMES`."""
-        shown = {
-            name: [
-                "-" if span == "-" else f"{value:.4f} ({span})"
-                for value, span in zip(scores[0], interval_texts(scores), strict=True)
-            ]
-            for name, scores in self.scores.items()
-        }
+        shown = {}
+        for name, scores in self.scores.items():
+            both = zip(scores[0], interval_texts(scores), strict=True)
+            shown[name] = ["-" if span == "-" else f"{value:.4f} ({span})" for value, span in both]
         return pd.DataFrame.from_dict(shown, orient="index", columns=list(NAMES))
 
     def step_table(self) -> pd.DataFrame:

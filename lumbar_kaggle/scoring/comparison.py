@@ -98,12 +98,8 @@ class Comparison:
             f"prior: weighted, per condition and level, from {self.prior_source}",
             f"intervals: {RESAMPLES} bootstrap resamples of the studies, the same for all columns",
         ]
-        if "oracle" in self.scores:
-            lines.append(
-                "any_severe_spinal is read off the canal rows by a maximum: there the oracle is a reference, "
-                "not a bound"
-            )
-        return "\n".join(lines)
+        note = "any_severe_spinal is read off the canal rows by a maximum: there the oracle is a reference, not a bound"
+        return "\n".join([*lines, note] if "oracle" in self.scores else lines)
 
 
 def interval_texts(scores: Floats) -> list[str]:
@@ -173,16 +169,15 @@ def compare_files(
                 f"{oracle}: lacks {len(lacking)} of the {len(labels)} scored rows, the first is {lacking.iloc[0]}; "
                 f"give the oracle.csv of the phantom that {truth} belongs to"
             )
-    arrays = [to_arrays(table, labels) for table in tables.values()]
-    studies, _, severity = arrays[0]
-    scores = dict(zip(tables, resampled_scores([one[1] for one in arrays], severity), strict=True))
+    studies, probabilities, severities = zip(*(to_arrays(table, labels) for table in tables.values()), strict=True)
+    scores = dict(zip(tables, resampled_scores(probabilities, severities[0]), strict=True))
     if oracle:
         # An oracle that is no better than the prior leaves no way to go, and no skill to be told.
         with np.errstate(divide="ignore", invalid="ignore"):
             scores["skill"] = (scores["prior"] - scores["score"]) / (scores["prior"] - scores["oracle"])
     if against:
         scores["difference"] = scores["score"] - scores["against"]
-    return Comparison(scores, len(labels), len(studies), prior_from or truth)
+    return Comparison(scores, len(labels), len(studies[0]), prior_from or truth)
 
 
 def read_labelled(

@@ -29,10 +29,9 @@ log = logging.getLogger(__name__)
 class SeedEpochs(Callback):  # type: ignore[misc]
     """Seed every generator at the start of each epoch, from the run's seed and the epoch's number.
 
-    An epoch then depends on the state that it starts from and on nothing before it. On a CPU, with the same number of
-    threads, a resumed run so ends with the same bytes as an uninterrupted one. On a GPU it sees the same images,
-    augmented alike, in the same order; but the GPU adds in an order of its own, so that the weights of any two runs,
-    resumed or not, differ by what rounding makes of that.
+    An epoch then depends on nothing before the state that it starts from. On a CPU, with the same number of threads, a
+    resumed run so ends with the same bytes as an uninterrupted one. On a GPU it sees the same images, augmented alike,
+    in the same order; but the GPU adds in an order of its own, and any two runs differ by rounding.
     """
 
     order = -100
@@ -95,14 +94,12 @@ class Checkpoint(Callback):  # type: ignore[misc]
     """After each epoch, write all that a resumed run needs to `path`; the last epoch's weights are the result.
 
     Choosing the best epoch by the held-out part would make the figures of that part too good; `keep_best` ends with
-    the weights of the least validation loss all the same, as the report did. On resuming the same `phase`, the name of
-    this fit within the run, the epochs already done are skipped by replaying their recorded losses and metrics, so
-    that every tracking callback (such as `EarlyStoppingCallback`) comes to the state that it had. `tell` receives each
-    epoch's number from 0 and its figures: losses, metrics.
+    the weights of the least validation loss all the same. On resuming the same `phase`, the name of this fit within the
+    run, the epochs already done are skipped by replaying their recorded losses and metrics, so that every tracking
+    callback comes to the state that it had. `tell` receives each epoch's number from 0 and its losses and metrics.
     """
 
-    # After the moving average (40), whose state it writes and brings back, and the recorder (50); before early
-    # stopping (63) can end the fit.
+    # After the moving average, whose state it writes, and the recorder (50); before early stopping (63) ends the fit.
     order = TrackerCallback.order + 2
 
     def __init__(
@@ -123,13 +120,12 @@ class Checkpoint(Callback):  # type: ignore[misc]
         self.best: dict[str, torch.Tensor] = {}
         self.seconds, self.begun = [], time.perf_counter()
         state = read_checkpoint(self.path_to_checkpoint)
-        if state is None or state["phase"] != self.phase:
-            return
-        self.done, self.best = restore_learner(self.learn, state), state["best"]
-        self.seconds = list(state["seconds"])
-        if self.average is not None:
-            self.average.steps = state["average"]["steps"]
-            self.average.average.module.load_state_dict(state["average"]["average"])
+        if state is not None and state["phase"] == self.phase:
+            self.done, self.best = restore_learner(self.learn, state), state["best"]
+            self.seconds = list(state["seconds"])
+            if self.average is not None:
+                self.average.steps = state["average"]["steps"]
+                self.average.average.module.load_state_dict(state["average"]["average"])
 
     def before_epoch(self) -> None:
         if self.epoch < len(self.done):
@@ -198,8 +194,7 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:100]
-        log.warning("%s: damaged (%s); what it belongs to begins anew", path, reason)
+        log.warning("%s: damaged (%s); what it belongs to begins anew", path, " ".join(str(error).split())[:100])
         return None
     return state
 

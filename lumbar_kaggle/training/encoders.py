@@ -31,15 +31,11 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A classifier and what must travel with it.
+    """A classifier and what must travel with it."""
 
-    ``model[0]`` is the body, ``model[1]`` fastai's head; it takes float `[images, 3, rows, columns]` normalised by
-    `mean` and `std` of images in 0 … 1, and gives logits `[images, outputs]`.
-    """
-
-    model: nn.Sequential
+    model: nn.Sequential  # body and fastai's head: float [images, 3, rows, columns] → logits [images, outputs]
     split: Callable[[nn.Module], Any]  # cuts the parameters into groups for discriminative learning rates
-    mean: tuple[float, ...]
+    mean: tuple[float, ...]  # with the next, normalises images in 0 … 1
     std: tuple[float, ...]
 
 
@@ -113,14 +109,11 @@ def body_state(body: nn.Module, name: str) -> State:
 
 
 def load_pretrained(body: nn.Module, name: str, weights: str, hint: str = "") -> str:
-    """Load pretrained weights into a body of `name`; those of a first layer are added up over colours it has not.
+    """Load pretrained weights into a body of `name`; return where they came from, or "" where there are none.
 
-    Weights are ``"none"``; ``"auto"`` for the library's own from its hub or its local cache; or a file, safetensors or
-    a checkpoint of plain tensors. A classifier in it is of no use and left out. `hint` tells what the caller takes, for
-    the sentence about a missing file.
-
-    Returns:
-        Where the weights came from, or empty text when the body stays untrained; then a warning has said why.
+    Weights are ``"none"``; ``"auto"`` for the library's own from its hub or its local cache, with a warning where there
+    are none; or a file, see `read_weights`, whose classifier is left out. Weights of a first layer are added up over
+    colours it has not. `hint` tells what the caller takes, for the sentence about a missing file.
 
     Raises:
         InputError: a file was named that does not exist or does not fit.
@@ -169,8 +162,7 @@ def read_weights(path: Path, hint: str) -> State:
     """Read a safetensors file or a checkpoint of plain tensors, bare or in one of the common wrappers.
 
     Raises:
-        InputError: there is no such file (`hint` tells what the caller takes), it holds no readable weights, or one of
-            them is NaN or infinite.
+        InputError: no such file (`hint` tells what the caller takes), no readable weights, or one is NaN or infinite.
     """
     if not path.is_file():
         raise InputError(f"{path}: {'a folder, no file' if path.is_dir() else 'no such file'}; {hint}")
@@ -211,11 +203,7 @@ def _find_state(content: object, depth: int) -> State:
 
 
 def load_weights(network: nn.Module, path: Path, hint: str) -> None:
-    """Load a file of ours into the network it is of; half precision in the file becomes the network's.
-
-    Raises:
-        InputError: as `read_weights`, or the weights are those of another network.
-    """
+    """Load a file of ours, see `read_weights`, into the network it is of; half precision becomes the network's."""
     try:
         network.load_state_dict(read_weights(path, hint))
     except RuntimeError as error:
@@ -235,7 +223,7 @@ class SmallResNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(_conv(1, 16, 2), nn.BatchNorm2d(16), nn.ReLU(inplace=True))
+        self.stem = nn.Sequential(*_conv(1, 16, 2), nn.ReLU(inplace=True))
         self.stages = nn.Sequential(
             *(_Residual(*step) for step in ((16, 16, 1), (16, 32, 2), (32, 64, 2), (64, 128, 2)))
         )
@@ -246,19 +234,17 @@ class SmallResNet(nn.Module):
         return features.mean(dim=(2, 3))
 
 
-def _conv(before: int, after: int, stride: int, size: int = 3) -> nn.Conv2d:
-    return nn.Conv2d(before, after, size, stride, padding=size // 2, bias=False)
+def _conv(before: int, after: int, stride: int, size: int = 3) -> tuple[nn.Module, nn.Module]:
+    return nn.Conv2d(before, after, size, stride, padding=size // 2, bias=False), nn.BatchNorm2d(after)
 
 
 class _Residual(nn.Module):
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
-        first = (_conv(before, after, stride), nn.BatchNorm2d(after), nn.ReLU(inplace=True))
-        self.path = nn.Sequential(*first, _conv(after, after, 1), nn.BatchNorm2d(after))
+        self.path = nn.Sequential(*_conv(before, after, stride), nn.ReLU(inplace=True), *_conv(after, after, 1))
         self.short: nn.Module = nn.Identity()
         if before != after or stride != 1:
-            pool = nn.AvgPool2d(stride, ceil_mode=True)
-            self.short = nn.Sequential(pool, _conv(before, after, 1, size=1), nn.BatchNorm2d(after))
+            self.short = nn.Sequential(nn.AvgPool2d(stride, ceil_mode=True), *_conv(before, after, 1, size=1))
         self.last = nn.ReLU(inplace=True)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:

@@ -63,7 +63,6 @@ def train(
     phase: str = "train",
     budget: Budget | None = None,
     ema: float = 0.0,
-    keep_best: bool = False,
     patience: int | None = None,
     tell: Callable[[int, list[float]], None] | None = None,
     **cycle: Any,
@@ -72,15 +71,15 @@ def train(
 
     The caller removes the checkpoint, which is written after each epoch, once the result is kept. Epochs are all of
     them, those done earlier too; `lr` is the greatest rate, or fastai's slice of them; `seed` is for `SeedEpochs`,
-    `phase`, `keep_best` and `tell` are for `Checkpoint`. With `ema`, the decay of the weights' moving average, that is
-    the result. `patience` epochs without a better validation loss end the fit early, a spent budget by `OutOfTime`.
-    `cycle` holds further arguments of ``Learner.fit_one_cycle``.
+    `phase` and `tell` are for `Checkpoint`. With `ema`, the decay of the weights' moving average, that is the result.
+    `patience` epochs without a better validation loss end the fit early, with the weights of the best epoch; a spent
+    budget ends it by `OutOfTime`. `cycle` holds further arguments of ``Learner.fit_one_cycle``.
 
     Raises:
         InputError: the loss or a weight is no finite number any more.
     """
     average = MovingAverage(ema) if ema else None
-    keeper = Checkpoint(checkpoint, phase, average, keep_best=keep_best, tell=tell)
+    keeper = Checkpoint(checkpoint, phase, average, keep_best=patience is not None, tell=tell)
     callbacks = [keeper, SeedEpochs(seed), *([average] if average else [])]
     callbacks += [WithinBudget(budget)] if budget is not None else []
     callbacks += [EarlyStoppingCallback(patience=patience)] if patience is not None else []

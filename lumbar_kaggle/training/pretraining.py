@@ -41,8 +41,7 @@ class PretrainConfig:
 def pretrain(out: Path, config: PretrainConfig) -> float:
     """Train a body and save it as safetensors, its configuration beside; an interrupted run goes on at its last epoch.
 
-    Returns:
-        The last epoch's validation loss: weighted cross-entropy, mean over the canal's five levels.
+    Return the last epoch's validation loss: weighted cross-entropy, mean over the canal's five levels.
 
     Raises:
         InputError: unknown architecture, or `out` was made with another configuration.
