@@ -28,8 +28,7 @@ from lumbar_kaggle.inference.base import Explanation, Floats, HeatMap, Predictio
 from lumbar_kaggle.inference.bundle import MANIFEST, Manifest, open_bundle, write_manifest
 from lumbar_kaggle.inference.heat import grad_cam
 from lumbar_kaggle.training.devices import usable_devices
-from lumbar_kaggle.training.encoders import build_network
-from lumbar_kaggle.training.weights import export_weights, load_weights
+from lumbar_kaggle.training.encoders import build_network, export_weights, load_weights
 
 log = logging.getLogger(__name__)
 

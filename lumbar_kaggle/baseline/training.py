@@ -31,7 +31,7 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json, write_csv, write_json
 from lumbar_kaggle.core.targets import SEVERITIES
 from lumbar_kaggle.tables.folds import balance, derive_seed
-from lumbar_kaggle.training.callbacks import WithinBudget, phase_of
+from lumbar_kaggle.training.callbacks import WithinBudget, read_checkpoint
 from lumbar_kaggle.training.devices import train_in_half_precision, training_device
 from lumbar_kaggle.training.encoders import build_network, load_pretrained
 from lumbar_kaggle.training.loop import history_of, train, write_network
@@ -133,7 +133,7 @@ class Job:
         epochs, rate, seed = record["epochs_planned"], record["lr"], record["seed"]
         report = self.config.protocol == "report"
         patience = self.config.patience if report else None
-        fit = partial(train, learner, checkpoint, budget=self.budget, keep_best=report, patience=patience)
+        fit = partial(train, learner, checkpoint, budget=self.budget, patience=patience)
 
         def tell(epoch: int, figures: list[float]) -> None:
             self.tell(f"{words} epoch {epoch + 1}/{epochs} valid {figures[1]:.3f}")
@@ -145,7 +145,7 @@ class Job:
         # The fits of ``Learner.fine_tune``, one by one, so that a resumed run can enter at either: the body is
         # frozen for one epoch while the new head learns, then all is trained with rates that fall towards the
         # first layers; fastai's own constants.
-        if phase_of(checkpoint) != "train":
+        if (read_checkpoint(checkpoint) or {}).get("phase") != "train":
             learner.freeze()
             fit(1, slice(rate), phase="head", seed=derive_seed(seed, "head"), pct_start=0.99)
             learner.unfreeze()

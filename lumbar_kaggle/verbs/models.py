@@ -11,7 +11,7 @@ from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.files import read_json
 from lumbar_kaggle.core.settings import from_dict, merged, option
 from lumbar_kaggle.kaggle.rehearsal.settings import RehearsalSettings
-from lumbar_kaggle.training.pretraining_config import PretrainConfig
+from lumbar_kaggle.training.pretraining import PretrainConfig
 from lumbar_kaggle.two_stage.config import PRESETS, GradeConfig, LocateConfig, preset
 from lumbar_kaggle.verbs import NOISE, Said, Training, Verb, argument, needed
 

@@ -167,4 +167,4 @@ class Blend(Verb):
             model=self.model,
             noise=self.noise,
             noise_above=self.noise_above,
-        ).text()
+        ).text(noise=self.noise is not None)

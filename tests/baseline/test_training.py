@@ -223,7 +223,7 @@ def test_the_report_protocol_is_not_exported(competition: Path, cache: Path, tmp
 def test_the_network_learns_what_is_visible(tmp_path: Path) -> None:
     """On discs of three sizes the canal's classifier separates severe from normal/mild."""
     from lumbar_kaggle.inference.recipes import recipe
-    from lumbar_kaggle.scoring.metric import class_auc
+    from lumbar_kaggle.scoring.metric import evaluate
     from tests.support.small_competition import write_small_competition
 
     root = write_small_competition(tmp_path / "competition", 60, 1, alike=True)
@@ -231,8 +231,8 @@ def test_the_network_learns_what_is_visible(tmp_path: Path) -> None:
     config = replace(ONE, arch="resnet10t", image_size=64, batch_size=8, short_epochs=1, long_epochs=6)
     train(root, tmp_path / "cache", tmp_path / "run", config, Budget())
     rows = Run(tmp_path / "run").predictions
-    areas = class_auc(rows[["normal_mild", "moderate", "severe"]].to_numpy(), rows["truth"].to_numpy())
-    assert areas[2] > 0.8, areas
+    figures = evaluate(rows[["normal_mild", "moderate", "severe"]].to_numpy(), rows["truth"].to_numpy())
+    assert figures["auc_severe"] > 0.8, figures
 
 
 @pytest.mark.parametrize(

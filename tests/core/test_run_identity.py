@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from lumbar_kaggle.baseline.bundle import export
 from lumbar_kaggle.baseline.run import Run, fit
@@ -18,7 +19,7 @@ from lumbar_kaggle.core.files import locked, read_csv
 from lumbar_kaggle.core.settings import tie
 from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.tables.competition import Competition, read_competition
-from lumbar_kaggle.training.callbacks import read_checkpoint, write_checkpoint
+from lumbar_kaggle.training.callbacks import read_checkpoint
 from lumbar_kaggle.two_stage.config import GradeConfig, configure
 from lumbar_kaggle.two_stage.fit import locate
 from lumbar_kaggle.two_stage.grade import fit as grading
@@ -177,7 +178,7 @@ def test_an_export_goes_on_where_one_was_killed(run: Path, bundle: Path, tmp_pat
 def test_a_damaged_checkpoint_begins_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Cut off or overwritten, it is as if it were not there, and that is said."""
     path = tmp_path / "checkpoint.pt"
-    write_checkpoint(path, {"phase": "train", "history": [[0.5] * 300]})
+    torch.save({"phase": "train", "history": [[0.5] * 300]}, path)
     content = path.read_bytes()
     assert read_checkpoint(path) is not None
     for damaged in (b"", content[:-100], content[:40], b"\0" * 500):
