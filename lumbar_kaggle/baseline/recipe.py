@@ -18,6 +18,7 @@ from lumbar_kaggle.tables.competition import read_competition
 NAME = "baseline"
 RUN_FILE = "config.json"
 SETTINGS = BaselineConfig
+PRESETS = ()
 
 
 def configure(changes: Mapping[str, Any], source: str = "") -> BaselineConfig:

@@ -17,6 +17,7 @@ from lumbar_kaggle.two_stage.config import TwoStageConfig
 
 NAME = "two-stage"
 SETTINGS = TwoStageConfig
+PRESETS = tuple(configuration.PRESETS)
 
 
 def configure(changes: Mapping[str, Any], source: str = "") -> TwoStageConfig:
