@@ -20,7 +20,7 @@ from lumbar_kaggle import __version__
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json, write_json
 from lumbar_kaggle.kaggle.datasets import BuiltDataset
-from lumbar_kaggle.kaggle.kernels import METADATA
+from lumbar_kaggle.kaggle.kernels import COMPETITION, METADATA
 
 THROTTLED_TRIES, THROTTLED_S = 6, 10.0
 """How often a call is made that the server throttles, and the pause where it names none."""
@@ -140,34 +140,36 @@ class Kaggle:
             found = read_json(Path(folder) / METADATA)
         return {source for kind in KINDS for source in found[f"{kind}_sources"] or []}
 
-    def run(self, slug: str, version: int) -> KernelRun:
+    def _address(self, sent: Sent) -> str:
+        return f"{self.owner}/{sent.slug}/{sent.version}"
+
+    def run(self, sent: Sent) -> KernelRun:
         """Return the state of one version's run."""
-        answer = _call(f"kernel {slug}", UNSEEN, self.api.kernels_status, f"{self.owner}/{slug}/{version}")
+        answer = _call(f"kernel {sent.slug}", UNSEEN, self.api.kernels_status, self._address(sent))
         if answer == UNSEEN:
             return KernelRun(UNSEEN, "")
         return KernelRun(answer.status.name.lower(), answer.failure_message or "")
 
-    def log(self, slug: str, version: int) -> list[str]:
+    def log(self, sent: Sent) -> list[str]:
         """Return the lines of a run's log; the server keeps it as JSON, or as text."""
-        text = _call(f"log of kernel {slug}", None, self.api.kernels_logs, f"{self.owner}/{slug}/{version}")
+        text = _call(f"log of kernel {sent.slug}", None, self.api.kernels_logs, self._address(sent))
         with contextlib.suppress(json.JSONDecodeError, AttributeError, TypeError):
             text = "".join(str(entry.get("data", "")) for entry in json.loads(text))
         return str(text).splitlines()
 
-    def fetch(self, slug: str, version: int, folder: Path, start: str = "") -> list[Path]:
+    def fetch(self, sent: Sent, folder: Path, start: str = "") -> list[Path]:
         """Download the files of a run's output whose path has this `start`; return them, and the log last.
 
         The output's own folders are kept; what is there in full stays, what broke off goes on.
         """
-        address, pattern = f"{self.owner}/{slug}/{version}", f"^{re.escape(start)}"
-        what = f"output of kernel {slug}"
-        files, _ = _call(what, None, self.api.kernels_output, address, str(folder), file_pattern=pattern)
+        what, pattern = f"output of kernel {sent.slug}", f"^{re.escape(start)}"
+        files, _ = _call(what, None, self.api.kernels_output, self._address(sent), str(folder), file_pattern=pattern)
         return [Path(file) for file in files]
 
-    def submit(self, competition: str, slug: str, version: int, file: str, message: str) -> tuple[int, str]:
+    def submit(self, sent: Sent, file: str, message: str) -> tuple[int, str]:
         """Hand in one version of a kernel; return the submission's number and the server's message."""
-        words = (file, message, competition, f"{self.owner}/{slug}", version)
-        answer = _call(f"submission to {competition}", None, self.api.competition_submit_code, *words, quiet=True)
+        words = (file, message, COMPETITION, f"{self.owner}/{sent.slug}", sent.version)
+        answer = _call(f"submission to {COMPETITION}", None, self.api.competition_submit_code, *words, quiet=True)
         return int(getattr(answer, "ref", 0) or 0), str(answer.message or "")
 
 

@@ -64,7 +64,7 @@ def _mounted(inputs: Path | None) -> Path:
 
 
 def find_competition(inputs: Path | None = None) -> Path:
-    """Return the competition's folder."""
+    """Return the competition's folder among the inputs."""
     return find_marker("test_series_descriptions.csv", inputs)
 
 
@@ -105,13 +105,12 @@ def copy_pretrained(arch: str, target: Path, inputs: Path | None = None) -> None
     name = f"pretrained-{arch}.safetensors"
     if target.is_file():
         return
-    try:
-        copy_file(find_marker(name, inputs) / name, target)
-    except InputError:
-        raise InputError(
-            f"{name} is not among the inputs; send it with lumbar ship datasets --pretrained {arch}, "
-            'or train from random weights with the setting weights = "none"'
-        ) from None
+    for folder in find_markers(name, inputs):
+        return copy_file(folder / name, target)
+    raise InputError(
+        f"{name} is not among the inputs; send it with lumbar ship datasets --pretrained {arch}, "
+        'or train from random weights with the setting weights = "none"'
+    )
 
 
 def repack_checkpoints(root: Path) -> list[Path]:
@@ -133,11 +132,10 @@ def repack_checkpoints(root: Path) -> list[Path]:
 
 
 def begin_session(hours: float, package: str) -> Budget:
-    """Show messages, check the package against the fingerprint that is meant, and return the session's budget."""
+    """Show messages, check the package by `check_package`, and return the session's budget."""
     show_messages()
-    budget = session_budget(hours)
     check_package(package)
-    return budget
+    return session_budget(hours)
 
 
 def session_budget(default: float) -> Budget:

@@ -145,11 +145,10 @@ class Ship:
         """
         if resume and not names:
             raise InputError("--resume: name the kernel that is to go on, for example train-baseline")
-        kernels = choose_kernels(recipe, names)
-        built = {}
-        for kernel in kernels:
+        built: dict[Kernel, Path] = {}
+        for kernel in choose_kernels(recipe, names):
             lack = "" if dry else self._lack(kernel)
-            if lack and (names or kernel == kernels[0]):
+            if lack and (names or not built):
                 raise InputError(f"kernel {kernel.name}: {lack}")
             if lack:
                 log.info("%s: not pushed, %s", kernel.name, lack)
@@ -195,7 +194,7 @@ class Ship:
         for name in kernel.kernels:
             if wait:
                 self.follow([name])
-            status = self._run(self.sent_kernels([name])[name]).status
+            status = self.kaggle.run(self.sent_kernels([name])[name]).status
             if status in ("error", "cancel_acknowledged"):
                 raise InputError(
                     f"kernel {kernel.name} reads the output of {name}, whose run ended as {status}; fix that, "
@@ -238,19 +237,16 @@ class Ship:
                 "check that the source exists, is ready and is yours, then push it again"
             )
 
-    def _run(self, sent: Sent) -> KernelRun:
-        return self.kaggle.run(sent.slug, sent.version)
-
     def status(self, names: Sequence[str] = ()) -> str:
         """Return the state of pushed kernels, a line each."""
-        runs = {f"{name} version {sent.version}": self._run(sent) for name, sent in self.sent_kernels(names).items()}
-        return "\n".join(f"{what}: {run.status} {run.failure}".rstrip() for what, run in runs.items())
+        runs = [(name, sent.version, self.kaggle.run(sent)) for name, sent in self.sent_kernels(names).items()]
+        return "\n".join(f"{name} version {at}: {run.status} {run.failure}".rstrip() for name, at, run in runs)
 
     def follow(self, names: Sequence[str] = ()) -> None:
         """Wait for runs, one after the other; one that ends otherwise than complete raises, its log's end shown."""
         for name, sent in self.sent_kernels(names).items():
             run = self._wait_end(name, sent)
-            lines = self.kaggle.log(sent.slug, sent.version)[-LOG_LINES:]
+            lines = self.kaggle.log(sent)[-LOG_LINES:]
             if run.status != "complete":
                 log.info("%s", "\n".join(lines))
                 reason = f" ({run.failure})" if run.failure else ""
@@ -262,7 +258,7 @@ class Ship:
         start, last = time.monotonic(), ""
         with tqdm(bar_format="{desc}, {elapsed}", disable=not sys.stderr.isatty(), leave=False) as line:
             while True:
-                run = self._run(sent)
+                run = self.kaggle.run(sent)
                 text = f"{name} version {sent.version}: {run.status}"
                 if text != last:
                     log.info("%s", text)
@@ -279,10 +275,10 @@ class Ship:
     def fetch_output(self, name: str, folder: Path, *, start: str = "") -> list[Path]:
         """Download a kernel's output, see `client.Kaggle.fetch`."""
         sent = self.sent_kernels([name])[name]
-        run = self._run(sent)
+        run = self.kaggle.run(sent)
         if not run.ended:
             raise InputError(f"kernel {name}: its run is {run.status}; there is no output before it has ended")
-        return self.kaggle.fetch(sent.slug, sent.version, folder, start)
+        return self.kaggle.fetch(sent, folder, start)
 
     def submit(self, message: str = "", *, dry: bool = False) -> str:
         """Hand in the pushed inference kernel's version; return one line on what the server answered.
@@ -293,17 +289,17 @@ class Ship:
         text = message or f"{sent.slug} version {sent.version}"
         if dry:
             return f"nothing was sent; it would be {SUBMISSION} of {sent.slug} version {sent.version}: {text}"
-        run = self._run(sent)
+        run = self.kaggle.run(sent)
         if run.status != "complete":
             raise InputError(
                 f"kernel inference: the run of version {sent.version} is {run.status}, not complete; "
                 "follow it with lumbar ship status --follow, then submit"
             )
         with tempfile.TemporaryDirectory() as folder:
-            found = self.kaggle.fetch(sent.slug, sent.version, Path(folder), SUBMISSION)
+            found = self.kaggle.fetch(sent, Path(folder), SUBMISSION)
         if SUBMISSION not in [path.name for path in found]:
             raise InputError(f"kernel inference: its output holds no {SUBMISSION}; look into its log")
-        number, answer = self.kaggle.submit(COMPETITION, sent.slug, sent.version, SUBMISSION, text)
+        number, answer = self.kaggle.submit(sent, SUBMISSION, text)
         if not number and "success" not in answer.lower():
             raise InputError(f"submission to {COMPETITION}: not taken ({answer or 'no reason given'})")
         return f"Submission {number or ''} of version {sent.version}: {answer}"

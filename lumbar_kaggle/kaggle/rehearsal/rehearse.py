@@ -4,6 +4,7 @@ import importlib.util
 import json
 import logging
 import platform
+import re
 import shutil
 import sys
 import time
@@ -44,12 +45,6 @@ from lumbar_kaggle.tables.submission import validate
 log = logging.getLogger(__name__)
 
 OWNER = "rehearsal"
-
-BEGUN = ("*checkpoint.pt", "record.json", "fold-*.safetensors")
-"""Files of a run by which it is known to have trained something: an epoch, or a whole fold."""
-
-TRIES = 12
-"""Budgets that are tried until one cuts a training kernel in the middle."""
 
 NOT_COVERED = (
     "GPUs (sessions run on processors), the versions in Kaggle's image (make test-image), "
@@ -216,19 +211,20 @@ class Rehearsal:
 
     def _cut(self, kernel: Kernel, uncut: Played) -> Played:
         """Search for a budget that ends the kernel after some training and before its end."""
-        low, high = 0.0, uncut.seconds / 60
-        for _ in range(TRIES):
+        low, high, tries = 0.0, uncut.seconds / 60, 12
+        for _ in range(tries):
             minutes = (low + high) / 2
             played = self.play(kernel, f"{kernel.name}-cut", layout="old", minutes=round(minutes, 3))
+            begun = [path.name for path in played.output.glob("run/**/*.*")]
             if "resumable" not in played.log:
                 high = minutes
-            elif not any(found for name in BEGUN for found in played.output.glob(f"run/**/{name}")):
+            elif not any(re.fullmatch(r".*checkpoint\.pt|record\.json|fold-.*\.safetensors", name) for name in begun):
                 # The machine may have become slower since the uncut session was timed.
                 low, high = minutes, max(high, 3 * minutes)
             else:
                 self.transcript.check(f"{kernel.name} was cut while it trained", True)
                 return played
-        raise InputError(f"{kernel.name}: {TRIES} budgets cut it before or after its training, never within")
+        raise InputError(f"{kernel.name}: {tries} budgets cut it before or after its training, never within")
 
     def rerun(self) -> None:
         """Run the inference notebook on the hidden test set; submission and log must be what they must be."""
