@@ -30,7 +30,7 @@ DESCRIPTION = (
     "Grade lumbar-spine MRI: RSNA 2024 Lumbar Spine Degenerative Classification. --version prints the version alone: "
     f"{__version__}."
 )
-SHIP = "Send datasets and kernels to Kaggle, follow them, fetch outputs, submit."
+SHIP = "Send datasets and kernels to Kaggle, follow them, fetch outputs, submit"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,11 +88,8 @@ def parse(words: Sequence[str]) -> Callable[[], Said]:
     lines = {one: str(verb.__doc__).splitlines()[0].rstrip(".") for one, verb in verbs.items()}
     forms = [
         # Only the verb that is meant is laid out; of the others the help shows a line.
-        Annotated[
-            _form(one, options, verbs[one].__doc__) if one == name else _Nothing,
-            tyro.conf.subcommand(name=one, description=line),
-        ]
-        for one, line in (lines if ship else {**lines, "ship": SHIP.rstrip(".")}).items()
+        Annotated[_form(one, options if one == name else {}, line), tyro.conf.subcommand(name=one, description=line)]
+        for one, line in (lines if ship else {**lines, "ship": SHIP}).items()
     ]
     form: Any = Union[tuple(forms)]  # noqa: UP007
     refused, description = io.StringIO(), SHIP if ship else DESCRIPTION
@@ -106,10 +103,6 @@ def parse(words: Sequence[str]) -> Callable[[], Said]:
         where = f"{prog} {name}" if name in verbs else prog
         raise InputError(f"{_sentence(refused.getvalue())}; see {where} --help") from None
     return _bound(verbs[name], groups, given)
-
-
-class _Nothing(TypedDict):
-    pass
 
 
 def option_groups(verb: Verb, words: Sequence[str] = ()) -> dict[str, type]:

@@ -54,6 +54,21 @@ class Kernel:
         """The notebook beside the script."""
         return self.script.with_suffix(".ipynb")
 
+    def metadata(
+        self, owner: str, *, resume: bool = False, docker_image: str = "", slugs: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Return the content of ``kernel-metadata.json`` as `owner` pushes it.
+
+        With `resume` the kernel's own earlier output is attached; `docker_image` pins one of Kaggle's images; `slugs`
+        says by kernel name where Kaggle gave another address than was asked for.
+        """
+        content: dict[str, Any] = read_json(self.script.with_name(METADATA))
+        content["id"] = content["id"].replace(OWNER, owner)
+        content["dataset_sources"] = [f"{owner}/{slug}" for slug in self.datasets]
+        names = [*self.kernels, *([self.name] if resume else [])]
+        content["kernel_sources"] = [f"{owner}/{(slugs or {}).get(name, f'lumbar-{name}')}" for name in names]
+        return content | ({"docker_image": docker_image} if docker_image else {})
+
 
 def repository() -> Path:
     """Return the clone that this package lies in; raise `InputError` where it is installed without one."""
@@ -96,22 +111,6 @@ def choose_kernels(recipe: str, names: Sequence[str] = ()) -> list[Kernel]:
         raise InputError(f"recipe is {recipe!r}; it must be one of {', '.join(recipes)}")
     chosen = names or [name for name, kernel in every.items() if kernel.recipe in ("", recipe)]
     return [kernel for name, kernel in every.items() if name in chosen]
-
-
-def kernel_metadata(
-    kernel: Kernel, owner: str, *, resume: bool = False, docker_image: str = "", slugs: Mapping[str, str] | None = None
-) -> dict[str, Any]:
-    """Return the content of ``kernel-metadata.json`` as it is pushed by `owner`.
-
-    With `resume` the kernel's own earlier output is attached; `docker_image` pins one of Kaggle's images; `slugs` says
-    by kernel name where Kaggle gave another address than was asked for.
-    """
-    content: dict[str, Any] = read_json(kernel.script.with_name(METADATA))
-    content["id"] = content["id"].replace(OWNER, owner)
-    content["dataset_sources"] = [f"{owner}/{slug}" for slug in kernel.datasets]
-    names = [*kernel.kernels, *([kernel.name] if resume else [])]
-    content["kernel_sources"] = [f"{owner}/{(slugs or {}).get(name, f'lumbar-{name}')}" for name in names]
-    return content | ({"docker_image": docker_image} if docker_image else {})
 
 
 def make_notebook(script: Path, values: Mapping[str, str] | None = None) -> str:

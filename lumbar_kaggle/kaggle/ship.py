@@ -20,17 +20,7 @@ from lumbar_kaggle.core.settings import check_settings, load_config, option, sav
 from lumbar_kaggle.kaggle import datasets
 from lumbar_kaggle.kaggle.checks import check_dataset, check_kernel
 from lumbar_kaggle.kaggle.client import UNSEEN, Kaggle, KernelRun, Sent, State, connect
-from lumbar_kaggle.kaggle.kernels import (
-    COMPETITION,
-    METADATA,
-    MODELS,
-    OWNER,
-    PACKAGE,
-    Kernel,
-    choose_kernels,
-    kernel_metadata,
-    make_notebook,
-)
+from lumbar_kaggle.kaggle.kernels import COMPETITION, METADATA, MODELS, PACKAGE, Kernel, choose_kernels, make_notebook
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +44,7 @@ class Ship:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.owner) or self.owner == OWNER:
+        if not re.fullmatch(r"(?!OWNER$)[A-Za-z0-9_-]+", self.owner):  # which the templates have
             raise InputError(f"owner {self.owner!r}: give your user name as in your profile's address on kaggle.com")
         _ = self.state  # another account's is refused before anything is built
 
@@ -172,7 +162,7 @@ class Ship:
         values = {"PACKAGE": datasets.package_fingerprint(), **bundle}
         write_text(folder / kernel.notebook.name, make_notebook(kernel.script, values))
         slugs = {name: sent.slug for name, sent in self.state.kernels.items()}
-        metadata = kernel_metadata(kernel, self.owner, resume=resume, docker_image=docker_image, slugs=slugs)
+        metadata = kernel.metadata(self.owner, resume=resume, docker_image=docker_image, slugs=slugs)
         write_json(folder / METADATA, metadata)
         check_kernel(folder)
         return folder

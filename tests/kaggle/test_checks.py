@@ -21,7 +21,7 @@ from lumbar_kaggle.kaggle.datasets import (
     package_files,
     package_fingerprint,
 )
-from lumbar_kaggle.kaggle.kernels import Kernel, choose_kernels, kernel_metadata, read_kernels
+from lumbar_kaggle.kaggle.kernels import Kernel, choose_kernels, read_kernels
 from lumbar_kaggle.kaggle.ship import Ship
 from tests.support.ship_desk import ROOT, small_bundle
 
@@ -310,5 +310,5 @@ def test_the_state_belongs_to_one_account(tmp_path: Path) -> None:
 
 def test_a_kernels_address_is_the_one_that_kaggle_gave() -> None:
     """A source is spelled with the slug of the server's answer."""
-    metadata = kernel_metadata(chosen("train-baseline"), "someone", slugs={"preprocess": "other-slug"})
+    metadata = chosen("train-baseline").metadata("someone", slugs={"preprocess": "other-slug"})
     assert metadata["kernel_sources"] == ["someone/other-slug"]

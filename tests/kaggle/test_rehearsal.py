@@ -20,10 +20,9 @@ from lumbar_kaggle.inference.bundle import read_manifest
 from lumbar_kaggle.kaggle.datasets import BuiltDataset
 from lumbar_kaggle.kaggle.rehearsal import RehearsalSettings
 from lumbar_kaggle.kaggle.rehearsal import play as playing
-from lumbar_kaggle.kaggle.rehearsal.hidden import LEAST_STUDIES, make_hidden
+from lumbar_kaggle.kaggle.rehearsal.hidden import LEAST_STUDIES, hidden_checks, make_hidden
 from lumbar_kaggle.kaggle.rehearsal.play import (
     Played,
-    Session,
     choose_sandbox,
     place,
     play,
@@ -31,14 +30,7 @@ from lumbar_kaggle.kaggle.rehearsal.play import (
     tree_hashes,
     why_no_sandbox,
 )
-from lumbar_kaggle.kaggle.rehearsal.rehearse import (
-    Transcript,
-    check_hidden,
-    check_submission,
-    ingest,
-    rehearse,
-    unpack_checkpoints,
-)
+from lumbar_kaggle.kaggle.rehearsal.rehearse import Transcript, check_submission, ingest, rehearse, unpack_checkpoints
 from lumbar_kaggle.tables.submission import validate
 
 ROOT = Path(__file__).parents[2]
@@ -186,14 +178,16 @@ def test_the_best_sandbox_is_chosen_and_an_unusable_one_is_named(monkeypatch: py
 # --- one session -----------------------------------------------------------------------------------------
 
 
-def session(tmp_path: Path, code: str, **changes: object) -> Session:
-    """A session of a short script with one dataset."""
+def session(tmp_path: Path, code: str, kind: str = "auto", **changes: object) -> Played:
+    """Play a session of a short script with one dataset; `changes` are of its limits, or hours and variables."""
     (tmp_path / "data").mkdir(exist_ok=True)
     (tmp_path / "data" / "figure").write_text("7")
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(code))
     inputs = {place("new", "datasets", "some-data", "you"): (tmp_path / "data", "first")}
-    return Session("short", script, inputs, **{"hours": 0.01, **changes})  # type: ignore[arg-type]
+    more = {"hours": 0.01} | {name: changes.pop(name) for name in ("hours", "variables") if name in changes}
+    settings = RehearsalSettings(sandbox=kind, **changes)  # type: ignore[arg-type]
+    return play("short", script, inputs, tmp_path / "sessions", settings, **more)  # type: ignore[arg-type]
 
 
 COUNTING = """
@@ -211,7 +205,7 @@ def test_a_session_leaves_its_output_and_is_not_played_twice(kind: str, tmp_path
     stale = tmp_path / "sessions" / ".short" / "output"
     stale.mkdir(parents=True)
     (stale / "half.txt").write_text("killed")
-    first = play(session(tmp_path, COUNTING), tmp_path / "sessions", kind, RehearsalSettings(cores=1))
+    first = session(tmp_path, COUNTING, kind, cores=1)
     assert (first.output / "result.txt").read_text() == "7 0.01"
     assert {path.name for path in first.output.iterdir()} == {"result.txt"}
     assert first.log.split() == ["done", "1"]
@@ -219,11 +213,10 @@ def test_a_session_leaves_its_output_and_is_not_played_twice(kind: str, tmp_path
     assert first.seconds > 0
     assert first.peak_bytes > 1e6
     assert not first.again
-    again = play(session(tmp_path, COUNTING), tmp_path / "sessions", kind, RehearsalSettings(cores=1))
+    again = session(tmp_path, COUNTING, kind, cores=1)
     assert again.again
     assert again.seconds == first.seconds
-    changed = session(tmp_path, COUNTING, variables={"MORE": "1"})
-    assert not play(changed, tmp_path / "sessions", kind, RehearsalSettings(cores=1)).again
+    assert not session(tmp_path, COUNTING, kind, cores=1, variables={"MORE": "1"}).again
     assert [path.name for path in (tmp_path / "sessions").iterdir()] == ["short"]
 
 
@@ -242,9 +235,8 @@ def test_a_session_that_fails_is_named_with_the_end_of_its_log(
 ) -> None:
     """One sentence, the log's tail before it, and nothing that counts as played."""
     monkeypatch.setattr(playing, "START_UP_S", 1.0)
-    limits = RehearsalSettings(memory_gb=1.0, disk_gb=0.001)
     with pytest.raises(InputError, match=sentence):
-        play(session(tmp_path, code, hours=0.0001), tmp_path / "sessions", choose_sandbox(), limits)
+        session(tmp_path, code, hours=0.0001, memory_gb=1.0, disk_gb=0.001)
     shown = caplog.text
     assert ("words" in shown) == ("words" in code)
     assert ("MemoryError" in shown) == ("bytearray" in code)
@@ -269,7 +261,7 @@ def test_a_notebook_fails_as_it_would_on_kaggle(
     notebook = tmp_path / "kernel.ipynb"
     notebook.write_text(json.dumps({**content, "nbformat": 4, "nbformat_minor": 4}))
     with pytest.raises(InputError, match="short: the session failed with exit code 1; its log is"):
-        play(Session("short", notebook, {}, 0.1), tmp_path / "sessions", choose_sandbox(), RehearsalSettings())
+        play("short", notebook, {}, tmp_path / "sessions", RehearsalSettings(), hours=0.1)
     assert told in caplog.text
 
 
@@ -440,8 +432,8 @@ def test_a_faulty_submission_and_a_silent_log_are_caught(rehearsed: Path, tmp_pa
     graded = log.loc[log["status"] == "graded", "study_id"].iloc[-1]
     for study, outcome in ((graded, "prior"), (graded, "graded"), ("9999999", "left out")):
         odd = pd.DataFrame([{"study_id": study, "what": "odd", "outcome": outcome, "noted": True}])
-        with pytest.raises(InputError, match="the rehearsal failed: expected: odd"):
-            check_hidden(transcript, played, odd)
+        failed = [sentence for sentence, holds, _ in hidden_checks(odd, log.fillna(""), played.log) if not holds]
+        assert [sentence[:3] for sentence in failed][:1] == ["odd"]
     path = played.output / "submission.csv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(InputError, match=r"complete and valid .* is missing"):

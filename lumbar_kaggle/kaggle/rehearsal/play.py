@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 LAYOUTS = ("new", "old")
 GIB = 1024**3
+Inputs = Mapping[str, tuple[Path, str]]
+"""By `place`, a folder of this machine and the key of its content."""
 
 START_UP_S = 180.0
 """Added to a session's limit: beside minutes the start of Python and its libraries counts."""
@@ -44,21 +46,6 @@ def place(layout: str, kind: str, slug: str, owner: str = "") -> str:
     'datasets/you/lumbar-kaggle'
     """
     return slug if layout == "old" else "/".join(filter(None, (kind, owner, slug)))
-
-
-@dataclass(frozen=True)
-class Session:
-    """What is to be played: a notebook or a script, by `place` its inputs, and further environment variables.
-
-    An input is a folder of this machine and the key of its content. The limit in `hours` is told to the kernel; it is
-    ended there and `START_UP_S` later.
-    """
-
-    name: str
-    code: Path
-    inputs: Mapping[str, tuple[Path, str]]
-    hours: float
-    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -125,27 +112,39 @@ def sandboxed(command: list[str], binds: Mapping[str, tuple[str, Path]] | None =
     return [*words, "--remount-ro", "/", "--chdir", "/", "--", *command]
 
 
-def play(session: Session, folder: Path, sandbox: str, limits: RehearsalSettings) -> Played:
-    """Play a session in the `folder` of all sessions, unless the same one is there already.
+def play(
+    name: str,
+    code: Path,
+    inputs: Inputs,
+    folder: Path,
+    settings: RehearsalSettings,
+    *,
+    hours: float,
+    variables: Mapping[str, str] | None = None,
+) -> Played:
+    """Play a notebook or script as a session in the `folder` of all sessions, unless the same one is there already.
+
+    The limit in `hours` is told to the kernel; it is ended there and `START_UP_S` later.
 
     Raises:
         InputError: the session failed, was ended at its limit, or left too much; the log's end is shown.
     """
-    keys = {where: key for where, (_, key) in session.inputs.items()}
-    own = [session.name, sha256_file(session.code), session.hours, dict(session.variables)]
-    key, done, stage = digest([*own, keys, sandbox]), folder / session.name, folder / f".{session.name}"
+    keys, sandbox = {where: key for where, (_, key) in inputs.items()}, choose_sandbox(settings.sandbox)
+    variables = {"LUMBAR_HOURS": repr(hours), **(variables or {})}
+    key = digest([name, sha256_file(code), variables, keys, sandbox])
+    done, stage = folder / name, folder / f".{name}"
     if (done / "session.json").is_file() and read_json(done / "session.json")["key"] == key:
         return Played(done, again=True, **read_json(done / "session.json"))
     for leftover in (done, stage):
         shutil.rmtree(leftover, ignore_errors=True)
-    for name in ("output", "scratch", "input"):
-        (stage / name).mkdir(parents=True)
-    command, variables = _command(session, stage, sandbox)
-    code, figures = run(command, variables, stage, session.hours * 3600 + START_UP_S, limits)
+    for part in ("output", "scratch", "input"):
+        (stage / part).mkdir(parents=True)
+    command, variables = _command(code, inputs, variables, stage, closed=sandbox == "bwrap")
+    status, figures = run(command, variables, stage, hours * 3600 + START_UP_S, settings)
     figures["output_bytes"] = sum(path.stat().st_size for path in (stage / "output").rglob("*") if path.is_file())
-    for name in ("input", "scratch"):
-        shutil.rmtree(stage / name, ignore_errors=True)
-    sound = not code and figures["output_bytes"] <= limits.disk_gb * GIB
+    for part in ("input", "scratch"):
+        shutil.rmtree(stage / part, ignore_errors=True)
+    sound = not status and figures["output_bytes"] <= settings.disk_gb * GIB
     if sound:
         write_json(stage / "session.json", {"key": key, **figures})
     os.replace(stage, done)
@@ -153,28 +152,28 @@ def play(session: Session, folder: Path, sandbox: str, limits: RehearsalSettings
     if sound:
         return played
     log.info("%s", "\n".join(f"    {line}" for line in played.log.splitlines()[-15:]))
-    reason = f"failed with exit code {code}" if code else "left more than its disk holds"
-    if code == TIMED_OUT:
-        reason = f"did not end within its {session.hours * 60:.1f} minutes"
-    raise InputError(f"{session.name}: the session {reason}; its log is {done / 'session.log'}")
+    reason = f"failed with exit code {status}" if status else "left more than its disk holds"
+    if status == TIMED_OUT:
+        reason = f"did not end within its {hours * 60:.1f} minutes"
+    raise InputError(f"{name}: the session {reason}; its log is {done / 'session.log'}")
 
 
-def _command(session: Session, stage: Path, sandbox: str) -> tuple[list[str], dict[str, str]]:
+def _command(
+    code: Path, inputs: Inputs, variables: Mapping[str, str], stage: Path, *, closed: bool
+) -> tuple[list[str], dict[str, str]]:
     """Lay out the inputs; return the command line of the session, and its whole environment."""
-    closed, scratch = sandbox == "bwrap", str(stage / "scratch")
     working = "/kaggle/working" if closed else str(stage / "output")
-    code = f"/kaggle/src/{session.code.name}" if closed else str(session.code)
-    command = [sys.executable, "-P", code]
-    if code.endswith(".ipynb"):
+    there = f"/kaggle/src/{code.name}" if closed else str(code)
+    command = [sys.executable, "-P", there]
+    if code.suffix == ".ipynb":
         options = ["--log-output", "--no-progress-bar", "--cwd", working]
-        command = [sys.executable, "-m", "papermill", *options, code, f"{working}/__notebook__.ipynb"]
+        command = [sys.executable, "-m", "papermill", *options, there, f"{working}/__notebook__.ipynb"]
     # What numerical libraries need on this machine.
     kept = {name: value for name, value in os.environ.items() if name.startswith(("OMP_", "OPENBLAS_", "MKL_"))}
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
-    variables = {**kept, "HOME": "/tmp", "LANG": "C.UTF-8", "PATH": path, "KAGGLE_KERNEL_RUN_TYPE": "Batch"}
-    variables |= {"LUMBAR_HOURS": repr(session.hours), **session.variables}
-    binds = {code: ("--ro-bind", session.code), "/kaggle/input": ("--ro-bind", stage / "input")}
-    for where, (source, _) in session.inputs.items():
+    kept |= {"HOME": "/tmp", "LANG": "C.UTF-8", "PATH": path, "KAGGLE_KERNEL_RUN_TYPE": "Batch", **variables}
+    binds = {there: ("--ro-bind", code), "/kaggle/input": ("--ro-bind", stage / "input")}
+    for where, (source, _) in inputs.items():
         mounted = stage / "input" / where
         mounted.parent.mkdir(parents=True, exist_ok=True)
         if closed:
@@ -185,10 +184,10 @@ def _command(session: Session, stage: Path, sandbox: str) -> tuple[list[str], di
     if closed:
         binds |= {working: ("--bind", stage / "output"), "/kaggle/tmp": ("--bind", stage / "scratch")}
         # Its working folder is that of the mount; bubblewrap starts in /.
-        return sandboxed(["/bin/sh", "-c", 'cd "$0" && exec "$@"', working, *command], binds), variables
+        return sandboxed(["/bin/sh", "-c", 'cd "$0" && exec "$@"', working, *command], binds), kept
     # Without a mount of its own the source would be written to: byte code beside it.
-    variables |= {"LUMBAR_INPUT": str(stage / "input"), "PYTHONDONTWRITEBYTECODE": "1"}
-    return command, variables | {"HOME": scratch, "LUMBAR_SCRATCH": scratch}
+    kept |= {"LUMBAR_INPUT": str(stage / "input"), "PYTHONDONTWRITEBYTECODE": "1"}
+    return command, kept | dict.fromkeys(("HOME", "LUMBAR_SCRATCH"), str(stage / "scratch"))
 
 
 def run(

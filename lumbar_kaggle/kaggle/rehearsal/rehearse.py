@@ -28,8 +28,8 @@ from lumbar_kaggle.kaggle.rehearsal import RehearsalSettings
 from lumbar_kaggle.kaggle.rehearsal.hidden import hidden_checks, make_hidden
 from lumbar_kaggle.kaggle.rehearsal.play import (
     LAYOUTS,
+    Inputs,
     Played,
-    Session,
     choose_sandbox,
     link_tree,
     place,
@@ -152,9 +152,9 @@ class Rehearsal:
         self.only_t1 = bool(small["only_sagittal_t1"])
         chosen = read_json(settings.config) if settings.config else {settings.recipe: small["settings"]}
         self.config = json.dumps(chosen)
-        self.sandbox = choose_sandbox(settings.sandbox)
+        sandbox = choose_sandbox(settings.sandbox)
         folder.mkdir(parents=True, exist_ok=True)
-        self.transcript = Transcript(folder, {**asdict(settings), "recipes": self.config}, self.sandbox)
+        self.transcript = Transcript(folder, {**asdict(settings), "recipes": self.config}, sandbox)
         self.phantom, self.truth, self.key = folder / "phantom", folder / "phantom", ""
         self.datasets: dict[str, BuiltDataset] = {}
         self.outputs: dict[str, Played] = {}
@@ -236,7 +236,9 @@ class Rehearsal:
         competition, rerun = folder / "competition", {"KAGGLE_IS_COMPETITION_RERUN": "1"}
         played = self.play(self.kernels[-1], "inference-hidden", competition=(competition, key), variables=rerun)
         check_submission(self.transcript, played, competition, folder / "truth.csv")
-        check_hidden(self.transcript, played, odd)
+        table = pd.read_csv(log_path(played.output / "submission.csv"), dtype={"study_id": str}, keep_default_na=False)
+        for sentence, holds, otherwise in hidden_checks(odd, table, played.log):
+            self.transcript.check(sentence, holds, otherwise)
 
     def play(
         self,
@@ -245,7 +247,7 @@ class Rehearsal:
         *,
         layout: str = "new",
         minutes: float = 0.0,
-        more: dict[str, tuple[Path, str]] | None = None,
+        more: Inputs | None = None,
         competition: tuple[Path, str] | None = None,
         variables: dict[str, str] | None = None,
     ) -> Played:
@@ -269,9 +271,10 @@ class Rehearsal:
         # A submitted notebook has 9 of the 12 hours.
         hours = (minutes or self.settings.minutes * (0.75 if kernel.bundle else 1)) / 60
         variables = {"LUMBAR_CONFIG": self.config, **(variables or {})}
-        session = Session(name, notebook, {**inputs, **(more or {})}, hours, variables)
+        inputs |= more or {}
         with self.transcript.step(f"{name} ({layout} paths)") as step:
-            played = play(session, self.folder / "sessions", self.sandbox, self.settings)
+            sessions = self.folder / "sessions"
+            played = play(name, notebook, inputs, sessions, self.settings, hours=hours, variables=variables)
             step |= {key: value for key, value in asdict(played).items() if key in step}
             step["result"] = "cut, resumable" if "resumable" in played.log else "ended"
         return played
@@ -287,14 +290,6 @@ def check_submission(transcript: Transcript, played: Played, competition: Path, 
         totals = [score.total for score in (scoring.score, scoring.prior)]
         words = [f"{total:.4f}" if total is not None else "none" for total in totals]
         step["result"] = f"{words[0]}, the prior's {words[1]}"
-
-
-def check_hidden(transcript: Transcript, played: Played, odd: pd.DataFrame) -> None:
-    """Check that each odd study came out as it must, and that the log tells why."""
-    path = log_path(played.output / "submission.csv")
-    table = pd.read_csv(path, dtype={"study_id": str}, keep_default_na=False)
-    for sentence, holds, otherwise in hidden_checks(odd, table, played.log):
-        transcript.check(sentence, holds, otherwise)
 
 
 def ingest(built: BuiltDataset, mounted: Path, layout: str) -> None:
