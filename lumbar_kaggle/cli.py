@@ -26,10 +26,7 @@ from lumbar_kaggle.core.settings import check_settings, from_dict
 from lumbar_kaggle.verbs import VERBS, Said, Verb
 from lumbar_kaggle.verbs.ship import ACTIONS
 
-DESCRIPTION = (
-    "Grade lumbar-spine MRI: RSNA 2024 Lumbar Spine Degenerative Classification. --version prints the version alone: "
-    f"{__version__}."
-)
+DESCRIPTION = "Grade lumbar-spine MRI: RSNA 2024 Lumbar Spine Degenerative Classification; --version prints the version"
 SHIP = "Send datasets and kernels to Kaggle, follow them, fetch outputs, submit"
 
 

@@ -49,11 +49,6 @@ class Kernel:
         """The last part of its address, unless Kaggle gives it another."""
         return f"lumbar-{self.name}"
 
-    @property
-    def notebook(self) -> Path:
-        """The notebook beside the script."""
-        return self.script.with_suffix(".ipynb")
-
     def metadata(
         self, owner: str, *, resume: bool = False, docker_image: str = "", slugs: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
@@ -143,7 +138,7 @@ def make_notebook(script: Path, values: Mapping[str, str] | None = None) -> str:
 
 def write_notebooks(root: Path) -> list[Path]:
     """Make the notebook of every kernel of a repository anew; return those that changed."""
-    made = {kernel.notebook: make_notebook(kernel.script) for kernel in read_kernels(root)}
+    made = {kernel.script.with_suffix(".ipynb"): make_notebook(kernel.script) for kernel in read_kernels(root)}
     changed = [path for path, text in made.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     for path in changed:
         write_text(path, made[path])

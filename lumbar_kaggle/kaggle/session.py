@@ -17,16 +17,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import copy_file, read_json, write_atomic
 from lumbar_kaggle.core.messages import show_messages
+from lumbar_kaggle.core.settings import load_config
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES
 from lumbar_kaggle.dicom.preprocess import Summary
 from lumbar_kaggle.dicom.studies import find_studies
+from lumbar_kaggle.inference.bundle import MANIFEST, Manifest
 from lumbar_kaggle.inference.predict import GRADED, Outcome, predict
 from lumbar_kaggle.kaggle.datasets import package_fingerprint
 from lumbar_kaggle.tables.submission import Submission, validate
@@ -35,8 +36,6 @@ log = logging.getLogger(__name__)
 
 DEPTH = 5
 """How deep to look for inputs: type / owner / slug, an unpacked archive's folder, and the one inside it."""
-
-BUNDLE = "bundle.json"
 
 RESUMABLE = "resumable: push this kernel again with its own output attached"
 """What a session says that ended before its work did."""
@@ -75,10 +74,10 @@ def find_bundle(inputs: Path | None = None, fingerprint: str = "") -> Path:
         InputError: there is none, or only others: Kaggle silently mounts the previous version of a dataset whose new
             one was not ready when the notebook was pushed.
     """
-    first = find_marker(BUNDLE, inputs)
+    first = find_marker(MANIFEST, inputs)
     found: dict[str, Path] = {}
-    for folder in find_markers(BUNDLE, inputs):
-        found.setdefault(str(read_json(folder / BUNDLE).get("fingerprint")), folder)
+    for folder in find_markers(MANIFEST, inputs):
+        found.setdefault(str(read_json(folder / MANIFEST).get("fingerprint")), folder)
     if fingerprint and fingerprint not in found:
         raise InputError(
             f"bundle {fingerprint} is not among the inputs, only {', '.join(found)}; "
@@ -225,12 +224,11 @@ def inference_session(
 
 def _prior(inputs: Path | None) -> pd.DataFrame:
     """Return the first attached bundle's prior; without one, all three severities are equally likely."""
-    values = np.full((len(TARGET_NAMES), len(SEVERITIES)), 1 / len(SEVERITIES))
-    for folder in list(find_markers(BUNDLE, inputs))[:1]:
+    for folder in list(find_markers(MANIFEST, inputs))[:1]:
         try:
-            prior = read_json(folder / BUNDLE)["prior"]
-            values = np.array([prior[name] for name in TARGET_NAMES], dtype=np.float64)
-        except (InputError, KeyError, TypeError, ValueError) as error:
+            return load_config(folder / MANIFEST, Manifest).prior_table()
+        except (InputError, KeyError, ValueError) as error:
             # Its own check will name the fault; this file must be there before that.
-            log.warning("%s: no prior in it (%r)", folder / BUNDLE, error)
-    return pd.DataFrame(values, index=pd.Index(TARGET_NAMES, name="target"), columns=list(SEVERITIES))
+            log.warning("%s: no prior in it (%r)", folder / MANIFEST, error)
+    columns = list(SEVERITIES)
+    return pd.DataFrame(1 / len(columns), index=pd.Index(TARGET_NAMES, name="target"), columns=columns)

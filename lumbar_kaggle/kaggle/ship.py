@@ -147,7 +147,7 @@ class Ship:
         for kernel, folder in built.items():
             if dry:
                 text = (folder / METADATA).read_text(encoding="utf-8").rstrip()
-                log.info("%s: %s would be pushed:\n%s", kernel.name, kernel.notebook.name, text)
+                log.info("%s: %s.ipynb would be pushed:\n%s", kernel.name, kernel.script.stem, text)
                 continue
             if self._sources_ran(kernel, wait=wait):
                 self._push(kernel, folder, again=resume)
@@ -160,7 +160,7 @@ class Ship:
         shutil.rmtree(folder, ignore_errors=True)
         bundle = {"BUNDLE": datasets.built_bundle(self.out)} if kernel.bundle else {}
         values = {"PACKAGE": datasets.package_fingerprint(), **bundle}
-        write_text(folder / kernel.notebook.name, make_notebook(kernel.script, values))
+        write_text(folder / f"{kernel.script.stem}.ipynb", make_notebook(kernel.script, values))
         slugs = {name: sent.slug for name, sent in self.state.kernels.items()}
         metadata = kernel.metadata(self.owner, resume=resume, docker_image=docker_image, slugs=slugs)
         write_json(folder / METADATA, metadata)

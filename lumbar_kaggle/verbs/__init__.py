@@ -4,6 +4,7 @@ A parameter's default is its option; one that is annotated with a dataclass of s
 verb calls one function and returns what is printed. Heavy libraries are imported inside, so that help comes at once.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, asdict, dataclass
 from itertools import pairwise
@@ -19,6 +20,8 @@ from lumbar_kaggle.kaggle.rehearsal import RehearsalSettings
 from lumbar_kaggle.training.pretraining_config import PretrainConfig
 from lumbar_kaggle.two_stage.config import PRESETS, GradeConfig, LocateConfig
 from lumbar_kaggle.two_stage.config import preset as preset_of
+
+log = logging.getLogger(__name__)
 
 Said = str | tuple[str, int]
 """What is printed, and the exit code where it is not 0."""
@@ -131,7 +134,7 @@ def check(folder: Path = argument(COMPETITION)) -> Said:
 def preprocess(
     folder: Path = argument(COMPETITION),
     cache: Path = needed("folder for the cache"),
-    kind: str = option("baseline", "middle sagittal T1 slices, or every series", choices=("baseline", "volumes")),
+    kind: str = option("baseline", "middle sagittal T1 slices, or all series", choices=("baseline", "volumes")),
     pool: str = option("threads", "threads hide a slow mount, processes decode faster", choices=POOLS),
     workers: int = count(8, "size of the pool"),
     batch_size: int = count(64, "series per commit"),
@@ -157,13 +160,14 @@ def train(
     *,
     recipe: str = option(DEFAULT_RECIPE, "baseline or two-stage; its settings are the options below", metavar="NAME"),
     preset: str | None = option(None, f"named settings of two-stage: {', '.join(PRESETS)}; none: cpu", metavar="NAME"),
-    config: Path | None = option(None, "settings by the names below, which go before its own", metavar="FILE.json"),
+    config: Path | None = option(None, "settings by the names below; options go before", metavar="FILE.json"),
     label_weights: Path | None = option(None, NOISE, metavar="NOISE.csv"),
     changes: Annotated[dict[str, Any], named_recipe],
 ) -> Said:
     """Train a recipe; run again, it goes on where it stopped."""
     from lumbar_kaggle.inference import recipes
 
+    log.info("Recipe: %s", recipe)
     chosen = recipes.recipe(recipe)
     if preset is not None:
         recipes.check_preset(recipe, preset)
@@ -253,12 +257,7 @@ def score(
     file: Path = argument(PREDICTIONS),
     truth: Path = needed(TABLE),
     prior: Path | None = option(None, "labels that the prior is taken from; none: the truth"),
-    oracle: Path | None = option(
-        None,
-        "of lumbar phantom, the best predictions possible; prints the skill (0: the prior's, 1: the oracle's) and "
-        "95 % intervals",
-        metavar="ORACLE.csv",
-    ),
+    oracle: Path | None = option(None, "the best predictions possible: adds skill and intervals", metavar="ORACLE.csv"),
     against: Path | None = option(None, "other predictions: the difference, with its interval", metavar="OTHER.csv"),
     targets: bool = option(False, "also one line per target"),
 ) -> Said:
@@ -278,9 +277,7 @@ def blend(
     out: Path = needed("cross-fitted result to write, as CSV"),
     model: Path | None = option(None, "blend to write, for new predictions of the same files", metavar="BLEND.json"),
     noise: Path | None = option(None, "labels to write that it contradicts, with weights", metavar="NOISE.csv"),
-    noise_above: float = option(
-        0.8, "contradicted: the label's probability is less than 1 minus this", metavar="SHARE"
-    ),
+    noise_above: float = option(0.8, "contradicted: a label's probability is below 1 minus this", metavar="SHARE"),
 ) -> Said:
     """One prediction from several, fitted on out-of-fold predictions, cross-fitted."""
     from lumbar_kaggle.score.blend_files import blend_files

@@ -256,7 +256,7 @@ class Rehearsal:
         `minutes` limit it instead of the settings, `more` is attached beside what the kernel reads, `competition` are
         folder and key of another one than the phantom.
         """
-        notebook, upload = self.folder / "kernels" / kernel.notebook.name, self.folder / "upload"
+        notebook, upload = self.folder / "kernels" / f"{kernel.script.stem}.ipynb", self.folder / "upload"
         # Of the package as it was mounted: its source may have changed since.
         values = {"PACKAGE": self.datasets[PACKAGE].fingerprint}
         values |= {"BUNDLE": built_bundle(upload)} if kernel.bundle else {}
@@ -299,11 +299,10 @@ def ingest(built: BuiltDataset, mounted: Path, layout: str) -> None:
     """
     shutil.rmtree(mounted, ignore_errors=True)
     mounted.mkdir(parents=True)
-    archives = [name for name in built.files if name.endswith(".zip")]
+    flat = layout == "old" and sum(name.endswith(".zip") for name in built.files) == 1
     for name in built.files:
-        if name in archives:
-            target = mounted if layout == "old" and len(archives) == 1 else mounted / Path(name).stem
-            shutil.unpack_archive(built.folder / name, target)
+        if name.endswith(".zip"):
+            shutil.unpack_archive(built.folder / name, mounted if flat else mounted / Path(name).stem)
         else:
             shutil.copy2(built.folder / name, mounted / name)
 
