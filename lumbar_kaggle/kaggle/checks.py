@@ -13,6 +13,7 @@ from typing import Any
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json, sha256_file
+from lumbar_kaggle.kaggle.client import SOURCES
 from lumbar_kaggle.kaggle.datasets import DATASET_METADATA, SECRETS, manifest_path
 from lumbar_kaggle.kaggle.kernels import METADATA, OWNER
 
@@ -26,7 +27,6 @@ LICENCES = {
 """Names that Kaggle takes for a dataset's licence."""
 
 SWITCHES = ("is_private", "enable_gpu", "enable_tpu", "enable_internet")
-SOURCES = ("dataset_sources", "kernel_sources", "competition_sources", "model_sources")
 KERNEL_KEYS = {
     *("id", "title", "code_file", "language", "kernel_type", "machine_shape", "docker_image"),
     *(*SWITCHES, *SOURCES),

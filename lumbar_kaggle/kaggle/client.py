@@ -22,14 +22,11 @@ from lumbar_kaggle.core.files import read_json, write_json
 from lumbar_kaggle.kaggle.datasets import BuiltDataset
 from lumbar_kaggle.kaggle.kernels import COMPETITION, METADATA
 
-THROTTLED_TRIES, THROTTLED_S = 6, 10.0
-"""How often a call is made that the server throttles, and the pause where it names none."""
-
 UNSEEN = "not to be seen yet"
 """Status of a kernel that the server does not show."""
 
-KINDS = ("dataset", "competition", "kernel", "model")
-"""Of a kernel's sources."""
+SOURCES = tuple(f"{kind}_sources" for kind in ("dataset", "competition", "kernel", "model"))
+"""Of a kernel, as the server and its metadata name them."""
 
 REMEDIES = {
     401: "the credentials are refused; make a new token (kaggle.com, Settings, API)",
@@ -52,15 +49,12 @@ REFUSALS = {
 
 @dataclass(frozen=True)
 class Sent:
-    """A dataset or kernel that the server has taken: fingerprint of its content, slug of its real address, version.
-
-    `ready`: a dataset's version is known to be ready; kernels are taken when they are sent.
-    """
+    """A dataset or kernel that the server has taken: its fingerprint, the slug of its real address, its version."""
 
     content: str
     slug: str
     version: int
-    ready: bool = True
+    ready: bool = True  # of a dataset: its version is known to be ready
 
 
 @dataclass
@@ -117,9 +111,10 @@ class Kaggle:
         answer = _call(what, None, self.api.kernels_push, str(folder))
         if answer.error:
             raise _refusal(what, answer.error)
-        for kind in KINDS:
-            dropped = list(getattr(answer, f"invalid_{kind}_sources", None) or [])
+        for sources in SOURCES:
+            dropped = list(getattr(answer, f"invalid_{sources}", None) or [])
             if dropped:
+                kind = sources.removesuffix("_sources")
                 raise InputError(
                     f"{what}: Kaggle dropped the {kind} source {', '.join(dropped)}; check that it exists, is ready "
                     "and is yours, or that the competition's rules are accepted; then run the same command again"
@@ -138,7 +133,7 @@ class Kaggle:
             if _call(f"kernel {slug}", "", self.api.kernels_pull, f"{self.owner}/{slug}", folder, metadata=True) == "":
                 return set()
             found = read_json(Path(folder) / METADATA)
-        return {source for kind in KINDS for source in found[f"{kind}_sources"] or []}
+        return {source for sources in SOURCES for source in found[sources] or []}
 
     def _address(self, sent: Sent) -> str:
         return f"{self.owner}/{sent.slug}/{sent.version}"
@@ -174,11 +169,7 @@ class Kaggle:
 
 
 def connect(owner: str) -> Kaggle:
-    """Sign in with the client's own credentials.
-
-    Raises:
-        InputError: there are none, they are refused, or they are another account's.
-    """
+    """Sign in with the client's own credentials; raise where there are none, or another account's, or refused ones."""
     try:
         # Its import tries to sign in at once, and prints advice when it cannot.
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -204,18 +195,16 @@ def _call(what: str, missing: str | None, ask: Callable[..., Any], *words: objec
     """
     from requests.exceptions import HTTPError, RequestException
 
-    tries = 0
-    while True:
-        tries += 1
+    for tries_left in range(5, -1, -1):
         try:
             return ask(*words, **more)
         except (RequestException, ValueError) as error:
             # The client turns some refusals into a ValueError of its own words.
             cause = error if isinstance(error, RequestException) else error.__context__
             response = cause.response if isinstance(cause, HTTPError) else None
-            if response is not None and response.status_code == 429 and tries < THROTTLED_TRIES:
+            if response is not None and response.status_code == 429 and tries_left:
                 pause = response.headers.get("Retry-After", "")
-                time.sleep(float(pause) if pause.replace(".", "", 1).isdigit() else THROTTLED_S)
+                time.sleep(float(pause) if pause.replace(".", "", 1).isdigit() else 10.0)
             elif response is not None and response.status_code in (403, 404) and missing is not None:
                 return missing
             else:

@@ -48,13 +48,16 @@ class BuiltDataset:
 def package_files(folder: Path = PACKAGE_FOLDER) -> dict[str, str]:
     """Return the package's files: path relative to `folder` → SHA-256; caches, links and strays are none of them.
 
-    An empty file cannot be uploaded safely; only the marker ``py.typed`` is one, which nothing on Kaggle reads.
+    An empty file cannot be uploaded safely; only the marker ``py.typed`` is one, which nothing on Kaggle reads. Raises
+    `InputError` where a file, which is to go up, holds a credential.
     """
     found = {}
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
         stray = path.is_symlink() or any(part.startswith(".") or part == "__pycache__" for part in parts)
         if path.suffix in _SUFFIXES and not stray and path.is_file():
+            if SECRETS.search(path.read_bytes()):
+                raise InputError(f"{path}: holds a Kaggle credential; remove it before anything is sent")
             found["/".join(parts)] = sha256_file(path)
     return found
 
@@ -64,16 +67,8 @@ def package_fingerprint(folder: Path = PACKAGE_FOLDER) -> str:
     return digest(package_files(folder))
 
 
-def check_no_secrets(folder: Path = PACKAGE_FOLDER) -> None:
-    """Raise `InputError` where a file of the package, which is to go up, holds a credential."""
-    for name in package_files(folder):
-        if SECRETS.search((folder / name).read_bytes()):
-            raise InputError(f"{folder / name}: holds a Kaggle credential; remove it before anything is sent")
-
-
 def build_package(out: Path, owner: str) -> BuiltDataset:
     """Build the dataset that carries the package, for `owner`, below the ``dist`` folder `out`."""
-    check_no_secrets()
     folder, files, fingerprint = out / "datasets" / PACKAGE, package_files(), package_fingerprint()
     archive = folder / "lumbar_kaggle.zip"
     if not archive.is_file() or _manifest(folder).get("fingerprint") != fingerprint:

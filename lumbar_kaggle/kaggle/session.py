@@ -68,11 +68,9 @@ def find_competition(inputs: Path | None = None) -> Path:
 
 
 def find_bundle(inputs: Path | None = None, fingerprint: str = "") -> Path:
-    """Return the folder of the exported models with this `fingerprint`; empty takes the first.
+    """Return the folder of the exported models with this `fingerprint`, empty takes the first; raise without it.
 
-    Raises:
-        InputError: there is none, or only others: Kaggle silently mounts the previous version of a dataset whose new
-            one was not ready when the notebook was pushed.
+    Kaggle silently mounts the previous version of a dataset whose new one was not ready when the notebook was pushed.
     """
     first = find_marker(MANIFEST, inputs)
     found: dict[str, Path] = {}
@@ -138,10 +136,7 @@ def begin_session(hours: float, package: str) -> Budget:
 
 
 def session_budget(default: float) -> Budget:
-    """Return the budget of a session that Kaggle ends after `default` hours, or ``LUMBAR_HOURS``; it must be a number.
-
-    Half an hour is kept for the clean stop; less of a session of under five hours.
-    """
+    """Return the budget of a session that Kaggle ends after `default` hours, or ``LUMBAR_HOURS``, a number."""
     text = os.environ.get("LUMBAR_HOURS") or str(default)
     try:
         hours = float(text)
@@ -149,7 +144,7 @@ def session_budget(default: float) -> Budget:
         hours = math.nan
     if not 0 <= hours < math.inf:
         raise InputError(f"LUMBAR_HOURS is {text!r}; it must be a number of hours")
-    return Budget(hours, reserve_minutes=min(30.0, hours * 6))
+    return Budget(hours, reserve_minutes=min(30.0, hours * 6))  # for the clean stop; less of a short session
 
 
 def session_settings(recipe: str) -> dict[str, Any]:
@@ -172,10 +167,7 @@ def scratch_folder() -> Path:
 
 
 def check_package(fingerprint: str) -> None:
-    """Raise `InputError` where this package is not the one that the notebook was pushed with; empty takes any.
-
-    Kaggle silently mounts the previous version of a dataset whose new one was not ready.
-    """
+    """Raise `InputError` where this is not the package that is meant, empty takes any; see `find_bundle` for why."""
     own = package_fingerprint()
     if fingerprint not in ("", own):
         raise InputError(

@@ -19,7 +19,7 @@ from lumbar_kaggle.core.files import digest, write_json, write_text
 from lumbar_kaggle.core.settings import check_settings, load_config, option, save_config
 from lumbar_kaggle.kaggle import datasets
 from lumbar_kaggle.kaggle.checks import check_dataset, check_kernel
-from lumbar_kaggle.kaggle.client import UNSEEN, Kaggle, KernelRun, Sent, State, connect
+from lumbar_kaggle.kaggle.client import SOURCES, UNSEEN, Kaggle, KernelRun, Sent, State, connect
 from lumbar_kaggle.kaggle.kernels import COMPETITION, METADATA, MODELS, PACKAGE, Kernel, choose_kernels, make_notebook
 
 log = logging.getLogger(__name__)
@@ -210,8 +210,7 @@ class Ship:
         if slug != kernel.slug:
             log.info("%s: Kaggle gave it the address %s, which is used from here on", kernel.name, slug)
         metadata = json.loads(files[METADATA])
-        kinds = ("dataset", "competition", "kernel")
-        self._check_attached(kernel.name, slug, [source for kind in kinds for source in metadata[f"{kind}_sources"]])
+        self._check_attached(kernel.name, slug, [source for kind in SOURCES for source in metadata[kind]])
 
     def _check_attached(self, name: str, slug: str, wanted: list[str]) -> None:
         """Read back what is attached: an answer without complaint has been seen with sources dropped."""

@@ -91,16 +91,13 @@ def _empty(series: Path) -> None:
 
 
 class Injury(NamedTuple):
-    """An injury in words, what becomes of the study, whether its log gives a reason, and what does it.
-
-    `files` is given the folder of the sagittal T1 series, `rows` the study's rows of the table of series.
-    """
+    """An injury in words, what becomes of the study, whether its log gives a reason, and what does it."""
 
     what: str
     outcome: str
     noted: bool
-    files: Callable[[Path], object] | None = None
-    rows: Callable[[pd.DataFrame], pd.DataFrame] | None = None
+    files: Callable[[Path], object] | None = None  # given the folder of the sagittal T1 series
+    rows: Callable[[pd.DataFrame], pd.DataFrame] | None = None  # given the study's rows of the table of series
 
 
 INJURIES = (

@@ -35,8 +35,7 @@ Inputs = Mapping[str, tuple[Path, str]]
 START_UP_S = 180.0
 """Added to a session's limit: beside minutes the start of Python and its libraries counts."""
 
-TIMED_OUT = 124
-"""Exit code of a session that was ended at its limit, as of the command ``timeout``."""
+TIMED_OUT = 124  # as of the command ``timeout``
 
 
 def place(layout: str, kind: str, slug: str, owner: str = "") -> str:
@@ -50,19 +49,15 @@ def place(layout: str, kind: str, slug: str, owner: str = "") -> str:
 
 @dataclass(frozen=True)
 class Played:
-    """What came of a session: `folder` holds ``session.log`` and ``output/``, `key` identifies what was played.
-
-    Seconds are wall time and time of all processes, bytes the memory of the largest and the size of the output; `again`
-    tells that an earlier rehearsal had played it.
-    """
+    """What came of a session: `folder` holds ``session.log`` and ``output/``, `key` identifies what was played."""
 
     folder: Path
     key: str
     seconds: float = 0.0
-    processor_seconds: float = 0.0
-    peak_bytes: int = 0
+    processor_seconds: float = 0.0  # of all its processes
+    peak_bytes: int = 0  # of the largest one
     output_bytes: int = 0
-    again: bool = False
+    again: bool = False  # an earlier rehearsal had played it
 
     @property
     def output(self) -> Path:
