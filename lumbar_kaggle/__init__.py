@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lumbar_kaggle import score as score
+    from lumbar_kaggle import scoring as score
     from lumbar_kaggle.core.errors import InputError as InputError
     from lumbar_kaggle.dicom.volume import Volume as Volume
     from lumbar_kaggle.inference.base import Study as Study
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lumbar_kaggle.inference.public import read_series as read_series
     from lumbar_kaggle.inference.public import read_study as read_study
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "Bundle": ("inference.public", "Bundle"),
@@ -32,7 +32,7 @@ _PUBLIC = {
     "load_bundle": ("inference.public", "load_bundle"),
     "read_series": ("inference.public", "read_series"),
     "read_study": ("inference.public", "read_study"),
-    "score": ("score", ""),
+    "score": ("scoring", ""),
 }
 """Name → where it is; empty: the package of that name, which can be called."""
 

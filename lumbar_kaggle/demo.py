@@ -16,7 +16,7 @@ from lumbar_kaggle.pages.report import write_report
 from lumbar_kaggle.pages.study import write_study_page
 from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.settings import PhantomSet
-from lumbar_kaggle.score.comparison import score_file
+from lumbar_kaggle.scoring.comparison import score_file
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.tables.submission import validate
 

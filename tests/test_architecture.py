@@ -16,7 +16,7 @@ ROOMS = (
     "core",
     "tables",
     "dicom",
-    "score",
+    "scoring",
     "phantom",
     "training",
     "inference",

@@ -24,7 +24,7 @@ from lumbar_kaggle.inference.bundle import write_manifest
 from lumbar_kaggle.inference.predict import predict
 from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.settings import STANDARD_SETS
-from lumbar_kaggle.score.metric import PRIOR_SMOOTHING, weighted_prior
+from lumbar_kaggle.scoring.metric import PRIOR_SMOOTHING, weighted_prior
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.training.encoders import build_network
 from lumbar_kaggle.two_stage.config import GradeConfig, LocateConfig, TwoStageConfig

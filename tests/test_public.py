@@ -19,7 +19,7 @@ from lumbar_kaggle.inference import recipes
 from lumbar_kaggle.inference.base import Prediction, Study
 from lumbar_kaggle.inference.bundle import write_manifest
 from lumbar_kaggle.inference.predict import predict
-from lumbar_kaggle.score.metric import weighted_prior
+from lumbar_kaggle.scoring.metric import weighted_prior
 from lumbar_kaggle.two_stage import recipe as two_stage
 
 THE_RECIPES: tuple[recipes.Recipe, ...] = (baseline, two_stage)

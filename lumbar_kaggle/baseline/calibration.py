@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lumbar_kaggle.core.settings import check_settings, option
-from lumbar_kaggle.score.metric import Booleans, Floats, Integers, weighted_log_loss
+from lumbar_kaggle.scoring.metric import Booleans, Floats, Integers, weighted_log_loss
 
 STRENGTHS = tuple(round(0.1 * step, 1) for step in range(16))
 MIXES = (0.02, 0.05, 0.1, 0.2, 0.4)

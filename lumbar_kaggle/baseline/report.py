@@ -29,8 +29,8 @@ from lumbar_kaggle.inference.recipes import Report
 from lumbar_kaggle.pages import charts
 from lumbar_kaggle.pages.pictures import explained_slice
 from lumbar_kaggle.pages.render import target_words
-from lumbar_kaggle.score.comparison import score_beside_prior
-from lumbar_kaggle.score.metric import confusion
+from lumbar_kaggle.scoring.comparison import score_beside_prior
+from lumbar_kaggle.scoring.metric import confusion
 
 TEMPLATE = Path(__file__).with_name("report.html")
 

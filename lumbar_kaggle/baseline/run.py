@@ -32,7 +32,7 @@ from lumbar_kaggle.core.files import alone_on, read_csv, read_json, write_csv, w
 from lumbar_kaggle.core.settings import begin_run, load_config
 from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES, TARGET_NAMES, target
 from lumbar_kaggle.dicom.cache import Cache
-from lumbar_kaggle.score.metric import PRIOR_SMOOTHING, evaluate, weighted_prior
+from lumbar_kaggle.scoring.metric import PRIOR_SMOOTHING, evaluate, weighted_prior
 from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.folds import make_folds
 

@@ -29,7 +29,7 @@ from scipy.special import ndtr, ndtri
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES, SEVERITY_WEIGHTS, TARGETS
 from lumbar_kaggle.phantom.settings import Floats, Reader
-from lumbar_kaggle.score.metric import PARTS
+from lumbar_kaggle.scoring.metric import PARTS
 
 Integers = NDArray[np.int64]
 

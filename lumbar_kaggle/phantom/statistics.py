@@ -28,7 +28,7 @@ from lumbar_kaggle.phantom.grades import STANDARD, best_submission, expected_sco
 from lumbar_kaggle.phantom.settings import Floats
 from lumbar_kaggle.phantom.study import StudyPlan, plan_study
 from lumbar_kaggle.phantom.tables import make_table, read_study
-from lumbar_kaggle.score.metric import PARTS
+from lumbar_kaggle.scoring.metric import PARTS
 
 log = logging.getLogger(__name__)
 

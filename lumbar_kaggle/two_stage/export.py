@@ -11,7 +11,7 @@ from lumbar_kaggle.core.settings import check_settings, from_dict, load_config
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES
 from lumbar_kaggle.dicom.preprocess import VOLUMES
 from lumbar_kaggle.inference.bundle import MANIFEST, Manifest, open_bundle, write_manifest
-from lumbar_kaggle.score.blend import load_blend, save_blend
+from lumbar_kaggle.scoring.blend import load_blend, save_blend
 from lumbar_kaggle.training.weights import export_weights
 from lumbar_kaggle.two_stage.config import RERUN, RUN_FILE, GradeConfig, TwoStageConfig, grade_folder
 from lumbar_kaggle.two_stage.locate.training import network_file

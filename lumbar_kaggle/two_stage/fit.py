@@ -27,9 +27,9 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked, read_csv, write_csv, write_text
 from lumbar_kaggle.core.settings import begin_run, tie
 from lumbar_kaggle.dicom.cache import Cache
-from lumbar_kaggle.score.blend import save_blend
-from lumbar_kaggle.score.blend_files import NOISE_ABOVE, fold_of_studies
-from lumbar_kaggle.score.blend_files import blend as blend_tables
+from lumbar_kaggle.scoring.blend import save_blend
+from lumbar_kaggle.scoring.blend_files import NOISE_ABOVE, fold_of_studies
+from lumbar_kaggle.scoring.blend_files import blend as blend_tables
 from lumbar_kaggle.tables.competition import Competition, read_competition
 from lumbar_kaggle.tables.folds import open_folds
 from lumbar_kaggle.tables.submission import read_predictions

@@ -19,7 +19,7 @@ from lumbar_kaggle.core.targets import SERIES_KINDS, TARGETS
 from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.inference.base import Explanation, Prediction, Study
 from lumbar_kaggle.inference.bundle import MANIFEST, Manifest
-from lumbar_kaggle.score.blend import BlendModel, apply_cells, load_blend
+from lumbar_kaggle.scoring.blend import BlendModel, apply_cells, load_blend
 from lumbar_kaggle.training.devices import usable_devices
 from lumbar_kaggle.two_stage.config import GradeConfig, LocateConfig, TwoStageConfig
 from lumbar_kaggle.two_stage.export import BLEND, GradeModel, Models, read_models

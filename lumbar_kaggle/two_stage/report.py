@@ -12,8 +12,8 @@ from lumbar_kaggle.core.settings import load_config
 from lumbar_kaggle.core.targets import CONDITIONS, SEVERITIES, TARGET_NAMES, condition_words, split_row_id, target
 from lumbar_kaggle.inference.recipes import Report
 from lumbar_kaggle.pages import charts
-from lumbar_kaggle.score.comparison import score_beside_prior
-from lumbar_kaggle.score.metric import confusion
+from lumbar_kaggle.scoring.comparison import score_beside_prior
+from lumbar_kaggle.scoring.metric import confusion
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.two_stage import config as two_stage
 from lumbar_kaggle.two_stage.config import GradeConfig

@@ -262,7 +262,7 @@ def score(
     targets: bool = option(False, "also one line per target"),
 ) -> Said:
     """The official score of a file of predictions, beside the prior's."""
-    from lumbar_kaggle.score.comparison import compare_files, score_file
+    from lumbar_kaggle.scoring.comparison import compare_files, score_file
 
     if not (oracle or against):
         return score_file(file, truth, prior).text(per_target=targets)
@@ -280,7 +280,7 @@ def blend(
     noise_above: float = option(0.8, "contradicted: a label's probability is below 1 minus this", metavar="SHARE"),
 ) -> Said:
     """One prediction from several, fitted on out-of-fold predictions, cross-fitted."""
-    from lumbar_kaggle.score.blend_files import blend_files
+    from lumbar_kaggle.scoring.blend_files import blend_files
 
     return blend_files(files, labels, folds, out, model=model, noise=noise, noise_above=noise_above).text()
 

@@ -224,7 +224,7 @@ def test_the_report_protocol_is_not_exported(competition: Path, cache: Path, tmp
 def test_the_network_learns_what_is_visible(tmp_path: Path) -> None:
     """On discs of three sizes the canal's classifier separates severe from normal/mild."""
     from lumbar_kaggle.inference.recipes import recipe
-    from lumbar_kaggle.score.metric import class_auc
+    from lumbar_kaggle.scoring.metric import class_auc
     from tests.support.small_competition import write_small_competition
 
     root = write_small_competition(tmp_path / "competition", 60, 1, alike=True)

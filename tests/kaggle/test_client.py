@@ -7,6 +7,7 @@ import zipfile
 
 import pytest
 
+from lumbar_kaggle import __version__
 from lumbar_kaggle.kaggle.datasets import package_files, package_fingerprint
 from lumbar_kaggle.kaggle.kernels import COMPETITION
 from tests.support.kaggle_server import USER, Refusal
@@ -24,7 +25,7 @@ def test_both_datasets_arrive_byte_by_byte_and_as_new_versions(desk: Desk) -> No
         "ownerSlug": USER,
         "slug": "lumbar-kaggle",
         "title": "lumbar_kaggle: the package",
-        "subtitle": f"lumbar_kaggle 0.1.0, content {package_fingerprint()}",
+        "subtitle": f"lumbar_kaggle {__version__}, content {package_fingerprint()}",
         "licenseName": "other",
         "isPrivate": True,
         "files": tokens,
@@ -48,7 +49,7 @@ def test_both_datasets_arrive_byte_by_byte_and_as_new_versions(desk: Desk) -> No
     assert desk.kaggle.stale == 0
     (body,) = desk.kaggle.calls("CreateDatasetVersion")
     manifest = json.loads((desk.dist / "datasets/lumbar-models/lumbar-models.json").read_text())
-    assert body["body"]["versionNotes"] == f"lumbar-models 0.1.0, content {manifest['fingerprint']}"
+    assert body["body"]["versionNotes"] == f"lumbar-models {__version__}, content {manifest['fingerprint']}"
     assert set(desk.kaggle.datasets["lumbar-models"].versions[1]) == {
         "lumbar-models.json",
         "bundle-baseline.zip",

@@ -23,7 +23,7 @@ from lumbar_kaggle.pages.charts import accuracy_scatter, bar_rows, loss_curves, 
 from lumbar_kaggle.pages.render import fixed, percent, rate, target_words
 from lumbar_kaggle.pages.report import write_report
 from lumbar_kaggle.pages.study import write_study_page
-from lumbar_kaggle.score.metric import score, weighted_prior
+from lumbar_kaggle.scoring.metric import score, weighted_prior
 from tests.support.dicom_files import write_sagittal
 
 CANAL = tuple(name for name in TARGET_NAMES if target(name).score_group == "spinal")

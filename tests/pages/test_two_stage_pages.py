@@ -22,7 +22,7 @@ from lumbar_kaggle.pages.report import write_report
 from lumbar_kaggle.pages.study import write_study_page
 from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.settings import choose_set
-from lumbar_kaggle.score.metric import score
+from lumbar_kaggle.scoring.metric import score
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.two_stage.explain import edge_letters, explain_study, located_slices
 from lumbar_kaggle.two_stage.grade.views import PLACES

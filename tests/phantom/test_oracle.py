@@ -28,7 +28,7 @@ from lumbar_kaggle.phantom.grades import (
 )
 from lumbar_kaggle.phantom.study import plan_study
 from lumbar_kaggle.phantom.tables import make_table, read_study
-from lumbar_kaggle.score.metric import PARTS, part_scores, study_sums
+from lumbar_kaggle.scoring.metric import PARTS, part_scores, study_sums
 from lumbar_kaggle.tables.submission import read_predictions
 
 PATIENTS, REDRAWS = 120, 360

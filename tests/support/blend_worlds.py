@@ -6,7 +6,7 @@ from scipy.special import ndtr
 
 from lumbar_kaggle.core.targets import SEVERITY_WORDS, TARGET_NAMES
 from lumbar_kaggle.phantom.grades import STANDARD, best_submission, latent_factor, read_grades, thresholds, total_noise
-from lumbar_kaggle.score.cells import Cells
+from lumbar_kaggle.scoring.cells import Cells
 
 
 def make_cells(files: np.ndarray, severity: np.ndarray, folds: int = 3, first: int = 1000) -> Cells:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lumbar_kaggle.core.targets import TARGET_NAMES
 from lumbar_kaggle.inference.bundle import Manifest, write_manifest
-from lumbar_kaggle.score.metric import weighted_prior
+from lumbar_kaggle.scoring.metric import weighted_prior
 from tests.support.kaggle_server import KEY, TOKEN, USER, FakeKaggle, serve
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ import pytest
 from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import SAMPLE_ORDER, SEVERITIES, SEVERITY_WORDS, TARGET_NAMES
-from lumbar_kaggle.score.comparison import score_file
-from lumbar_kaggle.score.metric import PARTS, score, weighted_prior
+from lumbar_kaggle.scoring.comparison import score_file
+from lumbar_kaggle.scoring.metric import PARTS, score, weighted_prior
 from lumbar_kaggle.tables.competition import read_competition, submission_rows
 from lumbar_kaggle.tables.reading import read_labels
 from lumbar_kaggle.tables.submission import Submission, prior_predictions, read_predictions, validate

@@ -14,7 +14,7 @@ from fastai.torch_core import to_float, to_half
 
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.score.metric import score, weighted_prior
+from lumbar_kaggle.scoring.metric import score, weighted_prior
 from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.submission import prior_predictions
 from lumbar_kaggle.training.callbacks import MovingAverage

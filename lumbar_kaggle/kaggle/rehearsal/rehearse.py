@@ -39,7 +39,7 @@ from lumbar_kaggle.kaggle.rehearsal.play import (
 from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.generate import MANIFEST as PHANTOM_MANIFEST
 from lumbar_kaggle.phantom.settings import STANDARD_SETS, PhantomSet
-from lumbar_kaggle.score.comparison import score_file
+from lumbar_kaggle.scoring.comparison import score_file
 from lumbar_kaggle.tables.submission import validate
 
 log = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ from lumbar_kaggle.core.files import alone_on, digest, read_csv, write_csv
 from lumbar_kaggle.core.settings import begin_run
 from lumbar_kaggle.core.targets import SEVERITIES, TARGETS
 from lumbar_kaggle.dicom.cache import Cache
-from lumbar_kaggle.score.cells import as_table
-from lumbar_kaggle.score.metric import PRIOR_SMOOTHING, score, weighted_prior
+from lumbar_kaggle.scoring.cells import as_table
+from lumbar_kaggle.scoring.metric import PRIOR_SMOOTHING, score, weighted_prior
 from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.folds import open_folds
 from lumbar_kaggle.tables.submission import prior_predictions

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.targets import LEVELS, SCORE_GROUPS, SEVERITIES, SEVERITY_WEIGHTS, TARGETS
-from lumbar_kaggle.score.metric import PRIOR_SMOOTHING, weighted_prior
+from lumbar_kaggle.scoring.metric import PRIOR_SMOOTHING, weighted_prior
 from lumbar_kaggle.tables.folds import derive_seed
 from lumbar_kaggle.training.devices import device_of, half_precision
 from lumbar_kaggle.training.loop import make_learner, train_file

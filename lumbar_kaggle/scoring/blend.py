@@ -17,9 +17,9 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json, write_json
 from lumbar_kaggle.core.settings import from_dict
 from lumbar_kaggle.core.targets import SCORE_GROUPS
-from lumbar_kaggle.score.cells import Cells, arrange, as_table
-from lumbar_kaggle.score.metric import EPSILON, TARGETS_OF, Booleans, Floats, Integers, resampled_scores, study_sums
-from lumbar_kaggle.score.steps import STEPS, GroupBlend, apply_step, fit_step, parts_of, plain_mean
+from lumbar_kaggle.scoring.cells import Cells, arrange, as_table
+from lumbar_kaggle.scoring.metric import EPSILON, TARGETS_OF, Booleans, Floats, Integers, resampled_scores, study_sums
+from lumbar_kaggle.scoring.steps import STEPS, GroupBlend, apply_step, fit_step, parts_of, plain_mean
 
 CERTAINTY = 0.9
 """A blend is used when at least this share of the bootstrap resamples finds it better than the plain mean."""

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.score.metric import (
+from lumbar_kaggle.scoring.metric import (
     NAMES,
     PRIOR_SMOOTHING,
     RESAMPLES,

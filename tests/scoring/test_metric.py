@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, log_loss, precision_score, recall_score, roc_auc_score
 
 from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES, TARGET_NAMES, target
-from lumbar_kaggle.score.metric import (
+from lumbar_kaggle.scoring.metric import (
     PARTS,
     class_auc,
     confusion,

@@ -1,6 +1,6 @@
 """How good predictions are: the metric, its prior, agreement, and the blend that is fitted to it.
 
-The package itself can be called, as `lumbar_kaggle.score` is both the room and the function of that name.
+The package itself can be called, as the function `lumbar_kaggle.score`.
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-    from lumbar_kaggle.score.metric import Score
+    from lumbar_kaggle.scoring.metric import Score
 
 
 class _Callable(ModuleType):
@@ -29,7 +29,7 @@ class _Callable(ModuleType):
         Raises:
             InputError: a file is missing or faulty.
         """
-        from lumbar_kaggle.score.metric import score as official
+        from lumbar_kaggle.scoring.metric import score as official
         from lumbar_kaggle.tables.reading import label_rows, read_labels, refuse
         from lumbar_kaggle.tables.submission import read_predictions
 

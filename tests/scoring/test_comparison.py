@@ -9,8 +9,8 @@ import pytest
 from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import SEVERITIES, SEVERITY_WEIGHTS, SEVERITY_WORDS, TARGET_NAMES
-from lumbar_kaggle.score.comparison import compare_files
-from lumbar_kaggle.score.metric import NAMES, PARTS, part_scores, score, study_sums, to_arrays, weighted_prior
+from lumbar_kaggle.scoring.comparison import compare_files
+from lumbar_kaggle.scoring.metric import NAMES, PARTS, part_scores, score, study_sums, to_arrays, weighted_prior
 from lumbar_kaggle.tables.competition import submission_rows
 from lumbar_kaggle.tables.reading import label_rows, read_labels
 from lumbar_kaggle.tables.submission import prior_predictions

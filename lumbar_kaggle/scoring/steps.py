@@ -23,7 +23,7 @@ from scipy.optimize import minimize
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.settings import check_settings, option
 from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SCORE_GROUPS, SEVERITIES
-from lumbar_kaggle.score.metric import (
+from lumbar_kaggle.scoring.metric import (
     CANAL,
     PARTS,
     TARGETS_OF,

@@ -8,7 +8,7 @@ import pandas as pd
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES, row_id, split_row_id
-from lumbar_kaggle.score.metric import TARGET_PLACE, Booleans, Floats, Integers
+from lumbar_kaggle.scoring.metric import TARGET_PLACE, Booleans, Floats, Integers
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES, TARGET_NAMES
 from lumbar_kaggle.phantom.grades import OTHER_SIDE
-from lumbar_kaggle.score.blend import (
+from lumbar_kaggle.scoring.blend import (
     BlendModel,
     CrossFit,
     apply_blend,
@@ -23,10 +23,10 @@ from lumbar_kaggle.score.blend import (
     load_blend,
     save_blend,
 )
-from lumbar_kaggle.score.blend_files import SUGGESTED_WEIGHT, find_noise
-from lumbar_kaggle.score.cells import Cells, as_table, gather
-from lumbar_kaggle.score.metric import CANAL, TARGETS_OF, part_scores, score, study_sums
-from lumbar_kaggle.score.steps import (
+from lumbar_kaggle.scoring.blend_files import SUGGESTED_WEIGHT, find_noise
+from lumbar_kaggle.scoring.cells import Cells, as_table, gather
+from lumbar_kaggle.scoring.metric import CANAL, TARGETS_OF, part_scores, score, study_sums
+from lumbar_kaggle.scoring.steps import (
     GroupBlend,
     apply_step,
     fit_step,

@@ -10,10 +10,10 @@ import pandas as pd
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import write_csv
 from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES, TARGET_NAMES, row_id, split_row_id
-from lumbar_kaggle.score.blend import CERTAINTY, BlendModel, CrossFit, cross_fit, save_blend
-from lumbar_kaggle.score.cells import Cells, as_table, gather
-from lumbar_kaggle.score.comparison import interval_texts, labels_from, read_scored
-from lumbar_kaggle.score.metric import (
+from lumbar_kaggle.scoring.blend import CERTAINTY, BlendModel, CrossFit, cross_fit, save_blend
+from lumbar_kaggle.scoring.cells import Cells, as_table, gather
+from lumbar_kaggle.scoring.comparison import interval_texts, labels_from, read_scored
+from lumbar_kaggle.scoring.metric import (
     NAMES,
     RESAMPLES,
     TARGETS_OF,

@@ -11,11 +11,11 @@ import pytest
 from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import SEVERITIES
-from lumbar_kaggle.score.blend import apply_blend, load_blend
-from lumbar_kaggle.score.blend_files import blend_files
-from lumbar_kaggle.score.cells import Cells, as_table
-from lumbar_kaggle.score.comparison import compare_files
-from lumbar_kaggle.score.metric import PARTS, score
+from lumbar_kaggle.scoring.blend import apply_blend, load_blend
+from lumbar_kaggle.scoring.blend_files import blend_files
+from lumbar_kaggle.scoring.cells import Cells, as_table
+from lumbar_kaggle.scoring.comparison import compare_files
+from lumbar_kaggle.scoring.metric import PARTS, score
 from lumbar_kaggle.tables.reading import read_labels
 from lumbar_kaggle.tables.submission import read_predictions
 from tests.support.blend_worlds import labels_of, make_finished, make_world
