@@ -91,7 +91,7 @@ def phantom(
     test_studies: int | None = count(None, "test studies; none: 10", metavar="M"),
     seed: int | None = option(None, "same seed, same bytes; none: 1", metavar="S", least=0),
     set: str | None = option(
-        None, "in place of sizes and seed: tiny (12 + 6 studies, for tests), small (400 + 200), standard (2,000 + 700)"
+        None, "in place of sizes and seed: tiny (12 + 6), small (400 + 200) or standard (2,000 + 700)", metavar="SET"
     ),
     clean: bool = option(False, "without the real set's defects: gaps, odd headers, odd orders"),
     workers: int | None = count(None, "processes; none: one per core"),

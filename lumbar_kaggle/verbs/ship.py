@@ -26,7 +26,7 @@ def datasets(
 
 def kernels(
     ship: Ship,
-    names: tuple[str, ...] = argument("only these; none: all of the recipe", (), metavar="KERNEL"),
+    names: tuple[str, ...] = argument("only these; none: all of the recipe", (), metavar="[KERNEL ...]"),
     recipe: str = option(DEFAULT_RECIPE, "whose kernels are pushed", metavar="RECIPE"),
     resume: bool = option(False, "push again with the kernel's own output attached"),
     wait: bool = option(False, "follow each run and push the whole chain"),
@@ -40,7 +40,7 @@ def kernels(
 
 def status(
     ship: Ship,
-    names: tuple[str, ...] = argument("only these; none: all that were pushed", (), metavar="KERNEL"),
+    names: tuple[str, ...] = argument("only these; none: all that were pushed", (), metavar="[KERNEL ...]"),
     follow: bool = option(False, "wait for the end; show a failed run's log"),
 ) -> Said:
     """What the pushed kernels are doing."""
