@@ -56,6 +56,7 @@ class BaselineConfig:
 
 
 SETTINGS = BaselineConfig
+PRESETS = ()
 
 
 def expand_targets(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -10,8 +10,15 @@ from typing import Any
 from lumbar_kaggle.baseline import recipe
 from lumbar_kaggle.baseline.run import fit
 from lumbar_kaggle.core.budget import Budget, usable_cores
-from lumbar_kaggle.kaggle.inputs import copy_pretrained, find_competition, take_up
-from lumbar_kaggle.kaggle.session import RESUMABLE, begin_session, preprocessed, session_settings
+from lumbar_kaggle.kaggle.session import (
+    RESUMABLE,
+    begin_session,
+    copy_pretrained,
+    find_competition,
+    preprocessed,
+    session_settings,
+    take_up,
+)
 from lumbar_kaggle.pages.report import write_report
 from lumbar_kaggle.tables.competition import read_competition
 

@@ -48,6 +48,9 @@ class Recipe(Protocol):
     SETTINGS: type
     """Frozen dataclass of all its settings, see `core.settings`."""
 
+    PRESETS: tuple[str, ...]
+    """Names of its presets, if any."""
+
     def configure(self, changes: Mapping[str, Any], source: str = "") -> Any:
         """Return an object of `SETTINGS`: the recipe's own, with some changed.
 
@@ -105,6 +108,14 @@ def recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise InputError(f"recipe {name!r} is unknown; the recipes are {', '.join(RECIPES)}")
     return cast(Recipe, import_module(RECIPES[name]))
+
+
+def check_preset(name: str, preset: str) -> None:
+    """Raise `InputError` where a recipe has no preset of that name; those that there are are named."""
+    presets = {one: recipe(one).PRESETS for one in RECIPES}
+    if preset not in presets[name]:
+        known = "; ".join(f"{one} has {', '.join(names)}" for one, names in presets.items() if names)
+        raise InputError(f"preset {preset!r} is unknown to the recipe {name}; {known}")
 
 
 def recipe_of_run(run: Path) -> Recipe:

@@ -21,9 +21,15 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.inference.bundle import read_manifest
 from lumbar_kaggle.inference.predict import predict
 from lumbar_kaggle.kaggle.datasets import PACKAGE_FOLDER, package_fingerprint
-from lumbar_kaggle.kaggle.inputs import find_bundle, find_competition, find_marker, repack_checkpoints
-from lumbar_kaggle.kaggle.kernels import COMPETITION, find_kernel, make_notebook, read_kernels, write_notebooks
-from lumbar_kaggle.kaggle.session import inference_session, session_budget
+from lumbar_kaggle.kaggle.kernels import COMPETITION, choose_kernels, make_notebook, read_kernels, write_notebooks
+from lumbar_kaggle.kaggle.session import (
+    find_bundle,
+    find_competition,
+    find_marker,
+    inference_session,
+    repack_checkpoints,
+    session_budget,
+)
 from lumbar_kaggle.tables.submission import validate
 from tests.conftest import SMALL
 
@@ -91,7 +97,7 @@ def test_notebooks_are_in_step_with_scripts(tmp_path: Path) -> None:
     for name in ("kernels", "submission"):
         shutil.copytree(ROOT / name, tmp_path / name)
     assert write_notebooks(tmp_path) == [], "run lumbar ship notebooks"
-    folders = {kernel.folder for kernel in read_kernels(tmp_path)}
+    folders = {kernel.script.parent for kernel in read_kernels(tmp_path)}
     assert {path.parent for path in tmp_path.rglob("kernel-metadata.json")} == folders
     stale = tmp_path / "submission" / "inference.ipynb"
     stale.write_text(stale.read_text().replace("outcome", "result"))
@@ -145,7 +151,7 @@ def test_a_kernel_without_time_stops_cleanly_and_says_so(
     monkeypatch.setenv("LUMBAR_HOURS", "0")
     monkeypatch.setenv("LUMBAR_SCRATCH", str(tmp_path / "scratch"))
     monkeypatch.setenv("LUMBAR_CONFIG", json.dumps({"baseline": {"weights": "none"}}))
-    played = play(find_kernel(name).script, working, inputs, monkeypatch)
+    played = play(choose_kernels("baseline", [name])[0].script, working, inputs, monkeypatch)
     printed = "".join(output.get("text", "") for cell in played.cells for output in cell.get("outputs", []))
     assert "resumable: push this kernel again with its own output attached" in printed
 

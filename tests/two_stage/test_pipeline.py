@@ -327,7 +327,7 @@ def test_settings_of_a_file_replace_the_presets(tmp_path: Path) -> None:
     ("words", "told"),
     [
         (["--recipe", "two-stage", "--image-size", "64"], "unrecognized options: --image-size"),
-        (["--preset", "cpu"], "unknown setting 'preset'"),
+        (["--preset", "cpu"], "'cpu' is unknown to the recipe baseline; two-stage has cpu, t4x2-single"),
         (["--recipe", "two-stage", "--preset", "gpu"], "preset 'gpu' is unknown"),
     ],
 )
