@@ -23,8 +23,8 @@ from lumbar_kaggle import __version__
 from lumbar_kaggle.core.errors import InputError, system_sentence
 from lumbar_kaggle.core.messages import show_messages
 from lumbar_kaggle.core.settings import check_settings, from_dict
+from lumbar_kaggle.kaggle.ship import ACTIONS
 from lumbar_kaggle.verbs import VERBS, Said, Verb
-from lumbar_kaggle.verbs.ship import ACTIONS
 
 DESCRIPTION = "Grade lumbar-spine MRI: RSNA 2024 Lumbar Spine Degenerative Classification; --version prints the version"
 SHIP = "Send datasets and kernels to Kaggle, follow them, fetch outputs, submit"
