@@ -15,7 +15,7 @@ from lumbar_kaggle.core.files import read_json, write_atomic, write_json
 from lumbar_kaggle.core.settings import from_dict, load_config, merged, save_config
 from lumbar_kaggle.core.targets import TARGET_NAMES
 from lumbar_kaggle.inference.recipes import recipe
-from lumbar_kaggle.kaggle.rehearsal import RehearsalSettings
+from lumbar_kaggle.kaggle.play import RehearsalSettings
 from lumbar_kaggle.training.pretraining import PretrainConfig
 from lumbar_kaggle.two_stage.config import GradeConfig, LocateConfig, TwoStageConfig, configure, preset
 

@@ -17,12 +17,12 @@ import pytest
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.dicom.series import read_series
 from lumbar_kaggle.inference.bundle import read_manifest
+from lumbar_kaggle.kaggle import play as playing
 from lumbar_kaggle.kaggle.datasets import BuiltDataset
-from lumbar_kaggle.kaggle.rehearsal import RehearsalSettings
-from lumbar_kaggle.kaggle.rehearsal import play as playing
-from lumbar_kaggle.kaggle.rehearsal.hidden import LEAST_STUDIES, hidden_checks, make_hidden
-from lumbar_kaggle.kaggle.rehearsal.play import (
+from lumbar_kaggle.kaggle.hidden import LEAST_STUDIES, hidden_checks, make_hidden
+from lumbar_kaggle.kaggle.play import (
     Played,
+    RehearsalSettings,
     choose_sandbox,
     place,
     play,
@@ -30,7 +30,7 @@ from lumbar_kaggle.kaggle.rehearsal.play import (
     tree_hashes,
     why_no_sandbox,
 )
-from lumbar_kaggle.kaggle.rehearsal.rehearse import Transcript, check_submission, ingest, rehearse, unpack_checkpoints
+from lumbar_kaggle.kaggle.rehearse import Transcript, check_submission, ingest, rehearse, unpack_checkpoints
 from lumbar_kaggle.tables.submission import validate
 
 ROOT = Path(__file__).parents[2]
@@ -143,7 +143,7 @@ while True:
     outer = f"""
 import sys
 from pathlib import Path
-from lumbar_kaggle.kaggle.rehearsal.play import RehearsalSettings, run, sandboxed
+from lumbar_kaggle.kaggle.play import RehearsalSettings, run, sandboxed
 command = [sys.executable, "-c", {inner!r}]
 if {kind!r} == "bwrap":
     command = sandboxed(command, {{"/out": ("--bind", {str(tmp_path / "output")!r})}})

@@ -21,7 +21,7 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import digest, write_csv
 from lumbar_kaggle.core.targets import SERIES_DESCRIPTIONS, SEVERITIES
 from lumbar_kaggle.dicom.instances import read_slices
-from lumbar_kaggle.kaggle.rehearsal.play import link_tree
+from lumbar_kaggle.kaggle.play import link_tree
 from lumbar_kaggle.tables.competition import submission_rows
 
 KIND, T1 = "series_description", "Sagittal T1"

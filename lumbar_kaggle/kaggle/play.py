@@ -8,7 +8,6 @@ network; elsewhere it is a plain process. Paths of 2026: Kaggle/kaggle-cli issue
 import ctypes
 import logging
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -23,11 +22,13 @@ from typing import Any
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import digest, read_json, sha256_file, write_json
-from lumbar_kaggle.kaggle.rehearsal import RehearsalSettings
+from lumbar_kaggle.core.settings import check_settings, option
+from lumbar_kaggle.inference import DEFAULT_RECIPE
 
 log = logging.getLogger(__name__)
 
 LAYOUTS = ("new", "old")
+VARIANTS = ("plain", "cut", "hidden", "all")
 GIB = 1024**3
 Inputs = Mapping[str, tuple[Path, str]]
 """By `place`, a folder of this machine and the key of its content."""
@@ -36,6 +37,27 @@ START_UP_S = 180.0
 """Added to a session's limit: beside minutes the start of Python and its libraries counts."""
 
 TIMED_OUT = 124  # as of the command ``timeout``
+
+
+@dataclass(frozen=True)
+class RehearsalSettings:
+    """What is rehearsed, and within which limits; the limits' defaults are those of a Kaggle session with two T4."""
+
+    variant: str = option("plain", "cut: training cut and resumed; hidden: a nasty test set", choices=VARIANTS)
+    recipe: str = option(DEFAULT_RECIPE, "whose kernels are played", metavar="RECIPE")
+    studies: int = option(16, "training studies of the phantom", metavar="N", least=1)
+    test_studies: int = option(3, "test studies of the phantom", metavar="M", least=1)
+    hidden_studies: int = option(40, "test studies of the hidden set; Kaggle's has about 722", metavar="H", least=1)
+    seed: int = option(1, "of the phantom", metavar="S", least=0)
+    minutes: float = option(15.0, "limit of a session that has 12 hours on Kaggle", metavar="MIN", above=0)
+    config: str = option("", "JSON of settings, {recipe: {setting: value}}; none: those in kernels/", metavar="FILE")
+    sandbox: str = option("auto", "auto: the better that works; bwrap: bubblewrap", choices=("auto", "bwrap", "plain"))
+    cores: int = option(4, "processors of a session, as far as there are", metavar="N", least=1)
+    memory_gb: float = option(31.0, "address space of a session's process in GiB", metavar="GB", above=0)
+    disk_gb: float = option(20.0, "most that a session may leave in GiB", metavar="GB", above=0)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
 
 def place(layout: str, kind: str, slug: str, owner: str = "") -> str:
@@ -198,6 +220,8 @@ def run(
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: limits.cores])
         if sys.platform == "linux":
+            import resource  # which Windows has not, and its help comes through this module
+
             resource.setrlimit(resource.RLIMIT_AS, (int(limits.memory_gb * GIB),) * 2)
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
 

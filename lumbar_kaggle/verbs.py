@@ -16,7 +16,7 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json
 from lumbar_kaggle.core.settings import check_settings, from_dict, merged, option
 from lumbar_kaggle.inference import DEFAULT_RECIPE
-from lumbar_kaggle.kaggle.rehearsal import RehearsalSettings
+from lumbar_kaggle.kaggle.play import RehearsalSettings
 from lumbar_kaggle.training.pretraining import PretrainConfig
 from lumbar_kaggle.two_stage.config import PRESETS, GradeConfig, LocateConfig
 from lumbar_kaggle.two_stage.config import preset as preset_of
@@ -317,7 +317,7 @@ def study(
 
 def rehearse(*, folder: Path = option(Path("rehearsal"), "where everything goes"), settings: RehearsalSettings) -> Said:
     """Play the whole chain on this machine as Kaggle would, offline."""
-    from lumbar_kaggle.kaggle.rehearsal import rehearse as rehearsal
+    from lumbar_kaggle.kaggle import rehearse as rehearsal
 
     return f"Transcript: {rehearsal.rehearse(folder, settings)}"
 

@@ -23,13 +23,13 @@ from lumbar_kaggle.core.files import digest, read_json, write_json, write_text
 from lumbar_kaggle.inference.bundle import MANIFEST
 from lumbar_kaggle.inference.predict import log_path
 from lumbar_kaggle.kaggle.datasets import BuiltDataset, build_models, build_package, built_bundle
+from lumbar_kaggle.kaggle.hidden import hidden_checks, make_hidden
 from lumbar_kaggle.kaggle.kernels import COMPETITION, PACKAGE, Kernel, choose_kernels, make_notebook, repository
-from lumbar_kaggle.kaggle.rehearsal import RehearsalSettings
-from lumbar_kaggle.kaggle.rehearsal.hidden import hidden_checks, make_hidden
-from lumbar_kaggle.kaggle.rehearsal.play import (
+from lumbar_kaggle.kaggle.play import (
     LAYOUTS,
     Inputs,
     Played,
+    RehearsalSettings,
     choose_sandbox,
     link_tree,
     place,
