@@ -40,18 +40,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if text:
             print(text)
         return code
-    except InputError as error:
-        print(f"lumbar: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("lumbar: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         # The reader (head, less) has gone; nothing more can be printed, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        print(f"lumbar: {system_sentence(error)}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("lumbar: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except (InputError, OSError) as error:
+        sentence = system_sentence(error) if isinstance(error, OSError) else error
+        print(f"lumbar: {sentence}", file=sys.stderr)
         return 2
 
 
@@ -70,9 +68,8 @@ def _prepare() -> None:
 def parse(words: Sequence[str]) -> Callable[[], Said]:
     """Return the verb that the words of a command line name, with its arguments bound.
 
-    Raises:
-        InputError: there is no such verb or option, or a value is of another type or out of its range.
-        SystemExit: help was asked for, and printed.
+    Raises `InputError` where there is no such verb or option, or a value is of another type or out of its range, and
+    `SystemExit` where help was asked for, and printed.
     """
     ship = list(words[:1]) == ["ship"]
     verbs, rest, prog = (ACTIONS, words[1:], "lumbar ship") if ship else (VERBS, words, "lumbar")
@@ -89,10 +86,10 @@ def parse(words: Sequence[str]) -> Callable[[], Said]:
         for one, line in (lines if ship else {**lines, "ship": SHIP}).items()
     ]
     form: Any = Union[tuple(forms)]  # noqa: UP007
-    refused, description = io.StringIO(), SHIP if ship else DESCRIPTION
+    about: Any = {"prog": prog, "description": SHIP if ship else DESCRIPTION, "registry": _plain_numbers()}
+    refused = io.StringIO()
     try:
         with contextlib.redirect_stderr(refused):
-            about: Any = {"prog": prog, "description": description, "registry": _plain_numbers()}
             given: Any = tyro.cli(form, args=rest, **about)
     except SystemExit as stop:
         if not stop.code:
@@ -126,10 +123,8 @@ def _bound(verb: Verb, groups: dict[str, type], given: Mapping[str, Any]) -> Cal
     hints = get_type_hints(verb)
     for name, kind in groups.items():
         part = {one.name: given[one.name] for one in fields(kind) if one.name in given}
-        if name:
-            bound[name] = from_dict(part, kind) if is_dataclass(hints[name]) else part
-        else:
-            bound |= vars(from_dict(part, kind))
+        made = part if name and not is_dataclass(hints[name]) else from_dict(part, kind)
+        bound |= {name: made} if name else vars(made)
     return partial(verb, **bound)
 
 

@@ -176,9 +176,8 @@ def train(
         content = read_json(config)
         changes = merged(content, changes) if isinstance(content, dict) else content
     settings = chosen.configure(changes, str(config or ""))
-    return chosen.fit(
-        *(run.folder, run.cache, run.out, run.budget(), settings), label_weights=label_weights, processes=run.processes
-    )
+    given = (run.folder, run.cache, run.out, run.budget(), settings)
+    return chosen.fit(*given, label_weights=label_weights, processes=run.processes)
 
 
 def locate(
@@ -282,9 +281,8 @@ def blend(
     """One prediction from several, fitted on out-of-fold predictions, cross-fitted."""
     from lumbar_kaggle.scoring.blend_files import blend_files
 
-    return blend_files(files, labels, folds, out, model=model, noise=noise, noise_above=noise_above).text(
-        noise=noise is not None
-    )
+    blended = blend_files(files, labels, folds, out, model=model, noise=noise, noise_above=noise_above)
+    return blended.text(noise=noise is not None)
 
 
 def report(

@@ -27,10 +27,8 @@ LICENCES = {
 """Names that Kaggle takes for a dataset's licence."""
 
 SWITCHES = ("is_private", "enable_gpu", "enable_tpu", "enable_internet")
-KERNEL_KEYS = {
-    *("id", "title", "code_file", "language", "kernel_type", "machine_shape", "docker_image"),
-    *(*SWITCHES, *SOURCES),
-}
+KERNEL_KEYS = {"id", "title", "code_file", "language", "kernel_type", "machine_shape", "docker_image"}
+KERNEL_KEYS |= {*SWITCHES, *SOURCES}
 """Keys that we write; the client drops one that it does not know without a word."""
 
 _SLUG = r"[a-z0-9]+(-[a-z0-9]+)*"
@@ -85,8 +83,8 @@ def _kernel_rules(folder: Path, metadata: dict[str, Any]) -> Rules:
     yield not gpu or shape == TWO_T4, f"machine_shape is {shape!r}; {wanted}"
     yield gpu or shape is None, f"machine_shape is {shape!r} without enable_gpu; leave it out"
     images = "gcr.io/kaggle-images/python@sha256:... or gcr.io/kaggle-gpu-images/python@sha256:..."
-    fine = image is None or re.fullmatch(_IMAGE, str(image))
-    yield fine, f"docker_image {image!r} is none of Kaggle's; give {images}"
+    known = image is None or re.fullmatch(_IMAGE, str(image))
+    yield known, f"docker_image {image!r} is none of Kaggle's; give {images}"
     for key in SOURCES:
         yield from _source_rules(key, metadata.get(key))
     yield from _notebook_rules(folder, str(metadata.get("code_file", "")))

@@ -70,7 +70,7 @@ class KernelRun(NamedTuple):
     """State of a kernel's run: ``queued``, ``running``, ``complete``, ``error``, …; and why it failed, or empty."""
 
     status: str
-    failure: str
+    failure: str = ""
 
     @property
     def ended(self) -> bool:
@@ -79,13 +79,10 @@ class KernelRun(NamedTuple):
 
 
 class Kaggle:
-    """A signed-in connection: `owner` is the account that everything goes to, `api` an authenticated ``KaggleApi``.
-
-    Every method raises `InputError` with what to do where the server refuses.
-    """
+    """A signed-in connection to an account; every method raises `InputError` with what to do where Kaggle refuses."""
 
     def __init__(self, owner: str, api: Any) -> None:
-        self.owner, self.api = owner, api
+        self.owner, self.api = owner, api  # an authenticated ``KaggleApi``
 
     def dataset_state(self, slug: str) -> tuple[str, int]:
         """Return a dataset's status, in lower case, and its version; ``("", 0)`` where there is none."""
@@ -112,12 +109,11 @@ class Kaggle:
         if answer.error:
             raise _refusal(what, answer.error)
         for sources in SOURCES:
-            dropped = list(getattr(answer, f"invalid_{sources}", None) or [])
-            if dropped:
-                kind = sources.removesuffix("_sources")
+            if dropped := list(getattr(answer, f"invalid_{sources}", None) or []):
                 raise InputError(
-                    f"{what}: Kaggle dropped the {kind} source {', '.join(dropped)}; check that it exists, is ready "
-                    "and is yours, or that the competition's rules are accepted; then run the same command again"
+                    f"{what}: Kaggle dropped the {sources.removesuffix('_sources')} source {', '.join(dropped)}; check "
+                    "that it exists, is ready and is yours, or that the competition's rules are accepted; then run "
+                    "the same command again"
                 )
         if not answer.version_number:
             raise InputError(f"{what}: Kaggle's answer names no version; see {answer.url or 'its page'}")
@@ -129,21 +125,18 @@ class Kaggle:
         with tempfile.TemporaryDirectory() as folder:
             # Whatever name the client would make of the answer, the code is not looked at.
             write_json(Path(folder) / METADATA, {"code_file": "kernel.ipynb"})
-            # The first answers after a push can be that the kernel may not be seen.
-            if _call(f"kernel {slug}", "", self.api.kernels_pull, f"{self.owner}/{slug}", folder, metadata=True) == "":
-                return set()
+            # The first answers after a push can be that the kernel may not be seen; the metadata is then ours.
+            _call(f"kernel {slug}", "", self.api.kernels_pull, f"{self.owner}/{slug}", folder, metadata=True)
             found = read_json(Path(folder) / METADATA)
-        return {source for sources in SOURCES for source in found[sources] or []}
+        return {source for sources in SOURCES for source in found.get(sources) or []}
 
     def _address(self, sent: Sent) -> str:
         return f"{self.owner}/{sent.slug}/{sent.version}"
 
     def run(self, sent: Sent) -> KernelRun:
         """Return the state of one version's run."""
-        answer = _call(f"kernel {sent.slug}", UNSEEN, self.api.kernels_status, self._address(sent))
-        if answer == UNSEEN:
-            return KernelRun(UNSEEN, "")
-        return KernelRun(answer.status.name.lower(), answer.failure_message or "")
+        answer = _call(f"kernel {sent.slug}", "", self.api.kernels_status, self._address(sent))
+        return KernelRun(answer.status.name.lower(), answer.failure_message or "") if answer else KernelRun(UNSEEN)
 
     def log(self, sent: Sent) -> list[str]:
         """Return the lines of a run's log; the server keeps it as JSON, or as text."""
@@ -153,9 +146,9 @@ class Kaggle:
         return str(text).splitlines()
 
     def fetch(self, sent: Sent, folder: Path, start: str = "") -> list[Path]:
-        """Download the files of a run's output whose path has this `start`; return them, and the log last.
+        """Download the files of a run's output whose path has this `start`, in its own folders; return them, log last.
 
-        The output's own folders are kept; what is there in full stays, what broke off goes on.
+        What is there in full stays, what broke off goes on.
         """
         what, pattern = f"output of kernel {sent.slug}", f"^{re.escape(start)}"
         files, _ = _call(what, None, self.api.kernels_output, self._address(sent), str(folder), file_pattern=pattern)

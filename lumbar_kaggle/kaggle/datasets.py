@@ -48,8 +48,7 @@ class BuiltDataset:
 def package_files(folder: Path = PACKAGE_FOLDER) -> dict[str, str]:
     """Return the package's files: path relative to `folder` → SHA-256; caches, links and strays are none of them.
 
-    An empty file cannot be uploaded safely; only the marker ``py.typed`` is one, which nothing on Kaggle reads. Raises
-    `InputError` where a file, which is to go up, holds a credential.
+    Nor is ``py.typed``, which is empty and so cannot be uploaded safely. Raises where a file holds a credential.
     """
     found = {}
     for path in sorted(folder.rglob("*")):
@@ -80,19 +79,18 @@ def build_package(out: Path, owner: str) -> BuiltDataset:
 def build_models(
     out: Path, owner: str, *, bundle: Path | None = None, pretrained: Sequence[str] = ()
 ) -> BuiltDataset | None:
-    """Build the dataset of weights; what an earlier call put there stays, since a version is sent whole.
+    """Build the dataset of weights, None when there is nothing to send yet; what an earlier call put there stays.
 
     `bundle` is a folder of exported models, checked by its hashes; `pretrained` names architectures whose weights are
-    taken from the hub, or ``arch=FILE``. Returns None when there is nothing to send yet; raises `InputError` where
-    the bundle or the weights cannot be used.
+    taken from the hub, or ``arch=FILE``. Raises `InputError` where the bundle or the weights cannot be used.
     """
     folder = out / "datasets" / MODELS
     for each in pretrained:
         arch, _, file = each.partition("=")
         _write_pretrained(folder / f"pretrained-{arch}.safetensors", arch, file or "auto")
     # Of several bundles the last one is what inference is pushed with.
-    content: dict[str, Any] = {"bundles": {}, "inference": ""}
-    content |= {key: value for key, value in _manifest(folder).items() if key in content}
+    before = _manifest(folder)
+    content: dict[str, Any] = {"bundles": before.get("bundles", {}), "inference": before.get("inference", "")}
     if bundle is not None:
         # Here and not above: it imports pandas, which no other part of shipping needs.
         from lumbar_kaggle.inference.bundle import MANIFEST, read_manifest
@@ -160,8 +158,7 @@ def _write_pretrained(path: Path, arch: str, weights: str) -> None:
         return
     body = build_body(arch, 3)
     if not load_pretrained(body, arch, weights):
-        raise InputError(
-            f"no pretrained weights for {arch}: its hub cannot be reached; give a file, --pretrained {arch}=FILE"
-        )
+        remedy = f"give a file, --pretrained {arch}=FILE"
+        raise InputError(f"no pretrained weights for {arch}: its hub cannot be reached; {remedy}")
     state = {name: tensor.contiguous() for name, tensor in body_state(body, arch).items()}
     write_atomic(path, lambda temporary: save_file(state, temporary))

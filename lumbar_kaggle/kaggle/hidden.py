@@ -2,8 +2,8 @@
 
 On submission Kaggle runs the same notebook again with ``test_images``, ``test_series_descriptions.csv`` and
 ``sample_submission.csv`` replaced by sets that nobody has seen. Here the phantom's test studies come again under new
-identifiers, as often as need be; the first ones are hurt, each in another way. Files are written anew where they
-change: the studies are hard links to the sound ones.
+identifiers, as often as need be; the first ones are hurt, each in another way. Their files are hard links to the sound
+ones, so what changes is written anew.
 """
 
 import shutil
@@ -59,9 +59,7 @@ def _store(dataset: Dataset, change: Callable[[Any], Any]) -> None:
     stored = np.ascontiguousarray(pixels, dtype="<i2" if pixels.dtype.kind == "i" else "<u2")
     dataset.Rows, dataset.Columns = stored.shape
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.PixelData = stored.tobytes()
-    dataset["PixelData"].VR = "OW"
-    dataset["PixelData"].is_undefined_length = False
+    dataset.add_new("PixelData", "OW", stored.tobytes())
 
 
 def _multiply_slices(series: Path) -> None:
@@ -126,37 +124,29 @@ LEAST_STUDIES = len(INJURIES) + 1
 
 
 def make_hidden(phantom: Path, truth: Path, folder: Path, studies: int, key: str, *, only_t1: bool) -> str:
-    """Make a hidden competition folder of so many test studies from a phantom; return its key.
+    """Make a hidden competition folder of so many test studies, the odd ones first, from a phantom; return its key.
 
     `truth` is the label table of the phantom's test studies, `key` identifies the phantom, `only_t1` tells whether the
     models go by the sagittal T1 alone. `folder` is made anew, with ``competition/``, ``truth.csv`` and ``odd.csv``
-    (study_id, what, outcome, noted).
-
-    Raises:
-        InputError: too few studies, or no test study of the phantom has all three kinds of series.
+    (study_id, what, outcome, noted). Raises `InputError` for too few studies, or where no test study of the phantom has
+    all three kinds of series.
     """
     if studies < LEAST_STUDIES:
         raise InputError(f"a hidden set of {studies} studies is too small; give {LEAST_STUDIES} or more")
-    shutil.rmtree(folder, ignore_errors=True)
-    link_tree(phantom / "train_images", folder / "competition" / "train_images")
-    for path in phantom.glob("*.*"):
-        shutil.copy2(path, folder / "competition" / path.name)
-    _write_tests(phantom, truth, folder, studies, PRIOR if only_t1 else GRADED)
-    return digest([key, studies, only_t1, [injury[:3] for injury in INJURIES]])
-
-
-def _write_tests(phantom: Path, truth: Path, folder: Path, count: int, no_t1: str) -> None:
-    """Write odd and then sound test studies, and their tables; `no_t1` is what becomes of one without sagittal T1."""
     competition, table = folder / "competition", "test_series_descriptions.csv"
+    shutil.rmtree(folder, ignore_errors=True)
+    link_tree(phantom / "train_images", competition / "train_images")
+    for path in phantom.glob("*.*"):
+        shutil.copy2(path, competition / path.name)
     series = pd.read_csv(phantom / table, dtype=str)
     labels = pd.read_csv(truth, dtype=str, keep_default_na=False).set_index("study_id", drop=False)
     kinds = series.groupby("study_id")[KIND].nunique()
     whole = [study for study in labels.index if kinds.get(study, 0) == len(SERIES_DESCRIPTIONS)]
     if not whole:
         raise InputError(f"{phantom}: no test study has all three kinds of series; give more --test-studies")
-    sound = Injury("", GRADED, False)
+    no_t1, sound = PRIOR if only_t1 else GRADED, Injury("", GRADED, False)
     all_rows, all_labels, odd = [], [], []
-    for number, injury in enumerate([*INJURIES, *[sound] * (count - len(INJURIES))]):
+    for number, injury in enumerate([*INJURIES, *[sound] * (studies - len(INJURIES))]):
         source, study = whole[number % len(whole)], str(1_000_000_007 + 3_571 * number)
         link_tree(phantom / "test_images" / source, competition / "test_images" / study)
         rows = series[series["study_id"] == source].assign(study_id=study)
@@ -173,6 +163,7 @@ def _write_tests(phantom: Path, truth: Path, folder: Path, count: int, no_t1: st
     write_csv(competition / "sample_submission.csv", rows)
     write_csv(folder / "truth.csv", sample)
     write_csv(folder / "odd.csv", pd.DataFrame(odd, columns=["study_id", "what", "outcome", "noted"]))
+    return digest([key, studies, only_t1, [injury[:3] for injury in INJURIES]])
 
 
 def hidden_checks(odd: pd.DataFrame, log: pd.DataFrame, session_log: str) -> Iterator[tuple[str, bool, str]]:

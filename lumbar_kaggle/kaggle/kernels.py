@@ -26,18 +26,14 @@ METADATA = "kernel-metadata.json"
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel: its script, the recipe it is of (empty: all), slugs of our datasets and of the kernels it reads.
-
-    With `bundle` it reads a bundle from the models' dataset, whose fingerprint is filled in; with `weights` it starts
-    from pretrained weights that lie there.
-    """
+    """One kernel of the repository."""
 
     script: Path
-    recipe: str
-    datasets: tuple[str, ...]
-    kernels: tuple[str, ...]
-    bundle: bool
-    weights: bool
+    recipe: str  # empty: it serves all
+    datasets: tuple[str, ...]  # slugs of ours that it reads
+    kernels: tuple[str, ...]  # names of those whose output it reads
+    bundle: bool  # it reads a bundle from the models' dataset, whose fingerprint is filled in
+    weights: bool  # it starts from pretrained weights that lie there
 
     @property
     def name(self) -> str:
@@ -52,10 +48,9 @@ class Kernel:
     def metadata(
         self, owner: str, *, resume: bool = False, docker_image: str = "", slugs: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
-        """Return the content of ``kernel-metadata.json`` as `owner` pushes it.
+        """Return the content of ``kernel-metadata.json`` as `owner` pushes it, with `resume` its own output attached.
 
-        With `resume` the kernel's own earlier output is attached; `docker_image` pins one of Kaggle's images; `slugs`
-        says by kernel name where Kaggle gave another address than was asked for.
+        `docker_image` pins one of Kaggle's images; `slugs` are those that Kaggle gave, by kernel name.
         """
         content: dict[str, Any] = read_json(self.script.with_name(METADATA))
         content["id"] = content["id"].replace(OWNER, owner)
@@ -94,8 +89,7 @@ def _read_kernel(folder: Path) -> Kernel:
 def choose_kernels(recipe: str, names: Sequence[str] = ()) -> list[Kernel]:
     """Return the kernels of these names, or without names the recipe's and those that serve all, in order.
 
-    Raises:
-        InputError: there is no such kernel, or the recipe has none.
+    Raises `InputError` where there is no such kernel, or the recipe has none.
     """
     every = {kernel.name: kernel for kernel in read_kernels(repository())}
     for name in names:

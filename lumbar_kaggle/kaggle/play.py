@@ -30,13 +30,12 @@ log = logging.getLogger(__name__)
 LAYOUTS = ("new", "old")
 VARIANTS = ("plain", "cut", "hidden", "all")
 GIB = 1024**3
+TIMED_OUT = 124  # as of the command ``timeout``
 Inputs = Mapping[str, tuple[Path, str]]
 """By `place`, a folder of this machine and the key of its content."""
 
 START_UP_S = 180.0
 """Added to a session's limit: beside minutes the start of Python and its libraries counts."""
-
-TIMED_OUT = 124  # as of the command ``timeout``
 
 
 @dataclass(frozen=True)
@@ -61,11 +60,7 @@ class RehearsalSettings:
 
 
 def place(layout: str, kind: str, slug: str, owner: str = "") -> str:
-    """Return where an input lies below ``/kaggle/input``, by one of `LAYOUTS`; a competition has no owner.
-
-    >>> place("new", "datasets", "lumbar-kaggle", "you")
-    'datasets/you/lumbar-kaggle'
-    """
+    """Return where an input lies below ``/kaggle/input``, by one of `LAYOUTS`; a competition has no owner."""
     return slug if layout == "old" else "/".join(filter(None, (kind, owner, slug)))
 
 
@@ -83,7 +78,7 @@ class Played:
 
     @property
     def output(self) -> Path:
-        """The session's output folder, as Kaggle would keep it."""
+        """What Kaggle would keep."""
         return self.folder / "output"
 
     @property
@@ -94,7 +89,7 @@ class Played:
 
 @cache
 def why_no_sandbox() -> str:
-    """Return why bubblewrap cannot be used here, tried for real; empty text when it can."""
+    """Return why bubblewrap, tried for real, cannot be used here; empty text when it can."""
     if shutil.which("bwrap") is None:
         return "bubblewrap is not installed"
     done = subprocess.run(sandboxed([sys.executable, "-c", "pass"]), capture_output=True, text=True)
@@ -113,8 +108,18 @@ def sandboxed(command: list[str], binds: Mapping[str, tuple[str, Path]] | None =
 
     `binds` gives by place in that tree how (``--ro-bind`` or ``--bind``), and the folder or file of this machine.
     """
-    words = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session"]
-    words += ["--tmpfs", "/tmp", "--proc", "/proc", "--dev", "/dev"]
+    words = [
+        "bwrap",
+        "--unshare-all",
+        "--die-with-parent",
+        "--new-session",
+        "--tmpfs",
+        "/tmp",
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+    ]
     for path in (Path("/") / name for name in ("usr", "bin", "sbin", "lib", "lib32", "lib64", "etc")):
         if path.is_symlink():
             words += ["--symlink", os.readlink(path), str(path)]
@@ -141,10 +146,8 @@ def play(
 ) -> Played:
     """Play a notebook or script as a session in the `folder` of all sessions, unless the same one is there already.
 
-    The limit in `hours` is told to the kernel; it is ended there and `START_UP_S` later.
-
-    Raises:
-        InputError: the session failed, was ended at its limit, or left too much; the log's end is shown.
+    The limit in `hours` is told to the kernel, which is ended `START_UP_S` later. Raises `InputError` where the session
+    failed, was ended at its limit, or left too much; the log's end is shown.
     """
     keys, sandbox = {where: key for where, (_, key) in inputs.items()}, choose_sandbox(settings.sandbox)
     variables = {"LUMBAR_HOURS": repr(hours), **(variables or {})}
@@ -154,25 +157,26 @@ def play(
         return Played(done, again=True, **read_json(done / "session.json"))
     for leftover in (done, stage):
         shutil.rmtree(leftover, ignore_errors=True)
-    for part in ("output", "scratch", "input"):
+    for part in ("output", "scratch"):
         (stage / part).mkdir(parents=True)
     command, variables = _command(code, inputs, variables, stage, closed=sandbox == "bwrap")
     status, figures = run(command, variables, stage, hours * 3600 + START_UP_S, settings)
     figures["output_bytes"] = sum(path.stat().st_size for path in (stage / "output").rglob("*") if path.is_file())
     for part in ("input", "scratch"):
         shutil.rmtree(stage / part, ignore_errors=True)
-    sound = not status and figures["output_bytes"] <= settings.disk_gb * GIB
-    if sound:
+    fault = f"failed with exit code {status}" if status else ""
+    if status == TIMED_OUT:
+        fault = f"did not end within its {hours * 60:.1f} minutes"
+    elif figures["output_bytes"] > settings.disk_gb * GIB:
+        fault = fault or "left more than its disk holds"
+    if not fault:
         write_json(stage / "session.json", {"key": key, **figures})
     os.replace(stage, done)
     played = Played(done, key, **figures)
-    if sound:
-        return played
-    log.info("%s", "\n".join(f"    {line}" for line in played.log.splitlines()[-15:]))
-    reason = f"failed with exit code {status}" if status else "left more than its disk holds"
-    if status == TIMED_OUT:
-        reason = f"did not end within its {hours * 60:.1f} minutes"
-    raise InputError(f"{name}: the session {reason}; its log is {done / 'session.log'}")
+    if fault:
+        log.info("%s", "\n".join(f"    {line}" for line in played.log.splitlines()[-15:]))
+        raise InputError(f"{name}: the session {fault}; its log is {done / 'session.log'}")
+    return played
 
 
 def _command(
@@ -189,19 +193,16 @@ def _command(
     kept = {name: value for name, value in os.environ.items() if name.startswith(("OMP_", "OPENBLAS_", "MKL_"))}
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     kept |= {"HOME": "/tmp", "LANG": "C.UTF-8", "PATH": path, "KAGGLE_KERNEL_RUN_TYPE": "Batch", **variables}
-    binds = {there: ("--ro-bind", code), "/kaggle/input": ("--ro-bind", stage / "input")}
+    if closed:
+        binds = {f"/kaggle/input/{where}": ("--ro-bind", source.resolve()) for where, (source, _) in inputs.items()}
+        binds |= {there: ("--ro-bind", code), working: ("--bind", stage / "output")}
+        binds |= {"/kaggle/tmp": ("--bind", stage / "scratch")}
+        # Its working folder is that of the mount; bubblewrap starts in /.
+        return sandboxed(["/bin/sh", "-c", 'cd "$0" && exec "$@"', working, *command], binds), kept
     for where, (source, _) in inputs.items():
         mounted = stage / "input" / where
         mounted.parent.mkdir(parents=True, exist_ok=True)
-        if closed:
-            mounted.mkdir()
-            binds[f"/kaggle/input/{where}"] = ("--ro-bind", source.resolve())
-        else:
-            mounted.symlink_to(source.resolve(), target_is_directory=True)
-    if closed:
-        binds |= {working: ("--bind", stage / "output"), "/kaggle/tmp": ("--bind", stage / "scratch")}
-        # Its working folder is that of the mount; bubblewrap starts in /.
-        return sandboxed(["/bin/sh", "-c", 'cd "$0" && exec "$@"', working, *command], binds), kept
+        mounted.symlink_to(source.resolve(), target_is_directory=True)
     # Without a mount of its own the source would be written to: byte code beside it.
     kept |= {"LUMBAR_INPUT": str(stage / "input"), "PYTHONDONTWRITEBYTECODE": "1"}
     return command, kept | dict.fromkeys(("HOME", "LUMBAR_SCRATCH"), str(stage / "scratch"))
@@ -210,27 +211,25 @@ def _command(
 def run(
     command: list[str], variables: Mapping[str, str], stage: Path, seconds: float, limits: RehearsalSettings
 ) -> tuple[int, dict[str, Any]]:
-    """Run a command in ``output`` below `stage`; both its streams go to ``session.log`` there.
+    """Run a command in ``output`` below `stage`, its streams into ``session.log``; return exit code and figures.
 
-    Its processes end with this one, on any exception, and after `seconds`. Returns the exit code, or `TIMED_OUT`, and
-    the figures of `Played` by name.
+    Its processes end with this one, on any exception, and after `seconds`; the exit code is then `TIMED_OUT`. The
+    figures are those of `Played` by name.
     """
 
     def limit() -> None:
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: limits.cores])
         if sys.platform == "linux":
-            import resource  # which Windows has not, and its help comes through this module
+            import resource  # which Windows has not, where this module is imported for the help
 
             resource.setrlimit(resource.RLIMIT_AS, (int(limits.memory_gb * GIB),) * 2)
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
 
-    start = time.monotonic()
-    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "start_new_session": True}
+    start, about = time.monotonic(), dict[str, Any](env=dict(variables), cwd=stage / "output", start_new_session=True)
     with (stage / "session.log").open("wb") as stream:
-        process = subprocess.Popen(
-            command, env=dict(variables), cwd=stage / "output", stdout=stream, preexec_fn=limit, **streams
-        )
+        about |= {"stdin": subprocess.DEVNULL, "stdout": stream, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen(command, preexec_fn=limit, **about)
     end = threading.Timer(seconds, os.killpg, (process.pid, signal.SIGKILL))
     end.start()
     try:
@@ -254,10 +253,7 @@ def tree_hashes(folder: Path) -> dict[str, str]:
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """Copy a tree by hard links where the file system has them, by bytes elsewhere.
-
-    Whoever changes a file of the copy must write it anew: a change in place would reach the source.
-    """
+    """Copy a tree by hard links where the file system has them: a change in place would reach the source."""
 
     def link(one: str, other: str) -> None:
         try:

@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -22,20 +22,11 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import digest, read_json, write_json, write_text
 from lumbar_kaggle.inference.bundle import MANIFEST
 from lumbar_kaggle.inference.predict import log_path
+from lumbar_kaggle.kaggle import play as playing
 from lumbar_kaggle.kaggle.datasets import BuiltDataset, build_models, build_package, built_bundle
 from lumbar_kaggle.kaggle.hidden import hidden_checks, make_hidden
 from lumbar_kaggle.kaggle.kernels import COMPETITION, PACKAGE, Kernel, choose_kernels, make_notebook, repository
-from lumbar_kaggle.kaggle.play import (
-    LAYOUTS,
-    Inputs,
-    Played,
-    RehearsalSettings,
-    choose_sandbox,
-    link_tree,
-    place,
-    play,
-    tree_hashes,
-)
+from lumbar_kaggle.kaggle.play import Inputs, Played, RehearsalSettings
 from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.generate import MANIFEST as PHANTOM_MANIFEST
 from lumbar_kaggle.phantom.settings import STANDARD_SETS, PhantomSet
@@ -59,8 +50,7 @@ PLAIN_COVERS_LESS = (
 def rehearse(folder: Path, settings: RehearsalSettings) -> Path:
     """Rehearse in a folder, return the transcript; what an earlier, killed rehearsal had finished is not done again.
 
-    Raises:
-        InputError: a session failed, a check does not hold, or something is missing for it.
+    Raises `InputError` where a session failed, a check does not hold, or something is missing for it.
     """
     for module in ("papermill", "ipykernel", "jupytext"):
         if importlib.util.find_spec(module) is None:
@@ -71,9 +61,8 @@ def rehearse(folder: Path, settings: RehearsalSettings) -> Path:
     acts = {"plain": rehearsal.submit, "cut": rehearsal.cut_and_resume, "hidden": rehearsal.rerun}
     try:
         rehearsal.train()
-        for variant, act in acts.items():
-            if settings.variant in (variant, "all"):
-                act()
+        for act in acts.values() if settings.variant == "all" else [acts[settings.variant]]:
+            act()
     except InputError as error:
         rehearsal.transcript.write(failure=str(error))
         raise
@@ -95,13 +84,13 @@ class Transcript:
     def step(self, name: str) -> Iterator[dict[str, Any]]:
         """Time a step and tell of it; the block may put its ``result`` and a session's figures into the dictionary."""
         log.info("%s ...", name)
-        start, noted = time.monotonic(), dict.fromkeys(("processor_seconds", "peak_bytes", "output_bytes"), 0)
-        step: dict[str, Any] = {"name": name, "seconds": None, "result": "", "again": False, **noted}
+        start, figures = time.monotonic(), dict.fromkeys(("processor_seconds", "peak_bytes", "output_bytes"), 0)
+        step: dict[str, Any] = {"name": name, "seconds": 0.0, "result": "", "again": False, **figures}
         yield step
-        if step["seconds"] is None:
-            step["seconds"] = time.monotonic() - start
+        step["seconds"] = step["seconds"] or time.monotonic() - start
+        step["result"] += " (done before)" if step["again"] else ""
         self.steps.append(step)
-        log.info("    %.1f s%s: %s", step["seconds"], ", done before" if step["again"] else "", step["result"])
+        log.info("    %.1f s: %s", step["seconds"], step["result"])
 
     def check(self, sentence: str, holds: bool, otherwise: str = "") -> None:
         """Note a check that holds; raise `InputError` with `otherwise`, what is wrong, where it does not."""
@@ -113,17 +102,13 @@ class Transcript:
     def table(self) -> str:
         """Return the closing table."""
         steps = pd.DataFrame(self.steps)
-        megabytes = steps[["peak_bytes", "output_bytes"]].map(lambda size: f"{size / 1e6:.0f} MB" if size else "")
-        shown = {
-            "step": steps["name"],
-            "seconds": steps["seconds"].map("{:.1f}".format),
-            "on cpu": steps["processor_seconds"].map(lambda seconds: f"{seconds:.1f}" if seconds else ""),
-            "memory": megabytes["peak_bytes"],
-            "output": megabytes["output_bytes"],
-            "result": steps["result"] + steps["again"].map({True: " (done before)", False: ""}),
-        }
+        columns = {"name": "step", "processor_seconds": "on cpu", "peak_bytes": "memory", "output_bytes": "output"}
+        shown = steps[["name", "seconds", "processor_seconds", "peak_bytes", "output_bytes", "result"]]
+        seconds, megabytes = _or_blank("{:.1f}"), _or_blank("{:.0f} MB", 1e6)
+        forms = {"seconds": "{:.1f}".format, "on cpu": seconds, "memory": megabytes, "output": megabytes}
+        table = shown.rename(columns=columns).to_string(index=False, formatters=forms)
         fresh = steps.loc[~steps["again"], "seconds"].sum()
-        return f"{pd.DataFrame(shown).to_string(index=False)}\ntotal, without what was done before: {fresh:.1f} s"
+        return f"{table}\ntotal, without what was done before: {fresh:.1f} s"
 
     def write(self, failure: str = "") -> Path:
         """Write both files, with why the rehearsal ended early; return the Markdown one."""
@@ -140,21 +125,17 @@ class Transcript:
 
 
 class Rehearsal:
-    """One rehearsal of a recipe's kernels, inference last; its methods are the acts, in the order of `rehearse`.
-
-    Each raises `InputError` where a session failed or a check does not hold.
-    """
+    """One rehearsal of a recipe's kernels, inference last; its methods are the acts, in the order of `rehearse`."""
 
     def __init__(self, folder: Path, settings: RehearsalSettings) -> None:
         self.folder, self.settings = folder, settings
         self.kernels = choose_kernels(settings.recipe)
         small = read_json(repository() / "kernels" / settings.recipe / "rehearsal.json")
         self.only_t1 = bool(small["only_sagittal_t1"])
-        chosen = read_json(settings.config) if settings.config else {settings.recipe: small["settings"]}
-        self.config = json.dumps(chosen)
-        sandbox = choose_sandbox(settings.sandbox)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.transcript = Transcript(folder, {**asdict(settings), "recipes": self.config}, sandbox)
+        given = read_json(settings.config) if settings.config else {settings.recipe: small["settings"]}
+        self.config = json.dumps(given)
+        about = {**asdict(settings), "recipes": self.config}
+        self.transcript = Transcript(folder, about, playing.choose_sandbox(settings.sandbox))
         self.phantom, self.truth, self.key = folder / "phantom", folder / "phantom", ""
         self.datasets: dict[str, BuiltDataset] = {}
         self.outputs: dict[str, Played] = {}
@@ -181,15 +162,16 @@ class Rehearsal:
 
     def _mount(self, built: BuiltDataset) -> None:
         """Lay a dataset out as Kaggle would mount it under both layouts."""
+        self.datasets[built.slug] = built
         with self.transcript.step(f"dataset {built.slug}") as step:
-            step["result"], self.datasets[built.slug] = built.fingerprint, built
-            for layout in LAYOUTS:
+            step["result"] = built.fingerprint
+            for layout in playing.LAYOUTS:
                 ingest(built, self.folder / "mounted" / layout / built.slug, layout)
 
     def submit(self) -> None:
         """Run the inference notebook over both generations of paths; the two files must be the same."""
         files = []
-        for layout in LAYOUTS:
+        for layout in playing.LAYOUTS:
             played = self.play(self.kernels[-1], f"inference-{layout}", layout=layout)
             files.append((played.output / "submission.csv").read_bytes())
         check_submission(self.transcript, played, self.phantom, self.truth)
@@ -200,19 +182,20 @@ class Rehearsal:
         kernel = [kernel for kernel in self.kernels if kernel.weights][-1]
         uncut = self.outputs[kernel.name]
         cut = self._cut(kernel, uncut)
+        self.transcript.check(f"{kernel.name} was cut while it trained", True)
         mounted = unpack_checkpoints(cut.output, self.folder / "mounted" / "cut-output")
-        own = {place("new", "notebooks", kernel.slug, OWNER): (mounted, cut.key)}
+        own = {playing.place("new", "notebooks", kernel.slug, OWNER): (mounted, cut.key)}
         resumed = self.play(kernel, f"{kernel.name}-resumed", more=own)
         # A kernel without a bundle of its own leaves a run to the one that makes it.
         what = "bundle" if (uncut.output / "bundle").is_dir() else "run"
-        trees = [tree_hashes(played.output / what) for played in (uncut, resumed)]
+        trees = [playing.tree_hashes(played.output / what) for played in (uncut, resumed)]
         sentence = f"{kernel.name}, cut and resumed, left the same {what} byte for byte"
         self.transcript.check(sentence, trees[0] == trees[1] != {})
 
     def _cut(self, kernel: Kernel, uncut: Played) -> Played:
         """Search for a budget that ends the kernel after some training and before its end."""
-        low, high, tries = 0.0, uncut.seconds / 60, 12
-        for _ in range(tries):
+        low, high = 0.0, uncut.seconds / 60
+        for _ in range(12):
             minutes = (low + high) / 2
             played = self.play(kernel, f"{kernel.name}-cut", layout="old", minutes=round(minutes, 3))
             begun = [path.name for path in played.output.glob("run/**/*.*")]
@@ -222,9 +205,8 @@ class Rehearsal:
                 # The machine may have become slower since the uncut session was timed.
                 low, high = minutes, max(high, 3 * minutes)
             else:
-                self.transcript.check(f"{kernel.name} was cut while it trained", True)
                 return played
-        raise InputError(f"{kernel.name}: {tries} budgets cut it before or after its training, never within")
+        raise InputError(f"{kernel.name}: 12 budgets cut it before or after its training, never within")
 
     def rerun(self) -> None:
         """Run the inference notebook on the hidden test set; submission and log must be what they must be."""
@@ -233,8 +215,8 @@ class Rehearsal:
             key = make_hidden(self.phantom, self.truth, folder, count, self.key, only_t1=self.only_t1)
             odd = pd.read_csv(folder / "odd.csv", dtype={"study_id": str})
             step["result"] = f"{count} studies, {len(odd)} of them odd"
-        competition, rerun = folder / "competition", {"KAGGLE_IS_COMPETITION_RERUN": "1"}
-        played = self.play(self.kernels[-1], "inference-hidden", competition=(competition, key), variables=rerun)
+        competition = folder / "competition"
+        played = self.play(self.kernels[-1], "inference-hidden", hidden=(competition, key))
         check_submission(self.transcript, played, competition, folder / "truth.csv")
         table = pd.read_csv(log_path(played.output / "submission.csv"), dtype={"study_id": str}, keep_default_na=False)
         for sentence, holds, otherwise in hidden_checks(odd, table, played.log):
@@ -248,36 +230,38 @@ class Rehearsal:
         layout: str = "new",
         minutes: float = 0.0,
         more: Inputs | None = None,
-        competition: tuple[Path, str] | None = None,
-        variables: dict[str, str] | None = None,
+        hidden: tuple[Path, str] | None = None,
     ) -> Played:
         """Play a kernel's notebook, filled in as it is pushed, as the session `name`.
 
-        `minutes` limit it instead of the settings, `more` is attached beside what the kernel reads, `competition` are
-        folder and key of another one than the phantom.
+        `minutes` limit it instead of the settings, `more` is attached beside what the kernel reads; `hidden` are folder
+        and key of the competition that a rerun after the submission finds in place of the phantom.
         """
-        notebook, upload = self.folder / "kernels" / f"{kernel.script.stem}.ipynb", self.folder / "upload"
+        notebook = self.folder / "kernels" / f"{kernel.script.stem}.ipynb"
         # Of the package as it was mounted: its source may have changed since.
         values = {"PACKAGE": self.datasets[PACKAGE].fingerprint}
-        values |= {"BUNDLE": built_bundle(upload)} if kernel.bundle else {}
+        values |= {"BUNDLE": built_bundle(self.folder / "upload")} if kernel.bundle else {}
         write_text(notebook, make_notebook(kernel.script, values))
-        inputs = {place(layout, "competitions", COMPETITION): competition or (self.phantom, self.key)}
+        inputs = {playing.place(layout, "competitions", COMPETITION): hidden or (self.phantom, self.key)}
         for slug in [slug for slug in kernel.datasets if slug in self.datasets]:
             mounted = self.folder / "mounted" / layout / slug
-            inputs[place(layout, "datasets", slug, OWNER)] = (mounted, self.datasets[slug].fingerprint)
+            inputs[playing.place(layout, "datasets", slug, OWNER)] = (mounted, self.datasets[slug].fingerprint)
         for source in kernel.kernels:
             earlier = self.outputs[source]
-            inputs[place(layout, "notebooks", f"lumbar-{source}", OWNER)] = (earlier.output, earlier.key)
+            inputs[playing.place(layout, "notebooks", f"lumbar-{source}", OWNER)] = (earlier.output, earlier.key)
         # A submitted notebook has 9 of the 12 hours.
         hours = (minutes or self.settings.minutes * (0.75 if kernel.bundle else 1)) / 60
-        variables = {"LUMBAR_CONFIG": self.config, **(variables or {})}
-        inputs |= more or {}
+        variables = {"LUMBAR_CONFIG": self.config} | ({"KAGGLE_IS_COMPETITION_RERUN": "1"} if hidden else {})
         with self.transcript.step(f"{name} ({layout} paths)") as step:
-            sessions = self.folder / "sessions"
-            played = play(name, notebook, inputs, sessions, self.settings, hours=hours, variables=variables)
+            sessions, inputs = self.folder / "sessions", {**inputs, **(more or {})}
+            played = playing.play(name, notebook, inputs, sessions, self.settings, hours=hours, variables=variables)
             step |= {key: value for key, value in asdict(played).items() if key in step}
             step["result"] = "cut, resumable" if "resumable" in played.log else "ended"
         return played
+
+
+def _or_blank(form: str, unit: float = 1.0) -> Callable[[float], str]:
+    return lambda value: form.format(value / unit) if value else ""
 
 
 def check_submission(transcript: Transcript, played: Played, competition: Path, truth: Path) -> None:
@@ -287,16 +271,12 @@ def check_submission(transcript: Transcript, played: Played, competition: Path, 
     transcript.check(f"{name}: the submission is complete and valid", not faults, str(*faults[:1]))
     with transcript.step(f"{name}: score") as step:
         scoring = score_file(path, truth, competition / "train.csv")
-        totals = [score.total for score in (scoring.score, scoring.prior)]
-        words = [f"{total:.4f}" if total is not None else "none" for total in totals]
-        step["result"] = f"{words[0]}, the prior's {words[1]}"
+        totals = [one.total for one in (scoring.score, scoring.prior)]
+        step["result"] = ", the prior's ".join("none" if total is None else f"{total:.4f}" for total in totals)
 
 
 def ingest(built: BuiltDataset, mounted: Path, layout: str) -> None:
-    """Turn a built dataset into what Kaggle mounts of it, made anew.
-
-    The layout ``new`` unpacks each archive into a folder of its name, ``old`` a lone one flat.
-    """
+    """Lay out, anew, what Kaggle mounts of a dataset: each archive as a folder, with ``old`` paths a lone one flat."""
     shutil.rmtree(mounted, ignore_errors=True)
     mounted.mkdir(parents=True)
     flat = layout == "old" and sum(name.endswith(".zip") for name in built.files) == 1
@@ -310,7 +290,7 @@ def ingest(built: BuiltDataset, mounted: Path, layout: str) -> None:
 def unpack_checkpoints(output: Path, mounted: Path) -> Path:
     """Copy a kernel's output with its checkpoints as folders, which some users found them mounted as."""
     shutil.rmtree(mounted, ignore_errors=True)
-    link_tree(output, mounted)
+    playing.link_tree(output, mounted)
     for path in [path for path in mounted.rglob("*.pt") if zipfile.is_zipfile(path)]:
         packed = path.rename(path.with_suffix(".packed"))
         shutil.unpack_archive(packed, path, "zip")

@@ -6,7 +6,7 @@ variables, and a user may: ``LUMBAR_INPUT``, where the inputs are mounted; ``LUM
 ``LUMBAR_CONFIG``, settings by recipe, ``{recipe: {setting: value}}``; ``LUMBAR_SCRATCH``.
 """
 
-import io
+import contextlib
 import json
 import logging
 import math
@@ -21,7 +21,7 @@ import pandas as pd
 
 from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import copy_file, read_json, write_atomic
+from lumbar_kaggle.core.files import copy_file, read_json
 from lumbar_kaggle.core.messages import show_messages
 from lumbar_kaggle.core.settings import load_config
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES
@@ -73,15 +73,15 @@ def find_bundle(inputs: Path | None = None, fingerprint: str = "") -> Path:
     Kaggle silently mounts the previous version of a dataset whose new one was not ready when the notebook was pushed.
     """
     first = find_marker(MANIFEST, inputs)
-    found: dict[str, Path] = {}
+    found = {"": first}
     for folder in find_markers(MANIFEST, inputs):
         found.setdefault(str(read_json(folder / MANIFEST).get("fingerprint")), folder)
-    if fingerprint and fingerprint not in found:
-        raise InputError(
-            f"bundle {fingerprint} is not among the inputs, only {', '.join(found)}; "
-            "wait until its dataset is ready, then push this notebook again"
-        )
-    return found[fingerprint] if fingerprint else first
+    if fingerprint in found:
+        return found[fingerprint]
+    raise InputError(
+        f"bundle {fingerprint} is not among the inputs, only {', '.join(filter(None, found))}; "
+        "wait until its dataset is ready, then push this notebook again"
+    )
 
 
 def take_up(marker: str, names: tuple[str, ...], working: Path, inputs: Path | None = None) -> None:
@@ -119,12 +119,12 @@ def repack_checkpoints(root: Path) -> list[Path]:
     unpacked = [path for path in root.rglob("*.pt") if path.is_dir()]
     for folder in unpacked:
         (marker,) = folder.rglob("data.pkl")
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        packed = folder.with_suffix(".packed")
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
             for path in sorted(path for path in marker.parent.rglob("*") if path.is_file()):
                 archive.write(path, f"{folder.stem}/{path.relative_to(marker.parent).as_posix()}")
         shutil.rmtree(folder)
-        write_atomic(folder, lambda path, content=buffer: path.write_bytes(content.getvalue()))  # type: ignore[misc]
+        packed.rename(folder)
     return unpacked
 
 
@@ -138,25 +138,19 @@ def begin_session(hours: float, package: str) -> Budget:
 def session_budget(default: float) -> Budget:
     """Return the budget of a session that Kaggle ends after `default` hours, or ``LUMBAR_HOURS``, a number."""
     text = os.environ.get("LUMBAR_HOURS") or str(default)
-    try:
-        hours = float(text)
-    except ValueError:
-        hours = math.nan
-    if not 0 <= hours < math.inf:
-        raise InputError(f"LUMBAR_HOURS is {text!r}; it must be a number of hours")
-    return Budget(hours, reserve_minutes=min(30.0, hours * 6))  # for the clean stop; less of a short session
+    with contextlib.suppress(ValueError):
+        if 0 <= (hours := float(text)) < math.inf:
+            return Budget(hours, reserve_minutes=min(30.0, hours * 6))  # for the clean stop; less of a short session
+    raise InputError(f"LUMBAR_HOURS is {text!r}; it must be a number of hours")
 
 
 def session_settings(recipe: str) -> dict[str, Any]:
     """Return what ``LUMBAR_CONFIG`` sets of a recipe; raise `InputError` where it is not JSON of that form."""
     text = os.environ.get("LUMBAR_CONFIG") or "{}"
-    try:
-        values = json.loads(text).get(recipe, {})
-    except (json.JSONDecodeError, AttributeError):
-        values = None
-    if not isinstance(values, dict):
-        raise InputError(f"LUMBAR_CONFIG is {text!r}; it must be JSON of the form {{recipe: {{setting: value}}}}")
-    return values
+    with contextlib.suppress(json.JSONDecodeError, AttributeError):
+        if isinstance(values := json.loads(text).get(recipe, {}), dict):
+            return values
+    raise InputError(f"LUMBAR_CONFIG is {text!r}; it must be JSON of the form {{recipe: {{setting: value}}}}")
 
 
 def scratch_folder() -> Path:
@@ -192,10 +186,8 @@ def inference_session(
     """Grade the test studies with the attached bundle and write ``submission.csv`` into the folder `working`.
 
     A complete submission of priors is there before anything that can fail is begun. `bundle` and `package` are the
-    fingerprints of what is meant, empty takes any; ``LUMBAR_HOURS`` overrules `hours`.
-
-    Raises:
-        InputError: an input is missing or another version, or the submission is not valid.
+    fingerprints of what is meant, empty takes any; ``LUMBAR_HOURS`` overrules `hours`. Raises `InputError` where an
+    input is missing or another version, or the submission is not valid.
     """
     budget = begin_session(hours, "")
     competition, out = find_competition(inputs), working / "submission.csv"
@@ -208,9 +200,8 @@ def inference_session(
     if not (outcome.log["status"] == GRADED).any():
         # Not an error: the priors still score, where a notebook that fails does not.
         log.warning("NO STUDY AT ALL WAS GRADED: look into the log before you submit this version")
-    faults = validate(outcome.path, competition)
-    if faults:
-        raise InputError(str(faults[0]))
+    for fault in validate(outcome.path, competition):
+        raise InputError(str(fault))
     return outcome
 
 

@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 READY_MINUTES, UNSEEN_S = 90.0, 600.0
 """How long a dataset may take to become ready (of gigabytes, tens of minutes), and a kernel to be seen."""
 
-LOG_LINES = 25
 SUBMISSION = "submission.csv"
 
 DRY = option(False, "print what would be sent and send nothing; needs no credentials")
@@ -238,9 +237,7 @@ def _push(ship: Ship, kernel: Kernel, folder: Path, *, again: bool) -> None:
 
 def show_status(
     ship: Ship,
-    names: tuple[str, ...] = option(
-        (), "only these; none: all that were pushed", metavar="[KERNEL ...]", positional=True
-    ),
+    names: tuple[str, ...] = option((), "only these; none: all pushed ones", metavar="[KERNEL ...]", positional=True),
     follow: bool = option(False, "wait for the end; show a failed run's log"),
 ) -> str:
     """What the pushed kernels are doing."""
@@ -254,7 +251,7 @@ def _follow(ship: Ship, names: Sequence[str]) -> str:
     """Wait for runs, one after the other; one that ends otherwise than complete raises, its log's end shown."""
     for name, sent in ship.sent_kernels(names).items():
         run = _wait_end(ship, name, sent)
-        lines = ship.kaggle.log(sent)[-LOG_LINES:]
+        lines = ship.kaggle.log(sent)[-25:]
         if run.status != "complete":
             log.info("%s", "\n".join(lines))
             reason = f" ({run.failure})" if run.failure else ""
@@ -320,10 +317,8 @@ def submit(ship: Ship, message: str = option("", "shown beside the submission"),
 
 def notebooks() -> str:
     """Make the notebooks anew from their scripts."""
-    return (
-        "\n".join(map(str, kernels.write_notebooks(kernels.repository())))
-        or "every notebook is in step with its script"
-    )
+    changed = kernels.write_notebooks(kernels.repository())
+    return "\n".join(map(str, changed)) or "every notebook is in step with its script"
 
 
 ACTIONS: dict[str, Callable[..., str]] = {

@@ -1,7 +1,6 @@
 """The checks before a push: each trap that can be seen from here has a fault that names it."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,43 +95,24 @@ def test_each_fault_of_a_kernels_metadata_is_named(kernel_folder: Path, changes:
     assert str(path) in str(fault.value)
 
 
-def _without_kernelspec(notebook: dict[str, Any]) -> None:
-    del notebook["metadata"]["kernelspec"]
-
-
-def _with_output(notebook: dict[str, Any]) -> None:
-    notebook["cells"][1]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": "x"}]
-
-
-def _with_pip(notebook: dict[str, Any]) -> None:
-    notebook["cells"][1]["source"] = ["!pip install lumbar_kaggle"]
-
-
-def _with_environment(notebook: dict[str, Any]) -> None:
-    notebook["cells"][1]["source"] = ["import os\n", "print(os.environ)"]
-
-
-def _with_credential(notebook: dict[str, Any]) -> None:
-    notebook["cells"][1]["source"] = ["token = 'KGAT_" + "0" * 32 + "'"]
-
-
 @pytest.mark.parametrize(
-    ("spoil", "sentence"),
+    ("metadata", "cell", "sentence"),
     [
-        (_without_kernelspec, "has no kernelspec; Kaggle's runner does not start without one"),
-        (_with_output, "cell 2 holds output"),
-        (_with_pip, "cell 2 is no plain Python"),
-        (_with_environment, "cell 2 prints os.environ"),
-        (_with_credential, "cell 2 holds a credential"),
+        ({}, {}, "has no kernelspec; Kaggle's runner does not start without one"),
+        (None, {"outputs": [{"output_type": "stream", "name": "stdout", "text": "x"}]}, "cell 2 holds output"),
+        (None, {"source": ["!pip install lumbar_kaggle"]}, "cell 2 is no plain Python"),
+        (None, {"source": ["import os\n", "print(os.environ)"]}, "cell 2 prints os.environ"),
+        (None, {"source": ["token = 'KGAT_" + "0" * 32 + "'"]}, "cell 2 holds a credential"),
     ],
 )
 def test_each_fault_of_a_notebook_is_named(
-    kernel_folder: Path, spoil: Callable[[dict[str, Any]], None], sentence: str
+    kernel_folder: Path, metadata: dict[str, Any] | None, cell: dict[str, Any], sentence: str
 ) -> None:
     """What would only show after the queue, or never."""
     path = kernel_folder / "train_baseline.ipynb"
     notebook = json.loads(path.read_text())
-    spoil(notebook)
+    notebook["cells"][1] |= cell
+    notebook["metadata"] = notebook["metadata"] if metadata is None else metadata
     path.write_text(json.dumps(notebook))
     with pytest.raises(InputError, match=sentence):
         check_kernel(kernel_folder)
