@@ -68,9 +68,6 @@ def in_sandbox(folder: Path, code: str, **more: object) -> subprocess.CompletedP
     )
 
 
-# --- the sandbox -----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("kind", [BWRAP])
 def test_inputs_cannot_be_written(kind: str, tmp_path: Path) -> None:
     """EROFS on the mounted folder, / and /usr; the output can be written."""
@@ -175,9 +172,6 @@ def test_the_best_sandbox_is_chosen_and_an_unusable_one_is_named(monkeypatch: py
         RehearsalSettings(sandbox="docker")
 
 
-# --- one session -----------------------------------------------------------------------------------------
-
-
 def session(tmp_path: Path, code: str, kind: str = "auto", **changes: object) -> Played:
     """Play a session of a short script with one dataset; `changes` are of its limits, or hours and variables."""
     (tmp_path / "data").mkdir(exist_ok=True)
@@ -271,9 +265,6 @@ def messages(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="lumbar_kaggle")
 
 
-# --- mounted inputs --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("kind", "owner", "layout", "where"),
     [
@@ -318,9 +309,6 @@ def test_checkpoints_can_come_back_as_folders(tmp_path: Path) -> None:
     mounted = unpack_checkpoints(tmp_path / "output", tmp_path / "mounted")
     assert (mounted / "run" / "checkpoint.pt" / "checkpoint" / "data.pkl").read_text() == "content"
     assert (output / "checkpoint.pt").is_file()
-
-
-# --- the whole rehearsal ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
