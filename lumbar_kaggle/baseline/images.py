@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lumbar_kaggle.core.files import list_folder, shown
 from lumbar_kaggle.dicom.cache import OK, Cache, CacheConfig, Source
 from lumbar_kaggle.dicom.headers import UnreadableInstance
-from lumbar_kaggle.dicom.instances import read_slices
+from lumbar_kaggle.dicom.instances import read_instances
 from lumbar_kaggle.dicom.series import UnreadableSeries, middle_first, notes, read_headers
 from lumbar_kaggle.dicom.volume import HIGH, LOW, windowed
 from lumbar_kaggle.tables.competition import SERIES_COLUMNS
@@ -63,7 +63,7 @@ def middle_slice(
     its nearest readable neighbour takes its place. Padding takes no part in the window and becomes 0.
 
     Args:
-        folder, files, kind: see `volume.read_series`.
+        folder, files, kind: see `series.read_headers`.
 
     Returns:
         ``[rows, columns]`` uint8 as stored; and what it is: ``instance_number``, ``slices``,
@@ -76,7 +76,7 @@ def middle_slice(
     reason = ""
     for header in middle_first(headers):
         try:
-            one = read_slices(header.path)[header.frame]
+            one = read_instances(header.path, pixels=True)[header.frame]
         except UnreadableInstance as error:
             reason = reason or f"{shown(header.path.name)}: {error}"
             continue

@@ -21,11 +21,10 @@ from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset, read_sequence
-from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 MAX_BYTES = 256 * 2**20  # of one file's pixels, decoded; a lumbar series takes a tenth
-MAX_HEADER_BYTES = 64 * 2**20  # of a file besides its pixels
+MAX_FILE_BYTES = MAX_BYTES + 64 * 2**20  # of a file, with all besides its pixels
 MAX_READS = 500_000  # more than any header takes, its sequences included; ten thousand frames would
 MAX_ZEROS = 16  # zero reads in a row: between zero values stand tags
 
@@ -65,9 +64,8 @@ def read_file(path: Path, *, pixels: bool) -> tuple[Dataset, str]:
     opened, is no DICOM file, is damaged or too large.
     """
     with damage("header is damaged"), path.open("rb") as file:
-        limit = MAX_BYTES + MAX_HEADER_BYTES
-        if pixels and os.fstat(file.fileno()).st_size > limit:
-            raise UnreadableInstance(f"larger than {limit >> 20} MiB, which no series of slices is")
+        if pixels and os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
+            raise UnreadableInstance(f"larger than {MAX_FILE_BYTES >> 20} MiB, which no series of slices is")
         content = _Watched(BytesIO(file.read()) if pixels else file)
         return _parse(content, PIXEL_DATA if pixels else PIXEL_GROUP)
 
@@ -80,7 +78,6 @@ class _Watched:
         self.reads = self.zeros = 0
 
     def read(self, size: int = -1) -> bytes:
-        """Read as files do; raise `UnreadableInstance` where it is too often, or nothing but zeros."""
         content = self.file.read(size)
         self.reads += 1
         self.zeros = self.zeros + 1 if len(content) <= 8 and not any(content) else 0
@@ -100,10 +97,10 @@ def _parse(file: Any, last: int) -> tuple[Dataset, str]:
     implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
     start = _peek(file)
     if syntax == DeflatedExplicitVRLittleEndian:
-        limit, inflater = MAX_BYTES + MAX_HEADER_BYTES, zlib.decompressobj(-zlib.MAX_WBITS)
-        inflated = inflater.decompress(file.read(), limit)
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        inflated = inflater.decompress(file.read(), MAX_FILE_BYTES)
         if inflater.unconsumed_tail:
-            raise UnreadableInstance(f"inflates to more than {limit >> 20} MiB, which no series of slices is")
+            raise UnreadableInstance(f"inflates to more than {MAX_FILE_BYTES >> 20} MiB, which no series of slices is")
         if not inflater.eof:
             raise UnreadableInstance("header is damaged (the deflated data are cut off)")
         file = _Watched(BytesIO(inflated))
@@ -184,14 +181,15 @@ class Header:
         """Return the items of a sequence; none where it is absent."""
         return next((_items(one.get_item(keyword)) for one in self.datasets if keyword in one), [])
 
+    def meaning(self, keyword: str) -> str:
+        """Return what the first code of a sequence means; empty text where there is none."""
+        return Header(self.items(keyword)[:1]).text("CodeMeaning")
+
     def _texts(self, *keywords: str) -> tuple[str, list[str] | None]:
         """Return the first keyword that is there and its values, an empty one ``""``; None where all are absent."""
-        for keyword in keywords:
-            tag = Tag(keyword)
-            for dataset in self.datasets:
-                if tag in dataset:
-                    return keyword, _texts(dataset, tag)
-        return keywords[0], None
+        there = ((keyword, one) for keyword in keywords for one in self.datasets if keyword in one)
+        keyword, dataset = next(there, (keywords[0], None))
+        return keyword, None if dataset is None else _texts(dataset, keyword)
 
 
 def functional_groups(items: Sequence[Dataset]) -> list[Dataset]:
@@ -213,9 +211,9 @@ def _vr(element: DataElement | RawDataElement) -> str:
     return str(element.VR if known else dictionary_VR(element.tag))
 
 
-def _texts(dataset: Dataset, tag: int) -> list[str]:
+def _texts(dataset: Dataset, keyword: str) -> list[str]:
     """Return the values of an element as text, without what fills them up."""
-    element = dataset.get_item(tag)
+    element = dataset.get_item(keyword)
     if not isinstance(element, RawDataElement):
         return [""]  # a sequence, where there should be a value
     raw = element.value or b""

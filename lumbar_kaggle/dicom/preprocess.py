@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from tqdm import tqdm
 from lumbar_kaggle.core.budget import Budget, start_method
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked, read_json, shown, write_atomic, write_json
-from lumbar_kaggle.dicom.cache import OK, Batch, Cache, CacheConfig, Source
+from lumbar_kaggle.dicom.cache import OK, Cache, CacheConfig, Source
 from lumbar_kaggle.dicom.series import UnreadableSeries, read_series
 from lumbar_kaggle.dicom.volume import GEOMETRY, HIGH, LOW, Volume
 from lumbar_kaggle.tables.competition import SERIES_COLUMNS
@@ -85,18 +86,22 @@ def preprocess(
     """
     with locked(cache.folder):
         cache.open(config)
-        batches = cache.plan(sources, batch_size)
-        todo = [(batch, missing) for batch in batches if (missing := _missing(batch, cache))]
+        batches, todo = cache.plan(sources, batch_size), []
+        for batch in batches:
+            before = cache.entries(batch)
+            rows: list[Any] = [{}] * len(batch.sources) if before is None else before.to_dict("records")
+            pairs = enumerate(zip(rows, batch.sources, strict=True))
+            missing = {k: source for k, (row, source) in pairs if not row or (row["status"] != OK and source.slices)}
+            todo += [(batch, rows, missing)] if missing else []
         log.info("Preprocessing %d series into %s", len(sources), cache.folder)
         if done := len(batches) - len(todo):
             log.info("%d of %d batches are already there and are skipped", done, len(batches))
-        start, total = time.perf_counter(), sum(source.slices for _, missing in todo for source in missing.values())
+        start, total = time.perf_counter(), sum(source.slices for *_, missing in todo for source in missing.values())
         with tqdm(total=total, unit="slice", desc="preprocess", disable=not todo) as progress:
-            for batch, missing in todo:
+            for batch, rows, missing in todo:
                 if budget:
                     budget.check()
-                before, folder = cache.entries(batch), cache.begin(batch)
-                rows: list[Any] = [{}] * len(batch.sources) if before is None else before.to_dict("records")
+                folder = cache.begin(batch)
                 futures = {pool.submit(_entry, worker, source, folder): index for index, source in missing.items()}
                 for future in as_completed(futures):
                     rows[futures[future]] = future.result()
@@ -106,16 +111,6 @@ def preprocess(
         index = cache.finish(batches) if batches else pd.DataFrame({"status": []})
         failed = int((index["status"] != OK).sum())
         return Summary(len(sources), failed, total, time.perf_counter() - start, done)
-
-
-def _missing(batch: Batch, cache: Cache) -> dict[int, Source]:
-    """Return the entries of a batch that are still to be made: all, or those that failed and have files now."""
-    before = cache.entries(batch)
-    every = dict(enumerate(batch.sources))
-    if before is None:
-        return every
-    failed = (before["status"] != OK).tolist()
-    return {index: source for index, source in every.items() if failed[index] and source.slices}
 
 
 def _entry(worker: Worker, source: Source, folder: Path) -> dict[str, object]:
@@ -180,8 +175,8 @@ def write_volumes(folder: Path, name: str, stacks: list[Volume]) -> None:
     """Write windowed stacks, not completed: pixels to ``{name}_{number}.npy``, geometry to ``{name}.json``."""
     entries = []
     for number, stack in enumerate(stacks):
-        file, pixels = f"{name}_{number}.npy", stack.pixels
-        write_atomic(folder / file, lambda path, pixels=pixels: np.save(path, pixels))  # type: ignore[misc]
+        file = f"{name}_{number}.npy"
+        write_atomic(folder / file, partial(np.save, arr=stack.pixels))
         known = {name: getattr(stack, name) for name in GEOMETRY}
         # JSON has no word for NaN.
         tables = {name: np.where(np.isnan(rows), np.array(None), rows).tolist() for name, rows in known.items()}
@@ -203,13 +198,10 @@ def read_volumes(folder: Path, file: str, series_id: str = "", kind: str = "") -
             raise InputError(f"{path}: written by another version of this package, or damaged; {_REMEDY}")
         window, found = tuple(content["window"]), []
         for entry in content["stacks"]:
-            images = CachedImages(path.parent / entry["file"])
+            images, numbers = CachedImages(path.parent / entry["file"]), tuple(entry["instance_numbers"])
             # A number that is not known is null in the file, and NaN here.
-            positions, orientation, spacing = (
-                np.array(entry[name], dtype=np.float64).reshape(len(images), -1) for name in GEOMETRY
-            )
-            numbers = tuple(entry["instance_numbers"])
-            stack = Volume(images, positions, orientation, spacing, numbers, series_id, kind, window=window)
+            tables = {name: np.array(entry[name], dtype=np.float64).reshape(len(images), -1) for name in GEOMETRY}
+            stack = Volume(images, instance_numbers=numbers, series_id=series_id, kind=kind, window=window, **tables)
             found.append(stack.completed())
     except (AttributeError, KeyError, TypeError, IndexError, ValueError) as error:
         raise InputError(f"{path}: damaged ({error!r}); {_REMEDY}") from None

@@ -21,6 +21,7 @@ from lumbar_kaggle.dicom.headers import UnreadableInstance
 from lumbar_kaggle.dicom.instances import Instance, read_instances
 from lumbar_kaggle.dicom.kinds import KIND_WORDS, may_be, plane_of, preference, recognise_series
 from lumbar_kaggle.dicom.series import group_slices, none_usable, split_by_uid
+from lumbar_kaggle.dicom.volume import Skipped
 from lumbar_kaggle.tables import competition
 from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.reading import Fault, clipped, faults_of, shortened
@@ -42,7 +43,7 @@ class _Found(NamedTuple):
     name: str
     root: Path
     instances: list[Instance]
-    notes: list[tuple[Path, str]]
+    notes: list[Skipped]
 
 
 class _Series(NamedTuple):
@@ -61,10 +62,8 @@ def find_studies(root: AnyPath, *, strict: bool = True) -> Competition:
     as ``test_images``. Without tables, each folder in it that holds slices is a study, whatever lies below it. Where
     their headers tell several studies apart, each is one. Slices in `root` itself are a study, too, and where each
     folder is one series of the same study, `root` is that study. Series that could not be used are among the faults
-    and the notes. With `strict`, a serious fault in a table is refused; otherwise its row is left out.
-
-    Raises:
-        InputError: there is no such folder, no study in it, or a serious fault in its tables.
+    and the notes. With `strict`, a serious fault in a table is refused; otherwise its row is left out. InputError:
+    there is no such folder, no study in it, or a serious fault in its tables.
     """
     root = Path(root)
     if os.path.isfile(root / "test_series_descriptions.csv"):
@@ -82,8 +81,8 @@ def find_studies(root: AnyPath, *, strict: bool = True) -> Competition:
     held[images] = -1  # a folder for anything: results may come to lie beside the slices, so each is named
     found, faults = [], []
     for tree in trees:
-        study = _gather(tree, headers)
-        if study.instances or (study.root != images and _meant(tree, headers)):
+        study, meant = _gather(tree, headers)
+        if study.instances or (study.root != images and meant):
             found.append(study)
         elif study.root != images and any(folder.files for folder in tree):
             faults.append(Fault(study.root, 0, False, "holds no DICOM file; it is left out"))
@@ -122,33 +121,29 @@ def _read(path: Path) -> tuple[list[Instance], str]:
         return [], str(error)
 
 
-def _gather(tree: Sequence[Folder], headers: Headers) -> _Found:
-    """Put together the slices of a tree of folders, and what is wrong with those without any."""
+def _gather(tree: Sequence[Folder], headers: Headers) -> tuple[_Found, bool]:
+    """Put together the slices of a tree of folders, and what is wrong with those without any.
+
+    Told as well is whether any of its other files was meant as a slice, or a folder could not be looked at.
+    """
     instances: list[Instance] = []
-    notes = []
+    notes, meant = [], False
     for folder in tree:
         here = [item for path in folder.files for item in headers[path][0]]
-        bad = [(path, headers[path][1]) for path in folder.files if headers[path][1]]
+        bad = [Skipped(path, headers[path][1]) for path in folder.files if headers[path][1]]
         instances += here
+        meant |= bool(folder.problem)
+        meant |= any(one.path.suffix.lower() in SLICE_SUFFIXES or one.reason != "not a DICOM file" for one in bad)
         if folder.problem:
-            notes.append((folder.path, folder.problem))
+            notes.append(Skipped(folder.path, folder.problem))
         elif not here and (bad or not folder.folders):
-            notes.append((folder.path, none_usable(bad)))
+            notes.append(Skipped(folder.path, none_usable(bad)))
         elif bad and len({(item.series_uid, item.series_number) for item in here}) > 1:
             # Otherwise it is said where the series is read.
-            (path, reason), number = bad[0], len(bad)
-            notes.append((folder.path, f"files that are no usable slices: {number} ({shown(path.name)}: {reason})"))
+            reason = f"files that are no usable slices: {len(bad)} ({shown(bad[0].path.name)}: {bad[0].reason})"
+            notes.append(Skipped(folder.path, reason))
     root = tree[0].path
-    return _Found(shown(root.name or root.resolve().name), root, instances, notes)
-
-
-def _meant(tree: Sequence[Folder], headers: Headers) -> bool:
-    """Whether something in a tree without slices was meant as one, or could not be looked at."""
-    return any(
-        folder.problem
-        or any(path.suffix.lower() in SLICE_SUFFIXES or headers[path][1] != "not a DICOM file" for path in folder.files)
-        for folder in tree
-    )
+    return _Found(shown(root.name or root.resolve().name), root, instances, notes), meant
 
 
 def _as_one(images: Path, found: list[_Found]) -> list[_Found]:
@@ -170,7 +165,7 @@ def _examinations(study: _Found) -> list[_Found]:
         return [study]
     folders = [_common_folder(part) for part in parts]
     named = len(set(folders)) == len(folders) and study.root not in folders
-    note = (study.root, f"holds {len(parts)} studies by their StudyInstanceUID; each is graded by itself")
+    note = Skipped(study.root, f"holds {len(parts)} studies by their StudyInstanceUID; each is graded by itself")
     return [
         _Found(f"{study.name}-{_below(folder, study.root) if named else number}", folder, part, [note, *study.notes])
         for number, (folder, part) in enumerate(zip(folders, parts, strict=True), 1)
@@ -182,26 +177,26 @@ def _series_of(study: _Found, held: Mapping[Path, int]) -> list[_Series]:
 
     `held` is how many slices a folder has.
     """
-    groups = group_slices(study.instances)
-    folders = [_common_folder(group) for group in groups]
-    numbers = [group[0].series_number for group in groups]
-    names, files = [], []
-    for index, (group, folder, number) in enumerate(zip(groups, folders, numbers, strict=True)):
-        same = [other for other in range(len(groups)) if folders[other] == folder]
-        alike = {other for other in folders if other.name == folder.name}
-        name = shown(folder.name) if len(alike) == 1 else _below(folder, study.root)
+    groups = [(group, _common_folder(group), group[0].series_number) for group in group_slices(study.instances)]
+    in_folder = Counter(folder for _, folder, _ in groups)
+    numbered = Counter((folder, number) for _, folder, number in groups)
+    alike = Counter(folder.name for folder in in_folder)
+    found: list[_Series] = []
+    for group, folder, number in groups:
+        name = shown(folder.name) if alike[folder.name] == 1 else _below(folder, study.root)
         name = "series" if folder == study.root else name
-        if len(same) > 1:
-            told = number is not None and [numbers[other] for other in same].count(number) == 1
-            name += f"-{number if told else same.index(index) + 1}"
-        names.append(name)
+        if in_folder[folder] > 1:
+            told = number is not None and numbered[folder, number] == 1
+            name += f"-{number if told else sum(one.folder == folder for one in found) + 1}"
         paths = dict.fromkeys(item.path for item in group)
         whole = held[folder] == len(group) and all(path.parent == folder for path in paths)
-        files.append(() if whole else tuple(str(path.relative_to(folder)) for path in paths))
-    return [_Series(*one) for one in zip(_unique(names), groups, folders, files, strict=True)]
+        files = () if whole else tuple(str(path.relative_to(folder)) for path in paths)
+        found.append(_Series(name, group, folder, files))
+    names = _unique(one.name for one in found)
+    return [one._replace(name=name) for one, name in zip(found, names, strict=True)]
 
 
-def _choose_series(every: Sequence[_Series]) -> tuple[list[tuple[_Series, str]], list[tuple[Path, str]]]:
+def _choose_series(every: Sequence[_Series]) -> tuple[list[tuple[_Series, str]], list[Skipped]]:
     """Return the series to use, with their kinds, and why the others are left out."""
     kinds: dict[str, list[_Series]] = {}
     chosen: dict[str, str] = {}
@@ -227,7 +222,7 @@ def _choose_series(every: Sequence[_Series]) -> tuple[list[tuple[_Series, str]],
             why = next((words for (ours, words), (theirs, _) in points if ours != theirs), "it comes first")
             reasons[one.name] = f"a further series {KIND_WORDS[kind]}; {first.name} is taken, since {why}"
     told = {one.name: f"series {one.name}: " if one.files else "" for one in every}
-    left_out = [(one.folder, told[one.name] + reasons[one.name]) for one in every if one.name in reasons]
+    left_out = [Skipped(one.folder, told[one.name] + reasons[one.name]) for one in every if one.name in reasons]
     return [(one, chosen[one.name]) for one in every if one.name in chosen], left_out
 
 
@@ -243,8 +238,8 @@ def _below(path: Path, root: Path) -> str:
 def _unique(names: Iterable[str]) -> tuple[str, ...]:
     found: list[str] = []
     for name in names:
-        numbered = (f"{name}-{number}" for number in count(2))
-        found.append(next(free for free in chain([name], numbered) if free not in found))
+        choices = chain([name], (f"{name}-{number}" for number in count(2)))
+        found.append(next(one for one in choices if one not in found))
     return tuple(found)
 
 
@@ -254,9 +249,8 @@ def check(root: AnyPath) -> list[Fault]:
     Coordinates are looked for in their images, and the kind of each series in its orientation. Raises InputError where
     the folder holds none of the competition's series tables.
     """
-    root = Path(root)
     return competition.find_faults(
-        root, lambda read: _coordinate_faults(root, read.coordinates) + _plane_faults(read.series)
+        root, lambda read: _coordinate_faults(read.root, read.coordinates) + _plane_faults(read.series)
     )
 
 

@@ -52,7 +52,7 @@ class Volume:
     does not have is NaN, or None where it is an instance number.
 
     Attributes:
-        images: one ``[rows, columns]`` array per slice, intensities as in `instances.Slice` or, once `windowed`,
+        images: one ``[rows, columns]`` array per slice, intensities as in `instances.Instance` or, once `windowed`,
             uint8. Slices of one series may differ in size, those of one of its `stacks` do not: then it may be an
             array ``[slices, rows, columns]``, or a file, see `preprocess.CachedImages`.
         positions: ``[slices, 3]`` LPS mm, centre of each slice's first pixel.

@@ -19,8 +19,17 @@ from pydicom.uid import UID, JPEGBaseline8Bit, JPEGLossless, RLELossless
 from lumbar_kaggle.dicom import decoders as decoding
 from lumbar_kaggle.dicom.decoders import Layout, check_frame, decoders, stored
 from lumbar_kaggle.dicom.headers import Header, UnreadableInstance, read_file
-from lumbar_kaggle.dicom.instances import read_instances, read_layout, read_slices
-from tests.support.dicom_files import ENCODED, NATIVE, decode, encode_with_gdcm, read_instance, rewrite, write_slice
+from lumbar_kaggle.dicom.instances import read_instances, read_layout
+from tests.support.dicom_files import (
+    ENCODED,
+    NATIVE,
+    decode,
+    encode_with_gdcm,
+    read_instance,
+    read_slices,
+    rewrite,
+    write_slice,
+)
 
 DEPTHS = ((8, 8), (16, 10), (16, 12), (16, 16))
 
@@ -245,10 +254,9 @@ def test_a_script_without_main_guard_may_decode_and_leaves_nothing_behind(tmp_pa
     script.write_text(
         "import os, signal, sys\n"
         f"sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
-        "from pathlib import Path\n"
         "from lumbar_kaggle.dicom import decoders as decoding\n"
-        "from lumbar_kaggle.dicom.instances import read_slices\n"
-        f"read_slices(Path({str(tmp_path / '1.dcm')!r}))\n"
+        "from lumbar_kaggle.dicom.instances import read_instances\n"
+        f"read_instances({str(tmp_path / '1.dcm')!r}, pixels=True)\n"
         "print(decoding._child.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -22,7 +22,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import digest, read_json, write_csv, write_json
 from lumbar_kaggle.core.targets import SERIES_DESCRIPTIONS, SEVERITIES
-from lumbar_kaggle.dicom.instances import read_slices
+from lumbar_kaggle.dicom.instances import read_instances
 from lumbar_kaggle.kaggle.rehearsal.play import link_tree
 from lumbar_kaggle.tables.competition import submission_rows
 
@@ -60,7 +60,7 @@ def _drop(dataset: Dataset, names: tuple[str, ...]) -> None:
 
 def _store(dataset: Dataset, change: Callable[[Any], Any] = np.asarray) -> None:
     """Put changed pixels into a data set that was read from a file, uncompressed."""
-    pixels = change(read_slices(str(dataset.filename))[0].image)
+    pixels = change(read_instances(str(dataset.filename), pixels=True)[0].image)
     stored = np.ascontiguousarray(pixels, dtype="<i2" if pixels.dtype.kind == "i" else "<u2")
     dataset.Rows, dataset.Columns = stored.shape
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
