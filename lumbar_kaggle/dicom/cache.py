@@ -146,10 +146,8 @@ class Cache:
         return digest(index.loc[index["status"] == OK, ["study_id", "series_id", "source"]].to_numpy().tolist())
 
     def index(self) -> pd.DataFrame:
-        """Read the index of a finished cache; raise InputError where it is missing, damaged, or was not finished.
-
-        Text columns, at least ``study_id, series_id, kind, status, reason, file``; `file` is relative to `folder`.
-        """
+        """Read the index of a finished cache; raise InputError where it is missing, damaged, or was not finished. Text
+        columns, at least ``study_id, series_id, kind, status, reason, file``; `file` is relative to `folder`."""
         path = self.folder / "index.csv"
         if not path.is_file():
             raise InputError(f"{path}: no such file; run lumbar preprocess with this --cache folder first")

@@ -1,8 +1,7 @@
 """A DICOM file's header: parsed within limits, and its values as plain data.
 
-Values are taken from the file's bytes, not from pydicom's converted elements: nothing warns or raises over a value
-that breaks the standard, pydicom's global settings stay as they are, and what is there but cannot be meant is told
-from what is absent.
+Values are taken from the file's bytes, not from pydicom's converted elements: nothing warns or raises over a value that
+breaks the standard, pydicom's global settings stay as they are, and what cannot be meant is told from what is absent.
 """
 
 import math
@@ -58,11 +57,9 @@ def damage(what: str) -> Iterator[None]:
 
 
 def read_file(path: Path, *, pixels: bool) -> tuple[Dataset, str]:
-    """Return a file's dataset, with or without PixelData, and its transfer syntax UID, empty where it names none.
-
-    Files without preamble or file meta information are read, too. Raises UnreadableInstance where the file cannot be
-    opened, is no DICOM file, is damaged or too large.
-    """
+    """Return a file's dataset, with or without PixelData, and its transfer syntax UID, empty where it names none. Files
+    without preamble or file meta information are read, too. Raises UnreadableInstance where the file cannot be opened,
+    is no DICOM file, is damaged or too large."""
     with damage("header is damaged"), path.open("rb") as file:
         if pixels and os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
             raise UnreadableInstance(f"larger than {MAX_FILE_BYTES >> 20} MiB, which no series of slices is")
@@ -132,10 +129,8 @@ def _stop(last: int) -> Callable[[Any, str | None, int], bool]:
 
 
 class Header:
-    """Values of one slice's header by keyword; of several datasets the first that has a keyword counts.
-
-    `remarks` has a sentence for each value that was asked for, is there, and cannot be meant.
-    """
+    """Values of one slice's header by keyword; of several datasets the first that has a keyword counts. `remarks` has a
+    sentence for each value that was asked for, is there, and cannot be meant."""
 
     def __init__(self, datasets: Sequence[Dataset]) -> None:
         self.datasets = datasets
@@ -144,11 +139,9 @@ class Header:
     def numbers(
         self, *keywords: str, count: int, plausible: Callable[..., bool], otherwise: str = "counts as absent"
     ) -> tuple[float, ...] | None:
-        """Return the `count` numbers of the first keyword that is there, a decimal comma read as a point.
-
-        None where all are absent, or where, said in `remarks`, the first holds no such numbers or `plausible`, called
-        with them, is False; the value then does as `otherwise` says.
-        """
+        """Return the `count` numbers of the first keyword that is there, a decimal comma read as a point. None where
+        all are absent, or where, said in `remarks`, the first holds no such numbers or `plausible`, called with them,
+        is False; the value then does as `otherwise` says."""
         keyword, texts = self._texts(*keywords)
         if texts is None:
             return None
@@ -186,10 +179,25 @@ class Header:
         return Header(self.items(keyword)[:1]).text("CodeMeaning")
 
     def _texts(self, *keywords: str) -> tuple[str, list[str] | None]:
-        """Return the first keyword that is there and its values, an empty one ``""``; None where all are absent."""
+        """Return the first keyword that is there and its values as text, without what fills them up, an empty one
+        ``""``; None where all are absent."""
         there = ((keyword, one) for keyword in keywords for one in self.datasets if keyword in one)
         keyword, dataset = next(there, (keywords[0], None))
-        return keyword, None if dataset is None else _texts(dataset, keyword)
+        if dataset is None:
+            return keyword, None
+        element = dataset.get_item(keyword)
+        if not isinstance(element, RawDataElement):
+            return keyword, [""]  # a sequence, where there should be a value
+        raw = element.value or b""
+        kind = BINARY.get(_vr(element).removesuffix(" or SS"), "")
+        if kind and len(raw) % int(kind[1]) == 0:
+            order = "<" if element.is_little_endian else ">"
+            return keyword, [str(number) for number in np.frombuffer(raw, order + kind).tolist()] or [""]
+        if raw.isascii() and b"\x1b" not in raw:
+            text = raw.decode("ascii")
+        else:
+            text = charset.decode_bytes(raw, charset.convert_encodings(dataset.get("SpecificCharacterSet")), set())
+        return keyword, [part.strip(" \0\t\r\n") for part in text.split("\\")]
 
 
 def functional_groups(items: Sequence[Dataset]) -> list[Dataset]:
@@ -209,23 +217,6 @@ def _items(element: DataElement | RawDataElement) -> list[Dataset]:
 def _vr(element: DataElement | RawDataElement) -> str:
     known = element.VR not in (None, "UN") or not dictionary_has_tag(element.tag)
     return str(element.VR if known else dictionary_VR(element.tag))
-
-
-def _texts(dataset: Dataset, keyword: str) -> list[str]:
-    """Return the values of an element as text, without what fills them up."""
-    element = dataset.get_item(keyword)
-    if not isinstance(element, RawDataElement):
-        return [""]  # a sequence, where there should be a value
-    raw = element.value or b""
-    kind = BINARY.get(_vr(element).removesuffix(" or SS"), "")
-    if kind and len(raw) % int(kind[1]) == 0:
-        order = "<" if element.is_little_endian else ">"
-        return [str(number) for number in np.frombuffer(raw, order + kind).tolist()] or [""]
-    if raw.isascii() and b"\x1b" not in raw:
-        text = raw.decode("ascii")
-    else:
-        text = charset.decode_bytes(raw, charset.convert_encodings(dataset.get("SpecificCharacterSet")), set())
-    return [part.strip(" \0\t\r\n") for part in text.split("\\")]
 
 
 def _number(text: str) -> float:

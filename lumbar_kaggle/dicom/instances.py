@@ -33,10 +33,8 @@ INTERCEPT_SLOPES = 2.0**22
 
 @dataclass(frozen=True)
 class Instance:
-    """Header of one slice, and its picture where that was read.
-
-    What is absent is None, or empty where it is text; never a value that occurs.
-    """
+    """Header of one slice, and its picture where that was read. What is absent is None, or empty where it is text;
+    never a value that occurs."""
 
     path: Path
     rows: int  # px, as the columns
@@ -80,11 +78,8 @@ class Instance:
 
 
 def read_instances(path: AnyPath, *, pixels: bool = False) -> list[Instance]:
-    """Read one file, opening it once: an instance per frame, with `pixels` its picture too.
-
-    UnreadableInstance says why it is no image of an MR slice or, with `pixels`, that these are missing, damaged, or in
-    an unknown encoding.
-    """
+    """Read one file, opening it once: an instance per frame, with `pixels` its picture too. UnreadableInstance says why
+    it is no image of an MR slice or, with `pixels`, that these are missing, damaged, or in an unknown encoding."""
     path = Path(path)
     dataset, syntax = read_file(path, pixels=pixels)
     if pixels and "PixelData" not in dataset:
@@ -119,6 +114,7 @@ def _instance(path: Path, header: Header, layout: Layout, frame: int) -> Instanc
         position = header.numbers(
             "ImagePositionPatient", count=3, plausible=lambda *mm: max(map(abs, mm)) <= FURTHEST_MM
         )
+    agent = header.text("ContrastBolusAgent") or header.meaning("ContrastBolusAgentSequence")
     return Instance(
         path=path,
         rows=rows,
@@ -146,7 +142,7 @@ def _instance(path: Path, header: Header, layout: Layout, frame: int) -> Instanc
         image_type=tuple(filter(None, header.text("FrameType", "ImageType").upper().split("\\"))),
         modality=header.text("Modality"),
         body_part=header.text("BodyPartExamined") or header.meaning("AnatomicRegionSequence"),
-        contrast_agent=_contrast_agent(header),
+        contrast_agent=agent if header.text("ContrastBolusAgentAdministered").upper() != "NO" else "",
         description=header.text("SeriesDescription"),
         protocol=header.text("ProtocolName"),
         sequence=_sequence(header),
@@ -225,11 +221,6 @@ def _rescale(header: Header) -> tuple[float, float]:
 def _orthonormal(*cosines: float) -> bool:
     axes = np.array(cosines).reshape(2, 3)
     return bool(np.abs(axes @ axes.T - np.eye(2)).max() <= COSINES)
-
-
-def _contrast_agent(header: Header) -> str:
-    given = header.text("ContrastBolusAgentAdministered").upper() != "NO"
-    return (header.text("ContrastBolusAgent") or header.meaning("ContrastBolusAgentSequence")) if given else ""
 
 
 def _sequence(header: Header) -> str:

@@ -126,10 +126,8 @@ def recognise_series(group: Sequence[Instance]) -> tuple[str | None, str]:
 
 
 def preference(group: Sequence[Instance]) -> tuple[tuple[bool | int, str], ...]:
-    """Return pairs of a value, of which the greater is better, and the words for it.
-
-    Of several series of a kind they decide which is taken, by the earliest point that differs.
-    """
+    """Return pairs of a value, of which the greater is better, and the words for it. Of several series of a kind they
+    decide which is taken, by the earliest point that differs."""
     item = group[len(group) // 2]
     words = _words(f"{item.description} {item.protocol}")
     suppressed = _fat_nulled(item) or re.search(r"\b(fs|fatsat|fat sat\w*|spair|spir)\b", words)

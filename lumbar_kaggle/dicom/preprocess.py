@@ -77,13 +77,11 @@ def preprocess(
     budget: Budget | None = None,
 ) -> Summary:
     """Fill a cache with the entries that `worker`, a module-level function, makes of the sources, in their order.
-
     Batches of `batch_size` series are worked on one after the other and their members side by side, so memory does not
     grow with the number of studies, and a killed run loses at most one batch. The result does not depend on where a run
     was interrupted, nor on the pool. Entries that failed are made again when their files are there: a mount may have
     been away. Raises InputError where the folder was made with other settings or another run is at work on it, and
-    OutOfTime where the budget, asked before each batch, is spent; the batches so far are kept.
-    """
+    OutOfTime where the budget, asked before each batch, is spent; the batches so far are kept."""
     with locked(cache.folder):
         cache.open(config)
         batches, todo = cache.plan(sources, batch_size), []
@@ -129,11 +127,9 @@ _REMEDY = "delete its folder and run lumbar preprocess again"
 
 
 class CachedImages(Sequence[NDArray[np.uint8]]):
-    """Slices ``[slices, rows, columns]`` uint8 in a file of `numpy.save` that is open only while one is read.
-
-    A set has some thousand stacks, more than a process may have open files. To another process goes the name of the
-    file. Raises InputError where the file is missing, damaged or holds something else.
-    """
+    """Slices ``[slices, rows, columns]`` uint8 in a file of `numpy.save` that is open only while one is read. A set has
+    some thousand stacks, more than a process may have open files. To another process goes the name of the file. Raises
+    InputError where the file is missing, damaged or holds something else."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -186,11 +182,9 @@ def write_volumes(folder: Path, name: str, stacks: list[Volume]) -> None:
 
 
 def read_volumes(folder: Path, file: str, series_id: str = "", kind: str = "") -> list[Volume]:
-    """Read one series of the cache as `windowed_stacks` gives it; pixels stay in files, see `CachedImages`.
-
-    `file`, relative to `folder` of the cache kind ``volumes``, is the series' JSON file, as in the index. Raises
-    InputError where it or one of its pictures is missing, damaged or of another version.
-    """
+    """Read one series of the cache as `windowed_stacks` gives it; pixels stay in files, see `CachedImages`. `file`,
+    relative to `folder` of the cache kind ``volumes``, is the series' JSON file, as in the index. Raises InputError
+    where it or one of its pictures is missing, damaged or of another version."""
     path = folder / file
     content = read_json(path)
     try:
@@ -200,8 +194,10 @@ def read_volumes(folder: Path, file: str, series_id: str = "", kind: str = "") -
         for entry in content["stacks"]:
             images, numbers = CachedImages(path.parent / entry["file"]), tuple(entry["instance_numbers"])
             # A number that is not known is null in the file, and NaN here.
-            tables = {name: np.array(entry[name], dtype=np.float64).reshape(len(images), -1) for name in GEOMETRY}
-            stack = Volume(images, instance_numbers=numbers, series_id=series_id, kind=kind, window=window, **tables)
+            positions, orientation, spacing = (
+                np.array(entry[name], dtype=np.float64).reshape(len(images), -1) for name in GEOMETRY
+            )
+            stack = Volume(images, positions, orientation, spacing, numbers, series_id, kind, window=window)
             found.append(stack.completed())
     except (AttributeError, KeyError, TypeError, IndexError, ValueError) as error:
         raise InputError(f"{path}: damaged ({error!r}); {_REMEDY}") from None

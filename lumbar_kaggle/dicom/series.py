@@ -36,11 +36,9 @@ def read_headers(
     folder: Path, files: Sequence[str] = (), kind: str = "", *, pixels: bool = False
 ) -> tuple[list[Instance], list[Skipped]]:
     """Read the headers of a series, with `pixels` its pictures too, sorted as `Volume` is; each file is opened once.
-
     `files` are relative to `folder`; none: every file that lies in it, where what is no slice is skipped and listed.
-    Where they are of several series, `kind` (one of `targets.SERIES_KINDS`, or empty) tells which one is meant.
-    Raises UnreadableSeries where no file is a usable slice, or none is of the kind's plane.
-    """
+    Where they are of several series, `kind` (one of `targets.SERIES_KINDS`, or empty) tells which one is meant. Raises
+    UnreadableSeries where no file is a usable slice, or none is of the kind's plane."""
     listed = list_folder(folder) if not files else Folder(folder, (), tuple(folder / name for name in files))
     if listed.problem:
         raise UnreadableSeries(f"{folder}: {listed.problem}")
@@ -85,10 +83,8 @@ def none_usable(skipped: Sequence[Skipped]) -> str:
 
 
 def _choose_group(found: Sequence[Instance], kind: str, folder: Path) -> list[Instance]:
-    """Return the slices of the one series that is meant.
-
-    Of several groups it is that of the kind's plane, of the kind itself, and with the most slices, in this order.
-    """
+    """Return the slices of the one series that is meant. Of several groups it is that of the kind's plane, of the kind
+    itself, and with the most slices, in this order."""
     every = group_slices(found)
     groups = [group for group in every if not kind or may_be(kind, group)]
     if not groups:
@@ -120,10 +116,8 @@ def notes(headers: Sequence[Instance], skipped: Sequence[Skipped]) -> tuple[str,
 
 
 def group_slices(instances: Sequence[Instance]) -> list[list[Instance]]:
-    """Split slices into groups that each are one series, echo, image type, time and plane.
-
-    The slices are of one study, from any number of folders. Groups come in the order of their first slices.
-    """
+    """Split slices into groups that each are one series, echo, image type, time and plane. The slices are of one study,
+    from any number of folders. Groups come in the order of their first slices."""
     groups = _by_series(list(instances))
     by_contents = partial(split, value=lambda item: tuple(contents(item)) if item.image_type else None)
     by_b_value = partial(split, value=lambda item: item.b_value)
@@ -144,11 +138,8 @@ def split(group: Sequence[Instance], value: Callable[[Instance], Hashable]) -> l
 def split_by_uid(
     group: Sequence[Instance], uid: Callable[[Instance], str]
 ) -> tuple[list[list[Instance]], list[Instance]]:
-    """Split by an identifier; return the parts, and apart the slices that each have one of their own.
-
-    Canon gives each slice of a series another SeriesInstanceUID, and careless anonymisers do the like: such
-    identifiers tell nothing.
-    """
+    """Split by an identifier; return the parts, and apart the slices that each have one of their own. Canon gives each
+    slice of a series another SeriesInstanceUID, and careless anonymisers do the like: such identifiers tell nothing."""
     parts: list[list[Instance]] = []
     alone: list[Instance] = []
     for part in split(group, lambda item: uid(item) or None):
@@ -205,12 +196,9 @@ def _by_plane(group: list[Instance]) -> list[list[Instance]]:
 
 
 def sort_instances(instances: list[Instance]) -> list[Instance]:
-    """Sort slices along the body.
-
-    The key is the projection of each slice's centre on the mean reading direction of the plane that most slices have,
-    so tilted stacks within one series keep their order too. Slices without position or orientation come last, by
-    instance number; so do all, if none has them.
-    """
+    """Sort slices along the body. The key is the projection of each slice's centre on the mean reading direction of the
+    plane that most slices have, so tilted stacks within one series keep their order too. Slices without position or
+    orientation come last, by instance number; so do all, if none has them."""
     planes = Counter(item.plane for item in instances if item.position and item.orientation).most_common(1)
     planar = [
         item.orientation for item in instances if item.position and item.orientation and item.plane == planes[0][0]
@@ -230,12 +218,10 @@ def sort_instances(instances: list[Instance]) -> list[Instance]:
 
 
 def middle_first(headers: Sequence[Instance]) -> list[Instance]:
-    """Order the sorted slices of a series by their distance from the middle of what it shows.
-
-    The middle lies half way between the outermost slices, so that it does not move where slices are missing or were
-    taken twice; slices far off the others do not count. Without positions it is that of the count. Slices of the
-    commonest size and plane come first.
-    """
+    """Order the sorted slices of a series by their distance from the middle of what it shows. The middle lies half way
+    between the outermost slices, so that it does not move where slices are missing or were taken twice; slices far off
+    the others do not count. Without positions it is that of the count. Slices of the commonest size and plane come
+    first."""
     forms = [(item.rows, item.columns, item.plane) for item in headers]
     common = Counter(forms).most_common(1)[0][0]
     main = [item for item, form in zip(headers, forms, strict=True) if form == common]

@@ -6,14 +6,15 @@ one series per folder or many. Files are grouped by their headers, see `series`.
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import pandas as pd
 from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import AnyPath, Folder, list_folder, shown, walk
@@ -26,15 +27,13 @@ from lumbar_kaggle.tables import competition
 from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.reading import Fault, clipped, faults_of, shortened
 
-READERS = 8  # files that are read at once: it hides the latency of a slow mount
+# With a bar, and eight at once, which hides the latency of a slow mount.
+side_by_side = partial(thread_map, max_workers=8, tqdm_class=tqdm)
 MANY_FILES = 500  # from so many on, reading the headers of a folder shows its progress
 SLICE_SUFFIXES = (".dcm", ".ima", ".dicom")  # of files that are meant as slices, also where they are none
 
 Headers = Mapping[Path, tuple[list[Instance], str]]
 """Per file its slices, or why it has none."""
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class _Found(NamedTuple):
@@ -76,7 +75,8 @@ def find_studies(root: AnyPath, *, strict: bool = True) -> Competition:
     trees = [[Folder(images, (), top.files)]] if top.files else []
     trees += [list(walk(folder)) for folder in top.folders]
     paths = [path for tree in trees for folder in tree for path in folder.files]
-    headers = dict(zip(paths, _side_by_side(_read, paths, "file", "headers", MANY_FILES), strict=True))
+    read = side_by_side(_read, paths, unit="file", desc="headers", disable=len(paths) < MANY_FILES)
+    headers = dict(zip(paths, read, strict=True))
     held = Counter(item.path.parent for slices, _ in headers.values() for item in slices)
     held[images] = -1  # a folder for anything: results may come to lie beside the slices, so each is named
     found, faults = [], []
@@ -105,15 +105,6 @@ def find_studies(root: AnyPath, *, strict: bool = True) -> Competition:
     )
 
 
-def _side_by_side(
-    read: Callable[[Item], Result], items: Sequence[Item], unit: str, desc: str, shown_from: int = 1
-) -> list[Result]:
-    """Read many items at once, and from so many on show the progress."""
-    with ThreadPoolExecutor(READERS) as pool:
-        found = pool.map(read, items)
-        return list(tqdm(found, total=len(items), unit=unit, desc=desc, disable=len(items) < shown_from))
-
-
 def _read(path: Path) -> tuple[list[Instance], str]:
     try:
         return read_instances(path), ""
@@ -122,10 +113,8 @@ def _read(path: Path) -> tuple[list[Instance], str]:
 
 
 def _gather(tree: Sequence[Folder], headers: Headers) -> tuple[_Found, bool]:
-    """Put together the slices of a tree of folders, and what is wrong with those without any.
-
-    Told as well is whether any of its other files was meant as a slice, or a folder could not be looked at.
-    """
+    """Put together the slices of a tree of folders, and what is wrong with those without any. Told as well is whether
+    any of its other files was meant as a slice, or a folder could not be looked at."""
     instances: list[Instance] = []
     notes, meant = [], False
     for folder in tree:
@@ -173,10 +162,8 @@ def _examinations(study: _Found) -> list[_Found]:
 
 
 def _series_of(study: _Found, held: Mapping[Path, int]) -> list[_Series]:
-    """Return the series of a study, named by their folders, those of one folder by their numbers as well.
-
-    `held` is how many slices a folder has.
-    """
+    """Return the series of a study, named by their folders, those of one folder by their numbers as well. `held` is how
+    many slices a folder has."""
     groups = [(group, _common_folder(group), group[0].series_number) for group in group_slices(study.instances)]
     in_folder = Counter(folder for _, folder, _ in groups)
     numbered = Counter((folder, number) for _, folder, number in groups)
@@ -198,32 +185,28 @@ def _series_of(study: _Found, held: Mapping[Path, int]) -> list[_Series]:
 
 def _choose_series(every: Sequence[_Series]) -> tuple[list[tuple[_Series, str]], list[Skipped]]:
     """Return the series to use, with their kinds, and why the others are left out."""
-    kinds: dict[str, list[_Series]] = {}
-    chosen: dict[str, str] = {}
-    reasons: dict[str, str] = {}
-    for one in every:
-        kind, reason = recognise_series(one.slices)
-        if kind:
-            kinds.setdefault(kind, []).append(one)
-        else:
-            reasons[one.name] = f"{reason}; it is left out"
-    for kind, some in kinds.items():
-        order = sorted(some, key=lambda one: [value for value, _ in preference(one.slices)], reverse=True)
-        first, used = order[0], set[Path]()
-        for one in order:
+    told = {one.name: recognise_series(one.slices) for one in every}
+    reasons = {name: f"{reason}; it is left out" for name, (kind, reason) in told.items() if not kind}
+    for kind, words in KIND_WORDS.items():
+        some = [one for one in every if told[one.name][0] == kind]
+        some.sort(key=lambda one: [value for value, _ in preference(one.slices)], reverse=True)
+        used = set[Path]()
+        for one in some:
             # Each axial series shows levels of its own, unless it is of frames of the same files; of the sagittal ones
             # a second shows the same again.
             paths = {item.path for item in one.slices}
-            if one is first or (kind == "axial_t2" and not paths & used):
-                chosen[one.name] = kind
+            if one is some[0] or (kind == "axial_t2" and not paths & used):
                 used |= paths
                 continue
-            points = zip(preference(first.slices), preference(one.slices), strict=True)
-            why = next((words for (ours, words), (theirs, _) in points if ours != theirs), "it comes first")
-            reasons[one.name] = f"a further series {KIND_WORDS[kind]}; {first.name} is taken, since {why}"
-    told = {one.name: f"series {one.name}: " if one.files else "" for one in every}
-    left_out = [Skipped(one.folder, told[one.name] + reasons[one.name]) for one in every if one.name in reasons]
-    return [(one, chosen[one.name]) for one in every if one.name in chosen], left_out
+            points = zip(preference(some[0].slices), preference(one.slices), strict=True)
+            why = next((point for (ours, point), (theirs, _) in points if ours != theirs), "it comes first")
+            reasons[one.name] = f"a further series {words}; {some[0].name} is taken, since {why}"
+    left_out = [
+        Skipped(one.folder, (f"series {one.name}: " if one.files else "") + reasons[one.name])
+        for one in every
+        if one.name in reasons
+    ]
+    return [(one, str(told[one.name][0])) for one in every if one.name not in reasons], left_out
 
 
 def _common_folder(slices: Sequence[Instance]) -> Path:
@@ -244,11 +227,9 @@ def _unique(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def check(root: AnyPath) -> list[Fault]:
-    """Return every fault in a competition folder's tables, and what in them is not so in the images.
-
-    Coordinates are looked for in their images, and the kind of each series in its orientation. Raises InputError where
-    the folder holds none of the competition's series tables.
-    """
+    """Return every fault in a competition folder's tables, and what in them is not so in the images. Coordinates are
+    looked for in their images, and the kind of each series in its orientation. Raises InputError where the folder holds
+    none of the competition's series tables."""
     return competition.find_faults(
         root, lambda read: _coordinate_faults(read.root, read.coordinates) + _plane_faults(read.series)
     )
@@ -256,18 +237,17 @@ def check(root: AnyPath) -> list[Fault]:
 
 def _plane_faults(series: pd.DataFrame) -> list[Fault]:
     """Return a fault for each series whose slices do not lie in the plane that its kind says."""
-    pairs = list(zip(map(Path, series["folder"]), series["kind"], strict=True))
-    found = _side_by_side(_other_plane, pairs, "series", "check planes")
+    folders, kinds = list(map(Path, series["folder"])), series["kind"].tolist()
+    found = side_by_side(_other_plane, folders, kinds, unit="series", desc="check planes", disable=not kinds)
     return [
         Fault(folder, 0, False, f"named {KIND_WORDS[kind]}, but its slices are {plane}; it is left out")
-        for (folder, kind), plane in zip(pairs, found, strict=True)
+        for folder, kind, plane in zip(folders, kinds, found, strict=True)
         if plane
     ]
 
 
-def _other_plane(series: tuple[Path, str]) -> str | None:
+def _other_plane(folder: Path, kind: str) -> str | None:
     """Return the plane of the first, the middle and the last file of a series where it is not its kind's."""
-    folder, kind = series
     files = list_folder(folder).files
     # What cannot be read is said where the series is read.
     read = [_read(path)[0] for path in {files[0], files[len(files) // 2], files[-1]}] if files else []
@@ -283,7 +263,7 @@ def _coordinate_faults(root: Path, table: pd.DataFrame) -> list[Fault]:
     instances = table[keys].drop_duplicates()
     images = root / "train_images"
     paths = [images / study / series / f"{number}.dcm" for study, series, number in instances.to_numpy()]
-    sizes = _side_by_side(_size, paths, "image", "check coordinates")
+    sizes = side_by_side(_size, paths, unit="image", desc="check coordinates")
     found = pd.DataFrame(sizes, instances.index, ["rows", "columns", "reason"])
     # `merge` renumbers the rows; the coordinate table's index is what gives the line in the file.
     sized = table.merge(instances.join(found), "left", keys).set_index(table.index)
