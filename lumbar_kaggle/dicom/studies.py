@@ -227,12 +227,29 @@ def _unique(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def check(root: AnyPath) -> list[Fault]:
-    """Return every fault in a competition folder's tables, and what in them is not so in the images. Coordinates are
-    looked for in their images, and the kind of each series in its orientation. Raises InputError where the folder holds
-    none of the competition's series tables."""
-    return competition.find_faults(
-        root, lambda read: _coordinate_faults(read.root, read.coordinates) + _plane_faults(read.series)
-    )
+    """Return every fault in a competition folder's tables, and what in them is not so in the images.
+
+    A table that cannot be read at all is one serious fault, and the other split is still read. Coordinates are looked
+    for in their images, and the kind of each series in its orientation. A folder without any of the competition's
+    series tables is an `InputError`.
+    """
+    root = Path(root)
+    marks = {"train": ("train_series_descriptions.csv", "train.csv"), "test": ("test_series_descriptions.csv",)}
+    splits = [split for split, names in marks.items() if any((root / name).is_file() for name in names)]
+    if not splits:
+        raise InputError(
+            f"{root}: holds neither train_series_descriptions.csv nor test_series_descriptions.csv; "
+            "give the competition's folder"
+        )
+    faults: list[Fault] = []
+    for split in splits:
+        try:
+            read = competition.read_split(root, split)
+        except InputError as error:
+            faults.append(Fault(root, 0, True, str(error)))
+        else:
+            faults += [*read.faults, *_coordinate_faults(root, read.coordinates), *_plane_faults(read.series)]
+    return faults
 
 
 def _plane_faults(series: pd.DataFrame) -> list[Fault]:
