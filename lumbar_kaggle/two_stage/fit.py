@@ -20,9 +20,8 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked, read_csv, write_csv, write_text
 from lumbar_kaggle.core.settings import begin_run, tie
 from lumbar_kaggle.dicom.cache import Cache
-from lumbar_kaggle.scoring.blend import save_blend
-from lumbar_kaggle.scoring.blend_files import NOISE_ABOVE, fold_of_studies
-from lumbar_kaggle.scoring.blend_files import blend as blend_tables
+from lumbar_kaggle.scoring.blend import gather
+from lumbar_kaggle.scoring.blend_files import cross_fit
 from lumbar_kaggle.tables.competition import Competition, read_competition
 from lumbar_kaggle.tables.folds import open_folds, read_folds
 from lumbar_kaggle.tables.reading import read_label_weights
@@ -171,16 +170,13 @@ def finish(competition: Competition, run: Path, config: TwoStageConfig) -> str:
 
 
 def blend(competition: Competition, run: Path, config: TwoStageConfig) -> None:
-    """Blend the models' out-of-fold predictions; see `blend_files.blend`."""
+    """Blend the models' out-of-fold predictions; see `blend_files.cross_fit`."""
     tables = {folder.name: read_predictions(folder / "oof.csv") for _, folder, _ in config.models(run)}
-    folds = fold_of_studies(run / "folds.csv")
-    blended = blend_tables(tables, competition.labels, folds, noise_above=NOISE_ABOVE)
-    write_csv(run / "oof.csv", blended.table)
-    save_blend(run / "blend.json", blended.fit.model)
-    if blended.noise is not None:
-        write_csv(run / "noise.csv", blended.noise.table)
-    write_text(run / "blend.txt", blended.text() + "\n")
-    log.info(blended.text())
+    blended = cross_fit(gather(tables, competition.labels, read_folds(run / "folds.csv")))
+    blended.write(run / "oof.csv", run / "blend.json", run / "noise.csv")
+    text = blended.text(noise=True)
+    write_text(run / "blend.txt", text + "\n")
+    log.info(text)
 
 
 def with_measured_jitter(config: GradeConfig, errors: pd.DataFrame) -> GradeConfig:

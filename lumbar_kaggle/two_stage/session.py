@@ -17,8 +17,16 @@ from lumbar_kaggle.core.budget import usable_cores
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import copy_file
 from lumbar_kaggle.core.settings import begin_run, load_config
-from lumbar_kaggle.kaggle.inputs import copy_pretrained, find_competition, take_up
-from lumbar_kaggle.kaggle.session import RESUMABLE, begin_session, preprocessed, scratch_folder, session_settings
+from lumbar_kaggle.kaggle.session import (
+    RESUMABLE,
+    begin_session,
+    copy_pretrained,
+    find_competition,
+    preprocessed,
+    scratch_folder,
+    session_settings,
+    take_up,
+)
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.two_stage import fit
 from lumbar_kaggle.two_stage.bundle import export

@@ -20,14 +20,13 @@ from lumbar_kaggle.core.files import alone_on, digest, read_csv, write_csv
 from lumbar_kaggle.core.settings import begin_run
 from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SEVERITIES, SEVERITY_WEIGHTS
 from lumbar_kaggle.dicom.cache import Cache
-from lumbar_kaggle.scoring.cells import as_table
-from lumbar_kaggle.scoring.metric import PRIOR_SMOOTHING, score, weighted_prior
+from lumbar_kaggle.scoring.metric import PRIOR_SMOOTHING, as_table, score, weighted_prior
 from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.folds import derive_seed, open_folds
 from lumbar_kaggle.tables.submission import prior_predictions
 from lumbar_kaggle.training.devices import device_of, half_precision, spread, training_device
+from lumbar_kaggle.training.encoders import load_weights
 from lumbar_kaggle.training.loop import make_learner, train_file
-from lumbar_kaggle.training.weights import load_weights
 from lumbar_kaggle.two_stage.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.augment import SWAPPED, Accumulate, PrepareBatch, cut, mirror
 from lumbar_kaggle.two_stage.grade.data import Batch, CropSet, Samples, cache_crops, study_labels
