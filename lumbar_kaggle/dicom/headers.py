@@ -10,6 +10,8 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -72,7 +74,7 @@ class _Watched:
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.seek, self.tell = file, file.seek, file.tell
-        self.reads = self.zeros = 0
+        self.reads = self.zeros = self.before = 0
 
     def read(self, size: int = -1) -> bytes:
         content = self.file.read(size)
@@ -82,6 +84,11 @@ class _Watched:
             raise UnreadableInstance(f"header is damaged ({'zeros' if self.zeros else 'elements'} without end)")
         return content
 
+    def stop(self, tag: int, vr: str | None, length: int, *, last: int) -> bool:
+        """Tell pydicom to stop at a tag beyond `last`, or at anything after the pixels: zeros may fill a block."""
+        stopped, self.before = tag > last or self.before == PIXEL_DATA, tag
+        return stopped
+
 
 def _parse(file: Any, last: int) -> tuple[Dataset, str]:
     """Parse a file up to the tag `last`."""
@@ -89,7 +96,7 @@ def _parse(file: Any, last: int) -> tuple[Dataset, str]:
         file.seek(0)
         if _peek(file)[:2] not in (b"\2\0", b"\x08\0", b"\0\x08"):
             raise UnreadableInstance("not a DICOM file")
-    meta = read_dataset(file, False, True, stop_when=_stop(0x0002FFFF))
+    meta = read_dataset(file, False, True, stop_when=partial(file.stop, last=0x0002FFFF))
     syntax = Header([meta]).text("TransferSyntaxUID")
     implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
     start = _peek(file)
@@ -107,25 +114,13 @@ def _parse(file: Any, last: int) -> tuple[Dataset, str]:
         # Nothing says how the dataset is encoded; its first element shows it.
         implicit = not (start[4:6].isalpha() and start[4:6].isupper())
         little = start[:1] != b"\0"
-    return read_dataset(file, implicit, little, stop_when=_stop(last)), syntax
+    return read_dataset(file, implicit, little, stop_when=partial(file.stop, last=last)), syntax
 
 
 def _peek(file: Any) -> bytes:
     start = file.read(8)
     file.seek(-len(start), os.SEEK_CUR)
     return bytes(start)
-
-
-def _stop(last: int) -> Callable[[Any, str | None, int], bool]:
-    """Return pydicom's stop condition: a tag beyond `last`, or anything after the pixels: zeros may fill a block."""
-    before = 0
-
-    def stop(tag: int, vr: str | None, length: int) -> bool:
-        nonlocal before
-        stopped, before = tag > last or before == PIXEL_DATA, tag
-        return stopped
-
-    return stop
 
 
 class Header:
@@ -161,10 +156,8 @@ class Header:
     def integer(self, *keywords: str, low: int = -(2**63), high: int = 2**63 - 1) -> int | None:
         """Return one whole number, exactly; by default any of 64 bits. As `numbers` otherwise."""
         found = self.numbers(*keywords, count=1, plausible=lambda one: one.is_integer() and low <= one <= high)
-        if found is None:
-            return None
-        text = self.text(*keywords)
-        return int(text) if re.fullmatch(r"[+-]?\d+", text, re.ASCII) else int(found[0])
+        # A float has no more than 53 bits.
+        return None if found is None else int(Decimal(self.text(*keywords).replace(",", ".")))
 
     def text(self, *keywords: str) -> str:
         r"""Return the values joined by ``\``, or nothing."""

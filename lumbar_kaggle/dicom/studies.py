@@ -37,21 +37,13 @@ Headers = Mapping[Path, tuple[list[Instance], str]]
 
 
 class _Found(NamedTuple):
-    """A study as it lies on disk: its name, its folder, its slices and what was wrong, with the place."""
+    """A study as it lies on disk, or one of its series."""
 
     name: str
-    root: Path
-    instances: list[Instance]
-    notes: list[Skipped]
-
-
-class _Series(NamedTuple):
-    """A series as it lies on disk; without `files` it is all that its folder holds."""
-
-    name: str
-    slices: list[Instance]
     folder: Path
-    files: tuple[str, ...]
+    slices: list[Instance]
+    notes: Sequence[Skipped] = ()  # of a study: what was wrong in it
+    files: tuple[str, ...] = ()  # of a series; none: it is all that its folder holds
 
 
 def find_studies(root: AnyPath, *, strict: bool = True) -> Competition:
@@ -82,10 +74,10 @@ def find_studies(root: AnyPath, *, strict: bool = True) -> Competition:
     found, faults = [], []
     for tree in trees:
         study, meant = _gather(tree, headers)
-        if study.instances or (study.root != images and meant):
+        if study.slices or (study.folder != images and meant):
             found.append(study)
-        elif study.root != images and any(folder.files for folder in tree):
-            faults.append(Fault(study.root, 0, False, "holds no DICOM file; it is left out"))
+        elif study.folder != images and any(folder.files for folder in tree):
+            faults.append(Fault(study.folder, 0, False, "holds no DICOM file; it is left out"))
     studies = [part for study in _as_one(images, found) for part in _examinations(study)]
     if not studies:
         reason = f"; {faults[0]}" if faults else ""
@@ -95,9 +87,9 @@ def find_studies(root: AnyPath, *, strict: bool = True) -> Competition:
     for name, study in zip(names, studies, strict=True):
         chosen, left_out = _choose_series(_series_of(study, held))
         rows += [(name, series.name, kind, str(series.folder), series.files) for series, kind in chosen]
-        left_out = study.notes + left_out
+        left_out = [*study.notes, *left_out]
         faults += [Fault(path, 0, False, reason) for path, reason in left_out]
-        notes[name] = tuple(f"{_below(path, study.root)}: {reason}" for path, reason in left_out)
+        notes[name] = tuple(f"{_below(path, study.folder)}: {reason}" for path, reason in left_out)
     table = pd.DataFrame(rows, columns=list(competition.SERIES_COLUMNS), dtype=object)
     unique = tuple(dict.fromkeys(faults))
     return Competition(
@@ -137,8 +129,8 @@ def _gather(tree: Sequence[Folder], headers: Headers) -> tuple[_Found, bool]:
 
 def _as_one(images: Path, found: list[_Found]) -> list[_Found]:
     """Join folders that are the single series of one study: then the folder given is that study."""
-    together = [item for study in found for item in study.instances]
-    series = [{(item.series_uid, item.series_number) for item in study.instances} for study in found]
+    together = [item for study in found for item in study.slices]
+    series = [{(item.series_uid, item.series_number) for item in study.slices} for study in found]
     one = len({item.study_uid for item in together}) == 1 and together[0].study_uid
     apart = all(len(each) == 1 for each in series) and len(set().union(*series)) == len(found)
     if len(found) < 2 or not one or not apart:
@@ -148,42 +140,42 @@ def _as_one(images: Path, found: list[_Found]) -> list[_Found]:
 
 def _examinations(study: _Found) -> list[_Found]:
     """Split what lies in one folder into studies, by their identifiers."""
-    parts, alone = split_by_uid(study.instances, lambda item: item.study_uid)
+    parts, alone = split_by_uid(study.slices, lambda item: item.study_uid)
     parts += [alone] if alone and parts else []
     if len(parts) < 2:
         return [study]
     folders = [_common_folder(part) for part in parts]
-    named = len(set(folders)) == len(folders) and study.root not in folders
-    note = Skipped(study.root, f"holds {len(parts)} studies by their StudyInstanceUID; each is graded by itself")
+    named = len(set(folders)) == len(folders) and study.folder not in folders
+    note = Skipped(study.folder, f"holds {len(parts)} studies by their StudyInstanceUID; each is graded by itself")
     return [
-        _Found(f"{study.name}-{_below(folder, study.root) if named else number}", folder, part, [note, *study.notes])
+        _Found(f"{study.name}-{_below(folder, study.folder) if named else number}", folder, part, [note, *study.notes])
         for number, (folder, part) in enumerate(zip(folders, parts, strict=True), 1)
     ]
 
 
-def _series_of(study: _Found, held: Mapping[Path, int]) -> list[_Series]:
+def _series_of(study: _Found, held: Mapping[Path, int]) -> list[_Found]:
     """Return the series of a study, named by their folders, those of one folder by their numbers as well. `held` is how
     many slices a folder has."""
-    groups = [(group, _common_folder(group), group[0].series_number) for group in group_slices(study.instances)]
+    groups = [(group, _common_folder(group), group[0].series_number) for group in group_slices(study.slices)]
     in_folder = Counter(folder for _, folder, _ in groups)
     numbered = Counter((folder, number) for _, folder, number in groups)
     alike = Counter(folder.name for folder in in_folder)
-    found: list[_Series] = []
+    found: list[_Found] = []
     for group, folder, number in groups:
-        name = shown(folder.name) if alike[folder.name] == 1 else _below(folder, study.root)
-        name = "series" if folder == study.root else name
+        name = shown(folder.name) if alike[folder.name] == 1 else _below(folder, study.folder)
+        name = "series" if folder == study.folder else name
         if in_folder[folder] > 1:
             told = number is not None and numbered[folder, number] == 1
             name += f"-{number if told else sum(one.folder == folder for one in found) + 1}"
         paths = dict.fromkeys(item.path for item in group)
         whole = held[folder] == len(group) and all(path.parent == folder for path in paths)
         files = () if whole else tuple(str(path.relative_to(folder)) for path in paths)
-        found.append(_Series(name, group, folder, files))
+        found.append(_Found(name, folder, group, files=files))
     names = _unique(one.name for one in found)
     return [one._replace(name=name) for one, name in zip(found, names, strict=True)]
 
 
-def _choose_series(every: Sequence[_Series]) -> tuple[list[tuple[_Series, str]], list[Skipped]]:
+def _choose_series(every: Sequence[_Found]) -> tuple[list[tuple[_Found, str]], list[Skipped]]:
     """Return the series to use, with their kinds, and why the others are left out."""
     told = {one.name: recognise_series(one.slices) for one in every}
     reasons = {name: f"{reason}; it is left out" for name, (kind, reason) in told.items() if not kind}

@@ -168,11 +168,10 @@ class Volume:
         in the order of their first slice. Slices without geometry form one stack per size."""
         groups: list[list[int]] = []
         for index in range(len(self)):
-            group = next((group for group in groups if self._same_stack(group[0], index)), None)
-            if group is None:
-                groups.append([index])
-            else:
-                group.append(index)
+            group = next((group for group in groups if self._same_stack(group[0], index)), [])
+            if not group:
+                groups.append(group)
+            group.append(index)
         return [self.take(self._along_normal(group)) for group in groups]
 
     def completed(self) -> "Volume":
