@@ -47,7 +47,7 @@ _child: subprocess.Popen[bytes] | None = None
 
 @dataclass(frozen=True)
 class Layout:
-    """How a file stores its frames, in the words of pydicom's decoders."""
+    """How a file stores its frames, as arguments of pydicom's decoders: grey levels, as stored."""
 
     syntax: str  # transfer syntax UID
     rows: int
@@ -56,11 +56,10 @@ class Layout:
     bits_allocated: int
     bits_stored: int
     pixel_representation: int  # 0: unsigned, 1: two's complement
-
-    def options(self, **more: Any) -> dict[str, Any]:
-        """Return keyword arguments of pydicom's decoders, and `more` of them."""
-        grey = {"raw": True, "samples_per_pixel": 1, "photometric_interpretation": "MONOCHROME2"}
-        return {"pixel_keyword": "PixelData", **grey, **vars(self), **more}
+    samples_per_pixel: int = 1
+    photometric_interpretation: str = "MONOCHROME2"
+    pixel_keyword: str = "PixelData"
+    raw: bool = True
 
 
 def stored_frame(dataset: Dataset, layout: Layout, frame: int) -> NDArray[Any]:
@@ -75,7 +74,7 @@ def stored_frame(dataset: Dataset, layout: Layout, frame: int) -> NDArray[Any]:
         if layout.number_of_frames > 1 and len(element.value) < length:
             whole = len(element.value) // frame_bytes
             raise ValueError(f"its header states {layout.number_of_frames} frames, its pixels are {whole}")
-        options = layout.options(index=frame, pixel_vr=element.VR)
+        options = vars(layout) | {"index": frame, "pixel_vr": element.VR}
         values, _ = decoder.as_array(element.value[: length + length % 2], **options)
         return stored(values, layout, layout.bits_allocated)
     table = [dataset.get(f"ExtendedOffsetTable{part}") for part in ("", "Lengths")]
@@ -172,8 +171,8 @@ def decode_with(name: str, encoded: bytes, layout: Layout) -> NDArray[Any]:
     """Return what one of the `decoders` makes of a frame, ``[rows, columns]``."""
     syntax = uid.UID(layout.syntax)
     if name not in READERS:
-        options = layout.options(index=0, number_of_frames=1, validate=False, decoding_plugin=name)
-        values, _ = get_decoder(syntax).as_array(encapsulate([encoded], has_bot=False), **options)
+        options = vars(layout) | {"number_of_frames": 1, "validate": False, "decoding_plugin": name}
+        values, _ = get_decoder(syntax).as_array(encapsulate([encoded], has_bot=False), index=0, **options)
         return np.asarray(values)
     # These read whole files, here one that has no rescale and no inverted greys for them to apply.
     dataset, meta = Dataset(), FileMetaDataset()
