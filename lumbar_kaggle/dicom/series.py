@@ -199,10 +199,9 @@ def sort_instances(instances: list[Instance]) -> list[Instance]:
     """Sort slices along the body. The key is the projection of each slice's centre on the mean reading direction of the
     plane that most slices have, so tilted stacks within one series keep their order too. Slices without position or
     orientation come last, by instance number; so do all, if none has them."""
-    planes = Counter(item.plane for item in instances if item.position and item.orientation).most_common(1)
-    planar = [
-        item.orientation for item in instances if item.position and item.orientation and item.plane == planes[0][0]
-    ]
+    placed = [item for item in instances if item.position and item.orientation]
+    common = Counter(item.plane for item in placed).most_common(1)
+    planar = [item.orientation or () for item in placed if item.plane == common[0][0]]
     direction = np.mean([geometry.reading_direction(one) for one in planar], axis=0) if planar else None
 
     def key(item: Instance) -> tuple[Any, ...]:
@@ -227,7 +226,7 @@ def middle_first(headers: Sequence[Instance]) -> list[Instance]:
     main = [item for item, form in zip(headers, forms, strict=True) if form == common]
     rest = [item for item, form in zip(headers, forms, strict=True) if form != common]
     places_mm = np.arange(len(main), dtype=np.float64)
-    if all(item.position is not None and item.orientation is not None for item in main):
+    if all(item.position and item.orientation for item in main):
         direction = geometry.reading_direction(main[len(main) // 2].orientation or ())
         places_mm = np.array([item.position for item in main], dtype=np.float64) @ direction
     places_mm = places_mm.round(1)

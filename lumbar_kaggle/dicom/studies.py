@@ -32,9 +32,6 @@ side_by_side = partial(thread_map, max_workers=8, tqdm_class=tqdm)
 MANY_FILES = 500  # from so many on, reading the headers of a folder shows its progress
 SLICE_SUFFIXES = (".dcm", ".ima", ".dicom")  # of files that are meant as slices, also where they are none
 
-Headers = Mapping[Path, tuple[list[Instance], str]]
-"""Per file its slices, or why it has none."""
-
 
 class _Found(NamedTuple):
     """A study as it lies on disk, or one of its series."""
@@ -98,15 +95,16 @@ def find_studies(root: AnyPath, *, strict: bool = True) -> Competition:
 
 
 def _read(path: Path) -> tuple[list[Instance], str]:
+    """Return the slices of a file, or why it has none."""
     try:
         return read_instances(path), ""
     except UnreadableInstance as error:
         return [], str(error)
 
 
-def _gather(tree: Sequence[Folder], headers: Headers) -> tuple[_Found, bool]:
-    """Put together the slices of a tree of folders, and what is wrong with those without any. Told as well is whether
-    any of its other files was meant as a slice, or a folder could not be looked at."""
+def _gather(tree: Sequence[Folder], headers: Mapping[Path, tuple[list[Instance], str]]) -> tuple[_Found, bool]:
+    """Put together the slices of a tree of folders, and what is wrong with those without any; `headers` are per file as
+    of `_read`. Told as well is whether a file was meant as a slice and is none, or a folder could not be looked at."""
     instances: list[Instance] = []
     notes, meant = [], False
     for folder in tree:

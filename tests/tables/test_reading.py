@@ -238,11 +238,8 @@ def damage(root: Path, name: str) -> None:
 def test_a_fault_is_named_with_its_file_line_and_gravity(
     root: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One change in a sound folder draws its sentence once.
-
-    A serious one stops the reading, so that nothing is trained on a wrong table; another one draws no complaint about
-    other rows, which are read without it.
-    """
+    """One change in a sound folder draws its sentence once. A serious one stops the reading, so that nothing is trained
+    on a wrong table; another one draws no complaint about other rows, which are read without it."""
     table, line, _, _, serious, words = FAULTS[name]
     before = read_competition(root, "train").coordinates
     damage(root, name)
