@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lumbar_kaggle.core.files import list_folder, shown
 from lumbar_kaggle.dicom.cache import OK, Cache, CacheConfig, Source
 from lumbar_kaggle.dicom.headers import UnreadableInstance
-from lumbar_kaggle.dicom.instances import read_slices
+from lumbar_kaggle.dicom.instances import read_instances
 from lumbar_kaggle.dicom.series import UnreadableSeries, middle_first, notes, read_headers
 from lumbar_kaggle.dicom.volume import HIGH, LOW, windowed
 from lumbar_kaggle.inference.base import Study
@@ -61,7 +61,7 @@ def middle_slice(
     reason = ""
     for header in middle_first(headers):
         try:
-            one = read_slices(header.path)[header.frame]
+            one = read_instances(header.path, pixels=True)[header.frame]
         except UnreadableInstance as error:
             reason = reason or f"{shown(header.path.name)}: {error}"
             continue

@@ -11,6 +11,7 @@ changed makes a new one. Sources are compared by the names, sizes and first byte
 identifiers: a mount may give other times to the same files, and reading every byte would cost what the work saves.
 """
 
+import contextlib
 import hashlib
 import os
 import re
@@ -48,25 +49,16 @@ class Source:
         """List the series folder; a folder that is missing or unreadable counts as empty."""
         # What cannot be listed cannot be read either, and the entry's reason will say why.
         files = list(only) or sorted(path.name for path in list_folder(Path(folder)).files)
-        sizes = [(name, _size(Path(folder, name))) for name in files]
-        heads = [_head(Path(folder, name)) for name in dict.fromkeys([*files[:1], *files[-1:]])]
-        return Source(study_id, series_id, kind, folder, len(files), digest([sizes, heads]), only)
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1  # differs from what it will be once the file is there
-
-
-def _head(path: Path) -> str:
-    """Return a digest of a file's first bytes; empty text where it cannot be opened."""
-    try:
-        with path.open("rb", buffering=0) as file:
-            return hashlib.sha256(file.read(HEAD_BYTES)).hexdigest()
-    except OSError:
-        return ""
+        sizes = dict.fromkeys(files, -1)  # and no head: what cannot be read differs from what it is once it can
+        heads = dict.fromkeys([*files[:1], *files[-1:]], "")
+        for name in files:
+            with contextlib.suppress(OSError):
+                sizes[name] = Path(folder, name).stat().st_size
+                if name in heads:
+                    with Path(folder, name).open("rb", buffering=0) as file:
+                        heads[name] = hashlib.sha256(file.read(HEAD_BYTES)).hexdigest()
+        fingerprint = digest([list(sizes.items()), list(heads.values())])
+        return Source(study_id, series_id, kind, folder, len(files), fingerprint, only)
 
 
 class Batch(NamedTuple):
@@ -154,10 +146,8 @@ class Cache:
         return digest(index.loc[index["status"] == OK, ["study_id", "series_id", "source"]].to_numpy().tolist())
 
     def index(self) -> pd.DataFrame:
-        """Read the index of a finished cache; raise InputError where it is missing, damaged, or was not finished.
-
-        Text columns, at least ``study_id, series_id, kind, status, reason, file``; `file` is relative to `folder`.
-        """
+        """Read the index of a finished cache; raise InputError where it is missing, damaged, or was not finished. Text
+        columns, at least ``study_id, series_id, kind, status, reason, file``; `file` is relative to `folder`."""
         path = self.folder / "index.csv"
         if not path.is_file():
             raise InputError(f"{path}: no such file; run lumbar preprocess with this --cache folder first")

@@ -1,8 +1,8 @@
 """One frame to its stored values, alike whichever decoder is installed, and none of them ends the process.
 
-Before a decoder sees an encoded frame, the frame's own header is held against the file's: decoders allocate by one
-and fill by the other. GDCM, which decodes JPEG here and within SimpleITK, calls ``abort`` on some damaged frames. So
-each process that meets encoded frames starts one child, which waits on a pipe for them and ends with its parent; by
+Before a decoder sees an encoded frame, the frame's own header is held against the file's: decoders allocate by one and
+fill by the other. GDCM, which decodes JPEG here and within SimpleITK, calls ``abort`` on some damaged frames. So each
+process that meets encoded frames starts one child, which waits on a pipe for them and ends with its parent; by
 `subprocess`, so that threads, worker processes and scripts without a main guard may start it.
 """
 
@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -47,7 +47,7 @@ _child: subprocess.Popen[bytes] | None = None
 
 @dataclass(frozen=True)
 class Layout:
-    """How a file stores its frames, in the words of pydicom's decoders."""
+    """How a file stores its frames, as arguments of pydicom's decoders: grey levels, as stored."""
 
     syntax: str  # transfer syntax UID
     rows: int
@@ -56,11 +56,10 @@ class Layout:
     bits_allocated: int
     bits_stored: int
     pixel_representation: int  # 0: unsigned, 1: two's complement
-
-    def options(self, **more: Any) -> dict[str, Any]:
-        """Return keyword arguments of pydicom's decoders, and `more` of them."""
-        grey = {"raw": True, "samples_per_pixel": 1, "photometric_interpretation": "MONOCHROME2"}
-        return {"pixel_keyword": "PixelData", **grey, **vars(self), **more}
+    samples_per_pixel: int = 1
+    photometric_interpretation: str = "MONOCHROME2"
+    pixel_keyword: str = "PixelData"
+    raw: bool = True
 
 
 def stored_frame(dataset: Dataset, layout: Layout, frame: int) -> NDArray[Any]:
@@ -75,7 +74,7 @@ def stored_frame(dataset: Dataset, layout: Layout, frame: int) -> NDArray[Any]:
         if layout.number_of_frames > 1 and len(element.value) < length:
             whole = len(element.value) // frame_bytes
             raise ValueError(f"its header states {layout.number_of_frames} frames, its pixels are {whole}")
-        options = layout.options(index=frame, pixel_vr=element.VR)
+        options = vars(layout) | {"index": frame, "pixel_vr": element.VR}
         values, _ = decoder.as_array(element.value[: length + length % 2], **options)
         return stored(values, layout, layout.bits_allocated)
     table = [dataset.get(f"ExtendedOffsetTable{part}") for part in ("", "Lengths")]
@@ -88,9 +87,9 @@ def decode_frame(encoded: bytes, layout: Layout) -> NDArray[Any]:
     """Decode one frame, its fragments joined, with the first decoder that can; ValueError says why none can."""
     precision = check_frame(encoded, layout)
     reasons = []
-    for name, decoder in decoders(layout.syntax).items():
+    for name in decoders(layout.syntax):
         try:
-            return stored(decoder(encoded, layout), layout, precision)
+            return stored(decode_with(name, encoded, layout), layout, precision)
         except Exception as error:
             # Decoders raise whatever their C library made of a damaged frame; the reason is kept.
             reasons.append(f"{name}: {error}")
@@ -99,9 +98,7 @@ def decode_frame(encoded: bytes, layout: Layout) -> NDArray[Any]:
 
 def stored(values: NDArray[Any], layout: Layout, precision: int) -> NDArray[Any]:
     """Return decoded values ``[rows, columns]`` as uint16 or int16, of 32 bits where more than 16 are allocated.
-
-    `precision` is the bits per pixel that the frame states. Decoders disagree on width, sign, and what stands above.
-    """
+    `precision` is the bits per pixel that the frame states. Decoders disagree on width, sign, and what stands above."""
     bytes_each = max(layout.bits_allocated, 16) // 8
     wide = values.astype(f"{'ui'[layout.pixel_representation]}{bytes_each}", copy=False)
     unused = 8 * bytes_each - min(layout.bits_stored, precision)
@@ -109,18 +106,14 @@ def stored(values: NDArray[Any], layout: Layout, precision: int) -> NDArray[Any]
 
 
 @cache
-def decoders(syntax: str) -> dict[str, Callable[[bytes, Layout], NDArray[Any]]]:
-    """Return the installed decoders of an encapsulated transfer syntax, the preferred one first."""
-    available = get_decoder(uid.UID(syntax)).available_plugins
-    whole = {"gdcm": _gdcm, "SimpleITK": _simpleitk} if syntax in (*JPEG, *uid.JPEG2000TransferSyntaxes) else {}
+def decoders(syntax: str) -> tuple[str, ...]:
+    """Return the names of the installed decoders of an encapsulated transfer syntax, the preferred one first."""
+    plugins = get_decoder(uid.UID(syntax)).available_plugins
+    readers = filter(find_spec, READERS if syntax in (*JPEG, *uid.JPEG2000TransferSyntaxes) else ())
     # pydicom's GDCM plug-in is left out: it refuses 12-bit JPEG. Two are for want of a better: pillow's JPEG is a grey
     # level off, pydicom's own RLE takes thrice as long.
-    order = ("pyjpegls", "pylibjpeg", *filter(find_spec, whole), "pillow", "pydicom")
-    return {
-        name: partial(_with_file, read=whole[name]) if name in whole else partial(_with_pydicom, plugin=name)
-        for name in order
-        if name in whole or name in available
-    }
+    first, last = ("pyjpegls", "pylibjpeg"), ("pillow", "pydicom")
+    return (*(name for name in first if name in plugins), *readers, *(name for name in last if name in plugins))
 
 
 def check_frame(encoded: bytes, layout: Layout) -> int:
@@ -174,16 +167,16 @@ def _jpeg_2000_size(encoded: bytes) -> tuple[int, ...]:
     return (depth & 0x7F) + 1, bottom - top, right - left, components
 
 
-def _with_pydicom(encoded: bytes, layout: Layout, *, plugin: str) -> NDArray[Any]:
-    options = layout.options(index=0, number_of_frames=1, validate=False, decoding_plugin=plugin)
-    values, _ = get_decoder(uid.UID(layout.syntax)).as_array(encapsulate([encoded], has_bot=False), **options)
-    return np.asarray(values)
-
-
-def _with_file(encoded: bytes, layout: Layout, *, read: Callable[[str], NDArray[Any]]) -> NDArray[Any]:
-    """Write a frame as a file that has no rescale and no inverted greys for a reader to apply, and read that."""
+def decode_with(name: str, encoded: bytes, layout: Layout) -> NDArray[Any]:
+    """Return what one of the `decoders` makes of a frame, ``[rows, columns]``."""
+    syntax = uid.UID(layout.syntax)
+    if name not in READERS:
+        options = vars(layout) | {"number_of_frames": 1, "validate": False, "decoding_plugin": name}
+        values, _ = get_decoder(syntax).as_array(encapsulate([encoded], has_bot=False), index=0, **options)
+        return np.asarray(values)
+    # These read whole files, here one that has no rescale and no inverted greys for them to apply.
     dataset, meta = Dataset(), FileMetaDataset()
-    dataset.file_meta, meta.TransferSyntaxUID = meta, uid.UID(layout.syntax)
+    dataset.file_meta, meta.TransferSyntaxUID = meta, syntax
     dataset.SOPClassUID = meta.MediaStorageSOPClassUID = uid.MRImageStorage
     dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = uid.UID("1.2.3")
     dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = layout.rows, layout.columns, 1
@@ -194,7 +187,7 @@ def _with_file(encoded: bytes, layout: Layout, *, read: Callable[[str], NDArray[
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "frame.dcm")
         dcmwrite(path, dataset, enforce_file_format=True)
-        return read(path).reshape(layout.rows, layout.columns)
+        return READERS[name](path).reshape(layout.rows, layout.columns)
 
 
 def _gdcm(path: str) -> NDArray[Any]:
@@ -217,6 +210,9 @@ def _simpleitk(path: str) -> NDArray[Any]:
     import SimpleITK
 
     return np.asarray(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(path)))
+
+
+READERS = {"gdcm": _gdcm, "SimpleITK": _simpleitk}
 
 
 def decode_in_child(encoded: bytes, layout: Layout) -> NDArray[Any]:
@@ -249,7 +245,7 @@ def decode_in_child(encoded: bytes, layout: Layout) -> NDArray[Any]:
 
 def _start() -> subprocess.Popen[bytes]:
     places = [str(Path(__file__).parents[2]), *filter(None, sys.path)]
-    # Threads of the libraries, of no use here, would count against the child's memory on many cores.
+    # The libraries' threads, of no use here, would count against the child's memory on many cores.
     threads = {"OPENBLAS_NUM_THREADS": "1", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-c", f"from {__name__} import serve; serve()"],

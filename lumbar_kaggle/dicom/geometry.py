@@ -36,10 +36,8 @@ def plane(orientation: ArrayLike) -> str:
 def to_patient(
     row: ArrayLike, column: ArrayLike, position: ArrayLike, orientation: ArrayLike, spacing: ArrayLike
 ) -> Floats:
-    """Return LPS mm ``[..., 3]`` of pixels of one slice (DICOM PS3.3 equation C.7.6.2.1-1).
-
-    `row` and `column` are indices ``[...]``; fractions are allowed, (0, 0) is the first pixel's centre.
-    """
+    """Return LPS mm ``[..., 3]`` of pixels of one slice (DICOM PS3.3 equation C.7.6.2.1-1). `row` and `column` are
+    indices ``[...]``; fractions are allowed, (0, 0) is the first pixel's centre."""
     cosines = np.asarray(orientation, dtype=np.float64)
     row_mm, column_mm = np.asarray(spacing, dtype=np.float64)
     across = np.asarray(column, dtype=np.float64)[..., None] * column_mm * cosines[:3]
@@ -50,11 +48,8 @@ def to_patient(
 def to_slice(
     points: ArrayLike, position: ArrayLike, orientation: ArrayLike, spacing: ArrayLike
 ) -> tuple[Floats, Floats, Floats]:
-    """Project LPS points ``[..., 3]`` (mm) on one slice.
-
-    Returns ``row [...]`` and ``column [...]`` in px, and ``distance [...]`` in mm from the plane, positive on the side
-    of the normal.
-    """
+    """Project LPS points ``[..., 3]`` (mm) on one slice. Returns ``row [...]`` and ``column [...]`` in px, and
+    ``distance [...]`` in mm from the plane, positive on the side of the normal."""
     cosines = np.asarray(orientation, dtype=np.float64)
     row_mm, column_mm = np.asarray(spacing, dtype=np.float64)
     offset = np.asarray(points, dtype=np.float64) - np.asarray(position, dtype=np.float64)
@@ -62,10 +57,8 @@ def to_slice(
 
 
 def reading_direction(orientation: ArrayLike) -> Floats:
-    """Return the slice normal ``[3]`` of direction cosines ``[6]``, turned as slices are ordered.
-
-    Sagittal ones run from right to left (rising x), coronal from front to back (y), axial from head to foot (-z).
-    """
+    """Return the slice normal ``[3]`` of direction cosines ``[6]``, turned as slices are ordered. Sagittal ones run
+    from right to left (rising x), coronal from front to back (y), axial from head to foot (-z)."""
     normal = slice_normal(orientation)
     axis = int(np.argmax(np.abs(normal)))
     return normal * ((-1.0 if axis == 2 else 1.0) * np.sign(normal[axis]))
@@ -73,10 +66,8 @@ def reading_direction(orientation: ArrayLike) -> Floats:
 
 def upright_axes(orientation: ArrayLike, down: ArrayLike = FOOT) -> tuple[Floats, Floats]:
     """Return the directions in the patient, unit vectors ``[3]``, of an upright picture's right and downwards.
-
     Sagittal: the back to the right, the foot, or `down [3]`, downwards. Axial: the patient's left to the right, the
-    back downwards. Both lie in the plane of the slices of direction cosines ``[6]``, whichever way those are stored.
-    """
+    back downwards. Both lie in the plane of the slices of direction cosines ``[6]``, whichever way those are stored."""
     normal = slice_normal(orientation)
     if plane(orientation) == "axial":
         right = _in_plane(LEFT, normal)

@@ -1,8 +1,7 @@
 """A DICOM file's header: parsed within limits, and its values as plain data.
 
-Values are taken from the file's bytes, not from pydicom's converted elements: nothing warns or raises over a value
-that breaks the standard, pydicom's global settings stay as they are, and what is there but cannot be meant is told
-from what is absent.
+Values are taken from the file's bytes, not from pydicom's converted elements: nothing warns or raises over a value that
+breaks the standard, pydicom's global settings stay as they are, and what cannot be meant is told from what is absent.
 """
 
 import math
@@ -11,6 +10,8 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,11 +22,10 @@ from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset, read_sequence
-from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 MAX_BYTES = 256 * 2**20  # of one file's pixels, decoded; a lumbar series takes a tenth
-MAX_HEADER_BYTES = 64 * 2**20  # of a file besides its pixels
+MAX_FILE_BYTES = MAX_BYTES + 64 * 2**20  # of a file, with all besides its pixels
 MAX_READS = 500_000  # more than any header takes, its sequences included; ten thousand frames would
 MAX_ZEROS = 16  # zero reads in a row: between zero values stand tags
 
@@ -59,15 +59,12 @@ def damage(what: str) -> Iterator[None]:
 
 
 def read_file(path: Path, *, pixels: bool) -> tuple[Dataset, str]:
-    """Return a file's dataset, with or without PixelData, and its transfer syntax UID, empty where it names none.
-
-    Files without preamble or file meta information are read, too. Raises UnreadableInstance where the file cannot be
-    opened, is no DICOM file, is damaged or too large.
-    """
+    """Return a file's dataset, with or without PixelData, and its transfer syntax UID, empty where it names none. Files
+    without preamble or file meta information are read, too. Raises UnreadableInstance where the file cannot be opened,
+    is no DICOM file, is damaged or too large."""
     with damage("header is damaged"), path.open("rb") as file:
-        limit = MAX_BYTES + MAX_HEADER_BYTES
-        if pixels and os.fstat(file.fileno()).st_size > limit:
-            raise UnreadableInstance(f"larger than {limit >> 20} MiB, which no series of slices is")
+        if pixels and os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
+            raise UnreadableInstance(f"larger than {MAX_FILE_BYTES >> 20} MiB, which no series of slices is")
         content = _Watched(BytesIO(file.read()) if pixels else file)
         return _parse(content, PIXEL_DATA if pixels else PIXEL_GROUP)
 
@@ -77,16 +74,20 @@ class _Watched:
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.seek, self.tell = file, file.seek, file.tell
-        self.reads = self.zeros = 0
+        self.reads = self.zeros = self.before = 0
 
     def read(self, size: int = -1) -> bytes:
-        """Read as files do; raise `UnreadableInstance` where it is too often, or nothing but zeros."""
         content = self.file.read(size)
         self.reads += 1
         self.zeros = self.zeros + 1 if len(content) <= 8 and not any(content) else 0
         if self.reads > MAX_READS or self.zeros > MAX_ZEROS:
             raise UnreadableInstance(f"header is damaged ({'zeros' if self.zeros else 'elements'} without end)")
         return content
+
+    def stop(self, tag: int, vr: str | None, length: int, *, last: int) -> bool:
+        """Tell pydicom to stop at a tag beyond `last`, or at anything after the pixels: zeros may fill a block."""
+        stopped, self.before = tag > last or self.before == PIXEL_DATA, tag
+        return stopped
 
 
 def _parse(file: Any, last: int) -> tuple[Dataset, str]:
@@ -95,15 +96,15 @@ def _parse(file: Any, last: int) -> tuple[Dataset, str]:
         file.seek(0)
         if _peek(file)[:2] not in (b"\2\0", b"\x08\0", b"\0\x08"):
             raise UnreadableInstance("not a DICOM file")
-    meta = read_dataset(file, False, True, stop_when=_stop(0x0002FFFF))
+    meta = read_dataset(file, False, True, stop_when=partial(file.stop, last=0x0002FFFF))
     syntax = Header([meta]).text("TransferSyntaxUID")
     implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
     start = _peek(file)
     if syntax == DeflatedExplicitVRLittleEndian:
-        limit, inflater = MAX_BYTES + MAX_HEADER_BYTES, zlib.decompressobj(-zlib.MAX_WBITS)
-        inflated = inflater.decompress(file.read(), limit)
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        inflated = inflater.decompress(file.read(), MAX_FILE_BYTES)
         if inflater.unconsumed_tail:
-            raise UnreadableInstance(f"inflates to more than {limit >> 20} MiB, which no series of slices is")
+            raise UnreadableInstance(f"inflates to more than {MAX_FILE_BYTES >> 20} MiB, which no series of slices is")
         if not inflater.eof:
             raise UnreadableInstance("header is damaged (the deflated data are cut off)")
         file = _Watched(BytesIO(inflated))
@@ -113,7 +114,7 @@ def _parse(file: Any, last: int) -> tuple[Dataset, str]:
         # Nothing says how the dataset is encoded; its first element shows it.
         implicit = not (start[4:6].isalpha() and start[4:6].isupper())
         little = start[:1] != b"\0"
-    return read_dataset(file, implicit, little, stop_when=_stop(last)), syntax
+    return read_dataset(file, implicit, little, stop_when=partial(file.stop, last=last)), syntax
 
 
 def _peek(file: Any) -> bytes:
@@ -122,23 +123,9 @@ def _peek(file: Any) -> bytes:
     return bytes(start)
 
 
-def _stop(last: int) -> Callable[[Any, str | None, int], bool]:
-    """Return pydicom's stop condition: a tag beyond `last`, or anything after the pixels: zeros may fill a block."""
-    before = 0
-
-    def stop(tag: int, vr: str | None, length: int) -> bool:
-        nonlocal before
-        stopped, before = tag > last or before == PIXEL_DATA, tag
-        return stopped
-
-    return stop
-
-
 class Header:
-    """Values of one slice's header by keyword; of several datasets the first that has a keyword counts.
-
-    `remarks` has a sentence for each value that was asked for, is there, and cannot be meant.
-    """
+    """Values of one slice's header by keyword; of several datasets the first that has a keyword counts. `remarks` has a
+    sentence for each value that was asked for, is there, and cannot be meant."""
 
     def __init__(self, datasets: Sequence[Dataset]) -> None:
         self.datasets = datasets
@@ -147,11 +134,9 @@ class Header:
     def numbers(
         self, *keywords: str, count: int, plausible: Callable[..., bool], otherwise: str = "counts as absent"
     ) -> tuple[float, ...] | None:
-        """Return the `count` numbers of the first keyword that is there, a decimal comma read as a point.
-
-        None where all are absent, or where, said in `remarks`, the first holds no such numbers or `plausible`, called
-        with them, is False; the value then does as `otherwise` says.
-        """
+        """Return the `count` numbers of the first keyword that is there, a decimal comma read as a point. None where
+        all are absent, or where, said in `remarks`, the first holds no such numbers or `plausible`, called with them,
+        is False; the value then does as `otherwise` says."""
         keyword, texts = self._texts(*keywords)
         if texts is None:
             return None
@@ -171,10 +156,8 @@ class Header:
     def integer(self, *keywords: str, low: int = -(2**63), high: int = 2**63 - 1) -> int | None:
         """Return one whole number, exactly; by default any of 64 bits. As `numbers` otherwise."""
         found = self.numbers(*keywords, count=1, plausible=lambda one: one.is_integer() and low <= one <= high)
-        if found is None:
-            return None
-        text = self.text(*keywords)
-        return int(text) if re.fullmatch(r"[+-]?\d+", text, re.ASCII) else int(found[0])
+        # A float has no more than 53 bits.
+        return None if found is None else int(Decimal(self.text(*keywords).replace(",", ".")))
 
     def text(self, *keywords: str) -> str:
         r"""Return the values joined by ``\``, or nothing."""
@@ -184,14 +167,30 @@ class Header:
         """Return the items of a sequence; none where it is absent."""
         return next((_items(one.get_item(keyword)) for one in self.datasets if keyword in one), [])
 
+    def meaning(self, keyword: str) -> str:
+        """Return what the first code of a sequence means; empty text where there is none."""
+        return Header(self.items(keyword)[:1]).text("CodeMeaning")
+
     def _texts(self, *keywords: str) -> tuple[str, list[str] | None]:
-        """Return the first keyword that is there and its values, an empty one ``""``; None where all are absent."""
-        for keyword in keywords:
-            tag = Tag(keyword)
-            for dataset in self.datasets:
-                if tag in dataset:
-                    return keyword, _texts(dataset, tag)
-        return keywords[0], None
+        """Return the first keyword that is there and its values as text, without what fills them up, an empty one
+        ``""``; None where all are absent."""
+        there = ((keyword, one) for keyword in keywords for one in self.datasets if keyword in one)
+        keyword, dataset = next(there, (keywords[0], None))
+        if dataset is None:
+            return keyword, None
+        element = dataset.get_item(keyword)
+        if not isinstance(element, RawDataElement):
+            return keyword, [""]  # a sequence, where there should be a value
+        raw = element.value or b""
+        kind = BINARY.get(_vr(element).removesuffix(" or SS"), "")
+        if kind and len(raw) % int(kind[1]) == 0:
+            order = "<" if element.is_little_endian else ">"
+            return keyword, [str(number) for number in np.frombuffer(raw, order + kind).tolist()] or [""]
+        if raw.isascii() and b"\x1b" not in raw:
+            text = raw.decode("ascii")
+        else:
+            text = charset.decode_bytes(raw, charset.convert_encodings(dataset.get("SpecificCharacterSet")), set())
+        return keyword, [part.strip(" \0\t\r\n") for part in text.split("\\")]
 
 
 def functional_groups(items: Sequence[Dataset]) -> list[Dataset]:
@@ -211,23 +210,6 @@ def _items(element: DataElement | RawDataElement) -> list[Dataset]:
 def _vr(element: DataElement | RawDataElement) -> str:
     known = element.VR not in (None, "UN") or not dictionary_has_tag(element.tag)
     return str(element.VR if known else dictionary_VR(element.tag))
-
-
-def _texts(dataset: Dataset, tag: int) -> list[str]:
-    """Return the values of an element as text, without what fills them up."""
-    element = dataset.get_item(tag)
-    if not isinstance(element, RawDataElement):
-        return [""]  # a sequence, where there should be a value
-    raw = element.value or b""
-    kind = BINARY.get(_vr(element).removesuffix(" or SS"), "")
-    if kind and len(raw) % int(kind[1]) == 0:
-        order = "<" if element.is_little_endian else ">"
-        return [str(number) for number in np.frombuffer(raw, order + kind).tolist()] or [""]
-    if raw.isascii() and b"\x1b" not in raw:
-        text = raw.decode("ascii")
-    else:
-        text = charset.decode_bytes(raw, charset.convert_encodings(dataset.get("SpecificCharacterSet")), set())
-    return [part.strip(" \0\t\r\n") for part in text.split("\\")]
 
 
 def _number(text: str) -> float:

@@ -1,13 +1,14 @@
-"""One DICOM file: its header as plain data, and its pixels decoded; a slice for every frame.
+"""One DICOM file: its header as plain data, and its pixels decoded; an instance for every frame.
 
 The competition's files break the standard in several small ways (no Modality, identifiers that are no UIDs, an Enhanced
 MR storage class on plain single frames), so nothing here asks for more than it uses. What stands in functional groups
 (DICOM PS3.3, C.7.6.16) counts before what stands beside them.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,8 @@ INTERCEPT_SLOPES = 2.0**22
 
 @dataclass(frozen=True)
 class Instance:
-    """Header of one slice. What is absent is None, or empty where it is text; never a value that occurs."""
+    """Header of one slice, and its picture where that was read. What is absent is None, or empty where it is text;
+    never a value that occurs."""
 
     path: Path
     rows: int  # px, as the columns
@@ -61,7 +63,13 @@ class Instance:
     inversion_time_ms: float | None = None
     b_value: float | None = None  # DiffusionBValue, s/mm²
     acquisition_contrast: str = ""  # of enhanced files, such as T1 or DIFFUSION
+    rescale: tuple[float, float] = (1.0, 0.0)  # slope and intercept
     remarks: tuple[str, ...] = ()  # a sentence for each attribute that cannot be meant and so counts as absent
+    # [rows, columns] MR intensity (no unit), greater is brighter: uint16 or int16 as stored, float32 when rescaled;
+    # empty where only the header was read.
+    image: NDArray[Any] = field(default_factory=partial(np.empty, (0, 0)), compare=False, repr=False)
+    # [rows, columns], True outside of the picture; None: picture throughout
+    padding: NDArray[np.bool_] | None = field(default=None, compare=False, repr=False)
 
     @property
     def plane(self) -> str | None:
@@ -69,117 +77,82 @@ class Instance:
         return None if self.orientation is None else geometry.plane(self.orientation)
 
 
-class Slice(NamedTuple):
-    """One slice of a file, header and picture."""
-
-    instance: Instance
-    # [rows, columns] MR intensity (no unit), greater is brighter: uint16 or int16 as stored, float32 when rescaled.
-    image: NDArray[Any]
-    padding: NDArray[np.bool_] | None  # [rows, columns], True outside of the picture; None: picture throughout
-
-
-def read_slices(path: AnyPath) -> list[Slice]:
-    """Read one file, header and pixels, opening it once: a slice per frame.
-
-    Raises UnreadableInstance as `read_instances`, and where the pixels are missing, damaged, or in an unknown encoding.
-    """
-    file = _File(path, pixels=True)
-    return [Slice(file.instance(frame), *file.image(frame)) for frame in range(file.layout.number_of_frames)]
-
-
-def read_instances(path: AnyPath) -> list[Instance]:
-    """Read one file's header: an instance per frame; UnreadableInstance says why it is no image of an MR slice."""
-    file = _File(path, pixels=False)
-    return [file.instance(frame) for frame in range(file.layout.number_of_frames)]
-
-
-class _File:
-    """A parsed file, with the header of each of its frames."""
-
-    def __init__(self, path: AnyPath, *, pixels: bool) -> None:
-        self.path = Path(path)
-        self.dataset, syntax = read_file(self.path, pixels=pixels)
-        if pixels and "PixelData" not in self.dataset:
-            raise UnreadableInstance("no pixels in it (PixelData is absent, or the file is cut off)")
+def read_instances(path: AnyPath, *, pixels: bool = False) -> list[Instance]:
+    """Read one file, opening it once: an instance per frame, with `pixels` its picture too. UnreadableInstance says why
+    it is no image of an MR slice or, with `pixels`, that these are missing, damaged, or in an unknown encoding."""
+    path = Path(path)
+    dataset, syntax = read_file(path, pixels=pixels)
+    if pixels and "PixelData" not in dataset:
+        raise UnreadableInstance("no pixels in it (PixelData is absent, or the file is cut off)")
+    with damage("header is damaged"):
+        whole = Header([dataset])
+        layout = read_layout(whole, syntax)
+        shared = functional_groups(whole.items("SharedFunctionalGroupsSequence")[:1])
+        own = whole.items("PerFrameFunctionalGroupsSequence")
+    found = []
+    for frame in range(layout.number_of_frames):
         with damage("header is damaged"):
-            header = Header([self.dataset])
-            self.layout = read_layout(header, syntax)
-            self.remarks = header.remarks
-            self.shared = functional_groups(header.items("SharedFunctionalGroupsSequence")[:1])
-            self.own = header.items("PerFrameFunctionalGroupsSequence")
+            header = Header([*functional_groups(own[frame : frame + 1]), *shared, dataset])
+            header.remarks += whole.remarks
+            instance = _instance(path, header, layout, frame)
+        if pixels:
+            with damage("pixels cannot be decoded"):
+                image, padding = _picture(header, layout, instance)
+                instance = replace(instance, image=image, padding=padding)
+        found.append(instance)
+    return found
 
-    def _header(self, frame: int) -> Header:
-        """Return the header of one frame: its own functional groups, the shared ones, the dataset."""
-        return Header([*functional_groups(self.own[frame : frame + 1]), *self.shared, self.dataset])
 
-    def image(self, frame: int) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-        """Return image and padding of one frame, as in `Slice`."""
-        with damage("pixels cannot be decoded"):
-            header, layout = self._header(frame), self.layout
-            image = stored_frame(self.dataset, layout, frame)
-            padding = _padding(header, image, layout)
-            if header.text("PhotometricInterpretation").upper() == "MONOCHROME1":
-                signed = layout.pixel_representation
-                image = ~image if signed else image ^ image.dtype.type((1 << layout.bits_stored) - 1)
-            slope, intercept = _rescale(header)
-            if (slope, intercept) != (1.0, 0.0):
-                image = (image * np.float32(slope) + np.float32(intercept)).astype(np.float32)
-            return image, padding
-
-    def instance(self, frame: int) -> Instance:
-        """Return the header of one frame as plain data."""
-        with damage("header is damaged"):
-            header, frames = self._header(frame), self.layout.number_of_frames
-            rows, columns = self.layout.rows, self.layout.columns
-            # The one position beside several frames cannot be that of each.
-            place = Header(header.datasets[:-1]) if frames > 1 else header
-            position = place.numbers(
-                "ImagePositionPatient", count=3, plausible=lambda *mm: max(map(abs, mm)) <= FURTHEST_MM
-            )
-            if frames > 1:
-                header.remarks += place.remarks
-                if position is None and "ImagePositionPatient" in self.dataset:
-                    told = f"ImagePositionPatient is given once for {frames} frames; it counts as absent"
-                    header.remarks.append(told)
-            found = Instance(
-                path=self.path,
-                rows=rows,
-                columns=columns,
-                transfer_syntax=self.layout.syntax,
-                frame=frame,
-                position=position,
-                orientation=header.numbers("ImageOrientationPatient", count=6, plausible=_orthonormal),
-                spacing=header.numbers(
-                    "PixelSpacing",
-                    "ImagerPixelSpacing",
-                    count=2,
-                    plausible=lambda *mm: (
-                        SPACING_MM[0] <= min(mm) <= max(mm) <= SPACING_MM[1]
-                        and max(mm[0] * rows, mm[1] * columns) <= FIELD_MM
-                    ),
-                ),
-                # 0 is written where there is no inversion.
-                inversion_time_ms=header.number("InversionTimes", "InversionTime", low=0, high=LONGEST_MS) or None,
-                instance_number=frame + 1 if frames > 1 else header.integer("InstanceNumber"),
-                study_uid=header.text("StudyInstanceUID"),
-                series_uid=header.text("SeriesInstanceUID"),
-                series_number=header.integer("SeriesNumber"),
-                echo_number=header.integer("EchoNumbers"),
-                temporal_position=header.integer("TemporalPositionIndex", "TemporalPositionIdentifier"),
-                image_type=tuple(filter(None, header.text("FrameType", "ImageType").upper().split("\\"))),
-                modality=header.text("Modality"),
-                body_part=header.text("BodyPartExamined") or _meaning(header, "AnatomicRegionSequence"),
-                contrast_agent=_contrast_agent(header),
-                description=header.text("SeriesDescription"),
-                protocol=header.text("ProtocolName"),
-                sequence=_sequence(header),
-                echo_time_ms=header.number("EffectiveEchoTime", "EchoTime", low=1e-3, high=LONGEST_MS),
-                repetition_time_ms=header.number("RepetitionTime", low=1e-3, high=LONGEST_MS),
-                b_value=header.number("DiffusionBValue", low=0, high=1e5),
-                acquisition_contrast=header.text("AcquisitionContrast").upper(),
-            )
-            _rescale(header)
-            return replace(found, remarks=(*self.remarks, *header.remarks))
+def _instance(path: Path, header: Header, layout: Layout, frame: int) -> Instance:
+    """Return a frame's header as plain data."""
+    rows, columns, frames = layout.rows, layout.columns, layout.number_of_frames
+    position, given = None, ["ImagePositionPatient" in one for one in header.datasets]
+    if frames > 1 and given[-1] and not any(given[:-1]):
+        # Beside the groups, it cannot be the position of each frame.
+        header.remarks.append(f"ImagePositionPatient is given once for {frames} frames; it counts as absent")
+    else:
+        position = header.numbers(
+            "ImagePositionPatient", count=3, plausible=lambda *mm: max(map(abs, mm)) <= FURTHEST_MM
+        )
+    agent = header.text("ContrastBolusAgent") or header.meaning("ContrastBolusAgentSequence")
+    return Instance(
+        path=path,
+        rows=rows,
+        columns=columns,
+        transfer_syntax=layout.syntax,
+        frame=frame,
+        position=position,
+        orientation=header.numbers("ImageOrientationPatient", count=6, plausible=_orthonormal),
+        spacing=header.numbers(
+            "PixelSpacing",
+            "ImagerPixelSpacing",
+            count=2,
+            plausible=lambda *mm: (
+                SPACING_MM[0] <= min(mm) <= max(mm) <= SPACING_MM[1] and max(mm[0] * rows, mm[1] * columns) <= FIELD_MM
+            ),
+        ),
+        # 0 is written where there is no inversion.
+        inversion_time_ms=header.number("InversionTimes", "InversionTime", low=0, high=LONGEST_MS) or None,
+        instance_number=frame + 1 if frames > 1 else header.integer("InstanceNumber"),
+        study_uid=header.text("StudyInstanceUID"),
+        series_uid=header.text("SeriesInstanceUID"),
+        series_number=header.integer("SeriesNumber"),
+        echo_number=header.integer("EchoNumbers"),
+        temporal_position=header.integer("TemporalPositionIndex", "TemporalPositionIdentifier"),
+        image_type=tuple(filter(None, header.text("FrameType", "ImageType").upper().split("\\"))),
+        modality=header.text("Modality"),
+        body_part=header.text("BodyPartExamined") or header.meaning("AnatomicRegionSequence"),
+        contrast_agent=agent if header.text("ContrastBolusAgentAdministered").upper() != "NO" else "",
+        description=header.text("SeriesDescription"),
+        protocol=header.text("ProtocolName"),
+        sequence=_sequence(header),
+        echo_time_ms=header.number("EffectiveEchoTime", "EchoTime", low=1e-3, high=LONGEST_MS),
+        repetition_time_ms=header.number("RepetitionTime", low=1e-3, high=LONGEST_MS),
+        b_value=header.number("DiffusionBValue", low=0, high=1e5),
+        acquisition_contrast=header.text("AcquisitionContrast").upper(),
+        rescale=_rescale(header),
+        remarks=tuple(header.remarks),
+    )
 
 
 def read_layout(header: Header, syntax: str) -> Layout:
@@ -206,25 +179,22 @@ def read_layout(header: Header, syntax: str) -> Layout:
     return Layout(syntax, rows, columns, frames, bits, stored, signed)
 
 
-def _rescale(header: Header) -> tuple[float, float]:
-    """Return RescaleSlope and RescaleIntercept; 1 and 0 where absent, or said in the remarks to be so."""
-    meant = header.numbers(
-        "RescaleSlope", count=1, plausible=lambda one: SLOPES[0] <= abs(one) <= SLOPES[1], otherwise="counts as 1"
-    )
-    slope = meant[0] if meant else 1.0
-    most = INTERCEPT_SLOPES * abs(slope)
-    intercept = header.number("RescaleIntercept", low=-most, high=most, otherwise="counts as 0")
-    return slope, intercept or 0.0
-
-
-def _padding(header: Header, values: NDArray[Any], layout: Layout) -> NDArray[np.bool_] | None:
-    """Return where stored values lie between PixelPaddingValue and PixelPaddingRangeLimit (PS3.3, C.7.5.1.1.2)."""
+def _picture(header: Header, layout: Layout, instance: Instance) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Decode a frame; return image and padding as `Instance` has them."""
+    image, padding = stored_frame(header.datasets[-1], layout, instance.frame), None
+    # Padding is told in stored values (PS3.3, C.7.5.1.1.2).
     first, last = header.integer("PixelPaddingValue"), header.integer("PixelPaddingRangeLimit")
-    if first is None:
-        return None
-    low, high = sorted(_stored_value(value, layout) for value in (first, first if last is None else last))
-    padding = (values >= low) & (values <= high)
-    return padding if padding.any() else None
+    if first is not None:
+        low, high = sorted(_stored_value(value, layout) for value in (first, first if last is None else last))
+        inside = (image >= low) & (image <= high)
+        padding = inside if inside.any() else None
+    if header.text("PhotometricInterpretation").upper() == "MONOCHROME1":
+        signed = layout.pixel_representation
+        image = ~image if signed else image ^ image.dtype.type((1 << layout.bits_stored) - 1)
+    if instance.rescale != (1.0, 0.0):
+        slope, intercept = map(np.float32, instance.rescale)
+        image = (image * slope + intercept).astype(np.float32)
+    return image, padding
 
 
 def _stored_value(value: int, layout: Layout) -> int:
@@ -237,19 +207,20 @@ def _stored_value(value: int, layout: Layout) -> int:
     return value - (1 << bits) if value >> (bits - 1) else value
 
 
+def _rescale(header: Header) -> tuple[float, float]:
+    """Return RescaleSlope and RescaleIntercept; 1 and 0 where absent, or said in the remarks to be so."""
+    low, high = SLOPES
+    meant = header.numbers(
+        "RescaleSlope", count=1, plausible=lambda one: low <= abs(one) <= high, otherwise="counts as 1"
+    )
+    slope = meant[0] if meant else 1.0
+    most = INTERCEPT_SLOPES * abs(slope)
+    return slope, header.number("RescaleIntercept", low=-most, high=most, otherwise="counts as 0") or 0.0
+
+
 def _orthonormal(*cosines: float) -> bool:
     axes = np.array(cosines).reshape(2, 3)
     return bool(np.abs(axes @ axes.T - np.eye(2)).max() <= COSINES)
-
-
-def _meaning(header: Header, keyword: str) -> str:
-    return Header(header.items(keyword)[:1]).text("CodeMeaning")
-
-
-def _contrast_agent(header: Header) -> str:
-    if header.text("ContrastBolusAgentAdministered").upper() == "NO":
-        return ""
-    return header.text("ContrastBolusAgent") or _meaning(header, "ContrastBolusAgentSequence")
 
 
 def _sequence(header: Header) -> str:

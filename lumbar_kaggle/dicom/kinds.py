@@ -45,29 +45,20 @@ _CONTENTS = {
 
 _AGENT = r"(c|ce|cm|km|gd|gad|gado\w*|contr?ast\w*|kontrast\w*|mdc|inj\w*|dotarem|magnevist|clariscan|prohance)\b"
 _WITHOUT = r"\b(pre|no|non|not|without|w o|wo|ohne|sans|senza|sin|sem|before|vor|avant|zonder|nativ\w*) "
-_ENHANCED = (
-    rf"\+ ?{_AGENT}|\bc ?\+|\bpost\b(?! ?op)|\bapres\b|\bnach\b|\b(contrast )?enhanced\b|"
-    rf"\b(?!c\b|cm\b){_AGENT}"
-)
+_ENHANCED = rf"\+ ?{_AGENT}|\bc ?\+|\bpost\b(?! ?op)|\bapres\b|\bnach\b|\benhanced\b|\b(?!c\b|cm\b){_AGENT}"
 
 # Other uses than the plain diagnostic one, as descriptions name them.
-_OTHER_USES = (
-    ("a planning image", r"\b(locali[sz](er|ador|atore)|loc|scout|survey|topogram|pilot|reperage)\b"),
-    ("a projection or myelogram", r"\b(mip|minip|thick slab|projection|myelo\w*|mrm|mrcp|urogra\w*)\b"),
-    ("a map", r"\b([de]?adc|map|maps|mapping|t[12] ?map\w*)\b"),
-    ("diffusion, perfusion or spectroscopy", r"\b(dwi|dti|diff\w*|resolve|trace\w*|b\d{2,4}|perf\w*|dce|spectro\w*)\b"),
-    ("a subtraction", r"\b(sub|subs|subtr\w*|soustraction)\b"),
-    (
-        "one part of a Dixon scan",
-        r"\b(dixon|mdixon|ideal|flex)\b.* (op|out|in|ip|f|fat)\b(?! ?sat| ?sup)|"
-        r"\b(opp|oop|opposed|in phase|out of phase|out phase|inphase|outphase|fat only|fatonly)\b",
-    ),
-    (
-        "a gradient echo",
-        r"\b(t2\*|t2 ?star\w*|t2s\b|gre|(?:ge|fl)[23]d|flash|vibe|lava|thrive|[mb]?ffe|tfe|medic|merge|swi|"
-        r"swan|trufi\w*|fiesta\w*|ciss|mprage|bravo|f?spgr)",
-    ),
-)
+_OTHER_USES = {
+    "a planning image": r"\b(locali[sz](er|ador|atore)|loc|scout|survey|topogram|pilot|reperage)\b",
+    "a projection or myelogram": r"\b(mip|minip|thick slab|projection|myelo\w*|mrm|mrcp|urogra\w*)\b",
+    "a map": r"\b([de]?adc|map|maps|mapping|t[12] ?map\w*)\b",
+    "diffusion, perfusion or spectroscopy": r"\b(dwi|dti|diff\w*|resolve|trace\w*|b\d{2,4}|perf\w*|dce|spectro\w*)\b",
+    "a subtraction": r"\b(sub|subs|subtr\w*|soustraction)\b",
+    "one part of a Dixon scan": r"\b(dixon|mdixon|ideal|flex)\b.* (op|out|in|ip|f|fat)\b(?! ?sat| ?sup)|"
+    r"\b(opp|oop|opposed|in phase|out of phase|out phase|inphase|outphase|fat only|fatonly)\b",
+    "a gradient echo": r"\b(t2\*|t2 ?star\w*|t2s\b|gre|(?:ge|fl)[23]d|flash|vibe|lava|thrive|[mb]?ffe|tfe|medic|merge|"
+    r"swi|swan|trufi\w*|fiesta\w*|ciss|mprage|bravo|f?spgr)",
+}
 
 # Regions of the body as descriptions name them in English, German, French, Spanish, Italian and Dutch.
 _SPINE = r"(?:spine|spinal|column|col\b|ws\b|wirbels\w*|rachis|columna|colonna|wervelkolom)"
@@ -118,20 +109,25 @@ def may_be(kind: str, instances: Sequence[Instance]) -> bool:
 def recognise_series(group: Sequence[Instance]) -> tuple[str | None, str]:
     """Return the kind of a group of slices, see `series.group_slices`, or None and why it is none."""
     plane = plane_of(group)
+    if plane is None:
+        return None, "the series has no ImageOrientationPatient, so its kind cannot be told"
     fitting = [item for item in group if item.plane == plane]
-    kind, reason = _told(fitting[len(fitting) // 2])
+    item = fitting[len(fitting) // 2]
+    name = f"{'an' if plane == 'axial' else 'a'} {plane} series (description {item.description!r})"
+    words = _words(item.description)
+    kind, other = f"{plane}_{_weighting(item, words)}", _other_use(item, words) or _other_region(item, words)
+    if other or kind not in KIND_WORDS:
+        return None, f"{name} is {other or 'none of sagittal T1, sagittal T2/STIR, axial T2'}"
     # All slices at one place: the positions cannot be meant.
     count = places(group) if places(group) > 1 else len(group)
-    if kind and count < FEWEST_SLICES:
-        return None, f"{_name(group[0])} has too few slices ({count}; at least {FEWEST_SLICES})"
-    return kind, reason
+    if count < FEWEST_SLICES:
+        return None, f"{name} has too few slices ({count}; at least {FEWEST_SLICES})"
+    return kind, ""
 
 
 def preference(group: Sequence[Instance]) -> tuple[tuple[bool | int, str], ...]:
-    """Return pairs of a value, of which the greater is better, and the words for it.
-
-    Of several series of a kind they decide which is taken, by the earliest point that differs.
-    """
+    """Return pairs of a value, of which the greater is better, and the words for it. Of several series of a kind they
+    decide which is taken, by the earliest point that differs."""
     item = group[len(group) // 2]
     words = _words(f"{item.description} {item.protocol}")
     suppressed = _fat_nulled(item) or re.search(r"\b(fs|fatsat|fat sat\w*|spair|spir)\b", words)
@@ -145,21 +141,6 @@ def preference(group: Sequence[Instance]) -> tuple[tuple[bool | int, str], ...]:
     )
 
 
-def _told(item: Instance) -> tuple[str | None, str]:
-    if item.plane is None:
-        return None, "the series has no ImageOrientationPatient, so its kind cannot be told"
-    words = _words(item.description)
-    other = _other_use(item, words) or _other_region(item, words)
-    kind = f"{item.plane}_{_weighting(item, words)}"
-    if other or kind not in KIND_WORDS:
-        return None, f"{_name(item)} is {other or 'none of sagittal T1, sagittal T2/STIR, axial T2'}"
-    return kind, ""
-
-
-def _name(item: Instance) -> str:
-    return f"{'an' if item.plane == 'axial' else 'a'} {item.plane or ''} series (description {item.description!r})"
-
-
 def _words(text: str) -> str:
     """Return text in lower case, without accents, its words parted by single spaces; + and * stay."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
@@ -170,8 +151,7 @@ def _other_use(item: Instance, words: str) -> str:
     """Return what else the series is than a plain spin-echo series, or empty text."""
     if item.modality and item.modality.upper() != "MR":
         return f"of modality {item.modality}"
-    bad = [content for content in contents(item) if content not in ("water only", "a real part")]
-    if bad:
+    if bad := [content for content in contents(item) if content not in ("water only", "a real part")]:
         return f"{bad[0]} by its ImageType"
     if item.b_value:
         return f"a diffusion image (b = {item.b_value:g} s/mm²)"
@@ -182,8 +162,7 @@ def _other_use(item: Instance, words: str) -> str:
         return f"taken after contrast agent ({item.contrast_agent})"
     if re.search(_ENHANCED, re.sub(_WITHOUT + _AGENT, " ", words)):
         return "taken after contrast agent by its description"
-    named = next((use for use, form in _OTHER_USES if re.search(form, words)), "")
-    if named:
+    if named := next((use for use, form in _OTHER_USES.items() if re.search(form, words)), ""):
         return f"{named} by its description"
     kinds = set(item.sequence.upper().split())
     if "SE" not in kinds and kinds & {"GR", "EP"}:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from tqdm import tqdm
 from lumbar_kaggle.core.budget import Budget, start_method
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked, read_json, shown, write_atomic, write_json
-from lumbar_kaggle.dicom.cache import OK, Batch, Cache, CacheConfig, Source
+from lumbar_kaggle.dicom.cache import OK, Cache, CacheConfig, Source
 from lumbar_kaggle.dicom.series import UnreadableSeries, read_series
 from lumbar_kaggle.dicom.volume import GEOMETRY, HIGH, LOW, Volume
 from lumbar_kaggle.tables.competition import SERIES_COLUMNS
@@ -76,27 +77,29 @@ def preprocess(
     budget: Budget | None = None,
 ) -> Summary:
     """Fill a cache with the entries that `worker`, a module-level function, makes of the sources, in their order.
-
     Batches of `batch_size` series are worked on one after the other and their members side by side, so memory does not
     grow with the number of studies, and a killed run loses at most one batch. The result does not depend on where a run
     was interrupted, nor on the pool. Entries that failed are made again when their files are there: a mount may have
     been away. Raises InputError where the folder was made with other settings or another run is at work on it, and
-    OutOfTime where the budget, asked before each batch, is spent; the batches so far are kept.
-    """
+    OutOfTime where the budget, asked before each batch, is spent; the batches so far are kept."""
     with locked(cache.folder):
         cache.open(config)
-        batches = cache.plan(sources, batch_size)
-        todo = [(batch, missing) for batch in batches if (missing := _missing(batch, cache))]
+        batches, todo = cache.plan(sources, batch_size), []
+        for batch in batches:
+            before = cache.entries(batch)
+            rows: list[Any] = [{}] * len(batch.sources) if before is None else before.to_dict("records")
+            pairs = enumerate(zip(rows, batch.sources, strict=True))
+            missing = {k: source for k, (row, source) in pairs if not row or (row["status"] != OK and source.slices)}
+            todo += [(batch, rows, missing)] if missing else []
         log.info("Preprocessing %d series into %s", len(sources), cache.folder)
         if done := len(batches) - len(todo):
             log.info("%d of %d batches are already there and are skipped", done, len(batches))
-        start, total = time.perf_counter(), sum(source.slices for _, missing in todo for source in missing.values())
+        start, total = time.perf_counter(), sum(source.slices for *_, missing in todo for source in missing.values())
         with tqdm(total=total, unit="slice", desc="preprocess", disable=not todo) as progress:
-            for batch, missing in todo:
+            for batch, rows, missing in todo:
                 if budget:
                     budget.check()
-                before, folder = cache.entries(batch), cache.begin(batch)
-                rows: list[Any] = [{}] * len(batch.sources) if before is None else before.to_dict("records")
+                folder = cache.begin(batch)
                 futures = {pool.submit(_entry, worker, source, folder): index for index, source in missing.items()}
                 for future in as_completed(futures):
                     rows[futures[future]] = future.result()
@@ -106,16 +109,6 @@ def preprocess(
         index = cache.finish(batches) if batches else pd.DataFrame({"status": []})
         failed = int((index["status"] != OK).sum())
         return Summary(len(sources), failed, total, time.perf_counter() - start, done)
-
-
-def _missing(batch: Batch, cache: Cache) -> dict[int, Source]:
-    """Return the entries of a batch that are still to be made: all, or those that failed and have files now."""
-    before = cache.entries(batch)
-    every = dict(enumerate(batch.sources))
-    if before is None:
-        return every
-    failed = (before["status"] != OK).tolist()
-    return {index: source for index, source in every.items() if failed[index] and source.slices}
 
 
 def _entry(worker: Worker, source: Source, folder: Path) -> dict[str, object]:
@@ -134,11 +127,9 @@ _REMEDY = "delete its folder and run lumbar preprocess again"
 
 
 class CachedImages(Sequence[NDArray[np.uint8]]):
-    """Slices ``[slices, rows, columns]`` uint8 in a file of `numpy.save` that is open only while one is read.
-
-    A set has some thousand stacks, more than a process may have open files. To another process goes the name of the
-    file. Raises InputError where the file is missing, damaged or holds something else.
-    """
+    """Slices ``[slices, rows, columns]`` uint8 in a file of `numpy.save` that is open only while one is read. A set has
+    some thousand stacks, more than a process may have open files. To another process goes the name of the file. Raises
+    InputError where the file is missing, damaged or holds something else."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -180,8 +171,8 @@ def write_volumes(folder: Path, name: str, stacks: list[Volume]) -> None:
     """Write windowed stacks, not completed: pixels to ``{name}_{number}.npy``, geometry to ``{name}.json``."""
     entries = []
     for number, stack in enumerate(stacks):
-        file, pixels = f"{name}_{number}.npy", stack.pixels
-        write_atomic(folder / file, lambda path, pixels=pixels: np.save(path, pixels))  # type: ignore[misc]
+        file = f"{name}_{number}.npy"
+        write_atomic(folder / file, partial(np.save, arr=stack.pixels))
         known = {name: getattr(stack, name) for name in GEOMETRY}
         # JSON has no word for NaN.
         tables = {name: np.where(np.isnan(rows), np.array(None), rows).tolist() for name, rows in known.items()}
@@ -191,11 +182,9 @@ def write_volumes(folder: Path, name: str, stacks: list[Volume]) -> None:
 
 
 def read_volumes(folder: Path, file: str, series_id: str = "", kind: str = "") -> list[Volume]:
-    """Read one series of the cache as `windowed_stacks` gives it; pixels stay in files, see `CachedImages`.
-
-    `file`, relative to `folder` of the cache kind ``volumes``, is the series' JSON file, as in the index. Raises
-    InputError where it or one of its pictures is missing, damaged or of another version.
-    """
+    """Read one series of the cache as `windowed_stacks` gives it; pixels stay in files, see `CachedImages`. `file`,
+    relative to `folder` of the cache kind ``volumes``, is the series' JSON file, as in the index. Raises InputError
+    where it or one of its pictures is missing, damaged or of another version."""
     path = folder / file
     content = read_json(path)
     try:
@@ -203,12 +192,11 @@ def read_volumes(folder: Path, file: str, series_id: str = "", kind: str = "") -
             raise InputError(f"{path}: written by another version of this package, or damaged; {_REMEDY}")
         window, found = tuple(content["window"]), []
         for entry in content["stacks"]:
-            images = CachedImages(path.parent / entry["file"])
+            images, numbers = CachedImages(path.parent / entry["file"]), tuple(entry["instance_numbers"])
             # A number that is not known is null in the file, and NaN here.
             positions, orientation, spacing = (
                 np.array(entry[name], dtype=np.float64).reshape(len(images), -1) for name in GEOMETRY
             )
-            numbers = tuple(entry["instance_numbers"])
             stack = Volume(images, positions, orientation, spacing, numbers, series_id, kind, window=window)
             found.append(stack.completed())
     except (AttributeError, KeyError, TypeError, IndexError, ValueError) as error:

@@ -8,16 +8,17 @@ is skipped and listed; only a series without any usable slice is an error.
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from lumbar_kaggle.core.files import Folder, list_folder, natural, shown
 from lumbar_kaggle.dicom import geometry
 from lumbar_kaggle.dicom.headers import UnreadableInstance
-from lumbar_kaggle.dicom.instances import Instance, read_instances, read_slices
+from lumbar_kaggle.dicom.instances import Instance, read_instances
 from lumbar_kaggle.dicom.kinds import KIND_WORDS, contents, may_be, places, plane_of, recognise_series
 from lumbar_kaggle.dicom.volume import Skipped, Volume
 
@@ -26,76 +27,64 @@ from lumbar_kaggle.dicom.volume import Skipped, Volume
 ONE_PLANE_DEGREES = 30.0
 FAR_STEPS = 10  # slices further from the others are strays, and do not move the middle of a series
 
-Found = TypeVar("Found")
-
 
 class UnreadableSeries(Exception):
     """A series without one usable slice; the text says what was wrong with its files."""
 
 
-def read_headers(folder: Path, files: Sequence[str] = (), kind: str = "") -> tuple[list[Instance], list[Skipped]]:
-    """Read the headers of a series, sorted as `Volume` is; arguments and errors as of `read_series`."""
-    found, skipped = _read_all(folder, files, read_instances)
-    chosen, others = _choose_group(found, kind, folder)
-    return sort_instances(chosen), skipped + others
+def read_headers(
+    folder: Path, files: Sequence[str] = (), kind: str = "", *, pixels: bool = False
+) -> tuple[list[Instance], list[Skipped]]:
+    """Read the headers of a series, with `pixels` its pictures too, sorted as `Volume` is; each file is opened once.
+    `files` are relative to `folder`; none: every file that lies in it, where what is no slice is skipped and listed.
+    Where they are of several series, `kind` (one of `targets.SERIES_KINDS`, or empty) tells which one is meant. Raises
+    UnreadableSeries where no file is a usable slice, or none is of the kind's plane."""
+    listed = list_folder(folder) if not files else Folder(folder, (), tuple(folder / name for name in files))
+    if listed.problem:
+        raise UnreadableSeries(f"{folder}: {listed.problem}")
+    found: list[Instance] = []
+    skipped: list[Skipped] = []
+    for path in listed.files:
+        try:
+            found += read_instances(path, pixels=pixels)
+        except UnreadableInstance as error:
+            skipped.append(Skipped(path, str(error)))
+    if not found:
+        raise UnreadableSeries(f"{folder}: {none_usable(skipped)}")
+    chosen = _choose_group(found, kind, folder)
+    kept = {(item.path, item.frame) for item in chosen}
+    reason = "of another series, image type, time or plane than the rest"
+    skipped += [Skipped(item.path, reason) for item in found if (item.path, item.frame) not in kept]
+    return sort_instances(chosen), skipped
 
 
 def read_series(folder: Path, files: Sequence[str] = (), kind: str = "") -> Volume:
-    """Read one series; each file is opened once.
-
-    `files` are relative to `folder`; none: every file that lies in it, where what is no slice is skipped and listed.
-    Where they are of several series, `kind` (one of `targets.SERIES_KINDS`, or empty) tells which one is meant.
-    Raises UnreadableSeries where no file is a usable slice, or none is of the kind's plane.
-    """
-    slices, skipped = _read_all(folder, files, read_slices)
-    chosen, others = _choose_group([one.instance for one in slices], kind, folder)
-    found = {(one.instance.path, one.instance.frame): one for one in slices}
-    kept = sort_instances(chosen)
+    """Read the slices of one series; arguments and errors as of `read_headers`."""
+    kept, skipped = read_headers(folder, files, kind, pixels=True)
     return Volume(
-        images=tuple(found[item.path, item.frame].image for item in kept),
+        images=tuple(item.image for item in kept),
         kind=kind,
         positions=np.array([item.position or (np.nan,) * 3 for item in kept], dtype=np.float64),
         orientation=np.array([item.orientation or (np.nan,) * 6 for item in kept], dtype=np.float64),
         spacing=np.array([item.spacing or (np.nan,) * 2 for item in kept], dtype=np.float64),
         instance_numbers=tuple(item.instance_number for item in kept),
-        skipped=(*skipped, *others),
-        padding=tuple(found[item.path, item.frame].padding for item in kept),
-        notes=notes(kept, [*skipped, *others]),
+        skipped=tuple(skipped),
+        padding=tuple(item.padding for item in kept),
+        notes=notes(kept, skipped),
     )
 
 
-def _read_all(
-    folder: Path, files: Sequence[str], read: Callable[[Path], list[Found]]
-) -> tuple[list[Found], list[Skipped]]:
-    """Read the files of a series one by one, once each."""
-    listed = list_folder(folder) if not files else Folder(folder, (), tuple(folder / name for name in files))
-    if listed.problem:
-        raise UnreadableSeries(f"{folder}: {listed.problem}")
-    found: list[Found] = []
-    skipped: list[Skipped] = []
-    for path in listed.files:
-        try:
-            found += read(path)
-        except UnreadableInstance as error:
-            skipped.append(Skipped(path, str(error)))
-    if not found:
-        raise UnreadableSeries(f"{folder}: {none_usable(skipped)}")
-    return found, skipped
-
-
-def none_usable(skipped: Sequence[tuple[Path, str]]) -> str:
-    """Return why a folder whose files were all skipped, each for its reason, has no slice."""
+def none_usable(skipped: Sequence[Skipped]) -> str:
+    """Return why a folder whose files were all skipped has no slice."""
     if not skipped:
         return "the folder is empty"
     path, reason = skipped[0]
     return f"none of {len(skipped)} files is a usable slice; {shown(path.name)}: {reason}"
 
 
-def _choose_group(found: Sequence[Instance], kind: str, folder: Path) -> tuple[list[Instance], list[Skipped]]:
-    """Return the slices of the one series that is meant, and the others with what they are.
-
-    Of several groups it is that of the kind's plane, of the kind itself, and with the most slices, in this order.
-    """
+def _choose_group(found: Sequence[Instance], kind: str, folder: Path) -> list[Instance]:
+    """Return the slices of the one series that is meant. Of several groups it is that of the kind's plane, of the kind
+    itself, and with the most slices, in this order."""
     every = group_slices(found)
     groups = [group for group in every if not kind or may_be(kind, group)]
     if not groups:
@@ -104,23 +93,20 @@ def _choose_group(found: Sequence[Instance], kind: str, folder: Path) -> tuple[l
     best = groups[0]
     if len(groups) > 1:
         best = max(groups, key=lambda group: (recognise_series(group)[0] == kind, places(group)))
-    kept = set(map(id, best))
-    reason = "of another series, image type, time or plane than the rest"
-    others = [Skipped(item.path, reason) for item in found if id(item) not in kept]
     if len(best) > 2 and places(best) == 1 and all(item.position is not None for item in best):
         # Two would be one slice taken twice.
         remark = "ImagePositionPatient is the same in all slices, which cannot be meant; it counts as absent"
         best = [replace(item, position=None, remarks=(*item.remarks, remark)) for item in best]
-    return best, others
+    return best
 
 
 def notes(headers: Sequence[Instance], skipped: Sequence[Skipped]) -> tuple[str, ...]:
     """Return what is to be said of a series: each reason and each remark once, with their number."""
     reasons = Counter(one.reason for one in skipped)
-    first = {one.reason: shown(one.path.name) for one in reversed(skipped)}
+    files = {one.reason: shown(one.path.name) for one in reversed(skipped)}
     left_out = [
         f"{'1 file is no usable slice' if count == 1 else f'{count} files are no usable slices'} "
-        f"({first[reason]}: {reason})"
+        f"({files[reason]}: {reason})"
         for reason, count in reasons.items()
     ]
     # By the attribute, with which each remark begins: the values may be different in each slice.
@@ -130,12 +116,12 @@ def notes(headers: Sequence[Instance], skipped: Sequence[Skipped]) -> tuple[str,
 
 
 def group_slices(instances: Sequence[Instance]) -> list[list[Instance]]:
-    """Split slices into groups that each are one series, echo, image type, time and plane.
-
-    The slices are of one study, from any number of folders. Groups come in the order of their first slices.
-    """
+    """Split slices into groups that each are one series, echo, image type, time and plane. The slices are of one study,
+    from any number of folders. Groups come in the order of their first slices."""
     groups = _by_series(list(instances))
-    for split_further in (_by_echo, _by_content, _by_time, _by_plane):
+    by_contents = partial(split, value=lambda item: tuple(contents(item)) if item.image_type else None)
+    by_b_value = partial(split, value=lambda item: item.b_value)
+    for split_further in (_by_echo, by_contents, by_b_value, _by_time, _by_plane):
         groups = [part for group in groups for part in split_further(group)]
     order = {id(item): place for place, item in enumerate(instances)}
     return sorted(groups, key=lambda group: order[id(group[0])])
@@ -152,14 +138,16 @@ def split(group: Sequence[Instance], value: Callable[[Instance], Hashable]) -> l
 def split_by_uid(
     group: Sequence[Instance], uid: Callable[[Instance], str]
 ) -> tuple[list[list[Instance]], list[Instance]]:
-    """Split by an identifier; return the parts, and apart the slices that each have one of their own.
-
-    Canon gives each slice of a series another SeriesInstanceUID, and careless anonymisers do the like: such
-    identifiers tell nothing.
-    """
-    parts = split(group, lambda item: uid(item) or None)
-    alone = [part for part in parts if len(part) < min(len(group), 5) and places(part) == 1]
-    return [part for part in parts if part not in alone], [item for part in alone for item in part]
+    """Split by an identifier; return the parts, and apart the slices that each have one of their own. Canon gives each
+    slice of a series another SeriesInstanceUID, and careless anonymisers do the like: such identifiers tell nothing."""
+    parts: list[list[Instance]] = []
+    alone: list[Instance] = []
+    for part in split(group, lambda item: uid(item) or None):
+        if len(part) < min(len(group), 5) and places(part) == 1:
+            alone += part
+        else:
+            parts.append(part)
+    return parts, alone
 
 
 def _by_series(group: list[Instance]) -> list[list[Instance]]:
@@ -168,8 +156,7 @@ def _by_series(group: list[Instance]) -> list[list[Instance]]:
     for part in [*parts, *([alone] if alone else [])]:
         for number in split(part, lambda item: item.series_number):
             for series in split(number, lambda item: item.description or None):
-                numbered = part is alone and series[0].series_number is not None
-                known = numbered or (part is not alone and part[0].series_uid)
+                known = series[0].series_number is not None if part is alone else part[0].series_uid
                 found += [series] if known else split(series, lambda item: item.path.parent)
     return found
 
@@ -184,11 +171,6 @@ def _by_echo(group: list[Instance]) -> list[list[Instance]]:
         group,
         lambda item: None if item.echo_time_ms is None else int(np.searchsorted(later, item.echo_time_ms, "right")),
     )
-
-
-def _by_content(group: list[Instance]) -> list[list[Instance]]:
-    parts = split(group, lambda item: tuple(contents(item)) if item.image_type else None)
-    return [part for one in parts for part in split(one, lambda item: item.b_value)]
 
 
 def _by_time(group: list[Instance]) -> list[list[Instance]]:
@@ -214,43 +196,37 @@ def _by_plane(group: list[Instance]) -> list[list[Instance]]:
 
 
 def sort_instances(instances: list[Instance]) -> list[Instance]:
-    """Sort slices along the body.
-
-    The key is the projection of each slice's centre on the mean reading direction of the plane that most slices have,
-    so tilted stacks within one series keep their order too. Slices without position or orientation come last, by
-    instance number; so do all, if none has them.
-    """
-    placed = [item for item in instances if item.position is not None and item.orientation is not None]
+    """Sort slices along the body. The key is the projection of each slice's centre on the mean reading direction of the
+    plane that most slices have, so tilted stacks within one series keep their order too. Slices without position or
+    orientation come last, by instance number; so do all, if none has them."""
+    placed = [item for item in instances if item.position and item.orientation]
     common = Counter(item.plane for item in placed).most_common(1)
-    planar = [item.orientation for item in placed if item.orientation and item.plane == common[0][0]]
+    planar = [item.orientation or () for item in placed if item.plane == common[0][0]]
     direction = np.mean([geometry.reading_direction(one) for one in planar], axis=0) if planar else None
 
     def key(item: Instance) -> tuple[Any, ...]:
         number, place = item.instance_number, None
-        if item.position is not None and item.orientation is not None and direction is not None:
+        if item.position and item.orientation and direction is not None:
             middle = ((item.rows - 1) / 2, (item.columns - 1) / 2)
             centre = geometry.to_patient(*middle, item.position, item.orientation, item.spacing or (0.0, 0.0))
             # Rounded, so that two takes of one slice fall back on the order in which they were taken.
             place = round(float(centre @ direction), 3)
-        taken = number is None, number or 0, natural(item.path.name), item.frame
-        return place is None, place or 0.0, *taken
+        return place is None, place or 0.0, number is None, number or 0, natural(item.path.name), item.frame
 
     return sorted(instances, key=key)
 
 
 def middle_first(headers: Sequence[Instance]) -> list[Instance]:
-    """Order the sorted slices of a series by their distance from the middle of what it shows.
-
-    The middle lies half way between the outermost slices, so that it does not move where slices are missing or were
-    taken twice; slices far off the others do not count. Without positions it is that of the count. Slices of the
-    commonest size and plane come first.
-    """
+    """Order the sorted slices of a series by their distance from the middle of what it shows. The middle lies half way
+    between the outermost slices, so that it does not move where slices are missing or were taken twice; slices far off
+    the others do not count. Without positions it is that of the count. Slices of the commonest size and plane come
+    first."""
     forms = [(item.rows, item.columns, item.plane) for item in headers]
     common = Counter(forms).most_common(1)[0][0]
     main = [item for item, form in zip(headers, forms, strict=True) if form == common]
     rest = [item for item, form in zip(headers, forms, strict=True) if form != common]
     places_mm = np.arange(len(main), dtype=np.float64)
-    if all(item.position is not None and item.orientation is not None for item in main):
+    if all(item.position and item.orientation for item in main):
         direction = geometry.reading_direction(main[len(main) // 2].orientation or ())
         places_mm = np.array([item.position for item in main], dtype=np.float64) @ direction
     places_mm = places_mm.round(1)

@@ -6,14 +6,15 @@ one series per folder or many. Files are grouped by their headers, see `series`.
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import pandas as pd
 from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import AnyPath, Folder, list_folder, shown, walk
@@ -21,37 +22,25 @@ from lumbar_kaggle.dicom.headers import UnreadableInstance
 from lumbar_kaggle.dicom.instances import Instance, read_instances
 from lumbar_kaggle.dicom.kinds import KIND_WORDS, may_be, plane_of, preference, recognise_series
 from lumbar_kaggle.dicom.series import group_slices, none_usable, split_by_uid
+from lumbar_kaggle.dicom.volume import Skipped
 from lumbar_kaggle.tables import competition
 from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.reading import Fault, clipped, faults_of, shortened
 
-READERS = 8  # files that are read at once: it hides the latency of a slow mount
+# With a bar, and eight at once, which hides the latency of a slow mount.
+side_by_side = partial(thread_map, max_workers=8, tqdm_class=tqdm)
 MANY_FILES = 500  # from so many on, reading the headers of a folder shows its progress
 SLICE_SUFFIXES = (".dcm", ".ima", ".dicom")  # of files that are meant as slices, also where they are none
 
-Headers = Mapping[Path, tuple[list[Instance], str]]
-"""Per file its slices, or why it has none."""
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
 
 class _Found(NamedTuple):
-    """A study as it lies on disk: its name, its folder, its slices and what was wrong, with the place."""
+    """A study as it lies on disk, or one of its series."""
 
     name: str
-    root: Path
-    instances: list[Instance]
-    notes: list[tuple[Path, str]]
-
-
-class _Series(NamedTuple):
-    """A series as it lies on disk; without `files` it is all that its folder holds."""
-
-    name: str
-    slices: list[Instance]
     folder: Path
-    files: tuple[str, ...]
+    slices: list[Instance]
+    notes: Sequence[Skipped] = ()  # of a study: what was wrong in it
+    files: tuple[str, ...] = ()  # of a series; none: it is all that its folder holds
 
 
 def find_studies(root: AnyPath, *, strict: bool = True) -> Competition:
@@ -61,10 +50,8 @@ def find_studies(root: AnyPath, *, strict: bool = True) -> Competition:
     as ``test_images``. Without tables, each folder in it that holds slices is a study, whatever lies below it. Where
     their headers tell several studies apart, each is one. Slices in `root` itself are a study, too, and where each
     folder is one series of the same study, `root` is that study. Series that could not be used are among the faults
-    and the notes. With `strict`, a serious fault in a table is refused; otherwise its row is left out.
-
-    Raises:
-        InputError: there is no such folder, no study in it, or a serious fault in its tables.
+    and the notes. With `strict`, a serious fault in a table is refused; otherwise its row is left out. InputError:
+    there is no such folder, no study in it, or a serious fault in its tables.
     """
     root = Path(root)
     if os.path.isfile(root / "test_series_descriptions.csv"):
@@ -77,16 +64,17 @@ def find_studies(root: AnyPath, *, strict: bool = True) -> Competition:
     trees = [[Folder(images, (), top.files)]] if top.files else []
     trees += [list(walk(folder)) for folder in top.folders]
     paths = [path for tree in trees for folder in tree for path in folder.files]
-    headers = dict(zip(paths, _side_by_side(_read, paths, "file", "headers", MANY_FILES), strict=True))
+    read = side_by_side(_read, paths, unit="file", desc="headers", disable=len(paths) < MANY_FILES)
+    headers = dict(zip(paths, read, strict=True))
     held = Counter(item.path.parent for slices, _ in headers.values() for item in slices)
     held[images] = -1  # a folder for anything: results may come to lie beside the slices, so each is named
     found, faults = [], []
     for tree in trees:
-        study = _gather(tree, headers)
-        if study.instances or (study.root != images and _meant(tree, headers)):
+        study, meant = _gather(tree, headers)
+        if study.slices or (study.folder != images and meant):
             found.append(study)
-        elif study.root != images and any(folder.files for folder in tree):
-            faults.append(Fault(study.root, 0, False, "holds no DICOM file; it is left out"))
+        elif study.folder != images and any(folder.files for folder in tree):
+            faults.append(Fault(study.folder, 0, False, "holds no DICOM file; it is left out"))
     studies = [part for study in _as_one(images, found) for part in _examinations(study)]
     if not studies:
         reason = f"; {faults[0]}" if faults else ""
@@ -96,9 +84,9 @@ def find_studies(root: AnyPath, *, strict: bool = True) -> Competition:
     for name, study in zip(names, studies, strict=True):
         chosen, left_out = _choose_series(_series_of(study, held))
         rows += [(name, series.name, kind, str(series.folder), series.files) for series, kind in chosen]
-        left_out = study.notes + left_out
+        left_out = [*study.notes, *left_out]
         faults += [Fault(path, 0, False, reason) for path, reason in left_out]
-        notes[name] = tuple(f"{_below(path, study.root)}: {reason}" for path, reason in left_out)
+        notes[name] = tuple(f"{_below(path, study.folder)}: {reason}" for path, reason in left_out)
     table = pd.DataFrame(rows, columns=list(competition.SERIES_COLUMNS), dtype=object)
     unique = tuple(dict.fromkeys(faults))
     return Competition(
@@ -106,55 +94,41 @@ def find_studies(root: AnyPath, *, strict: bool = True) -> Competition:
     )
 
 
-def _side_by_side(
-    read: Callable[[Item], Result], items: Sequence[Item], unit: str, desc: str, shown_from: int = 1
-) -> list[Result]:
-    """Read many items at once, and from so many on show the progress."""
-    with ThreadPoolExecutor(READERS) as pool:
-        found = pool.map(read, items)
-        return list(tqdm(found, total=len(items), unit=unit, desc=desc, disable=len(items) < shown_from))
-
-
 def _read(path: Path) -> tuple[list[Instance], str]:
+    """Return the slices of a file, or why it has none."""
     try:
         return read_instances(path), ""
     except UnreadableInstance as error:
         return [], str(error)
 
 
-def _gather(tree: Sequence[Folder], headers: Headers) -> _Found:
-    """Put together the slices of a tree of folders, and what is wrong with those without any."""
+def _gather(tree: Sequence[Folder], headers: Mapping[Path, tuple[list[Instance], str]]) -> tuple[_Found, bool]:
+    """Put together the slices of a tree of folders, and what is wrong with those without any; `headers` are per file as
+    of `_read`. Told as well is whether a file was meant as a slice and is none, or a folder could not be looked at."""
     instances: list[Instance] = []
-    notes = []
+    notes, meant = [], False
     for folder in tree:
         here = [item for path in folder.files for item in headers[path][0]]
-        bad = [(path, headers[path][1]) for path in folder.files if headers[path][1]]
+        bad = [Skipped(path, headers[path][1]) for path in folder.files if headers[path][1]]
         instances += here
+        meant |= bool(folder.problem)
+        meant |= any(one.path.suffix.lower() in SLICE_SUFFIXES or one.reason != "not a DICOM file" for one in bad)
         if folder.problem:
-            notes.append((folder.path, folder.problem))
+            notes.append(Skipped(folder.path, folder.problem))
         elif not here and (bad or not folder.folders):
-            notes.append((folder.path, none_usable(bad)))
+            notes.append(Skipped(folder.path, none_usable(bad)))
         elif bad and len({(item.series_uid, item.series_number) for item in here}) > 1:
             # Otherwise it is said where the series is read.
-            (path, reason), number = bad[0], len(bad)
-            notes.append((folder.path, f"files that are no usable slices: {number} ({shown(path.name)}: {reason})"))
+            reason = f"files that are no usable slices: {len(bad)} ({shown(bad[0].path.name)}: {bad[0].reason})"
+            notes.append(Skipped(folder.path, reason))
     root = tree[0].path
-    return _Found(shown(root.name or root.resolve().name), root, instances, notes)
-
-
-def _meant(tree: Sequence[Folder], headers: Headers) -> bool:
-    """Whether something in a tree without slices was meant as one, or could not be looked at."""
-    return any(
-        folder.problem
-        or any(path.suffix.lower() in SLICE_SUFFIXES or headers[path][1] != "not a DICOM file" for path in folder.files)
-        for folder in tree
-    )
+    return _Found(shown(root.name or root.resolve().name), root, instances, notes), meant
 
 
 def _as_one(images: Path, found: list[_Found]) -> list[_Found]:
     """Join folders that are the single series of one study: then the folder given is that study."""
-    together = [item for study in found for item in study.instances]
-    series = [{(item.series_uid, item.series_number) for item in study.instances} for study in found]
+    together = [item for study in found for item in study.slices]
+    series = [{(item.series_uid, item.series_number) for item in study.slices} for study in found]
     one = len({item.study_uid for item in together}) == 1 and together[0].study_uid
     apart = all(len(each) == 1 for each in series) and len(set().union(*series)) == len(found)
     if len(found) < 2 or not one or not apart:
@@ -164,71 +138,65 @@ def _as_one(images: Path, found: list[_Found]) -> list[_Found]:
 
 def _examinations(study: _Found) -> list[_Found]:
     """Split what lies in one folder into studies, by their identifiers."""
-    parts, alone = split_by_uid(study.instances, lambda item: item.study_uid)
+    parts, alone = split_by_uid(study.slices, lambda item: item.study_uid)
     parts += [alone] if alone and parts else []
     if len(parts) < 2:
         return [study]
     folders = [_common_folder(part) for part in parts]
-    named = len(set(folders)) == len(folders) and study.root not in folders
-    note = (study.root, f"holds {len(parts)} studies by their StudyInstanceUID; each is graded by itself")
+    named = len(set(folders)) == len(folders) and study.folder not in folders
+    note = Skipped(study.folder, f"holds {len(parts)} studies by their StudyInstanceUID; each is graded by itself")
     return [
-        _Found(f"{study.name}-{_below(folder, study.root) if named else number}", folder, part, [note, *study.notes])
+        _Found(f"{study.name}-{_below(folder, study.folder) if named else number}", folder, part, [note, *study.notes])
         for number, (folder, part) in enumerate(zip(folders, parts, strict=True), 1)
     ]
 
 
-def _series_of(study: _Found, held: Mapping[Path, int]) -> list[_Series]:
-    """Return the series of a study, named by their folders, those of one folder by their numbers as well.
-
-    `held` is how many slices a folder has.
-    """
-    groups = group_slices(study.instances)
-    folders = [_common_folder(group) for group in groups]
-    numbers = [group[0].series_number for group in groups]
-    names, files = [], []
-    for index, (group, folder, number) in enumerate(zip(groups, folders, numbers, strict=True)):
-        same = [other for other in range(len(groups)) if folders[other] == folder]
-        alike = {other for other in folders if other.name == folder.name}
-        name = shown(folder.name) if len(alike) == 1 else _below(folder, study.root)
-        name = "series" if folder == study.root else name
-        if len(same) > 1:
-            told = number is not None and [numbers[other] for other in same].count(number) == 1
-            name += f"-{number if told else same.index(index) + 1}"
-        names.append(name)
+def _series_of(study: _Found, held: Mapping[Path, int]) -> list[_Found]:
+    """Return the series of a study, named by their folders, those of one folder by their numbers as well. `held` is how
+    many slices a folder has."""
+    groups = [(group, _common_folder(group), group[0].series_number) for group in group_slices(study.slices)]
+    in_folder = Counter(folder for _, folder, _ in groups)
+    numbered = Counter((folder, number) for _, folder, number in groups)
+    alike = Counter(folder.name for folder in in_folder)
+    found: list[_Found] = []
+    for group, folder, number in groups:
+        name = shown(folder.name) if alike[folder.name] == 1 else _below(folder, study.folder)
+        name = "series" if folder == study.folder else name
+        if in_folder[folder] > 1:
+            told = number is not None and numbered[folder, number] == 1
+            name += f"-{number if told else sum(one.folder == folder for one in found) + 1}"
         paths = dict.fromkeys(item.path for item in group)
         whole = held[folder] == len(group) and all(path.parent == folder for path in paths)
-        files.append(() if whole else tuple(str(path.relative_to(folder)) for path in paths))
-    return [_Series(*one) for one in zip(_unique(names), groups, folders, files, strict=True)]
+        files = () if whole else tuple(str(path.relative_to(folder)) for path in paths)
+        found.append(_Found(name, folder, group, files=files))
+    names = _unique(one.name for one in found)
+    return [one._replace(name=name) for one, name in zip(found, names, strict=True)]
 
 
-def _choose_series(every: Sequence[_Series]) -> tuple[list[tuple[_Series, str]], list[tuple[Path, str]]]:
+def _choose_series(every: Sequence[_Found]) -> tuple[list[tuple[_Found, str]], list[Skipped]]:
     """Return the series to use, with their kinds, and why the others are left out."""
-    kinds: dict[str, list[_Series]] = {}
-    chosen: dict[str, str] = {}
-    reasons: dict[str, str] = {}
-    for one in every:
-        kind, reason = recognise_series(one.slices)
-        if kind:
-            kinds.setdefault(kind, []).append(one)
-        else:
-            reasons[one.name] = f"{reason}; it is left out"
-    for kind, some in kinds.items():
-        order = sorted(some, key=lambda one: [value for value, _ in preference(one.slices)], reverse=True)
-        first, used = order[0], set[Path]()
-        for one in order:
+    told = {one.name: recognise_series(one.slices) for one in every}
+    reasons = {name: f"{reason}; it is left out" for name, (kind, reason) in told.items() if not kind}
+    for kind, words in KIND_WORDS.items():
+        some = [one for one in every if told[one.name][0] == kind]
+        some.sort(key=lambda one: [value for value, _ in preference(one.slices)], reverse=True)
+        used = set[Path]()
+        for one in some:
             # Each axial series shows levels of its own, unless it is of frames of the same files; of the sagittal ones
             # a second shows the same again.
             paths = {item.path for item in one.slices}
-            if one is first or (kind == "axial_t2" and not paths & used):
-                chosen[one.name] = kind
+            if one is some[0] or (kind == "axial_t2" and not paths & used):
                 used |= paths
                 continue
-            points = zip(preference(first.slices), preference(one.slices), strict=True)
-            why = next((words for (ours, words), (theirs, _) in points if ours != theirs), "it comes first")
-            reasons[one.name] = f"a further series {KIND_WORDS[kind]}; {first.name} is taken, since {why}"
-    told = {one.name: f"series {one.name}: " if one.files else "" for one in every}
-    left_out = [(one.folder, told[one.name] + reasons[one.name]) for one in every if one.name in reasons]
-    return [(one, chosen[one.name]) for one in every if one.name in chosen], left_out
+            points = zip(preference(some[0].slices), preference(one.slices), strict=True)
+            why = next((point for (ours, point), (theirs, _) in points if ours != theirs), "it comes first")
+            reasons[one.name] = f"a further series {words}; {some[0].name} is taken, since {why}"
+    left_out = [
+        Skipped(one.folder, (f"series {one.name}: " if one.files else "") + reasons[one.name])
+        for one in every
+        if one.name in reasons
+    ]
+    return [(one, str(told[one.name][0])) for one in every if one.name not in reasons], left_out
 
 
 def _common_folder(slices: Sequence[Instance]) -> Path:
@@ -243,37 +211,50 @@ def _below(path: Path, root: Path) -> str:
 def _unique(names: Iterable[str]) -> tuple[str, ...]:
     found: list[str] = []
     for name in names:
-        numbered = (f"{name}-{number}" for number in count(2))
-        found.append(next(free for free in chain([name], numbered) if free not in found))
+        choices = chain([name], (f"{name}-{number}" for number in count(2)))
+        found.append(next(one for one in choices if one not in found))
     return tuple(found)
 
 
 def check(root: AnyPath) -> list[Fault]:
     """Return every fault in a competition folder's tables, and what in them is not so in the images.
 
-    Coordinates are looked for in their images, and the kind of each series in its orientation. Raises InputError where
-    the folder holds none of the competition's series tables.
+    A table that cannot be read at all is one serious fault, and the other split is still read. Coordinates are looked
+    for in their images, and the kind of each series in its orientation. A folder without any of the competition's
+    series tables is an `InputError`.
     """
     root = Path(root)
-    return competition.find_faults(
-        root, lambda read: _coordinate_faults(root, read.coordinates) + _plane_faults(read.series)
-    )
+    marks = {"train": ("train_series_descriptions.csv", "train.csv"), "test": ("test_series_descriptions.csv",)}
+    splits = [split for split, names in marks.items() if any((root / name).is_file() for name in names)]
+    if not splits:
+        raise InputError(
+            f"{root}: holds neither train_series_descriptions.csv nor test_series_descriptions.csv; "
+            "give the competition's folder"
+        )
+    faults: list[Fault] = []
+    for split in splits:
+        try:
+            read = competition.read_split(root, split)
+        except InputError as error:
+            faults.append(Fault(root, 0, True, str(error)))
+        else:
+            faults += [*read.faults, *_coordinate_faults(root, read.coordinates), *_plane_faults(read.series)]
+    return faults
 
 
 def _plane_faults(series: pd.DataFrame) -> list[Fault]:
     """Return a fault for each series whose slices do not lie in the plane that its kind says."""
-    pairs = list(zip(map(Path, series["folder"]), series["kind"], strict=True))
-    found = _side_by_side(_other_plane, pairs, "series", "check planes")
+    folders, kinds = list(map(Path, series["folder"])), series["kind"].tolist()
+    found = side_by_side(_other_plane, folders, kinds, unit="series", desc="check planes", disable=not kinds)
     return [
         Fault(folder, 0, False, f"named {KIND_WORDS[kind]}, but its slices are {plane}; it is left out")
-        for (folder, kind), plane in zip(pairs, found, strict=True)
+        for folder, kind, plane in zip(folders, kinds, found, strict=True)
         if plane
     ]
 
 
-def _other_plane(series: tuple[Path, str]) -> str | None:
+def _other_plane(folder: Path, kind: str) -> str | None:
     """Return the plane of the first, the middle and the last file of a series where it is not its kind's."""
-    folder, kind = series
     files = list_folder(folder).files
     # What cannot be read is said where the series is read.
     read = [_read(path)[0] for path in {files[0], files[len(files) // 2], files[-1]}] if files else []
@@ -289,7 +270,7 @@ def _coordinate_faults(root: Path, table: pd.DataFrame) -> list[Fault]:
     instances = table[keys].drop_duplicates()
     images = root / "train_images"
     paths = [images / study / series / f"{number}.dcm" for study, series, number in instances.to_numpy()]
-    sizes = _side_by_side(_size, paths, "image", "check coordinates")
+    sizes = side_by_side(_size, paths, unit="image", desc="check coordinates")
     found = pd.DataFrame(sizes, instances.index, ["rows", "columns", "reason"])
     # `merge` renumbers the rows; the coordinate table's index is what gives the line in the file.
     sized = table.merge(instances.join(found), "left", keys).set_index(table.index)

@@ -1,7 +1,6 @@
-"""`Volume`: the slices of a series with their geometry, from DICOM and the cache to points and crops.
+"""Slices in the frame of the patient: order and laterality come from positions, never from instance numbers.
 
-Order and laterality come from positions, never from instance numbers. MR intensities have no unit;
-percentiles map them to 8 bits.
+MR intensities have no unit; percentiles map them to 8 bits.
 """
 
 import base64
@@ -33,8 +32,6 @@ ASSUMED_FIELD_MM, ASSUMED_AXIAL_FIELD_MM = 280.0, 190.0
 ASSUMED_STEP_MM = 4.5  # of sagittal slices that do not know their place; the competition's median is 4.5
 # Of slices that do not know theirs: sagittal, front to the left, head up, as such pictures are stored.
 _ASSUMED_ORIENTATION = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
-_PLAUSIBLE_FIELD_MM = (60.0, 700.0)  # fields outside are a wrong spacing's; axial ones of 100 mm do occur
-_OBLONG = 4.0  # no scanner's pixels are so many times as long as they are wide
 
 
 class Skipped(NamedTuple):
@@ -52,17 +49,15 @@ class Volume:
     does not have is NaN, or None where it is an instance number.
 
     Attributes:
-        images: one ``[rows, columns]`` array per slice, intensities as in `instances.Slice` or, once `windowed`,
-            uint8. Slices of one series may differ in size, those of one of its `stacks` do not: then it may be an
-            array ``[slices, rows, columns]``, or a file, see `preprocess.CachedImages`.
+        images: one ``[rows, columns]`` array per slice, intensities as in `instances.Instance` or, once `windowed`,
+            uint8. Those of a stack, see `stacks`, have one size; they may lie in a file, see `preprocess.CachedImages`.
         positions: ``[slices, 3]`` LPS mm, centre of each slice's first pixel.
         orientation: ``[slices, 6]`` direction cosines.
         spacing: ``[slices, 2]`` mm between rows, mm between columns.
         instance_numbers: one per slice.
         series_id, kind: of the series; empty where not known.
-        skipped: files that were left out, with the reason.
+        skipped, notes: files that were left out, and what is to be said of the series, see `series.notes`.
         padding: one mask ``[rows, columns]`` per slice, True outside of the picture, or None; empty where none has one.
-        notes: what is to be said of the series, see `series.notes`.
         window: intensities that are 0 and 255 in `images`; None where these are the stored ones.
         assumed: which of `PLACE` and `SPACING` are not the scanner's, see `completed`.
     """
@@ -168,33 +163,28 @@ class Volume:
         return replace(self, images=images, padding=(), window=(low, high))
 
     def stacks(self) -> list["Volume"]:
-        """Split into groups of parallel slices that lie over each other and have one size and spacing.
-
-        Within a stack the slices are sorted along its own normal, and of slices at the same position only the first
-        stays. Stacks come in the order of their first slice. Slices without geometry form one stack per size.
-        """
+        """Split into groups of parallel slices that lie over each other and have one size and spacing. Within a stack
+        the slices are sorted along its own normal, and of slices at the same position only the first stays. Stacks come
+        in the order of their first slice. Slices without geometry form one stack per size."""
         groups: list[list[int]] = []
         for index in range(len(self)):
-            group = next((group for group in groups if self._same_stack(group[0], index)), None)
-            if group is None:
-                groups.append([index])
-            else:
-                group.append(index)
+            group = next((group for group in groups if self._same_stack(group[0], index)), [])
+            if not group:
+                groups.append(group)
+            group.append(index)
         return [self.take(self._along_normal(group)) for group in groups]
 
     def completed(self) -> "Volume":
-        """Return a stack of one orientation and spacing, with assumptions for what its headers lack.
-
-        The spacing is that of the mean field of the competition's pictures of the plane. Slices without a place become
-        sagittal ones `ASSUMED_STEP_MM` apart, in their order, around the origin.
-        """
+        """Return a stack of one orientation and spacing, with assumptions for what its headers lack. The spacing is
+        that of the mean field of the competition's pictures of the plane. Slices without a place become sagittal ones
+        `ASSUMED_STEP_MM` apart, in their order, around the origin."""
         orientation, spacing, positions = _first_known(self.orientation), _first_known(self.spacing), self.positions
         (rows, columns), slices, (row_mm, column_mm) = self.shape, len(self), spacing
         # The two directions of an image are perpendicular unit vectors; anything else has no plane.
         area = float(np.linalg.norm(np.cross(orientation[:3], orientation[3:])))
         placed = bool(np.isfinite(positions).all() and 0.9 < area < 1.1)
-        low, high = _PLAUSIBLE_FIELD_MM
-        measured = low < row_mm * rows < high and row_mm / _OBLONG < column_mm < row_mm * _OBLONG
+        # Fields of 100 mm do occur, pixels four times as long as they are wide do not.
+        measured = 60 < row_mm * rows < 700 and row_mm / 4 < column_mm < row_mm * 4
         if not measured:
             axial = placed and geometry.plane(orientation) == "axial"
             spacing = np.full(2, (ASSUMED_AXIAL_FIELD_MM if axial else ASSUMED_FIELD_MM) / rows)
@@ -248,10 +238,8 @@ def _first_known(rows: Floats) -> Floats:
 
 
 def percentiles(image: NDArray[Any], padding: Mask = None) -> tuple[float, float]:
-    """Return the intensities at `LOW` and `HIGH` of an image of any shape; both 0 where no pixel counts.
-
-    Pixels that are not finite do not count, nor do those where `padding` is True.
-    """
+    """Return the intensities at `LOW` and `HIGH` of an image of any shape; both 0 where no pixel counts. Pixels that
+    are not finite do not count, nor do those where `padding` is True."""
     if padding is not None:
         image = image[~padding]
     if not np.issubdtype(image.dtype, np.integer):
@@ -263,11 +251,9 @@ def percentiles(image: NDArray[Any], padding: Mask = None) -> tuple[float, float
 
 
 def to_8bit(image: NDArray[Any], low: float, high: float, padding: Mask = None) -> NDArray[np.uint8]:
-    """Map an image of any shape to uint8 linearly, `low` to 0 and `high` to 255, values beyond them clipped.
-
-    Padding and NaN become 0, infinite values are clipped like others. Where `low` and `high` are equal the image is
-    constant and becomes 0 throughout.
-    """
+    """Map an image of any shape to uint8 linearly, `low` to 0 and `high` to 255, values beyond them clipped. Padding
+    and NaN become 0, infinite values are clipped like others. Where `low` and `high` are equal the image is constant
+    and becomes 0 throughout."""
     if not high > low:
         return np.zeros(image.shape, dtype=np.uint8)
     scaled = (image.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))

@@ -20,7 +20,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import digest, write_csv
 from lumbar_kaggle.core.targets import SERIES_DESCRIPTIONS, SEVERITIES
-from lumbar_kaggle.dicom.instances import read_slices
+from lumbar_kaggle.dicom.instances import read_instances
 from lumbar_kaggle.kaggle.play import link_tree
 from lumbar_kaggle.tables.competition import submission_rows
 
@@ -55,7 +55,7 @@ def _headers(series: Path, *dropped: str, pixels: Callable[[Any], Any] | None = 
 
 def _store(dataset: Dataset, change: Callable[[Any], Any]) -> None:
     """Put changed pixels into a data set that was read from a file, uncompressed."""
-    pixels = change(read_slices(str(dataset.filename))[0].image)
+    pixels = change(read_instances(str(dataset.filename), pixels=True)[0].image)
     stored = np.ascontiguousarray(pixels, dtype="<i2" if pixels.dtype.kind == "i" else "<u2")
     dataset.Rows, dataset.Columns = stored.shape
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian

@@ -5,7 +5,7 @@ names a folder.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,37 +81,10 @@ def read_marked(root: AnyPath) -> Competition:
     return read_competition(root, "train", graded=(Path(root) / "train.csv").is_file())
 
 
-def find_faults(root: AnyPath, look: Callable[[Competition], list[Fault]] = lambda _: []) -> list[Fault]:
-    """Read all tables of a competition folder and return every fault in them.
-
-    A table that cannot be read at all is one serious fault, and the other split is still read. `look` returns further
-    faults of a split that was read. A folder without any of the competition's series tables is an `InputError`.
-    """
-    root = Path(root)
-    marks = {"train": ("train_series_descriptions.csv", "train.csv"), "test": ("test_series_descriptions.csv",)}
-    splits = [split for split, names in marks.items() if any((root / name).is_file() for name in names)]
-    if not splits:
-        raise InputError(
-            f"{root}: holds neither train_series_descriptions.csv nor test_series_descriptions.csv; "
-            "give the competition's folder"
-        )
-    faults: list[Fault] = []
-    for split in splits:
-        try:
-            competition = read_split(root, split)
-        except InputError as error:
-            faults.append(Fault(root, 0, True, str(error)))
-        else:
-            faults += [*competition.faults, *look(competition)]
-    return faults
-
-
 def read_split(root: AnyPath, split: str, *, graded: bool = True) -> Competition:
-    """Read one split, ``train`` or ``test``, with all its faults, the serious ones too; see `read_competition`.
-
-    A training split's studies are those of ``train.csv`` or, where it is not `graded`, of the series table; then the
-    table of coordinates must be there. A table that is missing or lacks a column is an `InputError`.
-    """
+    """Read one split, ``train`` or ``test``, with all its faults, the serious ones too; see `read_competition`. A
+    training split's studies are those of ``train.csv`` or, where it is not `graded`, of the series table; then the
+    table of coordinates must be there. A table that is missing or lacks a column is an `InputError`."""
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the folder that holds train.csv and test_images")

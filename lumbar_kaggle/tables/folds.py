@@ -13,13 +13,10 @@ from lumbar_kaggle.tables.reading import Checked, read_table, refuse
 
 
 def make_folds(labels: pd.DataFrame, folds: int, seed: int) -> pd.DataFrame:
-    """Assign each study to one of 2 or more folds, for all targets alike; `seed` is the shuffle's.
-
-    Every row of a study is on one side, since studies are what is drawn. They are stratified by their worst canal
-    grade and by how many of their rows are severe. `labels` has columns ``study_id, target, severity``; returned are
-    ``study_id, fold`` (0 … folds - 1), one row per study in the order of `labels`. Fewer studies than folds are an
-    `InputError`.
-    """
+    """Assign each study to one of 2 or more folds, for all targets alike; `seed` is the shuffle's. Every row of a study
+    is on one side, since studies are what is drawn. They are stratified by their worst canal grade and by how many of
+    their rows are severe. `labels` has columns ``study_id, target, severity``; returned are ``study_id, fold`` (0 …
+    folds - 1), one row per study in the order of `labels`. Fewer studies than folds are an `InputError`."""
     studies = labels["study_id"].drop_duplicates().reset_index(drop=True)
     if len(studies) < folds:
         raise InputError(f"{len(studies)} labelled studies cannot be split into {folds} folds; use fewer folds")
@@ -64,10 +61,8 @@ def open_folds(path: Path, labels: pd.DataFrame, folds: int, seed: int) -> pd.Da
 
 
 def balance(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Repeat rows of the rarer severities until each has as many as the most frequent one.
-
-    Copies are drawn with replacement and follow the rows, index reset. A severity without any row stays without.
-    """
+    """Repeat rows of the rarer severities until each has as many as the most frequent one. Copies are drawn with
+    replacement and follow the rows, index reset. A severity without any row stays without."""
     generator = np.random.default_rng(seed)
     counts = rows["severity"].value_counts().sort_index()
     parts = [rows]

@@ -81,11 +81,9 @@ class Checked:
 
 
 def read_table(path: AnyPath, columns: Sequence[str], *, whole: bool = False) -> pd.DataFrame:
-    """Read a CSV as text and check that it has `columns`; further columns stay only with `whole`.
-
-    Returned are text columns, empty text where nothing stands, and an index that gives ``line - 2``. A file that is
-    missing, empty, no CSV, lacks a column or has one twice, or has a line break or NUL in a field is an `InputError`.
-    """
+    """Read a CSV as text and check that it has `columns`; further columns stay only with `whole`. Returned are text
+    columns, empty text where nothing stands, and an index that gives ``line - 2``. A file that is missing, empty, no
+    CSV, lacks a column or has one twice, or has a line break or NUL in a field is an `InputError`."""
     path, columns, content = Path(path), list(columns), b""
     try:
         content = b"" if path.suffix.lower() in ARCHIVES else path.read_bytes()
@@ -125,10 +123,8 @@ def read_table(path: AnyPath, columns: Sequence[str], *, whole: bool = False) ->
 
 
 def label_rows(train: pd.DataFrame) -> pd.DataFrame:
-    """Turn the wide label table (`SEVERITY_WORDS` or empty text) into one row per labelled study × target.
-
-    Columns ``row_id, study_id, target, severity`` (int64 0, 1, 2), studies in table order.
-    """
+    """Turn the wide label table (`SEVERITY_WORDS` or empty text) into one row per labelled study × target. Columns
+    ``row_id, study_id, target, severity`` (int64 0, 1, 2), studies in table order."""
     grades = {word: grade for grade, word in enumerate(SEVERITY_WORDS)}
     wide = train.set_index("study_id")[list(TARGET_NAMES)].apply(lambda column: column.map(grades))
     rows, columns = np.nonzero(wide.notna().to_numpy())
@@ -145,10 +141,8 @@ def read_labels(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
 
 
 def read_label_table(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
-    """Read a label table as it stands, text columns ``study_id`` and the 25 targets, without the rows at fault.
-
-    Unknown severities and duplicate studies are serious. Raises as `read_table`.
-    """
+    """Read a label table as it stands, text columns ``study_id`` and the 25 targets, without the rows at fault. Unknown
+    severities and duplicate studies are serious. Raises as `read_table`."""
     checked = Checked(path, read_table(path, ("study_id", *TARGET_NAMES))).identifiers("study_id")
     table = checked.table
     checked.fault(table["study_id"].duplicated(), "study {study_id} is there a second time; keep one row")
@@ -159,10 +153,8 @@ def read_label_table(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
 
 
 def read_series_table(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
-    """Read a table of series descriptions: text columns `SERIES_COLUMNS` and ``kind``, of `targets.SERIES_KINDS`.
-
-    An unknown description is serious. Raises as `read_table`.
-    """
+    """Read a table of series descriptions: text columns `SERIES_COLUMNS` and ``kind``, of `targets.SERIES_KINDS`. An
+    unknown description is serious. Raises as `read_table`."""
     checked = Checked(path, read_table(path, SERIES_COLUMNS)).identifiers("study_id", "series_id")
     table = checked.table
     sentence = "series {series_id} of study {study_id} is there a second time; the row is left out"
@@ -175,10 +167,8 @@ def read_series_table(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
 
 def read_coordinates(path: Path, studies: set[str], described: pd.DataFrame) -> tuple[pd.DataFrame, list[Fault]]:
     """Read ``train_label_coordinates.csv`` of the `studies` in ``train.csv`` and series as of `read_series_table`.
-
     `COORDINATE_COLUMNS` with conditions and levels as in `targets`, instance numbers int64, x and y float (column and
-    row in px of the stored image), index ``line - 2``; and the faults. Raises as `read_table`.
-    """
+    row in px of the stored image), index ``line - 2``; and the faults. Raises as `read_table`."""
     checked = Checked(path, table := read_table(path, COORDINATE_COLUMNS))
     words_of = {
         "condition": {condition_words(name): name for name in CONDITIONS},

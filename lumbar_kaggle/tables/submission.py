@@ -32,10 +32,8 @@ class Submission:
         self._place = {identifier: place for place, identifier in enumerate(self.table["row_id"])}
 
     def replace(self, study_id: str, probabilities: NDArray[np.float64]) -> int:
-        """Replace a study's rows by its graded ones, and return how many that were.
-
-        `probabilities` are ``[25, 3]`` in the order of `targets.TARGETS`; rows with a NaN keep the prior.
-        """
+        """Replace a study's rows by its graded ones, and return how many that were. `probabilities` are ``[25, 3]`` in
+        the order of `targets.TARGETS`; rows with a NaN keep the prior."""
         graded = np.flatnonzero(np.isfinite(probabilities).all(axis=1))
         places = [self._place[row_id(study_id, TARGET_NAMES[index])] for index in graded]
         self.table.loc[places, list(SEVERITIES)] = probabilities[graded]
@@ -48,20 +46,16 @@ class Submission:
 
 def read_predictions(path: AnyPath) -> pd.DataFrame:
     """Read a file of predictions for scoring: `COLUMNS` of unique rows with numbers from 0 to 1, whatever their sum.
-
-    Further columns are left out; the first fault, when there is one, is an `InputError`.
-    """
+    Further columns are left out; the first fault, when there is one, is an `InputError`."""
     checked, numbers = _check_rows(Path(path), read_table(path, COLUMNS))
     refuse(checked.faults)
     return checked.sound()[["row_id"]].join(numbers)
 
 
 def validate(path: AnyPath, competition: AnyPath) -> list[Fault]:
-    """Check a submission against a competition folder, whose test studies it must cover.
-
-    Returned is every fault, in the order of the file, then what is missing from it; a file that is missing or lacks
-    its columns is an `InputError`.
-    """
+    """Check a submission against a competition folder, whose test studies it must cover. Returned is every fault, in
+    the order of the file, then what is missing from it; a file that is missing or lacks its columns is an
+    `InputError`."""
     path = Path(path)
     text = read_table(path, COLUMNS, whole=True)
     checked, numbers = _check_rows(path, text)

@@ -12,8 +12,8 @@ from pydicom.sequence import Sequence
 from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from lumbar_kaggle.dicom.headers import UnreadableInstance
-from lumbar_kaggle.dicom.instances import read_instances, read_slices
-from tests.support.dicom_files import AXIAL, SAGITTAL, decode, read_instance, rewrite, write_slice
+from lumbar_kaggle.dicom.instances import read_instances
+from tests.support.dicom_files import AXIAL, SAGITTAL, decode, read_instance, read_slices, rewrite, write_slice
 
 
 def one(**tags: Any) -> Sequence:
@@ -78,10 +78,9 @@ def test_every_frame_of_an_enhanced_file_is_a_slice(tmp_path: Path, frames: int,
     """Place, spacing, times and rescale come from the frame's own groups, then from the shared ones."""
     path = write_enhanced(tmp_path / "1.dcm", frames, syntax=syntax, undefined=undefined)
     slices = read_slices(path)
-    assert [one.instance for one in slices] == read_instances(path)
-    assert slices[0].instance == read_instance(path)
+    assert slices == read_instances(path)
     assert len(slices) == frames
-    for frame, (instance, image, padding) in enumerate(slices):
+    for frame, instance in enumerate(slices):
         assert (instance.frame, instance.instance_number) == (frame, frame + 1)
         assert (instance.position, instance.orientation) == ((28 - 4 * frame, -22, 22), SAGITTAL)
         assert instance.spacing == (0.6, 0.7)
@@ -91,8 +90,8 @@ def test_every_frame_of_an_enhanced_file_is_a_slice(tmp_path: Path, frames: int,
         assert (instance.sequence, instance.acquisition_contrast) == ("SE IR", "T2")
         assert instance.image_type == ("ORIGINAL", "PRIMARY", "M")
         assert (instance.body_part, instance.remarks) == ("Lumbar spine", ())
-        np.testing.assert_allclose(image, picture(frame) * (frame + 2.0) - 10)
-        assert padding is None
+        np.testing.assert_allclose(instance.image, picture(frame) * (frame + 2.0) - 10)
+        assert instance.padding is None
 
 
 def test_groups_that_are_empty_leave_what_stands_beside_them(tmp_path: Path) -> None:
@@ -130,12 +129,11 @@ def test_several_frames_without_groups_have_no_place(tmp_path: Path, syntax: str
     if syntax == RLELossless:
         dataset.compress(RLELossless)
     dataset.save_as(path)
-    slices = read_slices(path)
-    for frame, (instance, image, _) in enumerate(slices):
+    for frame, instance in enumerate(read_slices(path)):
         assert (instance.position, instance.spacing) == (None, (0.5, 0.5))
         assert instance.instance_number == frame + 1
         assert "for 3 frames" in instance.remarks[0]
-        np.testing.assert_array_equal(image, picture(frame))
+        np.testing.assert_array_equal(instance.image, picture(frame))
 
 
 @pytest.mark.parametrize("encapsulated", [False, True])

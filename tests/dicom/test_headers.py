@@ -16,8 +16,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from lumbar_kaggle.dicom import headers
 from lumbar_kaggle.dicom.headers import UnreadableInstance
-from lumbar_kaggle.dicom.instances import read_slices
-from tests.support.dicom_files import AXIAL, decode, read_instance, rewrite, write_slice
+from tests.support.dicom_files import AXIAL, decode, read_instance, read_slices, rewrite, write_slice
 
 PICTURE = np.random.default_rng(0).integers(100, 4096, (24, 20)).astype(np.uint16)
 ZEROS = bytes(20_000_000)
@@ -198,8 +197,7 @@ def test_zeros_after_the_pixels_are_padding(tmp_path: Path, syntax: str) -> None
 
 def test_what_inflates_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few megabytes of deflated zeros are gigabytes of memory; the limits are lowered here, to be quick."""
-    monkeypatch.setattr(headers, "MAX_BYTES", 2**20)
-    monkeypatch.setattr(headers, "MAX_HEADER_BYTES", 2**20)
+    monkeypatch.setattr(headers, "MAX_FILE_BYTES", 2**21)
     path = write_slice(tmp_path / "1.dcm", PICTURE, syntax=DeflatedExplicitVRLittleEndian)
     content = path.read_bytes()
     # The group length (PS3.10, 7.1) says where the meta information ends.

@@ -20,7 +20,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from lumbar_kaggle.dicom.instances import Instance, read_instances, read_slices
+from lumbar_kaggle.dicom.instances import Instance, read_instances
 
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -128,6 +128,11 @@ def write_sagittal(
 def read_instance(path: Path | str) -> Instance:
     """The header of a file's first frame."""
     return read_instances(path)[0]
+
+
+def read_slices(path: Path | str) -> list[Instance]:
+    """All frames of a file with their pictures."""
+    return read_instances(path, pixels=True)
 
 
 def decode(path: Path | str) -> np.ndarray:

@@ -10,7 +10,7 @@ from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import SAMPLE_ORDER, TARGET_NAMES
 from lumbar_kaggle.dicom.studies import check, fault_table
-from lumbar_kaggle.tables.competition import Competition, find_faults, read_competition, read_split
+from lumbar_kaggle.tables.competition import Competition, read_competition, read_split
 from lumbar_kaggle.tables.reading import Fault, label_rows, read_labels, read_table
 from tests.support.dicom_files import write_slice
 
@@ -238,11 +238,8 @@ def damage(root: Path, name: str) -> None:
 def test_a_fault_is_named_with_its_file_line_and_gravity(
     root: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One change in a sound folder draws its sentence once.
-
-    A serious one stops the reading, so that nothing is trained on a wrong table; another one draws no complaint about
-    other rows, which are read without it.
-    """
+    """One change in a sound folder draws its sentence once. A serious one stops the reading, so that nothing is trained
+    on a wrong table; another one draws no complaint about other rows, which are read without it."""
     table, line, _, _, serious, words = FAULTS[name]
     before = read_competition(root, "train").coordinates
     damage(root, name)
@@ -366,7 +363,7 @@ def test_a_sample_row_that_is_no_study_and_target_is_refused(root: Path, identif
     with pytest.raises(InputError) as caught:
         read_competition(root, "test")
     assert str(caught.value).startswith(f"{root / SAMPLE}, line 27: {identifier!r} does not end in one of")
-    assert matching(find_faults(root), identifier)[0].serious
+    assert matching(check(root), identifier)[0].serious
 
 
 # The command's table.

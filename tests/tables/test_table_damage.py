@@ -12,7 +12,7 @@ from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import TARGET_NAMES
 from lumbar_kaggle.dicom.studies import check, fault_table
-from lumbar_kaggle.tables.competition import find_faults, read_competition
+from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.tables.reading import SHOWN, as_numbers, read_label_weights, read_table
 
 TRAIN, SERIES = "train.csv", "train_series_descriptions.csv"
@@ -107,7 +107,7 @@ def test_absurd_identifiers_and_numbers_are_faults(
 ) -> None:
     """Shown shortened; no name too long for the file system, no overflow."""
     change(root)
-    (fault,) = [fault for fault in find_faults(root) if words in fault.message]
+    (fault,) = [fault for fault in check(root) if words in fault.message]
     assert LONG not in fault.message
     main(["check", str(root)])
     assert max(map(len, capsys.readouterr().out.splitlines())) < 400
