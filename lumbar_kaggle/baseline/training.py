@@ -31,10 +31,9 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json, write_csv, write_json
 from lumbar_kaggle.core.targets import SEVERITIES
 from lumbar_kaggle.tables.folds import balance, derive_seed
-from lumbar_kaggle.training.callbacks import WithinBudget, read_checkpoint
 from lumbar_kaggle.training.devices import train_in_half_precision, training_device
 from lumbar_kaggle.training.encoders import build_network, load_pretrained
-from lumbar_kaggle.training.loop import history_of, train, write_network
+from lumbar_kaggle.training.loop import WithinBudget, history_of, read_checkpoint, train, write_network
 
 
 @dataclass(frozen=True)

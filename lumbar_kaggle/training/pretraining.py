@@ -41,10 +41,8 @@ class PretrainConfig:
 def pretrain(out: Path, config: PretrainConfig) -> float:
     """Train a body and save it as safetensors, its configuration beside; an interrupted run goes on at its last epoch.
 
-    Return the last epoch's validation loss: weighted cross-entropy, mean over the canal's five levels.
-
-    Raises:
-        InputError: unknown architecture, or `out` was made with another configuration.
+    Return the last epoch's validation loss: weighted cross-entropy, mean over the canal's five levels. Raises
+    `InputError` where the architecture is unknown, or `out` was made with another configuration.
     """
     from lumbar_kaggle.training.encoders import body_state
     from lumbar_kaggle.training.loop import train_file
