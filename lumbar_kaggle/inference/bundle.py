@@ -25,8 +25,7 @@ from lumbar_kaggle.inference.recipes import load_predictor
 log = logging.getLogger(__name__)
 
 MANIFEST = "bundle.json"
-FORMAT = 1
-"""Raised when a bundle of an earlier format can no longer be read."""
+FORMAT = 1  # raised when a bundle of an earlier format can no longer be read
 
 
 @dataclass(frozen=True)
@@ -156,13 +155,11 @@ class Bundle:
         )
 
     def predict(self, studies: Study | Sequence[Study]) -> pd.DataFrame:
-        """Grade a study, or several.
+        """Grade a study, or several; return 25 rows per study in the order of `targets.TARGETS`.
 
-        Returns:
-            25 rows per study in the order of `targets.TARGETS`, columns ``row_id, study_id, condition,
-            level``, the probabilities ``normal_mild, moderate, severe`` (sum 1), ``graded`` (False where
-            they are the prior's, since no model could tell) and ``reason`` (what of the study was missing).
-            With ``row_id`` and the probabilities alone it is a submission.
+        Columns are ``row_id, study_id, condition, level``, the probabilities ``normal_mild, moderate, severe`` (sum 1),
+        ``graded`` (False where they are the prior's, since no model could tell) and ``reason`` (what of the study was
+        missing). With ``row_id`` and the probabilities alone it is a submission.
         """
         every = [studies] if isinstance(studies, Study) else list(studies)
         prior = self.manifest.prior_table().to_numpy(dtype=np.float64)

@@ -4,9 +4,10 @@ A recipe is a folder of the package with a module ``recipe``, which has what `Re
 of that folder names it but `RECIPES`: whoever needs one asks `recipe`, `recipe_of_run` or `load_predictor`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import pandas as pd
@@ -76,15 +77,10 @@ class Recipe(Protocol):
     ) -> str:
         """Train, or go on where an earlier call stopped: when the budget is spent, the call ends.
 
-        Args:
-            root, cache: competition folder, and the cache that `preprocess` made of it.
-            run: folder of all results; it belongs to the settings and the data that it was begun with.
-            budget, settings: the latter of `SETTINGS`.
-            label_weights: table of ``row_id, weight``: how much each label counts.
-            processes: folds at once; None: one per GPU.
-
-        Returns:
-            One line on the result, with the word ``resumable`` where something is left to do.
+        `cache` is what `preprocess` made of the competition folder `root`; the `run` folder of all results belongs to
+        the settings, of `SETTINGS`, and the data that it was begun with. `label_weights` is a table of ``row_id,
+        weight``: how much each label counts; `processes` are folds at once, None: one per GPU. Returns one line on the
+        result, with the word ``resumable`` where something is left to do.
         """
         ...
 
@@ -99,7 +95,7 @@ class Recipe(Protocol):
     def report(
         self, run: Path, *, against: Path | None, bundle: Path | None, studies: Sequence[str], folder: Path | None
     ) -> Report:
-        """Return what the page shows of a run in which something is finished; see `pages.report.write_report`."""
+        """Return what the page shows of a run in which something is finished; see `pages.render.write_report`."""
         ...
 
 
@@ -108,6 +104,15 @@ def recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise InputError(f"recipe {name!r} is unknown; the recipes are {', '.join(RECIPES)}")
     return cast(Recipe, import_module(RECIPES[name]))
+
+
+def later(place: str) -> Callable[..., Any]:
+    """Return the function at ``module:name``; the module, and torch with it, is imported when it is called."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        return resolve_name(place)(*arguments, **options)
+
+    return call
 
 
 def check_preset(name: str, preset: str) -> None:

@@ -20,8 +20,7 @@ from lumbar_kaggle.core.settings import save_config
 from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SEVERITIES, TARGET_NAMES, row_id, target
 from lumbar_kaggle.inference.bundle import write_manifest
 from lumbar_kaggle.pages.charts import accuracy_scatter, bar_rows, loss_curves, paired_dots
-from lumbar_kaggle.pages.render import fixed, percent, rate, target_words
-from lumbar_kaggle.pages.report import write_report
+from lumbar_kaggle.pages.render import fixed, percent, rate, target_words, write_report
 from lumbar_kaggle.pages.study import write_study_page
 from lumbar_kaggle.scoring.metric import confusion, score, weighted_prior
 from tests.support.dicom_files import write_sagittal
@@ -360,7 +359,7 @@ def test_study_page_without_a_readable_series(bundle: Path, studies: Path, tmp_p
 
 
 def test_report_needs_no_torch() -> None:
-    code = "import sys, lumbar_kaggle.pages.report, lumbar_kaggle.pages.study; print('torch' in sys.modules)"
+    code = "import sys, lumbar_kaggle.pages.render, lumbar_kaggle.pages.study; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
 
