@@ -38,9 +38,8 @@ def begin_run(path: Path, config: Any, free: tuple[str, ...] = (), data: Mapping
         before, now = asdict(load_config(path, type(config))), asdict(config)
         changed = [name for name, value in now.items() if name not in free and before[name] != value]
         if changed:
-            raise InputError(
-                f"{path}: this run was begun with another {', '.join(changed)}; choose another --out folder"
-            )
+            names = ", ".join(changed)
+            raise InputError(f"{path}: this run was begun with another {names}; choose another --out folder")
     tie(path, data or {})
     save_config(path, config)
 
@@ -57,10 +56,8 @@ def tie(path: Path, data: Mapping[str, str]) -> None:
         raise InputError(f"{beside}: not a table of digests; choose another --out folder")
     changed = [name for name, value in data.items() if before.get(name, value) != value]
     if changed:
-        raise InputError(
-            f"{path.parent}: this run was begun with other {' and '.join(changed)}; choose another --out "
-            "folder, or delete this one to begin anew"
-        )
+        remedy = "choose another --out folder, or delete this one to begin anew"
+        raise InputError(f"{path.parent}: this run was begun with other {' and '.join(changed)}; {remedy}")
     if data:
         write_json(beside, {**before, **data})
 
