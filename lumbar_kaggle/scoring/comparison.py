@@ -71,9 +71,9 @@ class Comparison:
     def text(self) -> str:
         """Return the table that the command prints."""
         shown: dict[str, list[str]] = {}
-        for name in [
-            one for one in ("score", "prior", "oracle", "skill", "against", "difference") if one in self.scores
-        ]:
+        for name in ("score", "prior", "oracle", "skill", "against", "difference"):
+            if name not in self.scores:
+                continue
             shown[name] = ["-" if np.isnan(value) else f"{value:.4f}" for value in self.scores[name][0]]
             if name in ("score", "skill", "difference"):
                 shown[f"95 % interval of {name}"] = interval_texts(self.scores[name])
@@ -115,8 +115,7 @@ def score_file(predictions: Path, truth: Path, prior_from: Path | None = None) -
     `prior_from` is the label table that the prior is taken from; by default the truth itself, the prior's best case.
     Raises `InputError` where a file is unreadable, or the two have no row in common.
     """
-    labels = labels_from(truth)
-    prior = _prior(labels, truth, prior_from)
+    labels, prior = _read_truth(truth, prior_from)
     table, _ = read_labelled(predictions, labels, str(truth))
     return score_beside_prior(table, labels, prior, str(prior_from or truth))
 
@@ -136,8 +135,7 @@ def compare_files(
     other predictions, only the rows that both have are scored. Raises `InputError` where a file is unreadable, nothing
     is in common, or the oracle lacks a row.
     """
-    labels = labels_from(truth)
-    prior = _prior(labels, truth, prior_from)
+    labels, prior = _read_truth(truth, prior_from)
     tables, wanted = {}, "files of the same studies"
     tables["score"], labels = read_labelled(predictions, labels, str(truth), wanted)
     if against:
@@ -152,9 +150,8 @@ def compare_files(
                 f"{oracle}: lacks {len(lacking)} of the {len(labels)} scored rows, the first is {lacking.iloc[0]}; "
                 f"give the oracle.csv of the phantom that {truth} belongs to"
             )
-    studies, probabilities, severities = zip(
-        *(metric.to_arrays(table, labels) for table in tables.values()), strict=True
-    )
+    arrays = [metric.to_arrays(table, labels) for table in tables.values()]
+    studies, probabilities, severities = zip(*arrays, strict=True)
     scores = dict(zip(tables, metric.resampled_scores(probabilities, severities[0]), strict=True))
     if oracle:
         # An oracle that is no better than the prior leaves no way to go, and no skill to be told.
@@ -176,9 +173,10 @@ def read_labelled(
     return table, common
 
 
-def _prior(labels: pd.DataFrame, truth: Path, prior_from: Path | None) -> pd.DataFrame:
-    """Return the prior of `prior_from`, or of the truth itself, whose labels are given."""
+def _read_truth(truth: Path, prior_from: Path | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the labels of the truth, and the prior of `prior_from`, by default of the same."""
+    labels = labels_from(truth)
     if prior_from is None or prior_from == truth:
-        return weighted_prior(labels)
+        return labels, weighted_prior(labels)
     # A severity that another label table lacks at a level may well occur in the truth.
-    return weighted_prior(labels_from(prior_from), smoothing=metric.PRIOR_SMOOTHING)
+    return labels, weighted_prior(labels_from(prior_from), smoothing=metric.PRIOR_SMOOTHING)
