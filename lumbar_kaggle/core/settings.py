@@ -18,11 +18,6 @@ from lumbar_kaggle.core.files import read_json, write_json
 Config = TypeVar("Config")
 
 
-def save_config(path: Path, config: Any) -> None:
-    """Write a dataclass of plain values as JSON."""
-    write_json(path, asdict(config))
-
-
 def load_config(path: Path, kind: type[Config]) -> Config:
     """Read a configuration of the given dataclass as `from_dict`."""
     return from_dict(read_json(path), kind, str(path))
@@ -41,7 +36,7 @@ def begin_run(path: Path, config: Any, free: tuple[str, ...] = (), data: Mapping
             names = ", ".join(changed)
             raise InputError(f"{path}: this run was begun with another {names}; choose another --out folder")
     tie(path, data or {})
-    save_config(path, config)
+    write_json(path, asdict(config))
 
 
 def tie(path: Path, data: Mapping[str, str]) -> None:

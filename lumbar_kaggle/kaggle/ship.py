@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import digest, write_json, write_text
-from lumbar_kaggle.core.settings import check_settings, load_config, option, save_config
+from lumbar_kaggle.core.settings import check_settings, load_config, option
 from lumbar_kaggle.kaggle import datasets
 from lumbar_kaggle.kaggle.checks import check_dataset, check_kernel
 from lumbar_kaggle.kaggle.client import SOURCES, UNSEEN, Kaggle, KernelRun, Sent, State, connect
@@ -72,7 +72,7 @@ class Ship:
 
     def _note(self, kind: dict[str, Sent], name: str, sent: Sent) -> None:
         kind[name] = sent
-        save_config(self.out / "state.json", self.state)
+        write_json(self.out / "state.json", asdict(self.state))
 
     def send_datasets(self, *, bundle: Path | None = None, pretrained: Sequence[str] = (), dry: bool = False) -> None:
         """Build both datasets, send those that changed, and wait until they are ready; see `datasets.build_models`."""
