@@ -192,16 +192,13 @@ class Explanation:
 class Predictor(Protocol):
     """The exported models, ready for inference."""
 
-    batch_size: int
-    """Studies that `predict` is best given at once."""
+    batch_size: int  # studies that `predict` is best given at once
 
     def predict(self, studies: Sequence[Study]) -> list[Prediction]:
         """Grade some studies; a study that cannot be read gives a reason, not an exception."""
-        ...
 
     def explain(self, study: Study, targets: Sequence[str] | None = None) -> Explanation:
         """Grade one study and show where the models looked; of one that cannot be read, say why.
 
         Where heat maps are drawn of each target, `targets` says of which; by default of all.
         """
-        ...

@@ -116,10 +116,8 @@ def read_manifest(bundle: Path) -> Manifest:
     for name in TARGET_NAMES:
         values = manifest.prior.get(name, [])
         if len(values) != len(SEVERITIES) or min(values) <= 0 or abs(sum(values) - 1) > 1e-6:
-            raise InputError(
-                f"{path}: the prior of {name} is {values[:4]}; it must be three numbers above 0 whose sum "
-                "is 1; export it again"
-            )
+            wanted = "it must be three numbers above 0 whose sum is 1; export it again"
+            raise InputError(f"{path}: the prior of {name} is {values[:4]}; {wanted}")
     strange = [name for name in manifest.targets if name not in TARGET_NAMES]
     if strange or len(set(manifest.targets)) < len(manifest.targets):
         raise InputError(f"{path}: targets are not different ones of the 25 ({strange[:1]}); export it again")
