@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from lumbar_kaggle.core.errors import InputError as InputError
     from lumbar_kaggle.dicom.volume import Volume as Volume
     from lumbar_kaggle.inference.base import Study as Study
-    from lumbar_kaggle.inference.base import open_competition as Competition
     from lumbar_kaggle.inference.base import read_series as read_series
     from lumbar_kaggle.inference.base import read_study as read_study
     from lumbar_kaggle.inference.bundle import Bundle as Bundle
     from lumbar_kaggle.inference.bundle import load_bundle as load_bundle
     from lumbar_kaggle.scoring.metric import score as score
+    from lumbar_kaggle.tables.competition import read_competition as Competition
 
 __version__ = "0.2.0"
 
 _PUBLIC = {
     "Bundle": ("inference.bundle", "Bundle"),
-    "Competition": ("inference.base", "open_competition"),
+    "Competition": ("tables.competition", "read_competition"),
     "InputError": ("core.errors", "InputError"),
     "Study": ("inference.base", "Study"),
     "Volume": ("dicom.volume", "Volume"),

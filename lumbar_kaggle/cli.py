@@ -20,8 +20,7 @@ from typing import Annotated, Any, Required, TypedDict, Union, get_args, get_typ
 import tyro
 
 from lumbar_kaggle import __version__
-from lumbar_kaggle.core.errors import InputError, system_sentence
-from lumbar_kaggle.core.messages import show_messages
+from lumbar_kaggle.core.errors import InputError, show_messages, system_sentence
 from lumbar_kaggle.core.settings import check_settings, from_dict
 from lumbar_kaggle.kaggle.ship import ACTIONS
 from lumbar_kaggle.verbs import VERBS, Said, Verb

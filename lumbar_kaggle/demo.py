@@ -8,7 +8,7 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import alone_on, write_text
 from lumbar_kaggle.inference.predict import predict
 from lumbar_kaggle.inference.recipes import recipe
-from lumbar_kaggle.pages.report import write_report
+from lumbar_kaggle.pages.render import write_report
 from lumbar_kaggle.pages.study import write_study_page
 from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.settings import PhantomSet

@@ -294,7 +294,7 @@ def report(
     studies: tuple[str, ...] = option((), "studies for Grad-CAM pictures", metavar="STUDY"),
 ) -> Said:
     """The page of a training run."""
-    from lumbar_kaggle.pages.report import write_report
+    from lumbar_kaggle.pages.render import write_report
 
     write_report(run_folder, out, against=against, bundle=bundle, studies=studies, folder=folder)
     return str(out.resolve())

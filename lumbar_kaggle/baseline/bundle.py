@@ -103,9 +103,8 @@ def export(run: Path, bundle: Path) -> Manifest:
 class BaselinePredictor:
     """Grades studies with the classifiers of a bundle; see `inference.base.Predictor`.
 
-    One network is built per device, by default every GPU or the CPU; the weights of each target and fold are
-    loaded into it in turn, so memory does not grow with their number. Several devices share the targets out, so
-    that each reads only its part of the weights.
+    One network is built per device, by default every GPU or the CPU; the weights of each target and fold are loaded
+    into it in turn, so memory does not grow with their number. Several devices share the targets out.
     """
 
     batch_size = 64
@@ -123,13 +122,11 @@ class BaselinePredictor:
         self.prior = manifest.prior_table()
         for name in manifest.targets:
             files = [fold.file for fold in self.trained.folds.get(name, [])]
-            if not files:
-                raise InputError(f"{path}, models: target {name} has no fold; export it again")
-            if target(name).score_group not in self.trained.calibration:
-                raise InputError(f"{path}, models: target {name} has no calibration; export it again")
+            if not files or target(name).score_group not in self.trained.calibration:
+                lacking = "calibration" if files else "fold"
+                raise InputError(f"{path}, models: target {name} has no {lacking}; export it again")
             manifest.check_files(bundle, files)
-            # Damaged weights end the run now; later loads of the same files need no check.
-            for file in files:
+            for file in files:  # damaged weights end the run now; later loads of the same files need no check
                 load_weights(network.model, bundle / file, "export the bundle again")
 
     def predict(self, studies: Sequence[Study]) -> list[Prediction]:
@@ -149,8 +146,7 @@ class BaselinePredictor:
     def grade(self, images: NDArray[np.uint8]) -> tuple[Floats, list[str]]:
         """Grade cached pictures ``[studies, 256, 256]``; return what is wrong with the weights, too.
 
-        Probabilities are ``[studies, 25, 3]`` calibrated, the mean over folds; NaN for targets without a model, or
-        with one whose weights give no numbers.
+        Probabilities are ``[studies, 25, 3]`` calibrated, the mean over folds; NaN where no model gives numbers.
         """
         inputs, graded = self.normalise(images), np.full((len(images), len(TARGET_NAMES), 3), np.nan)
         with ThreadPoolExecutor(len(self.replicas)) as pool:
@@ -180,8 +176,7 @@ class BaselinePredictor:
 
     def normalise(self, images: NDArray[np.uint8]) -> torch.Tensor:
         """Turn pictures ``[studies, 256, 256]`` into the network's input ``[studies, 3, side, side]``."""
-        # The same resampling as fastai's `Resize` on a square picture.
-        side = (self.image_size, self.image_size)
+        side = (self.image_size, self.image_size)  # the same resampling as fastai's `Resize` on a square picture
         resized = [np.asarray(Image.fromarray(image).resize(side, Image.Resampling.BILINEAR)) for image in images]
         gray = torch.from_numpy(np.stack(resized)).float().div(255)[:, None].expand(-1, 3, -1, -1)
         return ((gray - self.mean) / self.std).to(self.device)

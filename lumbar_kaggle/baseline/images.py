@@ -17,27 +17,18 @@ from lumbar_kaggle.dicom.volume import HIGH, LOW, windowed
 from lumbar_kaggle.inference.base import Study
 from lumbar_kaggle.tables.competition import SERIES_COLUMNS
 
-SIDE = 256
-"""Height and width of a cached image in px."""
+SIDE = 256  # height and width of a cached image in px
+_MADE = {"series": "sagittal_t1", "slice": "middle", "size": SIDE, "interpolation": "INTER_AREA"}
+CACHE_CONFIG = CacheConfig("baseline", 2, {**_MADE, "percentiles": [LOW, HIGH]})
 
-CACHE_CONFIG = CacheConfig(
-    "baseline",
-    2,
-    {
-        "series": "sagittal_t1",
-        "slice": "middle",
-        "size": SIDE,
-        "interpolation": "INTER_AREA",
-        "percentiles": [LOW, HIGH],
-    },
-)
+Picture = tuple[NDArray[np.uint8], dict[str, object]]  # `[rows, columns]` as stored, and what is known of it
 
 
 def rank_series(series: pd.DataFrame) -> pd.DataFrame:
     """Return the sagittal T1 ones of `competition.Competition.series`, of each study the one to look at first.
 
-    A few studies have two; the one with more files is the fuller one, then the first by identifier. The
-    others count where it cannot be read.
+    A few studies have two: the one with more files is the fuller one, then the first by identifier; the others count
+    where it cannot be read.
     """
     found = series[series["kind"] == "sagittal_t1"]
     several = found["study_id"].duplicated(keep=False)
@@ -48,14 +39,11 @@ def rank_series(series: pd.DataFrame) -> pd.DataFrame:
     return ranked[list(SERIES_COLUMNS)].reset_index(drop=True)
 
 
-def middle_slice(
-    folder: Path, files: Sequence[str] = (), kind: str = ""
-) -> tuple[NDArray[np.uint8], dict[str, object]]:
-    """Read the middle slice of a series, windowed, ``[rows, columns]`` as stored; and what is known of it.
+def middle_slice(folder: Path, files: Sequence[str] = (), kind: str = "") -> Picture:
+    """Read the middle slice of a series, windowed, or the nearest one that can be decoded.
 
-    Arguments and errors are those of `series.read_series`, but only the headers and one slice are read. When the
-    middle slice cannot be decoded, its nearest readable neighbour takes its place. Padding takes no part in the
-    window and becomes 0.
+    Arguments and errors are those of `series.read_series`, but only the headers and one slice are read. Padding takes
+    no part in the window and becomes 0.
     """
     headers, skipped = read_headers(folder, files, kind)
     reason = ""
@@ -65,7 +53,7 @@ def middle_slice(
         except UnreadableInstance as error:
             reason = reason or f"{shown(header.path.name)}: {error}"
             continue
-        row_mm, column_mm = (None, None) if header.spacing is None else header.spacing
+        row_mm, column_mm = header.spacing or (None, None)
         return windowed(one.image, one.padding), {
             "instance_number": header.instance_number,
             "slices": len(headers),
@@ -80,7 +68,7 @@ def middle_slice(
     raise UnreadableSeries(f"{folder}: none of {len(headers)} slices can be decoded; {reason}")
 
 
-def study_slice(study: Study) -> tuple[NDArray[np.uint8], dict[str, object]]:
+def study_slice(study: Study) -> Picture:
     """Return what `middle_slice` does, of the first usable sagittal T1 series of a study, with its ``series_id``.
 
     Raises `UnreadableSeries` where there is no sagittal T1 series, or no usable slice in any.
@@ -92,8 +80,8 @@ def study_slice(study: Study) -> tuple[NDArray[np.uint8], dict[str, object]]:
         except UnreadableSeries as error:
             reasons.append(str(error))
             continue
-        said = "; ".join(filter(None, (*reasons, str(facts["notes"]))))
-        return image, {**facts, "notes": said, "series_id": row["series_id"]}
+        facts["notes"] = "; ".join(filter(None, (*reasons, str(facts["notes"]))))
+        return image, {**facts, "series_id": row["series_id"]}
     raise UnreadableSeries("; ".join(reasons) or "no sagittal T1 series")
 
 

@@ -11,9 +11,7 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.settings import check_settings, from_dict, option
 from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, TARGET_NAMES, TARGETS
 from lumbar_kaggle.dicom.preprocess import Summary
-from lumbar_kaggle.inference.base import Predictor
-from lumbar_kaggle.inference.bundle import Manifest
-from lumbar_kaggle.inference.recipes import Report, fill_cache
+from lumbar_kaggle.inference.recipes import fill_cache, later
 from lumbar_kaggle.tables.competition import read_competition
 
 NAME = "baseline"
@@ -58,6 +56,10 @@ class BaselineConfig:
 SETTINGS = BaselineConfig
 PRESETS = ()
 
+export = later("lumbar_kaggle.baseline.bundle:export")
+load = later("lumbar_kaggle.baseline.bundle:BaselinePredictor")
+report = later("lumbar_kaggle.baseline.report:report")
+
 
 def expand_targets(names: tuple[str, ...]) -> tuple[str, ...]:
     """Return the targets that are named, by themselves, their condition or their level; raise `InputError` if none is.
@@ -93,24 +95,3 @@ def fit(root: Path, cache: Path, run: Path, budget: Budget, settings: BaselineCo
         if value is not None:
             raise InputError(f"--{name.replace('_', '-')} is for --recipe two-stage")
     return fit_run(read_competition(root, "train"), cache, run, settings, budget).sentence()
-
-
-def export(run: Path, bundle: Path) -> Manifest:
-    """Write the bundle of a run's finished targets."""
-    from lumbar_kaggle.baseline.bundle import export as export_run
-
-    return export_run(run, bundle)
-
-
-def load(bundle: Path, manifest: Manifest) -> Predictor:
-    """Return the predictor of a bundle."""
-    from lumbar_kaggle.baseline.bundle import BaselinePredictor
-
-    return BaselinePredictor(bundle, manifest)
-
-
-def report(run: Path, **choices: Any) -> Report:
-    """Return what the page of a run shows."""
-    from lumbar_kaggle.baseline.report import report as report_of
-
-    return report_of(run, **choices)

@@ -31,7 +31,7 @@ def report(
     oof = read_csv(run / "oof.csv", ("row_id", *SEVERITIES), RERUN) if (run / "oof.csv").is_file() else None
     missing, weights = len(trained.unfinished), trained.config.weights
     # The name alone: where the file lay on somebody's disk is of no use to a reader.
-    source = {"auto": "the library's own", "none": "none"}.get(weights, Path(weights).name)
+    source = "the library's own" if weights == "auto" else Path(weights).name
     pretrained = {bool(fold["pretrained"]) for record in trained.records for fold in record["folds"]}
     content = {
         "config": trained.config,

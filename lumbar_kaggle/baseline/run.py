@@ -33,8 +33,7 @@ from lumbar_kaggle.tables.folds import make_folds
 
 log = logging.getLogger(__name__)
 
-RERUN = "delete the folder of its target, or the run, and run lumbar train again"
-"""What to do where a table of a run is damaged."""
+RERUN = "delete the folder of its target, or the run, and run lumbar train again"  # where a table of it is damaged
 
 
 class Run:
@@ -48,17 +47,15 @@ class Run:
         if not (folder / RUN_FILE).is_file():
             raise InputError(f"{folder}: holds no training run; give the --out folder of lumbar train")
         self.config = load_config(folder / RUN_FILE, BaselineConfig)
-        files = [target_folder(folder, name) / "target.json" for name in TARGET_NAMES]
+        files = [folder / "targets" / name / "target.json" for name in TARGET_NAMES]
         self.records: list[dict[str, Any]] = [read_json(file) for file in files if file.is_file()]
         self.targets = [str(record["target"]) for record in self.records]
         self.unfinished = [name for name in self.config.targets if name not in self.targets]
 
     def sentence(self) -> str:
         """Return one line on the state; the word ``resumable`` when something is left to do."""
-        text = f"{len(self.targets)} targets are trained in {self.folder}"
-        if self.unfinished:
-            text += f"; {len(self.unfinished)} are left: resumable, run the same command again"
-        return text
+        left = f"; {len(self.unfinished)} are left: resumable, run the same command again" if self.unfinished else ""
+        return f"{len(self.targets)} targets are trained in {self.folder}{left}"
 
     def check_finished(self) -> None:
         """Raise `InputError` where no target is finished."""
@@ -67,15 +64,15 @@ class Run:
 
     def fold_folder(self, record: dict[str, Any], fold: int) -> Path:
         """Return the folder of one kept fold of a finished target."""
-        return target_folder(self.folder, record["target"]) / f"{record['stage']}/fold-{fold}"
+        return self.folder / f"targets/{record['target']}/{record['stage']}/fold-{fold}"
 
     def _table(self, file: str, *columns: str) -> pd.DataFrame:
         """Return a table that each kept fold has, of all finished targets, with the columns ``target, fold``."""
-        parts = []
-        for record in self.records:
-            for fold in (one["fold"] for one in record["folds"]):
-                table = read_csv(self.fold_folder(record, fold) / file, columns, RERUN)
-                parts.append(table.assign(target=record["target"], fold=fold))
+        parts = [
+            read_csv(self.fold_folder(record, fold) / file, columns, RERUN).assign(target=record["target"], fold=fold)
+            for record in self.records
+            for fold in (one["fold"] for one in record["folds"])
+        ]
         return pd.concat(parts, ignore_index=True)
 
     @cached_property
@@ -97,11 +94,6 @@ class Run:
         """
         parts = dict(list(self.predictions.groupby("target")))
         return pd.DataFrame([_summarised(record, parts[record["target"]]) for record in self.records])
-
-
-def target_folder(run: Path, name: str) -> Path:
-    """Return the folder of one target."""
-    return run / "targets" / name
 
 
 def _summarised(record: dict[str, Any], predictions: pd.DataFrame) -> dict[str, object]:
@@ -140,9 +132,7 @@ def convergence_rate(optimal_epoch: float, epochs: int) -> str:
 
 def description(accuracy: float, always_normal: float) -> str:
     """Put the accuracy into words, by the report's bounds and by what a constant answer would reach."""
-    words = "fair" if accuracy >= 0.75 else "weak"
-    if accuracy >= 0.91:
-        words = "excellent" if accuracy > 0.95 else "good"
+    words = "excellent" if accuracy > 0.95 else "good" if accuracy >= 0.91 else "fair" if accuracy >= 0.75 else "weak"
     return words if accuracy > always_normal + 1e-9 else f"{words}; no better than always normal/mild"
 
 
@@ -155,7 +145,7 @@ def fit(train: Competition, cache: Path, run: Path, config: BaselineConfig, budg
     other data, another process is at work on it, or there is nothing to train on.
     """
     rows, folds = _open_run(train, cache, run, config)
-    todo = [name for name in config.targets if not (target_folder(run, name) / "target.json").is_file()]
+    todo = [name for name in config.targets if not (run / "targets" / name / "target.json").is_file()]
     log.info("Training %d targets into %s", len(config.targets), run)
     if len(todo) < len(config.targets):
         log.info("%d targets are already there and are skipped", len(config.targets) - len(todo))
@@ -189,8 +179,7 @@ def _train(todo: list[str], rows: pd.DataFrame, run: Path, config: BaselineConfi
     # Here and not above: importing torch and fastai takes seconds, and a finished run needs neither.
     from lumbar_kaggle.baseline.training import Job
 
-    # A terminal is told what is being done each second, a log file every ten.
-    pause_s = 1.0 if sys.stderr.isatty() else 10.0
+    pause_s = 1.0 if sys.stderr.isatty() else 10.0  # between what a terminal, or a log file, is told
     what = f"train ({config.protocol})"
     with tqdm(total=len(todo), unit="target", desc=what, mininterval=pause_s, miniters=0) as progress:
 
@@ -200,7 +189,7 @@ def _train(todo: list[str], rows: pd.DataFrame, run: Path, config: BaselineConfi
 
         for name in todo:
             try:
-                Job(name, rows[rows["target"] == name], target_folder(run, name), config, budget, tell).train()
+                Job(name, rows[rows["target"] == name], run / "targets" / name, config, budget, tell).train()
             except OutOfTime:
                 break
             progress.update()
@@ -211,9 +200,8 @@ def _write_oof(run: Run, labels: pd.DataFrame, folds: pd.DataFrame) -> None:
     rows = run.predictions
     raw, severity = rows[list(SEVERITIES)].to_numpy(dtype=np.float64), rows["truth"].to_numpy()
     fold = rows["fold"].to_numpy()
-    folds_of = {(record["target"], one["fold"]): one for record in run.records for one in record["folds"]}
-    places = zip(rows["target"], fold, strict=True)
-    seen = np.array([np.isin(range(3), folds_of[place]["severities_seen"]) for place in places])
+    held = {(one["target"], part["fold"]): part["severities_seen"] for one in run.records for part in one["folds"]}
+    seen = np.array([np.isin(range(3), held[place]) for place in zip(rows["target"], fold, strict=True)])
     # The prior that each fold's training part alone gives.
     fold_of, prior = labels["study_id"].map(folds.set_index("study_id")["fold"]), np.zeros_like(raw)
     for number in np.unique(fold):

@@ -4,22 +4,15 @@ import contextlib
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lumbar_kaggle.baseline import recipe
 from lumbar_kaggle.baseline.run import fit
 from lumbar_kaggle.core.budget import Budget, usable_cores
-from lumbar_kaggle.kaggle.session import (
-    RESUMABLE,
-    begin_session,
-    copy_pretrained,
-    find_competition,
-    preprocessed,
-    session_settings,
-    take_up,
-)
-from lumbar_kaggle.pages.report import write_report
+from lumbar_kaggle.kaggle import session
+from lumbar_kaggle.pages.render import write_report
 from lumbar_kaggle.tables.competition import read_competition
 
 log = logging.getLogger(__name__)
@@ -41,18 +34,16 @@ def train_baseline_session(
     """Train until the budget ends, export and report what is finished; tell if that is all.
 
     An earlier session's output among the inputs is copied first, so training goes on from it; a cache that is not
-    there, or not complete, is made. All goes into the session's output folder `working`: ``cache``, ``run``,
-    ``bundle`` and ``report.html``. For hours and package see `kaggle.session.begin_session`; the settings are of
-    `BaselineConfig`, the inputs where Kaggle mounts them. Raises `InputError` where the competition or the pretrained
-    weights are not attached, or a setting is unknown.
+    complete is made. `working`, the session's output folder, receives ``cache``, ``run``, ``bundle`` and
+    ``report.html``. For hours and package see `kaggle.session.begin_session`; inputs are where Kaggle mounts them.
+    Raises `InputError` where the competition or the pretrained weights are not attached, or a setting is unknown.
     """
     budget, competition = _begin(working, hours, package, inputs)
-    values = {**(settings or {}), **session_settings(recipe.NAME)}
+    values = {**(settings or {}), **session.session_settings(recipe.NAME)}
     config = recipe.configure(values, "SETTINGS and LUMBAR_CONFIG")
     if config.weights == "auto":
-        # The hub is out of reach.
-        config = replace(config, weights=f"pretrained-{config.arch}.safetensors")
-        copy_pretrained(config.arch, working / config.weights, inputs)
+        config = replace(config, weights=f"pretrained-{config.arch}.safetensors")  # the hub is out of reach
+        session.copy_pretrained(config.arch, working / config.weights, inputs)
     run = working / "run"
     if not _preprocess(working, budget, competition):
         return False
@@ -64,18 +55,18 @@ def train_baseline_session(
         log.info("Bundle %s", recipe.export(run, working / "bundle").fingerprint)
         write_report(run, working / "report.html")
     if result.unfinished:
-        log.info(RESUMABLE)
+        log.info(session.RESUMABLE)
     return not result.unfinished
 
 
 def _begin(working: Path, hours: float, package: str, inputs: Path | None) -> tuple[Budget, Path]:
     """Return the session's budget and the competition; take up earlier output, known by one of its files."""
-    budget, competition = begin_session(hours, package), find_competition(inputs)
-    take_up(f"run/{recipe.RUN_FILE}", ("run", "cache", "bundle"), working, inputs)
-    take_up("cache/baseline/config.json", ("cache",), working, inputs)
+    budget, competition = session.begin_session(hours, package), session.find_competition(inputs)
+    session.take_up(f"run/{recipe.RUN_FILE}", ("run", "cache", "bundle"), working, inputs)
+    session.take_up("cache/baseline/config.json", ("cache",), working, inputs)
     return budget, competition
 
 
 def _preprocess(working: Path, budget: Budget, competition: Path) -> bool:
-    workers = 4 * usable_cores()
-    return preprocessed(lambda: recipe.preprocess(competition, working / "cache", workers=workers, budget=budget))
+    fill = partial(recipe.preprocess, competition, working / "cache", workers=4 * usable_cores(), budget=budget)
+    return session.preprocessed(fill)

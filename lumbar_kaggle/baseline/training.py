@@ -31,10 +31,9 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json, write_csv, write_json
 from lumbar_kaggle.core.targets import SEVERITIES
 from lumbar_kaggle.tables.folds import balance, derive_seed
-from lumbar_kaggle.training.callbacks import WithinBudget, read_checkpoint
 from lumbar_kaggle.training.devices import train_in_half_precision, training_device
 from lumbar_kaggle.training.encoders import build_network, load_pretrained
-from lumbar_kaggle.training.loop import history_of, train, write_network
+from lumbar_kaggle.training.loop import WithinBudget, history_of, read_checkpoint, train, write_network
 
 
 @dataclass(frozen=True)
@@ -55,10 +54,8 @@ class Job:
     def _train(self) -> dict[str, Any]:
         folds = range(self.config.folds)
         if len(self.rows) < 2 * len(folds):
-            raise InputError(
-                f"{self.target}: {len(self.rows)} labelled pictures are too few for {len(folds)} folds; "
-                "give more studies or fewer --folds"
-            )
+            few = f"{len(self.rows)} labelled pictures are too few for {len(folds)} folds"
+            raise InputError(f"{self.target}: {few}; give more studies or fewer --folds")
         self.budget.check()
         rates, stage = _once(self.folder / "lr.json", self._find_rates), "short"
         kept = [self._train_fold(stage, fold, self.config.short_epochs, rates["used"]) for fold in folds]
@@ -78,8 +75,7 @@ class Job:
     def _find_rates(self) -> dict[str, float | None]:
         """Return the suggestions of fastai's finder on the first fold, and the rate ``used``: by default the valley.
 
-        A suggestion is None where a curve that ended early is too short for it; without a valley fastai's default
-        is used.
+        None stands for one for which a curve that ended early is too short; without a valley fastai's default is used.
         """
         self.tell(f"{self.target} learning rate")
         rows, steps = split_rows(self.rows, 0, self.config, self._seed), self.config.lr_find_iterations
@@ -95,9 +91,10 @@ class Job:
         finite = torch.isfinite(losses)
         found: dict[str, float | None] = {}
         for suggest in (fastai.minimum, fastai.steep, fastai.valley, fastai.slide):
-            # fastai's rules index into the curve; one that diverged at once has too few points.
             rate = math.nan
-            with contextlib.suppress(IndexError, ValueError, RuntimeError):
+            with contextlib.suppress(
+                IndexError, ValueError, RuntimeError
+            ):  # a curve that diverged at once is too short
                 rate = float(suggest(rates[finite], losses[finite], steps)[0])
             found[suggest.__name__] = rate if math.isfinite(rate) else None
         return {**found, "used": self.config.lr or found["valley"] or float(learner.lr)}
@@ -140,8 +137,7 @@ class Job:
 
         whole = partial(fit, epochs, phase="train", seed=derive_seed(seed, "train"), tell=tell)
         if not record["pretrained"]:
-            # A random body has nothing to keep, so it is trained whole from the start at one rate.
-            return whole(rate)
+            return whole(rate)  # a random body has nothing to keep, so it is trained whole from the start at one rate
         # The fits of ``Learner.fine_tune``, one by one, so that a resumed run can enter at either: the body is
         # frozen for one epoch while the new head learns, then all is trained with rates that fall towards the
         # first layers; fastai's own constants.
@@ -162,9 +158,8 @@ def _once(path: Path, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def split_rows(rows: pd.DataFrame, fold: int, config: BaselineConfig, seed: int) -> pd.DataFrame:
     """Return the rows of one fold with the training part balanced and ``is_valid`` set.
 
-    With the honest protocol the study decides, and only the training part is upsampled. With the
-    report's, all rows are upsampled first and then dealt out at random: copies of one picture come to
-    lie on both sides, which is what inflated the report's accuracy.
+    With the honest protocol the study decides, and only the training part is upsampled. With the report's, all rows are
+    upsampled first and then dealt out at random: copies of one picture lie on both sides, which inflates its accuracy.
     """
     if config.protocol == "report":
         everything = balance(rows, seed)
@@ -178,10 +173,7 @@ def split_rows(rows: pd.DataFrame, fold: int, config: BaselineConfig, seed: int)
 
 @lru_cache(maxsize=8192)
 def _picture(path: str, side: int) -> Image.Image:
-    """Read a cached picture once for all targets and epochs, at the size that is trained (64 kB at 256 px).
-
-    Resampled as fastai's `Resize` does it, which then finds nothing left to do.
-    """
+    """Read a cached picture once for all targets and epochs, at the size that is trained, as fastai's `Resize` does."""
     with Image.open(path) as picture:
         return picture.resize((side, side), Image.Resampling.BILINEAR)
 
@@ -206,8 +198,7 @@ def make_learner(rows: pd.DataFrame, config: BaselineConfig, folder: Path, seed:
         item_tfms=fastai.Resize(config.image_size),
         batch_tfms=[*fastai.aug_transforms(do_flip=config.protocol == "report"), normalise],
     )
-    # The training loader drops its last, smaller batch: with fewer images than one batch nothing is left.
-    batch = min(config.batch_size, int((~rows["is_valid"]).sum()))
+    batch = min(config.batch_size, int((~rows["is_valid"]).sum()))  # a smaller, last batch of the training is dropped
     loaders = block.dataloaders(rows, bs=batch, val_bs=config.batch_size, num_workers=0, device=device)
     options = {"splitter": network.split, "metrics": fastai.accuracy, "path": folder, "model_dir": "."}
     learner = fastai.Learner(loaders, network.model.to(device), fastai.CrossEntropyLossFlat(), **options)

@@ -1,6 +1,10 @@
-"""What a user is told: the one exception that is meant to be read, and the system's refusals."""
+"""What a user is told: the one exception that is meant to be read, the system's refusals, and what is logged."""
 
 import errno
+import logging
+import sys
+
+from tqdm import tqdm
 
 
 class InputError(Exception):
@@ -30,3 +34,18 @@ def system_sentence(error: OSError) -> str:
     if isinstance(name, bytes):
         name = name.decode(errors="backslashreplace")
     return sentence if name is None else f"{name}: {sentence}"
+
+
+class _Shown(logging.Handler):
+    """Writes messages to what ``sys.stdout`` is at that moment, above any progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stdout)
+
+
+def show_messages() -> None:
+    """Show what the package logs from now on, for the command line and the kernels; a second call changes nothing."""
+    logger = logging.getLogger("lumbar_kaggle")
+    if not any(isinstance(handler, _Shown) for handler in logger.handlers):
+        logger.addHandler(_Shown())
+        logger.setLevel(logging.INFO)

@@ -22,11 +22,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 AnyPath = str | os.PathLike[str]
 
+# Names, in lower case, of what is neither a study nor a slice; so is whatever begins with a dot.
 JUNK = {
     *("__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information", "thumbs.db", "ehthumbs.db"),
     *("desktop.ini", "dicomdir"),
 }
-"""Names, in lower case, of what is neither a study nor a slice; so is whatever begins with a dot."""
 
 
 def write_atomic(path: AnyPath, write: Callable[[Path], object]) -> None:
@@ -55,10 +55,8 @@ def locked(target: AnyPath, *, file: bool = False) -> Iterator[None]:
     """Keep other processes from writing a folder, or with `file` a file, while the block runs.
 
     The same thread may lock again what it holds. The operating system frees the lock of a process that dies. A folder
-    is made if it is not there and kept if anything comes to lie in it; a file's lock lies beside it.
-
-    Raises:
-        InputError: another process, or another thread, is at work on it; or nothing can be written there.
+    is made if it is not there and kept if anything comes to lie in it; a file's lock lies beside it. Raises
+    `InputError` where another process, or another thread, is at work on it, or nothing can be written there.
     """
     # Here and not above: it takes as long to import as all that `lumbar --help` needs.
     from filelock import FileLock, Timeout
@@ -76,10 +74,8 @@ def locked(target: AnyPath, *, file: bool = False) -> Iterator[None]:
         path.write_text(str(os.getpid()), encoding="ascii")
     except Timeout:
         holder = path.read_text(encoding="ascii", errors="replace") if path.is_file() else ""
-        raise InputError(
-            f"{target}: another run (process {holder or 'unknown'}) is at work on it; "
-            "wait for its end or choose another place"
-        ) from None
+        at_work = f"another run (process {holder or 'unknown'}) is at work on it"
+        raise InputError(f"{target}: {at_work}; wait for its end or choose another place") from None
     except OSError as error:
         lock.release()
         raise InputError(f"{target}: cannot be written ({error.strerror or error}); choose another place") from None
@@ -128,8 +124,7 @@ def write_csv(path: AnyPath, frame: "pd.DataFrame") -> None:
 def read_csv(path: AnyPath, columns: Iterable[str], remedy: str, **options: Any) -> "pd.DataFrame":
     """Read a table that `write_csv` wrote and that must have `columns`.
 
-    Raises:
-        InputError: the file is missing or damaged, such as one that was cut off; `remedy` is what to do.
+    Raises `InputError` where it is missing or damaged, such as one that was cut off; `remedy` is what to do.
     """
     import pandas as pd
 

@@ -18,11 +18,6 @@ from lumbar_kaggle.core.files import read_json, write_json
 Config = TypeVar("Config")
 
 
-def save_config(path: Path, config: Any) -> None:
-    """Write a dataclass of plain values as JSON."""
-    write_json(path, asdict(config))
-
-
 def load_config(path: Path, kind: type[Config]) -> Config:
     """Read a configuration of the given dataclass as `from_dict`."""
     return from_dict(read_json(path), kind, str(path))
@@ -38,11 +33,10 @@ def begin_run(path: Path, config: Any, free: tuple[str, ...] = (), data: Mapping
         before, now = asdict(load_config(path, type(config))), asdict(config)
         changed = [name for name, value in now.items() if name not in free and before[name] != value]
         if changed:
-            raise InputError(
-                f"{path}: this run was begun with another {', '.join(changed)}; choose another --out folder"
-            )
+            names = ", ".join(changed)
+            raise InputError(f"{path}: this run was begun with another {names}; choose another --out folder")
     tie(path, data or {})
-    save_config(path, config)
+    write_json(path, asdict(config))
 
 
 def tie(path: Path, data: Mapping[str, str]) -> None:
@@ -57,10 +51,8 @@ def tie(path: Path, data: Mapping[str, str]) -> None:
         raise InputError(f"{beside}: not a table of digests; choose another --out folder")
     changed = [name for name, value in data.items() if before.get(name, value) != value]
     if changed:
-        raise InputError(
-            f"{path.parent}: this run was begun with other {' and '.join(changed)}; choose another --out "
-            "folder, or delete this one to begin anew"
-        )
+        remedy = "choose another --out folder, or delete this one to begin anew"
+        raise InputError(f"{path.parent}: this run was begun with other {' and '.join(changed)}; {remedy}")
     if data:
         write_json(beside, {**before, **data})
 

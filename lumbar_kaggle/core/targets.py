@@ -19,9 +19,9 @@ SEVERITIES = ("normal_mild", "moderate", "severe")  # columns of a submission, l
 SEVERITY_WORDS = ("Normal/Mild", "Moderate", "Severe")  # as ``train.csv`` spells them
 SEVERITY_WEIGHTS = (1.0, 2.0, 4.0)  # sample weights of the official score
 SCORE_GROUPS = ("spinal", "foraminal", "subarticular")  # pooled in that score; a condition contains its group's name
-SERIES_KINDS = ("sagittal_t1", "sagittal_t2", "axial_t2")
+# ``series_description`` of the competition's tables → series kind.
 SERIES_DESCRIPTIONS = {"Sagittal T1": "sagittal_t1", "Sagittal T2/STIR": "sagittal_t2", "Axial T2": "axial_t2"}
-"""``series_description`` of the competition's tables → series kind."""
+SERIES_KINDS = tuple(SERIES_DESCRIPTIONS.values())
 
 
 class Target(NamedTuple):
@@ -47,13 +47,10 @@ class Target(NamedTuple):
         return next(group for group in SCORE_GROUPS if group in self.condition)
 
 
+# All 25, in the column order of ``train.csv``; axis 0 of a study's ``[25, 3]`` probabilities.
 TARGETS = tuple(Target(condition, level) for condition in CONDITIONS for level in LEVELS)
-"""All 25, in the column order of ``train.csv``; axis 0 of a study's ``[25, 3]`` probabilities."""
-
 TARGET_NAMES = tuple(target.name for target in TARGETS)
-SAMPLE_ORDER = tuple(sorted(TARGET_NAMES))
-"""Order of a study's 25 rows in ``sample_submission.csv``."""
-
+SAMPLE_ORDER = tuple(sorted(TARGET_NAMES))  # of a study's 25 rows in ``sample_submission.csv``
 _BY_NAME = dict(zip(TARGET_NAMES, TARGETS, strict=True))
 _ROW_ID = re.compile(f"(.+?)_({'|'.join(TARGET_NAMES)})", re.DOTALL)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from lumbar_kaggle.dicom import series as dicom_series
 from lumbar_kaggle.dicom.series import UnreadableSeries, read_headers
 from lumbar_kaggle.dicom.studies import find_studies
 from lumbar_kaggle.dicom.volume import Volume
-from lumbar_kaggle.tables.competition import Competition, read_competition, read_split
+from lumbar_kaggle.tables.competition import Competition, read_split
 
 Floats = NDArray[np.float64]
 
@@ -52,14 +52,6 @@ class Study(NamedTuple):
                 figures.append(f"<small>{escape(str(error))}</small>")
         title = f"<b>Study {escape(self.study_id)}</b>"
         return f'{title}<div style="display:flex;flex-wrap:wrap">{"".join(figures)}</div>'
-
-
-def open_competition(path: AnyPath, split: str = "train") -> Competition:
-    """Read the tables of a competition folder, which holds ``train.csv``, ``train_images`` and so on.
-
-    The split is ``"train"`` or ``"test"``. Raises `InputError` where a table is missing or faulty.
-    """
-    return read_competition(path, split)
 
 
 def study_rows(competition: Competition, study_id: str) -> Study:
@@ -109,14 +101,11 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """A slice as it is stored, or a part of it.
-
-    Its facts are ``series_id``, ``kind``, ``instance_number``, ``row_mm`` and ``column_mm``, the distances
-    between rows and between columns, and ``sides``, see `edge_letters`.
-    """
+    """A slice as it is stored, or a part of it."""
 
     image: NDArray[np.uint8]  # [rows, columns], windowed over the series
-    facts: dict[str, object]
+    # series_id, kind, instance_number, row_mm and column_mm (between rows, between columns), sides (see `edge_letters`)
+    facts: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -203,16 +192,13 @@ class Explanation:
 class Predictor(Protocol):
     """The exported models, ready for inference."""
 
-    batch_size: int
-    """Studies that `predict` is best given at once."""
+    batch_size: int  # studies that `predict` is best given at once
 
     def predict(self, studies: Sequence[Study]) -> list[Prediction]:
         """Grade some studies; a study that cannot be read gives a reason, not an exception."""
-        ...
 
     def explain(self, study: Study, targets: Sequence[str] | None = None) -> Explanation:
         """Grade one study and show where the models looked; of one that cannot be read, say why.
 
         Where heat maps are drawn of each target, `targets` says of which; by default of all.
         """
-        ...

@@ -25,8 +25,7 @@ from lumbar_kaggle.inference.recipes import load_predictor
 log = logging.getLogger(__name__)
 
 MANIFEST = "bundle.json"
-FORMAT = 1
-"""Raised when a bundle of an earlier format can no longer be read."""
+FORMAT = 1  # raised when a bundle of an earlier format can no longer be read
 
 
 @dataclass(frozen=True)
@@ -117,10 +116,8 @@ def read_manifest(bundle: Path) -> Manifest:
     for name in TARGET_NAMES:
         values = manifest.prior.get(name, [])
         if len(values) != len(SEVERITIES) or min(values) <= 0 or abs(sum(values) - 1) > 1e-6:
-            raise InputError(
-                f"{path}: the prior of {name} is {values[:4]}; it must be three numbers above 0 whose sum "
-                "is 1; export it again"
-            )
+            wanted = "it must be three numbers above 0 whose sum is 1; export it again"
+            raise InputError(f"{path}: the prior of {name} is {values[:4]}; {wanted}")
     strange = [name for name in manifest.targets if name not in TARGET_NAMES]
     if strange or len(set(manifest.targets)) < len(manifest.targets):
         raise InputError(f"{path}: targets are not different ones of the 25 ({strange[:1]}); export it again")
@@ -156,13 +153,11 @@ class Bundle:
         )
 
     def predict(self, studies: Study | Sequence[Study]) -> pd.DataFrame:
-        """Grade a study, or several.
+        """Grade a study, or several; return 25 rows per study in the order of `targets.TARGETS`.
 
-        Returns:
-            25 rows per study in the order of `targets.TARGETS`, columns ``row_id, study_id, condition,
-            level``, the probabilities ``normal_mild, moderate, severe`` (sum 1), ``graded`` (False where
-            they are the prior's, since no model could tell) and ``reason`` (what of the study was missing).
-            With ``row_id`` and the probabilities alone it is a submission.
+        Columns are ``row_id, study_id, condition, level``, the probabilities ``normal_mild, moderate, severe`` (sum 1),
+        ``graded`` (False where they are the prior's, since no model could tell) and ``reason`` (what of the study was
+        missing). With ``row_id`` and the probabilities alone it is a submission.
         """
         every = [studies] if isinstance(studies, Study) else list(studies)
         prior = self.manifest.prior_table().to_numpy(dtype=np.float64)

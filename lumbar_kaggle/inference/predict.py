@@ -36,14 +36,12 @@ from lumbar_kaggle.tables.submission import Submission
 
 log = logging.getLogger(__name__)
 
-GRADED, PRIOR = "graded", "prior"
-"""Status in the log: rows replaced by the models, or left at the prior."""
-
+GRADED, PRIOR = "graded", "prior"  # status in the log: rows replaced by the models, or left at the prior
 OUT_OF_TIME = "the time budget was spent"
 
+# The submission and its log are rewritten after so many seconds, and not before so many times the seconds that it took
+# to write them: in between the journal has what was graded.
 REST_S, REST = 30.0, 20
-"""The submission and its log are rewritten after so many seconds, and not before so many times the seconds
-that it took to write them: in between the journal has what was graded."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +60,8 @@ class Outcome:
     def sentence(self) -> str:
         """Return one line on the result."""
         counts = Counter(self.log["status"])
-        text = f"{counts[GRADED]} studies graded"
-        if counts[PRIOR]:
-            text += f", {counts[PRIOR]} left at the prior (see {log_path(self.path)})"
-        return text
+        left = f", {counts[PRIOR]} left at the prior (see {log_path(self.path)})" if counts[PRIOR] else ""
+        return f"{counts[GRADED]} studies graded{left}"
 
 
 def log_path(submission: Path) -> Path:

@@ -4,9 +4,10 @@ A recipe is a folder of the package with a module ``recipe``, which has what `Re
 of that folder names it but `RECIPES`: whoever needs one asks `recipe`, `recipe_of_run` or `load_predictor`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import pandas as pd
@@ -21,8 +22,8 @@ from lumbar_kaggle.inference.base import Predictor
 if TYPE_CHECKING:  # a bundle is loaded by its recipe
     from lumbar_kaggle.inference.bundle import Manifest
 
+# Name → module, imported when it is asked for. A third recipe is a folder and an entry here.
 RECIPES = {"baseline": "lumbar_kaggle.baseline.recipe", "two-stage": "lumbar_kaggle.two_stage.recipe"}
-"""Name → module, imported when it is asked for. A third recipe is a folder and a line here."""
 
 
 class Report(NamedTuple):
@@ -39,17 +40,10 @@ class Recipe(Protocol):
     raise `InputError` where a file is missing or faulty, or an argument is not for this recipe.
     """
 
-    NAME: str
-    """In `RECIPES` and in the manifests of its bundles."""
-
-    RUN_FILE: str
-    """File of a run's settings in its folder, by which a run is known; no two recipes share it."""
-
-    SETTINGS: type
-    """Frozen dataclass of all its settings, see `core.settings`."""
-
-    PRESETS: tuple[str, ...]
-    """Names of its presets, if any."""
+    NAME: str  # in `RECIPES` and in the manifests of its bundles
+    RUN_FILE: str  # of a run's settings in its folder, by which a run is known; no two recipes share it
+    SETTINGS: type  # frozen dataclass of all its settings, see `core.settings`
+    PRESETS: tuple[str, ...]  # names of its presets, if any
 
     def configure(self, changes: Mapping[str, Any], source: str = "") -> Any:
         """Return an object of `SETTINGS`: the recipe's own, with some changed.
@@ -57,11 +51,9 @@ class Recipe(Protocol):
         Changes are settings by name, as JSON gives them: of a file, of ``LUMBAR_CONFIG[NAME]``, of a command
         line. A recipe with presets takes the name of one as ``preset``. Errors name the `source`.
         """
-        ...
 
     def preprocess(self, root: Path, cache: Path, **how: Any) -> Summary:
         """Fill the cache that `fit` learns from, of the competition folder `root`; see `fill_cache`."""
-        ...
 
     def fit(
         self,
@@ -76,31 +68,22 @@ class Recipe(Protocol):
     ) -> str:
         """Train, or go on where an earlier call stopped: when the budget is spent, the call ends.
 
-        Args:
-            root, cache: competition folder, and the cache that `preprocess` made of it.
-            run: folder of all results; it belongs to the settings and the data that it was begun with.
-            budget, settings: the latter of `SETTINGS`.
-            label_weights: table of ``row_id, weight``: how much each label counts.
-            processes: folds at once; None: one per GPU.
-
-        Returns:
-            One line on the result, with the word ``resumable`` where something is left to do.
+        `cache` is what `preprocess` made of the competition folder `root`; the `run` folder of all results belongs to
+        the settings, of `SETTINGS`, and the data that it was begun with. `label_weights` is a table of ``row_id,
+        weight``: how much each label counts; `processes` are folds at once, None: one per GPU. Returns one line on the
+        result, with the word ``resumable`` where something is left to do.
         """
-        ...
 
     def export(self, run: Path, bundle: Path) -> "Manifest":
         """Write the bundle of a run, of what is finished in it; `bundle` may hold nothing else."""
-        ...
 
     def load(self, bundle: Path, manifest: "Manifest") -> Predictor:
         """Return the models of a bundle, ready to grade."""
-        ...
 
     def report(
         self, run: Path, *, against: Path | None, bundle: Path | None, studies: Sequence[str], folder: Path | None
     ) -> Report:
-        """Return what the page shows of a run in which something is finished; see `pages.report.write_report`."""
-        ...
+        """Return what the page shows of a run in which something is finished; see `pages.render.write_report`."""
 
 
 def recipe(name: str) -> Recipe:
@@ -108,6 +91,15 @@ def recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise InputError(f"recipe {name!r} is unknown; the recipes are {', '.join(RECIPES)}")
     return cast(Recipe, import_module(RECIPES[name]))
+
+
+def later(place: str) -> Callable[..., Any]:
+    """Return the function at ``module:name``; the module, and torch with it, is imported when it is called."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        return resolve_name(place)(*arguments, **options)
+
+    return call
 
 
 def check_preset(name: str, preset: str) -> None:
@@ -143,17 +135,16 @@ def fill_cache(
     *,
     pool_kind: str = "threads",
     workers: int = 8,
-    batch_size: int = 64,
-    budget: Budget | None = None,
+    **how: Any,
 ) -> Summary:
     """Cache some series of a competition folder's training split: the body of `Recipe.preprocess`.
 
     Series are the rows wanted of `competition.Competition.series`, in an error they are called `what`; `pool_kind` is
-    ``"threads"`` or ``"processes"``; for the rest see `dicom.preprocess.preprocess`. Raises `InputError` where there
+    ``"threads"`` or ``"processes"``; the rest goes to `dicom.preprocess.preprocess`. Raises `InputError` where there
     are no pictures, or the cache was made with other settings, `OutOfTime` when the budget is spent.
     """
     if series.empty:
         raise InputError(f"{root / 'train_images'}: holds no {what} that the tables name; download the pictures too")
     with make_pool(pool_kind, workers) as pool:
         sources, folder = scan_sources(series, pool), Cache(cache, config.kind)
-        return fill(sources, folder, config, worker, pool, batch_size=batch_size, budget=budget)
+        return fill(sources, folder, config, worker, pool, **how)

@@ -20,9 +20,8 @@ from typing import Any
 import pandas as pd
 
 from lumbar_kaggle.core.budget import Budget, OutOfTime
-from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.errors import InputError, show_messages
 from lumbar_kaggle.core.files import copy_file, read_json
-from lumbar_kaggle.core.messages import show_messages
 from lumbar_kaggle.core.settings import load_config
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES
 from lumbar_kaggle.dicom.preprocess import Summary

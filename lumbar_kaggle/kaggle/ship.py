@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import digest, write_json, write_text
-from lumbar_kaggle.core.settings import check_settings, load_config, option, save_config
+from lumbar_kaggle.core.settings import check_settings, load_config, option
 from lumbar_kaggle.inference import DEFAULT_RECIPE
 from lumbar_kaggle.kaggle import datasets, kernels
 from lumbar_kaggle.kaggle.checks import check_dataset, check_kernel
@@ -68,7 +68,7 @@ class Ship:
     def note(self, kind: dict[str, Sent], name: str, sent: Sent) -> None:
         """Keep in the state, under one of its kinds, what the server has taken."""
         kind[name] = sent
-        save_config(self.out / "state.json", self.state)
+        write_json(self.out / "state.json", asdict(self.state))
 
     def sent_kernels(self, names: Sequence[str] = ()) -> dict[str, Sent]:
         """Return pushed kernels, without names all; raise `InputError` where one of them, or any, was not pushed."""

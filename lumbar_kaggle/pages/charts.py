@@ -23,11 +23,9 @@ from lumbar_kaggle.core.targets import SCORE_GROUPS, condition_words, level_word
 from lumbar_kaggle.pages.render import fixed, target_words
 
 INK, SOFT, RULE, ACCENT, SECOND, CARD = "#000001", "#000002", "#000003", "#000004", "#000005", "#000006"
+# What a drawing's colours become: variables of the style sheet.
 VARIABLES = {INK: "ink", SOFT: "soft", RULE: "rule", ACCENT: "accent", SECOND: "second", CARD: "card"}
-"""What a drawing's colours become: variables of the style sheet."""
-
-MARKERS = dict(zip(SCORE_GROUPS, ("o", "s", "^"), strict=True))
-"""Of each score group: they differ without colour."""
+MARKERS = dict(zip(SCORE_GROUPS, ("o", "s", "^"), strict=True))  # of each score group: they differ without colour
 
 
 def loss_curves(history: pd.DataFrame, title: str) -> Markup:
@@ -41,9 +39,8 @@ def loss_curves(history: pd.DataFrame, title: str) -> Markup:
     axes = _axes(220, 118, left=32, right=8, top=8, bottom=18)
     reached = history["epoch"] <= history.groupby("fold")["epoch"].max().min()
     mean = history[reached].groupby("epoch")[["train_loss", "valid_loss"]].mean()
-    axes.plot(
-        history.pivot(index="epoch", columns="fold", values="valid_loss"), color=ACCENT, linewidth=0.9, alpha=0.45
-    )
+    losses = history.pivot(index="epoch", columns="fold", values="valid_loss")
+    axes.plot(losses, color=ACCENT, linewidth=0.9, alpha=0.45)
     axes.plot(mean["train_loss"], color=SOFT, linewidth=1.2, linestyle=(0, (4, 3)))
     axes.plot(mean["valid_loss"], color=ACCENT, linewidth=2.2)
     known = mean["valid_loss"].dropna()

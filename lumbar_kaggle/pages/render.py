@@ -1,20 +1,43 @@
-"""Templates → text: the environment and the number formats that both pages share."""
+"""Templates → text: the environment and the number formats that both pages share; the page of a training run."""
 
 import math
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lumbar_kaggle.core.targets import (
-    SERIES_DESCRIPTIONS,
-    SEVERITIES,
-    SEVERITY_WORDS,
-    condition_words,
-    level_words,
-    target,
-)
+from lumbar_kaggle.core import targets
+from lumbar_kaggle.core.files import write_text
+from lumbar_kaggle.core.targets import SEVERITIES, condition_words, level_words
+from lumbar_kaggle.inference.recipes import recipe_of_run
+
+
+def write_report(
+    run: Path,
+    out: Path,
+    *,
+    against: Path | None = None,
+    bundle: Path | None = None,
+    studies: Sequence[str] = (),
+    folder: Path | None = None,
+    score_text: str | None = None,
+) -> Path:
+    """Write the page of a training run, finished or not, and return `out`; the same inputs give the same bytes.
+
+    Of an honest run, `against` is one by the report's protocol, whose accuracies are shown beside; `studies` are
+    identifiers of those to picture with Grad-CAM: they need `bundle`, the exported models, and `folder`, a competition
+    folder (its test split) or a folder of studies. Of a two-stage run, `folder` is the competition folder whose labels
+    its out-of-fold predictions are scored by. `score_text` is a table of scores to show as it is.
+
+    Raises `InputError` where there is no run or nothing finished in it, the runs cannot be compared, a study is
+    unknown, bundle or folder is missing, or another run, bundle or studies are given with a two-stage run. A study
+    whose slice cannot be read is no error: the page says why.
+    """
+    page = recipe_of_run(run).report(run, against=against, bundle=bundle, studies=studies, folder=folder)
+    write_text(out, render(page.template, score_text=score_text, **page.content))
+    return out
 
 
 def render(template: str | Path, **content: Any) -> str:
@@ -94,13 +117,13 @@ def target_words(name: str) -> str:
     >>> target_words("spinal_canal_stenosis_l4_l5")
     'Spinal Canal Stenosis L4/L5'
     """
-    place = target(name)
+    place = targets.target(name)
     return f"{condition_words(place.condition)} {level_words(place.level)}"
 
 
 def severity_words(name: str) -> str:
     """Return ``normal_mild`` and so on as ``train.csv`` spells it."""
-    return SEVERITY_WORDS[SEVERITIES.index(name)]
+    return targets.SEVERITY_WORDS[SEVERITIES.index(name)]
 
 
 def in_words(text: str) -> str:
@@ -109,7 +132,7 @@ def in_words(text: str) -> str:
     >>> in_words("no readable sagittal_t2 series")
     'no readable Sagittal T2/STIR series'
     """
-    for words, kind in SERIES_DESCRIPTIONS.items():
+    for words, kind in targets.SERIES_DESCRIPTIONS.items():
         text = text.replace(kind, words)
     return text
 

@@ -17,15 +17,10 @@ from lumbar_kaggle.inference.base import ExplainedCrop, Explanation, Floats, Loc
 from lumbar_kaggle.inference.bundle import Bundle, Manifest, explain_studies
 from lumbar_kaggle.pages.render import in_words, instance_words, percent, render
 
+# Of the pictures in px: the whole page stays below 1.5 MB.
 SLICE_WIDTH, SAGITTAL_WIDTH, AXIAL_WIDTH, HEAT_WIDTH = 420, 400, 260, 220
-"""Of the pictures in px: the whole page stays below 1.5 MB."""
-
-HEAT_SHARE = 0.6
-"""Share of the colour where the heat is greatest; the slice must stay readable below it."""
-
-FAR_MM = 6.0
-"""Points further than this from the slice's plane are drawn dashed: they do not lie in the picture."""
-
+HEAT_SHARE = 0.6  # of the colour where the heat is greatest; the slice must stay readable below it
+FAR_MM = 6.0  # points further than this from the slice's plane are drawn dashed: they do not lie in the picture
 TITLES = {"canal": "Canal", "left foramen": "Left foramina", "right foramen": "Right foramina"}
 
 
@@ -153,8 +148,7 @@ def _drawn(shown: Slice, width: int, words: str, heat: NDArray[np.float32] | Non
 
 
 def _words(shown: Slice) -> str:
-    facts: dict[str, Any] = shown.facts
-    return f"{in_words(facts['kind'])}, {instance_words(facts['instance_number'])}"
+    return f"{in_words(shown.facts['kind'])}, {instance_words(shown.facts['instance_number'])}"
 
 
 def _pixel(column: float, row: float, drawn: dict[str, Any], shape: tuple[int, ...]) -> tuple[float, float]:
@@ -182,9 +176,7 @@ def _picture(shown: Slice, width: int, heat: NDArray[np.float32] | None = None) 
 
 
 def _height(shown: Slice, width: int) -> int:
-    facts: dict[str, Any] = shown.facts
-    # Without a known spacing, pixels are taken as square.
-    ratio: float = float(facts["row_mm"]) / float(facts["column_mm"]) if facts["row_mm"] else 1.0
+    row_mm, column_mm = shown.facts["row_mm"], shown.facts["column_mm"]
+    ratio = float(row_mm) / float(column_mm) if row_mm else 1.0  # without a known spacing, pixels are taken as square
     aspect = shown.image.shape[0] / shown.image.shape[1] * ratio
-    # A header with an absurd spacing must not make an absurd picture.
-    return round(width * float(np.clip(aspect, 0.25, 4.0)))
+    return round(width * float(np.clip(aspect, 0.25, 4.0)))  # an absurd spacing must not make an absurd picture

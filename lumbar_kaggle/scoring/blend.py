@@ -45,9 +45,7 @@ def gather(
     """Join tables of out-of-fold predictions by name, as in `apply_blend`, with labels and folds.
 
     Labels have columns ``study_id, target, severity``, folds ``study_id, fold``. Studies without a table are left out.
-
-    Raises:
-        InputError: a row identifier is wrong, a study has no fold, or all are in one; `source` names the folds.
+    Raises `InputError` where a row identifier is wrong, a study has no fold, or all are in one; `source` names these.
     """
     studies, files = _arrange(tables)
     fold = folds.set_index("study_id")["fold"].reindex(studies)

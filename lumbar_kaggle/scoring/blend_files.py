@@ -58,19 +58,18 @@ class Blending:
         """Return what the command prints, with or without the contradicted labels."""
         scored = (self.cells.severity >= 0) & np.isfinite(self.plain).all(axis=2)
         studies = scored.any(axis=1).sum()
-        lines = [
-            self.score_table().to_string(),
-            f"rows: {scored.sum()} labelled ones of {studies} studies; a file's score is of those it has",
-            f"intervals: 95 %, {RESAMPLES} bootstrap resamples of the studies, the same for all lines",
-            "",
-            self.step_table().to_string(),
+        scores = (
+            f"{self.score_table().to_string()}\n"
+            f"rows: {scored.sum()} labelled ones of {studies} studies; a file's score is of those it has\n"
+            f"intervals: 95 %, {RESAMPLES} bootstrap resamples of the studies, the same for all lines"
+        )
+        steps = (
+            f"{self.step_table().to_string()}\n"
             "change: of the loss on held-out folds, for spinal with any_severe_spinal; "
-            "kept where it falls by more than its standard error",
-            "",
-            self.verdict(),
-        ]
-        lines += ["", find_noise(self.cells, self.result, self.noise_above)[1]] if noise else []
-        return "\n".join(lines)
+            "kept where it falls by more than its standard error"
+        )
+        contradicted = [find_noise(self.cells, self.result, self.noise_above)[1]] if noise else []
+        return "\n\n".join([scores, steps, self.verdict(), *contradicted])
 
     def score_table(self) -> pd.DataFrame:
         """Return the scores with their intervals as texts, a dash where there are none: columns `NAMES`."""
@@ -132,10 +131,8 @@ def blend_files(
 ) -> Blending:
     """Blend files of out-of-fold predictions and write the cross-fitted result, see `Blending.write`.
 
-    Labels have the columns of ``train.csv``, folds ``study_id, fold``, by which the predictions were made.
-
-    Raises:
-        InputError: a file is unreadable, named twice, without a labelled row, or has studies without a fold.
+    Labels have the columns of ``train.csv``, folds ``study_id, fold``, by which the predictions were made. Raises
+    `InputError` where a file is unreadable, named twice, without a labelled row, or has studies without a fold.
     """
     paths = [*files, labels, folds, *(path for path in (out, model, noise) if path is not None)]
     for number, path in enumerate(paths):
@@ -156,11 +153,9 @@ def find_noise(cells: Cells, probabilities: Floats, above: float) -> tuple[pd.Da
     """Find the labels whose probability is less than ``1 - above``: candidates for an error of the reader.
 
     Probabilities `[studies, 25, 3]` have not seen the labels they are held against. They are taken as they are, that
-    is, of predictions made for the score: raised by the sample weights for moderate and severe.
-
-    Returns:
-        Columns ``row_id, label, probability, most_probable, weight``, most contradicted first: severity names, the
-        predicted probability of the label, and the suggested weight (other rows have 1); and their counts in words.
+    is, of predictions made for the score: raised by the sample weights for moderate and severe. Returns columns
+    ``row_id, label, probability, most_probable, weight``, most contradicted first: severity names, the predicted
+    probability of the label, and the suggested weight (other rows have 1); and their counts in words.
     """
     scored = (cells.severity >= 0) & np.isfinite(probabilities).all(axis=2)
     given = np.take_along_axis(probabilities, np.maximum(cells.severity, 0)[..., None], axis=2)[..., 0]

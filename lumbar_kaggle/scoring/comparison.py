@@ -8,20 +8,8 @@ import pandas as pd
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import SEVERITIES
-from lumbar_kaggle.scoring.metric import (
-    NAMES,
-    PRIOR_SMOOTHING,
-    RESAMPLES,
-    Floats,
-    Score,
-    evaluate_targets,
-    intervals,
-    labels_from,
-    resampled_scores,
-    score,
-    to_arrays,
-    weighted_prior,
-)
+from lumbar_kaggle.scoring import metric
+from lumbar_kaggle.scoring.metric import NAMES, Floats, Score, evaluate_targets, labels_from, weighted_prior
 from lumbar_kaggle.tables.submission import prior_predictions, read_predictions
 
 
@@ -42,18 +30,16 @@ class Scoring:
 
     def text(self, *, per_target: bool = False) -> str:
         """Return the table that the command prints."""
-        lines = [f"{'':<20}{'score':>10}{'prior':>10}"]
+        lines, made = [f"{'':<20}{'score':>10}{'prior':>10}"], self.score
         for name, *values in self.lines:
             shown = ["-" if value is None else f"{value:.6f}" for value in values]
             lines.append(f"{name:<20}" + "".join(f"{text:>10}" for text in shown))
-        if self.score.total is None:
+        if made.total is None:
             lines[-1] += "  (needs rows of all three conditions)"
-        lines.append(
-            f"rows: {self.score.scored} scored, {self.score.dropped} dropped (without a label), "
-            f"{self.score.missed} missed (not predicted)"
-        )
-        if self.score.rescaled:
-            lines.append(f"{self.score.rescaled} rows did not sum to 1 and were rescaled")
+        counts = f"{made.scored} scored, {made.dropped} dropped (without a label), {made.missed} missed (not predicted)"
+        lines.append(f"rows: {counts}")
+        if made.rescaled:
+            lines.append(f"{made.rescaled} rows did not sum to 1 and were rescaled")
         lines.append(f"prior: weighted, per condition and level, from {self.prior_source}")
         return "\n".join([*lines, "", self.target_text()] if per_target else lines)
 
@@ -86,9 +72,10 @@ class Comparison:
         """Return the table that the command prints."""
         shown: dict[str, list[str]] = {}
         for name in ("score", "prior", "oracle", "skill", "against", "difference"):
-            if name in self.scores:
-                shown[name] = ["-" if np.isnan(value) else f"{value:.4f}" for value in self.scores[name][0]]
-            if name in self.scores and name in ("score", "skill", "difference"):
+            if name not in self.scores:
+                continue
+            shown[name] = ["-" if np.isnan(value) else f"{value:.4f}" for value in self.scores[name][0]]
+            if name in ("score", "skill", "difference"):
                 shown[f"95 % interval of {name}"] = interval_texts(self.scores[name])
         # Two spaces between columns, as their own texts hold one.
         header = [f" {name.split(' of ')[0]}" for name in shown]
@@ -96,7 +83,7 @@ class Comparison:
             pd.DataFrame(shown, index=list(NAMES)).to_string(header=header),
             f"rows: {self.rows} of {self.studies} studies, those that all files have in common",
             f"prior: weighted, per condition and level, from {self.prior_source}",
-            f"intervals: {RESAMPLES} bootstrap resamples of the studies, the same for all columns",
+            f"intervals: {metric.RESAMPLES} bootstrap resamples of the studies, the same for all columns",
         ]
         note = "any_severe_spinal is read off the canal rows by a maximum: there the oracle is a reference, not a bound"
         return "\n".join([*lines, note] if "oracle" in self.scores else lines)
@@ -104,7 +91,7 @@ class Comparison:
 
 def interval_texts(scores: Floats) -> list[str]:
     """Return the `metric.intervals` of one file's scores in words, a dash where there is none."""
-    return [f"{low:.4f} to {high:.4f}" if np.isfinite(low) else "-" for low, high in intervals(scores).T]
+    return [f"{low:.4f} to {high:.4f}" if np.isfinite(low) else "-" for low, high in metric.intervals(scores).T]
 
 
 def score_beside_prior(
@@ -119,19 +106,16 @@ def score_beside_prior(
     losses = evaluate_targets(constant, known).set_index("target")["weighted_log_loss"]
     targets = evaluate_targets(predictions, known)
     targets = targets.assign(prior=targets["target"].map(losses))
-    return Scoring(score(predictions, labels), score(constant, labels), targets, source)
+    return Scoring(metric.score(predictions, labels), metric.score(constant, labels), targets, source)
 
 
 def score_file(predictions: Path, truth: Path, prior_from: Path | None = None) -> Scoring:
     """Score a file of predictions against a label table with the columns of ``train.csv``.
 
     `prior_from` is the label table that the prior is taken from; by default the truth itself, the prior's best case.
-
-    Raises:
-        InputError: a file is unreadable, or the two have no row in common.
+    Raises `InputError` where a file is unreadable, or the two have no row in common.
     """
-    labels = labels_from(truth)
-    prior = _prior(labels, truth, prior_from)
+    labels, prior = _read_truth(truth, prior_from)
     table, _ = read_labelled(predictions, labels, str(truth))
     return score_beside_prior(table, labels, prior, str(prior_from or truth))
 
@@ -148,13 +132,10 @@ def compare_files(
 
     Studies are resampled with replacement, the same ones for every file, always in the same way. The oracle, the best
     predictions that are possible as ``lumbar phantom`` writes them, must have every row that is scored; of `against`,
-    other predictions, only the rows that both have are scored.
-
-    Raises:
-        InputError: a file is unreadable, nothing is in common, or the oracle lacks a row.
+    other predictions, only the rows that both have are scored. Raises `InputError` where a file is unreadable, nothing
+    is in common, or the oracle lacks a row.
     """
-    labels = labels_from(truth)
-    prior = _prior(labels, truth, prior_from)
+    labels, prior = _read_truth(truth, prior_from)
     tables, wanted = {}, "files of the same studies"
     tables["score"], labels = read_labelled(predictions, labels, str(truth), wanted)
     if against:
@@ -169,8 +150,9 @@ def compare_files(
                 f"{oracle}: lacks {len(lacking)} of the {len(labels)} scored rows, the first is {lacking.iloc[0]}; "
                 f"give the oracle.csv of the phantom that {truth} belongs to"
             )
-    studies, probabilities, severities = zip(*(to_arrays(table, labels) for table in tables.values()), strict=True)
-    scores = dict(zip(tables, resampled_scores(probabilities, severities[0]), strict=True))
+    arrays = [metric.to_arrays(table, labels) for table in tables.values()]
+    studies, probabilities, severities = zip(*arrays, strict=True)
+    scores = dict(zip(tables, metric.resampled_scores(probabilities, severities[0]), strict=True))
     if oracle:
         # An oracle that is no better than the prior leaves no way to go, and no skill to be told.
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -191,9 +173,10 @@ def read_labelled(
     return table, common
 
 
-def _prior(labels: pd.DataFrame, truth: Path, prior_from: Path | None) -> pd.DataFrame:
-    """Return the prior of `prior_from`, or of the truth itself, whose labels are given."""
+def _read_truth(truth: Path, prior_from: Path | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the labels of the truth, and the prior of `prior_from`, by default of the same."""
+    labels = labels_from(truth)
     if prior_from is None or prior_from == truth:
-        return weighted_prior(labels)
+        return labels, weighted_prior(labels)
     # A severity that another label table lacks at a level may well occur in the truth.
-    return weighted_prior(labels_from(prior_from), smoothing=PRIOR_SMOOTHING)
+    return labels, weighted_prior(labels_from(prior_from), smoothing=metric.PRIOR_SMOOTHING)

@@ -33,14 +33,13 @@ WEIGHTS = np.asarray(SEVERITY_WEIGHTS)
 EPSILON = float(np.finfo(np.float64).eps)  # where probabilities are clipped
 RESAMPLES = 1000  # bootstrap resamples of the studies
 
-PRIOR_SMOOTHING = 0.5
-"""Rows added per severity to a prior for other studies, which may show one that is not in these."""
+PRIOR_SMOOTHING = 0.5  # rows added per severity to a prior for other studies, which may show one that these do not
 
 _GROUP = np.array([SCORE_GROUPS.index(target.score_group) for target in TARGETS])
 _LEVEL = np.array([LEVELS.index(target.level) for target in TARGETS])
-TARGET_PLACE = {name: place for place, name in enumerate(TARGET_NAMES)}
+_PLACE = {name: place for place, name in enumerate(TARGET_NAMES)}
+# Per score group: places of its targets among the 25.
 TARGETS_OF: tuple[Integers, ...] = tuple(np.flatnonzero(group == _GROUP) for group in range(len(SCORE_GROUPS)))
-"""Per score group: places of its targets among the 25."""
 
 
 def weighted_losses(probabilities: Floats, severity: Integers) -> Floats:
@@ -134,16 +133,11 @@ class Score:
 def score(predictions: pd.DataFrame | AnyPath, truth: pd.DataFrame | AnyPath) -> Score:
     """Return the official score, also of predictions that cover only some conditions or rows.
 
-    Only parts that have rows are scored, the any-severe term over the canal rows that were predicted.
-
-    Args:
-        predictions: columns ``row_id, normal_mild, moderate, severe``, or a CSV of them. Row identifiers are unique;
-            a row with NaN is none.
-        truth: a table like ``train.csv``, or its path; or labelled rows only, with the columns ``row_id, study_id,
-            target, severity`` and severity 0, 1, 2, as `Competition.labels` has them.
-
-    Raises:
-        InputError: a file is missing or faulty.
+    Only parts that have rows are scored, the any-severe term over the canal rows that were predicted. Predictions have
+    columns ``row_id, normal_mild, moderate, severe``, or are a CSV of them; row identifiers are unique, a row with NaN
+    is none. The truth is a table like ``train.csv``, or its path; or labelled rows only, with the columns ``row_id,
+    study_id, target, severity`` and severity 0, 1, 2, as `Competition.labels` has them. Raises `InputError` where a
+    file is missing or faulty.
     """
     if not isinstance(predictions, pd.DataFrame):
         predictions = read_predictions(predictions)
@@ -190,7 +184,7 @@ def on_grid(
     """Return `[studies, 25, columns]` of rows with ``study_id`` and ``target``; `missing` where there is no row."""
     grid = np.full((len(studies), len(TARGETS), len(columns)), missing)
     study = pd.Index(studies).get_indexer(pd.Index(rows["study_id"]))
-    target = rows["target"].map(TARGET_PLACE).to_numpy(dtype=np.int64)
+    target = rows["target"].map(_PLACE).to_numpy(dtype=np.int64)
     grid[study, target] = rows[list(columns)].to_numpy(dtype=np.float64)
     return grid
 
@@ -211,15 +205,11 @@ def weighted_prior(
 
     Left and right of a condition are pooled, so that a rare grade seen on one side only is not impossible on the other.
     A target without any label takes the prior of its score group, and without that 1/3 each. There are 25 rows indexed
-    by target name, columns `SEVERITIES`; rows sum to 1.
-
-    Args:
-        truth: labelled rows as in `score`.
-        smoothing: rows added to each of the three counts; above 0 no probability is 0, see `PRIOR_SMOOTHING`.
-        weights: sample weights of the three severities; (1, 1, 1): plain frequencies.
+    by target name, columns `SEVERITIES`; rows sum to 1. The truth is labelled rows as in `score`; `smoothing` is rows
+    added to each of the three counts, above 0 no probability is 0; `weights` are sample weights of the severities.
     """
-    counts = np.zeros((len(SCORE_GROUPS), len(LEVELS), len(SEVERITIES)))
-    target = truth["target"].map(TARGET_PLACE).to_numpy(dtype=np.int64)
+    counts = np.zeros((len(SCORE_GROUPS), len(LEVELS), 3))
+    target = truth["target"].map(_PLACE).to_numpy(dtype=np.int64)
     np.add.at(counts, (_GROUP[target], _LEVEL[target], truth["severity"].to_numpy(dtype=np.int64)), 1)
     pooled = counts.sum(axis=1, keepdims=True)
     counts = np.where(counts.sum(axis=2, keepdims=True) > 0, counts, pooled)
@@ -245,9 +235,8 @@ def evaluate(probabilities: ArrayLike, severity: ArrayLike) -> dict[str, float]:
     """
     scores, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(severity, dtype=np.int64)
     predicted = scores.argmax(axis=1)
-    precision, recall, _, support = precision_recall_fscore_support(
-        labels, predicted, labels=[0, 1, 2], zero_division=0.0
-    )
+    by_severity = precision_recall_fscore_support(labels, predicted, labels=[0, 1, 2], zero_division=0.0)
+    precision, recall, _, support = by_severity
     figures = {
         "rows": len(labels),
         "accuracy": (predicted == labels).mean(),

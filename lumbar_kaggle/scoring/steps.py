@@ -17,19 +17,17 @@ from lumbar_kaggle.core.settings import check_settings, option
 from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SEVERITIES
 from lumbar_kaggle.scoring.metric import CANAL, TARGETS_OF, Floats, Integers, group_loss, weighted_losses
 
+# Step → places in `targets.SCORE_GROUPS` that it is for, in the order in which they are applied.
 STEPS = {"weights": (0, 1, 2), "stacking": (0, 1, 2), "temperature": (0, 1, 2), "any severe": (CANAL,)}
-"""Step → places in `targets.SCORE_GROUPS` that it is for, in the order in which they are applied."""
-
 SHARES = (0.5, 0.25, 0.75, 1.0)  # of the stack that are tried, the rest being the base; the first is the default
 INPUTS = 19  # of the stack's regression, see `stack_inputs`
 
+# Of squared coefficients, beside the sum of the weighted losses: each is expected within around ± 0.2 per standard
+# deviation of its input, whatever the number of studies.
 PENALTY = 30.0
-"""Of squared coefficients, beside the sum of the weighted losses: each is expected within about ± 0.2 per
-standard deviation of its input, whatever the number of studies."""
-
+# Probabilities below this count as this before their logarithm is taken; and a file's least weight: nothing beside
+# others, everything in a row that it alone has.
 LEAST = 1e-6
-"""Probabilities below this count as this before their logarithm is taken; a file's least weight: nothing beside
-others, everything in a row that it alone has."""
 
 _PAIR = {1: (1, 2), 2: (3, 4)}  # score group → places of its left and its right condition in `CONDITIONS`
 _minimise = partial(minimize, method="L-BFGS-B", options={"ftol": 1e-9, "gtol": 1e-6})

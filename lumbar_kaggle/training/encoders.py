@@ -23,51 +23,49 @@ State = dict[str, torch.Tensor]
 OWN = "small_resnet"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")  # looked for in a folder of weights, in this order
 # Keys under which training programs save a network's state, beside epoch, optimiser and the like.
-STATE_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "state")
-WRAPPERS = (*STATE_KEYS, "state_dict_ema", "model_ema", "ema")
-# What DataParallel, torch.compile and Lightning put before every name.
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+WRAPPERS = (
+    *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "state"),
+    *("state_dict_ema", "model_ema", "ema"),
+)
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.")  # of every name, by DataParallel, torch.compile, Lightning
 
 
 @dataclass(frozen=True, eq=False)
 class Network:
     """A classifier and what must travel with it."""
 
-    model: nn.Sequential  # body and fastai's head: float [images, 3, rows, columns] → logits [images, outputs]
+    model: nn.Sequential  # body and fastai's head: float [images, 3, rows, columns] → logits [images, 3]
     split: Callable[[nn.Module], Any]  # cuts the parameters into groups for discriminative learning rates
     mean: tuple[float, ...]  # with the next, normalises images in 0 … 1
     std: tuple[float, ...]
 
 
-def build_network(name: str, outputs: int = 3) -> Network:
-    """Build an untrained classifier of colour pictures; raise `InputError` where no library has such a model."""
+def build_network(name: str) -> Network:
+    """Build an untrained classifier into the three severities; raise `InputError` where no library has such a model."""
     body = build_body(name, 3)
     if isinstance(body, TimmBody):
         settings = body.model.default_cfg
-        model = add_head(body, body.model.num_features, outputs, pool=body.needs_pool)
+        model = add_head(body, body.model.num_features, 3, pool=body.needs_pool)
         return Network(model, default_split, tuple(settings["mean"]), tuple(settings["std"]))
-    model = add_head(body, count_features(nn.Sequential(*body.children())), outputs)
+    model = add_head(body, count_features(nn.Sequential(*body.children())), 3)
     return Network(model, _meta(name)["split"], (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # ImageNet's
 
 
 def build_encoder(name: str, weights: str = "none") -> tuple[nn.Module, int]:
     """Return an encoder of grey slices `[images, 1, px, px]`, and how many features it gives of each.
 
-    The name is ``small_resnet``, or that of a model of torchvision, or else of timm. For weights see
-    `load_pretrained`; they may also be a folder that holds a file by the model's name.
-
-    Raises:
-        InputError: there is no such model, or the file does not exist or does not fit.
+    The name is ``small_resnet``, or that of a model of torchvision, or else of timm. For weights see `load_pretrained`;
+    they may also be a folder that holds a file by the model's name. Raises `InputError` where there is no such model,
+    or the file does not exist or does not fit.
     """
     folder = Path(weights)
     if weights not in ("none", "auto") and folder.is_dir():
         # A checkpoint may have come back from Kaggle as a folder of its members; that is no file to read.
-        there = [folder / f"{name}{suffix}" for suffix in SUFFIXES if (folder / f"{name}{suffix}").is_file()]
-        if not there:
+        weights = next((str(path) for end in SUFFIXES if (path := folder / f"{name}{end}").is_file()), "")
+        if not weights:
             raise InputError(
                 f"{folder}: holds no weights of {name}; put {name}.safetensors there, or .pth, .pt or .bin"
             )
-        weights = str(there[0])
     encoder = SmallResNet() if name == OWN else build_body(name, 1)
     weights = "none" if name == OWN and weights == "auto" else weights
     load_pretrained(encoder, name, weights, "weights are a file, a folder of such files, auto or none")
@@ -113,10 +111,8 @@ def load_pretrained(body: nn.Module, name: str, weights: str, hint: str = "") ->
 
     Weights are ``"none"``; ``"auto"`` for the library's own from its hub or its local cache, with a warning where there
     are none; or a file, see `read_weights`, whose classifier is left out. Weights of a first layer are added up over
-    colours it has not. `hint` tells what the caller takes, for the sentence about a missing file.
-
-    Raises:
-        InputError: a file was named that does not exist or does not fit.
+    colours it has not. `hint` tells what the caller takes, for the sentence about a missing file. Raises `InputError`
+    where a file was named that does not exist or does not fit.
     """
     if weights == "none":
         return ""
@@ -161,16 +157,14 @@ def _meta(name: str) -> Any:
 def read_weights(path: Path, hint: str) -> State:
     """Read a safetensors file or a checkpoint of plain tensors, bare or in one of the common wrappers.
 
-    Raises:
-        InputError: no such file (`hint` tells what the caller takes), no readable weights, or one is NaN or infinite.
+    Raises `InputError`: no such file (`hint` tells what is taken), no readable weights, or one is NaN or infinite.
     """
     if not path.is_file():
         raise InputError(f"{path}: {'a folder, no file' if path.is_dir() else 'no such file'}; {hint}")
     try:
         if path.suffix == ".safetensors":
             content: object = safetensors.torch.load_file(path)
-        else:
-            # weights_only: a checkpoint from elsewhere must not run code.
+        else:  # weights_only: a checkpoint from elsewhere must not run code
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise InputError(
@@ -224,9 +218,8 @@ class SmallResNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(*_conv(1, 16, 2), nn.ReLU(inplace=True))
-        self.stages = nn.Sequential(
-            *(_Residual(*step) for step in ((16, 16, 1), (16, 32, 2), (32, 64, 2), (64, 128, 2)))
-        )
+        steps = ((16, 16, 1), (16, 32, 2), (32, 64, 2), (64, 128, 2))
+        self.stages = nn.Sequential(*(_Residual(*step) for step in steps))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return features `[images, 128]` of `[images, 1, px, px]`."""

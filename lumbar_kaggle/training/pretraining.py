@@ -6,13 +6,13 @@ of their own and are never those of a benchmark. Heavy libraries are imported in
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import locked
-from lumbar_kaggle.core.settings import check_settings, load_config, option, save_config
+from lumbar_kaggle.core.files import locked, write_json
+from lumbar_kaggle.core.settings import check_settings, load_config, option
 from lumbar_kaggle.core.targets import SEVERITY_WEIGHTS, TARGETS
 
 if TYPE_CHECKING:
@@ -41,10 +41,8 @@ class PretrainConfig:
 def pretrain(out: Path, config: PretrainConfig) -> float:
     """Train a body and save it as safetensors, its configuration beside; an interrupted run goes on at its last epoch.
 
-    Return the last epoch's validation loss: weighted cross-entropy, mean over the canal's five levels.
-
-    Raises:
-        InputError: unknown architecture, or `out` was made with another configuration.
+    Return the last epoch's validation loss: weighted cross-entropy, mean over the canal's five levels. Raises
+    `InputError` where the architecture is unknown, or `out` was made with another configuration.
     """
     from lumbar_kaggle.training.encoders import body_state
     from lumbar_kaggle.training.loop import train_file
@@ -52,7 +50,7 @@ def pretrain(out: Path, config: PretrainConfig) -> float:
     beside = out.with_suffix(".json")
     if beside.is_file() and load_config(beside, PretrainConfig) != config:
         raise InputError(f"{beside}: these weights were made with other settings; choose another file")
-    save_config(beside, config)
+    write_json(beside, asdict(config))
     log.info("Pretraining %s on %d phantom patients into %s", config.arch, config.patients, out)
     with locked(out, file=True):
         history = train_file(

@@ -19,7 +19,7 @@ from lumbar_kaggle.core.files import locked, read_csv
 from lumbar_kaggle.core.settings import tie
 from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.tables.competition import Competition, read_competition
-from lumbar_kaggle.training.callbacks import read_checkpoint
+from lumbar_kaggle.training.loop import read_checkpoint
 from lumbar_kaggle.two_stage.config import GradeConfig, configure
 from lumbar_kaggle.two_stage.fit import locate
 from lumbar_kaggle.two_stage.grade import fit as grading

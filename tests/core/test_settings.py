@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from lumbar_kaggle.cli import parse as parsed
 from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json, write_atomic, write_json
-from lumbar_kaggle.core.settings import from_dict, load_config, merged, save_config
+from lumbar_kaggle.core.settings import from_dict, load_config, merged
 from lumbar_kaggle.core.targets import TARGET_NAMES
 from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.kaggle.play import RehearsalSettings
@@ -48,7 +49,7 @@ def test_a_command_line_and_a_file_say_the_same() -> None:
 def test_round_trip(tmp_path: Path) -> None:
     """A configuration read back is the one written."""
     config = BaselineConfig(targets=("l5_s1",), arch="convnext_nano", lr=1e-3, mixed_precision=False)
-    save_config(tmp_path / "config.json", config)
+    write_json(tmp_path / "config.json", asdict(config))
     assert load_config(tmp_path / "config.json", BaselineConfig) == config
 
 

@@ -1,6 +1,7 @@
 """The checks before a push: each trap that can be seen from here has a fault that names it."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.settings import save_config
+from lumbar_kaggle.core.files import write_json
 from lumbar_kaggle.kaggle.checks import check_dataset, check_kernel
 from lumbar_kaggle.kaggle.client import Sent, State
 from lumbar_kaggle.kaggle.datasets import (
@@ -278,7 +279,7 @@ def test_an_owner_that_cannot_be_one_is_refused(owner: str) -> None:
 def test_the_state_belongs_to_one_account(tmp_path: Path) -> None:
     """Another account's is refused; what is missing says what to run."""
     state = State("someone", kernels={"preprocess": Sent("c", "lumbar-preprocess", 1)})
-    save_config(tmp_path / "state.json", state)
+    write_json(tmp_path / "state.json", asdict(state))
     assert Ship("SomeOne", tmp_path).sent_kernels() == state.kernels
     with pytest.raises(InputError, match="was sent to someone, not other; choose another --out"):
         Ship("other", tmp_path).sent_kernels()

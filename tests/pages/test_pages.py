@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,12 +17,10 @@ from lumbar_kaggle.baseline.report import compare, truth_of
 from lumbar_kaggle.baseline.run import Run
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import write_csv, write_json
-from lumbar_kaggle.core.settings import save_config
 from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SEVERITIES, TARGET_NAMES, row_id, target
 from lumbar_kaggle.inference.bundle import write_manifest
 from lumbar_kaggle.pages.charts import accuracy_scatter, bar_rows, loss_curves, paired_dots
-from lumbar_kaggle.pages.render import fixed, percent, rate, target_words
-from lumbar_kaggle.pages.report import write_report
+from lumbar_kaggle.pages.render import fixed, percent, rate, target_words, write_report
 from lumbar_kaggle.pages.study import write_study_page
 from lumbar_kaggle.scoring.metric import confusion, score, weighted_prior
 from tests.support.dicom_files import write_sagittal
@@ -42,7 +41,7 @@ def write_run(
     """Write a run folder as `baseline.run.fit` does, with drawn numbers."""
     random = np.random.default_rng(seed)
     config = BaselineConfig(targets=targets, protocol=protocol, folds=folds, arch="resnet18", weights="none")
-    save_config(run / "config.json", config)
+    write_json(run / "config.json", asdict(config))
     parts = []
     for name in targets:
         frame = _write_target(run / "targets" / name, name, config, studies, study, random)
@@ -304,7 +303,7 @@ def test_bad_inputs_are_one_sentence(run: Path, report_run: Path, tmp_path: Path
         write_report(run, out, against=run)
     with pytest.raises(InputError, match="give --bundle and --folder"):
         write_report(run, out, studies=["1"])
-    save_config(tmp_path / "empty" / "config.json", BaselineConfig())
+    write_json(tmp_path / "empty" / "config.json", asdict(BaselineConfig()))
     with pytest.raises(InputError, match="no target is finished"):
         write_report(tmp_path / "empty", out)
     other = write_run(tmp_path / "other", (TARGET_NAMES[-1],), folds=2, studies=8)
@@ -360,7 +359,7 @@ def test_study_page_without_a_readable_series(bundle: Path, studies: Path, tmp_p
 
 
 def test_report_needs_no_torch() -> None:
-    code = "import sys, lumbar_kaggle.pages.report, lumbar_kaggle.pages.study; print('torch' in sys.modules)"
+    code = "import sys, lumbar_kaggle.pages.render, lumbar_kaggle.pages.study; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
 

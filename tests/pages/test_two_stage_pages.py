@@ -16,8 +16,7 @@ from lumbar_kaggle.dicom.studies import find_studies
 from lumbar_kaggle.inference.base import ExplainedCrop, study_rows
 from lumbar_kaggle.inference.bundle import read_manifest
 from lumbar_kaggle.inference.recipes import recipe
-from lumbar_kaggle.pages.render import fixed, percent
-from lumbar_kaggle.pages.report import write_report
+from lumbar_kaggle.pages.render import fixed, percent, write_report
 from lumbar_kaggle.pages.study import write_study_page
 from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.settings import choose_set

@@ -22,7 +22,7 @@ from lumbar_kaggle.baseline.run import fit as fit_baseline
 from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.training import devices
-from lumbar_kaggle.training.callbacks import (
+from lumbar_kaggle.training.loop import (
     Checkpoint,
     MovingAverage,
     SeedEpochs,

@@ -17,8 +17,8 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.scoring.metric import score, weighted_prior
 from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.submission import prior_predictions
-from lumbar_kaggle.training.callbacks import MovingAverage
 from lumbar_kaggle.training.encoders import build_encoder
+from lumbar_kaggle.training.loop import MovingAverage
 from lumbar_kaggle.two_stage.config import PRESETS, GradeConfig, preset
 from lumbar_kaggle.two_stage.grade.augment import SWAPPED, augment, cut, drop_views, mirror
 from lumbar_kaggle.two_stage.grade.data import Batch
