@@ -4,16 +4,18 @@ How many slices there are never depends on the patient's spine, only where they 
 degenerated discs.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 
+from lumbar_kaggle.core.targets import LEVELS, SERIES_KINDS
 from lumbar_kaggle.dicom.geometry import slice_normal
+from lumbar_kaggle.phantom.artefacts import Artefacts, draw_artefacts
 from lumbar_kaggle.phantom.patient import Spine
-from lumbar_kaggle.phantom.settings import Defects, Floats, Scanners, Singles, draw_from
+from lumbar_kaggle.phantom.settings import Defects, Floats, Machine, Scanners, Singles, draw_from, draw_index
 
 
 class Weighting(Enum):
@@ -24,60 +26,13 @@ class Weighting(Enum):
     STIR = "STIR"
 
 
-# Repetition, echo and inversion times from which a series' are drawn, ms.
-_TIMES = {
-    Weighting.T1: ((380.0, 820.0), (8.0, 20.0), (0.0, 0.0)),
-    Weighting.T2: ((2300.0, 6000.0), (78.0, 132.0), (0.0, 0.0)),
-    Weighting.STIR: ((2800.0, 5600.0), (28.0, 82.0), (135.0, 190.0)),
-}
+OPTIONAL_TAGS = (
+    *("SliceLocation", "WindowCenter", "WindowWidth", "SpacingBetweenSlices", "SliceThickness"),
+    *("PatientPosition", "SeriesDescription", "FrameOfReferenceUID"),
+)
+"""Attributes that a header may lack while the slice can still be read and placed."""
 
-# fmt: off
-TISSUES = {
-    "fat": (0.95, 285, 125), "marrow_fatty": (0.88, 340, 105), "marrow_red": (0.70, 760, 72),
-    "marrow_water": (0.85, 1100, 110), "cortex": (0.10, 500, 25),
-    "disc_wet": (0.95, 1350, 140), "disc_dry": (0.72, 950, 52), "annulus": (0.50, 900, 44),
-    "csf": (1.00, 4000, 1700), "nerve": (0.80, 1000, 78), "cord": (0.80, 900, 90), "ganglion": (0.86, 1100, 95),
-    "ligament": (0.48, 820, 45), "epidural": (0.85, 560, 110), "muscle": (0.82, 950, 50),
-    "vessel": (0.20, 1200, 100), "joint": (0.85, 1800, 130), "organ": (0.85, 900, 85), "bowel": (0.80, 850, 75),
-    "skin": (0.60, 600, 60),
-}
-# fmt: on
-"""Proton density (0 to 1), and T1 and T2 at 1.5 T in ms, of each tissue.
-
-Relaxation times are rounded from published ones (Stanisz et al., Magn Reson Med 54:507, 2005; de Bazelaire et al.,
-Radiology 230:652, 2004); those of fat are lengthened, as trains of echoes do. ``epidural`` is the mixture of fat and
-veins around the sac; flow voids most of ``vessel``.
-"""
-
-Contrast = dict[str, float]
-"""Brightness of each of the `TISSUES`, 0 (air) to 1; ``flow`` is how much pulsation darkens parts of the fluid."""
-
-
-def contrast_of(repetition: float, echo: float, inversion: float = 0.0, t1_scale: float = 1.0) -> Contrast:
-    """Return the magnitudes of a spin echo for times in ms, scaled so that the brightest tissue is 0.97; no flow.
-
-    The signal is ``PD (1 - exp(-TR/T1)) exp(-TE/T2)``, with inversion for STIR (Bernstein, King, Zhou: Handbook of
-    MRI Pulse Sequences, 2004, ch. 14); a field beside 1.5 T stretches T1.
-    """
-    signals = {}
-    for name, (density, t1, t2) in TISSUES.items():
-        remaining, inverted = (np.exp(-time / (t1 * t1_scale)) for time in (repetition, inversion))
-        recovered = 1.0 - 2.0 * inverted + remaining if inversion else 1.0 - remaining
-        signals[name] = float(density * abs(recovered) * np.exp(-echo / t2))
-    top = max(signals.values())
-    return {name: 0.97 * value / top for name, value in signals.items()} | {"flow": 0.0}
-
-
-def draw_contrast(rng: np.random.Generator, weighting: Weighting) -> Contrast:
-    """Draw one series' contrast: it varies as a whole, as between hospitals, then each tissue a little by its own."""
-    repetition, echo, inversion = (rng.uniform(*limits) for limits in _TIMES[weighting])
-    contrast = contrast_of(repetition, echo, inversion, float(rng.choice([1.0, 1.12, 1.25])))
-    for name in TISSUES:
-        contrast[name] = float(np.clip(contrast[name] * np.exp(rng.normal(0.0, 0.12)), 0.015, 1.05))
-    # Slow or gated blood is not void everywhere.
-    contrast["vessel"] = float(rng.uniform(0.02, 0.12) if rng.random() < 0.7 else rng.uniform(0.12, 0.4))
-    contrast["flow"] = float(rng.uniform(0.0, 0.6) if weighting is not Weighting.T1 else 0.0)
-    return contrast
+SQUARE_AXIAL = 320  # the matrix that a series changes to half-way, unless it has it already: then 256
 
 
 @dataclass(frozen=True)
@@ -116,6 +71,23 @@ class Plane:
         start = (first[:, None, None] + up[:, None, None] * np.asarray(heights)[:, None] + 0.0)[..., None]
         start = (start + down[:, None, None, None] * row).astype(np.float32)  # [3, heights, rows, 1]
         return start + (across[:, None] * column).astype(np.float32)[:, None, None, :]
+
+
+@dataclass(frozen=True)
+class SeriesPlan:
+    """One planned acquisition."""
+
+    kind: str  # one of `targets.SERIES_KINDS`
+    weighting: Weighting
+    planes: tuple[Plane, ...]  # middle of each slice, in the order of the instances
+    thickness: float  # mm
+    step: float  # mm; what the header says lies between two slices' middles
+    syntax: str  # name of a transfer syntax, see `generate.SYNTAXES`
+    signed: bool  # stored as signed numbers
+    machine: Machine
+    artefacts: Artefacts
+    numbers: tuple[int, ...]  # InstanceNumber of each slice, ascending
+    absent: tuple[str, ...]  # attributes that the headers lack
 
 
 @dataclass(frozen=True)
@@ -243,3 +215,115 @@ def _square_to(down: Floats, across: Floats) -> tuple[Floats, Floats]:
     level = down - (down @ across) * across
     unit = level / np.linalg.norm(level)
     return unit, np.cross(across, unit)
+
+
+def plan_series(
+    rng: np.random.Generator, spine: Spine, index: int, defects: Defects, scanners: Scanners
+) -> tuple[SeriesPlan, ...]:
+    """Return a study's series in the order of `SERIES_KINDS`; `index` decides on what one study in so many has."""
+
+    def turn(every: int, which: int) -> bool:
+        return every > 0 and index % every == min(which, every - 1)
+
+    vendor = draw_from(rng, [(vendor, vendor.share) for vendor in scanners.vendors])
+    planner = _Planner(rng, spine, defects, scanners, Machine(vendor, draw_from(rng, vendor.fields)))
+    right_last = rng.random() < defects.sagittal_reversed
+    absent = SERIES_KINDS[int(rng.integers(3))] if turn(defects.missing_series_every, 5) else None
+    second = Weighting.STIR if rng.random() < defects.inversion_recovery else Weighting.T2
+    count = 1 + (rng.random() < defects.extra_sagittal_t1)
+    field_mm, first = planner.sagittal_field(), planner.size("sagittal")
+    series = [planner.sagittal(Weighting.T1, first, field_mm, right_last) for _ in range(count)]
+    # Usually the matrix and the field are copied; if not, the second series is the finer one.
+    copied, other = rng.random(2) < (0.75, 0.6), max(first, planner.size("sagittal"))
+    field_mm = field_mm if copied[1] else planner.sagittal_field()
+    series.append(planner.sagittal(second, first if copied[0] else other, field_mm, right_last))
+    series += planner.axials(turn(defects.two_sizes_every, 2))
+    return tuple(one for one in series if one.kind != absent)
+
+
+def draw_levels(rng: np.random.Generator, defects: Defects) -> list[range]:
+    """Return which levels (0 is L1/L2) each axial series of a study covers, head to foot."""
+    high, low = rng.random(2)
+    shares = (defects.axial_below_fourth_level, defects.axial_below_second_level)
+    first = (high < shares[0]) * 2 + (high < shares[1]) + (high < defects.axial_below_first_level)
+    stop = len(LEVELS) - (low < defects.axial_above_last_level and first < len(LEVELS) - 1)
+    count = min(1 + draw_index(rng, defects.axial_series), stop - first)
+    repeated, cuts = rng.random(), rng.permutation(np.arange(first + 1, stop))
+    if count == 2 and repeated < 0.45:
+        return [range(first, stop)] * 2  # the same levels, scanned in two ways
+    ends = [first, *sorted(int(cut) for cut in cuts[: count - 1]), stop]
+    if count == 2 and repeated < 0.85 and first + 3 < stop:
+        ends[1] = first + 3 if repeated < 0.7 else first + 2  # three levels and two are the usual parts
+    return [range(start, end) for start, end in pairwise(ends)]
+
+
+@dataclass(frozen=True)
+class _Planner:
+    """What the series of one study have in common, and how each is drawn."""
+
+    rng: np.random.Generator
+    spine: Spine
+    defects: Defects
+    scanners: Scanners
+    machine: Machine
+
+    def size(self, plane: str) -> tuple[int, int]:
+        """Return a stored size, ``sagittal`` or ``axial``: one of the vendor's, or a square of the scanners'."""
+        squares = tuple(((side, side), 1.0) for side in getattr(self.scanners, f"{plane}_sizes"))
+        return draw_from(self.rng, squares or getattr(self.machine.vendor, plane))
+
+    def sagittal_field(self) -> float:
+        return float(np.clip(self.rng.normal(*self.scanners.sagittal_field_mm), 225.0, 400.0))
+
+    def sagittal(self, weighting: Weighting, size: tuple[int, int], field_mm: float, right_last: bool) -> SeriesPlan:
+        grid = draw_grid(self.rng, size, field_mm, self.scanners.sagittal_spacing_mm)
+        planes, step = sagittal_planes(self.rng, self.spine, grid, self.scanners)
+        kind = "sagittal_t1" if weighting is Weighting.T1 else "sagittal_t2"
+        return self.series(kind, weighting, planes[::-1] if right_last else planes, step)
+
+    def axials(self, two_sizes: bool) -> list[SeriesPlan]:
+        """Return the axial series of a study, and what passes for one."""
+        size = self.size("axial")
+        field_mm = float(np.clip(self.rng.normal(*self.scanners.axial_field_mm), 140.0, 320.0))
+        grid = draw_grid(self.rng, size, field_mm, self.scanners.axial_spacing_mm)
+        series = [self.axial(levels, grid, two_sizes) for levels in draw_levels(self.rng, self.defects)]
+        if self.rng.random() < self.defects.coronal_as_axial:
+            wide = Grid(grid.shape, round(300.0 / max(grid.shape), 6))
+            series.append(self.series("axial_t2", Weighting.T2, *coronal_planes(self.rng, self.spine, wide)))
+        return series
+
+    def axial(self, levels: range, grid: Grid, two_sizes: bool) -> SeriesPlan:
+        planes, step = axial_planes(self.rng, self.spine, levels, grid, self.defects, self.scanners)
+        if two_sizes:
+            size = SQUARE_AXIAL if grid.shape != (SQUARE_AXIAL, SQUARE_AXIAL) else 256
+            down, across = (round(grid.spacing * length / size, 6) for length in grid.shape)
+            half = len(planes) // 2
+            planes[half:] = [replace(plane, shape=(size, size), spacing=(down, across)) for plane in planes[half:]]
+        if self.rng.random() < self.defects.axial_reversed:
+            planes = planes[::-1]
+        return self.series("axial_t2", Weighting.T2, planes, step)
+
+    def series(self, kind: str, weighting: Weighting, planes: list[Plane], step: float) -> SeriesPlan:
+        """Return the series with its slices in the order of the instances, and how they are stored."""
+        rng, defects = self.rng, self.defects
+        mixed, twice, place = rng.random(3)
+        if mixed < defects.interleaved:
+            planes = planes[::2] + planes[1::2]
+        if twice < defects.duplicate_position:
+            # As often as not a slice is taken again at the end.
+            k = len(planes) - 1 if place < 0.5 else int((place - 0.5) * 2 * len(planes))
+            planes = [*planes[: k + 1], *planes[k:]]
+        syntax = draw_from(rng, defects.syntaxes)
+        thickness = round(step * (1 - rng.uniform(*self.scanners.gap_share)), 2)
+        # Decoders disagree on signed pixels inside a JPEG.
+        signed = bool(rng.random() < defects.signed_pixels) and not syntax.startswith("jpeg")
+        gap, place, lacking = rng.random(3)
+        numbers = np.arange(1, len(planes) + 1)
+        if gap < defects.instance_gaps:
+            numbers[1 + int(place * (len(planes) - 1)) :] += 1
+        some = rng.random(len(OPTIONAL_TAGS)) < 0.4
+        absent = tuple(np.array(OPTIONAL_TAGS)[some].tolist()) if lacking < defects.absent_tags else ()
+        return SeriesPlan(
+            kind, weighting, tuple(planes), thickness, step, syntax, signed, self.machine,
+            draw_artefacts(rng, kind, defects), tuple(numbers.tolist()), absent,
+        )  # fmt: skip

@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lumbar_kaggle.phantom.acquisition import Plane
 from lumbar_kaggle.phantom.settings import Defects, Singles, Vendor
 
 EVERY = 4  # smooth fields are computed at every fourth pixel
@@ -95,15 +94,6 @@ class Artefacts:
     clipped: float = 0.0  # factor by which the brightest tissue exceeds the range; 0 where it does not
     border: Literal["none", "circle", "frame", "columns"] = "none"  # shape of a part that is set to zero
     border_size: float = 0.0  # radius in half image widths, or width in parts of the image
-
-    def widened(self, plane: Plane) -> tuple[Plane, int]:
-        """Return the plane with what folds over on both sides, and the number of lines added on each."""
-        axis = self.phase_axis
-        extra = round(self.wrap_share * plane.shape[axis]) if self.wrap else 0
-        direction = plane.orientation[3:] if axis == 0 else plane.orientation[:3]
-        shape = (plane.shape[0] + 2 * extra * (axis == 0), plane.shape[1] + 2 * extra * (axis == 1))
-        corner = plane.position - extra * plane.spacing[axis] * direction
-        return Plane(corner, plane.orientation, plane.spacing, shape), extra
 
     def fold_over(self, image: Singles, extra: int) -> Singles:
         """Return `image` without its `extra` lines on both sides; they are added on the other side's end.

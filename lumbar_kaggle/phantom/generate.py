@@ -27,11 +27,10 @@ from tqdm import tqdm
 from lumbar_kaggle.core.budget import end_with_parent, start_method, usable_cores
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked, read_json, write_csv, write_json
-from lumbar_kaggle.phantom.acquisition import Weighting
+from lumbar_kaggle.phantom.acquisition import SeriesPlan, Weighting
 from lumbar_kaggle.phantom.imaging import Scan
 from lumbar_kaggle.phantom.settings import FORMAT, SPLITS, Defects, PhantomSet, Reader
-from lumbar_kaggle.phantom.study import Part, SeriesPlan, StudyPlan, plan_study, study_id
-from lumbar_kaggle.phantom.tables import Rows, make_table, read_study
+from lumbar_kaggle.phantom.study import Part, Rows, StudyPlan, make_table, plan_study, read_study, study_id
 
 log = logging.getLogger(__name__)
 

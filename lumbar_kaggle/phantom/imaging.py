@@ -16,11 +16,63 @@ from tqdm import tqdm
 
 from lumbar_kaggle.core.budget import start_method, usable_cores
 from lumbar_kaggle.dicom.volume import windowed
-from lumbar_kaggle.phantom.acquisition import Plane, draw_contrast
+from lumbar_kaggle.phantom.acquisition import Plane, SeriesPlan, Weighting
 from lumbar_kaggle.phantom.artefacts import EVERY, Artefacts, Coil, enlarged
 from lumbar_kaggle.phantom.rendering import Scene
-from lumbar_kaggle.phantom.settings import Scanners, Singles
-from lumbar_kaggle.phantom.study import Part, SeriesPlan, StudyPlan, plan_study
+from lumbar_kaggle.phantom.settings import Contrast, Scanners, Singles
+from lumbar_kaggle.phantom.study import Part, StudyPlan, plan_study
+
+# Repetition, echo and inversion times from which a series' are drawn, ms.
+_TIMES = {
+    Weighting.T1: ((380.0, 820.0), (8.0, 20.0), (0.0, 0.0)),
+    Weighting.T2: ((2300.0, 6000.0), (78.0, 132.0), (0.0, 0.0)),
+    Weighting.STIR: ((2800.0, 5600.0), (28.0, 82.0), (135.0, 190.0)),
+}
+
+# fmt: off
+TISSUES = {
+    "fat": (0.95, 285, 125), "marrow_fatty": (0.88, 340, 105), "marrow_red": (0.70, 760, 72),
+    "marrow_water": (0.85, 1100, 110), "cortex": (0.10, 500, 25),
+    "disc_wet": (0.95, 1350, 140), "disc_dry": (0.72, 950, 52), "annulus": (0.50, 900, 44),
+    "csf": (1.00, 4000, 1700), "nerve": (0.80, 1000, 78), "cord": (0.80, 900, 90), "ganglion": (0.86, 1100, 95),
+    "ligament": (0.48, 820, 45), "epidural": (0.85, 560, 110), "muscle": (0.82, 950, 50),
+    "vessel": (0.20, 1200, 100), "joint": (0.85, 1800, 130), "organ": (0.85, 900, 85), "bowel": (0.80, 850, 75),
+    "skin": (0.60, 600, 60),
+}
+# fmt: on
+"""Proton density (0 to 1), and T1 and T2 at 1.5 T in ms, of each tissue.
+
+Relaxation times are rounded from published ones (Stanisz et al., Magn Reson Med 54:507, 2005; de Bazelaire et al.,
+Radiology 230:652, 2004); those of fat are lengthened, as trains of echoes do. ``epidural`` is the mixture of fat and
+veins around the sac; flow voids most of ``vessel``.
+"""
+
+
+def contrast_of(repetition: float, echo: float, inversion: float = 0.0, t1_scale: float = 1.0) -> Contrast:
+    """Return the magnitudes of a spin echo for times in ms, scaled so that the brightest tissue is 0.97; no flow.
+
+    The signal is ``PD (1 - exp(-TR/T1)) exp(-TE/T2)``, with inversion for STIR (Bernstein, King, Zhou: Handbook of
+    MRI Pulse Sequences, 2004, ch. 14); a field beside 1.5 T stretches T1.
+    """
+    signals = {}
+    for name, (density, t1, t2) in TISSUES.items():
+        remaining, inverted = (np.exp(-time / (t1 * t1_scale)) for time in (repetition, inversion))
+        recovered = 1.0 - 2.0 * inverted + remaining if inversion else 1.0 - remaining
+        signals[name] = float(density * abs(recovered) * np.exp(-echo / t2))
+    top = max(signals.values())
+    return {name: 0.97 * value / top for name, value in signals.items()} | {"flow": 0.0}
+
+
+def draw_contrast(rng: np.random.Generator, weighting: Weighting) -> Contrast:
+    """Draw one series' contrast: it varies as a whole, as between hospitals, then each tissue a little by its own."""
+    repetition, echo, inversion = (rng.uniform(*limits) for limits in _TIMES[weighting])
+    contrast = contrast_of(repetition, echo, inversion, float(rng.choice([1.0, 1.12, 1.25])))
+    for name in TISSUES:
+        contrast[name] = float(np.clip(contrast[name] * np.exp(rng.normal(0.0, 0.12)), 0.015, 1.05))
+    # Slow or gated blood is not void everywhere.
+    contrast["vessel"] = float(rng.uniform(0.02, 0.12) if rng.random() < 0.7 else rng.uniform(0.12, 0.4))
+    contrast["flow"] = float(rng.uniform(0.0, 0.6) if weighting is not Weighting.T1 else 0.0)
+    return contrast
 
 
 class Scan:
@@ -75,7 +127,7 @@ def take_image(
 ) -> NDArray[np.uint16]:
     """Return the stored pixels ``[rows, columns]`` of a slice with its middle in `plane`; `thickness` is in mm."""
     artefacts = setting.artefacts
-    acquired, extra = artefacts.widened(acquired_plane(plane, setting.detail))
+    acquired, extra = widened(acquired_plane(plane, setting.detail), artefacts)
     image = scene.render(acquired, thickness, setting.contrast, fat_shift=setting.fat_shift)
     x, y, z = acquired.grid(EVERY) - scene.patient.origin.astype(np.float32)[:, None, None]
     signal, noise = setting.coil.gains(x, y, z)
@@ -111,6 +163,16 @@ def acquired_plane(plane: Plane, detail: float) -> Plane:
     )
     down, across = plane.spacing[0] * plane.shape[0] / rows, plane.spacing[1] * plane.shape[1] / columns
     return Plane(plane.position, plane.orientation, (down, across), (rows, columns))
+
+
+def widened(plane: Plane, artefacts: Artefacts) -> tuple[Plane, int]:
+    """Return the plane with what folds over on both sides, and the number of lines added on each."""
+    axis = artefacts.phase_axis
+    extra = round(artefacts.wrap_share * plane.shape[axis]) if artefacts.wrap else 0
+    direction = plane.orientation[3:] if axis == 0 else plane.orientation[:3]
+    shape = (plane.shape[0] + 2 * extra * (axis == 0), plane.shape[1] + 2 * extra * (axis == 1))
+    corner = plane.position - extra * plane.spacing[axis] * direction
+    return Plane(corner, plane.orientation, plane.spacing, shape), extra
 
 
 def reconstruct(channels: NDArray[np.complex64], shape: tuple[int, int], setting: Setting) -> Singles:

@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from lumbar_kaggle.phantom.acquisition import Contrast, Plane
+from lumbar_kaggle.phantom.acquisition import Plane
 from lumbar_kaggle.phantom.anatomy import Anatomy, Solid
 from lumbar_kaggle.phantom.patient import Patient, Spine
 from lumbar_kaggle.phantom.sac import REACH_BACK, REACH_SIDE, Sac
-from lumbar_kaggle.phantom.settings import Floats, Singles
+from lumbar_kaggle.phantom.settings import Contrast, Floats, Singles
 from lumbar_kaggle.phantom.shapes import Body, Disc, bump, covered, covered_through, ellipse, painted
 
 SUB_SLICES = (-1 / 3, 0.0, 1 / 3)  # planes that sample the slice's thickness, as parts of it

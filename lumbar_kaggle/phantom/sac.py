@@ -9,10 +9,9 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from lumbar_kaggle.phantom.acquisition import Contrast
 from lumbar_kaggle.phantom.anatomy import SIDES
 from lumbar_kaggle.phantom.patient import STEP, Patient, Spine, closing
-from lumbar_kaggle.phantom.settings import Floats, Singles
+from lumbar_kaggle.phantom.settings import Contrast, Floats, Singles
 from lumbar_kaggle.phantom.shapes import covered, covered_through, ellipse, painted
 
 # Half sizes in mm of the band around the centre line that holds everything painted here.

@@ -15,6 +15,8 @@ SPLITS = ("train", "test")
 
 Floats = NDArray[np.float64]  # of plans and tables
 Singles = NDArray[np.float32]  # of images
+Contrast = dict[str, float]
+"""Brightness of each of `imaging.TISSUES`, 0 (air) to 1; ``flow`` is how much pulsation darkens parts of the fluid."""
 Sizes = tuple[tuple[tuple[int, int], float], ...]  # (rows, columns) in pixels, and how often
 Drawn = TypeVar("Drawn")
 

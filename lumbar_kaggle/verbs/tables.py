@@ -38,9 +38,8 @@ class Phantom(Verb):
 
     def __call__(self) -> Said:
         from lumbar_kaggle.phantom import write_set
-        from lumbar_kaggle.phantom.preview import write_preview
+        from lumbar_kaggle.phantom.inspection import log_statistics, write_preview
         from lumbar_kaggle.phantom.settings import choose_set, default_folder
-        from lumbar_kaggle.phantom.statistics import log_statistics
 
         patients = choose_set(self.set, self.studies, self.test_studies, self.seed)
         folder, said = self.folder or default_folder(patients, self.clean), []

@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from lumbar_kaggle.phantom.acquisition import Plane
+from lumbar_kaggle.phantom.acquisition import Plane, SeriesPlan
 from lumbar_kaggle.phantom.artefacts import Artefacts, Coil
 from lumbar_kaggle.phantom.imaging import Setting, acquired_plane, reconstruct, take_image
 from lumbar_kaggle.phantom.settings import VENDORS, Defects, Scanners
-from lumbar_kaggle.phantom.study import SeriesPlan, plan_study
+from lumbar_kaggle.phantom.study import plan_study
 
 
 def a_series() -> SeriesPlan:

@@ -23,10 +23,9 @@ from lumbar_kaggle.phantom.grades import (
     severity_of,
     thresholds,
 )
+from lumbar_kaggle.phantom.inspection import NEXT_LEVEL, POOLED, SIDES, correlation, figures, make_tables, share
 from lumbar_kaggle.phantom.settings import Reader
-from lumbar_kaggle.phantom.statistics import NEXT_LEVEL, POOLED, SIDES, correlation, figures, make_tables, share
-from lumbar_kaggle.phantom.study import Part, plan_study
-from lumbar_kaggle.phantom.tables import read_study, true_point
+from lumbar_kaggle.phantom.study import Part, plan_study, read_study, true_point
 from tests.support.phantom_fit import fit_latent_factor, label_correlation
 
 NONE = (0.0, 0.0, 0.0)

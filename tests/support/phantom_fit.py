@@ -15,8 +15,8 @@ from lumbar_kaggle.phantom.grades import (
     per_target,
     total_noise,
 )
+from lumbar_kaggle.phantom.inspection import NEXT_LEVEL, POOLED, SIDES
 from lumbar_kaggle.phantom.settings import Reader
-from lumbar_kaggle.phantom.statistics import NEXT_LEVEL, POOLED, SIDES
 
 Floats = NDArray[np.float64]
 
