@@ -21,15 +21,10 @@ Sizes = tuple[tuple[tuple[int, int], float], ...]  # (rows, columns) in pixels, 
 Drawn = TypeVar("Drawn")
 
 
-def draw_index(rng: np.random.Generator, shares: Sequence[float]) -> int:
-    """Draw an index with the given shares; they need not add up to 1."""
-    sums = np.cumsum(shares)
-    return int(np.searchsorted(sums, rng.random() * sums[-1], side="right"))
-
-
 def draw_from(rng: np.random.Generator, choices: Sequence[tuple[Drawn, float]]) -> Drawn:
-    """Draw one of the values that are given with their shares."""
-    return choices[draw_index(rng, [share for _, share in choices])][0]
+    """Draw one of the values that are given with their shares, which need not add up to 1."""
+    sums = np.cumsum([share for _, share in choices])
+    return choices[int(np.searchsorted(sums, rng.random() * sums[-1], side="right"))][0]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import pandas as pd
 from lumbar_kaggle.core import targets
 from lumbar_kaggle.core.targets import LEVELS, TARGET_NAMES, TARGETS, Target
 from lumbar_kaggle.dicom.geometry import to_slice
-from lumbar_kaggle.phantom.acquisition import SeriesPlan, plan_series
+from lumbar_kaggle.phantom.acquisition import Planner, SeriesPlan
 from lumbar_kaggle.phantom.anatomy import foramen_point, recess_point
 from lumbar_kaggle.phantom.grades import ORACLE_COLUMNS, Grades, best_submission, draw_grades, reader_probabilities
 from lumbar_kaggle.phantom.patient import Patient, Spine
@@ -85,7 +85,7 @@ def plan_study(
     grades = draw_grades(stream(Part.GRADES), reader)
     patient = Patient(stream(Part.PATIENT), grades)
     spine = Spine(patient)
-    series = plan_series(stream(Part.SERIES), spine, index, defects, scanners)
+    series = Planner(stream(Part.SERIES), spine, defects, scanners).plan(index)
     number = index * len(SPLITS) + SPLITS.index(split)
     series_ids = tuple(_scatter(seed, 1, number * 8 + k) for k in range(len(series)))
     standard = bool(stream(Part.HEADER).random() < defects.standard_headers)
