@@ -58,10 +58,8 @@ class Plane:
         return self.local(np.zeros(3), np.eye(3), (0.0,), rows, columns)[:, 0]
 
     def local(self, origin: Floats, axes: Floats, heights: tuple[float, ...], rows: slice, columns: slice) -> Singles:
-        """Return x, y, z (mm) of a rectangle of pixels, its steps included, ``[3, heights, rows, columns]``.
-
-        They are in the frame of `origin` (LPS mm) and `axes` (rows are unit vectors); `heights` are mm above the plane.
-        """
+        """Return x, y, z (mm) of a rectangle of pixels, its steps included, ``[3, heights, rows, columns]``. They are
+        in the frame of `origin` (LPS mm) and `axes` (rows are unit vectors); `heights` are mm above the plane."""
         first, up = axes @ (self.position - origin), axes @ self.normal
         across = axes @ self.orientation[:3] * self.spacing[1]
         down = axes @ self.orientation[3:] * self.spacing[0]

@@ -1,4 +1,4 @@
-"""The solids, each placed in LPS mm: bones, facet joints, discs, foramina with their roots; labelled points.
+"""The solids, each placed in LPS mm: bones, facet joints, discs, foramina with their roots.
 
 Every part of a vertebra is rigid in its vertebra's frame; discs, foramina and facet joints lie in the disc's frame.
 """
@@ -23,18 +23,6 @@ class Solid:
     axes: Floats  # [3, 3] unit vectors of the frame's x, y, z (rows)
     tissue: str = "bone"  # what it is made of: bone, disc, or a key of `acquisition.TISSUES`
     bone: int = -1  # bones with the same number grow together: no rim between them
-
-
-def foramen_point(patient: Patient, spine: Spine, level: int, sign: float) -> Floats:
-    """Return LPS mm ``[3]`` of the middle of a foramen; levels -1 and 5 are those beside."""
-    x = sign * patient.foramen_x(spine.first_disc + level)
-    return spine.place(spine.level_at(level), (x, -4.0 * patient.size, 6.5 * patient.size))
-
-
-def recess_point(patient: Patient, spine: Spine, level: int, sign: float) -> Floats:
-    """Return LPS mm ``[3]`` of the entrance of a lateral recess, under the facet joint."""
-    x = sign * patient.recess_x(spine.first_disc + level)
-    return spine.place(spine.level_at(level), (x, -3.5 * patient.size, 0.0))
 
 
 class Anatomy:
@@ -71,11 +59,9 @@ class Anatomy:
         return Solid(shape, self.spine.place(along, local), self.spine.frame(along)[1], tissue)
 
     def _foramen(self, k: int, side: int, sign: float) -> list[Solid]:
-        """Return what fills a narrowed foramen, its fat, its vessels, and the root that leaves through it.
-
-        Narrowing takes the fat from top to bottom first, then from front to back, and presses the root last: the
-        steps of the grading of Lee et al., AJR 194:1095 (2010).
-        """
+        """Return what fills a narrowed foramen, its fat, its vessels, and the root that leaves through it. Narrowing
+        takes the fat from top to bottom first, then from front to back, and presses the root last: the steps of the
+        grading of Lee et al., AJR 194:1095 (2010)."""
         patient, size = self.patient, self.size
         g, inborn = float(patient.disc_severity(k)[1 + side]), float(patient.foramen_size[k, side])
         full_height = inborn * (0.55 * patient.height[k] + 0.42 * patient.disc_height[k]) * 0.78
@@ -167,9 +153,7 @@ class Anatomy:
 
     def _articular_processes(self, k: int, side: int, sign: float) -> list[Solid]:
         """Return the process sent up to the facet joint above, with its foot, and the one sent down to that below.
-
-        Degenerated joints grow: forwards and upwards into the foramen, inwards over the recess.
-        """
+        Degenerated joints grow: forwards and upwards into the foramen, inwards over the recess."""
         patient, spine, solids = self.patient, self.spine, []
         if k > 0:
             narrow, recess = patient.disc_severity(k - 1)[[1 + side, 3 + side]]

@@ -51,11 +51,9 @@ class Coil:
         return np.maximum(self.body + (1 - self.body) * field, 0.02)  # so that its correction stays finite
 
     def gains(self, x: Singles, y: Singles, z: Singles) -> tuple[Singles, Singles]:
-        """Return what signal and noise are multiplied by, each float32 in the shape of `x`.
-
-        `x`, `y`, `z` are mm to the left, back and upwards from the canal at L3/L4. The signal's gain is around 1 at
-        its brightest. At the origin both are the same; a correction lifts the noise where it lifts the signal.
-        """
+        """Return what signal and noise are multiplied by, each float32 in the shape of `x`. `x`, `y`, `z` are mm to the
+        left, back and upwards from the canal at L3/L4. The signal's gain is around 1 at its brightest. At the origin
+        both are the same; a correction lifts the noise where it lifts the signal."""
         raw = self.sensitivity(x, y, z)
         signal = raw ** np.float32(1 - self.corrected)
         log = np.zeros(x.shape, np.float32)
@@ -96,10 +94,8 @@ class Artefacts:
     border_size: float = 0.0  # radius in half image widths, or width in parts of the image
 
     def fold_over(self, image: Singles, extra: int) -> Singles:
-        """Return `image` without its `extra` lines on both sides; they are added on the other side's end.
-
-        The further a line lies outside the field, the less of it is excited: none at the outer end.
-        """
+        """Return `image` without its `extra` lines on both sides; they are added on the other side's end. The further a
+        line lies outside the field, the less of it is excited: none at the outer end."""
         lines = np.moveaxis(image, self.phase_axis, 0)
         folded = lines[extra : len(lines) - extra].copy()
         if extra and self.wrap:
@@ -116,11 +112,9 @@ class Artefacts:
         return 1 - self.band * _sigmoid(behind * (1 / self.band_softness)).astype(np.float32)
 
     def add_replicas(self, image: Singles, gain: Singles, x: Singles, y: Singles, rng: np.random.Generator) -> None:
-        """Add faint replicas of the breathing front and of the vessels along the phase axis, in place.
-
-        `image` is ``[rows, columns]`` with the coil's `gain` in it; `x` and `y` are mm to the left and to the back of
-        the canal at L3/L4, at every `EVERY`-th pixel.
-        """
+        """Add faint replicas of the breathing front and of the vessels along the phase axis, in place. `image` is
+        ``[rows, columns]`` with the coil's `gain` in it; `x` and `y` are mm to the left and to the back of the canal at
+        L3/L4, at every `EVERY`-th pixel."""
         turns = rng.uniform(0.0, 2 * np.pi, 2)
         if not (self.front_ghost or self.vessel_ghost):
             return
@@ -156,10 +150,8 @@ def _sigmoid(x: NDArray[Any]) -> NDArray[Any]:
 
 
 def draw_artefacts(rng: np.random.Generator, kind: str, defects: Defects) -> Artefacts:
-    """Draw what a series of one of `targets.SERIES_KINDS` suffers from.
-
-    The number of draws does not depend on the outcome of any, so one share can be changed alone.
-    """
+    """Draw what a series of one of `targets.SERIES_KINDS` suffers from. The number of draws does not depend on the
+    outcome of any, so one share can be changed alone."""
     axial = kind == "axial_t2"
     wrapped, moved, flowing, saturated, clipped, masked, padded, frame = rng.random(8)
     # Against the heart beat of the fluid, sagittal phase mostly runs from head to foot.

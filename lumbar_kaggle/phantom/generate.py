@@ -48,13 +48,10 @@ TABLES = {
 
 MANIFEST = "phantom.json"
 
-SYNTAXES = {
+SYNTAXES = {  # all are lossless
     "explicit": uid.ExplicitVRLittleEndian, "rle": uid.RLELossless, "jpeg_lossless": uid.JPEGLosslessSV1,
     "jpeg_ls": uid.JPEGLSLossless, "jpeg_2000": uid.JPEG2000Lossless,
 }  # fmt: skip
-"""Transfer syntaxes; all are lossless."""
-
-RESCALED = 0.4  # of studies with a scanner's header: they have the rescale attributes, which change nothing
 _TIMES = {Weighting.T1: (600.0, 10.0), Weighting.T2: (3600.0, 105.0), Weighting.STIR: (4200.0, 60.0)}  # ms
 
 
@@ -138,20 +135,17 @@ def _is_complete(request: Request) -> bool:
     needed: dict[Path, set[str]] = {folder: set(), truth: set()}
     if (truth / MANIFEST).exists():
         found = read_json(truth / MANIFEST)
-        others = (
-            "of another version",
-            "made with the other choice of --clean",
-            "that is another set",
-            "of another seed",
-        )
-        for key, other in zip(("format", "clean", "set", "seed"), others, strict=True):
+        others = {
+            "format": "of another version", "clean": "made with the other choice of --clean",
+            "set": "that is another set", "seed": "of another seed",
+        }  # fmt: skip
+        for key, other in others.items():
             if not isinstance(found, dict) or found.get(key) != wanted[key]:
                 raise InputError(f"{folder}: holds a phantom {other}; {advice}")
         if found["studies"] > wanted["studies"] or found["test_studies"] > wanted["test_studies"]:
             size = f"{found['studies']} + {found['test_studies']} studies"
             raise InputError(f"{folder}: holds a larger phantom ({size}); {advice}")
-        needed[folder] = {f"{split}_images" for split in SPLITS}
-        needed[truth] = {MANIFEST}
+        needed = {folder: {f"{split}_images" for split in SPLITS}, truth: {MANIFEST}}
         for name, (of_truth, *_) in TABLES.items():
             needed[truth if of_truth else folder].add(name)
         for split, count in zip(SPLITS, request.patients.counts, strict=True):
@@ -209,10 +203,8 @@ def write_images(folder: Path, study: StudyPlan) -> None:
 def write_instance(
     path: Path | BinaryIO, pixels: NDArray[np.uint16], *, study: StudyPlan, series: int, instance: int
 ) -> None:
-    """Write one slice, ``[rows, columns]`` of at most 12 bits (11 when the series is signed).
-
-    `series` is a number within the study, from 0; `instance` is one of its `SeriesPlan.numbers`.
-    """
+    """Write one slice, ``[rows, columns]`` of at most 12 bits (11 when the series is signed). `series` is a number
+    within the study, from 0; `instance` is one of its `SeriesPlan.numbers`."""
     plan, header = study.series[series], _scanner_header if study.standard else _competition_header
     dataset = Dataset()
     for name, value in (header(study, series, instance) | _image_header(plan, pixels, instance)).items():
@@ -223,12 +215,11 @@ def write_instance(
     else:
         dataset.add_new("PixelData", "OB", encapsulate([_encoded(pixels, plan)]))
         dataset["PixelData"].is_undefined_length = True
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.MediaStorageSOPClassUID = uid.MRImageStorage if study.standard else uid.EnhancedMRImageStorage
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dataset.file_meta.TransferSyntaxUID = SYNTAXES[plan.syntax]
-    dataset.file_meta.ImplementationClassUID = uid.UID(f"{uid.PYDICOM_ROOT_UID}1")
-    dataset.file_meta.ImplementationVersionName = FORMAT.upper().replace("-", "_")
+    dataset.file_meta = meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = uid.MRImageStorage if study.standard else uid.EnhancedMRImageStorage
+    meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID = dataset.SOPInstanceUID, SYNTAXES[plan.syntax]
+    meta.ImplementationClassUID = uid.UID(f"{uid.PYDICOM_ROOT_UID}1")
+    meta.ImplementationVersionName = FORMAT.upper().replace("-", "_")
     dcmwrite(path, dataset, enforce_file_format=True)
 
 
@@ -249,7 +240,7 @@ def _scanner_header(study: StudyPlan, series: int, instance: int) -> dict[str, A
     inverted, vendor = plan.weighting is Weighting.STIR, plan.machine.vendor
     repetition, echo = _TIMES[plan.weighting] * study.rng(Part.HEADER, 1, series).normal(1.0, 0.08, 2)
     weighted = plan.weighting.value + ("" if inverted else f" {vendor.spin_echo}")
-    rescaled = study.rng(Part.HEADER, 2).random() < RESCALED
+    rescaled = study.rng(Part.HEADER, 2).random() < 0.4  # the attributes change nothing
     return {
         "SOPClassUID": uid.MRImageStorage, "SOPInstanceUID": _uid(study, "instance", series, instance),
         "StudyInstanceUID": _uid(study, "study"), "SeriesInstanceUID": _uid(study, "series", series),

@@ -40,20 +40,16 @@ TISSUES = {
     "skin": (0.60, 600, 60),
 }
 # fmt: on
-"""Proton density (0 to 1), and T1 and T2 at 1.5 T in ms, of each tissue.
-
-Relaxation times are rounded from published ones (Stanisz et al., Magn Reson Med 54:507, 2005; de Bazelaire et al.,
-Radiology 230:652, 2004); those of fat are lengthened, as trains of echoes do. ``epidural`` is the mixture of fat and
-veins around the sac; flow voids most of ``vessel``.
-"""
+"""Proton density (0 to 1), and T1 and T2 at 1.5 T in ms, of each tissue. Relaxation times are rounded from published
+ones (Stanisz et al., Magn Reson Med 54:507, 2005; de Bazelaire et al., Radiology 230:652, 2004); those of fat are
+lengthened, as trains of echoes do. ``epidural`` is the mixture of fat and veins around the sac; flow voids most of
+``vessel``."""
 
 
 def contrast_of(repetition: float, echo: float, inversion: float = 0.0, t1_scale: float = 1.0) -> Contrast:
-    """Return the magnitudes of a spin echo for times in ms, scaled so that the brightest tissue is 0.97; no flow.
-
-    The signal is ``PD (1 - exp(-TR/T1)) exp(-TE/T2)``, with inversion for STIR (Bernstein, King, Zhou: Handbook of
-    MRI Pulse Sequences, 2004, ch. 14); a field beside 1.5 T stretches T1.
-    """
+    """Return the magnitudes of a spin echo for times in ms, scaled so that the brightest tissue is 0.97; no flow. The
+    signal is ``PD (1 - exp(-TR/T1)) exp(-TE/T2)``, with inversion for STIR (Bernstein, King, Zhou: Handbook of MRI
+    Pulse Sequences, 2004, ch. 14); a field beside 1.5 T stretches T1."""
     signals = {}
     for name, (density, t1, t2) in TISSUES.items():
         remaining, inverted = (np.exp(-time / (t1 * t1_scale)) for time in (repetition, inversion))
@@ -153,10 +149,8 @@ def take_image(
 
 
 def acquired_plane(plane: Plane, detail: float) -> Plane:
-    """Return `plane` with a matrix of pixels of around `detail` mm, or its own where that is coarser.
-
-    The first pixel keeps its place and the matrix its period, as when k-space is filled up with zeros.
-    """
+    """Return `plane` with a matrix of pixels of around `detail` mm, or its own where that is coarser. The first pixel
+    keeps its place and the matrix its period, as when k-space is filled up with zeros."""
     rows, columns = (
         int(min(size, scipy.fft.next_fast_len(max(16, round(size * spacing / detail)))))
         for size, spacing in zip(plane.shape, plane.spacing, strict=True)

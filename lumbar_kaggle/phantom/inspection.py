@@ -19,20 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from lumbar_kaggle.core import targets
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import write_atomic
-from lumbar_kaggle.core.targets import (
-    CONDITIONS,
-    LEVELS,
-    SCORE_GROUPS,
-    SEVERITIES,
-    SEVERITY_WORDS,
-    TARGET_NAMES,
-    TARGETS,
-    Target,
-    condition_words,
-    level_words,
-)
+from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SEVERITY_WORDS, TARGETS, condition_words, level_words
 from lumbar_kaggle.dicom.geometry import to_patient
 from lumbar_kaggle.dicom.volume import windowed
 from lumbar_kaggle.phantom.grades import FREQUENCIES, GROUP_OF_TARGET, STANDARD, best_submission, reader_probabilities
@@ -58,9 +48,6 @@ SIDES_POOLED = {(1, 2): 0.438, (3, 4): 0.582}  # the same over all levels
 # Two conditions at the same level, all five levels taken together.
 POOLED = {(0, 1): 0.278, (0, 2): 0.284, (0, 3): 0.570, (0, 4): 0.559, (1, 3): 0.396, (2, 4): 0.433}
 
-MISSING = {"spinal": 5 / 9875, "foraminal": 50 / 19750, "subarticular": 517 / 19750}  # shares of cells without a label
-MISSING_RECESS = (325, 164, 5, 5, 18)  # subarticular cells without a label at each level, of 3,950
-CANAL_ON_ONE_SLICE = 0.78  # of studies with five canal points: those are on one instance
 SEVERITIES_KIND = "Shares of the severities"
 
 
@@ -105,21 +92,17 @@ def figures(tables: Tables) -> pd.DataFrame:
 
 
 def share(values: Floats) -> tuple[float, float]:
-    """Return the mean of the values ``[n studies, k]`` that are not NaN, and its standard error.
-
-    The studies are independent, the values of one study are not.
-    """
+    """Return the mean of the values ``[n studies, k]`` that are not NaN, and its standard error. The studies are
+    independent, the values of one study are not."""
     mean = float(np.nanmean(values))
     misses = np.nansum(values - mean, axis=1)
     return mean, float(np.sqrt((misses**2).sum()) / np.isfinite(values).sum())
 
 
 def correlation(first: Floats, second: Floats) -> tuple[float, float]:
-    """Return the Pearson correlation of values ``[n studies, k]`` and its standard error.
-
-    Pairs with a NaN are left out. The error is that of the influence function, which holds for any distribution; the
-    studies are independent, the values of one study are not.
-    """
+    """Return the Pearson correlation of values ``[n studies, k]`` and its standard error. Pairs with a NaN are left
+    out. The error is that of the influence function, which holds for any distribution; the studies are independent, the
+    values of one study are not."""
     known = ~np.isnan(first) & ~np.isnan(second)
     with np.errstate(invalid="ignore"):  # where all are alike there is no correlation: NaN
         x, y = (np.where(known, (v - v[known].mean()) / v[known].std(), 0.0) for v in (first, second))
@@ -158,9 +141,9 @@ def _correlations(labels: Floats) -> Iterator[Row]:
 def _others(tables: Tables) -> Iterator[Row]:
     labels, lost = tables.labels, np.isnan(tables.labels)
     kind = "Cells without a label"
-    for group, (name, wanted) in enumerate(MISSING.items()):
+    for group, (name, wanted) in enumerate(zip(targets.SCORE_GROUPS, (5 / 9875, 50 / 19750, 517 / 19750), strict=True)):
         yield kind, name, wanted, *share(lost[:, group == GROUP_OF_TARGET])
-    for k, count in enumerate(MISSING_RECESS):
+    for k, count in enumerate((325, 164, 5, 5, 18)):
         yield kind, f"subarticular {LEVELS[k]}", count / 3950, *share(lost.reshape(-1, 5, 5)[:, 3:, k])
     kind = "Shares of studies"
     yield kind, "without moderate or severe", 254 / 1975, *share(~np.any(labels > 0, axis=1, keepdims=True))
@@ -175,7 +158,7 @@ def _others(tables: Tables) -> Iterator[Row]:
     five = canals.size() == len(LEVELS)
     yield kind, "sagittal T2 series with all five points", 1898 / 1973, *share(_by_study(five))
     one_slice = (canals[["series_id", "instance_number"]].nunique() == 1).all(axis=1)[five]
-    yield kind, "five canal points on one slice", CANAL_ON_ONE_SLICE, *share(_by_study(one_slice))
+    yield kind, "five canal points on one slice", 0.78, *share(_by_study(one_slice))
     axial = tables.points[condition.str.contains("Subarticular")].groupby(["study_id", "series_id"])
     five = axial["level"].nunique() == len(LEVELS)
     yield kind, "axial series with all five levels", 1783 / 2339, *share(_by_study(five))
@@ -192,7 +175,7 @@ def statistics_text(found: pd.DataFrame, studies: int) -> str:
     kinds = {str(kind): group for kind, group in found.groupby("kind", sort=False)}
     columns = pd.MultiIndex.from_product([SEVERITY_WORDS, ["wanted", "found", "errors"]])
     percent = kinds.pop(SEVERITIES_KIND)[["wanted", "found", "errors"]].to_numpy() * [100, 100, 1]
-    table = pd.DataFrame(percent.reshape(len(TARGETS), -1), list(TARGET_NAMES), columns)
+    table = pd.DataFrame(percent.reshape(len(TARGETS), -1), list(targets.TARGET_NAMES), columns)
     parts = [
         f"{studies} studies of this phantom against the 1,975 real ones",
         f"{SEVERITIES_KIND}, %\n{table.to_string(float_format='{:.2f}'.format)}",
@@ -225,8 +208,9 @@ def scores_text(tables: Tables) -> str:
         parts = part_scores(study_sums(submitted, labels).sum(axis=0))
         scores = zip(NAMES, (*parts, parts.mean()), strict=True)
         lines.append(f"{name:<8}" + ", ".join(f"{part} {score:.4f}" for part, score in scores))
-    contradicted = (plain * (plain < 0.15)).sum(axis=2).mean(axis=0)
-    shares = (f"{name} {100 * contradicted[g == GROUP_OF_TARGET].mean():.1f} %" for g, name in enumerate(SCORE_GROUPS))
+    contradicted = 100 * (plain * (plain < 0.15)).sum(axis=2).mean(axis=0)
+    by_group = [contradicted[g == GROUP_OF_TARGET].mean() for g in range(3)]
+    shares = (f"{name} {share:.1f} %" for name, share in zip(targets.SCORE_GROUPS, by_group, strict=True))
     lines.append("labels that contradict the oracle by more than 0.85: " + ", ".join(shares))
     lines.append("any_severe_spinal is read off the canal rows by a maximum: there the oracle is no strict bound")
     return "\n".join(lines)
@@ -244,7 +228,7 @@ class Panel(NamedTuple):
 
     title: str  # of the column
     kind: str  # one of `targets.SERIES_KINDS`
-    aim: tuple[Target, ...]  # the slice is that nearest to the mean of their points, the panel's middle
+    aim: tuple[targets.Target, ...]  # the slice is that nearest to the mean of their points, the panel's middle
     size_mm: tuple[float, float]  # height and width shown
     shown: str = ""  # score group whose points are drawn
 
@@ -273,11 +257,9 @@ def write_preview(path: Path, seed: int = 1) -> Path:
 
 
 def contact_sheet(seed: int = 1) -> NDArray[np.uint8]:
-    """Return the sheet ``[rows, columns, 3]`` uint8 RGB; the same seed gives the same pixels.
-
-    One row per patient of `choose_studies`, one column per entry of `PANELS`, each slice windowed by `windowed` and cut
-    to the entry's size. A point's colour is its label's; the caption below a row holds all 25 labels.
-    """
+    """Return the sheet ``[rows, columns, 3]`` uint8 RGB; the same seed gives the same pixels. One row per patient of
+    `choose_studies`, one column per entry of `PANELS`, each slice windowed by `windowed` and cut to the entry's size. A
+    point's colour is its label's; the caption below a row holds all 25 labels."""
     figure = Figure((15.0, 10.2), dpi=100, facecolor="black")
     axes = figure.subplots(
         3,
@@ -288,7 +270,7 @@ def contact_sheet(seed: int = 1) -> NDArray[np.uint8]:
     style: dict[str, Any] = {"color": "white", "fontsize": 8}
     for ax, panel in zip(axes[0], PANELS, strict=True):
         ax.set_title(panel.title, loc="left", **style)
-    for k, (letter, severity, colour) in enumerate(zip(LETTERS, SEVERITIES, COLOURS, strict=True)):
+    for k, (letter, severity, colour) in enumerate(zip(LETTERS, targets.SEVERITIES, COLOURS, strict=True)):
         text = f"o  {letter}  {severity.replace('_', ' or ')}"
         figure.text(0.003 + 0.1 * k, 0.983, text, **style | {"color": colour})
     for row, name, study in zip(axes, ("Least", "Middling", "Heaviest"), choose_studies(seed), strict=True):

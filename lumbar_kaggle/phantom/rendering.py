@@ -45,11 +45,9 @@ class Scene:
         self._behind, self._before = anatomy.foramina(), anatomy.bones_and_discs()
 
     def render(self, plane: Plane, thickness: float, contrast: Contrast, *, fat_shift: float = 0.0) -> Singles:
-        """Return ``[rows, columns]`` float32 brightness, 0 (air) to around 1, of a slice around `plane`.
-
-        Its `thickness` is in mm, as is `fat_shift`: how far down the columns the fat of the marrow appears beside its
-        place. Fat and water resonate at different frequencies, so one end plate thickens and the other thins.
-        """
+        """Return ``[rows, columns]`` float32 brightness, 0 (air) to around 1, of a slice around `plane`. Its
+        `thickness` is in mm, as is `fat_shift`: how far down the columns the fat of the marrow appears beside its
+        place. Fat and water resonate at different frequencies, so one end plate thickens and the other thins."""
         painter = _Painter(self, plane, thickness, contrast, plane.orientation[3:] * fat_shift)
         painter.paint_solids(self._behind)
         painter.paint_canal()

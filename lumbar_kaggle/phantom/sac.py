@@ -52,10 +52,8 @@ class Sac:
         self._roots, self._recess_fat = self._make_recesses(inner, half_width)
 
     def _bounds(self, caudal: Floats) -> tuple[Floats, Floats]:
-        """Return the sac's extent: front, back (mm behind the line), left and right half width ``[4, n]``.
-
-        Beside it is the crowding of its roots ``[n]``: 0 none, 1 and more severe.
-        """
+        """Return the sac's extent: front, back (mm behind the line), left and right half width ``[4, n]``. Beside it is
+        the crowding of its roots ``[n]``: 0 none, 1 and more severe."""
         patient, spine, along = self._patient, self._spine, self._along
         depth = 2 * patient.canal_half * patient.sac_share
         lost, width, crowding = np.zeros((2, len(along))), np.ones((2, len(along))), np.zeros(len(along))
@@ -74,10 +72,8 @@ class Sac:
         return np.stack([front, back, *(SAC_HALF_WIDTH * patient.size * taper * width)]), crowding
 
     def _draw_rootlets(self, crowding: Floats, tip: float, rng: np.random.Generator) -> Singles:
-        """Return the cauda equina ``[m, 2, n]``: two rootlets a side for each root L2 to S5, sinking to the back.
-
-        They are places as part of the sac's half width and half depth, or `ABSENT`.
-        """
+        """Return the cauda equina ``[m, 2, n]``: two rootlets a side for each root L2 to S5, sinking to the back. They
+        are places as part of the sac's half width and half depth, or `ABSENT`."""
         along, crowd, rootlets = self._along, np.clip(crowding, 0, 1), []
         for order in range(7):  # L2 leaves first and lies outermost; the sacral roots end in the middle
             leaves = self._spine.disc_at[min(self._patient.first_disc + order, len(self._spine.disc_at) - 1)]
@@ -94,11 +90,9 @@ class Sac:
         return np.array(rootlets, np.float32)
 
     def _make_recesses(self, inner: Floats, half_width: Floats) -> tuple[Singles, Singles]:
-        """Return the roots L2 to S1 from the sac through the recess to below the pedicle, and the fat around them.
-
-        Of a root it is mm left and back, or `ABSENT`, and its radius from front to back in mm ``[r, 3, n]``; of the fat
-        on either side left, back, half width and half depth, mm ``[2, 4, n]``.
-        """
+        """Return the roots L2 to S1 from the sac through the recess to below the pedicle, and the fat around them. Of a
+        root it is mm left and back, or `ABSENT`, and its radius from front to back in mm ``[r, 3, n]``; of the fat on
+        either side left, back, half width and half depth, mm ``[2, 4, n]``."""
         patient, along, size, roots = self._patient, self._along, self._patient.size, []
         fat = np.full((2, 4, len(along)), 0.05)
         for level, (side, sign) in product(range(5), SIDES):
@@ -121,10 +115,8 @@ class Sac:
         return np.array(roots, np.float32), fat.astype(np.float32)
 
     def paint(self, values: Singles, place: tuple[Singles, ...], contrast: Contrast, soft: float) -> Singles:
-        """Return the brightness ``[heights, n]`` of pixels near the line with the canal painted over it.
-
-        `place` is three ``[heights, n]``: mm left, back, along; edges are `soft` mm wide.
-        """
+        """Return the brightness ``[heights, n]`` of pixels near the line with the canal painted over it. `place` is
+        three ``[heights, n]``: mm left, back, along; edges are `soft` mm wide."""
         left, back, along = place
         index = np.clip((along * np.float32(1 / STEP)).astype(np.int32), 0, self._tables.shape[1] - 1)
         apex, slope, *space = self._tables[:5].take(index, axis=1)

@@ -20,10 +20,8 @@ def covered(distance: Singles, softness: float) -> Singles:
 
 
 def covered_through(distance: Singles, softness: float) -> Singles:
-    """Return which part of each voxel lies inside, for distances at several heights ``[heights, ...]``.
-
-    Where a surface runs slanting through the slice its edge is as wide as the step between two heights: no staircase.
-    """
+    """Return which part of each voxel lies inside, for distances at several heights ``[heights, ...]``. Where a surface
+    runs slanting through the slice its edge is as wide as the step between two heights: no staircase."""
     step = np.abs(distance[-1] - distance[0]) * np.float32(1 / max(len(distance) - 1, 1))
     return np.clip(0.5 - distance / np.maximum(step, np.float32(softness)), 0, 1)
 

@@ -17,7 +17,6 @@ from lumbar_kaggle.core import targets
 from lumbar_kaggle.core.targets import LEVELS, TARGET_NAMES, TARGETS, Target
 from lumbar_kaggle.dicom.geometry import to_slice
 from lumbar_kaggle.phantom.acquisition import Planner, SeriesPlan
-from lumbar_kaggle.phantom.anatomy import foramen_point, recess_point
 from lumbar_kaggle.phantom.grades import ORACLE_COLUMNS, Grades, best_submission, draw_grades, reader_probabilities
 from lumbar_kaggle.phantom.patient import Patient, Spine
 from lumbar_kaggle.phantom.settings import SPLITS, Defects, Floats, Reader, Scanners
@@ -29,9 +28,7 @@ COLUMNS = {
 }  # fmt: skip
 """Field of `Rows` → the columns of its table."""
 
-KIND_OF_GROUP = {"spinal": "sagittal_t2", "foraminal": "sagittal_t1", "subarticular": "axial_t2"}
-"""Series kind in which the points of each score group lie."""
-
+Row = tuple[int | str | float, ...]
 IN_REACH_MM = 5.0  # a level whose nearest slice is further away was not scanned
 
 Part = IntEnum("Part", "IDENTIFIERS GRADES PATIENT SERIES ROOTLETS READER HEADER IMAGES", start=0)
@@ -89,8 +86,8 @@ def plan_study(
     number = index * len(SPLITS) + SPLITS.index(split)
     series_ids = tuple(_scatter(seed, 1, number * 8 + k) for k in range(len(series)))
     standard = bool(stream(Part.HEADER).random() < defects.standard_headers)
-    identifier = study_id(seed, split, index)
-    return StudyPlan(seed, split, index, identifier, grades, patient, spine, series, series_ids, standard, scanners)
+    own_id = study_id(seed, split, index)
+    return StudyPlan(seed, split, index, own_id, grades, patient, spine, series, series_ids, standard, scanners)
 
 
 def _scatter(seed: int, kind: int, number: int) -> int:
@@ -107,12 +104,12 @@ class Rows(NamedTuple):
 
     study_id: int
     labels: tuple[int | str | None, ...]  # study_id and 25 severity words or None
-    coordinates: tuple[tuple[int | str | float, ...], ...]
-    series: tuple[tuple[int | str, ...], ...]
-    oracle: tuple[tuple[str | float, ...], ...]  # in `targets.SAMPLE_ORDER`
+    coordinates: tuple[Row, ...]
+    series: tuple[Row, ...]
+    oracle: tuple[Row, ...]  # in `targets.SAMPLE_ORDER`
 
     @property
-    def sample(self) -> list[tuple[str | float, ...]]:
+    def sample(self) -> list[Row]:
         """Rows of the sample submission."""
         return [(row[0], *[0.333333] * len(targets.SEVERITIES)) for row in self.oracle]
 
@@ -124,12 +121,15 @@ def make_table(rows: list[Rows], part: str) -> pd.DataFrame:
 
 
 def true_point(study: StudyPlan, target: Target, shift: int = 0) -> Floats:
-    """Return LPS mm ``[3]`` of the place that a target's label points at, or the one `shift` levels below."""
-    level = LEVELS.index(target.level) + shift
-    if target.side is None:
-        return study.spine.place(study.spine.level_at(level), (0.0, 0.0, 0.0))
-    point = foramen_point if target.score_group == "foraminal" else recess_point
-    return point(study.patient, study.spine, level, 1.0 if target.side == "left" else -1.0)
+    """Return LPS mm ``[3]`` of what a target's label points at, or the one `shift` levels below. That is the middle of
+    the canal or of a foramen, or the entrance of a lateral recess under the facet joint."""
+    level, patient, spine = LEVELS.index(target.level) + shift, study.patient, study.spine
+    disc, sign, local = spine.first_disc + level, 1.0 if target.side == "left" else -1.0, (0.0, 0.0, 0.0)
+    if target.score_group == "foraminal":
+        local = sign * patient.foramen_x(disc), -4.0 * patient.size, 6.5 * patient.size
+    elif target.score_group == "subarticular":
+        local = sign * patient.recess_x(disc), -3.5 * patient.size, 0.0
+    return spine.place(spine.level_at(level), local)
 
 
 def read_study(study: StudyPlan, reader: Reader = Reader()) -> Rows:  # noqa: B008
@@ -164,14 +164,13 @@ def read_study(study: StudyPlan, reader: Reader = Reader()) -> Rows:  # noqa: B0
 
 
 def _choose_slices(study: StudyPlan, shifts: tuple[int, ...]) -> dict[Target, tuple[int, int]]:
-    """Return series and plane (indices) that show each target best; targets out of reach are left out.
-
-    The targets of each score group are those so many levels further down as `shifts` says.
-    """
+    """Return series and plane (indices) that show each target best; targets out of reach are left out. The targets of
+    each score group are those so many levels further down as `shifts` says."""
     chosen: dict[Target, tuple[int, int]] = {}
-    for (group, kind), shift in zip(KIND_OF_GROUP.items(), shifts, strict=True):
-        targets = [target for target in TARGETS if target.score_group == group]
-        places, distance = study.slices(kind, np.array([true_point(study, target, shift) for target in targets]))
+    kinds = {"spinal": "sagittal_t2", "foraminal": "sagittal_t1", "subarticular": "axial_t2"}
+    for (group, kind), shift in zip(kinds.items(), shifts, strict=True):
+        wanted = [target for target in TARGETS if target.score_group == group]
+        places, distance = study.slices(kind, np.array([true_point(study, target, shift) for target in wanted]))
         if not places:
             continue
         best = distance.argmin(axis=0)
@@ -179,14 +178,12 @@ def _choose_slices(study: StudyPlan, shifts: tuple[int, ...]) -> dict[Target, tu
             # All levels on one slice, except where the spine bends away from it.
             middle = int(distance.mean(axis=1).argmin())
             best = np.where(distance[middle] < IN_REACH_MM, middle, best)
-        near = zip(targets, best, distance[best, range(len(targets))], strict=True)
+        near = zip(wanted, best, distance[best, range(len(wanted))], strict=True)
         chosen |= {target: places[at] for target, at, away in near if away <= IN_REACH_MM}
     return chosen
 
 
-def _mark(
-    study: StudyPlan, target: Target, chosen: tuple[int, int], aside: int, jitter: Floats
-) -> tuple[int | str | float, ...]:
+def _mark(study: StudyPlan, target: Target, chosen: tuple[int, int], aside: int, jitter: Floats) -> Row:
     """Return the row of `COORDINATE_COLUMNS` for a target, on the chosen slice or the one beside it."""
     s, k = chosen
     series = study.series[s]
