@@ -1,8 +1,7 @@
 """The plan of a study's series: how each is weighted, where its slices lie, how it is stored.
 
 How many slices there are never depends on the patient's spine, only where they lie: their number must not tell of
-degenerated discs.
-"""
+degenerated discs."""
 
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -18,20 +17,13 @@ from lumbar_kaggle.phantom.artefacts import Artefacts, draw_artefacts
 from lumbar_kaggle.phantom.patient import Spine
 from lumbar_kaggle.phantom.settings import Defects, Floats, Machine, Scanners, Singles, draw_from
 
+Weighting = Enum("Weighting", {"T1": "T1", "T2": "T2", "STIR": "STIR"})
 
-class Weighting(Enum):
-    """How a series is weighted."""
-
-    T1 = "T1"
-    T2 = "T2"
-    STIR = "STIR"
-
-
+# Attributes that a header may lack while the slice can still be read and placed.
 OPTIONAL_TAGS = (
     *("SliceLocation", "WindowCenter", "WindowWidth", "SpacingBetweenSlices", "SliceThickness"),
     *("PatientPosition", "SeriesDescription", "FrameOfReferenceUID"),
 )
-"""Attributes that a header may lack while the slice can still be read and placed."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +89,7 @@ class Grid(NamedTuple):
         """Return the plane along two unit vectors with a point (LPS mm) at the shares ``[2]`` of width and height."""
         rows, columns = self.shape
         corner = middle - self.spacing * (shares[0] * columns * across + shares[1] * rows * down)
-        # As precise as a header's decimal text.
-        orientation = np.round(np.concatenate([across, down]), 8)
+        orientation = np.round(np.concatenate([across, down]), 8)  # as precise as a header's decimal text
         return Plane(np.round(corner, 5), orientation, (self.spacing, self.spacing), self.shape)
 
 
@@ -166,12 +157,8 @@ class Planner:
         return round(step * (1 + amount) if aside < 0.1 else step, 2)
 
     def _sagittal(self, weighting: Weighting, size: tuple[int, int], field_mm: float, right_last: bool) -> SeriesPlan:
-        planes, step = self._sagittal_stack(self._grid("sagittal", size, field_mm))
-        kind = "sagittal_t1" if weighting is Weighting.T1 else "sagittal_t2"
-        return self._series(kind, weighting, planes[::-1] if right_last else planes, step)
-
-    def _sagittal_stack(self, grid: Grid) -> tuple[list[Plane], float]:
-        """Return a stack from the patient's right to left."""
+        """Return a stack from the patient's right to left, or from left to right."""
+        grid = self._grid("sagittal", size, field_mm)
         rng, scanners = self.rng, self.scanners
         most = scanners.sagittal_slices[1]
         count = int(np.clip(round(rng.normal(*scanners.sagittal_slices_usual)), *scanners.sagittal_slices))
@@ -191,7 +178,9 @@ class Planner:
         shares = rng.normal((0.535, 0.53), scanners.sagittal_shift)  # of L3/L4; the mean of the real labels
         middle = self.spine.frame(self.spine.level_at(2))[0] + rng.normal(0.0, 1.5) * leftwards
         offsets = (np.arange(count) - (count - 1) / 2) * step
-        return [grid.at(middle + offset * leftwards, across, down, shares) for offset in offsets], step
+        planes = [grid.at(middle + offset * leftwards, across, down, shares) for offset in offsets]
+        kind = "sagittal_t1" if weighting is Weighting.T1 else "sagittal_t2"
+        return self._series(kind, weighting, planes[::-1] if right_last else planes, step)
 
     def _axials(self, two_sizes: bool) -> list[SeriesPlan]:
         """Return the axial series, and what passes for one."""
@@ -209,8 +198,14 @@ class Planner:
                 planes = planes[::-1]
             series.append(self._series("axial_t2", Weighting.T2, planes, step))
         if self.rng.random() < self.defects.coronal_as_axial:
+            # A coronal stack, front to back and so far before the canal that it shows no recess.
+            step, count = 5.0, int(self.rng.integers(9, 16))
+            points = np.array([self.spine.frame(self.spine.level_at(level))[0] for level in range(5)])
+            last = np.array([points[2, 0], points[:, 1].min() - 22.0, points[2, 2]])
+            shares, (left, back, up) = self.rng.normal((0.5, 0.5), 0.02), np.eye(3)
             wide = Grid(grid.shape, round(300.0 / max(grid.shape), 6))
-            series.append(self._series("axial_t2", Weighting.T2, *self._coronal_stack(wide)))
+            planes = [wide.at(last - k * step * back, left, -up, shares) for k in reversed(range(count))]
+            series.append(self._series("axial_t2", Weighting.T2, planes, step))
         return series
 
     def _axial_stacks(self, levels: range, grid: Grid) -> tuple[list[Plane], float]:
@@ -259,15 +254,6 @@ class Planner:
         heights, centre = points @ up, points.mean(axis=0)
         top = (heights.max() + heights.min() + (count - 1) * step + above - below) / 2
         return [(centre + (top - k * step - centre @ up) * up, down) for k in range(count)]
-
-    def _coronal_stack(self, grid: Grid) -> tuple[list[Plane], float]:
-        """Return a stack, front to back and so far before the canal that it shows no recess."""
-        step, count = 5.0, int(self.rng.integers(9, 16))
-        left, back, down = np.array([1.0, 0.0, 0.0]), np.array([0.0, 1.0, 0.0]), np.array([0.0, 0.0, -1.0])
-        points = np.array([self.spine.frame(self.spine.level_at(level))[0] for level in range(5)])
-        last = np.array([points[2, 0], points[:, 1].min() - 22.0, points[2, 2]])
-        shares = self.rng.normal((0.5, 0.5), 0.02)
-        return [grid.at(last - k * step * back, left, down, shares) for k in reversed(range(count))], step
 
     def _series(self, kind: str, weighting: Weighting, planes: list[Plane], step: float) -> SeriesPlan:
         """Return the series with its slices in the order of the instances, and how they are stored."""

@@ -1,7 +1,6 @@
 """What the coil and what goes wrong make of an image: sensitivity, fold-over, replicas, dark bands, borders.
 
-Both are applied to the noiseless slice at the acquired resolution.
-"""
+Both are applied to the noiseless slice at the acquired resolution."""
 
 from dataclasses import dataclass
 from typing import Any, Literal

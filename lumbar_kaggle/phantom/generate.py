@@ -1,7 +1,6 @@
 """Writing a phantom: a slice as a DICOM file, a study, a whole competition folder.
 
-A folder is written in parallel and resumable, and it has the same bytes every time.
-"""
+A folder is written in parallel and resumable, and it has the same bytes every time."""
 
 import hashlib
 import logging
@@ -10,7 +9,6 @@ import shutil
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -34,6 +32,7 @@ from lumbar_kaggle.phantom.study import Part, Rows, StudyPlan, make_table, plan_
 
 log = logging.getLogger(__name__)
 
+# Name → whether a table is part of the truth, the splits that it is of, and which of `study.COLUMNS` it is.
 TABLES = {
     "train.csv": (False, ("train",), "labels"),
     "train_label_coordinates.csv": (False, ("train",), "coordinates"),
@@ -44,10 +43,7 @@ TABLES = {
     "test_label_coordinates.csv": (True, ("test",), "coordinates"),
     "oracle.csv": (True, SPLITS, "oracle"),
 }
-"""Name → whether a table is part of the truth, the splits that it is of, and which of `tables.COLUMNS` it is."""
-
 MANIFEST = "phantom.json"
-
 SYNTAXES = {  # all are lossless
     "explicit": uid.ExplicitVRLittleEndian, "rle": uid.RLELossless, "jpeg_lossless": uid.JPEGLosslessSV1,
     "jpeg_ls": uid.JPEGLSLossless, "jpeg_2000": uid.JPEG2000Lossless,
@@ -55,33 +51,19 @@ SYNTAXES = {  # all are lossless
 _TIMES = {Weighting.T1: (600.0, 10.0), Weighting.T2: (3600.0, 105.0), Weighting.STIR: (4200.0, 60.0)}  # ms
 
 
-@dataclass(frozen=True)
 class Request:
-    """What is to be written, and where."""
+    """What is to be written, and where; `clean` is without the real set's defects in studies and tables."""
 
-    folder: Path  # the competition folder
-    patients: PhantomSet
-    clean: bool = False  # whether studies and tables are without the real ones' defects
-
-    @property
-    def truth(self) -> Path:
-        """Folder of what Kaggle would not show, beside the competition folder."""
-        return self.folder.with_name(f"{self.folder.name}-truth")
-
-    @property
-    def partial(self) -> Path:
-        """Where everything is written before it is moved into place."""
-        return self.truth / ".partial"
-
-    @property
-    def reader(self) -> Reader:
-        """Who fills the tables."""
-        return Reader.clean() if self.clean else Reader()
+    def __init__(self, folder: Path, patients: PhantomSet, clean: bool = False) -> None:
+        self.folder, self.patients, self.clean = folder, patients, clean
+        self.truth = folder.with_name(f"{folder.name}-truth")  # of what Kaggle would not show
+        self.partial = self.truth / ".partial"  # where everything is written before it is moved into place
+        self.numbers = {"train": range(patients.studies), "test": range(patients.test_studies)}  # of the studies
+        self.defects, self.reader = (Defects.clean(), Reader.clean()) if clean else (Defects(), Reader())
 
     def plan(self, split: str, index: int) -> StudyPlan:
         """Return the plan of one study."""
-        defects = Defects.clean() if self.clean else Defects()
-        return plan_study(self.patients.seed, split, index, defects, self.patients.scanners, self.reader)
+        return plan_study(self.patients.seed, split, index, self.defects, self.patients.scanners, self.reader)
 
     def manifest(self, *, complete: bool) -> dict[str, Any]:
         """Return what is written to `MANIFEST`."""
@@ -94,13 +76,10 @@ def write_set(folder: Path, patients: PhantomSet, *, clean: bool = False, worker
     """Write synthetic patients as a competition folder; continue where an interrupted run stopped.
 
     `folder` gets ``train_images/``, ``test_images/`` and the five tables, nothing else; with fewer studies of the same
-    seed in it, it grows. Study k of a split depends on seed, scanners and `clean` (no defect of the real set, see
-    `settings`), and on nothing else. `workers` are processes: None for one per usable core, 1 for none but this.
-
-    Returned is the folder ``{folder.name}-truth`` beside it, with ``test.csv``, ``test_label_coordinates.csv``,
-    ``oracle.csv`` (of all studies of both splits) and the manifest. A folder that holds something else is an
-    `InputError`.
-    """
+    seed in it, it grows. One that holds something else is an `InputError`. Study k of a split depends on seed, scanners
+    and `clean` (no defect of the real set, see `settings`), and on nothing else. `workers` are processes: None for one
+    per usable core, 1 for none but this. Returned is the folder ``{folder.name}-truth`` beside it, with ``test.csv``,
+    ``test_label_coordinates.csv``, ``oracle.csv`` (of all studies of both splits) and the manifest."""
     request = Request(Path(folder).resolve(), patients, clean)
     number = f"{patients.studies} + {patients.test_studies}"
 
@@ -148,9 +127,8 @@ def _is_complete(request: Request) -> bool:
         needed = {folder: {f"{split}_images" for split in SPLITS}, truth: {MANIFEST}}
         for name, (of_truth, *_) in TABLES.items():
             needed[truth if of_truth else folder].add(name)
-        for split, count in zip(SPLITS, request.patients.counts, strict=True):
-            names = {str(study_id(request.patients.seed, split, index)) for index in range(count)}
-            needed[folder / f"{split}_images"] = names
+        for split, numbers in request.numbers.items():
+            needed[folder / f"{split}_images"] = {str(study_id(wanted["seed"], split, index)) for index in numbers}
     there = {place: {entry.name for entry in place.iterdir()} if place.exists() else set() for place in needed}
     for place, names in needed.items():
         if foreign := sorted(there[place] - names - {request.partial.name}):
@@ -160,8 +138,7 @@ def _is_complete(request: Request) -> bool:
 
 def _write_studies(request: Request, workers: int) -> list[tuple[str, Rows]]:
     """Write the studies that are not there yet; return split and table rows of each study, by study id."""
-    counts = zip(SPLITS, request.patients.counts, strict=True)
-    splits, indices = zip(*((split, k) for split, count in counts for k in range(count)), strict=True)
+    splits, indices = zip(*((split, k) for split, numbers in request.numbers.items() for k in numbers), strict=True)
     make = partial(make_study, request)
     bar = partial(tqdm, total=len(splits), unit="study", desc="phantom", file=sys.stderr)
     if workers == 1:
@@ -196,8 +173,8 @@ def write_images(folder: Path, study: StudyPlan) -> None:
         place = folder / str(identifier)
         place.mkdir(parents=True)
         for k, instance in enumerate(series.numbers):
-            pixels = scan.slice(number, k)
-            write_instance(place / f"{instance}.dcm", pixels, study=study, series=number, instance=instance)
+            file, pixels = place / f"{instance}.dcm", scan.slice(number, k)
+            write_instance(file, pixels, study=study, series=number, instance=instance)
 
 
 def write_instance(

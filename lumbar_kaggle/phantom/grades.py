@@ -1,12 +1,11 @@
 """The patients' 25 grades, and what the simulated reader makes of them: labels with the real ones' faults.
 
-A study has 25 latent grades, standard normal, correlated such that the labels have the correlations of ``train.csv``.
-Each becomes a severity ``g >= 0`` that shapes the anatomy: a reader without noise calls it Normal/Mild below 1, Severe
-above 2. A reading is the latent grade, plus how strict this study's reader is, plus noise of the cell, cut at two
-thresholds. Three rare faults follow: the discs of a score group are counted one too high or too low, left and right
-are swapped, or a label has nothing to do with the disc. The thresholds give the standard reader's labels the class
-frequencies of ``train.csv`` exactly; other readers have the same. Rates and sources: `settings.Reader`.
-"""
+A study has 25 latent grades, standard normal, such that the labels have the correlations of ``train.csv``. Each becomes
+a severity ``g >= 0`` that shapes the anatomy: a reader without noise calls it Normal/Mild below 1, Severe above 2. A
+reading is the latent grade, plus how strict this study's reader is, plus noise of the cell, cut at two thresholds that
+give the standard reader's labels the real class frequencies exactly. Three rare faults follow: the discs of a score
+group are counted one too high or too low, left and right are swapped, or a label has nothing to do with the disc.
+Rates and sources: `settings.Reader`."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -20,8 +19,8 @@ from scipy.special import ndtr, ndtri
 from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES, SEVERITY_WEIGHTS, TARGETS
 from lumbar_kaggle.phantom.settings import Floats, Reader
 
-# Normal/Mild, Moderate, Severe of the 1,975 real studies, per level: counted in public copies of the
-# competition's tables.
+# [25, 3] shares of the severities among the real labels, in `targets.TARGETS` order, from the numbers of Normal/Mild,
+# Moderate, Severe at each level of the 1,975 studies: counted in public copies of the competition's tables.
 FREQUENCIES = np.array((
     (1886, 67, 21), (1770, 151, 53), (1622, 230, 122), (1482, 237, 255), (1904, 51, 19),  # spinal canal
     (1908, 63, 2), (1791, 171, 11), (1522, 411, 40), (1204, 629, 140), (1247, 520, 206),  # left foraminal
@@ -30,21 +29,15 @@ FREQUENCIES = np.array((
     (1680, 110, 24), (1577, 243, 73), (1322, 454, 197), (891, 622, 460), (1399, 396, 173),  # right recess
 ), np.float64)  # fmt: skip
 FREQUENCIES /= FREQUENCIES.sum(axis=1, keepdims=True)
-"""``[25, 3]`` shares of the severities among the real labels, in `targets.TARGETS` order."""
-
+# [25, 25], which turns independent normals into correlated latent grades. It is a table, as the last digits of the fit
+# in ``tests/support/phantom_fit.py`` depend on the processor.
 LATENT_FACTOR: Floats = np.loadtxt(Path(__file__).with_name("latent_factor.csv"), delimiter=",")
-"""``[25, 25]``, which turns independent normals into correlated latent grades. It is a table, as the last digits of the
-fit in ``tests/support/phantom_fit.py`` depend on the processor."""
-
-GROUP_OF_TARGET = np.array([SCORE_GROUPS.index(target.score_group) for target in TARGETS])
-"""``[25]`` index of each target's score group."""
-
+GROUP_OF_TARGET = np.array([SCORE_GROUPS.index(target.score_group) for target in TARGETS])  # [25]
 OTHER_SIDE = (0, 2, 1, 4, 3)  # index of each condition's counterpart on the other side; the canal's is itself
 STANDARD = Reader()  # the reader for whom patients and thresholds are made
 CAP = 3.4  # greatest g: what lies beyond looks the same
-
+# Of ``oracle.csv``: what to submit, see `best_submission`; then the plain probabilities.
 ORACLE_COLUMNS = ("row_id", *SEVERITIES, *(f"reader_{name}" for name in SEVERITIES))
-"""Of ``oracle.csv``: what to submit, see `best_submission`; then the plain probabilities."""
 
 
 class Confusion(NamedTuple):

@@ -1,8 +1,7 @@
 """A phantom before it is written: its label tables against the real ones, and a contact sheet of three patients.
 
 The tables follow from the plans of the studies, without an image. The real figures were counted in public copies of the
-competition's tables (1,975 studies).
-"""
+competition's tables (1,975 studies)."""
 
 import logging
 import sys
@@ -33,16 +32,15 @@ from lumbar_kaggle.scoring.metric import NAMES, part_scores, study_sums
 
 log = logging.getLogger(__name__)
 
+# Kind and name of a figure, the real value, the phantom's, and the standard error of that by sampling.
 Row = tuple[str, str, float, float, float]
-"""Kind and name of a figure, the real value, the phantom's, and the standard error of that by sampling."""
 
-# Pearson correlations of the real labels (0, 1, 2), by the indices of the conditions.
-# A level and the next one below, within each condition.
+# Pearson correlations of the real labels (0, 1, 2): a level and the next one below, within each condition.
 NEXT_LEVEL = (
     (0.365, 0.460, 0.387, 0.186), (0.314, 0.438, 0.455, 0.379), (0.321, 0.389, 0.448, 0.327),
     (0.445, 0.547, 0.468, 0.330), (0.391, 0.475, 0.472, 0.362),
 )  # fmt: skip
-# Left and right at each level.
+# Left and right at each level, by the indices of the conditions.
 SIDES = {(1, 2): (0.194, 0.284, 0.316, 0.382, 0.413), (3, 4): (0.395, 0.515, 0.608, 0.570, 0.374)}
 SIDES_POOLED = {(1, 2): 0.438, (3, 4): 0.582}  # the same over all levels
 # Two conditions at the same level, all five levels taken together.
@@ -217,10 +215,10 @@ def scores_text(tables: Tables) -> str:
 
 
 # Height and width of the panels: L1 to the sacrum with its surroundings; the canal with its muscles.
-SAGITTAL_MM, AXIAL_MM = (200.0, 150.0), (110.0, 110.0)
+SIZES_MM = {"sagittal_t1": (200.0, 150.0), "sagittal_t2": (200.0, 150.0), "axial_t2": (110.0, 110.0)}
 SHOWN_MM = 5.0  # points further from the shown slice than this belong to another slice and are left out
+# Of a point graded normal or mild, moderate, severe; and what the caption calls the three.
 COLOURS, LETTERS = ("#5adc6e", "#ffcd28", "#ff5046"), "NMS"
-"""Of a point graded normal or mild, moderate, severe; and what the caption calls the three."""
 
 
 class Panel(NamedTuple):
@@ -229,20 +227,15 @@ class Panel(NamedTuple):
     title: str  # of the column
     kind: str  # one of `targets.SERIES_KINDS`
     aim: tuple[targets.Target, ...]  # the slice is that nearest to the mean of their points, the panel's middle
-    size_mm: tuple[float, float]  # height and width shown
     shown: str = ""  # score group whose points are drawn
 
 
-PANELS = (
-    Panel("Sagittal T1, middle", "sagittal_t1", TARGETS[:5], SAGITTAL_MM),
-    Panel("Sagittal T1, left foramina", "sagittal_t1", TARGETS[5:10], SAGITTAL_MM, "foraminal"),
-    Panel("Sagittal T2, middle", "sagittal_t2", TARGETS[:5], SAGITTAL_MM, "spinal"),
-    *(
-        Panel(f"Axial T2, {level_words(target.level)}", "axial_t2", (target,), AXIAL_MM, "subarticular")
-        for target in TARGETS[2:5]
-    ),
+PANELS = (  # the columns of the sheet
+    Panel("Sagittal T1, middle", "sagittal_t1", TARGETS[:5]),
+    Panel("Sagittal T1, left foramina", "sagittal_t1", TARGETS[5:10], "foraminal"),
+    Panel("Sagittal T2, middle", "sagittal_t2", TARGETS[:5], "spinal"),
+    *(Panel(f"Axial T2, {level_words(one.level)}", "axial_t2", (one,), "subarticular") for one in TARGETS[2:5]),
 )
-"""The columns of the sheet."""
 
 
 def write_preview(path: Path, seed: int = 1) -> Path:
@@ -261,12 +254,9 @@ def contact_sheet(seed: int = 1) -> NDArray[np.uint8]:
     `choose_studies`, one column per entry of `PANELS`, each slice windowed by `windowed` and cut to the entry's size. A
     point's colour is its label's; the caption below a row holds all 25 labels."""
     figure = Figure((15.0, 10.2), dpi=100, facecolor="black")
-    axes = figure.subplots(
-        3,
-        len(PANELS),
-        width_ratios=[panel.size_mm[1] / panel.size_mm[0] for panel in PANELS],
-        gridspec_kw={"left": 0, "right": 1, "bottom": 0.045, "top": 0.955, "wspace": 0.01, "hspace": 0.19},
-    )
+    ratios = [width / height for height, width in (SIZES_MM[panel.kind] for panel in PANELS)]
+    edges = {"left": 0, "right": 1, "bottom": 0.045, "top": 0.955, "wspace": 0.01, "hspace": 0.19}
+    axes = figure.subplots(3, len(PANELS), width_ratios=ratios, gridspec_kw=edges)
     style: dict[str, Any] = {"color": "white", "fontsize": 8}
     for ax, panel in zip(axes[0], PANELS, strict=True):
         ax.set_title(panel.title, loc="left", **style)
@@ -277,8 +267,7 @@ def contact_sheet(seed: int = 1) -> NDArray[np.uint8]:
         scan = Scan(study)
         for ax, panel in zip(row, PANELS, strict=True):
             _draw(ax, panel, study, scan)
-        caption = _caption(name, study)
-        row[0].text(0.02, -0.03, caption, transform=row[0].transAxes, va="top", linespacing=1.5, **style)
+        row[0].text(0.02, -0.03, _caption(name, study), transform=row[0].transAxes, va="top", linespacing=1.5, **style)
     drawn = BytesIO()
     figure.savefig(drawn, format="png")
     return np.asarray(Image.open(drawn).convert("RGB"))
@@ -288,8 +277,7 @@ def choose_studies(seed: int, candidates: int = 80) -> tuple[StudyPlan, StudyPla
     """Return those of the seed's training studies with the least, a middling, the greatest sum of g."""
     studies = [plan_study(seed, "train", index, Defects.clean()) for index in range(candidates)]
     sums = np.array([study.grades.severity.sum() for study in studies])
-    # Most patients have little; the median would look like the least.
-    middle = np.abs(sums - (sums.min() + sums.max()) / 2)
+    middle = np.abs(sums - (sums.min() + sums.max()) / 2)  # the median would look like the least, as most have little
     return studies[int(sums.argmin())], studies[int(middle.argmin())], studies[int(sums.argmax())]
 
 
@@ -304,7 +292,7 @@ def _draw(ax: Axes, panel: Panel, study: StudyPlan, scan: Scan) -> None:
     left, top = axes @ (plane.position - middle) - np.array([across, down]) / 2
     extent = left, left + columns * across, top + rows * down, top
     ax.imshow(windowed(scan.slice(number, k)), "gray", vmin=0, vmax=255, extent=extent, interpolation="bilinear")
-    (high, wide), dark = np.divide(panel.size_mm, 2), {"facecolor": "black", "alpha": 0.5, "pad": 1}
+    (high, wide), dark = np.divide(SIZES_MM[panel.kind], 2), {"facecolor": "black", "alpha": 0.5, "pad": 1}
     ax.set(xlim=(-wide, wide), ylim=(high, -high), facecolor="black", xticks=[], yticks=[])
     places_of = {(condition_words(target.condition), level_words(target.level)): k for k, target in enumerate(TARGETS)}
     for _, series_id, instance, condition, level, column_px, row_px in read_study(study).coordinates:

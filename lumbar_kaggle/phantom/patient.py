@@ -1,11 +1,9 @@
 """One patient's dimensions, and the course of the spine that follows from them.
 
 The dimensions are the distractors: disc height, hydration, fat, inborn canal width, wear of facet joints and end plates
-vary independently, only loosely tied to the 25 grades, so that none of them gives a grade away.
-
-A *frame* is an origin and three unit axes: to the patient's left, to the back, and upwards along the spine, all in
-LPS mm. Local coordinates (x, y, z) are measured along them.
-"""
+vary independently, only loosely tied to the 25 grades, so that none of them gives a grade away. A *frame* is an origin
+and three unit axes: to the patient's left, to the back, and upwards along the spine, all in LPS mm. Local coordinates
+(x, y, z) are measured along them."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,8 +167,7 @@ class Spine:
         self.disc_at: Floats = self.vertebra_at[:-1] - patient.height[:-1] / 2 - (spacing - bodies) / 2
         along = np.arange(0.0, self.vertebra_at[0] + 60.0, STEP)
         lean = np.interp(along, self.vertebra_at[::-1], patient.angles[::-1])
-        # Smoothed along the line by a normal of 6 mm, ends held.
-        reach = int(4 * 6.0 / STEP)
+        reach = int(4 * 6.0 / STEP)  # smoothed along the line by a normal of 6 mm, ends held
         kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) * STEP / 6.0) ** 2)
         lean = np.convolve(np.pad(lean, reach, mode="edge"), kernel / kernel.sum(), mode="valid")
         amplitude, wave, phase = patient.scoliosis

@@ -1,8 +1,7 @@
 """What runs along the canal: the thecal sac with its fluid, the cord, the roots, and the fat around.
 
 Everything is tabulated along the centre line of the canal and evaluated in its curved coordinates: mm to the left, to
-the back, and along (see `patient.Spine.curved`).
-"""
+the back, and along (see `patient.Spine.curved`)."""
 
 from itertools import product
 
@@ -28,8 +27,7 @@ class Sac:
         self._patient, self._spine, self._along = patient, spine, along
         size, sacral, tip = patient.size, patient.first_sacral, spine.level_at(0) + patient.conus
         start, end = spine.vertebra_at[sacral - 1], spine.vertebra_at[sacral]
-        # 0 down to L5, rising to 1 in the sacrum, where fat takes the sac's place
-        caudal = np.clip((start - along) / (start - end), 0, 1)
+        caudal = np.clip((start - along) / (start - end), 0, 1)  # rises in the sacrum, where fat takes the sac's place
         bounds, crowding = self._bounds(caudal)
         self.bounds = bounds.astype(np.float32)
         # Front, back and half width [n] of the bony canal, mm, the latter up to the inner side of the pedicles.
@@ -45,8 +43,7 @@ class Sac:
             slope += (0.1 + 0.05 * min(g, 3.0)) * near
         # 1 where a disc lies in front and the ligamentum flavum behind, 0 between
         discs = np.clip(np.sum([_hill(along - at, 8.0) for at in spine.disc_at[:sacral]], axis=0) * 1.25, 0, 1)
-        # Radius of the cord: full above, then a cone that ends at the conus.
-        cord = 4.4 * size * np.clip((along - tip) / 30.0, 0, 1) ** 0.6
+        cord = 4.4 * size * np.clip((along - tip) / 30.0, 0, 1) ** 0.6  # radius: full above, then a cone to the conus
         self._tables = np.array([bounds[1] + pad, slope, half_width + 0.5, discs, caudal, cord], np.float32)
         self._rootlets = self._draw_rootlets(crowding, tip, rng)
         self._roots, self._recess_fat = self._make_recesses(inner, half_width)

@@ -1,8 +1,7 @@
 """Solid shapes with smooth edges: what vertebrae, discs and facet joints are made of.
 
 A shape gives, for points in its own frame (x left, y back, z up; mm), the distance from its surface: negative inside,
-roughly in millimetres, good enough near the surface to paint an edge that is one pixel wide.
-"""
+roughly in millimetres, good enough near the surface to paint an edge that is one pixel wide."""
 
 from typing import Any
 

@@ -1,8 +1,7 @@
 """One study, from seed and number: its plan, without a pixel, and the rows of the tables that a reader fills.
 
 Identifiers, grades, patient and scan are drawn from random streams of their own. The scan is drawn before anyone looks
-at the patient, who only decides where the planes lie: it does not depend on the grades.
-"""
+at the patient, who only decides where the planes lie: it does not depend on the grades."""
 
 import hashlib
 from dataclasses import dataclass
@@ -22,17 +21,15 @@ from lumbar_kaggle.phantom.patient import Patient, Spine
 from lumbar_kaggle.phantom.settings import SPLITS, Defects, Floats, Reader, Scanners
 from lumbar_kaggle.tables.reading import COORDINATE_COLUMNS, SERIES_COLUMNS
 
+# Field of `Rows` → the columns of its table.
 COLUMNS = {
     "labels": ("study_id", *TARGET_NAMES), "coordinates": COORDINATE_COLUMNS, "series": SERIES_COLUMNS,
     "oracle": ORACLE_COLUMNS, "sample": ("row_id", *targets.SEVERITIES),
 }  # fmt: skip
-"""Field of `Rows` → the columns of its table."""
-
 Row = tuple[int | str | float, ...]
 IN_REACH_MM = 5.0  # a level whose nearest slice is further away was not scanned
-
+# What a random stream is for; streams of different parts never touch.
 Part = IntEnum("Part", "IDENTIFIERS GRADES PATIENT SERIES ROOTLETS READER HEADER IMAGES", start=0)
-"""What a random stream is for; streams of different parts never touch."""
 
 
 @dataclass(frozen=True)
@@ -75,17 +72,14 @@ def plan_study(
     reader: Reader = Reader(),  # noqa: B008
 ) -> StudyPlan:
     """Return study number `index` of a split; it depends on nothing but the arguments."""
-
-    def stream(part: Part) -> np.random.Generator:
-        return np.random.default_rng([seed, SPLITS.index(split), index, part])
-
-    grades = draw_grades(stream(Part.GRADES), reader)
-    patient = Patient(stream(Part.PATIENT), grades)
+    rngs = {part: np.random.default_rng([seed, SPLITS.index(split), index, part]) for part in Part}
+    grades = draw_grades(rngs[Part.GRADES], reader)
+    patient = Patient(rngs[Part.PATIENT], grades)
     spine = Spine(patient)
-    series = Planner(stream(Part.SERIES), spine, defects, scanners).plan(index)
+    series = Planner(rngs[Part.SERIES], spine, defects, scanners).plan(index)
     number = index * len(SPLITS) + SPLITS.index(split)
     series_ids = tuple(_scatter(seed, 1, number * 8 + k) for k in range(len(series)))
-    standard = bool(stream(Part.HEADER).random() < defects.standard_headers)
+    standard = bool(rngs[Part.HEADER].random() < defects.standard_headers)
     own_id = study_id(seed, split, index)
     return StudyPlan(seed, split, index, own_id, grades, patient, spine, series, series_ids, standard, scanners)
 
@@ -141,8 +135,7 @@ def read_study(study: StudyPlan, reader: Reader = Reader()) -> Rows:  # noqa: B0
     # Who reads the disc beside may have no slice of it to mark.
     slices = _choose_slices(study, shifts) if any(shifts) else scanned
     for target, severity in zip(TARGETS, study.grades.labels.ravel(), strict=True):
-        # Draw for every cell, so that no cell's outcome shifts the next one's.
-        lost, unmarked, turn = rng.random(3)
+        lost, unmarked, turn = rng.random(3)  # for every cell, so that no cell's outcome shifts the next one's
         jitter = rng.normal(0.0, reader.point_jitter_px, 2)
         labelled = target in scanned and lost >= reader.missing_label
         labels.append(targets.SEVERITY_WORDS[severity] if labelled else None)
