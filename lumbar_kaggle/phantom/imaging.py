@@ -29,12 +29,11 @@ _TIMES = {  # ms: repetition, echo and inversion times from which a series' are 
 
 TISSUES = {
     "fat": (0.95, 285, 125), "marrow_fatty": (0.88, 340, 105), "marrow_red": (0.70, 760, 72),
-    "marrow_water": (0.85, 1100, 110), "cortex": (0.10, 500, 25),
-    "disc_wet": (0.95, 1350, 140), "disc_dry": (0.72, 950, 52), "annulus": (0.50, 900, 44),
-    "csf": (1.00, 4000, 1700), "nerve": (0.80, 1000, 78), "cord": (0.80, 900, 90), "ganglion": (0.86, 1100, 95),
-    "ligament": (0.48, 820, 45), "epidural": (0.85, 560, 110), "muscle": (0.82, 950, 50),
-    "vessel": (0.20, 1200, 100), "joint": (0.85, 1800, 130), "organ": (0.85, 900, 85), "bowel": (0.80, 850, 75),
-    "skin": (0.60, 600, 60),
+    "marrow_water": (0.85, 1100, 110), "cortex": (0.10, 500, 25), "disc_wet": (0.95, 1350, 140),
+    "disc_dry": (0.72, 950, 52), "annulus": (0.50, 900, 44), "csf": (1.00, 4000, 1700), "nerve": (0.80, 1000, 78),
+    "cord": (0.80, 900, 90), "ganglion": (0.86, 1100, 95), "ligament": (0.48, 820, 45), "epidural": (0.85, 560, 110),
+    "muscle": (0.82, 950, 50), "vessel": (0.20, 1200, 100), "joint": (0.85, 1800, 130), "organ": (0.85, 900, 85),
+    "bowel": (0.80, 850, 75), "skin": (0.60, 600, 60),
 }  # fmt: skip
 """Proton density (0 to 1), and T1 and T2 at 1.5 T in ms, of each tissue. Relaxation times are rounded from published
 ones (Stanisz et al., Magn Reson Med 54:507, 2005; de Bazelaire et al., Radiology 230:652, 2004); those of fat are

@@ -233,7 +233,7 @@ STANDARD_SETS = {
         sagittal_sizes=(128,), axial_sizes=(128,), sagittal_slices=(11, 12), axial_slices_per_disc=(3, 3),
     )),
     "small": PhantomSet("small", 240_702, 400, 200),  # for work without an accelerator
-    "standard": PhantomSet("standard", 240_703, 2000, 700),  # as the real training set and the public test patients
+    "standard": PhantomSet("standard", 240_703, 2000, 700),  # as large as the real training and public test sets
 }  # fmt: skip
 
 
@@ -246,10 +246,8 @@ def choose_set(name: str | None, studies: int | None, test_studies: int | None, 
     if name not in STANDARD_SETS:
         raise InputError(f"phantom: there is no set {name}; the sets are {', '.join(STANDARD_SETS)}")
     if (studies, test_studies, seed) != (None, None, None):
-        raise InputError(
-            f"phantom: set {name} has its own sizes and seed; leave out --set, "
-            "or leave out --studies, --test-studies and --seed"
-        )
+        remedy = "leave out --set, or leave out --studies, --test-studies and --seed"
+        raise InputError(f"phantom: set {name} has its own sizes and seed; {remedy}")
     return STANDARD_SETS[name]
 
 
