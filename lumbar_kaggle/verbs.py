@@ -104,9 +104,8 @@ def phantom(
 ) -> Said:
     """Write a competition folder of synthetic patients."""
     from lumbar_kaggle.phantom import write_set
-    from lumbar_kaggle.phantom.preview import write_preview
+    from lumbar_kaggle.phantom.inspection import log_statistics, write_preview
     from lumbar_kaggle.phantom.settings import choose_set, default_folder
-    from lumbar_kaggle.phantom.statistics import log_statistics
 
     patients, said = choose_set(set, studies, test_studies, seed), []
     if preview is not None:

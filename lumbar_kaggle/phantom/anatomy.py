@@ -1,9 +1,8 @@
-"""The solids, each placed in LPS mm: bones, facet joints, discs, foramina with their roots; labelled points.
+"""The solids, each placed in LPS mm: bones, facet joints, discs, foramina with their roots.
 
-Every part of a vertebra is rigid in its vertebra's frame; discs, foramina and facet joints lie in the disc's frame.
-"""
+Every part of a vertebra is rigid in its vertebra's frame; discs, foramina and facet joints lie in the disc's frame."""
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,27 +13,14 @@ from lumbar_kaggle.phantom.shapes import Body, Box, Disc, Ellipsoid, Rod, Shape
 SIDES = ((0, 1.0), (1, -1.0))  # index in pairs (left, right) and sign of LPS x
 
 
-@dataclass(frozen=True)
-class Solid:
+class Solid(NamedTuple):
     """A shape in its place."""
 
     shape: Shape  # in its own frame
     origin: Floats  # [3] LPS mm
     axes: Floats  # [3, 3] unit vectors of the frame's x, y, z (rows)
-    tissue: str = "bone"  # what it is made of: bone, disc, or a key of `acquisition.TISSUES`
+    tissue: str = "bone"  # what it is made of: bone, disc, or a key of `imaging.TISSUES`
     bone: int = -1  # bones with the same number grow together: no rim between them
-
-
-def foramen_point(patient: Patient, spine: Spine, level: int, sign: float) -> Floats:
-    """Return LPS mm ``[3]`` of the middle of a foramen; levels -1 and 5 are those beside."""
-    x = sign * patient.foramen_x(spine.first_disc + level)
-    return spine.place(spine.level_at(level), (x, -4.0 * patient.size, 6.5 * patient.size))
-
-
-def recess_point(patient: Patient, spine: Spine, level: int, sign: float) -> Floats:
-    """Return LPS mm ``[3]`` of the entrance of a lateral recess, under the facet joint."""
-    x = sign * patient.recess_x(spine.first_disc + level)
-    return spine.place(spine.level_at(level), (x, -3.5 * patient.size, 0.0))
 
 
 class Anatomy:
@@ -42,11 +28,6 @@ class Anatomy:
 
     def __init__(self, patient: Patient, spine: Spine) -> None:
         self.patient, self.spine, self.size = patient, spine, patient.size
-
-    def foramina(self) -> list[Solid]:
-        """Return, in painting order, what is painted before the canal: the foramina and the roots in them."""
-        discs = range(1, self.patient.first_sacral)
-        return [part for k in discs for side, sign in SIDES for part in self._foramen(k, side, sign)]
 
     def bones_and_discs(self) -> list[Solid]:
         """Return, in painting order, what is painted over the canal: discs, bones, facet joints."""
@@ -61,8 +42,7 @@ class Anatomy:
             solids.append(Solid(ilium, place, _turned(-28.0 * sign)))
         for k in range(N_VERTEBRAE):
             solids += self._vertebra(k)
-        # Cartilage and fluid between the articular processes.
-        space = Ellipsoid((7.4 * size, 0.95 * size, 8.0 * size))
+        space = Ellipsoid((7.4 * size, 0.95 * size, 8.0 * size))  # cartilage and fluid between the articular processes
         joints = [(k, *side) for k in range(patient.first_sacral) for side in SIDES]
         return solids + [Solid(space, *self._facet_frame(*joint), "joint") for joint in joints]
 
@@ -70,12 +50,10 @@ class Anatomy:
         """Return a shape with its middle at `local` (mm) in the frame at `along` mm of the canal's line."""
         return Solid(shape, self.spine.place(along, local), self.spine.frame(along)[1], tissue)
 
-    def _foramen(self, k: int, side: int, sign: float) -> list[Solid]:
-        """Return what fills a narrowed foramen, its fat, its vessels, and the root that leaves through it.
-
-        Narrowing takes the fat from top to bottom first, then from front to back, and presses the root last: the
-        steps of the grading of Lee et al., AJR 194:1095 (2010).
-        """
+    def foramen(self, k: int, side: int, sign: float) -> list[Solid]:
+        """Return, in painting order, what fills a narrowed foramen, its fat, its vessels, and the root that leaves
+        through it. Narrowing takes the fat from top to bottom first, then from front to back, and presses the root
+        last: the steps of the grading of Lee et al., AJR 194:1095 (2010)."""
         patient, size = self.patient, self.size
         g, inborn = float(patient.disc_severity(k)[1 + side]), float(patient.foramen_size[k, side])
         full_height = inborn * (0.55 * patient.height[k] + 0.42 * patient.disc_height[k]) * 0.78
@@ -117,7 +95,11 @@ class Anatomy:
         body = Body(patient, k)
         solids = [self._solid(body, at, (0.0, back_wall + -body.half[1], 0.0))]
         if below < 3:
-            solids.append(self._spinous_process(k))
+            # The spinous process hangs at its tip; it is smaller on the lowest lumbar vertebra and on the sacrum.
+            length, height = ((14.0, 9.0), (11.0, 7.0), (6.0, 5.0))[min(max(below, -2), 0) + 2]
+            plate = Box((2.9 * size, length * size, height * size), 4.0, 0.26)
+            behind, up = patient.canal_half + 7.0 * size + plate.half[1], -0.72 * float(patient.height[k]) / 2 - 1.0
+            solids.append(self._solid(plate, at, (0.0, behind, up)))
             for side, sign in SIDES:
                 solids += self._half_arch(k, sign)
                 if below >= 0:
@@ -126,7 +108,7 @@ class Anatomy:
                     solids.append(self._solid(wing, at, (sign * 0.62 * width, -6.0, 0.0)))
                 if below <= 0:
                     solids += self._articular_processes(k, side, sign)
-        solids = [replace(solid, bone=k) for solid in solids]
+        solids = [solid._replace(bone=k) for solid in solids]
         if below < 0:
             vein = Ellipsoid((4.0 * size, 4.5 * size, 1.6 * size))
             solids.append(self._solid(vein, at, (0.0, back_wall + -6.5 * size, 0.5), "epidural"))
@@ -155,21 +137,9 @@ class Anatomy:
             solids.append(rod((x + 3.0 * size, 1.0, 0.35 * half_height), tip, 2.6 * size, 1.7))
         return solids
 
-    def _spinous_process(self, k: int) -> Solid:
-        """Return a plate in the middle, thicker and hanging at its tip."""
-        patient, size = self.patient, self.size
-        kind = min(max(k - patient.first_sacral, -2), 0)  # above the lowest lumbar vertebra, that one, the sacrum
-        length, height = ((14.0, 9.0), (11.0, 7.0), (6.0, 5.0))[kind + 2]
-        plate = Box((2.9 * size, length * size, height * size), 4.0, 0.26)
-        up = -0.72 * float(patient.height[k]) / 2 - 1.0
-        place = 0.0, patient.canal_half + 7.0 * size + plate.half[1], up
-        return self._solid(plate, self.spine.vertebra_at[k], place)
-
     def _articular_processes(self, k: int, side: int, sign: float) -> list[Solid]:
         """Return the process sent up to the facet joint above, with its foot, and the one sent down to that below.
-
-        Degenerated joints grow: forwards and upwards into the foramen, inwards over the recess.
-        """
+        Degenerated joints grow: forwards and upwards into the foramen, inwards over the recess."""
         patient, spine, solids = self.patient, self.spine, []
         if k > 0:
             narrow, recess = patient.disc_severity(k - 1)[[1 + side, 3 + side]]

@@ -1,7 +1,6 @@
 """What the coil and what goes wrong make of an image: sensitivity, fold-over, replicas, dark bands, borders.
 
-Both are applied to the noiseless slice at the acquired resolution.
-"""
+Both are applied to the noiseless slice at the acquired resolution."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,7 +9,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lumbar_kaggle.phantom.acquisition import Plane
 from lumbar_kaggle.phantom.settings import Defects, Singles, Vendor
 
 EVERY = 4  # smooth fields are computed at every fourth pixel
@@ -52,11 +50,9 @@ class Coil:
         return np.maximum(self.body + (1 - self.body) * field, 0.02)  # so that its correction stays finite
 
     def gains(self, x: Singles, y: Singles, z: Singles) -> tuple[Singles, Singles]:
-        """Return what signal and noise are multiplied by, each float32 in the shape of `x`.
-
-        `x`, `y`, `z` are mm to the left, back and upwards from the canal at L3/L4. The signal's gain is around 1 at
-        its brightest. At the origin both are the same; a correction lifts the noise where it lifts the signal.
-        """
+        """Return what signal and noise are multiplied by, each float32 in the shape of `x`. `x`, `y`, `z` are mm to the
+        left, back and upwards from the canal at L3/L4. The signal's gain is around 1 at its brightest. At the origin
+        both are the same; a correction lifts the noise where it lifts the signal."""
         raw = self.sensitivity(x, y, z)
         signal = raw ** np.float32(1 - self.corrected)
         log = np.zeros(x.shape, np.float32)
@@ -96,20 +92,9 @@ class Artefacts:
     border: Literal["none", "circle", "frame", "columns"] = "none"  # shape of a part that is set to zero
     border_size: float = 0.0  # radius in half image widths, or width in parts of the image
 
-    def widened(self, plane: Plane) -> tuple[Plane, int]:
-        """Return the plane with what folds over on both sides, and the number of lines added on each."""
-        axis = self.phase_axis
-        extra = round(self.wrap_share * plane.shape[axis]) if self.wrap else 0
-        direction = plane.orientation[3:] if axis == 0 else plane.orientation[:3]
-        shape = (plane.shape[0] + 2 * extra * (axis == 0), plane.shape[1] + 2 * extra * (axis == 1))
-        corner = plane.position - extra * plane.spacing[axis] * direction
-        return Plane(corner, plane.orientation, plane.spacing, shape), extra
-
     def fold_over(self, image: Singles, extra: int) -> Singles:
-        """Return `image` without its `extra` lines on both sides; they are added on the other side's end.
-
-        The further a line lies outside the field, the less of it is excited: none at the outer end.
-        """
+        """Return `image` without its `extra` lines on both sides; they are added on the other side's end. The further a
+        line lies outside the field, the less of it is excited: none at the outer end."""
         lines = np.moveaxis(image, self.phase_axis, 0)
         folded = lines[extra : len(lines) - extra].copy()
         if extra and self.wrap:
@@ -126,11 +111,9 @@ class Artefacts:
         return 1 - self.band * _sigmoid(behind * (1 / self.band_softness)).astype(np.float32)
 
     def add_replicas(self, image: Singles, gain: Singles, x: Singles, y: Singles, rng: np.random.Generator) -> None:
-        """Add faint replicas of the breathing front and of the vessels along the phase axis, in place.
-
-        `image` is ``[rows, columns]`` with the coil's `gain` in it; `x` and `y` are mm to the left and to the back of
-        the canal at L3/L4, at every `EVERY`-th pixel.
-        """
+        """Add faint replicas of the breathing front and of the vessels along the phase axis, in place. `image` is
+        ``[rows, columns]`` with the coil's `gain` in it; `x` and `y` are mm to the left and to the back of the canal at
+        L3/L4, at every `EVERY`-th pixel."""
         turns = rng.uniform(0.0, 2 * np.pi, 2)
         if not (self.front_ghost or self.vessel_ghost):
             return
@@ -166,10 +149,8 @@ def _sigmoid(x: NDArray[Any]) -> NDArray[Any]:
 
 
 def draw_artefacts(rng: np.random.Generator, kind: str, defects: Defects) -> Artefacts:
-    """Draw what a series of one of `targets.SERIES_KINDS` suffers from.
-
-    The number of draws does not depend on the outcome of any, so one share can be changed alone.
-    """
+    """Draw what a series of one of `targets.SERIES_KINDS` suffers from. The number of draws does not depend on the
+    outcome of any, so one share can be changed alone."""
     axial = kind == "axial_t2"
     wrapped, moved, flowing, saturated, clipped, masked, padded, frame = rng.random(8)
     # Against the heart beat of the fluid, sagittal phase mostly runs from head to foot.

@@ -1,7 +1,6 @@
 """Writing a phantom: a slice as a DICOM file, a study, a whole competition folder.
 
-A folder is written in parallel and resumable, and it has the same bytes every time.
-"""
+A folder is written in parallel and resumable, and it has the same bytes every time."""
 
 import hashlib
 import logging
@@ -10,7 +9,6 @@ import shutil
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,14 +25,14 @@ from tqdm import tqdm
 from lumbar_kaggle.core.budget import end_with_parent, start_method, usable_cores
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked, read_json, write_csv, write_json
-from lumbar_kaggle.phantom.acquisition import Weighting
+from lumbar_kaggle.phantom.acquisition import SeriesPlan, Weighting
 from lumbar_kaggle.phantom.imaging import Scan
 from lumbar_kaggle.phantom.settings import FORMAT, SPLITS, Defects, PhantomSet, Reader
-from lumbar_kaggle.phantom.study import Part, SeriesPlan, StudyPlan, plan_study, study_id
-from lumbar_kaggle.phantom.tables import Rows, make_table, read_study
+from lumbar_kaggle.phantom.study import Part, Rows, StudyPlan, make_table, plan_study, read_study, study_id
 
 log = logging.getLogger(__name__)
 
+# Name → whether a table is part of the truth, the splits that it is of, and which of `study.COLUMNS` it is.
 TABLES = {
     "train.csv": (False, ("train",), "labels"),
     "train_label_coordinates.csv": (False, ("train",), "coordinates"),
@@ -45,47 +43,27 @@ TABLES = {
     "test_label_coordinates.csv": (True, ("test",), "coordinates"),
     "oracle.csv": (True, SPLITS, "oracle"),
 }
-"""Name → whether a table is part of the truth, the splits that it is of, and which of `tables.COLUMNS` it is."""
-
 MANIFEST = "phantom.json"
-
-SYNTAXES = {
+SYNTAXES = {  # all are lossless
     "explicit": uid.ExplicitVRLittleEndian, "rle": uid.RLELossless, "jpeg_lossless": uid.JPEGLosslessSV1,
     "jpeg_ls": uid.JPEGLSLossless, "jpeg_2000": uid.JPEG2000Lossless,
 }  # fmt: skip
-"""Transfer syntaxes; all are lossless."""
-
-RESCALED = 0.4  # of studies with a scanner's header: they have the rescale attributes, which change nothing
 _TIMES = {Weighting.T1: (600.0, 10.0), Weighting.T2: (3600.0, 105.0), Weighting.STIR: (4200.0, 60.0)}  # ms
 
 
-@dataclass(frozen=True)
 class Request:
-    """What is to be written, and where."""
+    """What is to be written, and where; `clean` is without the real set's defects in studies and tables."""
 
-    folder: Path  # the competition folder
-    patients: PhantomSet
-    clean: bool = False  # whether studies and tables are without the real ones' defects
-
-    @property
-    def truth(self) -> Path:
-        """Folder of what Kaggle would not show, beside the competition folder."""
-        return self.folder.with_name(f"{self.folder.name}-truth")
-
-    @property
-    def partial(self) -> Path:
-        """Where everything is written before it is moved into place."""
-        return self.truth / ".partial"
-
-    @property
-    def reader(self) -> Reader:
-        """Who fills the tables."""
-        return Reader.clean() if self.clean else Reader()
+    def __init__(self, folder: Path, patients: PhantomSet, clean: bool = False) -> None:
+        self.folder, self.patients, self.clean = folder, patients, clean
+        self.truth = folder.with_name(f"{folder.name}-truth")  # of what Kaggle would not show
+        self.partial = self.truth / ".partial"  # where everything is written before it is moved into place
+        self.numbers = {"train": range(patients.studies), "test": range(patients.test_studies)}  # of the studies
+        self.defects, self.reader = (Defects.clean(), Reader.clean()) if clean else (Defects(), Reader())
 
     def plan(self, split: str, index: int) -> StudyPlan:
         """Return the plan of one study."""
-        defects = Defects.clean() if self.clean else Defects()
-        return plan_study(self.patients.seed, split, index, defects, self.patients.scanners, self.reader)
+        return plan_study(self.patients.seed, split, index, self.defects, self.patients.scanners, self.reader)
 
     def manifest(self, *, complete: bool) -> dict[str, Any]:
         """Return what is written to `MANIFEST`."""
@@ -98,13 +76,10 @@ def write_set(folder: Path, patients: PhantomSet, *, clean: bool = False, worker
     """Write synthetic patients as a competition folder; continue where an interrupted run stopped.
 
     `folder` gets ``train_images/``, ``test_images/`` and the five tables, nothing else; with fewer studies of the same
-    seed in it, it grows. Study k of a split depends on seed, scanners and `clean` (no defect of the real set, see
-    `settings`), and on nothing else. `workers` are processes: None for one per usable core, 1 for none but this.
-
-    Returned is the folder ``{folder.name}-truth`` beside it, with ``test.csv``, ``test_label_coordinates.csv``,
-    ``oracle.csv`` (of all studies of both splits) and the manifest. A folder that holds something else is an
-    `InputError`.
-    """
+    seed in it, it grows. One that holds something else is an `InputError`. Study k of a split depends on seed, scanners
+    and `clean` (no defect of the real set, see `settings`), and on nothing else. `workers` are processes: None for one
+    per usable core, 1 for none but this. Returned is the folder ``{folder.name}-truth`` beside it, with ``test.csv``,
+    ``test_label_coordinates.csv``, ``oracle.csv`` (of all studies of both splits) and the manifest."""
     request = Request(Path(folder).resolve(), patients, clean)
     number = f"{patients.studies} + {patients.test_studies}"
 
@@ -139,25 +114,21 @@ def _is_complete(request: Request) -> bool:
     needed: dict[Path, set[str]] = {folder: set(), truth: set()}
     if (truth / MANIFEST).exists():
         found = read_json(truth / MANIFEST)
-        others = (
-            "of another version",
-            "made with the other choice of --clean",
-            "that is another set",
-            "of another seed",
-        )
-        for key, other in zip(("format", "clean", "set", "seed"), others, strict=True):
+        others = {
+            "format": "of another version", "clean": "made with the other choice of --clean",
+            "set": "that is another set", "seed": "of another seed",
+        }  # fmt: skip
+        for key, other in others.items():
             if not isinstance(found, dict) or found.get(key) != wanted[key]:
                 raise InputError(f"{folder}: holds a phantom {other}; {advice}")
         if found["studies"] > wanted["studies"] or found["test_studies"] > wanted["test_studies"]:
             size = f"{found['studies']} + {found['test_studies']} studies"
             raise InputError(f"{folder}: holds a larger phantom ({size}); {advice}")
-        needed[folder] = {f"{split}_images" for split in SPLITS}
-        needed[truth] = {MANIFEST}
+        needed = {folder: {f"{split}_images" for split in SPLITS}, truth: {MANIFEST}}
         for name, (of_truth, *_) in TABLES.items():
             needed[truth if of_truth else folder].add(name)
-        for split, count in zip(SPLITS, request.patients.counts, strict=True):
-            names = {str(study_id(request.patients.seed, split, index)) for index in range(count)}
-            needed[folder / f"{split}_images"] = names
+        for split, numbers in request.numbers.items():
+            needed[folder / f"{split}_images"] = {str(study_id(wanted["seed"], split, index)) for index in numbers}
     there = {place: {entry.name for entry in place.iterdir()} if place.exists() else set() for place in needed}
     for place, names in needed.items():
         if foreign := sorted(there[place] - names - {request.partial.name}):
@@ -167,8 +138,7 @@ def _is_complete(request: Request) -> bool:
 
 def _write_studies(request: Request, workers: int) -> list[tuple[str, Rows]]:
     """Write the studies that are not there yet; return split and table rows of each study, by study id."""
-    counts = zip(SPLITS, request.patients.counts, strict=True)
-    splits, indices = zip(*((split, k) for split, count in counts for k in range(count)), strict=True)
+    splits, indices = zip(*((split, k) for split, numbers in request.numbers.items() for k in numbers), strict=True)
     make = partial(make_study, request)
     bar = partial(tqdm, total=len(splits), unit="study", desc="phantom", file=sys.stderr)
     if workers == 1:
@@ -203,17 +173,15 @@ def write_images(folder: Path, study: StudyPlan) -> None:
         place = folder / str(identifier)
         place.mkdir(parents=True)
         for k, instance in enumerate(series.numbers):
-            pixels = scan.slice(number, k)
-            write_instance(place / f"{instance}.dcm", pixels, study=study, series=number, instance=instance)
+            file, pixels = place / f"{instance}.dcm", scan.slice(number, k)
+            write_instance(file, pixels, study=study, series=number, instance=instance)
 
 
 def write_instance(
     path: Path | BinaryIO, pixels: NDArray[np.uint16], *, study: StudyPlan, series: int, instance: int
 ) -> None:
-    """Write one slice, ``[rows, columns]`` of at most 12 bits (11 when the series is signed).
-
-    `series` is a number within the study, from 0; `instance` is one of its `SeriesPlan.numbers`.
-    """
+    """Write one slice, ``[rows, columns]`` of at most 12 bits (11 when the series is signed). `series` is a number
+    within the study, from 0; `instance` is one of its `SeriesPlan.numbers`."""
     plan, header = study.series[series], _scanner_header if study.standard else _competition_header
     dataset = Dataset()
     for name, value in (header(study, series, instance) | _image_header(plan, pixels, instance)).items():
@@ -224,12 +192,11 @@ def write_instance(
     else:
         dataset.add_new("PixelData", "OB", encapsulate([_encoded(pixels, plan)]))
         dataset["PixelData"].is_undefined_length = True
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.MediaStorageSOPClassUID = uid.MRImageStorage if study.standard else uid.EnhancedMRImageStorage
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dataset.file_meta.TransferSyntaxUID = SYNTAXES[plan.syntax]
-    dataset.file_meta.ImplementationClassUID = uid.UID(f"{uid.PYDICOM_ROOT_UID}1")
-    dataset.file_meta.ImplementationVersionName = FORMAT.upper().replace("-", "_")
+    dataset.file_meta = meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = uid.MRImageStorage if study.standard else uid.EnhancedMRImageStorage
+    meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID = dataset.SOPInstanceUID, SYNTAXES[plan.syntax]
+    meta.ImplementationClassUID = uid.UID(f"{uid.PYDICOM_ROOT_UID}1")
+    meta.ImplementationVersionName = FORMAT.upper().replace("-", "_")
     dcmwrite(path, dataset, enforce_file_format=True)
 
 
@@ -250,7 +217,7 @@ def _scanner_header(study: StudyPlan, series: int, instance: int) -> dict[str, A
     inverted, vendor = plan.weighting is Weighting.STIR, plan.machine.vendor
     repetition, echo = _TIMES[plan.weighting] * study.rng(Part.HEADER, 1, series).normal(1.0, 0.08, 2)
     weighted = plan.weighting.value + ("" if inverted else f" {vendor.spin_echo}")
-    rescaled = study.rng(Part.HEADER, 2).random() < RESCALED
+    rescaled = study.rng(Part.HEADER, 2).random() < 0.4  # the attributes change nothing
     return {
         "SOPClassUID": uid.MRImageStorage, "SOPInstanceUID": _uid(study, "instance", series, instance),
         "StudyInstanceUID": _uid(study, "study"), "SeriesInstanceUID": _uid(study, "series", series),

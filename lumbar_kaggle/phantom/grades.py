@@ -1,15 +1,14 @@
 """The patients' 25 grades, and what the simulated reader makes of them: labels with the real ones' faults.
 
-A study has 25 latent grades, standard normal, correlated such that the labels have the correlations of ``train.csv``.
-Each becomes a severity ``g >= 0`` that shapes the anatomy: a reader without noise calls it Normal/Mild below 1, Severe
-above 2. A reading is the latent grade, plus how strict this study's reader is, plus noise of the cell, cut at two
-thresholds. Three rare faults follow: the discs of a score group are counted one too high or too low, left and right
-are swapped, or a label has nothing to do with the disc. The thresholds give the standard reader's labels the class
-frequencies of ``train.csv`` exactly; other readers have the same. Rates and sources: `settings.Reader`.
-"""
+A study has 25 latent grades, standard normal, such that the labels have the correlations of ``train.csv``. Each becomes
+a severity ``g >= 0`` that shapes the anatomy: a reader without noise calls it Normal/Mild below 1, Severe above 2. A
+reading is the latent grade, plus how strict this study's reader is, plus noise of the cell, cut at two thresholds that
+give the standard reader's labels the real class frequencies exactly. Three rare faults follow: the discs of a score
+group are counted one too high or too low, left and right are swapped, or a label has nothing to do with the disc.
+Rates and sources: `settings.Reader`."""
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,38 +16,28 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES, SEVERITY_WEIGHTS, TARGETS
 from lumbar_kaggle.phantom.settings import Floats, Reader
 
-# Normal/Mild, Moderate, Severe of the 1,975 real studies, per level: counted in public copies of the
-# competition's tables.
-COUNTS = (
+# [25, 3] shares of the severities among the real labels, in `targets.TARGETS` order, from the numbers of Normal/Mild,
+# Moderate, Severe at each level of the 1,975 studies: counted in public copies of the competition's tables.
+FREQUENCIES = np.array((
     (1886, 67, 21), (1770, 151, 53), (1622, 230, 122), (1482, 237, 255), (1904, 51, 19),  # spinal canal
     (1908, 63, 2), (1791, 171, 11), (1522, 411, 40), (1204, 629, 140), (1247, 520, 206),  # left foraminal
     (1891, 63, 13), (1793, 168, 6), (1512, 414, 41), (1208, 629, 130), (1281, 496, 190),  # right foraminal
     (1690, 93, 28), (1555, 255, 83), (1324, 454, 194), (887, 624, 461), (1408, 409, 147),  # left recess
     (1680, 110, 24), (1577, 243, 73), (1322, 454, 197), (891, 622, 460), (1399, 396, 173),  # right recess
-)  # fmt: skip
-
-FREQUENCIES: Floats = np.array(COUNTS) / np.sum(COUNTS, axis=1, keepdims=True)
-"""``[25, 3]`` shares of the severities among the real labels, in `targets.TARGETS` order."""
-
+), np.float64)  # fmt: skip
+FREQUENCIES /= FREQUENCIES.sum(axis=1, keepdims=True)
+# [25, 25], which turns independent normals into correlated latent grades. It is a table, as the last digits of the fit
+# in ``tests/support/phantom_fit.py`` depend on the processor.
 LATENT_FACTOR: Floats = np.loadtxt(Path(__file__).with_name("latent_factor.csv"), delimiter=",")
-"""``[25, 25]``, which turns independent normals into correlated latent grades.
-
-It is a table, as the last digits of the fit in ``tests/support/phantom_fit.py`` depend on the processor.
-"""
-
-GROUP_OF_TARGET = np.array([SCORE_GROUPS.index(target.score_group) for target in TARGETS])
-"""``[25]`` index of each target's score group."""
-
+GROUP_OF_TARGET = np.array([SCORE_GROUPS.index(target.score_group) for target in TARGETS])  # [25]
 OTHER_SIDE = (0, 2, 1, 4, 3)  # index of each condition's counterpart on the other side; the canal's is itself
 STANDARD = Reader()  # the reader for whom patients and thresholds are made
 CAP = 3.4  # greatest g: what lies beyond looks the same
-
+# Of ``oracle.csv``: what to submit, see `best_submission`; then the plain probabilities.
 ORACLE_COLUMNS = ("row_id", *SEVERITIES, *(f"reader_{name}" for name in SEVERITIES))
-"""Of ``oracle.csv``: what to submit, see `best_submission`; then the plain probabilities."""
 
 
 class Confusion(NamedTuple):
@@ -92,7 +81,7 @@ def total_noise(reader: Reader) -> Floats:
     return np.sqrt(shared + per_target(reader.noise) ** 2)
 
 
-@lru_cache(maxsize=8)
+@cache
 def confusions(reader: Reader) -> tuple[Confusion, ...]:
     """Return every way in which labels come from other cells, the right way among them; shares sum to 1."""
     sides = ((np.eye(5), 1.0 - reader.swapped), (np.eye(5)[list(OTHER_SIDE)], reader.swapped))
@@ -109,32 +98,23 @@ def mixing(reader: Reader) -> Floats:
     return np.sum([way.share * way.source for way in confusions(reader)], axis=0)
 
 
-@lru_cache(maxsize=8)
-def grade_frequencies(reader: Reader) -> Floats:
-    """Return ``[25, 3]`` shares of the grades as they are read, before cells are taken for one another.
-
-    They are such that the labels have the real `FREQUENCIES`. Gross errors are drawn from those and so change none.
-    """
-    found = np.linalg.solve(mixing(reader), FREQUENCIES[:, 1:])
-    if found.min() <= 0 or found.sum(axis=1).max() >= 1:
-        raise InputError(
-            f"reader: with {reader.off_by_one} off by one and {reader.swapped} swapped, no thresholds give "
-            "the real class frequencies; choose smaller rates"
-        )
+@cache
+def grade_frequencies() -> Floats:
+    """Return ``[25, 3]`` shares of the grades as the standard reader reads them, before cells are taken for others.
+    They are such that the labels have the real `FREQUENCIES`. Gross errors are drawn from those and so change none."""
+    found = np.linalg.solve(mixing(STANDARD), FREQUENCIES[:, 1:])
     return np.column_stack([1.0 - found.sum(axis=1), found])
 
 
 def thresholds() -> Floats:
     """Return ``[25, 2]`` latent grades where Moderate and Severe begin."""
-    quantiles = ndtri(np.cumsum(grade_frequencies(STANDARD), axis=1)[:, :2])
+    quantiles = ndtri(np.cumsum(grade_frequencies(), axis=1)[:, :2])
     return quantiles * np.sqrt(1.0 + total_noise(STANDARD) ** 2)[:, None]
 
 
 def read_grades(rng: np.random.Generator, latent: Floats, reader: Reader) -> Grades:
-    """Return the grades of a patient with one reading of them, from the latent ones ``[5, 5]``.
-
-    The number of draws does not depend on what is drawn.
-    """
+    """Return the grades of a patient with one reading of them, from the latent ones ``[5, 5]``. The number of draws
+    does not depend on what is drawn."""
     strict = reader.strictness * rng.standard_normal()
     strict_here = np.asarray(reader.group_strictness) * rng.standard_normal(len(SCORE_GROUPS))
     noise = per_target(reader.noise) * rng.standard_normal(25)
@@ -148,11 +128,9 @@ def read_grades(rng: np.random.Generator, latent: Floats, reader: Reader) -> Gra
 
 
 def reader_probabilities(latent: Floats, reader: Reader) -> Floats:
-    """Return probabilities ``[..., 25, 3]`` of the labels given latent grades ``[..., 5, 5]``; rows sum to 1.
-
-    The closed form of noise, shifts, swaps and gross errors: nobody who sees the images alone can predict better, in
-    expectation, as they show the grades (as g, up to its cap), and the reader adds chance that no image shows.
-    """
+    """Return probabilities ``[..., 25, 3]`` of the labels given latent grades ``[..., 5, 5]``; rows sum to 1. The
+    closed form of noise, shifts, swaps and gross errors: nobody who sees the images alone can predict better, in
+    expectation, as they show the grades (as g, up to its cap), and the reader adds chance that no image shows."""
     cells = latent.reshape(*latent.shape[:-2], 25, 1)
     # A reader without noise is the limit of one with hardly any.
     below = ndtr((thresholds() - cells) / np.maximum(total_noise(reader), 1e-12)[:, None])
@@ -164,11 +142,9 @@ def reader_probabilities(latent: Floats, reader: Reader) -> Floats:
 
 
 def best_submission(probabilities: Floats) -> Floats:
-    """Return what scores best in expectation when labels have the given probabilities ``[..., 3]``.
-
-    A label of severity k costs its sample weight times -log q of it, so the expected loss of a row is least at q
-    proportional to probability times weight. For the any-severe term, which is read off the same rows by a maximum,
-    that is a reference and not a strict bound.
-    """
+    """Return what scores best in expectation when labels have the given probabilities ``[..., 3]``. A label of severity
+    k costs its sample weight times -log q of it, so the expected loss of a row is least at q proportional to
+    probability times weight. For the any-severe term, which is read off the same rows by a maximum, that is a reference
+    and not a strict bound."""
     weighted = probabilities * np.asarray(SEVERITY_WEIGHTS)
     return weighted / weighted.sum(axis=-1, keepdims=True)

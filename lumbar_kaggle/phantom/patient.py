@@ -1,11 +1,9 @@
 """One patient's dimensions, and the course of the spine that follows from them.
 
 The dimensions are the distractors: disc height, hydration, fat, inborn canal width, wear of facet joints and end plates
-vary independently, only loosely tied to the 25 grades, so that none of them gives a grade away.
-
-A *frame* is an origin and three unit axes: to the patient's left, to the back, and upwards along the spine, all in
-LPS mm. Local coordinates (x, y, z) are measured along them.
-"""
+vary independently, only loosely tied to the 25 grades, so that none of them gives a grade away. A *frame* is an origin
+and three unit axes: to the patient's left, to the back, and upwards along the spine, all in LPS mm. Local coordinates
+(x, y, z) are measured along them."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,10 +30,8 @@ _WEDGE = (-3, -3, -3, -2, 0, 1, 2, 8, 2, 0, 0, 0, 0)  # degrees by which the bod
 
 
 class Patient:
-    """Dimensions of one patient who has the given grades; every millimetre is already scaled by `size`.
-
-    Arrays have one value for each vertebra ``[13]`` or disc ``[12]``, pairs of them for left and right.
-    """
+    """Dimensions of one patient who has the given grades; every millimetre is already scaled by `size`. Arrays have one
+    value for each vertebra ``[13]`` or disc ``[12]``, pairs of them for left and right."""
 
     def __init__(self, rng: np.random.Generator, grades: Grades) -> None:
         def near(spread: float, least: float, most: float, mean: float = 1.0) -> float:
@@ -156,11 +152,9 @@ def _draw_angles(rng: np.random.Generator, first_sacral: int) -> Floats:
 
 
 class Spine:
-    """Course of a patient's spine: the centre line of the canal, tabulated from the foot end to the head end.
-
-    `points` ``[n, 3]`` are LPS mm every `STEP` mm along the line, `axes` ``[n, 3, 3]`` unit vectors to the left, back
-    and up (rows) at each; `vertebra_at` ``[13]`` and `disc_at` ``[12]`` are mm along the line.
-    """
+    """Course of a patient's spine: the centre line of the canal, tabulated from the foot end to the head end. `points`
+    ``[n, 3]`` are LPS mm every `STEP` mm along the line, `axes` ``[n, 3, 3]`` unit vectors to the left, back and up
+    (rows) at each; `vertebra_at` ``[13]`` and `disc_at` ``[12]`` are mm along the line."""
 
     def __init__(self, patient: Patient) -> None:
         self.first_disc = patient.first_disc
@@ -173,8 +167,7 @@ class Spine:
         self.disc_at: Floats = self.vertebra_at[:-1] - patient.height[:-1] / 2 - (spacing - bodies) / 2
         along = np.arange(0.0, self.vertebra_at[0] + 60.0, STEP)
         lean = np.interp(along, self.vertebra_at[::-1], patient.angles[::-1])
-        # Smoothed along the line by a normal of 6 mm, ends held.
-        reach = int(4 * 6.0 / STEP)
+        reach = int(4 * 6.0 / STEP)  # smoothed along the line by a normal of 6 mm, ends held
         kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) * STEP / 6.0) ** 2)
         lean = np.convolve(np.pad(lean, reach, mode="edge"), kernel / kernel.sum(), mode="valid")
         amplitude, wave, phase = patient.scoliosis
@@ -216,10 +209,8 @@ class Spine:
         return self._course.take(self._index(z), axis=1)
 
     def curved(self, points: Singles) -> tuple[Singles, Singles, Singles]:
-        """Return (left, back, along) in mm of ``[3, n]`` points near the line, each ``[n]``.
-
-        Points between the table's entries are carried to the nearest one's frame, exact to the first order.
-        """
+        """Return (left, back, along) in mm of ``[3, n]`` points near the line, each ``[n]``. Points between the table's
+        entries are carried to the nearest one's frame, exact to the first order."""
 
         def coordinate(axis: int) -> Singles:
             direction = self._axes[axis].take(nearest, axis=1)

@@ -1,29 +1,22 @@
 """One slice of a patient: noiseless brightness in a plane of patient space, averaged over its thickness."""
 
-from itertools import groupby
+from itertools import groupby, product
 
 import cv2
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from lumbar_kaggle.phantom.acquisition import Contrast, Plane
-from lumbar_kaggle.phantom.anatomy import Anatomy, Solid
+from lumbar_kaggle.phantom.acquisition import Plane
+from lumbar_kaggle.phantom.anatomy import SIDES, Anatomy, Solid
 from lumbar_kaggle.phantom.patient import Patient, Spine
 from lumbar_kaggle.phantom.sac import REACH_BACK, REACH_SIDE, Sac
-from lumbar_kaggle.phantom.settings import Floats, Singles
+from lumbar_kaggle.phantom.settings import Contrast, Floats, Singles
 from lumbar_kaggle.phantom.shapes import Body, Disc, bump, covered, covered_through, ellipse, painted
 
 SUB_SLICES = (-1 / 3, 0.0, 1 / 3)  # planes that sample the slice's thickness, as parts of it
 CORTEX_MM, ROUGHNESS_MM = 0.55, 0.35  # of bones; the latter is the standard deviation of their uneven surfaces
 PASSES_BY_MM = 3.0  # further than this from a bone neither its roughness nor a soft edge reaches
 GRAIN_SIZE, GRAIN_MM = 64, 1.2
-
-
-def _make_grain(seed: int, width: float) -> Singles:
-    """Return ``[64, 64, 64]`` noise, mean 0, standard deviation 1, smoothed by `width` steps; it repeats seamlessly."""
-    white = np.random.default_rng(seed).standard_normal((GRAIN_SIZE,) * 3, dtype=np.float32)
-    smooth = gaussian_filter(white, width, mode="wrap")
-    return (smooth / smooth.std()).astype(np.float32)
 
 
 def _grain_at(grain: Singles, x: Singles, y: Singles, z: Singles) -> Singles:
@@ -39,17 +32,21 @@ class Scene:
     def __init__(self, patient: Patient, rng: np.random.Generator) -> None:
         self.patient, self.spine = patient, Spine(patient)
         self.sac = Sac(patient, self.spine, rng)
-        # Fine, coarse and lumpy.
-        self.grains = [_make_grain(patient.texture_seed + k, width) for k, width in enumerate((1.3, 4.0, 9.0))]
+        # Fine, coarse and lumpy noise ``[64, 64, 64]``, mean 0, standard deviation 1; it repeats seamlessly.
+        self.grains: list[Singles] = []
+        for k, width in enumerate((1.3, 4.0, 9.0)):
+            white = np.random.default_rng(patient.texture_seed + k)
+            smooth = gaussian_filter(white.standard_normal((GRAIN_SIZE,) * 3, dtype=np.float32), width, mode="wrap")
+            self.grains.append((smooth / smooth.std()).astype(np.float32))
         anatomy = Anatomy(patient, self.spine)
-        self._behind, self._before = anatomy.foramina(), anatomy.bones_and_discs()
+        places = product(range(1, patient.first_sacral), SIDES)
+        self._behind = [part for k, side in places for part in anatomy.foramen(k, *side)]
+        self._before = anatomy.bones_and_discs()
 
     def render(self, plane: Plane, thickness: float, contrast: Contrast, *, fat_shift: float = 0.0) -> Singles:
-        """Return ``[rows, columns]`` float32 brightness, 0 (air) to around 1, of a slice around `plane`.
-
-        Its `thickness` is in mm, as is `fat_shift`: how far down the columns the fat of the marrow appears beside its
-        place. Fat and water resonate at different frequencies, so one end plate thickens and the other thins.
-        """
+        """Return ``[rows, columns]`` float32 brightness, 0 (air) to around 1, of a slice around `plane`. Its
+        `thickness` is in mm, as is `fat_shift`: how far down the columns the fat of the marrow appears beside its
+        place. Fat and water resonate at different frequencies, so one end plate thickens and the other thins."""
         painter = _Painter(self, plane, thickness, contrast, plane.orientation[3:] * fat_shift)
         painter.paint_solids(self._behind)
         painter.paint_canal()
@@ -162,16 +159,22 @@ class _Trunk:
     """What is around the spine, at every second pixel of a slice; soft and cheap. Muscles follow the canal's line."""
 
     def __init__(self, scene: Scene, plane: Plane, contrast: Contrast) -> None:
-        self.patient, self.contrast, self.soft = scene.patient, contrast, 1.5 * min(plane.spacing)
+        patient = scene.patient
+        self.patient, self.contrast, self.soft = patient, contrast, 1.5 * min(plane.spacing)
         x, y, z = plane.grid(2)
         course_x, course_y = scene.spine.at_height(z)
-        scale = np.float32(1 / self.patient.size)
-        # mm of an average adult from the canal's line
-        self.left, self.back = (x - course_x) * scale, (y - course_y) * scale
+        scale = np.float32(1 / patient.size)
+        self.left, self.back = (x - course_x) * scale, (y - course_y) * scale  # mm of an average adult from the line
         self.side = np.abs(self.left)
         # In disc distances, 0 at L3/L4, growing to the head.
-        self.level = (z - np.float32(self.patient.origin[2])) * np.float32(1 / (34.0 * self.patient.size))
-        self.inside = self._depth(x, y, course_y)  # mm below the skin, negative outside
+        self.level = (z - np.float32(patient.origin[2])) * np.float32(1 / (34.0 * patient.size))
+        # mm below the skin, negative outside; the back follows the spine's course half-way.
+        half_width = np.float32(138.0 * patient.size + 0.8 * patient.fat)
+        half_depth = np.float32((95.0 * patient.size + patient.fat + patient.abdomen) / 2)
+        behind = np.float32(50.0 * patient.size + patient.fat + 0.5 * patient.origin[1]) + course_y / 2
+        behind = np.maximum(behind, course_y + np.float32(43.0 * patient.size + 0.75 * patient.fat))
+        u, v = np.abs((x - np.float32(patient.origin[0])) / half_width), np.abs((y - behind + half_depth) / half_depth)
+        self.inside = (1 - np.sqrt(np.sqrt(u**4 + v**4 + 0.6 * (u * v) ** 2))) * half_depth
         self.fine, self.coarse = (_grain_at(grain, x, y, z) for grain in scene.grains[:2])
         # Lumps as large as loops of bowel; two turned copies hide that the grain repeats.
         turned = 0.64 * z - 0.6 * y + 0.48 * x, 0.8 * y + 0.6 * z, 0.76 * x - 0.4 * z + 0.51 * y
@@ -188,18 +191,6 @@ class _Trunk:
         self._paint_front()
         self._paint(self.contrast["skin"], self.inside - 2.0)
         return self._image * covered(-self.inside, self.soft)
-
-    def _depth(self, x: Singles, y: Singles, course_y: Singles) -> Singles:
-        """Return mm below the skin, negative outside; the back follows the spine's course half-way."""
-        patient = self.patient
-        half_width = 138.0 * patient.size + 0.8 * patient.fat
-        behind = np.float32(50.0 * patient.size + patient.fat + 0.5 * patient.origin[1]) + course_y / 2
-        behind = np.maximum(behind, course_y + np.float32(43.0 * patient.size + 0.75 * patient.fat))
-        half_depth = np.float32((95.0 * patient.size + patient.fat + patient.abdomen) / 2)
-        u = np.abs((x - np.float32(patient.origin[0])) / np.float32(half_width))
-        v = np.abs((y - behind + half_depth) / half_depth)
-        radius = np.sqrt(np.sqrt(u**4 + v**4 + 0.6 * (u * v) ** 2))
-        return -((radius - 1) * half_depth)
 
     def _paint(self, over: Singles | float, distance: Singles, widen: float = 1.0, share: float = 1.0) -> None:
         """Paint a share over what lies inside a distance of 0, with edges so many times as wide as usual."""

@@ -1,18 +1,16 @@
 """What runs along the canal: the thecal sac with its fluid, the cord, the roots, and the fat around.
 
 Everything is tabulated along the centre line of the canal and evaluated in its curved coordinates: mm to the left, to
-the back, and along (see `patient.Spine.curved`).
-"""
+the back, and along (see `patient.Spine.curved`)."""
 
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lumbar_kaggle.phantom.acquisition import Contrast
 from lumbar_kaggle.phantom.anatomy import SIDES
 from lumbar_kaggle.phantom.patient import STEP, Patient, Spine, closing
-from lumbar_kaggle.phantom.settings import Floats, Singles
+from lumbar_kaggle.phantom.settings import Contrast, Floats, Singles
 from lumbar_kaggle.phantom.shapes import covered, covered_through, ellipse, painted
 
 # Half sizes in mm of the band around the centre line that holds everything painted here.
@@ -29,8 +27,7 @@ class Sac:
         self._patient, self._spine, self._along = patient, spine, along
         size, sacral, tip = patient.size, patient.first_sacral, spine.level_at(0) + patient.conus
         start, end = spine.vertebra_at[sacral - 1], spine.vertebra_at[sacral]
-        # 0 down to L5, rising to 1 in the sacrum, where fat takes the sac's place
-        caudal = np.clip((start - along) / (start - end), 0, 1)
+        caudal = np.clip((start - along) / (start - end), 0, 1)  # rises in the sacrum, where fat takes the sac's place
         bounds, crowding = self._bounds(caudal)
         self.bounds = bounds.astype(np.float32)
         # Front, back and half width [n] of the bony canal, mm, the latter up to the inner side of the pedicles.
@@ -46,17 +43,14 @@ class Sac:
             slope += (0.1 + 0.05 * min(g, 3.0)) * near
         # 1 where a disc lies in front and the ligamentum flavum behind, 0 between
         discs = np.clip(np.sum([_hill(along - at, 8.0) for at in spine.disc_at[:sacral]], axis=0) * 1.25, 0, 1)
-        # Radius of the cord: full above, then a cone that ends at the conus.
-        cord = 4.4 * size * np.clip((along - tip) / 30.0, 0, 1) ** 0.6
+        cord = 4.4 * size * np.clip((along - tip) / 30.0, 0, 1) ** 0.6  # radius: full above, then a cone to the conus
         self._tables = np.array([bounds[1] + pad, slope, half_width + 0.5, discs, caudal, cord], np.float32)
         self._rootlets = self._draw_rootlets(crowding, tip, rng)
         self._roots, self._recess_fat = self._make_recesses(inner, half_width)
 
     def _bounds(self, caudal: Floats) -> tuple[Floats, Floats]:
-        """Return the sac's extent: front, back (mm behind the line), left and right half width ``[4, n]``.
-
-        Beside it is the crowding of its roots ``[n]``: 0 none, 1 and more severe.
-        """
+        """Return the sac's extent: front, back (mm behind the line), left and right half width ``[4, n]``. Beside it is
+        the crowding of its roots ``[n]``: 0 none, 1 and more severe."""
         patient, spine, along = self._patient, self._spine, self._along
         depth = 2 * patient.canal_half * patient.sac_share
         lost, width, crowding = np.zeros((2, len(along))), np.ones((2, len(along))), np.zeros(len(along))
@@ -75,10 +69,8 @@ class Sac:
         return np.stack([front, back, *(SAC_HALF_WIDTH * patient.size * taper * width)]), crowding
 
     def _draw_rootlets(self, crowding: Floats, tip: float, rng: np.random.Generator) -> Singles:
-        """Return the cauda equina ``[m, 2, n]``: two rootlets a side for each root L2 to S5, sinking to the back.
-
-        They are places as part of the sac's half width and half depth, or `ABSENT`.
-        """
+        """Return the cauda equina ``[m, 2, n]``: two rootlets a side for each root L2 to S5, sinking to the back. They
+        are places as part of the sac's half width and half depth, or `ABSENT`."""
         along, crowd, rootlets = self._along, np.clip(crowding, 0, 1), []
         for order in range(7):  # L2 leaves first and lies outermost; the sacral roots end in the middle
             leaves = self._spine.disc_at[min(self._patient.first_disc + order, len(self._spine.disc_at) - 1)]
@@ -95,11 +87,9 @@ class Sac:
         return np.array(rootlets, np.float32)
 
     def _make_recesses(self, inner: Floats, half_width: Floats) -> tuple[Singles, Singles]:
-        """Return the roots L2 to S1 from the sac through the recess to below the pedicle, and the fat around them.
-
-        Of a root it is mm left and back, or `ABSENT`, and its radius from front to back in mm ``[r, 3, n]``; of the fat
-        on either side left, back, half width and half depth, mm ``[2, 4, n]``.
-        """
+        """Return the roots L2 to S1 from the sac through the recess to below the pedicle, and the fat around them. Of a
+        root it is mm left and back, or `ABSENT`, and its radius from front to back in mm ``[r, 3, n]``; of the fat on
+        either side left, back, half width and half depth, mm ``[2, 4, n]``."""
         patient, along, size, roots = self._patient, self._along, self._patient.size, []
         fat = np.full((2, 4, len(along)), 0.05)
         for level, (side, sign) in product(range(5), SIDES):
@@ -122,10 +112,8 @@ class Sac:
         return np.array(roots, np.float32), fat.astype(np.float32)
 
     def paint(self, values: Singles, place: tuple[Singles, ...], contrast: Contrast, soft: float) -> Singles:
-        """Return the brightness ``[heights, n]`` of pixels near the line with the canal painted over it.
-
-        `place` is three ``[heights, n]``: mm left, back, along; edges are `soft` mm wide.
-        """
+        """Return the brightness ``[heights, n]`` of pixels near the line with the canal painted over it. `place` is
+        three ``[heights, n]``: mm left, back, along; edges are `soft` mm wide."""
         left, back, along = place
         index = np.clip((along * np.float32(1 / STEP)).astype(np.int32), 0, self._tables.shape[1] - 1)
         apex, slope, *space = self._tables[:5].take(index, axis=1)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,19 +15,16 @@ SPLITS = ("train", "test")
 
 Floats = NDArray[np.float64]  # of plans and tables
 Singles = NDArray[np.float32]  # of images
+# Brightness of each of `imaging.TISSUES`, 0 (air) to 1; ``flow`` is how much pulsation darkens parts of the fluid.
+Contrast = dict[str, float]
 Sizes = tuple[tuple[tuple[int, int], float], ...]  # (rows, columns) in pixels, and how often
 Drawn = TypeVar("Drawn")
 
 
-def draw_index(rng: np.random.Generator, shares: Sequence[float]) -> int:
-    """Draw an index with the given shares; they need not add up to 1."""
-    sums = np.cumsum(shares)
-    return int(np.searchsorted(sums, rng.random() * sums[-1], side="right"))
-
-
 def draw_from(rng: np.random.Generator, choices: Sequence[tuple[Drawn, float]]) -> Drawn:
-    """Draw one of the values that are given with their shares."""
-    return choices[draw_index(rng, [share for _, share in choices])][0]
+    """Draw one of the values that are given with their shares, which need not add up to 1."""
+    sums = np.cumsum([share for _, share in choices])
+    return choices[int(np.searchsorted(sums, rng.random() * sums[-1], side="right"))][0]
 
 
 @dataclass(frozen=True)
@@ -47,8 +44,7 @@ class Vendor:
     window_percentiles: tuple[float, float]  # of the pixels, between which the header's window lies
 
 
-@dataclass(frozen=True)
-class Machine:
+class Machine(NamedTuple):
     """The scanner of one study."""
 
     vendor: Vendor
@@ -62,7 +58,6 @@ def _sizes(shares: dict[int | tuple[int, int], float]) -> Sizes:
 
 # Shares and matrices add up to the stored sizes of the competition's sagittal series (512² 33 %, 320² 18 %,
 # 384² 14 %, 448² 9 %, 256² 4 %, 760×640 2 %, 14 % not square) and to the usual axial ones.
-# fmt: off
 VENDORS = (
     Vendor(
         "Alpha Imaging", 0.34, fields=((1.5, 0.7), (3.0, 0.3)), full_scale=(900.0, 4000.0), corrected=0.35,
@@ -92,8 +87,7 @@ VENDORS = (
         sagittal=_sizes({448: 0.10, 256: 0.07, 320: 0.05, (760, 640): 0.28, (640, 512): 0.26, (512, 384): 0.24}),
         axial=_sizes({640: 0.30, 512: 0.20, 256: 0.20, 320: 0.15, (512, 640): 0.15}),
     ),
-)
-# fmt: on
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -103,8 +97,7 @@ class Defects:
     Counted in the competition's tables or told by its entrants: number of axial series, missing levels, extra and
     coronal series, order of the instances, gaps. The others are estimates. Fields that end in ``_every`` are not
     drawn: one study in so many has the defect (0: none), so that a folder of a few studies has it too; a deliberate
-    exaggeration, as the real set lacks three series in 1,975 studies.
-    """
+    exaggeration, as the real set lacks three series in 1,975 studies."""
 
     # The study
     missing_series_every: int = 32  # studies; one of the three series is absent
@@ -195,8 +188,7 @@ class Reader:
     Fields with three values have one for each of `targets.SCORE_GROUPS`. Standard deviations are in units of the
     latent grade; they are set so that the oracle scores a little better than the best ensembles whose out-of-fold
     losses were published (0.249, 0.464, 0.524). Of the real labels 1.6, 3.0 and 4.2 % contradict such an ensemble by
-    more than 0.85; as that includes borderline readings, around half of each is put down to gross errors.
-    """
+    more than 0.85; as that includes borderline readings, around half of each is put down to gross errors."""
 
     strictness: float = 0.12  # standard deviation of a bias shared by all readings of a study
     group_strictness: tuple[float, ...] = (0.08, 0.22, 0.18)  # of a further one shared by a score group
@@ -232,24 +224,17 @@ class PhantomSet:
                 words = name if name == "seed" else f"number of {name.replace('_', ' ')}"
                 raise InputError(f"phantom: the {words} must be at least {least}, not {value}")
 
-    @property
-    def counts(self) -> tuple[int, int]:
-        """Studies of each of `SPLITS`."""
-        return self.studies, self.test_studies
 
-
-# No seed of a default (1 of `lumbar phantom` and the demo, 20,000,001 of `lumbar pretrain`), nor a small number that
-# somebody would type: what was pretrained or tuned on must not come back as a test patient.
+# Part of the format: any change of one is a new `FORMAT`. No seed of a default (1 of `lumbar phantom` and the demo,
+# 20,000,001 of `lumbar pretrain`), nor a small number that somebody would type: what was pretrained or tuned on must
+# not come back as a test patient.
 STANDARD_SETS = {
-    # For tests, in seconds: small matrices and few slices, which still reach both foramina.
-    "tiny": PhantomSet("tiny", 240_701, 12, 6, Scanners(
+    "tiny": PhantomSet("tiny", 240_701, 12, 6, Scanners(  # for tests, in seconds; still reaches both foramina
         sagittal_sizes=(128,), axial_sizes=(128,), sagittal_slices=(11, 12), axial_slices_per_disc=(3, 3),
     )),
     "small": PhantomSet("small", 240_702, 400, 200),  # for work without an accelerator
-    # As large as the real training set (1,975 studies) and the public part of its hidden test set.
-    "standard": PhantomSet("standard", 240_703, 2000, 700),
+    "standard": PhantomSet("standard", 240_703, 2000, 700),  # as large as the real training and public test sets
 }  # fmt: skip
-"""Name → set; they are part of the format, so any change of one is a new `FORMAT`."""
 
 
 def choose_set(name: str | None, studies: int | None, test_studies: int | None, seed: int | None) -> PhantomSet:
@@ -261,10 +246,8 @@ def choose_set(name: str | None, studies: int | None, test_studies: int | None, 
     if name not in STANDARD_SETS:
         raise InputError(f"phantom: there is no set {name}; the sets are {', '.join(STANDARD_SETS)}")
     if (studies, test_studies, seed) != (None, None, None):
-        raise InputError(
-            f"phantom: set {name} has its own sizes and seed; leave out --set, "
-            "or leave out --studies, --test-studies and --seed"
-        )
+        remedy = "leave out --set, or leave out --studies, --test-studies and --seed"
+        raise InputError(f"phantom: set {name} has its own sizes and seed; {remedy}")
     return STANDARD_SETS[name]
 
 

@@ -1,8 +1,7 @@
 """Solid shapes with smooth edges: what vertebrae, discs and facet joints are made of.
 
 A shape gives, for points in its own frame (x left, y back, z up; mm), the distance from its surface: negative inside,
-roughly in millimetres, good enough near the surface to paint an edge that is one pixel wide.
-"""
+roughly in millimetres, good enough near the surface to paint an edge that is one pixel wide."""
 
 from typing import Any
 
@@ -20,10 +19,8 @@ def covered(distance: Singles, softness: float) -> Singles:
 
 
 def covered_through(distance: Singles, softness: float) -> Singles:
-    """Return which part of each voxel lies inside, for distances at several heights ``[heights, ...]``.
-
-    Where a surface runs slanting through the slice its edge is as wide as the step between two heights: no staircase.
-    """
+    """Return which part of each voxel lies inside, for distances at several heights ``[heights, ...]``. Where a surface
+    runs slanting through the slice its edge is as wide as the step between two heights: no staircase."""
     step = np.abs(distance[-1] - distance[0]) * np.float32(1 / max(len(distance) - 1, 1))
     return np.clip(0.5 - distance / np.maximum(step, np.float32(softness)), 0, 1)
 

@@ -1,58 +1,35 @@
-"""One study, from seed and number: identifiers, grades, patient, and the plan of the scan, without a pixel.
+"""One study, from seed and number: its plan, without a pixel, and the rows of the tables that a reader fills.
 
-The plan is drawn before anyone looks at the patient, who only decides where the planes lie: it does not depend on the
-grades. Each part of a study has its own random stream.
-"""
+Identifiers, grades, patient and scan are drawn from random streams of their own. The scan is drawn before anyone looks
+at the patient, who only decides where the planes lie: it does not depend on the grades."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
-from itertools import pairwise
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
-from lumbar_kaggle.core.targets import LEVELS, SERIES_KINDS
-from lumbar_kaggle.phantom.acquisition import (
-    Grid,
-    Plane,
-    Weighting,
-    axial_planes,
-    coronal_planes,
-    draw_grid,
-    sagittal_planes,
-)
-from lumbar_kaggle.phantom.artefacts import Artefacts, draw_artefacts
-from lumbar_kaggle.phantom.grades import Grades, draw_grades
+from lumbar_kaggle.core import targets
+from lumbar_kaggle.core.targets import LEVELS, TARGET_NAMES, TARGETS, Target
+from lumbar_kaggle.dicom.geometry import to_slice
+from lumbar_kaggle.phantom.acquisition import Planner, SeriesPlan
+from lumbar_kaggle.phantom.grades import ORACLE_COLUMNS, Grades, best_submission, draw_grades, reader_probabilities
 from lumbar_kaggle.phantom.patient import Patient, Spine
-from lumbar_kaggle.phantom.settings import SPLITS, Defects, Floats, Machine, Reader, Scanners, draw_from, draw_index
+from lumbar_kaggle.phantom.settings import SPLITS, Defects, Floats, Reader, Scanners
+from lumbar_kaggle.tables.reading import COORDINATE_COLUMNS, SERIES_COLUMNS
 
-OPTIONAL_TAGS = (
-    *("SliceLocation", "WindowCenter", "WindowWidth", "SpacingBetweenSlices", "SliceThickness"),
-    *("PatientPosition", "SeriesDescription", "FrameOfReferenceUID"),
-)
-"""Attributes that a header may lack while the slice can still be read and placed."""
-
-SQUARE_AXIAL = 320  # the matrix that a series changes to half-way, unless it has it already: then 256
-
+# Field of `Rows` → the columns of its table.
+COLUMNS = {
+    "labels": ("study_id", *TARGET_NAMES), "coordinates": COORDINATE_COLUMNS, "series": SERIES_COLUMNS,
+    "oracle": ORACLE_COLUMNS, "sample": ("row_id", *targets.SEVERITIES),
+}  # fmt: skip
+Row = tuple[int | str | float, ...]
+IN_REACH_MM = 5.0  # a level whose nearest slice is further away was not scanned
+# What a random stream is for; streams of different parts never touch.
 Part = IntEnum("Part", "IDENTIFIERS GRADES PATIENT SERIES ROOTLETS READER HEADER IMAGES", start=0)
-"""What a random stream is for; streams of different parts never touch."""
-
-
-@dataclass(frozen=True)
-class SeriesPlan:
-    """One planned acquisition."""
-
-    kind: str  # one of `targets.SERIES_KINDS`
-    weighting: Weighting
-    planes: tuple[Plane, ...]  # middle of each slice, in the order of the instances
-    thickness: float  # mm
-    step: float  # mm; what the header says lies between two slices' middles
-    syntax: str  # name of a transfer syntax, see `generate.SYNTAXES`
-    signed: bool  # stored as signed numbers
-    machine: Machine
-    artefacts: Artefacts
-    numbers: tuple[int, ...]  # InstanceNumber of each slice, ascending
-    absent: tuple[str, ...]  # attributes that the headers lack
 
 
 @dataclass(frozen=True)
@@ -95,19 +72,16 @@ def plan_study(
     reader: Reader = Reader(),  # noqa: B008
 ) -> StudyPlan:
     """Return study number `index` of a split; it depends on nothing but the arguments."""
-
-    def stream(part: Part) -> np.random.Generator:
-        return np.random.default_rng([seed, SPLITS.index(split), index, part])
-
-    grades = draw_grades(stream(Part.GRADES), reader)
-    patient = Patient(stream(Part.PATIENT), grades)
+    rngs = {part: np.random.default_rng([seed, SPLITS.index(split), index, part]) for part in Part}
+    grades = draw_grades(rngs[Part.GRADES], reader)
+    patient = Patient(rngs[Part.PATIENT], grades)
     spine = Spine(patient)
-    series = plan_series(stream(Part.SERIES), spine, index, defects, scanners)
+    series = Planner(rngs[Part.SERIES], spine, defects, scanners).plan(index)
     number = index * len(SPLITS) + SPLITS.index(split)
     series_ids = tuple(_scatter(seed, 1, number * 8 + k) for k in range(len(series)))
-    standard = bool(stream(Part.HEADER).random() < defects.standard_headers)
-    identifier = study_id(seed, split, index)
-    return StudyPlan(seed, split, index, identifier, grades, patient, spine, series, series_ids, standard, scanners)
+    standard = bool(rngs[Part.HEADER].random() < defects.standard_headers)
+    own_id = study_id(seed, split, index)
+    return StudyPlan(seed, split, index, own_id, grades, patient, spine, series, series_ids, standard, scanners)
 
 
 def _scatter(seed: int, kind: int, number: int) -> int:
@@ -119,113 +93,99 @@ def _scatter(seed: int, kind: int, number: int) -> int:
     return 1_000_000 + (high << 16) + low
 
 
-def plan_series(
-    rng: np.random.Generator, spine: Spine, index: int, defects: Defects, scanners: Scanners
-) -> tuple[SeriesPlan, ...]:
-    """Return a study's series in the order of `SERIES_KINDS`; `index` decides on what one study in so many has."""
+class Rows(NamedTuple):
+    """A study's part of the tables: one row of the labels, any number of the others, see `COLUMNS`."""
 
-    def turn(every: int, which: int) -> bool:
-        return every > 0 and index % every == min(which, every - 1)
+    study_id: int
+    labels: tuple[int | str | None, ...]  # study_id and 25 severity words or None
+    coordinates: tuple[Row, ...]
+    series: tuple[Row, ...]
+    oracle: tuple[Row, ...]  # in `targets.SAMPLE_ORDER`
 
-    vendor = draw_from(rng, [(vendor, vendor.share) for vendor in scanners.vendors])
-    planner = _Planner(rng, spine, defects, scanners, Machine(vendor, draw_from(rng, vendor.fields)))
-    right_last = rng.random() < defects.sagittal_reversed
-    absent = SERIES_KINDS[int(rng.integers(3))] if turn(defects.missing_series_every, 5) else None
-    second = Weighting.STIR if rng.random() < defects.inversion_recovery else Weighting.T2
-    count = 1 + (rng.random() < defects.extra_sagittal_t1)
-    field_mm, first = planner.sagittal_field(), planner.size("sagittal")
-    series = [planner.sagittal(Weighting.T1, first, field_mm, right_last) for _ in range(count)]
-    # Usually the matrix and the field are copied; if not, the second series is the finer one.
-    copied, other = rng.random(2) < (0.75, 0.6), max(first, planner.size("sagittal"))
-    field_mm = field_mm if copied[1] else planner.sagittal_field()
-    series.append(planner.sagittal(second, first if copied[0] else other, field_mm, right_last))
-    series += planner.axials(turn(defects.two_sizes_every, 2))
-    return tuple(one for one in series if one.kind != absent)
+    @property
+    def sample(self) -> list[Row]:
+        """Rows of the sample submission."""
+        return [(row[0], *[0.333333] * len(targets.SEVERITIES)) for row in self.oracle]
 
 
-def draw_levels(rng: np.random.Generator, defects: Defects) -> list[range]:
-    """Return which levels (0 is L1/L2) each axial series of a study covers, head to foot."""
-    high, low = rng.random(2)
-    shares = (defects.axial_below_fourth_level, defects.axial_below_second_level)
-    first = (high < shares[0]) * 2 + (high < shares[1]) + (high < defects.axial_below_first_level)
-    stop = len(LEVELS) - (low < defects.axial_above_last_level and first < len(LEVELS) - 1)
-    count = min(1 + draw_index(rng, defects.axial_series), stop - first)
-    repeated, cuts = rng.random(), rng.permutation(np.arange(first + 1, stop))
-    if count == 2 and repeated < 0.45:
-        return [range(first, stop)] * 2  # the same levels, scanned in two ways
-    ends = [first, *sorted(int(cut) for cut in cuts[: count - 1]), stop]
-    if count == 2 and repeated < 0.85 and first + 3 < stop:
-        ends[1] = first + 3 if repeated < 0.7 else first + 2  # three levels and two are the usual parts
-    return [range(start, end) for start, end in pairwise(ends)]
+def make_table(rows: list[Rows], part: str) -> pd.DataFrame:
+    """Return the table of `COLUMNS` called `part`; ``oracle`` is a submission with the plain probabilities beside."""
+    found = (getattr(one, part) for one in rows)
+    return pd.DataFrame(found if part == "labels" else chain(*found), columns=list(COLUMNS[part]))
 
 
-@dataclass(frozen=True)
-class _Planner:
-    """What the series of one study have in common, and how each is drawn."""
+def true_point(study: StudyPlan, target: Target, shift: int = 0) -> Floats:
+    """Return LPS mm ``[3]`` of what a target's label points at, or the one `shift` levels below. That is the middle of
+    the canal or of a foramen, or the entrance of a lateral recess under the facet joint."""
+    level, patient, spine = LEVELS.index(target.level) + shift, study.patient, study.spine
+    disc, sign, local = spine.first_disc + level, 1.0 if target.side == "left" else -1.0, (0.0, 0.0, 0.0)
+    if target.score_group == "foraminal":
+        local = sign * patient.foramen_x(disc), -4.0 * patient.size, 6.5 * patient.size
+    elif target.score_group == "subarticular":
+        local = sign * patient.recess_x(disc), -3.5 * patient.size, 0.0
+    return spine.place(spine.level_at(level), local)
 
-    rng: np.random.Generator
-    spine: Spine
-    defects: Defects
-    scanners: Scanners
-    machine: Machine
 
-    def size(self, plane: str) -> tuple[int, int]:
-        """Return a stored size, ``sagittal`` or ``axial``: one of the vendor's, or a square of the scanners'."""
-        squares = tuple(((side, side), 1.0) for side in getattr(self.scanners, f"{plane}_sizes"))
-        return draw_from(self.rng, squares or getattr(self.machine.vendor, plane))
+def read_study(study: StudyPlan, reader: Reader = Reader()) -> Rows:  # noqa: B008
+    """Return what the simulated reader writes down about a study."""
+    rng, shifts = study.rng(Part.READER), study.grades.shifts
+    labels: list[int | str | None] = [study.study_id]
+    coordinates = []
+    scanned = _choose_slices(study, (0, 0, 0))
+    # Who reads the disc beside may have no slice of it to mark.
+    slices = _choose_slices(study, shifts) if any(shifts) else scanned
+    for target, severity in zip(TARGETS, study.grades.labels.ravel(), strict=True):
+        lost, unmarked, turn = rng.random(3)  # for every cell, so that no cell's outcome shifts the next one's
+        jitter = rng.normal(0.0, reader.point_jitter_px, 2)
+        labelled = target in scanned and lost >= reader.missing_label
+        labels.append(targets.SEVERITY_WORDS[severity] if labelled else None)
+        if labelled and target in slices and unmarked >= reader.missing_coordinate:
+            aside = (1 if turn < reader.neighbour_slice / 2 else -1) if turn < reader.neighbour_slice else 0
+            coordinates.append(_mark(study, target, slices[target], aside, jitter))
+    descriptions = {kind: words for words, kind in targets.SERIES_DESCRIPTIONS.items()}
+    series = zip(study.series_ids, study.series, strict=True)
+    plain = reader_probabilities(study.grades.latent, reader)
+    # Ten decimals: the same bytes on every machine, and still a sum of 1.
+    values = dict(zip(TARGET_NAMES, np.round(np.hstack([best_submission(plain), plain]), 10), strict=True))
+    return Rows(
+        study.study_id,
+        tuple(labels),
+        tuple(coordinates),
+        tuple((study.study_id, identifier, descriptions[one.kind]) for identifier, one in series),
+        tuple((targets.row_id(str(study.study_id), name), *values[name].tolist()) for name in targets.SAMPLE_ORDER),
+    )
 
-    def sagittal_field(self) -> float:
-        return float(np.clip(self.rng.normal(*self.scanners.sagittal_field_mm), 225.0, 400.0))
 
-    def sagittal(self, weighting: Weighting, size: tuple[int, int], field_mm: float, right_last: bool) -> SeriesPlan:
-        grid = draw_grid(self.rng, size, field_mm, self.scanners.sagittal_spacing_mm)
-        planes, step = sagittal_planes(self.rng, self.spine, grid, self.scanners)
-        kind = "sagittal_t1" if weighting is Weighting.T1 else "sagittal_t2"
-        return self.series(kind, weighting, planes[::-1] if right_last else planes, step)
+def _choose_slices(study: StudyPlan, shifts: tuple[int, ...]) -> dict[Target, tuple[int, int]]:
+    """Return series and plane (indices) that show each target best; targets out of reach are left out. The targets of
+    each score group are those so many levels further down as `shifts` says."""
+    chosen: dict[Target, tuple[int, int]] = {}
+    kinds = {"spinal": "sagittal_t2", "foraminal": "sagittal_t1", "subarticular": "axial_t2"}
+    for (group, kind), shift in zip(kinds.items(), shifts, strict=True):
+        wanted = [target for target in TARGETS if target.score_group == group]
+        places, distance = study.slices(kind, np.array([true_point(study, target, shift) for target in wanted]))
+        if not places:
+            continue
+        best = distance.argmin(axis=0)
+        if group == "spinal":
+            # All levels on one slice, except where the spine bends away from it.
+            middle = int(distance.mean(axis=1).argmin())
+            best = np.where(distance[middle] < IN_REACH_MM, middle, best)
+        near = zip(wanted, best, distance[best, range(len(wanted))], strict=True)
+        chosen |= {target: places[at] for target, at, away in near if away <= IN_REACH_MM}
+    return chosen
 
-    def axials(self, two_sizes: bool) -> list[SeriesPlan]:
-        """Return the axial series of a study, and what passes for one."""
-        size = self.size("axial")
-        field_mm = float(np.clip(self.rng.normal(*self.scanners.axial_field_mm), 140.0, 320.0))
-        grid = draw_grid(self.rng, size, field_mm, self.scanners.axial_spacing_mm)
-        series = [self.axial(levels, grid, two_sizes) for levels in draw_levels(self.rng, self.defects)]
-        if self.rng.random() < self.defects.coronal_as_axial:
-            wide = Grid(grid.shape, round(300.0 / max(grid.shape), 6))
-            series.append(self.series("axial_t2", Weighting.T2, *coronal_planes(self.rng, self.spine, wide)))
-        return series
 
-    def axial(self, levels: range, grid: Grid, two_sizes: bool) -> SeriesPlan:
-        planes, step = axial_planes(self.rng, self.spine, levels, grid, self.defects, self.scanners)
-        if two_sizes:
-            size = SQUARE_AXIAL if grid.shape != (SQUARE_AXIAL, SQUARE_AXIAL) else 256
-            down, across = (round(grid.spacing * length / size, 6) for length in grid.shape)
-            half = len(planes) // 2
-            planes[half:] = [replace(plane, shape=(size, size), spacing=(down, across)) for plane in planes[half:]]
-        if self.rng.random() < self.defects.axial_reversed:
-            planes = planes[::-1]
-        return self.series("axial_t2", Weighting.T2, planes, step)
-
-    def series(self, kind: str, weighting: Weighting, planes: list[Plane], step: float) -> SeriesPlan:
-        """Return the series with its slices in the order of the instances, and how they are stored."""
-        rng, defects = self.rng, self.defects
-        mixed, twice, place = rng.random(3)
-        if mixed < defects.interleaved:
-            planes = planes[::2] + planes[1::2]
-        if twice < defects.duplicate_position:
-            # As often as not a slice is taken again at the end.
-            k = len(planes) - 1 if place < 0.5 else int((place - 0.5) * 2 * len(planes))
-            planes = [*planes[: k + 1], *planes[k:]]
-        syntax = draw_from(rng, defects.syntaxes)
-        thickness = round(step * (1 - rng.uniform(*self.scanners.gap_share)), 2)
-        # Decoders disagree on signed pixels inside a JPEG.
-        signed = bool(rng.random() < defects.signed_pixels) and not syntax.startswith("jpeg")
-        gap, place, lacking = rng.random(3)
-        numbers = np.arange(1, len(planes) + 1)
-        if gap < defects.instance_gaps:
-            numbers[1 + int(place * (len(planes) - 1)) :] += 1
-        some = rng.random(len(OPTIONAL_TAGS)) < 0.4
-        absent = tuple(np.array(OPTIONAL_TAGS)[some].tolist()) if lacking < defects.absent_tags else ()
-        return SeriesPlan(
-            kind, weighting, tuple(planes), thickness, step, syntax, signed, self.machine,
-            draw_artefacts(rng, kind, defects), tuple(numbers.tolist()), absent,
-        )  # fmt: skip
+def _mark(study: StudyPlan, target: Target, chosen: tuple[int, int], aside: int, jitter: Floats) -> Row:
+    """Return the row of `COORDINATE_COLUMNS` for a target, on the chosen slice or the one beside it."""
+    s, k = chosen
+    series = study.series[s]
+    point = true_point(study, target, study.grades.shifts[targets.SCORE_GROUPS.index(target.score_group)])
+    if aside and 0 <= k + aside < len(series.planes):
+        k += aside if abs(series.planes[k + aside].heights(point)) < 2 * IN_REACH_MM else 0
+    plane = series.planes[k]
+    row, column, _ = to_slice(point, plane.position, plane.orientation, plane.spacing)
+    x = round(float(np.clip(column + jitter[0], 0, plane.shape[1] - 1)), 6)
+    y = round(float(np.clip(row + jitter[1], 0, plane.shape[0] - 1)), 6)
+    words = targets.condition_words(target.condition), targets.level_words(target.level)
+    return (study.study_id, study.series_ids[s], series.numbers[k], *words, x, y)

@@ -11,13 +11,13 @@ import pydicom
 import pytest
 
 from lumbar_kaggle.dicom.geometry import plane as plane_of
-from lumbar_kaggle.phantom.acquisition import Weighting
+from lumbar_kaggle.phantom.acquisition import OPTIONAL_TAGS, Planner, SeriesPlan, Weighting, draw_levels
 from lumbar_kaggle.phantom.artefacts import Artefacts, draw_artefacts
 from lumbar_kaggle.phantom.generate import SYNTAXES, write_instance
 from lumbar_kaggle.phantom.grades import draw_grades
 from lumbar_kaggle.phantom.patient import Patient, Spine
 from lumbar_kaggle.phantom.settings import VENDORS, Defects, Reader, Scanners
-from lumbar_kaggle.phantom.study import OPTIONAL_TAGS, SeriesPlan, draw_levels, plan_series, plan_study
+from lumbar_kaggle.phantom.study import plan_study
 
 STUDIES = 600
 ALL = Defects(missing_series_every=0)
@@ -34,7 +34,7 @@ def spine_of(grade: float, patient: int = 1) -> Spine:
 def plan(index: int, defects: Defects = ALL, spine: Spine | None = None, seed: int = 5) -> tuple[SeriesPlan, ...]:
     """The plan of one study, without grades or patients behind it."""
     rng = np.random.default_rng([seed, index])
-    return plan_series(rng, spine or spine_of(0.0), index, defects, Scanners())
+    return Planner(rng, spine or spine_of(0.0), defects, Scanners()).plan(index)
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ import pydicom
 import pytest
 
 from lumbar_kaggle.core.targets import CONDITIONS
-from lumbar_kaggle.phantom.acquisition import Plane, Weighting, contrast_of
+from lumbar_kaggle.phantom.acquisition import Plane, SeriesPlan, Weighting
 from lumbar_kaggle.phantom.generate import SYNTAXES, write_instance
 from lumbar_kaggle.phantom.grades import Grades
+from lumbar_kaggle.phantom.imaging import contrast_of
 from lumbar_kaggle.phantom.patient import USUAL_SACRAL, Patient
 from lumbar_kaggle.phantom.rendering import Scene
-from lumbar_kaggle.phantom.study import SeriesPlan, plan_study
-from lumbar_kaggle.phantom.tables import read_study
+from lumbar_kaggle.phantom.study import plan_study, read_study
 
 STEPS = (0.0, 0.7, 1.4, 2.1, 2.8)
 CONTRASTS = {Weighting.T1: contrast_of(550.0, 11.0), Weighting.T2: contrast_of(3600.0, 104.0)}

@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from lumbar_kaggle.phantom.acquisition import Plane
+from lumbar_kaggle.phantom.acquisition import Plane, SeriesPlan
 from lumbar_kaggle.phantom.artefacts import Artefacts, Coil
 from lumbar_kaggle.phantom.imaging import Setting, acquired_plane, reconstruct, take_image
 from lumbar_kaggle.phantom.settings import VENDORS, Defects, Scanners
-from lumbar_kaggle.phantom.study import SeriesPlan, plan_study
+from lumbar_kaggle.phantom.study import plan_study
 
 
 def a_series() -> SeriesPlan:
@@ -81,9 +81,9 @@ def test_noise_is_rician_in_air_and_normal_in_the_body() -> None:
 
 def test_a_coarser_acquisition_stays_in_place() -> None:
     plane = square_plane(512, 0.5)
-    acquired = acquired_plane(plane, 0.9)
+    acquired, _ = acquired_plane(plane, 0.9, Artefacts())
     assert acquired.spacing[0] >= 0.85
-    assert acquired_plane(plane, 0.3).shape == plane.shape
+    assert acquired_plane(plane, 0.3, Artefacts())[0].shape == plane.shape
     rows, columns = np.mgrid[:512, :512]
     for detail in (0.9, 1.1):
         stored = image(even_setting(detail=detail), plane)
@@ -175,7 +175,7 @@ def test_settings_vary_widely() -> None:
     series = a_series()
     settings = []
     for k in range(200):
-        vendor = replace(series.machine, vendor=VENDORS[k % 4])
+        vendor = series.machine._replace(vendor=VENDORS[k % 4])
         settings.append(Setting(np.random.default_rng(k), replace(series, machine=vendor), Scanners()))
     scales = np.array([one.scale for one in settings])
     assert scales.min() < 300

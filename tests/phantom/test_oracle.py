@@ -24,8 +24,7 @@ from lumbar_kaggle.phantom.grades import (
     reader_probabilities,
     severity_of,
 )
-from lumbar_kaggle.phantom.study import plan_study
-from lumbar_kaggle.phantom.tables import make_table, read_study
+from lumbar_kaggle.phantom.study import make_table, plan_study, read_study
 from lumbar_kaggle.scoring.metric import PARTS, part_scores, study_sums
 from lumbar_kaggle.tables.submission import read_predictions
 from tests.support.expected_score import expected_score, worst_canal_probabilities

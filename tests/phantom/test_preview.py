@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgb
 
 from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.phantom.preview import COLOURS, PANELS, choose_studies, contact_sheet, write_preview
+from lumbar_kaggle.phantom.inspection import COLOURS, PANELS, choose_studies, contact_sheet, write_preview
 
 
 @pytest.fixture(scope="module")

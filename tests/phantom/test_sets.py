@@ -15,13 +15,13 @@ from lumbar_kaggle.core.targets import SERIES_KINDS
 from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.generate import MANIFEST, Request
 from lumbar_kaggle.phantom.settings import FORMAT, STANDARD_SETS, PhantomSet, choose_set, default_folder
-from lumbar_kaggle.phantom.tables import read_study
+from lumbar_kaggle.phantom.study import read_study
 from lumbar_kaggle.training.pretraining import PretrainConfig
 
 
 def test_the_sizes_are_those_that_are_promised() -> None:
     assert FORMAT == "phantom-1"
-    assert {name: one.counts for name, one in STANDARD_SETS.items()} == {
+    assert {name: (one.studies, one.test_studies) for name, one in STANDARD_SETS.items()} == {
         "tiny": (12, 6),
         "small": (400, 200),
         "standard": (2000, 700),
@@ -33,7 +33,7 @@ def test_the_sizes_are_those_that_are_promised() -> None:
 
 def test_the_first_patients_of_a_set_never_change() -> None:
     """The sets are part of the format: who changes a seed must change `FORMAT`."""
-    first = {name: Request(Path(), one).plan("train", 0).study_id for name, one in STANDARD_SETS.items()}
+    first = {name: Request(Path("unused"), one).plan("train", 0).study_id for name, one in STANDARD_SETS.items()}
     assert first == {"tiny": 1633885775, "small": 180580188, "standard": 1371846622}
 
 
@@ -94,7 +94,7 @@ def test_a_clean_phantom_has_no_defects(tmp_path: Path) -> None:
 
 
 def test_clean_plans_are_whole_and_regular() -> None:
-    request = Request(Path(), STANDARD_SETS["small"], clean=True)
+    request = Request(Path("unused"), STANDARD_SETS["small"], clean=True)
     for index in range(40):
         study = request.plan("train", index)
         assert [series.kind for series in study.series] == list(SERIES_KINDS)
@@ -110,7 +110,7 @@ def test_clean_plans_are_whole_and_regular() -> None:
 def test_clean_does_not_change_who_the_patients_are() -> None:
     one = STANDARD_SETS["small"]
     for index in range(5):
-        plain, clean = (Request(Path(), one, choice).plan("test", index) for choice in (False, True))
+        plain, clean = (Request(Path("unused"), one, choice).plan("test", index) for choice in (False, True))
         assert plain.study_id == clean.study_id
         np.testing.assert_array_equal(plain.grades.severity, clean.grades.severity)
 

@@ -20,8 +20,7 @@ from lumbar_kaggle.phantom.acquisition import Plane
 from lumbar_kaggle.phantom.generate import write_instance
 from lumbar_kaggle.phantom.imaging import Scan
 from lumbar_kaggle.phantom.settings import Defects, Scanners
-from lumbar_kaggle.phantom.study import StudyPlan, plan_study
-from lumbar_kaggle.phantom.tables import read_study, true_point
+from lumbar_kaggle.phantom.study import StudyPlan, plan_study, read_study, true_point
 
 Features = dict[str, float]
 Pixels = NDArray[np.uint16]

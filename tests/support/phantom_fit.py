@@ -15,8 +15,8 @@ from lumbar_kaggle.phantom.grades import (
     per_target,
     total_noise,
 )
+from lumbar_kaggle.phantom.inspection import NEXT_LEVEL, POOLED, SIDES
 from lumbar_kaggle.phantom.settings import Reader
-from lumbar_kaggle.phantom.statistics import NEXT_LEVEL, POOLED, SIDES
 
 Floats = NDArray[np.float64]
 
@@ -106,8 +106,8 @@ def label_correlation(latent_correlation: Floats, reader: Reader) -> Floats:
     shared = reader.strictness**2 + np.where(same, per_target(reader.group_strictness) ** 2, 0.0)
     spread = np.sqrt(1.0 + total_noise(reader) ** 2)
     seen = (latent_correlation + shared) / np.outer(spread, spread)
-    mean = grade_frequencies(reader) @ np.arange(3)
-    product = _class_covariance(seen, ndtri(np.cumsum(grade_frequencies(reader), axis=1)[:, :2])) + np.outer(mean, mean)
+    mean = grade_frequencies() @ np.arange(3)
+    product = _class_covariance(seen, ndtri(np.cumsum(grade_frequencies(), axis=1)[:, :2])) + np.outer(mean, mean)
     # The cells of one score group are confused together, those of two groups by chance.
     apart = mixing(reader) @ product @ mixing(reader).T
     together = np.sum([way.share * way.source @ product @ way.source.T for way in confusions(reader)], axis=0)
