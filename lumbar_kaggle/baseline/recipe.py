@@ -1,6 +1,6 @@
 """The baseline as a recipe: see `inference.recipes.Recipe`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from lumbar_kaggle.core.settings import from_dict
 from lumbar_kaggle.dicom.preprocess import Summary
 from lumbar_kaggle.inference.base import Predictor
 from lumbar_kaggle.inference.bundle import Manifest
-from lumbar_kaggle.inference.recipes import Report, fill_cache
+from lumbar_kaggle.inference.recipes import Report, fill_cache, session_of
 from lumbar_kaggle.tables.competition import read_competition
 
 NAME = "baseline"
@@ -69,3 +69,10 @@ def report(run: Path, **choices: Any) -> Report:
     from lumbar_kaggle.baseline.report import report as report_of
 
     return report_of(run, **choices)
+
+
+def session(kernel: str) -> Callable[..., Any]:
+    """Return what a kernel runs on Kaggle."""
+    from lumbar_kaggle.baseline.session import SESSIONS
+
+    return session_of(SESSIONS, kernel)

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,3 +92,7 @@ def _preprocess(competition: Path, working: Path, budget: Budget) -> bool:
 def _take_up(working: Path, inputs: Path | None) -> None:
     take_up(RUN_MARKER, ("run", "cache", "bundle"), working, inputs)
     take_up(CACHE_MARKER, ("cache",), working, inputs)
+
+
+SESSIONS: dict[str, Callable[..., Any]] = {"preprocess": preprocess_session, "train-baseline": train_baseline_session}
+"""What each kernel runs, see `inference.recipes.Recipe.session`."""

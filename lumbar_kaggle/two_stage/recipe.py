@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lumbar_kaggle.dicom.preprocess import VOLUMES, Summary, volume_worker
-from lumbar_kaggle.inference.recipes import fill_cache
+from lumbar_kaggle.inference.recipes import fill_cache, session_of
 from lumbar_kaggle.tables.competition import read_marked
 from lumbar_kaggle.two_stage.config import RUN_FILE as RUN_FILE
 from lumbar_kaggle.two_stage.config import TwoStageConfig
@@ -32,3 +32,10 @@ def _later(module: str, name: str) -> Callable[..., Any]:
 
 fit, report = _later("fit", "fit"), _later("pages", "report")
 export, load = _later("bundle", "export"), _later("bundle", "TwoStagePredictor")
+
+
+def session(kernel: str) -> Callable[..., Any]:
+    """Return what a kernel runs on Kaggle."""
+    from lumbar_kaggle.two_stage.session import SESSIONS
+
+    return session_of(SESSIONS, kernel)

@@ -9,9 +9,10 @@ volumes, and `train_grade_session` cuts its crops from DICOM.
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lumbar_kaggle.core.budget import usable_cores
 from lumbar_kaggle.core.errors import InputError
@@ -126,3 +127,11 @@ def blend_session(working: Path, *, hours: float = 12.0, package: str = "", inpu
     fingerprint = export(run, working / "bundle").fingerprint
     log.info("Bundle %s", fingerprint)
     return fingerprint
+
+
+SESSIONS: dict[str, Callable[..., Any]] = {
+    "train-locate": train_locate_session,
+    "train-grade": train_grade_session,
+    "blend": blend_session,
+}
+"""What each kernel runs, see `inference.recipes.Recipe.session`."""
