@@ -29,12 +29,10 @@ from lumbar_kaggle.two_stage.config import LOCATOR, RERUN, RUN_FILE, GradeConfig
 from lumbar_kaggle.two_stage.grade.data import levels_of
 from lumbar_kaggle.two_stage.grade.fit import average_sides, load_network, predict_levels
 from lumbar_kaggle.two_stage.grade.network import Grader
-from lumbar_kaggle.two_stage.grade.places import to_points, unsided
 from lumbar_kaggle.two_stage.grade.views import Crop, crop_study
-from lumbar_kaggle.two_stage.locate.find import locate_studies
-from lumbar_kaggle.two_stage.locate.network import CHANNELS, Locator
+from lumbar_kaggle.two_stage.locate.find import CHANNELS, Locator, locate_studies
 from lumbar_kaggle.two_stage.locate.training import load_locator, network_file
-from lumbar_kaggle.two_stage.study import StudyVolumes, read_study
+from lumbar_kaggle.two_stage.study import StudyVolumes, read_study, to_points, unsided
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 `fit` does all of it; its stages can be called one by one, in as many sessions as it takes: `locate`, `grade` for some
 models or folds at a time, `finish`. A run folder holds the configuration (``two_stage.json``), the fold of each
-labelled study (``folds.csv``), ``locator/`` (see `locate.fit`), ``annotated.csv`` (see `places.annotated_places`), a
+labelled study (``folds.csv``), ``locator/`` (see `locate.fit`), ``annotated.csv`` (see `study.annotated_places`), a
 folder ``grade-1/``, ``grade-2/`` … per model (see `grade.fit`) and, once every fold is there, the blend: ``oof.csv``,
 ``blend.json``, ``blend.txt`` and, of labels that it contradicts, ``noise.csv``.
 """
@@ -30,9 +30,9 @@ from lumbar_kaggle.tables.submission import read_predictions
 from lumbar_kaggle.two_stage.config import ANNOTATED, LOCATOR, RERUN, RUN_FILE, GradeConfig, TwoStageConfig
 from lumbar_kaggle.two_stage.grade import fit as grading
 from lumbar_kaggle.two_stage.grade.data import crops_folder, evict_other_crops
-from lumbar_kaggle.two_stage.grade.places import annotated_places, read_places
 from lumbar_kaggle.two_stage.locate.fit import learned_from, read_points, run_locate
 from lumbar_kaggle.two_stage.locate.training import CONFIG
+from lumbar_kaggle.two_stage.study import annotated_places, read_places
 
 log = logging.getLogger(__name__)
 

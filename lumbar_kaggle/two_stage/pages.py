@@ -30,12 +30,10 @@ from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.training.devices import device_of
 from lumbar_kaggle.two_stage.bundle import Model, TwoStagePredictor
 from lumbar_kaggle.two_stage.config import LOCATOR, RERUN, RUN_FILE, GradeConfig, TwoStageConfig
-from lumbar_kaggle.two_stage.grade.augment import cut
-from lumbar_kaggle.two_stage.grade.data import Batch, levels_of
+from lumbar_kaggle.two_stage.grade.data import Batch, cut, levels_of
 from lumbar_kaggle.two_stage.grade.network import PLANES, Grader
-from lumbar_kaggle.two_stage.grade.places import choose
-from lumbar_kaggle.two_stage.grade.views import CELLS, PLACES, VIEWS, Crop, View, crop_to_slice
-from lumbar_kaggle.two_stage.study import read_study
+from lumbar_kaggle.two_stage.grade.views import VIEWS, Crop, View, crop_to_slice
+from lumbar_kaggle.two_stage.study import CELLS, PLACES, choose, read_study
 
 SURROUNDINGS = 1.5
 """Side of the pictured part of a slice, in sides of the crop."""
@@ -189,7 +187,7 @@ def where_looked(
     model: Model, crops: Sequence[Crop], chosen: NDArray[np.int64]
 ) -> Iterator[ExplainedCrop | MissingCrop]:
     """Yield where a model looked in a study's crops: of every level, view and side, in that order. `chosen` ``[5
-    levels, 5 places]`` is the severity to explain of each grade, in the order of `views.PLACES`."""
+    levels, 5 places]`` is the severity to explain of each grade, in the order of `study.PLACES`."""
     for level, (cached,) in enumerate(DataLoader(levels_of(crops), bs=1)):
         batch = cut(to_device(cached, device_of(model.networks[0])), model.config)
         each = [attend(network, batch, chosen[level].tolist()) for network in model.networks]

@@ -32,11 +32,11 @@ from lumbar_kaggle.training.callbacks import (
 )
 from lumbar_kaggle.training.pretraining import pretrain
 from lumbar_kaggle.two_stage.config import LocateConfig
-from lumbar_kaggle.two_stage.grade.augment import drop_views
+from lumbar_kaggle.two_stage.grade.data import drop_views
 from lumbar_kaggle.two_stage.grade.fit import train_grader as fit_grader
 from lumbar_kaggle.two_stage.grade.network import GradeLoss
 from lumbar_kaggle.two_stage.locate import training
-from lumbar_kaggle.two_stage.locate.network import Locator
+from lumbar_kaggle.two_stage.locate.find import Locator
 from lumbar_kaggle.two_stage.locate.training import Sample
 from tests.baseline.test_training import ONE, lasting
 from tests.support.clock import Clock

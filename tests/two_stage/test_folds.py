@@ -16,9 +16,8 @@ from lumbar_kaggle.tables.folds import make_folds, open_folds
 from lumbar_kaggle.two_stage.config import GradeConfig, LocateConfig, TwoStageConfig
 from lumbar_kaggle.two_stage.fit import open_run_folds
 from lumbar_kaggle.two_stage.grade.fit import train_grader
-from lumbar_kaggle.two_stage.grade.places import annotated_places
 from lumbar_kaggle.two_stage.locate.fit import is_learned, run_locate
-from lumbar_kaggle.two_stage.study import read_marked_studies, tell_unused
+from lumbar_kaggle.two_stage.study import annotated_places, read_marked_studies, tell_unused
 from tests.support.two_stage_studies import write_competition
 from tests.two_stage.test_grading import TINY
 from tests.two_stage.test_locate import SMALL, write_folder

@@ -20,8 +20,7 @@ from lumbar_kaggle.tables.submission import prior_predictions
 from lumbar_kaggle.training.callbacks import MovingAverage
 from lumbar_kaggle.training.encoders import build_encoder
 from lumbar_kaggle.two_stage.config import PRESETS, GradeConfig, preset
-from lumbar_kaggle.two_stage.grade.augment import SWAPPED, augment, cut, drop_views, mirror
-from lumbar_kaggle.two_stage.grade.data import Batch
+from lumbar_kaggle.two_stage.grade.data import SWAPPED, Batch, augment, cut, drop_views, mirror
 from lumbar_kaggle.two_stage.grade.fit import GraderResult, level_prior, predict_batch, train_grader
 from lumbar_kaggle.two_stage.grade.network import GradeLoss, Grader, slice_loss
 from lumbar_kaggle.two_stage.grade.views import VIEWS, window

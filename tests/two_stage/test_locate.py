@@ -17,9 +17,8 @@ from lumbar_kaggle.dicom.volume import ASSUMED_FIELD_MM, ASSUMED_STEP_MM, Volume
 from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.tables.competition import read_marked
 from lumbar_kaggle.two_stage.config import LocateConfig
-from lumbar_kaggle.two_stage.locate.find import best_chain, refine
+from lumbar_kaggle.two_stage.locate.find import Picture, best_chain, refine
 from lumbar_kaggle.two_stage.locate.fit import run_locate
-from lumbar_kaggle.two_stage.locate.network import Picture
 from lumbar_kaggle.two_stage.locate.training import PRESENT, Sample, augment, heat_maps
 from tests.support.dicom_files import AXIAL, SAGITTAL, rewrite, write_slice
 

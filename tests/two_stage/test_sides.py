@@ -17,12 +17,10 @@ from lumbar_kaggle.dicom.preprocess import read_volumes, windowed_stacks, write_
 from lumbar_kaggle.dicom.series import read_series
 from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.two_stage.config import GradeConfig, LocateConfig
-from lumbar_kaggle.two_stage.grade.places import unsided
 from lumbar_kaggle.two_stage.grade.views import crop_study
-from lumbar_kaggle.two_stage.locate.find import locate_studies
-from lumbar_kaggle.two_stage.locate.network import STRIDE, Picture
+from lumbar_kaggle.two_stage.locate.find import STRIDE, Picture, locate_studies
 from lumbar_kaggle.two_stage.locate.training import axial_samples
-from lumbar_kaggle.two_stage.study import MarkedPoint, StudyVolumes
+from lumbar_kaggle.two_stage.study import MarkedPoint, StudyVolumes, unsided
 from tests.support.dicom_files import write_slice
 from tests.support.two_stage_studies import AXIAL, SAGITTAL, make_stack, rotated
 

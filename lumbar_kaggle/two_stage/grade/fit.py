@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from fastai.callback.core import Callback
+from fastai.callback.training import GradientAccumulation
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.torch_core import to_device
@@ -29,12 +31,28 @@ from lumbar_kaggle.training.devices import device_of, half_precision, spread, tr
 from lumbar_kaggle.training.loop import make_learner, train_file
 from lumbar_kaggle.training.weights import load_weights
 from lumbar_kaggle.two_stage.config import GradeConfig
-from lumbar_kaggle.two_stage.grade.augment import SWAPPED, Accumulate, PrepareBatch, cut, mirror
-from lumbar_kaggle.two_stage.grade.data import Batch, CropSet, Samples, cache_crops, study_labels
+from lumbar_kaggle.two_stage.grade.data import (
+    SWAPPED,
+    Batch,
+    CropSet,
+    Samples,
+    augment,
+    cache_crops,
+    cut,
+    drop_views,
+    mirror,
+    study_labels,
+)
 from lumbar_kaggle.two_stage.grade.network import GradeLoss, Grader
-from lumbar_kaggle.two_stage.grade.places import annotated_places, to_points, unsided
-from lumbar_kaggle.two_stage.grade.views import CELLS, FORAMINA
-from lumbar_kaggle.two_stage.study import CachedStudies, DicomStudies
+from lumbar_kaggle.two_stage.study import (
+    CELLS,
+    FORAMINA,
+    CachedStudies,
+    DicomStudies,
+    annotated_places,
+    to_points,
+    unsided,
+)
 
 log = logging.getLogger(__name__)
 
@@ -86,11 +104,11 @@ def train_grader(
 
     Args:
         cache: folder of the split's cached volumes; None: crops are cut from the DICOM files.
-        places: located points, out-of-fold, to judge at; see `places.to_points`. None: the annotated ones.
+        places: located points, out-of-fold, to judge at; see `study.to_points`. None: the annotated ones.
         out: run folder: settings, ``folds.csv``, ``prior.csv``, the crops, per fold its weights and predictions,
             ``oof.csv`` once all folds are there.
         weights: columns ``row_id, weight``: how much each label counts.
-        annotated: as from `places.annotated_places`; needed without cached volumes.
+        annotated: as from `study.annotated_places`; needed without cached volumes.
         crops: folder for the crops, where the run folder has no room for them.
         only: numbers of the folds to train now; None: all.
         processes: folds at once; see `devices.spread`.
@@ -212,6 +230,58 @@ def _learner(network: Grader, training: Samples, validation: Samples, folder: Pa
         network.to(memory_format=torch.channels_last)
     parts, loss = (training, validation), GradeLoss(config)
     return make_learner(network, parts, loss, folder, config, callbacks=callbacks, workers=config.workers)
+
+
+class PrepareBatch(Callback):  # type: ignore[misc]
+    """Turn cached crops into the network's input: augmented in training, the plain middle in validation.
+
+    With mixup every level of a training batch is blended with another one, and so is the loss. fastai's own takes one
+    image tensor; here a sample is several views, some of which may be missing.
+    """
+
+    order = -5
+
+    def __init__(self, config: GradeConfig) -> None:
+        self.config = config
+
+    def before_batch(self) -> None:
+        """Replace the batch; without mixup the loss takes the same one as the network."""
+        with torch.no_grad():
+            if self.training:
+                batch = drop_views(augment(self.xb[0], self.config), self.config.view_dropout)
+            else:
+                batch = cut(self.xb[0], self.config)
+        self.learn.xb = self.learn.yb = (batch,)
+        if self.training and self.config.mixup:
+            share = float(torch.distributions.Beta(self.config.mixup, self.config.mixup).sample())
+            # The greater part stays the sample's own, so that its level and its missing views remain right.
+            self.share = max(share, 1 - share)
+            self.partner = torch.randperm(len(batch["level"]), device=batch["level"].device)
+            images = [torch.lerp(image[self.partner], image, self.share) for image in batch["images"]]
+            self.learn.xb = ({**batch, "images": images},)
+
+    def after_loss(self) -> None:
+        """Blend the loss as the images are."""
+        if self.training and self.config.mixup:
+            batch: Batch = self.yb[0]
+            other: Batch = {**batch, "slices": [at[self.partner] for at in batch["slices"]]}
+            other["severity"], other["weight"] = batch["severity"][self.partner], batch["weight"][self.partner]
+            mixed = torch.lerp(self.learn.loss_func(self.learn.pred, other), self.learn.loss_grad, self.share)
+            self.learn.loss_grad, self.learn.loss = mixed, mixed.clone()
+
+
+class Accumulate(GradientAccumulation):  # type: ignore[misc]
+    """Add up the gradients of some batches before a step; the last batch of an epoch steps in any case.
+
+    So no gradient is carried from one epoch to the next, and an epoch can be resumed from its weights.
+    """
+
+    def before_step(self) -> None:
+        """Let the step pass, or cancel it while samples are missing."""
+        if self.iter + 1 == self.n_iter:
+            self.count = 0
+        else:
+            super().before_step()
 
 
 def load_network(file: Path, config: GradeConfig) -> Grader:

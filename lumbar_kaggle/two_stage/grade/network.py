@@ -19,7 +19,7 @@ PLANES = ("sagittal", "axial")
 class Graded(TypedDict):
     """What the network says of a batch: a dictionary, which fastai can take apart and put together again."""
 
-    logits: torch.Tensor  # [batch, 5, 3] in the order of `views.PLACES`
+    logits: torch.Tensor  # [batch, 5, 3] in the order of `study.PLACES`
     by_view: tuple[torch.Tensor, ...]  # per view [batch, sides, 3] logits from that view alone
     slices: tuple[torch.Tensor, ...]  # per view [batch, sides, slices] scores of showing the place best; absent: -inf
     attention: tuple[torch.Tensor, ...]  # per view [batch, sides, slices] weights of the slices; absent: 0

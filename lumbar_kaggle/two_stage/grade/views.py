@@ -13,23 +13,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, TARGETS
+from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.dicom import geometry
 from lumbar_kaggle.dicom.geometry import FOOT
 from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.two_stage.config import GradeConfig
+from lumbar_kaggle.two_stage.study import PLACES, RECESSES
 
 Floats = NDArray[np.float64]
-
-PLACES: tuple[str, ...] = ("canal", "left foramen", "right foramen", "left recess", "right recess")
-"""Located in each study at each level; also the order of the network's five outputs per level."""
-
-CANAL, FORAMINA, RECESSES = 0, slice(1, 3), slice(3, 5)  # of `PLACES`; the left one first
-
-PLACE_OF_CONDITION = dict(zip(CONDITIONS, PLACES, strict=True))
-
-CELLS = ([LEVELS.index(of.level) for of in TARGETS], [PLACES.index(PLACE_OF_CONDITION[of.condition]) for of in TARGETS])
-"""Of each target in ``[5 levels, 5 places]``."""
 
 
 class View(NamedTuple):

@@ -20,11 +20,9 @@ from lumbar_kaggle.tables.folds import open_folds
 from lumbar_kaggle.tables.reading import as_numbers, read_table
 from lumbar_kaggle.training.devices import spread
 from lumbar_kaggle.two_stage.config import LocateConfig
-from lumbar_kaggle.two_stage.grade.views import PLACES, RECESSES
-from lumbar_kaggle.two_stage.locate.find import COLUMNS, locate_studies
-from lumbar_kaggle.two_stage.locate.network import CHANNELS, Locator
+from lumbar_kaggle.two_stage.locate.find import CHANNELS, COLUMNS, Locator, locate_studies
 from lumbar_kaggle.two_stage.locate.training import CONFIG, SAMPLES, Sample, load_networks, train_network
-from lumbar_kaggle.two_stage.study import MarkedPoint, StudyVolumes, read_marked_studies, tell_unused
+from lumbar_kaggle.two_stage.study import PLACES, RECESSES, MarkedPoint, StudyVolumes, read_marked_studies, tell_unused
 
 log = logging.getLogger(__name__)
 

@@ -21,10 +21,8 @@ from lumbar_kaggle.training.devices import training_device
 from lumbar_kaggle.training.loop import make_learner, train_file
 from lumbar_kaggle.training.weights import load_weights
 from lumbar_kaggle.two_stage.config import LocateConfig
-from lumbar_kaggle.two_stage.grade.views import CANAL, FORAMINA, RECESSES
-from lumbar_kaggle.two_stage.locate.find import REACH_MM, slices_near
-from lumbar_kaggle.two_stage.locate.network import CHANNELS, STRIDE, Locator, Picture, to_input
-from lumbar_kaggle.two_stage.study import StudyVolumes
+from lumbar_kaggle.two_stage.locate.find import CHANNELS, REACH_MM, STRIDE, Locator, Picture, slices_near, to_input
+from lumbar_kaggle.two_stage.study import CANAL, FORAMINA, RECESSES, StudyVolumes
 
 CONFIG = "locate.json"
 """The configuration in a run folder."""
