@@ -25,13 +25,13 @@ from lumbar_kaggle.inference.bundle import MANIFEST, Manifest, open_bundle, writ
 from lumbar_kaggle.scoring.blend import BlendModel, apply_cells, load_blend, save_blend
 from lumbar_kaggle.training.devices import usable_devices
 from lumbar_kaggle.training.weights import export_weights
-from lumbar_kaggle.two_stage.config import LOCATOR, RERUN, RUN_FILE, GradeConfig, TwoStageConfig
+from lumbar_kaggle.two_stage.config import LOCATOR, RERUN, RUN_FILE, GradeConfig, TwoStageConfig, network_file
 from lumbar_kaggle.two_stage.grade.data import levels_of
 from lumbar_kaggle.two_stage.grade.fit import average_sides, load_network, predict_levels
 from lumbar_kaggle.two_stage.grade.network import Grader
 from lumbar_kaggle.two_stage.grade.views import Crop, crop_study
 from lumbar_kaggle.two_stage.locate.find import CHANNELS, Locator, locate_studies
-from lumbar_kaggle.two_stage.locate.training import load_locator, network_file
+from lumbar_kaggle.two_stage.locate.training import load_locator
 from lumbar_kaggle.two_stage.study import StudyVolumes, read_study, to_points, unsided
 
 log = logging.getLogger(__name__)
@@ -104,14 +104,13 @@ def export(run: Path, bundle: Path) -> Manifest:
 
 def _finished(run: Path, config: TwoStageConfig) -> dict[str, dict[str, Path]]:
     """Return the networks that are trained, by plane and model: name in the bundle → file of the run."""
-    files = {plane: [network_file(run / LOCATOR, plane, k) for k in range(config.locate.folds)] for plane in CHANNELS}
-    for _, folder, model in config.models(run):
-        files[folder.name] = [folder / f"fold-{fold}.safetensors" for fold in range(model.folds)]
-    there = {
-        group: {f"weights/{group}-{fold}.safetensors": path for fold, path in enumerate(paths) if path.is_file()}
-        for group, paths in files.items()
-    }
-    for stage, wanted in (("locator", {"sagittal"}), ("second stage", set(files) - set(CHANNELS))):
+    groups = [(plane, run / LOCATOR, plane, config.locate.folds) for plane in CHANNELS]
+    groups += [(folder.name, folder, "fold", model.folds) for _, folder, model in config.models(run)]
+    there = {}
+    for group, folder, name, count in groups:
+        files = {f"weights/{group}-{k}.safetensors": network_file(folder, name, k) for k in range(count)}
+        there[group] = {name: path for name, path in files.items() if path.is_file()}
+    for stage, wanted in (("locator", {"sagittal"}), ("second stage", set(there) - set(CHANNELS))):
         if not any(there[group] for group in wanted):
             raise InputError(f"{run}: no fold of the {stage} is finished; run lumbar train again to go on")
     return {group: names for group, names in there.items() if names}

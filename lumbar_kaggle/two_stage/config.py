@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.settings import check_settings, from_dict, option
@@ -18,6 +18,19 @@ RUN_FILE, LOCATOR, ANNOTATED = "two_stage.json", "locator", "annotated.csv"
 
 RERUN = "delete it and run lumbar train again"
 """What to do where a table of a run is damaged."""
+
+
+class Result(NamedTuple):
+    """What the training of a stage came to: what its command prints, with the word ``resumable`` when something is left
+    to do, and whether all that was asked for is done."""
+
+    text: str
+    finished: bool
+
+
+def network_file(folder: Path, name: str, fold: int) -> Path:
+    """Return the weights' file of a fold; `name` is ``sagittal`` or ``axial`` of the locator, ``fold`` of a grader."""
+    return folder / f"{name}-{fold}.safetensors"
 
 
 @dataclass(frozen=True)

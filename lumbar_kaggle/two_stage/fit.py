@@ -30,7 +30,7 @@ from lumbar_kaggle.tables.submission import read_predictions
 from lumbar_kaggle.two_stage.config import ANNOTATED, LOCATOR, RERUN, RUN_FILE, GradeConfig, TwoStageConfig
 from lumbar_kaggle.two_stage.grade import fit as grading
 from lumbar_kaggle.two_stage.grade.data import crops_folder, evict_other_crops
-from lumbar_kaggle.two_stage.locate.fit import learned_from, read_points, run_locate
+from lumbar_kaggle.two_stage.locate.fit import LocatorRun, learned_from, read_points
 from lumbar_kaggle.two_stage.locate.training import CONFIG
 from lumbar_kaggle.two_stage.study import annotated_places, read_places
 
@@ -77,7 +77,7 @@ def locate(
     if (folder / "errors.csv").is_file():
         tie(folder / CONFIG, learned_from(competition, cache))
     else:
-        located = run_locate(competition, cache, folder, config.locate, budget, processes=processes, folds=folds)
+        located = LocatorRun(competition, cache, folder, config.locate, budget, folds=folds).train(processes)
         log.info(located.text)
         if not located.finished:
             return False
@@ -118,12 +118,10 @@ def grade(
     weights: pd.DataFrame | None = None,
     processes: int | None = None,
 ) -> str:
-    """Train the second stage of a run whose first one is finished, or go on; return what is left of it, or empty.
-
-    Now trained are those of the numbers `models`, from 1, and `folds`, from 0; empty: all. `crops`: scratch folder for
-    the crops in place of the run folder; it holds one model's at a time. For the rest see `grade.fit.train_grader`.
-    Raises InputError: the first stage is not finished, or there is no such model or fold.
-    """
+    """Train the second stage of a run whose first one is finished, or go on; return what is left of it, or empty. Now
+    trained are those of the numbers `models`, from 1, and `folds`, from 0; empty: all. `crops`: scratch folder for the
+    crops in place of the run folder; it holds one model's at a time. For the rest see `grade.fit.GraderRun`. Raises
+    InputError: the first stage is not finished, or there is no such model or fold."""
     places = read_points(run / LOCATOR / "points.csv")
     errors = read_csv(run / LOCATOR / "errors.csv", ("found", "error_mm", "depth_mm"), RERUN)
     annotated, shared = read_places(run / ANNOTATED), open_run_folds(competition, run, config)
@@ -137,22 +135,11 @@ def grade(
         place = None if crops is None else crops_folder(crops, one)
         if place is not None:
             evict_other_crops(place)
-        result = grading.train_grader(
-            competition,
-            cache,
-            places,
-            folder,
-            one,
-            budget,
-            weights,
-            annotated=annotated,
-            crops=place,
-            only=folds or None,
-            processes=processes,
-            folds=shared,
-        )
-        log.info(result.sentence)
-        if result.left:
+        trained = grading.GraderRun(
+            competition, cache, places, folder, one, budget, weights, annotated=annotated, crops=place, folds=shared
+        ).train(folds or None, processes)
+        log.info(trained.text)
+        if not trained.finished:
             return f"folds of model {number} of {count} are"
     return ""
 

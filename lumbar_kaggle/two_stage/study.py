@@ -5,11 +5,11 @@ for the cache beside the crops, as in a Kaggle session. Points are those that ar
 """
 
 import logging
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,6 +37,9 @@ PLACE_OF_CONDITION = dict(zip(CONDITIONS, PLACES, strict=True))
 CELLS = ([LEVELS.index(of.level) for of in TARGETS], [PLACES.index(PLACE_OF_CONDITION[of.condition]) for of in TARGETS])
 """Of each target in ``[5 levels, 5 places]``."""
 
+Points = dict[str, Floats]
+"""Per study ``[5 places, 5 levels, 3]`` LPS mm in the order of `PLACES`; NaN where there is none."""
+
 POINT = ["x_mm", "y_mm", "z_mm"]
 COLUMNS = ("study_id", "place", "level", *POINT, "confidence", "origin")
 """Of the table of annotated points."""
@@ -46,25 +49,16 @@ CONFIDENCE = {MARKED: 1.0, BY_PLACES: 0.5, BY_LEVELS: 0.25}
 """Of the origins, where a point of the annotated table comes from."""
 
 
-class MarkedPoint(NamedTuple):
-    """A point of ``train_label_coordinates.csv``, LPS mm ``[3]``. It is marked on the study's volume of this number;
-    `place` and `level` are numbers in `PLACES` and `targets.LEVELS`."""
-
-    volume: int
-    place: int
-    level: int
-    point: Floats
-
-
 @dataclass(frozen=True, eq=False)
 class StudyVolumes:
     """All that was read of a study: the stacks of its readable series, see `preprocess.windowed_stacks`. `notes` tell
-    what could not be read; `marks` are the points that are marked on its slices."""
+    what could not be read; `marks` are per volume the points ``[5 places, 5 levels, 3]`` in LPS mm that are marked on
+    its slices, NaN: none; not there where nobody asks for them."""
 
     study_id: str
     volumes: tuple[Volume, ...]
     notes: tuple[str, ...] = ()
-    marks: tuple[MarkedPoint, ...] = ()
+    marks: tuple[Floats, ...] = ()
 
     def sagittal(self) -> list[Volume]:
         """Return of each sagittal series the largest stack whose slices are sagittal."""
@@ -90,9 +84,9 @@ class StudyVolumes:
     def marked(self, volumes: Sequence[Volume]) -> Floats:
         """Return the points ``[5 places, 5 levels, 3]`` that are marked on some of its volumes, NaN: none."""
         points = np.full((len(PLACES), len(LEVELS), 3), np.nan)
-        for mark in self.marks:
-            if self.volumes[mark.volume] in volumes:
-                points[mark.place, mark.level] = mark.point
+        for volume, marks in zip(self.volumes, self.marks, strict=False):
+            if volume in volumes:
+                points = np.where(np.isnan(marks), points, marks)
         return points
 
     def known(self, volume: Volume) -> Floats:
@@ -171,44 +165,54 @@ def read_study(study: Study) -> StudyVolumes:
 def read_marked_studies(competition: Competition, cache: Path) -> list[StudyVolumes]:
     """Read the cached studies of a split, with the points that are marked on them; see `CachedStudies`."""
     cached, known = CachedStudies(cache), set(competition.studies)
-    groups = competition.coordinates.groupby(["study_id", "series_id"])
-    marks = {(str(study), str(series)): rows.to_dict("records") for (study, series), rows in groups}
+    table = competition.coordinates[competition.coordinates["condition"].isin(list(PLACE_OF_CONDITION))]
+    rows = {key: list(group.itertuples()) for key, group in table.groupby(["study_id", "series_id"])}
     studies = [cached.read(study) for study in cached.sources if study in known]
-    return [replace(one, marks=tuple(_marks(one, marks))) for one in studies]
+    return [
+        replace(
+            one, marks=tuple(_marks(volume, rows.get((one.study_id, volume.series_id), [])) for volume in one.volumes)
+        )
+        for one in studies
+    ]
 
 
-def _marks(study: StudyVolumes, marks: Mapping[tuple[str, str], list[dict[Hashable, Any]]]) -> Iterator[MarkedPoint]:
-    for number, volume in enumerate(study.volumes):
-        index_of = {instance: index for index, instance in enumerate(volume.instance_numbers)}
-        for row in marks.get((study.study_id, volume.series_id), []):
-            place, index = PLACE_OF_CONDITION.get(row["condition"]), index_of.get(row["instance_number"])
-            if place is not None and index is not None:
-                point = volume.to_patient(index, row["y"], row["x"])
-                yield MarkedPoint(number, PLACES.index(place), LEVELS.index(row["level"]), point)
+def _marks(volume: Volume, rows: Sequence[Any]) -> Floats:
+    """Return ``[5 places, 5 levels, 3]`` of a series' rows of coordinates, those on a volume's slices."""
+    points = np.full((len(PLACES), len(LEVELS), 3), np.nan)
+    index_of = {instance: index for index, instance in enumerate(volume.instance_numbers)}
+    for row in rows:
+        if row.instance_number in index_of:
+            place, level = PLACES.index(PLACE_OF_CONDITION[row.condition]), LEVELS.index(row.level)
+            points[place, level] = volume.to_patient(index_of[row.instance_number], row.y, row.x)
+    return points
 
 
 def tell_unused(
     competition: Competition,
     studies: Collection[StudyVolumes],
-    used: Callable[[StudyVolumes, MarkedPoint], bool],
+    used: Callable[[StudyVolumes, Volume], slice],
     what: str,
 ) -> None:
-    """Log how many marks of a split are not `used`, if there are such; `what`: the slices looked at."""
+    """Log how many marks of a split are not `used`, if there are such: a function of a study and one of its volumes
+    that returns the places whose marks on it are. `what`: the slices looked at."""
     marked = int(competition.coordinates["condition"].isin(list(PLACE_OF_CONDITION)).sum())
-    count = sum(used(study, mark) for study in studies for mark in study.marks)
+    pairs = (
+        (marks, used(study, volume))
+        for study in studies
+        for volume, marks in zip(study.volumes, study.marks, strict=True)
+    )
+    count = sum(int(np.isfinite(marks[places, :, 0]).sum()) for marks, places in pairs)
     if count < marked:
         log.info("%d of %d marks are not used: no %s slice in the cache is theirs", marked - count, marked, what)
 
 
 def annotated_places(competition: Competition, cache: Path) -> pd.DataFrame:
-    """Return the points of ``train_label_coordinates.csv`` in the patient, gaps filled; columns `COLUMNS`, LPS mm.
-
-    A gap is filled from the level's other points by the set's median offsets between the places, and where the level
-    has none at all, from the nearest level by the median step. Studies without any point in a series that knows its
-    position are absent. Raises InputError where the cache of the split's volumes is missing.
-    """
+    """Return the points of ``train_label_coordinates.csv`` in the patient, gaps filled; columns `COLUMNS`, LPS mm. A
+    gap is filled from the level's other points by the set's median offsets between the places, and where the level has
+    none at all, from the nearest level by the median step. Studies without any point in a series that knows its
+    position are absent. Raises InputError where the cache of the split's volumes is missing."""
     studies = read_marked_studies(competition, cache)
-    tell_unused(competition, studies, lambda study, mark: study.volumes[mark.volume].placed, "placed")
+    tell_unused(competition, studies, lambda _, volume: slice(None) if volume.placed else slice(0), "placed")
     every = {one.study_id: one.marked([v for v in one.volumes if v.placed]) for one in studies}
     marked = {study: points for study, points in sorted(every.items()) if np.isfinite(points).any()}
     if not marked:
@@ -224,11 +228,9 @@ def read_places(path: Path) -> pd.DataFrame:
     return as_numbers(path, read_table(path, COLUMNS), *POINT, "confidence")
 
 
-def to_points(places: pd.DataFrame) -> dict[str, Floats]:
-    """Return per study ``[5 places, 5 levels, 3]`` LPS mm in the order of `PLACES`; NaN where there is none.
-
-    See `choose` for which rows count. Raises InputError for an unknown place or level.
-    """
+def to_points(places: pd.DataFrame) -> Points:
+    """Return the points of a table, where several rows are of one point as `choose` has it. Raises InputError for an
+    unknown place or level."""
     for column, known in (("place", PLACES), ("level", LEVELS)):
         unknown = sorted(set(places[column]) - set(known))
         if unknown:
@@ -242,12 +244,9 @@ def to_points(places: pd.DataFrame) -> dict[str, Floats]:
 
 
 def choose(places: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows that count, one per ``study_id``, ``place`` and ``level``.
-
-    Of several rows of a point that of the greatest ``confidence`` counts. With a column ``placed``, points of
-    sagittal series that do not know their place count only where the study has no others: the two are of
-    different frames.
-    """
+    """Return the rows that count, one per ``study_id``, ``place`` and ``level``: of several that of the greatest
+    ``confidence``. With a column ``placed``, points of sagittal series that do not know their place count only where
+    the study has no others: the two are of different frames."""
     if "placed" in places:
         placed = places["placed"].astype(str) == "True"
         sagittal = ~places["place"].str.endswith("recess")
@@ -258,11 +257,9 @@ def choose(places: pd.DataFrame) -> pd.DataFrame:
 
 
 def unsided(places: pd.DataFrame) -> set[str]:
-    """Return the studies of whose foramina nobody knows which is the left one.
-
-    Either their sagittal series do not know their place, or all that is there of both sides is one slice.
-    `places` are located points, see `choose`; those of a table without a column ``placed`` all know theirs.
-    """
+    """Return the studies of whose foramina nobody knows which is the left one: their sagittal series do not know their
+    place, or all that is there of both sides is one slice. `places` are located points, see `choose`; those of a table
+    without a column ``placed`` all know theirs."""
     foramina = choose(places[places["place"].str.endswith("foramen")])
     unknown = foramina.duplicated(["study_id", "level", *POINT])
     if "placed" in foramina:
@@ -271,11 +268,9 @@ def unsided(places: pd.DataFrame) -> set[str]:
 
 
 def fill(points: Floats) -> tuple[Floats, NDArray[np.str_]]:
-    """Fill the gaps, NaN, of points ``[studies, 5 places, 5 levels, 3]``, LPS mm.
-
-    Studies that have no point at all keep theirs, and so do all where the set never shows two places together.
-    Returned beside the points are their origins ``[studies, 5, 5]``, empty text where there is still none.
-    """
+    """Fill the gaps, NaN, of points ``[studies, 5 places, 5 levels, 3]``, LPS mm. Studies that have no point at all
+    keep theirs, and so do all where the set never shows two places together. Returned beside the points are their
+    origins ``[studies, 5, 5]``, empty text where there is still none."""
     filled, origin = points.copy(), np.where(np.isfinite(points).all(axis=-1), MARKED, "").astype("<U32")
     # between[p, q, l]: from place q to place p of one level; steps[p, k, l]: from level k to level l.
     between = _median(points[:, :, None] - points[:, None, :])

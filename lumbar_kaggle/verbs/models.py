@@ -98,11 +98,12 @@ class Locate(Training):
 
     def __call__(self) -> Said:
         from lumbar_kaggle.tables.competition import read_marked
-        from lumbar_kaggle.two_stage.locate.fit import run_locate
+        from lumbar_kaggle.two_stage.locate.fit import LocatorRun
 
         config = from_dict(self.changes, LocateConfig)
         competition = read_marked(self.folder)
-        return run_locate(competition, self.cache, self.out, config, self.budget(), self.weights, self.processes).text
+        run = LocatorRun(competition, self.cache, self.out, config, self.budget(), self.weights)
+        return run.train(self.processes).text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +120,7 @@ class Grade(Training):
     def __call__(self) -> Said:
         from lumbar_kaggle.tables.competition import read_competition
         from lumbar_kaggle.tables.reading import read_label_weights
-        from lumbar_kaggle.two_stage.grade.fit import train_grader
+        from lumbar_kaggle.two_stage.grade.fit import GraderRun
         from lumbar_kaggle.two_stage.locate.fit import read_points
 
         competition, budget = read_competition(self.folder, "train"), self.budget()
@@ -129,7 +130,7 @@ class Grade(Training):
         models = preset(self.preset).grade
         told = []
         for number, base in enumerate(models, start=1):
-            result = train_grader(
+            run = GraderRun(
                 competition,
                 self.cache,
                 points,
@@ -137,10 +138,8 @@ class Grade(Training):
                 from_dict(merged(asdict(base), self.changes), GradeConfig),
                 budget,
                 weights,
-                only=self.only_folds,
-                processes=self.processes,
             )
-            told.append(result.sentence)
+            told.append(run.train(self.only_folds, self.processes).text)
         return "\n".join(told)
 
 

@@ -99,7 +99,7 @@ def test_a_second_stage_on_other_data_is_not_continued(tmp_path: Path) -> None:
     weights = pd.DataFrame({"row_id": split.labels["row_id"][:1], "weight": [0.5]})
 
     def begin(split: Competition, weights: pd.DataFrame | None = None) -> None:
-        grading.train_grader(split, tmp_path, None, tmp_path / "run", config, Budget(0.0), weights)
+        grading.GraderRun(split, tmp_path, None, tmp_path / "run", config, Budget(0.0), weights).train()
 
     begin(split)
     begin(split)

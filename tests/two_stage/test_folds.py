@@ -15,8 +15,8 @@ from lumbar_kaggle.tables.competition import Competition, read_marked
 from lumbar_kaggle.tables.folds import make_folds, open_folds
 from lumbar_kaggle.two_stage.config import GradeConfig, LocateConfig, TwoStageConfig
 from lumbar_kaggle.two_stage.fit import open_run_folds
-from lumbar_kaggle.two_stage.grade.fit import train_grader
-from lumbar_kaggle.two_stage.locate.fit import is_learned, run_locate
+from lumbar_kaggle.two_stage.grade.fit import GraderRun
+from lumbar_kaggle.two_stage.locate.fit import LocatorRun, learned_places
 from lumbar_kaggle.two_stage.study import annotated_places, read_marked_studies, tell_unused
 from tests.support.two_stage_studies import write_competition
 from tests.two_stage.test_grading import TINY
@@ -45,7 +45,7 @@ def test_no_fold_trains_on_points_of_a_locator_that_saw_what_it_holds_out(
     weights = []
     for name, moved in (("right", set[str]()), ("moved", others)):
         places = located(studies, moved, unplaced=set())
-        train_grader(*studies, places, tmp_path / name, replace(TINY, epochs=1), Budget(), folds=folds, only=[0])
+        GraderRun(*studies, places, tmp_path / name, replace(TINY, epochs=1), Budget(), folds=folds).train([0])
         weights.append((tmp_path / name / "fold-0.safetensors").read_bytes())
     assert weights[0] == weights[1]
 
@@ -54,7 +54,7 @@ def test_foramina_of_unknown_side_are_judged_by_their_mean(studies: tuple[Compet
     """Left and right are predicted alike in a study without positions, and not in the others."""
     lost = studies[0].studies[0]
     places = located(studies, set(), unplaced={lost})
-    train_grader(*studies, places, tmp_path, replace(TINY, epochs=1), Budget())
+    GraderRun(*studies, places, tmp_path, replace(TINY, epochs=1), Budget()).train()
     oof = pd.read_csv(tmp_path / "oof.csv").set_index("row_id")["severe"]
     sides = [oof[oof.index.str.contains(f"{side}_neural")].to_numpy() for side in ("left", "right")]
     alike = np.isclose(*sides).reshape(len(studies[0].studies), 5).all(axis=1)
@@ -71,7 +71,7 @@ def test_a_fold_whose_marks_are_all_held_out_trains_no_network(
     axial = marks["condition"].str.contains("Subarticular")
     marks[~axial | (marks["study_id"] == 101)].to_csv(folder / "train_label_coordinates.csv", index=False)
     recipe("two-stage").preprocess(folder, tmp_path / "cache")
-    run_locate(read_marked(folder), tmp_path / "cache", tmp_path / "run", replace(SMALL, epochs=1), Budget())
+    LocatorRun(read_marked(folder), tmp_path / "cache", tmp_path / "run", replace(SMALL, epochs=1), Budget()).train()
     folds = pd.read_csv(tmp_path / "run" / "folds.csv").set_index("study_id")["fold"]
     held_out = folds[101]
     assert not (tmp_path / "run" / f"axial-{held_out}.safetensors").is_file()
@@ -114,7 +114,7 @@ def test_marks_that_are_on_no_cached_slice_are_counted(tmp_path: Path, caplog: p
 
     def read(competition: Competition) -> None:
         studies = read_marked_studies(competition, tmp_path)
-        tell_unused(competition, studies, is_learned, "sagittal or placed axial")
+        tell_unused(competition, studies, learned_places, "sagittal or placed axial")
         annotated_places(competition, tmp_path)
 
     competition = write_competition(tmp_path, 3)

@@ -35,11 +35,9 @@ MARKER = ".lumbar-crops"  # lies in a folder that `evict_other_crops` may remove
 
 
 class Batch(TypedDict):
-    """Levels of studies as the network and its loss take them; of one level without the first axis.
-
-    The loader gives crops as they are cached, larger than what the network sees; `cut` and `augment`
-    give those of its size. Labels are not there in prediction.
-    """
+    """Levels of studies as the network and its loss take them; of one level without the first axis. The loader gives
+    crops as they are cached, larger than what the network sees; `cut` and `augment` give those of its size. Labels are
+    not there in prediction."""
 
     images: list[torch.Tensor]  # per view [batch, sides, slices, px, px]: uint8 as cached, then standardised floats
     present: list[torch.Tensor]  # per view [batch, sides, slices] bool, whether there is a slice
@@ -62,10 +60,8 @@ def crops_folder(scratch: Path, config: GradeConfig) -> Path:
 
 
 def evict_other_crops(folder: Path) -> None:
-    """Mark a `crops_folder`, and remove those beside it that are marked; what is somebody else's has no mark.
-
-    So a session's space need be enough for one model's crops.
-    """
+    """Mark a `crops_folder`, and remove those beside it that are marked; what is somebody else's has no mark. So a
+    session's space need be enough for one model's crops."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARKER).touch()
     for other in folder.parent.iterdir():
@@ -125,10 +121,8 @@ def cache_crops(
 
 
 class CropSet:
-    """Cached crops of many studies, read level by level.
-
-    The `index` of the cache's `folder` has the `Crop.facts` of every crop, with ``study_id`` and ``file``.
-    """
+    """Cached crops of many studies, read level by level. The `index` of the cache's `folder` has the `Crop.facts` of
+    every crop, with ``study_id`` and ``file``."""
 
     def __init__(self, folder: Path, index: pd.DataFrame, config: GradeConfig) -> None:
         self.folder, self.sizes = folder, [window(view, config) for view in VIEWS]
@@ -170,10 +164,8 @@ def levels_of(crops: Sequence[Crop]) -> list[tuple[Batch]]:
 
 
 def study_labels(rows: pd.DataFrame, weights: pd.DataFrame | None = None) -> dict[str, Labels]:
-    """Return per study severities, `UNKNOWN` where not graded, and their weights, ``[5 levels, 5 places]`` each.
-
-    The `rows` are `Competition.labels`; without a row in `weights`, columns ``row_id, weight``, a label counts 1.
-    """
+    """Return per study severities, `UNKNOWN` where not graded, and their weights, ``[5 levels, 5 places]`` each. The
+    `rows` are `Competition.labels`; without a row in `weights`, columns ``row_id, weight``, a label counts 1."""
     weight_of = {} if weights is None else dict(zip(weights["row_id"], weights["weight"], strict=True))
     number, studies = pd.factorize(rows["study_id"].astype(str))
     cells = np.array(CELLS)[:, rows["target"].map(TARGET_NAMES.index).to_numpy(dtype=np.int64)]
@@ -281,10 +273,8 @@ def drop_views(batch: Batch, share: float) -> Batch:
 def _resample(
     images: torch.Tensor, size: Window, turn: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
 ) -> torch.Tensor:
-    """Resample cached crops ``[batch, sides, slices, px, px]`` into the network's, one map per crop.
-
-    Per crop `turn` is in radians, `scale` above 1 shows more of it, and `shift` ``[batch · sides, 2]`` is in px.
-    """
+    """Resample cached crops ``[batch, sides, slices, px, px]`` into the network's, one map per crop. Per crop `turn` is
+    in radians, `scale` above 1 shows more of it, and `shift` ``[batch · sides, 2]`` is in px."""
     flat = images.flatten(0, 1)
     px = flat.shape[-1]
     # `affine_grid` measures in halves of the side of the picture; corners are not aligned.

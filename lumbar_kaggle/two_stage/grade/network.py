@@ -26,11 +26,9 @@ class Graded(TypedDict):
 
 
 class SlicePool(nn.Module):
-    """A view's slices → its description: recurrence along the slices (`sequence` "gru"), then gated attention.
-
-    The score of the auxiliary slice loss is a second one beside the attention's: what shows the place best need not
-    be all that the grade is read from.
-    """
+    """A view's slices → its description: recurrence along the slices (`sequence` "gru"), then gated attention. The
+    score of the auxiliary slice loss is a second one beside the attention's: what shows the place best need not be all
+    that the grade is read from."""
 
     def __init__(self, features: int, width: int, sequence: str) -> None:
         super().__init__()
@@ -40,10 +38,8 @@ class SlicePool(nn.Module):
         self.score, self.best = nn.Linear(width // 2, 1), nn.Linear(width // 2, 1)
 
     def forward(self, features: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return description ``[views, width]``, slice scores and attention ``[views, slices]`` each.
-
-        Of `features` ``[views, slices, features]``; a view without any slice `present` has attention 0 throughout.
-        """
+        """Return description ``[views, width]``, slice scores and attention ``[views, slices]`` each. Of `features`
+        ``[views, slices, features]``; a view without any slice `present` has attention 0 throughout."""
         hidden = self.enter(features) * present[..., None]
         if self.sequence is not None:
             hidden = hidden + self.sequence(hidden)[0]
@@ -55,12 +51,10 @@ class SlicePool(nn.Module):
 
 
 class Grader(nn.Module):
-    """Grades one level: canal, both foramina, both recesses.
-
-    Everything is shared over levels, and over the sides, whose right one comes mirrored: exchanging the sides of the
-    input exchanges those of the output. The heads start from the probabilities `prior` ``[3 groups, 5 levels, 3]``,
-    groups as in `targets.SCORE_GROUPS`; the encoders, if `pretrained`, from the weights of the configuration.
-    """
+    """Grades one level: canal, both foramina, both recesses. Everything is shared over levels, and over the sides,
+    whose right one comes mirrored: exchanging the sides of the input exchanges those of the output. The heads start
+    from the probabilities `prior` ``[3 groups, 5 levels, 3]``, groups as in `targets.SCORE_GROUPS`; the encoders, if
+    `pretrained`, from the weights of the configuration."""
 
     def __init__(self, config: GradeConfig, prior: torch.Tensor | None = None, *, pretrained: bool = False) -> None:
         super().__init__()
@@ -125,11 +119,9 @@ def _head(inputs: int, width: int, dropout: float) -> nn.Sequential:
 
 
 class GradeLoss:
-    """Cross-entropy with the score's weights, missing labels masked, over a batch.
-
-    Each group's part is the mean over its labelled outputs of weight × cross-entropy; the parts are added
-    by `GradeConfig.group_weights`, relative to their sum.
-    """
+    """Cross-entropy with the score's weights, missing labels masked, over a batch. Each group's part is the mean over
+    its labelled outputs of weight × cross-entropy; the parts are added by `GradeConfig.group_weights`, relative to
+    their sum."""
 
     def __init__(self, config: GradeConfig) -> None:
         self.config = config
@@ -169,11 +161,9 @@ class GradeLoss:
 
 
 def slice_loss(scores: Sequence[torch.Tensor], slices: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return the cross-entropy of the annotated slice among those of its window, mean over views.
-
-    Per view `scores` are ``[batch, sides, slices]``, -inf for absent slices, and `slices` ``[batch, sides]`` the
-    annotated slice, `UNKNOWN` for none.
-    """
+    """Return the cross-entropy of the annotated slice among those of its window, mean over views. Per view `scores` are
+    ``[batch, sides, slices]``, -inf for absent slices, and `slices` ``[batch, sides]`` the annotated slice, `UNKNOWN`
+    for none."""
     total = scores[0].new_zeros(())
     for score, at in zip(scores, slices, strict=True):
         flat, wanted = score.flatten(0, 1), at.flatten()

@@ -120,11 +120,9 @@ def with_middle(points: Floats) -> dict[str, Floats]:
 def crop_study(
     stacks: Sequence[Volume], points: Floats, config: GradeConfig, annotated: Floats | None = None
 ) -> list[Crop]:
-    """Return the crops of one study: of every view, level and side, in that order.
-
-    They are cut from `stacks`, see `StudyVolumes.croppable`, around `points`: ``[5 places, 5 levels, 3]`` LPS mm in
-    the order of `PLACES`, NaN where not known. The `annotated` ones alike are for the slice attention's target.
-    """
+    """Return the crops of one study: of every view, level and side, in that order. They are cut from `stacks`, see
+    `StudyVolumes.croppable`, around `points`: ``[5 places, 5 levels, 3]`` LPS mm in the order of `PLACES`, NaN where
+    not known. The `annotated` ones alike are for the slice attention's target."""
     named = with_middle(points)
     marked = with_middle(np.full_like(points, np.nan) if annotated is None else annotated)
     crops = []
@@ -181,11 +179,9 @@ def _nearest(crop: Crop, stacks: Sequence[Volume], reach_mm: float) -> tuple[Vol
 
 
 def _window(volume: Volume, nearest: int, crop: Crop, step_mm: float) -> NDArray[np.int64]:
-    """Return the slices ``[cached slices]`` around the nearest, `step_mm` apart, -1 beyond the stack's ends.
-
-    Sagittal windows run from the right to the left, those of the right side from the left to the right:
-    from the middle outwards on both sides. Axial windows run from head to foot.
-    """
+    """Return the slices ``[cached slices]`` around the nearest, `step_mm` apart, -1 beyond the stack's ends. Sagittal
+    windows run from the right to the left, those of the right side from the left to the right: from the middle outwards
+    on both sides. Axial windows run from head to foot."""
     depth = volume.positions @ geometry.reading_direction(volume.orientation[0])
     order = np.argsort(depth, kind="stable")
     step = float(np.median(np.diff(depth[order]))) if len(order) > 1 else 0.0
@@ -199,11 +195,9 @@ def _window(volume: Volume, nearest: int, crop: Crop, step_mm: float) -> NDArray
 
 
 def crop_to_slice(volume: Volume, index: int, crop: Crop) -> Floats:
-    """Return the affine map ``[2, 3]`` from (column, row, 1) of a cached crop to column and row of a slice.
-
-    The crop lies in the plane of the slice, its middle at the point's projection, and is as upright as
-    `geometry.upright_axes`, a sagittal one with the spine downwards; an axial one is mirrored on the right.
-    """
+    """Return the affine map ``[2, 3]`` from (column, row, 1) of a cached crop to column and row of a slice. The crop
+    lies in the plane of the slice, its middle at the point's projection, and is as upright as `geometry.upright_axes`,
+    a sagittal one with the spine downwards; an axial one is mirrored on the right."""
     across, down = geometry.upright_axes(volume.orientation[0], crop.down)
     if crop.view.plane == "axial" and crop.side == 1:
         across = -across

@@ -20,7 +20,7 @@ from lumbar_kaggle.tables.folds import derive_seed
 from lumbar_kaggle.training.devices import training_device
 from lumbar_kaggle.training.loop import make_learner, train_file
 from lumbar_kaggle.training.weights import load_weights
-from lumbar_kaggle.two_stage.config import LocateConfig
+from lumbar_kaggle.two_stage.config import LocateConfig, network_file
 from lumbar_kaggle.two_stage.locate.find import CHANNELS, REACH_MM, STRIDE, Locator, Picture, slices_near, to_input
 from lumbar_kaggle.two_stage.study import CANAL, FORAMINA, RECESSES, StudyVolumes
 
@@ -160,11 +160,6 @@ def heat_maps(places: Floats, state: NDArray[np.int64], shape: tuple[int, ...]) 
         else:
             maps[channel, -1] = 1.0
     return maps, (state != UNKNOWN).astype(np.float32)
-
-
-def network_file(run: Path, name: str, fold: int) -> Path:
-    """Return the weights' file of a fold of the network called `name`."""
-    return run / f"{name}-{fold}.safetensors"
 
 
 def load_locator(file: Path, config: LocateConfig, outputs: int) -> Locator:
