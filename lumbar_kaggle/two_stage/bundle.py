@@ -86,9 +86,13 @@ def export(run: Path, bundle: Path) -> Manifest:
         export_weights(path, bundle / name)
     if blend.is_file():
         save_blend(bundle / BLEND, load_blend(blend))
-    models = [
-        {"config": read_json(path), "folds": list(found[group])} for group, path in zip(graders, settings, strict=True)
-    ]
+    pairs = zip(graders, settings, strict=True)
+    models = [{"config": read_json(path), "folds": list(found[group])} for group, path in pairs]
+    figures, metrics = run / LOCATOR / "figures.csv", {}
+    if figures.is_file():
+        table = read_csv(figures, ("kind",), RERUN, keep_default_na=False)
+        (overall,) = table[table["kind"] == "all"].to_dict("records")
+        metrics["locator"] = {name: float(overall[name]) for name in ("median_mm", "within_10_mm", "off_by_level")}
     return write_manifest(
         bundle,
         recipe="two-stage",
@@ -96,7 +100,7 @@ def export(run: Path, bundle: Path) -> Manifest:
         targets=list(TARGET_NAMES),
         contract=asdict(VOLUMES),
         prior=read_csv(run / graders[0] / "prior.csv", SEVERITIES, RERUN, index_col="target"),
-        metrics=_metrics(run),
+        metrics=metrics,
         weights=[*files, *([BLEND] if blend.is_file() else [])],
         models={**{plane: list(found.get(plane, ())) for plane in CHANNELS}, "grade": models, "source": source},
     )
@@ -114,15 +118,6 @@ def _finished(run: Path, config: TwoStageConfig) -> dict[str, dict[str, Path]]:
         if not any(there[group] for group in wanted):
             raise InputError(f"{run}: no fold of the {stage} is finished; run lumbar train again to go on")
     return {group: names for group, names in there.items() if names}
-
-
-def _metrics(run: Path) -> dict[str, Any]:
-    figures = run / LOCATOR / "figures.csv"
-    if not figures.is_file():
-        return {}
-    table = read_csv(figures, ("kind",), RERUN, keep_default_na=False)
-    overall = table[table["kind"] == "all"].iloc[0]
-    return {"locator": {name: float(overall[name]) for name in ("median_mm", "within_10_mm", "off_by_level")}}
 
 
 class Model(NamedTuple):

@@ -13,11 +13,9 @@ _WEIGHT: dict[str, Any] = {"metavar": "W", "least": 0, "most": 1000}
 _MM: dict[str, Any] = {"metavar": "MM", "least": 0, "most": 100}
 _SHARE: dict[str, Any] = {"metavar": "P", "least": 0, "most": 1}
 
+# In a run folder the configuration, the first stage and its annotated points; what else is there: see `fit`.
 RUN_FILE, LOCATOR, ANNOTATED = "two_stage.json", "locator", "annotated.csv"
-"""In a run folder the configuration, the first stage and its annotated points; what else is there: see `fit`."""
-
-RERUN = "delete it and run lumbar train again"
-"""What to do where a table of a run is damaged."""
+RERUN = "delete it and run lumbar train again"  # what to do where a table of a run is damaged
 
 
 class Result(NamedTuple):

@@ -5,7 +5,7 @@ for the cache beside the crops, as in a Kaggle session. Points are those that ar
 """
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,26 +27,19 @@ from lumbar_kaggle.tables.reading import as_numbers, read_table
 
 log = logging.getLogger(__name__)
 
-PLACES: tuple[str, ...] = ("canal", "left foramen", "right foramen", "left recess", "right recess")
-"""Located in each study at each level; also the order of the network's five outputs per level."""
-
+# Located in each study at each level; also the order of the network's five outputs per level.
+PLACES = ("canal", "left foramen", "right foramen", "left recess", "right recess")
 CANAL, FORAMINA, RECESSES = 0, slice(1, 3), slice(3, 5)  # of `PLACES`; the left one first
-
 PLACE_OF_CONDITION = dict(zip(CONDITIONS, PLACES, strict=True))
-
+# Of each target in ``[5 levels, 5 places]``.
 CELLS = ([LEVELS.index(of.level) for of in TARGETS], [PLACES.index(PLACE_OF_CONDITION[of.condition]) for of in TARGETS])
-"""Of each target in ``[5 levels, 5 places]``."""
 
-Points = dict[str, Floats]
-"""Per study ``[5 places, 5 levels, 3]`` LPS mm in the order of `PLACES`; NaN where there is none."""
+Points = dict[str, Floats]  # per study ``[5 places, 5 levels, 3]`` LPS mm in the order of `PLACES`; NaN: there is none
 
 POINT = ["x_mm", "y_mm", "z_mm"]
-COLUMNS = ("study_id", "place", "level", *POINT, "confidence", "origin")
-"""Of the table of annotated points."""
-
-MARKED, BY_PLACES, BY_LEVELS = "marked", "from the level's other points", "from another level"
+COLUMNS = ("study_id", "place", "level", *POINT, "confidence", "origin")  # of the table of annotated points
+MARKED, BY_PLACES, BY_LEVELS = "marked", "from the level's other points", "from another level"  # its origins
 CONFIDENCE = {MARKED: 1.0, BY_PLACES: 0.5, BY_LEVELS: 0.25}
-"""Of the origins, where a point of the annotated table comes from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,8 +134,7 @@ class DicomStudies:
         return found
 
 
-Studies = CachedStudies | DicomStudies
-"""Where the volumes of studies come from."""
+Studies = CachedStudies | DicomStudies  # where the volumes of studies come from
 
 
 def read_study(study: Study) -> StudyVolumes:
@@ -187,21 +179,11 @@ def _marks(volume: Volume, rows: Sequence[Any]) -> Floats:
     return points
 
 
-def tell_unused(
-    competition: Competition,
-    studies: Collection[StudyVolumes],
-    used: Callable[[StudyVolumes, Volume], slice],
-    what: str,
-) -> None:
-    """Log how many marks of a split are not `used`, if there are such: a function of a study and one of its volumes
-    that returns the places whose marks on it are. `what`: the slices looked at."""
+def tell_unused(competition: Competition, used: Iterable[Floats], what: str) -> None:
+    """Log how many marks of a split are not among those that are used, points ``[…, 3]`` with NaN where there is none;
+    `what`: the slices looked at."""
     marked = int(competition.coordinates["condition"].isin(list(PLACE_OF_CONDITION)).sum())
-    pairs = (
-        (marks, used(study, volume))
-        for study in studies
-        for volume, marks in zip(study.volumes, study.marks, strict=True)
-    )
-    count = sum(int(np.isfinite(marks[places, :, 0]).sum()) for marks, places in pairs)
+    count = sum(int(np.isfinite(points[..., 0]).sum()) for points in used)
     if count < marked:
         log.info("%d of %d marks are not used: no %s slice in the cache is theirs", marked - count, marked, what)
 
@@ -212,7 +194,8 @@ def annotated_places(competition: Competition, cache: Path) -> pd.DataFrame:
     none at all, from the nearest level by the median step. Studies without any point in a series that knows its
     position are absent. Raises InputError where the cache of the split's volumes is missing."""
     studies = read_marked_studies(competition, cache)
-    tell_unused(competition, studies, lambda _, volume: slice(None) if volume.placed else slice(0), "placed")
+    pairs = (pair for one in studies for pair in zip(one.volumes, one.marks, strict=True))
+    tell_unused(competition, (marks for volume, marks in pairs if volume.placed), "placed")
     every = {one.study_id: one.marked([v for v in one.volumes if v.placed]) for one in studies}
     marked = {study: points for study, points in sorted(every.items()) if np.isfinite(points).any()}
     if not marked:

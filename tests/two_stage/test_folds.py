@@ -14,9 +14,9 @@ from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.tables.competition import Competition, read_marked
 from lumbar_kaggle.tables.folds import make_folds, open_folds
 from lumbar_kaggle.two_stage.config import GradeConfig, LocateConfig, TwoStageConfig
-from lumbar_kaggle.two_stage.fit import open_run_folds
+from lumbar_kaggle.two_stage.fit import TwoStageRun
 from lumbar_kaggle.two_stage.grade.fit import GraderRun
-from lumbar_kaggle.two_stage.locate.fit import LocatorRun, learned_places
+from lumbar_kaggle.two_stage.locate.fit import LocatorRun, learned_marks
 from lumbar_kaggle.two_stage.study import annotated_places, read_marked_studies, tell_unused
 from tests.support.two_stage_studies import write_competition
 from tests.two_stage.test_grading import TINY
@@ -83,19 +83,19 @@ def test_stages_of_different_fold_numbers_are_refused(studies: tuple[Competition
     """One sentence names both."""
     config = TwoStageConfig(LocateConfig(folds=3), (GradeConfig(folds=3), GradeConfig(folds=2)))
     with pytest.raises(InputError, match="the locator has 3 folds and the models of the second stage 3, 2; give"):
-        open_run_folds(studies[0], tmp_path, config)
+        TwoStageRun(studies[0], tmp_path, config, Budget()).folds()
 
 
 def test_a_locator_of_other_folds_is_refused(studies: tuple[Competition, Path], tmp_path: Path) -> None:
     """A second stage must not be judged at points of a locator that has seen the study."""
     config = TwoStageConfig(LocateConfig(folds=2), (GradeConfig(folds=2),))
-    folds = open_run_folds(studies[0], tmp_path, config)
+    folds = TwoStageRun(studies[0], tmp_path, config, Budget()).folds()
     (tmp_path / "locator").mkdir()
     folds.to_csv(tmp_path / "locator" / "folds.csv", index=False)
-    pd.testing.assert_frame_equal(open_run_folds(studies[0], tmp_path, config), folds)
+    pd.testing.assert_frame_equal(TwoStageRun(studies[0], tmp_path, config, Budget()).folds(), folds)
     folds.assign(fold=1 - folds["fold"]).to_csv(tmp_path / "locator" / "folds.csv", index=False)
     with pytest.raises(InputError, match="begun with other folds"):
-        open_run_folds(studies[0], tmp_path, config)
+        TwoStageRun(studies[0], tmp_path, config, Budget()).folds()
 
 
 def test_a_run_keeps_its_folds_and_its_studies(studies: tuple[Competition, Path], tmp_path: Path) -> None:
@@ -113,8 +113,8 @@ def test_marks_that_are_on_no_cached_slice_are_counted(tmp_path: Path, caplog: p
     caplog.set_level(logging.INFO)
 
     def read(competition: Competition) -> None:
-        studies = read_marked_studies(competition, tmp_path)
-        tell_unused(competition, studies, learned_places, "sagittal or placed axial")
+        marks = learned_marks(read_marked_studies(competition, tmp_path))
+        tell_unused(competition, marks, "sagittal or placed axial")
         annotated_places(competition, tmp_path)
 
     competition = write_competition(tmp_path, 3)

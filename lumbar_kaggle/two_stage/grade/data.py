@@ -22,9 +22,8 @@ from lumbar_kaggle.core.targets import LEVELS, TARGET_NAMES
 from lumbar_kaggle.dicom.cache import Cache, CacheConfig, Source
 from lumbar_kaggle.two_stage.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.views import VIEWS, Crop, View, Window, crop_study, window
-from lumbar_kaggle.two_stage.study import CELLS, PLACES, Studies
+from lumbar_kaggle.two_stage.study import CELLS, PLACES, Points, Studies
 
-Floats = NDArray[np.float64]
 Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # images, present slices and annotated slices of a view
 Labels = tuple[NDArray[np.int64], NDArray[np.float32]]
 
@@ -50,8 +49,7 @@ class Batch(TypedDict):
 def _settings(config: GradeConfig) -> CacheConfig:
     windows = [list(window(view, config)[:5]) for view in VIEWS]  # what is cached follows from these
     settings = {"windows": windows, "step": config.step_mm, "reach": config.reach_mm, "align": config.align}
-    # The version is raised when the same points and slices would give other crops.
-    return CacheConfig("crops", 2, settings)
+    return CacheConfig("crops", 2, settings)  # the version is raised when the same slices would give other crops
 
 
 def crops_folder(scratch: Path, config: GradeConfig) -> Path:
@@ -71,22 +69,11 @@ def evict_other_crops(folder: Path) -> None:
 
 @alone_on("folder")
 def cache_crops(
-    studies: Studies,
-    points: dict[str, Floats],
-    annotated: dict[str, Floats],
-    folder: Path,
-    config: GradeConfig,
-    budget: Budget,
+    studies: Studies, points: Points, annotated: Points, folder: Path, config: GradeConfig, budget: Budget
 ) -> "CropSet":
-    """Cut the crops of all studies that have points, or go on where an earlier call stopped.
-
-    `points` and `annotated` are per study as in `views.crop_study`; the crops are the same from the cache of volumes
-    and from DICOM. The `budget` is asked between batches.
-
-    Raises:
-        OutOfTime: the budget is spent; the next call goes on.
-        InputError: the folder was made with other settings, or no study has a point.
-    """
+    """Cut the crops of all studies that have points, or go on where an earlier call stopped; the same from the cache of
+    volumes and from DICOM. For points and annotated ones see `views.crop_study`. Raises InputError: the folder was made
+    with other settings, or no study has a point; OutOfTime: the budget, asked between batches, is spent."""
     cache = Cache(folder, "crops")
     cache.open(_settings(config))
     sources = []

@@ -3,7 +3,7 @@
 Each crop is resampled once from the original slices, and the same whatever way those are stored.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -16,11 +16,9 @@ from numpy.typing import NDArray
 from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.dicom import geometry
 from lumbar_kaggle.dicom.geometry import FOOT
-from lumbar_kaggle.dicom.volume import Volume
+from lumbar_kaggle.dicom.volume import Floats, Volume
 from lumbar_kaggle.two_stage.config import GradeConfig
 from lumbar_kaggle.two_stage.study import PLACES, RECESSES
-
-Floats = NDArray[np.float64]
 
 
 class View(NamedTuple):
@@ -151,31 +149,36 @@ def _found(crop: Crop, stacks: Sequence[Volume], mark: Floats, config: GradeConf
     """Return a crop with the slices to cut it from, or with the reason why there are none."""
     if np.isnan(crop.point).any():
         return replace(crop, reason="the point was not found")
-    nearest = _nearest(crop, stacks, config.reach_mm)
-    if nearest is None:
-        kinds = " or ".join(crop.view.kinds)
-        return replace(crop, reason=f"no {kinds} slice within {config.reach_mm:g} mm of the point")
-    volume, index = nearest
-    indices, depth = _window(volume, index, crop, config.step_mm), volume.depth(mark)
-    marked = np.flatnonzero((indices == depth.argmin()) & (depth.min() <= config.reach_mm))
-    return replace(crop, volume=volume, indices=indices, target=int(marked[0]) if len(marked) else -1)
+
+    def distances(volume: Volume) -> Floats:
+        depth = volume.depth(crop.point)
+        row, column, _ = volume.to_slice(int(depth.argmin()), crop.point)
+        inside = 0 <= row < volume.shape[0] and 0 <= column < volume.shape[1]
+        return np.where(inside, depth, np.inf)
+
+    for distance, volume, index in nearest_slices(crop.view, stacks, distances):
+        if distance <= config.reach_mm:
+            indices, depth = _window(volume, index, crop, config.step_mm), volume.depth(mark)
+            marked = np.flatnonzero((indices == depth.argmin()) & (depth.min() <= config.reach_mm))
+            return replace(crop, volume=volume, indices=indices, target=int(marked[0]) if len(marked) else -1)
+    kinds = " or ".join(crop.view.kinds)
+    return replace(crop, reason=f"no {kinds} slice within {config.reach_mm:g} mm of the point")
 
 
-def _nearest(crop: Crop, stacks: Sequence[Volume], reach_mm: float) -> tuple[Volume, int] | None:
-    """Return the stack with the slice nearest to the point, and that slice; None beyond reach."""
-    for kind in crop.view.kinds:
+def nearest_slices(
+    view: View, stacks: Sequence[Volume], distances: Callable[[Volume], Floats]
+) -> Iterator[tuple[float, Volume, int]]:
+    """Yield, for each kind of series that a view is taken from and that is there, the slice of the least distance:
+    this, the stack and the slice's index in it. `distances` gives those of a stack's slices, ``[slices]``."""
+    for kind in view.kinds:
         near = []
         for order, volume in enumerate(stacks):
-            if volume.kind == kind and volume.plane == crop.view.plane:
-                depth = volume.depth(crop.point)
-                index = int(depth.argmin())
-                row, column, _ = volume.to_slice(index, crop.point)
-                if 0 <= row < volume.shape[0] and 0 <= column < volume.shape[1]:
-                    near.append((round(float(depth[index]), 6), order, index))
-        if near and min(near)[0] <= reach_mm:
-            _, order, index = min(near)
-            return stacks[order], index
-    return None
+            if volume.kind == kind and volume.plane == view.plane:
+                far = distances(volume)
+                near.append((round(float(far.min()), 6), order, int(far.argmin())))
+        if near:
+            distance, order, index = min(near)
+            yield distance, stacks[order], index
 
 
 def _window(volume: Volume, nearest: int, crop: Crop, step_mm: float) -> NDArray[np.int64]:

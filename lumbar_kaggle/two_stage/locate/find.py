@@ -29,29 +29,22 @@ from lumbar_kaggle.two_stage.config import LocateConfig
 from lumbar_kaggle.two_stage.study import CANAL, FORAMINA, PLACES, RECESSES, StudyVolumes, to_points
 
 Row = tuple[object, ...]
+Spot = tuple[float, float, float, float]  # of a point in a stack's maps slice, row, column with fractions; confidence
 
+# Of the table of located points: `instance_number` is None where the header has none, `slice` an index with fractions,
+# `row` and `column` are pixels of the stored image, the mm are LPS; where not `placed`, in the frame that
+# `Volume.completed` assumes.
 COLUMNS = (
     *("study_id", "series_id", "kind", "place", "level", "instance_number", "slice", "row", "column"),
     *("x_mm", "y_mm", "z_mm", "confidence", "placed"),
 )
-"""Of the table of located points: `instance_number` is None where the header has none, `slice` an index with fractions,
-`row` and `column` are pixels of the stored image, the mm are LPS; where not `placed`, in the frame that
-`Volume.completed` assumes."""
 
-Spot = tuple[float, float, float, float]
-"""Slice, row, column of a point in the heat maps of a stack, all with fractions, and its confidence."""
+REACH_MM = 8.0  # slices whose plane is further from the level's point do not show it
+FLOOR = 1e-6  # probability of a cell that counts as none
+STRIDE = 2  # pixels of the picture per cell of a heat map
 
-REACH_MM = 8.0
-"""Slices whose plane is further from the level's point do not show it."""
-
-FLOOR = 1e-6
-"""Probability of a cell that counts as none."""
-
-STRIDE = 2
-"""Pixels of the picture per cell of a heat map."""
-
+# Outputs of each network: five canal points, then five foramina, L1/L2 first; the left and the right recess.
 CHANNELS = {"sagittal": 10, "axial": 2}
-"""Outputs of each network: five canal points, then five foramina, L1/L2 first; the left and the right recess."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,7 @@
 """Training the locator by folds, its out-of-fold points and their errors, and the use of a trained one."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from lumbar_kaggle.core.files import locked, write_csv
 from lumbar_kaggle.core.settings import begin_run, load_config
 from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.dicom.cache import Cache
-from lumbar_kaggle.dicom.volume import Floats, Volume
+from lumbar_kaggle.dicom.volume import Floats
 from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.folds import open_folds
 from lumbar_kaggle.tables.reading import as_numbers, read_table
@@ -104,7 +104,7 @@ class LocatorRun:
         begun with other settings or on other data."""
         out, config, weights = self.out, self.config, self.weights
         studies = [one for one in read_marked_studies(self.competition, self.cache) if one.sagittal() or one.axial()]
-        tell_unused(self.competition, studies, learned_places, "sagittal or placed axial")
+        tell_unused(self.competition, learned_marks(studies), "sagittal or placed axial")
         with locked(out):
             try:
                 if config.epochs:
@@ -115,21 +115,20 @@ class LocatorRun:
                 else:
                     points = _locate_with(weights, studies)
             except OutOfTime:
-                text = f"{out}: the time budget is spent; resumable: the same command goes on from here"
-                return Result(text, finished=False)
+                return Result(f"{out}: the time budget is spent; resumable: the same command goes on from here", False)
             write_csv(out / "points.csv", points)
             errors = point_errors(points, studies)
             write_csv(out / "errors.csv", errors)
             if errors.empty:
-                text = f"{out}/points.csv: located; no point is marked in this folder, so nothing is judged"
-                return Result(text, finished=True)
+                return Result(
+                    f"{out}/points.csv: located; no point is marked in this folder, so nothing is judged", True
+                )
             figures = _summary(errors)
             write_csv(out / "figures.csv", figures.reset_index())
         shares = ("within_5_mm", "within_10_mm", "off_by_level", "not_found", "median_relative")
         formats = dict.fromkeys(shares, "{:.3f}".format)
         table = figures.astype({"points": int}).to_string(float_format="{:.2f}".format, formatters=formats)
-        text = f"{table}\nerrors within the plane of the slices; every point in {out}/errors.csv"
-        return Result(text, finished=True)
+        return Result(f"{table}\nerrors within the plane of the slices; every point in {out}/errors.csv", True)
 
     def _train(self, studies: Sequence[StudyVolumes], processes: int | None) -> pd.DataFrame:
         """Train the networks fold by fold and return the out-of-fold points of all studies."""
@@ -192,9 +191,14 @@ def read_points(path: Path) -> pd.DataFrame:
     return table.assign(placed=table["placed"] == "True", instance_number=pd.array(numbers, dtype=object))
 
 
-def learned_places(study: StudyVolumes, volume: Volume) -> slice:
-    """Return the places of whose marks on a volume the locator learns: recesses on axial slices, others on sagittal."""
-    return RECESSES if volume in study.axial() else slice(0, RECESSES.start if volume in study.sagittal() else 0)
+def learned_marks(studies: Sequence[StudyVolumes]) -> Iterator[Floats]:
+    """Yield the marks that the locator learns from: recesses on axial slices, the other places on sagittal ones."""
+    for study in studies:
+        for volume, marks in zip(study.volumes, study.marks, strict=True):
+            if volume in study.axial():
+                yield marks[RECESSES]
+            elif volume in study.sagittal():
+                yield marks[: RECESSES.start]
 
 
 def learned_from(competition: Competition, cache: Path) -> dict[str, str]:

@@ -24,9 +24,7 @@ from lumbar_kaggle.two_stage.config import LocateConfig, network_file
 from lumbar_kaggle.two_stage.locate.find import CHANNELS, REACH_MM, STRIDE, Locator, Picture, slices_near, to_input
 from lumbar_kaggle.two_stage.study import CANAL, FORAMINA, RECESSES, StudyVolumes
 
-CONFIG = "locate.json"
-"""The configuration in a run folder."""
-
+CONFIG = "locate.json"  # the configuration in a run folder
 UNKNOWN, ABSENT, PRESENT = -1, 0, 1
 
 # mm from a slice's plane: a point nearer than the first lies on it, one further than the second does not, and between
@@ -107,8 +105,7 @@ def axial_samples(study: StudyVolumes, config: LocateConfig) -> list[Sample]:
     return samples
 
 
-SAMPLES = {"sagittal": sagittal_samples, "axial": axial_samples}
-"""What each network learns from a study."""
+SAMPLES = {"sagittal": sagittal_samples, "axial": axial_samples}  # what each network learns from a study
 
 
 def augment(sample: Sample, rng: np.random.Generator) -> Sample:
