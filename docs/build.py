@@ -39,8 +39,6 @@ def _entry(title: str, thing: object, level: int) -> Iterator[str]:
     """Yield heading, signature and docstring of a function or class, then of its public methods."""
     if not callable(thing):
         return
-    if inspect.ismodule(thing):
-        thing = type(thing).__call__
     raised = inspect.isclass(thing) and issubclass(thing, Exception)
     signature = "" if raised else str(inspect.signature(thing)).replace("lumbar_kaggle.", "")
     signature = signature.replace("pathlib._local.", "pathlib.")  # as Python 3.13 calls it

@@ -1,18 +1,19 @@
 """The ``lumbar`` command: what becomes of its words, of a verb's result, and of errors. See `verbs`.
 
-Options are the fields of a verb's dataclass and of its settings. What the words say is a dictionary of the
-same form as a JSON file of settings, and is checked in the same place, `core.settings`.
+What the words say is a dictionary of the same form as a JSON file of settings, and is checked in the same place,
+`core.settings`.
 """
 
-import argparse
 import contextlib
 import io
 import os
 import re
 import sys
 import warnings
-from collections.abc import Sequence
-from dataclasses import MISSING, Field, fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass, make_dataclass
+from functools import partial
+from inspect import Parameter, signature
 from types import NoneType
 from typing import Annotated, Any, Required, TypedDict, Union, get_args, get_type_hints
 
@@ -21,22 +22,12 @@ import tyro
 from lumbar_kaggle import __version__
 from lumbar_kaggle.core.errors import InputError, system_sentence
 from lumbar_kaggle.core.messages import show_messages
-from lumbar_kaggle.core.settings import from_dict
-from lumbar_kaggle.kaggle.command import add_actions
-from lumbar_kaggle.verbs import Verb, models, tables
+from lumbar_kaggle.core.settings import check_settings, from_dict
+from lumbar_kaggle.verbs import VERBS, Said, Verb
+from lumbar_kaggle.verbs.ship import ACTIONS
 
-DESCRIPTION = "Grade lumbar-spine MRI: RSNA 2024 Lumbar Spine Degenerative Classification."
-SHIP = "send datasets and kernels to Kaggle, follow them, fetch outputs, submit"
-
-VERBS: dict[str, type[Verb]] = {
-    kind.__name__.removesuffix("Page").lower(): kind
-    for kind in (
-        *(models.Demo, tables.Phantom, tables.Check, tables.Preprocess, models.Pretrain, models.Train),
-        *(models.Locate, models.Grade, models.Export, models.Predict, tables.Validate, tables.Score),
-        *(tables.Blend, models.ReportPage, models.StudyPage, models.Rehearse),
-    )
-}
-"""In the order of the help."""
+DESCRIPTION = "Grade lumbar-spine MRI: RSNA 2024 Lumbar Spine Degenerative Classification; --version prints the version"
+SHIP = "Send datasets and kernels to Kaggle, follow them, fetch outputs, submit"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,15 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _prepare()
     words = [*(sys.argv[1:] if arguments is None else arguments)]
     try:
-        if words == ["--version"]:
-            print(f"lumbar_kaggle {__version__}")
-            return 0
-        if words[:1] == ["ship"]:
-            args = ship_parser().parse_args(words[1:])
-            return int(args.verb(args))
-        said = parse(words)()
+        said = f"lumbar_kaggle {__version__}" if words == ["--version"] else parse(words)()
         text, code = (said, 0) if isinstance(said, str) else said
-        print(text)
+        if text:
+            print(text)
         return code
     except InputError as error:
         print(f"lumbar: {error}", file=sys.stderr)
@@ -81,65 +67,77 @@ def _prepare() -> None:
     show_messages()
 
 
-def ship_parser() -> argparse.ArgumentParser:
-    """Return the parser of ``lumbar ship``'s actions."""
-    parser = argparse.ArgumentParser(prog="lumbar ship", description=SHIP)
-    add_actions(parser)
-    return parser
-
-
-def parse(words: Sequence[str]) -> Verb:
-    """Return the verb that the words of a command line name, with its options.
+def parse(words: Sequence[str]) -> Callable[[], Said]:
+    """Return the verb that the words of a command line name, with its arguments bound.
 
     Raises:
         InputError: there is no such verb or option, or a value is of another type or out of its range.
         SystemExit: help was asked for, and printed.
     """
-    name = words[0] if words else ""
-    if name not in VERBS and not name.startswith("-"):
+    ship = list(words[:1]) == ["ship"]
+    verbs, rest, prog = (ACTIONS, words[1:], "lumbar ship") if ship else (VERBS, words, "lumbar")
+    name = rest[0] if rest else ""
+    if name not in verbs and not name.startswith("-"):
         what = f"unknown verb {name!r}" if name else "a verb is missing"
-        raise InputError(f"{what}; give one of {', '.join(VERBS)} or ship")
-    # Only the verb that is meant is laid out; of the others the help shows a line.
+        raise InputError(f"{what}; give one of {', '.join(verbs)}{'' if ship else ' or ship'}")
+    groups = option_groups(verbs[name], words) if name in verbs else {}
+    options = {key: each for kind in groups.values() for key, each in _options(kind).items()}
+    lines = {one: str(verb.__doc__).splitlines()[0].rstrip(".") for one, verb in verbs.items()}
     forms = [
-        Annotated[
-            _with_settings(kind, kind.settings_kind(words)) if one == name else _Nothing,
-            tyro.conf.subcommand(name=one, description=_first_line(kind)),
-        ]
-        for one, kind in VERBS.items()
+        # Only the verb that is meant is laid out; of the others the help shows a line.
+        Annotated[_form(one, options if one == name else {}, line), tyro.conf.subcommand(name=one, description=line)]
+        for one, line in (lines if ship else {**lines, "ship": SHIP}).items()
     ]
-    forms.append(Annotated[_Nothing, tyro.conf.subcommand(name="ship", description=SHIP)])
     form: Any = Union[tuple(forms)]  # noqa: UP007
-    refused = io.StringIO()
+    refused, description = io.StringIO(), SHIP if ship else DESCRIPTION
     try:
         with contextlib.redirect_stderr(refused):
-            given = tyro.cli(form, prog="lumbar", description=DESCRIPTION, args=words, registry=_plain_numbers())
+            about: Any = {"prog": prog, "description": description, "registry": _plain_numbers()}
+            given: Any = tyro.cli(form, args=rest, **about)
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise InputError(_sentence(refused.getvalue(), name)) from None
-    own = {one.name for one in fields(VERBS[name])}
-    changes = {one: value for one, value in given.items() if one not in own}
-    return from_dict({**{one: given[one] for one in given if one in own}, "changes": changes}, VERBS[name])
+        where = f"{prog} {name}" if name in verbs else prog
+        raise InputError(f"{_sentence(refused.getvalue())}; see {where} --help") from None
+    return _bound(verbs[name], groups, given)
 
 
-class _Nothing(TypedDict):
-    pass
+def option_groups(verb: Verb, words: Sequence[str] = ()) -> dict[str, type]:
+    """Return the dataclasses whose fields are a verb's options, by parameter.
+
+    The one of the name "" is of the parameters that are options themselves. What a parameter is annotated with
+    ``Annotated[dict, kind]`` gets is the dictionary of those that are given; ``kind`` may depend on the words.
+    """
+    hints, parameters = get_type_hints(verb, include_extras=True), signature(verb).parameters.values()
+    own = [(one.name, hints[one.name], one.default) for one in parameters if one.default is not Parameter.empty]
+    groups: dict[str, type] = {}
+    for one in parameters:
+        if one.default is Parameter.empty:
+            kind = getattr(hints[one.name], "__metadata__", [hints[one.name]])[0]
+            groups[one.name] = kind if isinstance(kind, type) else kind(words)
+        elif "" not in groups:
+            checked = {"__post_init__": check_settings}
+            groups[""] = make_dataclass(verb.__name__, own, frozen=True, kw_only=True, namespace=checked)
+    return groups
 
 
-def _first_line(kind: type) -> str:
-    return str(kind.__doc__).strip().splitlines()[0].rstrip(".")
+def _bound(verb: Verb, groups: dict[str, type], given: Mapping[str, Any]) -> Callable[[], Said]:
+    bound: dict[str, Any] = {}
+    hints = get_type_hints(verb)
+    for name, kind in groups.items():
+        part = {one.name: given[one.name] for one in fields(kind) if one.name in given}
+        if name:
+            bound[name] = from_dict(part, kind) if is_dataclass(hints[name]) else part
+        else:
+            bound |= vars(from_dict(part, kind))
+    return partial(verb, **bound)
 
 
-def _with_settings(kind: type, settings: type | None) -> Any:
-    """Return what tyro is to parse: a verb's options, and beside them those of its settings."""
-    form = _form(kind, {**_options(kind), **(_options(settings) if settings else {})})
-    form.__doc__ = kind.__doc__
-    return form
-
-
-def _form(kind: type, options: dict[str, Any]) -> Any:
+def _form(name: str, options: dict[str, Any], text: str | None = None) -> Any:
     # What is not given is absent from the dictionary that tyro makes of it.
-    return TypedDict(kind.__name__, options, total=False)  # type: ignore[operator]
+    form: Any = TypedDict(name, options, total=False)  # type: ignore[misc]
+    form.__doc__ = text
+    return form
 
 
 def _options(kind: type) -> dict[str, Any]:
@@ -150,7 +148,7 @@ def _options(kind: type) -> dict[str, Any]:
         # Of several objects of one kind, such as a recipe's models, each gets what is given.
         nested = next((part for part in (hint, *get_args(hint)) if is_dataclass(part)), None)
         if nested is not None:
-            result[one.name] = Required[_form(nested, _options(nested))]  # type: ignore[arg-type]
+            result[one.name] = Required[_form(one.name, _options(nested))]  # type: ignore[arg-type]
         elif "help" in one.metadata:
             result[one.name] = _option(one, hint)
     return result
@@ -173,7 +171,7 @@ def _option(one: "Field[Any]", hint: Any) -> Any:
 def _shown(value: Any) -> str:
     if isinstance(value, tuple) and value:
         return f"all {len(value)}" if len(value) > 5 else " ".join(map(str, value))
-    return "none" if value in (None, ()) else str(value)
+    return "none" if value in (None, (), "") else str(value)
 
 
 def _plain_numbers() -> tyro.constructors.ConstructorRegistry:
@@ -203,7 +201,7 @@ def _plain_numbers() -> tyro.constructors.ConstructorRegistry:
     return registry
 
 
-def _sentence(box: str, name: str) -> str:
+def _sentence(box: str) -> str:
     """Return the first part of the box that tyro draws about an error, as one sentence.
 
     Its title lies in the upper edge, or where the terminal is no UTF-8 in a first part of its own.
@@ -212,5 +210,4 @@ def _sentence(box: str, name: str) -> str:
     text = "\n".join("" if re.match(r"[╭╰]|[─-]{5}", line) else line for line in lines)
     parts = [" ".join(part.split()) for part in re.split(r"\n\n+", text) if part.strip()]
     said = parts[0 if box.startswith("╭") else 1].rstrip(".")
-    where = f"lumbar {name}" if name in VERBS else "lumbar"
-    return f"{said[:1].lower()}{said[1:]}; see {where} --help"
+    return f"{said[:1].lower()}{said[1:]}"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lumbar_kaggle.baseline.config import BaselineConfig
-from lumbar_kaggle.baseline.export import export
+from lumbar_kaggle.baseline.bundle import export
+from lumbar_kaggle.baseline.recipe import BaselineConfig
 from lumbar_kaggle.baseline.run import fit
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.inference.recipes import recipe

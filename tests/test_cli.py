@@ -22,6 +22,7 @@ def test_help_lists_every_verb_without_heavy_imports() -> None:
         "assert not {'torch', 'fastai', 'pandas'} & set(sys.modules), 'heavy import'"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--version" in result.stdout
     for verb in VERBS:
         assert re.search(rf"^\W+{verb}( |$)", result.stdout, re.MULTILINE)
 
@@ -69,6 +70,9 @@ def test_each_verb_is_documented(verb: str) -> None:
         (["train", "x", "--cache", "c", "--out", "r", "--folds", "two"], "--folds: 'two' is not a whole"),
         (["train", "x", "--cache", "c", "--out", "r", "--recipe", "third"], "recipe 'third' is unknown"),
         (["grade", "x", "--cache", "c", "--out", "r", "--lr", "1e"], "--lr: '1e' is not a number"),
+        (["train", "x", "--cache", "c", "--out", "r", "--preset", "cpu"], "to the recipe baseline; two-stage has"),
+        (["ship"], "a verb is missing; give one of datasets, kernels"),
+        (["ship", "kernels", "preprocess"], "missing from lumbar ship kernels: --owner NAME"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(

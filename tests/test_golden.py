@@ -15,8 +15,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from lumbar_kaggle.baseline.config import BaselineConfig
 from lumbar_kaggle.baseline.images import CACHE_CONFIG
+from lumbar_kaggle.baseline.recipe import BaselineConfig
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES, TARGET_NAMES
 from lumbar_kaggle.dicom.preprocess import VOLUMES

@@ -14,14 +14,14 @@ from lumbar_kaggle.dicom.headers import UnreadableInstance
 from lumbar_kaggle.dicom.instances import read_slices
 from lumbar_kaggle.dicom.series import UnreadableSeries, middle_first, notes, read_headers
 from lumbar_kaggle.dicom.volume import HIGH, LOW, windowed
+from lumbar_kaggle.inference.base import Study
 from lumbar_kaggle.tables.competition import SERIES_COLUMNS
 
 SIDE = 256
 """Height and width of a cached image in px."""
 
-CACHE_KIND = "baseline"
 CACHE_CONFIG = CacheConfig(
-    CACHE_KIND,
+    "baseline",
     2,
     {
         "series": "sagittal_t1",
@@ -34,22 +34,16 @@ CACHE_CONFIG = CacheConfig(
 
 
 def rank_series(series: pd.DataFrame) -> pd.DataFrame:
-    """Return the sagittal T1 series, of each study the one to look at first.
+    """Return the sagittal T1 ones of `competition.Competition.series`, of each study the one to look at first.
 
     A few studies have two; the one with more files is the fuller one, then the first by identifier. The
     others count where it cannot be read.
-
-    Args:
-        series: as `competition.Competition.series`.
     """
-    candidates = series[series["kind"] == "sagittal_t1"].copy()
-    several = candidates["study_id"].duplicated(keep=False)
-    counts = np.zeros(len(candidates), dtype=np.int64)
-    for index in np.flatnonzero(several.to_numpy()):
-        row = candidates.iloc[index]
-        counts[index] = len(row["files"] or list_folder(Path(row["folder"])).files)
-    first = candidates["study_id"].map({study: k for k, study in enumerate(candidates["study_id"].unique())})
-    ranked = candidates.assign(count=counts, order=first)
+    found = series[series["kind"] == "sagittal_t1"]
+    several = found["study_id"].duplicated(keep=False)
+    rows = zip(several, found["files"], found["folder"], strict=True)
+    counts = [len(files or list_folder(Path(folder)).files) if more else 0 for more, files, folder in rows]
+    ranked = found.assign(count=counts, order=pd.factorize(found["study_id"])[0])
     ranked = ranked.sort_values(["order", "count", "series_id"], ascending=[True, False, True])
     return ranked[list(SERIES_COLUMNS)].reset_index(drop=True)
 
@@ -57,20 +51,11 @@ def rank_series(series: pd.DataFrame) -> pd.DataFrame:
 def middle_slice(
     folder: Path, files: Sequence[str] = (), kind: str = ""
 ) -> tuple[NDArray[np.uint8], dict[str, object]]:
-    """Read and window the middle slice of a series.
+    """Read the middle slice of a series, windowed, ``[rows, columns]`` as stored; and what is known of it.
 
-    Only the headers of the series and one slice are read. When the middle slice cannot be decoded,
-    its nearest readable neighbour takes its place. Padding takes no part in the window and becomes 0.
-
-    Args:
-        folder, files, kind: see `volume.read_series`.
-
-    Returns:
-        ``[rows, columns]`` uint8 as stored; and what it is: ``instance_number``, ``slices``,
-        ``skipped``, ``notes``, ``transfer_syntax``, ``rows``, ``columns``, ``row_mm``, ``column_mm``.
-
-    Raises:
-        UnreadableSeries: no usable slice, or none of the kind's plane.
+    Arguments and errors are those of `series.read_series`, but only the headers and one slice are read. When the
+    middle slice cannot be decoded, its nearest readable neighbour takes its place. Padding takes no part in the
+    window and becomes 0.
     """
     headers, skipped = read_headers(folder, files, kind)
     reason = ""
@@ -80,8 +65,8 @@ def middle_slice(
         except UnreadableInstance as error:
             reason = reason or f"{shown(header.path.name)}: {error}"
             continue
-        image = windowed(one.image, one.padding)
-        return image, {
+        row_mm, column_mm = (None, None) if header.spacing is None else header.spacing
+        return windowed(one.image, one.padding), {
             "instance_number": header.instance_number,
             "slices": len(headers),
             "skipped": len(skipped),
@@ -89,10 +74,27 @@ def middle_slice(
             "transfer_syntax": header.transfer_syntax,
             "rows": header.rows,
             "columns": header.columns,
-            "row_mm": None if header.spacing is None else header.spacing[0],
-            "column_mm": None if header.spacing is None else header.spacing[1],
+            "row_mm": row_mm,
+            "column_mm": column_mm,
         }
     raise UnreadableSeries(f"{folder}: none of {len(headers)} slices can be decoded; {reason}")
+
+
+def study_slice(study: Study) -> tuple[NDArray[np.uint8], dict[str, object]]:
+    """Return what `middle_slice` does, of the first usable sagittal T1 series of a study, with its ``series_id``.
+
+    Raises `UnreadableSeries` where there is no sagittal T1 series, or no usable slice in any.
+    """
+    reasons = []
+    for row in rank_series(study.series).to_dict("records"):
+        try:
+            image, facts = middle_slice(Path(row["folder"]), row["files"], row["kind"])
+        except UnreadableSeries as error:
+            reasons.append(str(error))
+            continue
+        said = "; ".join(filter(None, (*reasons, str(facts["notes"]))))
+        return image, {**facts, "notes": said, "series_id": row["series_id"]}
+    raise UnreadableSeries("; ".join(reasons) or "no sagittal T1 series")
 
 
 def square(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -101,11 +103,7 @@ def square(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def image_worker(source: Source, folder: Path) -> dict[str, object]:
-    """Cache one study's picture as PNG; a `preprocess.Worker`.
-
-    Raises:
-        UnreadableSeries: no usable slice.
-    """
+    """Cache one study's picture as PNG; a `preprocess.Worker`. Raises `UnreadableSeries`."""
     image, facts = middle_slice(Path(source.folder), source.files, source.kind)
     name = f"{source.study_id}_{source.series_id}.png"
     _, encoded = cv2.imencode(".png", square(image))
@@ -114,15 +112,8 @@ def image_worker(source: Source, folder: Path) -> dict[str, object]:
 
 
 def cached_images(cache_folder: Path) -> pd.DataFrame:
-    """Return the pictures of a finished cache.
-
-    Returns:
-        Columns ``study_id, series_id, image`` (path as text), of each study that has one the first usable.
-
-    Raises:
-        InputError: the cache is missing or was not finished.
-    """
-    cache = Cache(cache_folder, CACHE_KIND)
+    """Return ``study_id, series_id, image`` (path as text) of a finished cache: of each study the first usable."""
+    cache = Cache(cache_folder, CACHE_CONFIG.kind)
     index = cache.index()
     usable = index[index["status"] == OK].drop_duplicates("study_id")
     paths = [str(cache.folder / file) for file in usable["file"]]

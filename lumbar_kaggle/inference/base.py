@@ -4,103 +4,131 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.files import AnyPath, shown
 from lumbar_kaggle.core.targets import SERIES_DESCRIPTIONS
-from lumbar_kaggle.dicom.series import UnreadableSeries, read_headers, read_series
+from lumbar_kaggle.dicom import series as dicom_series
+from lumbar_kaggle.dicom.series import UnreadableSeries, read_headers
+from lumbar_kaggle.dicom.studies import find_studies
+from lumbar_kaggle.dicom.volume import Volume
+from lumbar_kaggle.tables.competition import Competition, read_competition, read_split
 
 Floats = NDArray[np.float64]
 
 
 class Study(NamedTuple):
-    """One study to grade; its pixels are read when they are needed.
-
-    Attributes:
-        study_id: its identifier.
-        series: its rows of `competition.Competition.series`.
-    """
+    """One study to grade: its identifier, and its rows of `Competition.series`; pixels are read when needed."""
 
     study_id: str
     series: pd.DataFrame
 
     def __repr__(self) -> str:
         """Say what it has: ``Study 4003253: sagittal T1 18 slices, axial T2 43 slices``."""
-        return f"Study {self.study_id}: " + (
-            ", ".join(f"{words} {_count(row)}" for words, row in self._rows()) or "no series"
-        )
+        words = {kind: text[0].lower() + text[1:] for text, kind in SERIES_DESCRIPTIONS.items()}
+        said = []
+        for row in self.series.to_dict("records"):
+            try:
+                count = len(read_headers(Path(row["folder"]), row["files"], row["kind"])[0])
+                slices = f"{count} slice{'s' if count > 1 else ''}"
+            except UnreadableSeries:
+                slices = "unreadable"
+            said.append(f"{words[row['kind']]} {slices}")
+        return f"Study {self.study_id}: {', '.join(said) or 'no series'}"
 
     def _repr_html_(self) -> str:
         """Show the middle slice of each series in a notebook."""
         figures = []
-        for _, row in self._rows():
+        for row in self.series.to_dict("records"):
             try:
-                figures.append(read_series(Path(row["folder"]), row["files"], row["kind"])._repr_html_())
+                volume = dicom_series.read_series(Path(row["folder"]), row["files"], row["kind"])
+                figures.append(volume._repr_html_())
             except UnreadableSeries as error:
                 figures.append(f"<small>{escape(str(error))}</small>")
         title = f"<b>Study {escape(self.study_id)}</b>"
         return f'{title}<div style="display:flex;flex-wrap:wrap">{"".join(figures)}</div>'
 
-    def _rows(self) -> list[tuple[str, dict[Any, Any]]]:
-        words = {kind: text[0].lower() + text[1:] for text, kind in SERIES_DESCRIPTIONS.items()}
-        return [(words[row["kind"]], row) for row in self.series.to_dict("records")]
+
+def open_competition(path: AnyPath, split: str = "train") -> Competition:
+    """Read the tables of a competition folder, which holds ``train.csv``, ``train_images`` and so on.
+
+    The split is ``"train"`` or ``"test"``. Raises `InputError` where a table is missing or faulty.
+    """
+    return read_competition(path, split)
 
 
-def _count(row: dict[Any, Any]) -> str:
+def study_rows(competition: Competition, study_id: str) -> Study:
+    """Return one study with its series; raise `InputError` where there is no such study."""
+    study_id = shown(study_id)
+    if study_id not in competition.studies:
+        raise InputError(f"{competition.root}: holds no study {study_id}; the first is {competition.studies[0]}")
+    return Study(study_id, competition.series[competition.series["study_id"] == study_id])
+
+
+def read_study(path: AnyPath, study_id: str = "") -> Study:
+    """Read which series a study has; their pixels are read when they are needed.
+
+    The path is the study's folder, in a competition folder or anywhere; or a competition folder (its test split) or
+    a folder of studies. Where that holds several, `study_id` names the one wanted; `InputError` where it does not.
+    """
+    path = Path(path)
+    split, root = path.parent.name.removesuffix("_images"), path.parent.parent
+    if not study_id and (root / f"{split}_series_descriptions.csv").is_file():
+        # Of a competition folder: its tables say what the series are.
+        return study_rows(read_split(root, split), path.name)
+    found = find_studies(path)
+    if not study_id and len(found.studies) > 1:
+        count, first = len(found.studies), found.studies[0]
+        raise InputError(f"{path}: holds {count} studies; name one as study_id, for example {first!r}")
+    return study_rows(found, study_id or found.studies[0])
+
+
+def read_series(path: AnyPath, kind: str = "") -> Volume:
+    """Read the slices of one series with their geometry; see `dicom.volume.Volume`.
+
+    The path is the folder of its DICOM files. Where they are of several series, `kind`, one of
+    `targets.SERIES_KINDS`, tells which. Raises `InputError` where no file is a usable slice.
+    """
     try:
-        headers, _ = read_headers(Path(row["folder"]), row["files"], row["kind"])
-    except UnreadableSeries:
-        return "unreadable"
-    return f"{len(headers)} slice{'s' if len(headers) > 1 else ''}"
+        return dicom_series.read_series(Path(path), kind=kind)
+    except UnreadableSeries as error:
+        raise InputError(str(error)) from error
 
 
 class Prediction(NamedTuple):
-    """What a predictor says of one study.
+    """What a predictor says of one study."""
 
-    Attributes:
-        probabilities: ``[25, 3]`` float64 in the order of `targets.TARGETS`, rows sum to 1; rows of NaN
-            where the predictor cannot tell.
-        reason: why it cannot, or what of the study it had to leave out; or empty.
-    """
-
-    probabilities: NDArray[np.float64]
-    reason: str
+    probabilities: Floats  # [25, 3] in the order of `targets.TARGETS`, rows sum to 1, or are NaN: it cannot tell
+    reason: str  # why it cannot, or what of the study it had to leave out; or empty
 
 
 @dataclass(frozen=True, eq=False)
 class Slice:
     """A slice as it is stored, or a part of it.
 
-    Attributes:
-        image: ``[rows, columns]`` uint8, windowed over the series.
-        facts: ``series_id``, ``kind``, ``instance_number``, ``row_mm`` and ``column_mm``, the distances
-            between rows and between columns, and ``sides``, see `edge_letters`.
+    Its facts are ``series_id``, ``kind``, ``instance_number``, ``row_mm`` and ``column_mm``, the distances
+    between rows and between columns, and ``sides``, see `edge_letters`.
     """
 
-    image: NDArray[np.uint8]
+    image: NDArray[np.uint8]  # [rows, columns], windowed over the series
     facts: dict[str, object]
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A located point seen from a slice.
-
-    Attributes:
-        place, level: what it is.
-        row, column: px of the slice; beyond its edges where the point was located outside of the picture.
-        distance_mm: from the slice's plane, 0 or more.
-        confidence: the locator's, 0 … 1.
-    """
+    """A located point seen from a slice."""
 
     place: str
     level: str
-    row: float
+    row: float  # px of the slice; beyond its edges where the point was located outside of the picture
     column: float
-    distance_mm: float
-    confidence: float
+    distance_mm: float  # from the slice's plane, 0 or more
+    confidence: float  # the locator's, 0 … 1
 
     def inside(self, shape: tuple[int, ...]) -> bool:
         """Whether it lies within a picture of so many rows and columns."""
@@ -109,13 +137,7 @@ class Mark:
 
 @dataclass(frozen=True, eq=False)
 class LocatedSlice:
-    """A slice with the points that it was chosen for.
-
-    Attributes:
-        view: name of the view in `views.VIEWS`.
-        slice: nearest to the points.
-        marks: the points.
-    """
+    """The slice nearest to some points of a view, which `views.VIEWS` names, and these points."""
 
     view: str
     slice: Slice
@@ -124,94 +146,58 @@ class LocatedSlice:
 
 @dataclass(frozen=True, eq=False)
 class HeatMap:
-    """Grad-CAM of one target.
-
-    Attributes:
-        target: its name.
-        severity: the one explained: the most probable by the uncalibrated classifiers.
-        heat: ``[rows, columns]`` float32 of the slice, 0 … 1.
-    """
+    """Grad-CAM of one target."""
 
     target: str
-    severity: str
-    heat: NDArray[np.float32]
+    severity: str  # the one explained: the most probable by the uncalibrated classifiers
+    heat: NDArray[np.float32]  # [rows, columns] of the slice, 0 … 1
 
 
 @dataclass(frozen=True)
 class CropPlace:
-    """Which crop: one view of one level, on one side.
-
-    Attributes:
-        level, place: names; the place is what the crop is centred on.
-        target: name of the grade that the view belongs to.
-    """
+    """Which crop: one view of one level, on one side."""
 
     level: str
-    place: str
-    target: str
+    place: str  # what the crop is centred on
+    target: str  # whose grade the view belongs to
 
 
 @dataclass(frozen=True)
 class MissingCrop(CropPlace):
-    """A crop without a picture.
-
-    Attributes:
-        reason: why.
-    """
+    """A crop without a picture, and why."""
 
     reason: str
 
 
 @dataclass(frozen=True, eq=False)
 class ExplainedCrop(CropPlace):
-    """Where a model looked in a crop.
+    """Where a model looked in a crop."""
 
-    Attributes:
-        severity: the one explained, an index in `targets.SEVERITIES`: the most probable of the blend.
-        slice: the part of the original slice around the crop, of the slice with the greatest attention.
-        heat: ``[rows, columns]`` float32 of that part, 0 … 1.
-        frame: ``[4, 2]`` column and row of the crop's corners in that part, going round.
-        instances, attention: ``[slices]`` of the window's slices that exist, in its order, None where the
-            header has no number; they sum to 1.
-        pictured: which of these `slice` is of.
-    """
-
-    severity: int
-    slice: Slice
-    heat: NDArray[np.float32]
-    frame: Floats
-    instances: tuple[int | None, ...]
-    attention: tuple[float, ...]
-    pictured: int
+    severity: int  # the one explained, an index in `targets.SEVERITIES`: the most probable of the blend
+    slice: Slice  # the part around the crop of the original slice with the greatest attention
+    heat: NDArray[np.float32]  # [rows, columns] of that part, 0 … 1
+    frame: Floats  # [4, 2] column and row of the crop's corners in that part, going round
+    instances: tuple[int | None, ...]  # the window's slices that exist; None where the header has no number
+    attention: tuple[float, ...]  # of each of these; they sum to 1
+    pictured: int  # which of these `slice` is of
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
     """What a bundle says of one study, and where its models looked; a recipe fills in what it has.
 
-    Attributes:
-        study_id: the study.
-        probabilities: ``[25, 3]`` calibrated, in the order of `targets.TARGETS`; NaN for targets that
-            were not graded.
-        notes: what was missing or had to be replaced.
-        slice: the one slice that all is read from, as it is stored; its facts are those of
-            `baseline.images.middle_slice`. None where there is no such slice.
-        heat_maps: over `slice`, of the targets asked for.
-        located: slices with the located points.
-        crops: of every level, view and side, in that order; by the first model of a blend, the mean over
-            its folds' networks.
-        models, networks: how many models are blended, and how many networks the first of them has.
+    The crops are by the first model of a blend, the mean over its folds' networks.
     """
 
     study_id: str
-    probabilities: Floats
-    notes: tuple[str, ...] = ()
-    slice: Slice | None = None
-    heat_maps: tuple[HeatMap, ...] = ()
+    probabilities: Floats  # [25, 3] calibrated, in the order of `targets.TARGETS`; NaN where not graded
+    notes: tuple[str, ...] = ()  # what was missing or had to be replaced
+    slice: Slice | None = None  # the one that all is read from, if there is one; see `baseline.images.study_slice`
+    heat_maps: tuple[HeatMap, ...] = ()  # over `slice`, of the targets asked for
     located: tuple[LocatedSlice, ...] = ()
-    crops: tuple[ExplainedCrop | MissingCrop, ...] = ()
-    models: int = 1
-    networks: int = 1
+    crops: tuple[ExplainedCrop | MissingCrop, ...] = ()  # of every level, view and side, in that order
+    models: int = 1  # that are blended
+    networks: int = 1  # of the first of them
 
 
 class Predictor(Protocol):
@@ -227,8 +213,6 @@ class Predictor(Protocol):
     def explain(self, study: Study, targets: Sequence[str] | None = None) -> Explanation:
         """Grade one study and show where the models looked; of one that cannot be read, say why.
 
-        Args:
-            study: with its series.
-            targets: which to draw heat maps of, where that is done for each; by default all.
+        Where heat maps are drawn of each target, `targets` says of which; by default of all.
         """
         ...

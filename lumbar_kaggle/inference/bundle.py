@@ -5,8 +5,8 @@ Loading a bundle executes nothing from it.
 
 import logging
 import shutil
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,12 @@ import pandas as pd
 
 from lumbar_kaggle import __version__
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import digest, read_json, sha256_file, write_json
+from lumbar_kaggle.core.files import AnyPath, digest, read_json, sha256_file, write_json
 from lumbar_kaggle.core.settings import from_dict
-from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES
+from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES, TARGETS, row_id
+from lumbar_kaggle.dicom.studies import find_studies
+from lumbar_kaggle.inference.base import Explanation, Study, study_rows
+from lumbar_kaggle.inference.recipes import load_predictor
 
 log = logging.getLogger(__name__)
 
@@ -28,33 +31,19 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Manifest:
-    """Content of ``bundle.json``.
+    """Content of ``bundle.json``."""
 
-    Attributes:
-        format: see `FORMAT`.
-        recipe: name of the recipe that made it and can load it.
-        version: of this package when it was made.
-        fingerprint: identifies the content, that is everything else in the manifest.
-        config: the recipe's configuration.
-        targets: names of the targets that have models; the others get the prior.
-        input: what the models take: series, slice, size, window, normalisation.
-        prior: per target name the weighted prior ``[3]`` of the training labels.
-        metrics: figures of the training run.
-        weights: per weight file, relative to the bundle: its SHA-256.
-        models: recipe-specific description of how the weight files are used.
-    """
-
-    format: int
-    recipe: str
-    version: str
-    fingerprint: str
-    config: dict[str, Any]
-    targets: list[str]
-    input: dict[str, Any]
-    prior: dict[str, list[float]]
-    metrics: dict[str, Any]
-    weights: dict[str, str]
-    models: dict[str, Any]
+    format: int  # see `FORMAT`
+    recipe: str  # name of the recipe that made it and can load it
+    version: str  # of this package when it was made
+    fingerprint: str  # identifies the content, that is everything else in the manifest
+    config: dict[str, Any]  # of the recipe
+    targets: list[str]  # that have models; the others get the prior
+    input: dict[str, Any]  # what the models take: series, slice, size, window, normalisation
+    prior: dict[str, list[float]]  # per target the weighted prior [3] of the training labels
+    metrics: dict[str, Any]  # figures of the training run
+    weights: dict[str, str]  # weight file, relative to the bundle → its SHA-256
+    models: dict[str, Any]  # how the recipe uses the weight files
 
     @property
     def networks(self) -> list[str]:
@@ -62,11 +51,7 @@ class Manifest:
         return [name for name in self.weights if name.endswith(".safetensors")]
 
     def check_files(self, bundle: Path, names: Iterable[str]) -> None:
-        """Raise where a file is to be used that is not among the hashed `weights`.
-
-        Raises:
-            InputError: the first such name.
-        """
+        """Raise `InputError` where a file is to be used that is not among the hashed `weights`."""
         for name in names:
             if name not in self.weights:
                 raise InputError(f"{bundle / MANIFEST}: {name} is used but is not among the weights; export it again")
@@ -78,17 +63,10 @@ class Manifest:
 
 
 def open_bundle(bundle: Path, source: str) -> Manifest | None:
-    """Make a folder ready for an export.
+    """Make a folder ready for an export of what `source` identifies: ``models["source"]`` of the new manifest.
 
-    Args:
-        bundle: the folder; a bundle of another source in it is removed.
-        source: identifies what is exported; the new manifest must hold it as ``models["source"]``.
-
-    Returns:
-        The manifest of a bundle that was already made from the same source; else None.
-
-    Raises:
-        InputError: the folder holds something else.
+    A bundle of the same source is left as it is, and its manifest returned; one of another is removed, and None
+    returned. Raises `InputError` where the folder holds something else.
     """
     if (bundle / MANIFEST).is_file():
         before = read_manifest(bundle)
@@ -103,39 +81,20 @@ def open_bundle(bundle: Path, source: str) -> Manifest | None:
 
 
 def write_manifest(
-    bundle: Path,
-    *,
-    recipe: str,
-    config: dict[str, Any],
-    targets: list[str],
-    contract: dict[str, Any],
-    prior: pd.DataFrame,
-    metrics: dict[str, Any],
-    weights: list[str],
-    models: dict[str, Any],
+    bundle: Path, *, contract: dict[str, Any], prior: pd.DataFrame, weights: list[str], **content: Any
 ) -> Manifest:
     """Hash the weight files that lie in `bundle` and write its manifest, which completes it.
 
-    Args:
-        bundle: the folder.
-        recipe, config, targets, metrics, models: see `Manifest`.
-        contract: see `Manifest.input`.
-        prior: as from `metric.weighted_prior`.
-        weights: file names relative to `bundle`.
+    The contract is `Manifest.input`, the prior as from `metric.weighted_prior`, weights are file names relative to
+    the bundle; the rest of the content is ``recipe, config, targets, metrics, models``, see `Manifest`.
     """
-    content: dict[str, Any] = {
+    shares = prior.loc[list(TARGET_NAMES), list(SEVERITIES)].to_numpy().tolist()
+    content |= {
         "format": FORMAT,
-        "recipe": recipe,
         "version": __version__,
-        "config": config,
-        "targets": targets,
         "input": contract,
-        "prior": dict(
-            zip(TARGET_NAMES, prior.loc[list(TARGET_NAMES), list(SEVERITIES)].to_numpy().tolist(), strict=True)
-        ),
-        "metrics": metrics,
+        "prior": dict(zip(TARGET_NAMES, shares, strict=True)),
         "weights": {name: sha256_file(bundle / name) for name in sorted(weights)},
-        "models": models,
     }
     manifest = Manifest(fingerprint=digest(content), **content)
     write_json(bundle / MANIFEST, asdict(manifest))
@@ -145,9 +104,8 @@ def write_manifest(
 def read_manifest(bundle: Path) -> Manifest:
     """Read a bundle's manifest and check every weight file against its hash.
 
-    Raises:
-        InputError: no bundle, one of another format, a value that cannot be, or a file that is missing, was
-            changed or lies outside of the bundle.
+    Raises `InputError`: no bundle, one of another format, a value that cannot be, or a file that is missing, was
+    changed or lies outside of the bundle.
     """
     path = bundle / MANIFEST
     if not path.is_file():
@@ -156,7 +114,13 @@ def read_manifest(bundle: Path) -> Manifest:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path}: not a bundle of format {FORMAT}; export it again with this version")
     manifest = from_dict(content, Manifest, f"{path}: not a bundle's manifest; export it again")
-    _check_prior(path, manifest.prior)
+    for name in TARGET_NAMES:
+        values = manifest.prior.get(name, [])
+        if len(values) != len(SEVERITIES) or min(values) <= 0 or abs(sum(values) - 1) > 1e-6:
+            raise InputError(
+                f"{path}: the prior of {name} is {values[:4]}; it must be three numbers above 0 whose sum "
+                "is 1; export it again"
+            )
     strange = [name for name in manifest.targets if name not in TARGET_NAMES]
     if strange or len(set(manifest.targets)) < len(manifest.targets):
         raise InputError(f"{path}: targets are not different ones of the 25 ({strange[:1]}); export it again")
@@ -173,12 +137,63 @@ def read_manifest(bundle: Path) -> Manifest:
     return manifest
 
 
-def _check_prior(path: Path, prior: dict[str, list[float]]) -> None:
-    """Raise where a target has no prior, or one that would make an invalid submission."""
-    for name in TARGET_NAMES:
-        values = prior.get(name, [])
-        if len(values) != len(SEVERITIES) or min(values) <= 0 or abs(sum(values) - 1) > 1e-6:
-            raise InputError(
-                f"{path}: the prior of {name} is {values[:4]}; it must be three numbers above 0 whose sum "
-                "is 1; export it again"
-            )
+class Bundle:
+    """Exported models, loaded and checked, from the folder that ``lumbar export`` wrote.
+
+    Raises `InputError` where that is no bundle, or a damaged one.
+    """
+
+    def __init__(self, path: AnyPath) -> None:
+        self.path = Path(path)
+        self.manifest = read_manifest(self.path)
+        self._predictor = load_predictor(self.path, self.manifest)
+
+    def __repr__(self) -> str:
+        made = self.manifest
+        return (
+            f"Bundle {made.fingerprint}: recipe {made.recipe}, {len(made.networks)} networks, "
+            f"{len(made.targets)} of {len(TARGETS)} targets"
+        )
+
+    def predict(self, studies: Study | Sequence[Study]) -> pd.DataFrame:
+        """Grade a study, or several.
+
+        Returns:
+            25 rows per study in the order of `targets.TARGETS`, columns ``row_id, study_id, condition,
+            level``, the probabilities ``normal_mild, moderate, severe`` (sum 1), ``graded`` (False where
+            they are the prior's, since no model could tell) and ``reason`` (what of the study was missing).
+            With ``row_id`` and the probabilities alone it is a submission.
+        """
+        every = [studies] if isinstance(studies, Study) else list(studies)
+        prior = self.manifest.prior_table().to_numpy(dtype=np.float64)
+        parts = []
+        for study, prediction in zip(every, self._predictor.predict(every), strict=True):
+            part = pd.DataFrame(TARGETS, columns=["condition", "level"])
+            part.insert(0, "row_id", [row_id(study.study_id, name) for name in TARGET_NAMES])
+            part.insert(1, "study_id", study.study_id)
+            graded = np.asarray(np.isfinite(prediction.probabilities).all(axis=1))
+            part[list(SEVERITIES)] = np.where(graded[:, None], prediction.probabilities, prior)
+            parts.append(part.assign(graded=graded, reason=prediction.reason))
+        return pd.concat(parts, ignore_index=True)
+
+    def explain(self, study: Study, targets: Sequence[str] | None = None) -> Explanation:
+        """Grade one study and show where the models looked; `targets`: see `Predictor.explain`."""
+        return self._predictor.explain(study, targets)
+
+
+def load_bundle(path: AnyPath) -> Bundle:
+    """Load exported models; see `Bundle`."""
+    return Bundle(path)
+
+
+def explain_studies(
+    folder: Path, study_ids: Sequence[str], graders: Bundle, targets: Sequence[str] | None = None
+) -> list[Explanation]:
+    """Explain some studies of a competition folder (its test split) or a folder of studies, in the given order.
+
+    Notes name files relative to the folder. Raises `InputError` where there is no such study.
+    """
+    competition = find_studies(folder)
+    studies = [study_rows(competition, study_id) for study_id in study_ids]
+    explained = [graders.explain(study, targets) for study in studies]
+    return [replace(one, notes=tuple(note.replace(f"{folder}/", "") for note in one.notes)) for one in explained]

@@ -1,7 +1,8 @@
 """Grad-CAM: where in a picture a network found its evidence."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,14 +15,9 @@ Floats32 = NDArray[np.float32]
 def grad_cam(model: nn.Module, layer: nn.Module, inputs: torch.Tensor) -> tuple[torch.Tensor, Floats32]:
     """Return the logits of one image and the Grad-CAM of each (Selvaraju et al., ICCV 2017, eq. 1 and 2).
 
-    Args:
-        model: in eval mode; gives logits ``[1, outputs]``.
-        layer: a module in it whose output is a feature map ``[1, channels, rows, columns]``.
-        inputs: ``[1, 3, rows, columns]``.
-
-    Returns:
-        Logits ``[outputs]``, and ``[outputs, feature rows, feature columns]`` float32 in 0 … 1; a map is all
-        0 when nothing speaks for its output.
+    The model is in eval mode and gives logits ``[1, outputs]`` for inputs ``[1, 3, rows, columns]``; `layer` is a
+    module in it whose output is a feature map. The maps are ``[outputs, feature rows, feature columns]`` float32 in
+    0 … 1, all 0 when nothing speaks for an output.
     """
     with captured([layer]) as features:
         logits = model(inputs)[0]
@@ -31,13 +27,9 @@ def grad_cam(model: nn.Module, layer: nn.Module, inputs: torch.Tensor) -> tuple[
 
 
 def weigh(activation: torch.Tensor, gradient: torch.Tensor) -> Floats32:
-    """Return the channels' sum, each weighted by its mean gradient, where it is positive.
+    """Return the channels' sum ``[maps, rows, columns]``, each weighted by its mean gradient, where positive.
 
-    Args:
-        activation, gradient: ``[maps, channels, rows, columns]``; one of them may have 1 map for all.
-
-    Returns:
-        ``[maps, rows, columns]``, 0 or more.
+    Both arguments are ``[maps, channels, rows, columns]``; one of them may have 1 map for all.
     """
     weights = gradient.mean(dim=(2, 3), keepdim=True)
     heat: Floats32 = (weights * activation).sum(dim=1).clamp(min=0).detach().float().cpu().numpy()
@@ -47,19 +39,14 @@ def weigh(activation: torch.Tensor, gradient: torch.Tensor) -> Floats32:
 def to_unit(heat: Floats32) -> Floats32:
     """Return maps ``[maps, rows, columns]`` with a maximum of 1 each; those of 0 throughout stay."""
     peak = heat.max(axis=(1, 2), keepdims=True)
-    scaled: Floats32 = (heat / np.where(peak > 0, peak, 1)).astype(np.float32)
-    return scaled
+    return np.asarray(heat / np.where(peak > 0, peak, 1), dtype=np.float32)
 
 
 def last_map(encoder: nn.Module, inputs: torch.Tensor) -> nn.Module:
-    """Return the module of an encoder whose output is the last feature map before the pooling.
+    """Return the module of an encoder in eval mode whose output is the last feature map before the pooling.
 
-    Args:
-        encoder: in eval mode; gives ``[images, features]``.
-        inputs: that it takes: ``[images, channels, rows, columns]``.
-
-    Raises:
-        ValueError: it has none.
+    It gives ``[images, features]`` for inputs ``[images, channels, rows, columns]``. Raises ValueError where
+    it has no feature map.
     """
     found: list[nn.Module] = []
 
@@ -67,13 +54,8 @@ def last_map(encoder: nn.Module, inputs: torch.Tensor) -> nn.Module:
         if isinstance(output, torch.Tensor) and output.dim() == 4 and output[0, 0].numel() > 1:
             found.append(module)
 
-    handles = [module.register_forward_hook(note) for module in encoder.modules()]
-    try:
-        with torch.inference_mode():
-            encoder(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with _watched(encoder.modules(), note), torch.inference_mode():
+        encoder(inputs)
     if not found:
         raise ValueError(f"{type(encoder).__name__} has no feature map of more than one place")
     return found[-1]
@@ -83,9 +65,16 @@ def last_map(encoder: nn.Module, inputs: torch.Tensor) -> nn.Module:
 def captured(layers: Sequence[nn.Module]) -> Iterator[list[torch.Tensor]]:
     """Collect the outputs of some modules, in the order in which they are called."""
     outputs: list[torch.Tensor] = []
-    handles = [layer.register_forward_hook(lambda _module, _inputs, output: outputs.append(output)) for layer in layers]
-    try:
+    with _watched(layers, lambda _module, _inputs, output: outputs.append(output)):
         yield outputs
+
+
+@contextmanager
+def _watched(modules: Iterable[nn.Module], hook: Callable[..., Any]) -> Iterator[None]:
+    """Let a function see what modules are given and give."""
+    handles = [module.register_forward_hook(hook) for module in modules]
+    try:
+        yield
     finally:
         for handle in handles:
             handle.remove()

@@ -1,13 +1,10 @@
 """Study folders × bundle → submission, whatever the studies are like.
 
-The submission is complete from the first second: filled with the prior, then replaced study by study.
-A study that cannot be graded keeps its prior rows and is named, with the reason, in the log beside it.
-
-Beside ``submission.csv`` lie ``submission-log.csv``, ``submission-journal.jsonl`` and, where something went
-wrong that nobody foresaw, ``submission-errors.txt``. The submission is rewritten now and then, the journal
-only grows, by a line per graded study: a killed run loses none, and what a run costs beyond the grading is
-proportional to the number of studies. Rows count as graded by what the journal says, not by what the
-submission or its log say, which another run may have begun anew.
+The submission is complete from the first second: filled with the prior, then replaced study by study. A study
+that cannot be graded keeps its prior rows and is named, with the reason, in ``submission-log.csv`` beside it.
+The submission is rewritten now and then; ``submission-journal.jsonl`` only grows, by a line per graded study: a
+killed run loses none, and what a run costs beyond the grading is proportional to the number of studies.
+``submission-errors.txt`` tells what went wrong that nobody foresaw.
 """
 
 import json
@@ -16,9 +13,8 @@ import os
 import time
 import traceback
 from collections import Counter
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,11 +24,11 @@ from tqdm import tqdm
 
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import digest, locked, shown, write_csv, write_text
+from lumbar_kaggle.core.files import alone_on, digest, write_csv, write_text
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES
 from lumbar_kaggle.dicom.cache import Source
 from lumbar_kaggle.dicom.studies import find_studies
-from lumbar_kaggle.inference.base import Explanation, Prediction, Predictor, Study
+from lumbar_kaggle.inference.base import Prediction, Predictor, Study
 from lumbar_kaggle.inference.bundle import Manifest, read_manifest
 from lumbar_kaggle.inference.recipes import load_predictor
 from lumbar_kaggle.tables.competition import SERIES_COLUMNS, Competition
@@ -49,23 +45,14 @@ REST_S, REST = 30.0, 20
 """The submission and its log are rewritten after so many seconds, and not before so many times the seconds
 that it took to write them: in between the journal has what was graded."""
 
-SCANNERS = 16
-"""Series whose files are looked at at once."""
-
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a prediction run did.
+    """What a prediction run did."""
 
-    Attributes:
-        path: the submission.
-        log: columns ``study_id, status, reason, seconds, source, bundle``; one row per study.
-        already: studies that an earlier, interrupted run had graded.
-    """
-
-    path: Path
-    log: pd.DataFrame
-    already: int
+    path: Path  # the submission
+    log: pd.DataFrame  # columns study_id, status, reason, seconds, source, bundle; one row per study
+    already: int  # studies that an earlier, interrupted run had graded
 
     @property
     def failed(self) -> bool:
@@ -86,18 +73,13 @@ def log_path(submission: Path) -> Path:
     return submission.with_name(f"{submission.stem}-log.csv")
 
 
+@alone_on("out", file=True)
 def predict(root: Path, bundle: Path, out: Path, budget: Budget, *, strict: bool = True) -> Outcome:
-    """Grade every study of a folder.
+    """Grade every study of a competition folder (its test split) or a folder of studies, and write a submission.
 
-    Args:
-        root: competition folder (its test split) or a folder of studies.
-        bundle: exported models.
-        out: the submission to write; a run that was interrupted goes on from it.
-        budget: when it is spent, the remaining studies keep the prior.
-        strict: see `studies.find_studies`.
-
-    Raises:
-        InputError: there is no study, or no usable bundle, or `out` cannot be written.
+    A run that was interrupted goes on from what is in `out`; when the budget is spent, the remaining studies keep the
+    prior. For `strict` see `studies.find_studies`. Raises `InputError` where there is no study, or no usable bundle,
+    or `out` cannot be written.
     """
     if out.is_dir():
         raise InputError(f"{out}: a folder, where the submission is to be written; name a file in it")
@@ -105,130 +87,26 @@ def predict(root: Path, bundle: Path, out: Path, budget: Budget, *, strict: bool
     competition = find_studies(root, strict=strict)
     for fault in competition.faults:
         log.info(f"{fault}; the row is left out" if fault.serious else fault)
-    with locked(out, file=True):
-        run = _Run(out, competition, manifest)
-        already = len(run.entries)
-        studies = [study for study in run.studies if study.study_id not in run.entries]
-        log.info(f"Grading {len(run.studies)} studies of {competition.root} into {out}")
-        if already:
-            log.info(f"{already} studies are already graded and are skipped")
-        run.write()
-        if studies:
-            studies = _grade_until(budget, run, studies, load_predictor(bundle, manifest))
-        for study in studies:
-            run.entries[study.study_id] = {"status": PRIOR, "reason": OUT_OF_TIME, "seconds": 0.0}
-        return Outcome(out, run.write(), already)
-
-
-def _grade_until(budget: Budget, run: "_Run", studies: list[Study], predictor: Predictor) -> list[Study]:
-    """Grade batch by batch, and return the studies that the time does not suffice for."""
-    failures = _Failures(run.beside("errors.txt"))
-    with tqdm(total=len(studies), unit="study", desc="predict") as progress:
-        while studies and budget.left_s() > 0:
-            batch, studies = studies[: predictor.batch_size], studies[predictor.batch_size :]
-            start = time.perf_counter()
-            predictions = _grade(predictor, batch, failures)
-            run.add(batch, predictions, (time.perf_counter() - start) / len(batch))
-            progress.update(len(batch))
-    return studies
-
-
-def study_rows(competition: Competition, study_id: str) -> Study:
-    """Return one study with its series.
-
-    Raises:
-        InputError: there is no such study.
-    """
-    study_id = shown(study_id)
-    if study_id not in competition.studies:
-        raise InputError(f"{competition.root}: holds no study {study_id}; the first is {competition.studies[0]}")
-    return Study(study_id, competition.series[competition.series["study_id"] == study_id])
-
-
-def explain_studies(
-    folder: Path, study_ids: Sequence[str], bundle: Path, targets: Sequence[str] | None = None
-) -> list[Explanation]:
-    """Grade some studies and show where the models looked; of one that cannot be read, say why.
-
-    Args:
-        folder: competition folder (its test split) or folder of studies.
-        study_ids: the studies.
-        bundle: exported models, of any recipe.
-        targets: see `Predictor.explain`.
-
-    Returns:
-        One per study, in the given order; notes name files relative to `folder`.
-
-    Raises:
-        InputError: no such study, or no usable bundle.
-    """
-    competition = find_studies(folder)
-    studies = [study_rows(competition, study_id) for study_id in study_ids]
-    predictor = load_predictor(bundle, read_manifest(bundle))
-    explained = [predictor.explain(study, targets) for study in studies]
-    return [replace(one, notes=tuple(note.replace(f"{folder}/", "") for note in one.notes)) for one in explained]
-
-
-def _grade(predictor: Predictor, batch: list[Study], failures: "_Failures") -> list[Prediction]:
-    """Grade a batch; where it fails, study by study, so that one odd study costs no other its rows.
-
-    Nothing is known of the studies of a scoring run, which shows no traceback either: what a study
-    raised becomes its reason in the log.
-    """
-    try:
-        return predictor.predict(batch)
-    except Exception as error:
-        if len(batch) > 1:
-            return [prediction for study in batch for prediction in _grade(predictor, [study], failures)]
-        reason = failures.note(batch[0].study_id, error)
-        log.info(f"study {batch[0].study_id} cannot be graded ({reason})")
-        return [Prediction(np.full((len(TARGET_NAMES), len(SEVERITIES)), np.nan), reason)]
-
-
-class _Failures:
-    """Keeps the traceback of the first failure of each kind in a file.
-
-    Args:
-        path: the file; that of an earlier run is removed.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.seen: dict[tuple[str, str, int | None], str] = {}
-        path.unlink(missing_ok=True)
-
-    def note(self, study_id: str, error: Exception) -> str:
-        """Return the reason for the log: kind and text of the error, and where its traceback is."""
-        name, (*_, place) = type(error).__name__, traceback.extract_tb(error.__traceback__)
-        kind = name, place.filename, place.lineno
-        if kind not in self.seen:
-            self.seen[kind] = f"study {study_id}\n{''.join(traceback.format_exception(error))}"
-            write_text(self.path, "\n".join(self.seen.values()))
-        return f"{name}: {' '.join(str(error).split())} (traceback in {self.path.name})"
-
-
-def _fingerprint(study: Study) -> str:
-    rows = study.series[list(SERIES_COLUMNS)].to_numpy()
-    return digest([Source.scan(*row).fingerprint for row in rows])
+    run = _Run(out, competition, manifest)
+    already = len(run.entries)
+    log.info(f"Grading {len(run.studies)} studies of {competition.root} into {out}")
+    if already:
+        log.info(f"{already} studies are already graded and are skipped")
+    run.write()
+    if already < len(run.studies):
+        run.grade(load_predictor(bundle, manifest), budget)
+    return Outcome(out, run.write(), already)
 
 
 class _Graded(NamedTuple):
-    """A line of the journal.
-
-    Attributes:
-        source: fingerprint of the study's files.
-        bundle: fingerprint of the bundle that graded it.
-        reason: what was missing, or empty.
-        seconds: that it took.
-        probabilities: ``[25][3]`` in the order of `targets.TARGETS`; None where the prior is kept.
-    """
+    """A line of the journal."""
 
     study_id: str
-    source: str
-    bundle: str
-    reason: str
-    seconds: float
-    probabilities: list[list[float | None]]
+    source: str  # fingerprint of the study's files
+    bundle: str  # fingerprint of the bundle that graded it
+    reason: str  # what was missing, or empty
+    seconds: float  # that it took
+    probabilities: list[list[float | None]]  # [25][3] in the order of `targets.TARGETS`; None: the prior is kept
 
     @classmethod
     def parse(cls, line: bytes) -> "_Graded | None":
@@ -245,25 +123,24 @@ class _Graded(NamedTuple):
 
 
 class _Run:
-    """What a run has graded so far, and the files that hold it: submission, log and journal.
+    """What a run has graded so far (`entries`: its rows of the log), and the submission, log and journal that hold it.
 
-    Studies that the journal has of the same bundle and the same files are graded already, unless the
-    submission was deleted: then it is wanted anew.
-
-    Attributes:
-        studies: of the competition, in its order.
-        entries: per study that is done, its columns in the log.
+    Studies that the journal has of the same bundle and the same files are graded already, unless the submission
+    was deleted: then it is wanted anew. What the submission or its log say does not count: another run may have
+    begun them anew.
     """
 
     def __init__(self, out: Path, competition: Competition, manifest: Manifest) -> None:
         self.out, self.competition, self.bundle = out, competition, manifest.fingerprint
         groups, nothing = dict(list(competition.series.groupby("study_id"))), competition.series.iloc[:0]
         self.studies = [Study(name, groups.get(name, nothing)) for name in competition.studies]
-        with ThreadPoolExecutor(SCANNERS) as pool:
-            scanned = pool.map(_fingerprint, self.studies)
-            self.sources = dict(zip(competition.studies, scanned, strict=True))
+        with ThreadPoolExecutor(16) as pool:  # a slow mount is waited for side by side
+            self.sources = dict(zip(competition.studies, pool.map(_fingerprint, self.studies), strict=True))
         self.submission = Submission(out, competition.studies, manifest.prior_table())
-        self.journal, self.due_s = self.beside("journal.jsonl"), 0.0
+        self.journal = out.with_name(f"{out.stem}-journal.jsonl")
+        self.errors = out.with_name(f"{out.stem}-errors.txt")
+        self.seen_errors: dict[tuple[str, str, int | None], str] = {}
+        self.due_s = 0.0
         lines = self.journal.read_bytes().splitlines() if out.is_file() and self.journal.is_file() else []
         kept = {
             one.study_id: one
@@ -276,11 +153,44 @@ class _Run:
             self.submission.replace(name, np.array(one.probabilities, dtype=np.float64))
             self.entries[name] = {"status": GRADED, "reason": one.reason, "seconds": one.seconds}
 
-    def beside(self, name: str) -> Path:
-        """Return the path of a file beside the submission."""
-        return self.out.with_name(f"{self.out.stem}-{name}")
+    def grade(self, predictor: Predictor, budget: Budget) -> None:
+        """Grade the studies that are left, batch by batch, as far as the time suffices."""
+        self.errors.unlink(missing_ok=True)
+        left = [study for study in self.studies if study.study_id not in self.entries]
+        with tqdm(total=len(left), unit="study", desc="predict") as progress:
+            while left and budget.left_s() > 0:
+                batch, left = left[: predictor.batch_size], left[predictor.batch_size :]
+                start = time.perf_counter()
+                predictions = self._predict(predictor, batch)
+                self._add(batch, predictions, (time.perf_counter() - start) / len(batch))
+                progress.update(len(batch))
+        for study in left:
+            self.entries[study.study_id] = {"status": PRIOR, "reason": OUT_OF_TIME, "seconds": 0.0}
 
-    def add(self, batch: list[Study], predictions: list[Prediction], seconds: float) -> None:
+    def _predict(self, predictor: Predictor, batch: list[Study]) -> list[Prediction]:
+        """Grade a batch; where it fails, study by study, so that one odd study costs no other its rows.
+
+        Nothing is known of the studies of a scoring run: whatever a study raised becomes its reason in the log.
+        """
+        try:
+            return predictor.predict(batch)
+        except Exception as error:
+            if len(batch) > 1:
+                return [prediction for study in batch for prediction in self._predict(predictor, [study])]
+            reason = self._note(batch[0].study_id, error)
+            log.info(f"study {batch[0].study_id} cannot be graded ({reason})")
+            return [Prediction(np.full((len(TARGET_NAMES), len(SEVERITIES)), np.nan), reason)]
+
+    def _note(self, study_id: str, error: Exception) -> str:
+        """Return the reason for the log; the first traceback of each kind of failure goes into a file."""
+        name, (*_, place) = type(error).__name__, traceback.extract_tb(error.__traceback__)
+        kind = name, place.filename, place.lineno
+        if kind not in self.seen_errors:
+            self.seen_errors[kind] = f"study {study_id}\n{''.join(traceback.format_exception(error))}"
+            write_text(self.errors, "\n".join(self.seen_errors.values()))
+        return f"{name}: {' '.join(str(error).split())} (traceback in {self.errors.name})"
+
+    def _add(self, batch: list[Study], predictions: list[Prediction], seconds: float) -> None:
         """Take in a graded batch; it is on the disk when this returns."""
         lines = []
         for (name, _), (probabilities, why) in zip(batch, predictions, strict=True):
@@ -300,16 +210,18 @@ class _Run:
     def write(self) -> pd.DataFrame:
         """Write the submission and its log, and return the log."""
         start = time.monotonic()
-        table = pd.DataFrame(
-            [
-                {"study_id": name, **self.entries[name], "source": self.sources[name], "bundle": self.bundle}
-                for name in self.competition.studies
-                if name in self.entries
-            ],
-            columns=["study_id", "status", "reason", "seconds", "source", "bundle"],
-        )
+        rows = [
+            {"study_id": name, **self.entries[name], "source": self.sources[name], "bundle": self.bundle}
+            for name in self.competition.studies
+            if name in self.entries
+        ]
+        table = pd.DataFrame(rows, columns=["study_id", "status", "reason", "seconds", "source", "bundle"])
         self.submission.write()
         write_csv(log_path(self.out), table)
         now = time.monotonic()
         self.due_s = now + max(REST_S, REST * (now - start))
         return table
+
+
+def _fingerprint(study: Study) -> str:
+    return digest([Source.scan(*row).fingerprint for row in study.series[list(SERIES_COLUMNS)].to_numpy()])

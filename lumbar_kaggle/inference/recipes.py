@@ -7,7 +7,7 @@ of that folder names it but `RECIPES`: whoever needs one asks `recipe`, `recipe_
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import pandas as pd
 
@@ -17,28 +17,26 @@ from lumbar_kaggle.dicom.cache import Cache, CacheConfig
 from lumbar_kaggle.dicom.preprocess import Summary, Worker, make_pool, scan_sources
 from lumbar_kaggle.dicom.preprocess import preprocess as fill
 from lumbar_kaggle.inference.base import Predictor
-from lumbar_kaggle.inference.bundle import Manifest
+
+if TYPE_CHECKING:  # a bundle is loaded by its recipe
+    from lumbar_kaggle.inference.bundle import Manifest
 
 RECIPES = {"baseline": "lumbar_kaggle.baseline.recipe", "two-stage": "lumbar_kaggle.two_stage.recipe"}
 """Name → module, imported when it is asked for. A third recipe is a folder and a line here."""
 
 
 class Report(NamedTuple):
-    """What the page of a run shows.
+    """What the page of a run shows."""
 
-    Attributes:
-        template: Jinja template of the recipe, which extends ``report.html`` of the pages.
-        content: that it is filled with, beside the pages' own filters and macros.
-    """
-
-    template: Path
-    content: dict[str, Any]
+    template: Path  # Jinja, the recipe's own, which extends ``report.html`` of the pages
+    content: dict[str, Any]  # that it is filled with, beside the pages' own filters and macros
 
 
 class Recipe(Protocol):
     """A way to grade studies, from the cache to the bundle; a module of these names.
 
-    Importing it must not bring torch along: the command line asks it for its settings.
+    Importing it must not bring torch along: the command line asks it for its settings. All its functions
+    raise `InputError` where a file is missing or faulty, or an argument is not for this recipe.
     """
 
     NAME: str
@@ -50,31 +48,19 @@ class Recipe(Protocol):
     SETTINGS: type
     """Frozen dataclass of all its settings, see `core.settings`."""
 
+    PRESETS: tuple[str, ...]
+    """Names of its presets, if any."""
+
     def configure(self, changes: Mapping[str, Any], source: str = "") -> Any:
         """Return an object of `SETTINGS`: the recipe's own, with some changed.
 
-        Args:
-            changes: settings by name, as JSON gives them: of a file, of ``LUMBAR_CONFIG[NAME]``, of a command
-                line. A recipe with presets takes the name of one as ``preset``.
-            source: named in errors.
-
-        Raises:
-            InputError: a setting is unknown, of another type, or out of its range.
+        Changes are settings by name, as JSON gives them: of a file, of ``LUMBAR_CONFIG[NAME]``, of a command
+        line. A recipe with presets takes the name of one as ``preset``. Errors name the `source`.
         """
         ...
 
     def preprocess(self, root: Path, cache: Path, **how: Any) -> Summary:
-        """Fill the cache that `fit` learns from; see `dicom.preprocess.preprocess`.
-
-        Args:
-            root: competition folder.
-            cache: where to.
-            how: see `fill_cache`.
-
-        Raises:
-            InputError: a table is faulty, there are no pictures, or the cache was made with other settings.
-            OutOfTime: the budget is spent; the same call goes on.
-        """
+        """Fill the cache that `fit` learns from, of the competition folder `root`; see `fill_cache`."""
         ...
 
     def fit(
@@ -88,50 +74,32 @@ class Recipe(Protocol):
         label_weights: Path | None = None,
         processes: int | None = None,
     ) -> str:
-        """Train, or go on where an earlier call stopped.
+        """Train, or go on where an earlier call stopped: when the budget is spent, the call ends.
 
         Args:
-            root: competition folder.
-            cache: of `preprocess`.
-            run: folder of all results.
-            budget: when it is spent, the call ends, and the same call goes on later.
-            settings: of `SETTINGS`.
+            root, cache: competition folder, and the cache that `preprocess` made of it.
+            run: folder of all results; it belongs to the settings and the data that it was begun with.
+            budget, settings: the latter of `SETTINGS`.
             label_weights: table of ``row_id, weight``: how much each label counts.
             processes: folds at once; None: one per GPU.
 
         Returns:
             One line on the result, with the word ``resumable`` where something is left to do.
-
-        Raises:
-            InputError: a file is missing or faulty, an argument is not for this recipe, or the run was begun
-                with other settings or on other data.
         """
         ...
 
-    def export(self, run: Path, bundle: Path) -> Manifest:
-        """Write the bundle of a run, of what is finished in it.
-
-        Raises:
-            InputError: nothing is finished, or `bundle` holds something else.
-        """
+    def export(self, run: Path, bundle: Path) -> "Manifest":
+        """Write the bundle of a run, of what is finished in it; `bundle` may hold nothing else."""
         ...
 
-    def load(self, bundle: Path, manifest: Manifest) -> Predictor:
-        """Return the models of a bundle, ready to grade.
-
-        Raises:
-            InputError: the bundle is damaged.
-        """
+    def load(self, bundle: Path, manifest: "Manifest") -> Predictor:
+        """Return the models of a bundle, ready to grade."""
         ...
 
     def report(
         self, run: Path, *, against: Path | None, bundle: Path | None, studies: Sequence[str], folder: Path | None
     ) -> Report:
-        """Return what the page shows of a run; see `pages.report.write_report`.
-
-        Raises:
-            InputError: nothing is finished in the run, or an argument is not for this recipe.
-        """
+        """Return what the page shows of a run in which something is finished; see `pages.report.write_report`."""
         ...
 
     def session(self, kernel: str) -> Callable[..., Any]:
@@ -141,34 +109,30 @@ class Recipe(Protocol):
 
 
 def recipe(name: str) -> Recipe:
-    """Return the recipe of a name.
-
-    Raises:
-        InputError: there is none.
-    """
+    """Return the recipe of a name; raise `InputError` where there is none."""
     if name not in RECIPES:
         raise InputError(f"recipe {name!r} is unknown; the recipes are {', '.join(RECIPES)}")
     return cast(Recipe, import_module(RECIPES[name]))
 
 
-def recipe_of_run(run: Path) -> Recipe:
-    """Return the recipe that a run folder was begun by.
+def check_preset(name: str, preset: str) -> None:
+    """Raise `InputError` where a recipe has no preset of that name; those that there are are named."""
+    presets = {one: recipe(one).PRESETS for one in RECIPES}
+    if preset not in presets[name]:
+        known = "; ".join(f"{one} has {', '.join(names)}" for one, names in presets.items() if names)
+        raise InputError(f"preset {preset!r} is unknown to the recipe {name}; {known}")
 
-    Raises:
-        InputError: it holds no run.
-    """
+
+def recipe_of_run(run: Path) -> Recipe:
+    """Return the recipe that a run folder was begun by; raise `InputError` where it holds no run."""
     for name in RECIPES:
         if (run / recipe(name).RUN_FILE).is_file():
             return recipe(name)
     raise InputError(f"{run}: holds no training run; give the --out folder of lumbar train")
 
 
-def load_predictor(bundle: Path, manifest: Manifest) -> Predictor:
-    """Return the predictor of a bundle, by the recipe that made it.
-
-    Raises:
-        InputError: the bundle is of a recipe that this version does not know, or damaged.
-    """
+def load_predictor(bundle: Path, manifest: "Manifest") -> Predictor:
+    """Return the predictor of a bundle; raise `InputError` where this version does not know its recipe."""
     if manifest.recipe not in RECIPES:
         raise InputError(f"{bundle}: made by recipe {manifest.recipe!r}, which this version does not know; update it")
     return recipe(manifest.recipe).load(bundle, manifest)
@@ -196,16 +160,9 @@ def fill_cache(
 ) -> Summary:
     """Cache some series of a competition folder's training split: the body of `Recipe.preprocess`.
 
-    Args:
-        root: competition folder.
-        series: the rows wanted of `competition.Competition.series`; in an error they are called `what`.
-        cache, config, worker: where to, how it is laid out, and what makes an entry.
-        pool_kind: ``"threads"`` or ``"processes"``.
-        workers, batch_size, budget: see `dicom.preprocess.preprocess`.
-
-    Raises:
-        InputError: there are no pictures, or the cache was made with other settings.
-        OutOfTime: the budget is spent; the same call goes on.
+    Series are the rows wanted of `competition.Competition.series`, in an error they are called `what`; `pool_kind` is
+    ``"threads"`` or ``"processes"``; for the rest see `dicom.preprocess.preprocess`. Raises `InputError` where there
+    are no pictures, or the cache was made with other settings, `OutOfTime` when the budget is spent.
     """
     if series.empty:
         raise InputError(f"{root / 'train_images'}: holds no {what} that the tables name; download the pictures too")

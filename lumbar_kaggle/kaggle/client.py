@@ -1,8 +1,8 @@
 """Kaggle's own Python client, asked for what `lumbar ship` needs, and believed only in what the server said.
 
-The client's command line prints success and exits with 0 in several cases that are none; its functions
-return the server's answer, which is looked at here. Credentials are read by the client, from its own
-places, and by nobody else.
+The client's command line prints success and exits with 0 in several cases that are none; its functions return the
+server's answer, which is looked at here. Credentials are read by the client, from its own places, and by nobody else.
+What the server has taken is kept in ``dist/state.json``, so that an unfinished chain goes on where it stopped.
 """
 
 import contextlib
@@ -12,21 +12,21 @@ import re
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
+from lumbar_kaggle import __version__
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json, write_json
 from lumbar_kaggle.kaggle.datasets import BuiltDataset
-from lumbar_kaggle.kaggle.kernels import METADATA
-
-THROTTLED_TRIES = 6
-THROTTLED_S = 10.0
-"""How often a call is made that the server throttles, and the pause where it names none."""
+from lumbar_kaggle.kaggle.kernels import COMPETITION, METADATA
 
 UNSEEN = "not to be seen yet"
 """Status of a kernel that the server does not show."""
+
+SOURCES = tuple(f"{kind}_sources" for kind in ("dataset", "competition", "kernel", "model"))
+"""Of a kernel, as the server and its metadata name them."""
 
 REMEDIES = {
     401: "the credentials are refused; make a new token (kaggle.com, Settings, API)",
@@ -37,46 +37,37 @@ REMEDIES = {
 }
 """What to do by HTTP status."""
 
-REFUSALS = (
-    (
-        ("session count",),
-        "the quota of running GPU sessions is reached ({error}); wait for one to end, or stop one on "
-        "kaggle.com, then run the same command again",
-    ),
-    (
-        ("already in use", "already exists"),
-        "the name is taken ({error}); rename or delete the other notebook or dataset of that name",
-    ),
-    (("",), "Kaggle refused it ({error}); fix that and run the same command again"),
-)
-"""Words of an answer's ``error``, and the sentence for it."""
-
-Answer = TypeVar("Answer")
+REFUSALS = {
+    "session count": "the quota of running GPU sessions is reached ({error}); wait for one to end, or stop one on "
+    "kaggle.com, then run the same command again",
+    "already in use|already exists": "the name is taken ({error}); rename or delete the other notebook or dataset of "
+    "that name",
+    "": "Kaggle refused it ({error}); fix that and run the same command again",
+}
+"""Words of an answer's ``error``, and the sentence for it: the first that fits."""
 
 
 @dataclass(frozen=True)
-class Pushed:
-    """What the server answered to the push of a kernel.
+class Sent:
+    """A dataset or kernel that the server has taken: its fingerprint, the slug of its real address, its version."""
 
-    Attributes:
-        slug: the last part of its real address, which need not be the one asked for.
-        version: its number.
-        url: its address.
-    """
-
+    content: str
     slug: str
     version: int
-    url: str
+    ready: bool = True  # of a dataset: its version is known to be ready
 
 
-@dataclass(frozen=True)
-class KernelRun:
-    """State of a kernel's run.
+@dataclass
+class State:
+    """What has been sent to the account of an owner: datasets and kernels by name."""
 
-    Attributes:
-        status: ``queued``, ``running``, ``complete``, ``error``, ``cancel_acknowledged`` …
-        failure: the server's reason, or empty.
-    """
+    owner: str
+    datasets: dict[str, Sent] = field(default_factory=dict)
+    kernels: dict[str, Sent] = field(default_factory=dict)
+
+
+class KernelRun(NamedTuple):
+    """State of a kernel's run: ``queued``, ``running``, ``complete``, ``error``, …; and why it failed, or empty."""
 
     status: str
     failure: str
@@ -88,11 +79,9 @@ class KernelRun:
 
 
 class Kaggle:
-    """A signed-in connection; every method raises `InputError` with what to do where the server refuses.
+    """A signed-in connection: `owner` is the account that everything goes to, `api` an authenticated ``KaggleApi``.
 
-    Args:
-        owner: the account that everything goes to.
-        api: an authenticated ``KaggleApi``.
+    Every method raises `InputError` with what to do where the server refuses.
     """
 
     def __init__(self, owner: str, api: Any) -> None:
@@ -101,113 +90,93 @@ class Kaggle:
     def dataset_state(self, slug: str) -> tuple[str, int]:
         """Return a dataset's status, in lower case, and its version; ``("", 0)`` where there is none."""
         # A private dataset that does not exist is answered as one that may not be seen.
-        text = _call(
-            f"dataset {slug}",
-            lambda: self.api.dataset_status(f"{self.owner}/{slug}", format="json"),
-            missing='{"status": "", "current_version_number": 0}',
-        )
-        facts = json.loads(text)
+        nothing = '{"status": "", "current_version_number": 0}'
+        facts = json.loads(_call(f"dataset {slug}", nothing, self.api.dataset_status, f"{self.owner}/{slug}", "json"))
         return str(facts["status"]), int(facts["current_version_number"])
 
     def send_dataset(self, dataset: BuiltDataset, *, exists: bool, quiet: bool = True) -> None:
         """Upload a built dataset as a new one or as a new version, until the server has taken it."""
         folder, what = str(dataset.folder), f"dataset {dataset.slug}"
         if exists:
-            answer = _call(what, lambda: self.api.dataset_create_version(folder, dataset.notes, quiet=quiet))
+            notes = f"{dataset.slug} {__version__}, content {dataset.fingerprint}"
+            answer = _call(what, None, self.api.dataset_create_version, folder, notes, quiet=quiet)
         else:
-            answer = _call(what, lambda: self.api.dataset_create_new(folder, public=False, quiet=quiet))
+            answer = _call(what, None, self.api.dataset_create_new, folder, public=False, quiet=quiet)
         if answer.error or (answer.status or "").lower() != "ok":
-            raise InputError(_refusal(what, answer.error or f"status {answer.status!r}"))
+            raise _refusal(what, answer.error or f"status {answer.status!r}")
 
-    def push(self, folder: Path, name: str) -> Pushed:
-        """Push a kernel's folder and look through the server's answer."""
+    def push(self, folder: Path, name: str) -> tuple[str, int, str]:
+        """Push a kernel's folder; return the slug of its real address, which may be another, version and address."""
         what = f"kernel {name}"
-        answer = _call(what, lambda: self.api.kernels_push(str(folder)))
+        answer = _call(what, None, self.api.kernels_push, str(folder))
         if answer.error:
-            raise InputError(_refusal(what, answer.error))
-        for kind in ("dataset", "competition", "kernel", "model"):
-            dropped = list(getattr(answer, f"invalid_{kind}_sources", None) or [])
+            raise _refusal(what, answer.error)
+        for sources in SOURCES:
+            dropped = list(getattr(answer, f"invalid_{sources}", None) or [])
             if dropped:
+                kind = sources.removesuffix("_sources")
                 raise InputError(
-                    f"{what}: Kaggle dropped the {kind} source {', '.join(dropped)}; check that it exists, "
-                    "is ready and is yours, or that the competition's rules are accepted; then run the same "
-                    "command again"
+                    f"{what}: Kaggle dropped the {kind} source {', '.join(dropped)}; check that it exists, is ready "
+                    "and is yours, or that the competition's rules are accepted; then run the same command again"
                 )
         if not answer.version_number:
             raise InputError(f"{what}: Kaggle's answer names no version; see {answer.url or 'its page'}")
         slug = (answer.url or answer.ref).rstrip("/").rsplit("/", 1)[-1]
-        return Pushed(slug, int(answer.version_number), str(answer.url))
+        return slug, int(answer.version_number), str(answer.url)
 
     def sources(self, slug: str) -> set[str]:
-        """Return the addresses of everything that is attached to a kernel, as the server has it."""
+        """Return the addresses of everything that is attached to a kernel, as the server has it; none if unseen."""
         with tempfile.TemporaryDirectory() as folder:
             # Whatever name the client would make of the answer, the code is not looked at.
             write_json(Path(folder) / METADATA, {"code_file": "kernel.ipynb"})
             # The first answers after a push can be that the kernel may not be seen.
-            pull = lambda: self.api.kernels_pull(f"{self.owner}/{slug}", folder, metadata=True)  # noqa: E731
-            if _call(f"kernel {slug}", pull, missing="") == "":
+            if _call(f"kernel {slug}", "", self.api.kernels_pull, f"{self.owner}/{slug}", folder, metadata=True) == "":
                 return set()
             found = read_json(Path(folder) / METADATA)
-        kinds = ("dataset", "competition", "kernel", "model")
-        return {source for kind in kinds for source in found[f"{kind}_sources"] or []}
+        return {source for sources in SOURCES for source in found[sources] or []}
 
-    def run(self, slug: str, version: int) -> KernelRun:
+    def _address(self, sent: Sent) -> str:
+        return f"{self.owner}/{sent.slug}/{sent.version}"
+
+    def run(self, sent: Sent) -> KernelRun:
         """Return the state of one version's run."""
+        answer = _call(f"kernel {sent.slug}", UNSEEN, self.api.kernels_status, self._address(sent))
+        if answer == UNSEEN:
+            return KernelRun(UNSEEN, "")
+        return KernelRun(answer.status.name.lower(), answer.failure_message or "")
 
-        def ask() -> KernelRun:
-            answer = self.api.kernels_status(f"{self.owner}/{slug}/{version}")
-            return KernelRun(answer.status.name.lower(), answer.failure_message or "")
-
-        return _call(f"kernel {slug}", ask, missing=KernelRun(UNSEEN, ""))
-
-    def log(self, slug: str, version: int) -> list[str]:
+    def log(self, sent: Sent) -> list[str]:
         """Return the lines of a run's log; the server keeps it as JSON, or as text."""
-        text = _call(f"log of kernel {slug}", lambda: self.api.kernels_logs(f"{self.owner}/{slug}/{version}"))
+        text = _call(f"log of kernel {sent.slug}", None, self.api.kernels_logs, self._address(sent))
         with contextlib.suppress(json.JSONDecodeError, AttributeError, TypeError):
             text = "".join(str(entry.get("data", "")) for entry in json.loads(text))
         return str(text).splitlines()
 
-    def fetch(self, slug: str, version: int, folder: Path, start: str = "") -> list[Path]:
-        """Download a run's output and its log; what is there in full stays, what broke off goes on.
+    def fetch(self, sent: Sent, folder: Path, start: str = "") -> list[Path]:
+        """Download the files of a run's output whose path has this `start`; return them, and the log last.
 
-        Args:
-            slug, version: of the kernel.
-            folder: where to; the output's own folders are kept.
-            start: only files whose path starts so, for example ``bundle/``.
-
-        Returns:
-            The files, and the log last.
+        The output's own folders are kept; what is there in full stays, what broke off goes on.
         """
-        address, pattern = f"{self.owner}/{slug}/{version}", f"^{re.escape(start)}"
-        files, _ = _call(
-            f"output of kernel {slug}", lambda: self.api.kernels_output(address, str(folder), file_pattern=pattern)
-        )
+        what, pattern = f"output of kernel {sent.slug}", f"^{re.escape(start)}"
+        files, _ = _call(what, None, self.api.kernels_output, self._address(sent), str(folder), file_pattern=pattern)
         return [Path(file) for file in files]
 
-    def submit(self, competition: str, slug: str, version: int, file: str, message: str) -> tuple[int, str]:
+    def submit(self, sent: Sent, file: str, message: str) -> tuple[int, str]:
         """Hand in one version of a kernel; return the submission's number and the server's message."""
-        answer = _call(
-            f"submission to {competition}",
-            lambda: self.api.competition_submit_code(
-                file, message, competition, f"{self.owner}/{slug}", version, quiet=True
-            ),
-        )
+        words = (file, message, COMPETITION, f"{self.owner}/{sent.slug}", sent.version)
+        answer = _call(f"submission to {COMPETITION}", None, self.api.competition_submit_code, *words, quiet=True)
         return int(getattr(answer, "ref", 0) or 0), str(answer.message or "")
 
 
 def connect(owner: str) -> Kaggle:
-    """Sign in with the client's own credentials.
-
-    Raises:
-        InputError: there are none, they are refused, or they are another account's.
-    """
+    """Sign in with the client's own credentials; raise where there are none, or another account's, or refused ones."""
     try:
         # Its import tries to sign in at once, and prints advice when it cannot.
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             from kaggle.api.kaggle_api_extended import KaggleApi
 
             api = KaggleApi()
-            _call("credentials", api.authenticate)
+            _call("credentials", None, api.authenticate)
     except SystemExit:
         raise InputError(
             "no Kaggle credentials; put an API token into ~/.kaggle/access_token or KAGGLE_API_TOKEN, or "
@@ -219,31 +188,27 @@ def connect(owner: str) -> Kaggle:
     return Kaggle(owner, api)
 
 
-def _call(what: str, ask: Callable[[], Answer], missing: Answer | None = None) -> Answer:
-    """Make a call, again while the server throttles it, and turn failures into one sentence.
+def _call(what: str, missing: str | None, ask: Callable[..., Any], *words: object, **more: object) -> Any:
+    """Call the client, again while the server throttles it, and turn failures into one sentence about `what`.
 
-    Args:
-        what: named in the sentence.
-        ask: makes the call.
-        missing: returned where the server says that there is no such thing, or none to be seen.
+    Where the server says that there is no such thing, or none to be seen, `missing` is returned unless it is None.
     """
     from requests.exceptions import HTTPError, RequestException
 
-    for attempt in range(1, THROTTLED_TRIES + 1):
+    for tries_left in range(5, -1, -1):
         try:
-            return ask()
+            return ask(*words, **more)
         except (RequestException, ValueError) as error:
             # The client turns some refusals into a ValueError of its own words.
             cause = error if isinstance(error, RequestException) else error.__context__
             response = cause.response if isinstance(cause, HTTPError) else None
-            if response is not None and response.status_code == 429 and attempt < THROTTLED_TRIES:
+            if response is not None and response.status_code == 429 and tries_left:
                 pause = response.headers.get("Retry-After", "")
-                time.sleep(float(pause) if pause.replace(".", "", 1).isdigit() else THROTTLED_S)
+                time.sleep(float(pause) if pause.replace(".", "", 1).isdigit() else 10.0)
             elif response is not None and response.status_code in (403, 404) and missing is not None:
                 return missing
             else:
                 raise InputError(f"{what}: {_sentence(response, error)}") from None
-    raise AssertionError("the last attempt returns or raises")
 
 
 def _sentence(response: Any, error: Exception) -> str:
@@ -257,6 +222,6 @@ def _sentence(response: Any, error: Exception) -> str:
     return f"{text}; then run the same command again"
 
 
-def _refusal(what: str, error: str) -> str:
-    sentence = next(text for words, text in REFUSALS if any(word in error.lower() for word in words))
-    return f"{what}: {sentence.format(error=error)}"
+def _refusal(what: str, error: str) -> InputError:
+    sentence = next(text for words, text in REFUSALS.items() if re.search(words, error.lower()))
+    return InputError(f"{what}: {sentence.format(error=error)}")

@@ -1,88 +1,161 @@
-"""What any kernel needs in its session: budget, settings, the package's version; and the inference kernel.
+"""What any kernel needs in its session: inputs, budget, settings, the package's version; and the inference kernel.
 
-Environment variables change what a kernel does; a rehearsal sets them, a user may: ``LUMBAR_HOURS``, the
-session's limit; ``LUMBAR_CONFIG``, settings by recipe, ``{recipe: {setting: value}}``; ``LUMBAR_SCRATCH``.
-What the kernels of a recipe run is in the recipe's own folder.
+Kaggle mounts inputs under two generations of paths (``/kaggle/input/{slug}``, ``/kaggle/input/{type}/{owner}/{slug}``)
+and unpacks archives at a depth of its own choice, so inputs are found by marker files. A rehearsal sets environment
+variables, and a user may: ``LUMBAR_INPUT``, where the inputs are mounted; ``LUMBAR_HOURS``, the session's limit;
+``LUMBAR_CONFIG``, settings by recipe, ``{recipe: {setting: value}}``; ``LUMBAR_SCRATCH``.
 """
 
+import io
 import json
 import logging
 import math
 import os
-from collections.abc import Callable
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import read_json
+from lumbar_kaggle.core.files import copy_file, read_json, write_atomic
 from lumbar_kaggle.core.messages import show_messages
+from lumbar_kaggle.core.settings import load_config
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES
 from lumbar_kaggle.dicom.preprocess import Summary
 from lumbar_kaggle.dicom.studies import find_studies
+from lumbar_kaggle.inference.bundle import MANIFEST, Manifest
 from lumbar_kaggle.inference.predict import GRADED, Outcome, predict
 from lumbar_kaggle.kaggle.datasets import package_fingerprint
-from lumbar_kaggle.kaggle.inputs import BUNDLE_MARKER, find_bundle, find_competition, find_markers
 from lumbar_kaggle.tables.submission import Submission, validate
 
 log = logging.getLogger(__name__)
 
-SPARE_MINUTES = 30.0
-"""Kept of a session's limit for the clean stop; less of a session of under five hours."""
+DEPTH = 5
+"""How deep to look for inputs: type / owner / slug, an unpacked archive's folder, and the one inside it."""
 
 RESUMABLE = "resumable: push this kernel again with its own output attached"
 """What a session says that ended before its work did."""
 
 
-def begin_session(hours: float, package: str) -> Budget:
-    """Show messages, check the package, and return the session's budget.
+def find_markers(marker: str, inputs: Path | None = None) -> Iterator[Path]:
+    """Yield the folders among the mounted inputs that hold the file `marker`, or ``a/b``; shallow ones first."""
+    level = [_mounted(inputs)]
+    for _ in range(DEPTH + 1):
+        yield from (folder for folder in level if (folder / marker).is_file())
+        below = [path for folder in level if folder.is_dir() for path in sorted(folder.iterdir())]
+        # Of tens of thousands of images; walking into them would take minutes on the mount.
+        level = [path for path in below if path.name not in ("train_images", "test_images") and path.is_dir()]
 
-    Args:
-        hours: the session's limit, unless ``LUMBAR_HOURS`` gives another.
-        package: fingerprint of the package that is meant; empty takes any.
 
-    Raises:
-        InputError: the package is another, or ``LUMBAR_HOURS`` is not a number.
+def find_marker(marker: str, inputs: Path | None = None) -> Path:
+    """Return the first folder of `find_markers`; raise `InputError` where there is none."""
+    for folder in find_markers(marker, inputs):
+        return folder
+    raise InputError(f"{_mounted(inputs)}: no {marker} within {DEPTH} levels; attach the input that holds it")
+
+
+def _mounted(inputs: Path | None) -> Path:
+    return inputs or Path(os.environ.get("LUMBAR_INPUT", "/kaggle/input"))
+
+
+def find_competition(inputs: Path | None = None) -> Path:
+    """Return the competition's folder among the inputs."""
+    return find_marker("test_series_descriptions.csv", inputs)
+
+
+def find_bundle(inputs: Path | None = None, fingerprint: str = "") -> Path:
+    """Return the folder of the exported models with this `fingerprint`, empty takes the first; raise without it.
+
+    Kaggle silently mounts the previous version of a dataset whose new one was not ready when the notebook was pushed.
     """
+    first = find_marker(MANIFEST, inputs)
+    found: dict[str, Path] = {}
+    for folder in find_markers(MANIFEST, inputs):
+        found.setdefault(str(read_json(folder / MANIFEST).get("fingerprint")), folder)
+    if fingerprint and fingerprint not in found:
+        raise InputError(
+            f"bundle {fingerprint} is not among the inputs, only {', '.join(found)}; "
+            "wait until its dataset is ready, then push this notebook again"
+        )
+    return found[fingerprint] if fingerprint else first
+
+
+def take_up(marker: str, names: tuple[str, ...], working: Path, inputs: Path | None = None) -> None:
+    """Copy the folders `names` of earlier sessions' attached outputs, known by `marker`; what is there stays."""
+    for earlier in find_markers(marker, inputs):
+        for name in names:
+            if (earlier / name).is_dir():
+                log.info("Going on from %s", earlier / name)
+            for path in sorted((earlier / name).rglob("*")):
+                target = working / path.relative_to(earlier)
+                if path.is_file() and not target.exists():
+                    copy_file(path, target)
+    repack_checkpoints(working)
+
+
+def copy_pretrained(arch: str, target: Path, inputs: Path | None = None) -> None:
+    """Copy the attached pretrained weights of an architecture, unless they are there; raise where none are attached."""
+    name = f"pretrained-{arch}.safetensors"
+    if target.is_file():
+        return
+    for folder in find_markers(name, inputs):
+        return copy_file(folder / name, target)
+    raise InputError(
+        f"{name} is not among the inputs; send it with lumbar ship datasets --pretrained {arch}, "
+        'or train from random weights with the setting weights = "none"'
+    )
+
+
+def repack_checkpoints(root: Path) -> list[Path]:
+    """Turn every ``*.pt`` folder below a writable `root` back into the file that torch wrote; return these files.
+
+    Kaggle unpacks archives, and a torch checkpoint is a zip: its members are stored, not compressed, under one top
+    folder of any name, which may have been left out.
+    """
+    unpacked = [path for path in root.rglob("*.pt") if path.is_dir()]
+    for folder in unpacked:
+        (marker,) = folder.rglob("data.pkl")
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+            for path in sorted(path for path in marker.parent.rglob("*") if path.is_file()):
+                archive.write(path, f"{folder.stem}/{path.relative_to(marker.parent).as_posix()}")
+        shutil.rmtree(folder)
+        write_atomic(folder, lambda path, content=buffer: path.write_bytes(content.getvalue()))  # type: ignore[misc]
+    return unpacked
+
+
+def begin_session(hours: float, package: str) -> Budget:
+    """Show messages, check the package by `check_package`, and return the session's budget."""
     show_messages()
-    budget = session_budget(hours)
     check_package(package)
-    return budget
+    return session_budget(hours)
 
 
 def session_budget(default: float) -> Budget:
-    """Return the budget of a session that Kaggle ends after `default` hours, or ``LUMBAR_HOURS``.
-
-    Raises:
-        InputError: ``LUMBAR_HOURS`` is not a number.
-    """
-    text = os.environ.get("LUMBAR_HOURS", "")
+    """Return the budget of a session that Kaggle ends after `default` hours, or ``LUMBAR_HOURS``, a number."""
+    text = os.environ.get("LUMBAR_HOURS") or str(default)
     try:
-        hours = float(text) if text else default
+        hours = float(text)
     except ValueError:
         hours = math.nan
     if not 0 <= hours < math.inf:
         raise InputError(f"LUMBAR_HOURS is {text!r}; it must be a number of hours")
-    return Budget(hours, reserve_minutes=min(SPARE_MINUTES, hours * 6))
+    return Budget(hours, reserve_minutes=min(30.0, hours * 6))  # for the clean stop; less of a short session
 
 
 def session_settings(recipe: str) -> dict[str, Any]:
-    """Return what ``LUMBAR_CONFIG`` sets of a recipe.
-
-    Raises:
-        InputError: it is not JSON of the form ``{recipe: {setting: value}}``.
-    """
-    text = os.environ.get("LUMBAR_CONFIG", "") or "{}"
+    """Return what ``LUMBAR_CONFIG`` sets of a recipe; raise `InputError` where it is not JSON of that form."""
+    text = os.environ.get("LUMBAR_CONFIG") or "{}"
     try:
-        every = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"LUMBAR_CONFIG is not JSON ({error}); give {{recipe: {{key: value}}}}") from None
-    values = every.get(recipe, {}) if isinstance(every, dict) else None
+        values = json.loads(text).get(recipe, {})
+    except (json.JSONDecodeError, AttributeError):
+        values = None
     if not isinstance(values, dict):
-        raise InputError(f"LUMBAR_CONFIG is {text!r}; it must be of the form {{recipe: {{setting: value}}}}")
+        raise InputError(f"LUMBAR_CONFIG is {text!r}; it must be JSON of the form {{recipe: {{setting: value}}}}")
     return values
 
 
@@ -94,12 +167,7 @@ def scratch_folder() -> Path:
 
 
 def check_package(fingerprint: str) -> None:
-    """Compare this package with the one that the notebook was pushed with.
-
-    Raises:
-        InputError: it is another: Kaggle silently mounts the previous version of a dataset whose new
-            one was not ready.
-    """
+    """Raise `InputError` where this is not the package that is meant, empty takes any; see `find_bundle` for why."""
     own = package_fingerprint()
     if fingerprint not in ("", own):
         raise InputError(
@@ -121,21 +189,15 @@ def preprocessed(work: Callable[[], Summary]) -> bool:
 def inference_session(
     working: Path, *, hours: float = 9.0, bundle: str = "", package: str = "", inputs: Path | None = None
 ) -> Outcome:
-    """Grade the test studies with the attached bundle and write ``submission.csv``.
+    """Grade the test studies with the attached bundle and write ``submission.csv`` into the folder `working`.
 
-    A complete submission of priors is there before anything that can fail is begun.
-
-    Args:
-        working: the session's output folder.
-        hours: the session's limit, unless ``LUMBAR_HOURS`` gives another.
-        bundle, package: fingerprints of what is meant; empty takes any.
-        inputs: where the inputs are mounted.
+    A complete submission of priors is there before anything that can fail is begun. `bundle` and `package` are the
+    fingerprints of what is meant, empty takes any; ``LUMBAR_HOURS`` overrules `hours`.
 
     Raises:
-        InputError: an input is not attached or another version, or the submission is not valid.
+        InputError: an input is missing or another version, or the submission is not valid.
     """
-    show_messages()
-    budget = session_budget(hours)
+    budget = begin_session(hours, "")
     competition, out = find_competition(inputs), working / "submission.csv"
     if not out.is_file():
         Submission(out, find_studies(competition, strict=False).studies, _prior(inputs)).write()
@@ -154,12 +216,11 @@ def inference_session(
 
 def _prior(inputs: Path | None) -> pd.DataFrame:
     """Return the first attached bundle's prior; without one, all three severities are equally likely."""
-    values = np.full((len(TARGET_NAMES), len(SEVERITIES)), 1 / len(SEVERITIES))
-    for folder in list(find_markers(BUNDLE_MARKER, inputs))[:1]:
+    for folder in list(find_markers(MANIFEST, inputs))[:1]:
         try:
-            prior = read_json(folder / BUNDLE_MARKER)["prior"]
-            values = np.array([prior[name] for name in TARGET_NAMES], dtype=np.float64)
-        except (InputError, KeyError, TypeError, ValueError) as error:
+            return load_config(folder / MANIFEST, Manifest).prior_table()
+        except (InputError, KeyError, ValueError) as error:
             # Its own check will name the fault; this file must be there before that.
-            log.warning("%s: no prior in it (%r)", folder / BUNDLE_MARKER, error)
-    return pd.DataFrame(values, index=pd.Index(TARGET_NAMES, name="target"), columns=list(SEVERITIES))
+            log.warning("%s: no prior in it (%r)", folder / MANIFEST, error)
+    columns = list(SEVERITIES)
+    return pd.DataFrame(1 / len(columns), index=pd.Index(TARGET_NAMES, name="target"), columns=columns)

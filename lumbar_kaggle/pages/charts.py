@@ -33,25 +33,22 @@ MARKERS = dict(zip(SCORE_GROUPS, ("o", "s", "^"), strict=True))
 def loss_curves(history: pd.DataFrame, title: str) -> Markup:
     """Draw the losses of one target's folds over the epochs.
 
-    Thin lines are the folds' validation losses, the thick one their mean over the epochs that every
-    fold reached (a mean over fewer folds would jump where one stopped early), the dashed one the
-    mean training loss; the dot is the least mean validation loss.
-
-    Args:
-        history: columns ``fold, epoch, train_loss, valid_loss``.
-        title: what is shown, for screen readers.
+    Thin lines are the folds' validation losses, the thick one their mean over the epochs that every fold reached
+    (a mean over fewer folds would jump where one stopped early), the dashed one the mean training loss; the dot is
+    the least mean validation loss. The history has the columns ``fold, epoch, train_loss, valid_loss``; the title
+    is for screen readers.
     """
     axes = _axes(220, 118, left=32, right=8, top=8, bottom=18)
-    valid = history.pivot(index="epoch", columns="fold", values="valid_loss")
-    training = history.pivot(index="epoch", columns="fold", values="train_loss")
-    reached = int(history.groupby("fold")["epoch"].max().min())
-    mean, training_mean = valid.loc[:reached].mean(axis=1), training.loc[:reached].mean(axis=1)
-    axes.plot(valid, color=ACCENT, linewidth=0.9, alpha=0.45)
-    axes.plot(training_mean, color=SOFT, linewidth=1.2, linestyle=(0, (4, 3)))
-    axes.plot(mean, color=ACCENT, linewidth=2.2)
-    known = mean.dropna()
+    reached = history["epoch"] <= history.groupby("fold")["epoch"].max().min()
+    mean = history[reached].groupby("epoch")[["train_loss", "valid_loss"]].mean()
+    axes.plot(
+        history.pivot(index="epoch", columns="fold", values="valid_loss"), color=ACCENT, linewidth=0.9, alpha=0.45
+    )
+    axes.plot(mean["train_loss"], color=SOFT, linewidth=1.2, linestyle=(0, (4, 3)))
+    axes.plot(mean["valid_loss"], color=ACCENT, linewidth=2.2)
+    known = mean["valid_loss"].dropna()
     if len(known):
-        least, best = min(zip(known, known.index, strict=True))
+        best, least = known.idxmin(), known.min()
         _dot(axes, best, least, f"epoch {best}: {least:.3f}", facecolor=CARD, linewidth=2)
     axes.set_xlim(1, max(int(history["epoch"].max()), 2))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -63,9 +60,7 @@ def loss_curves(history: pd.DataFrame, title: str) -> Markup:
 def paired_dots(honest: "pd.Series[float]", report: "pd.Series[float]", title: str) -> Markup:
     """Draw two shares of 0 … 1 per target on one line: honest a disc, report a ring.
 
-    Args:
-        honest, report: one share per target, indexed by its name, in the usual order.
-        title: what is shown, for screen readers.
+    Both are indexed by the targets' names, in the usual order; the title is for screen readers.
     """
     places = [target(str(name)) for name in honest.index]
     conditions = [place.condition for place in places]
@@ -91,11 +86,7 @@ def paired_dots(honest: "pd.Series[float]", report: "pd.Series[float]", title: s
 
 
 def accuracy_scatter(latest: "pd.Series[float]", best: "pd.Series[float]") -> Markup:
-    """Draw latest (x) against best (y) accuracy, one mark per target, its shape by score group.
-
-    Args:
-        latest, best: one accuracy per target, indexed by its name.
-    """
+    """Draw latest (x) against best (y) accuracy, each indexed by target: a mark per target, shaped by score group."""
     axes = _axes(280, 290, left=40, right=8, top=12, bottom=54)
     axes.update_datalim([*zip(latest, best, strict=True), *zip(best, latest, strict=True)])
     axes.autoscale_view()
@@ -117,32 +108,16 @@ def accuracy_scatter(latest: "pd.Series[float]", best: "pd.Series[float]") -> Ma
 def bar_rows(
     values: "pd.Series[float]", *, high: float | None = None, marks: "pd.Series[float] | None" = None
 ) -> list[dict[str, Any]]:
-    """Return what the macro ``target_bars`` shows: a bar per target.
+    """Return what the macro ``target_bars`` shows: of each target ``condition, level, value, share, mark``.
 
-    Args:
-        values: one number of 0 or more per target, indexed by its name, in the usual order.
-        high: value of a full bar; by default the greatest.
-        marks: a second number per target, shown as a stroke across its bar.
-
-    Returns:
-        Of each target ``condition, level, value`` and, as shares of a full bar, ``share`` and ``mark``:
-        None where there is no number.
+    Values are numbers of 0 or more, indexed by target in the usual order; `marks` are second ones, shown as strokes
+    across the bars. Shares and marks are shares of a full bar, which is `high` or the greatest value, or None.
     """
-    full = high or max((value for value in values if math.isfinite(value)), default=0.0) or 1.0
-
-    def share(value: float) -> float | None:
-        return value / full if math.isfinite(value) else None
-
-    return [
-        {
-            "condition": target(name).condition,
-            "level": target(name).level,
-            "value": value,
-            "share": share(value),
-            "mark": None if marks is None else share(marks[name]),
-        }
-        for name, value in zip(map(str, values.index), values, strict=True)
-    ]
+    full = high or values.max() or 1.0
+    table = pd.DataFrame({"value": values, "share": values / full, "mark": math.nan if marks is None else marks / full})
+    places = pd.DataFrame([target(str(name)) for name in values.index], index=values.index)
+    rows: Any = places.join(table.astype(object).where(table.notna(), None)).to_dict("records")
+    return list(rows)
 
 
 def _axes(width: float, height: float, *, left: float, right: float, top: float, bottom: float) -> Axes:

@@ -16,18 +16,33 @@ from lumbar_kaggle.core.targets import (
     target,
 )
 
-NOTHING = "–"
-"""Shown where there is no number."""
+
+def render(template: str | Path, **content: Any) -> str:
+    """Fill one of ``pages/templates``, by its name, or a recipe's own template, which may extend those.
+
+    Text in `content` is escaped unless it is `Markup`.
+    """
+    environment = _environment()
+    if isinstance(template, Path):
+        return environment.from_string(template.read_text(encoding="utf-8")).render(**content)
+    return environment.get_template(template).render(**content)
 
 
-def render(template: str, **content: Any) -> str:
-    """Fill one of ``pages/templates``; text in `content` is escaped unless it is `Markup`."""
-    return _environment().get_template(template).render(**content)
-
-
-def render_file(template: Path, **content: Any) -> str:
-    """Fill a template that a recipe has in its own folder; it may extend those of ``pages/templates``."""
-    return _environment().from_string(template.read_text(encoding="utf-8")).render(**content)
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("lumbar_kaggle.pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    filters = (fixed, signed, percent, rate, target_words, severity_words, in_words, instance_words)
+    environment.filters.update({function.__name__: function for function in filters})
+    environment.filters.update(condition=condition_words, level=level_words)
+    environment.globals["severities"] = SEVERITIES
+    return environment
 
 
 def fixed(value: float | None, digits: int = 3) -> str:
@@ -36,7 +51,7 @@ def fixed(value: float | None, digits: int = 3) -> str:
     >>> fixed(0.87149), fixed(1234.5, 0), fixed(float("nan"))
     ('0.871', '1,234', '–')
     """
-    return NOTHING if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
+    return _number(value, f",.{digits}f")
 
 
 def signed(value: float | None, digits: int = 3) -> str:
@@ -45,7 +60,7 @@ def signed(value: float | None, digits: int = 3) -> str:
     >>> signed(0.25), signed(-0.25)
     ('+0.250', '−0.250')
     """
-    return NOTHING if value is None or not math.isfinite(value) else f"{value:+.{digits}f}".replace("-", "−")
+    return _number(value, f"+.{digits}f").replace("-", "−")
 
 
 def percent(share: float | None) -> str:
@@ -54,11 +69,9 @@ def percent(share: float | None) -> str:
     >>> percent(0.456), percent(0.001), percent(0.999), percent(1.0)
     ('46%', '<1%', '>99%', '100%')
     """
-    if share is None or not math.isfinite(share):
-        return NOTHING
-    if 0 < share < 0.005:
+    if share is not None and 0 < share < 0.005:
         return "<1%"
-    return ">99%" if 0.995 <= share < 1 else f"{100 * share:.0f}%"
+    return ">99%" if share is not None and 0.995 <= share < 1 else _number(share, ".0%")
 
 
 def rate(value: float | None) -> str:
@@ -67,7 +80,12 @@ def rate(value: float | None) -> str:
     >>> rate(0.0017378)
     '1.7e-03'
     """
-    return NOTHING if value is None or not math.isfinite(value) else f"{value:.1e}"
+    return _number(value, ".1e")
+
+
+def _number(value: float | None, form: str) -> str:
+    """Return a formatted number; a dash where there is none."""
+    return "–" if value is None or not math.isfinite(value) else format(value, form)
 
 
 def target_words(name: str) -> str:
@@ -97,26 +115,5 @@ def in_words(text: str) -> str:
 
 
 def instance_words(number: int | None) -> str:
-    """Return which instance a slice is.
-
-    >>> instance_words(7), instance_words(None)
-    ('instance 7', 'no instance number')
-    """
+    """Return which instance a slice is."""
     return "no instance number" if number is None else f"instance {number}"
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("lumbar_kaggle.pages"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    filters = (fixed, signed, percent, rate, target_words, severity_words, in_words, instance_words)
-    environment.filters.update({function.__name__: function for function in filters})
-    environment.filters.update(condition=condition_words, level=level_words)
-    environment.globals["severities"] = SEVERITIES
-    return environment

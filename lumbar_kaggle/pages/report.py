@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lumbar_kaggle.core.files import write_text
 from lumbar_kaggle.inference.recipes import recipe_of_run
-from lumbar_kaggle.pages.render import render_file
+from lumbar_kaggle.pages.render import render
 
 
 def write_report(
@@ -18,7 +18,7 @@ def write_report(
     folder: Path | None = None,
     score_text: str | None = None,
 ) -> Path:
-    """Write the report page of a training run; the same inputs give the same bytes.
+    """Write the report page of a training run and return `out`; the same inputs give the same bytes.
 
     Args:
         run: folder of an honest run, or of a two-stage one; it need not be finished.
@@ -30,14 +30,11 @@ def write_report(
             the competition folder whose labels its out-of-fold predictions are scored by.
         score_text: a score table to show as it is, such as the one of ``lumbar score``.
 
-    Returns:
-        `out`.
-
     Raises:
         InputError: no run or nothing finished in it, runs that cannot be compared, an unknown study, studies
             without bundle and folder, or another run, bundle or studies given with a two-stage run. A study
             whose slice cannot be read is no error: the page says why.
     """
-    content = recipe_of_run(run).report(run, against=against, bundle=bundle, studies=studies, folder=folder)
-    write_text(out, render_file(content.template, score_text=score_text, **content.content))
+    page = recipe_of_run(run).report(run, against=against, bundle=bundle, studies=studies, folder=folder)
+    write_text(out, render(page.template, score_text=score_text, **page.content))
     return out

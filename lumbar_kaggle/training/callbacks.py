@@ -1,5 +1,4 @@
-"""fastai callbacks that all recipes share: reproducible epochs, the weights' average, checkpoints, the time
-budget, progress."""
+"""fastai callbacks that all recipes share: reproducible epochs, the weights' average, checkpoints, time, progress."""
 
 import logging
 import math
@@ -30,10 +29,9 @@ log = logging.getLogger(__name__)
 class SeedEpochs(Callback):  # type: ignore[misc]
     """Seed every generator at the start of each epoch, from the run's seed and the epoch's number.
 
-    An epoch then depends on the state that it starts from and on nothing before it. On a CPU, with the same
-    number of threads, a resumed run so ends with the same bytes as an uninterrupted one. On a GPU it sees the
-    same images, augmented alike, in the same order; but the GPU adds in an order of its own, so that the
-    weights of any two runs, resumed or not, differ by what rounding makes of that.
+    An epoch then depends on nothing before the state that it starts from. On a CPU, with the same number of threads, a
+    resumed run so ends with the same bytes as an uninterrupted one. On a GPU it sees the same images, augmented alike,
+    in the same order; but the GPU adds in an order of its own, and any two runs differ by rounding.
     """
 
     order = -100
@@ -53,13 +51,11 @@ class SeedEpochs(Callback):  # type: ignore[misc]
 class MovingAverage(Callback):  # type: ignore[misc]
     """Keep an exponential moving average of the weights; validation and the end of the fit use it.
 
-    The decay after step s is the lesser of `decay` and (1 + s) / (10 + s), so that the first, untrained
-    weights are soon forgotten. Steps that mixed precision leaves out, because a gradient was beyond 16-bit
-    floats, do not count.
+    The decay after step s is the lesser of `decay` and (1 + s) / (10 + s), so that the first, untrained weights are
+    soon forgotten. Steps that mixed precision leaves out, because a gradient was beyond 16-bit floats, do not count.
     """
 
-    # Before the recorder (50) and the checkpoint look at the validation's loss.
-    order = 40
+    order = 40  # before the recorder (50) and the checkpoint look at the validation's loss
 
     def __init__(self, decay: float) -> None:
         self.decay, self.steps, self.left_out = decay, 0, False
@@ -93,103 +89,87 @@ class MovingAverage(Callback):  # type: ignore[misc]
         """End with the average."""
         self.learn.model.load_state_dict(self.average.module.state_dict())
 
-    def state(self) -> dict[str, Any]:
-        """Return what a resumed run needs."""
-        return {"steps": self.steps, "average": dict(self.average.module.state_dict())}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Take up what `state` gave."""
-        self.steps = int(state["steps"])
-        self.average.module.load_state_dict(state["average"])
-
 
 class Checkpoint(Callback):  # type: ignore[misc]
-    """After each epoch, write all that a resumed run needs; the last epoch's weights are the result.
+    """After each epoch, write all that a resumed run needs to `path`; the last epoch's weights are the result.
 
-    Choosing the best epoch by the held-out part would make the figures of that part too good. On resuming,
-    the epochs already done are skipped by replaying their recorded losses and metrics, so that every tracking
-    callback (such as `EarlyStoppingCallback`) comes to the state that it had.
-
-    Args:
-        path: the checkpoint file.
-        phase: name of this fit within the run; a checkpoint of another phase is not resumed.
-        average: the moving average of the same fit, or None.
-        keep_best: end with the weights of the least validation loss all the same, as the report did.
+    Choosing the best epoch by the held-out part would make the figures of that part too good; `keep_best` ends with
+    the weights of the least validation loss all the same. On resuming the same `phase`, the name of this fit within the
+    run, the epochs already done are skipped by replaying their recorded losses and metrics, so that every tracking
+    callback comes to the state that it had. `tell` receives each epoch's number from 0 and its losses and metrics.
     """
 
-    # After the moving average (40), whose state it writes and brings back, and the recorder (50); before
-    # early stopping (63) can end the fit.
+    # After the moving average, whose state it writes, and the recorder (50); before early stopping (63) ends the fit.
     order = TrackerCallback.order + 2
 
     def __init__(
-        self, path: Path, phase: str, average: MovingAverage | None = None, *, keep_best: bool = False
+        self,
+        path: Path,
+        phase: str,
+        average: MovingAverage | None = None,
+        *,
+        keep_best: bool = False,
+        tell: Callable[[int, list[float]], None] | None = None,
     ) -> None:
         self.path_to_checkpoint, self.phase = path, phase
-        self.average, self.keep_best = average, keep_best
-        self.done: list[list[float]] = []
+        self.average, self.keep_best, self.tell = average, keep_best, tell
         self.seconds: list[float] = []
-        self.best: dict[str, torch.Tensor] = {}
 
     def before_fit(self) -> None:
-        """Take up the checkpoint of this phase, if there is one."""
-        self.done, self.best, self.seconds, self.begun = [], {}, [], time.perf_counter()
+        self.done: list[list[float]] = []
+        self.best: dict[str, torch.Tensor] = {}
+        self.seconds, self.begun = [], time.perf_counter()
         state = read_checkpoint(self.path_to_checkpoint)
-        if state is None or state["phase"] != self.phase:
-            return
-        self.done, self.best = restore_learner(self.learn, state), state["best"]
-        self.seconds = list(state["seconds"])
-        if self.average is not None:
-            self.average.load(state["average"])
+        if state is not None and state["phase"] == self.phase:
+            self.done, self.best = restore_learner(self.learn, state), state["best"]
+            self.seconds = list(state["seconds"])
+            if self.average is not None:
+                self.average.steps = state["average"]["steps"]
+                self.average.average.module.load_state_dict(state["average"]["average"])
 
     def before_epoch(self) -> None:
-        """Skip an epoch that is already done, with its recorded figures."""
         if self.epoch < len(self.done):
             self.learn.recorder.log += self.done[self.epoch]
             raise CancelEpochException
 
     def after_epoch(self) -> None:
-        """Write the checkpoint.
-
-        Raises:
-            InputError: the loss or a weight is no finite number any more; the checkpoint stays that of the
-                epoch before.
-        """
+        """Tell the epoch's figures and write the checkpoint; raise when the loss or a weight is no finite number."""
+        if self.tell is not None:
+            self.tell(self.epoch, [float(value) for value in self.learn.recorder.values[-1]])
         if self.epoch < len(self.done):
             return
         losses = [float(row[1]) for row in self.learn.recorder.values]
-        average = self.average.state() if self.average is not None else {}
-        self._check(losses[-1], average.get("average", {}))
+        weights = [*self.learn.model.state_dict().values()]
+        average: dict[str, Any] = {}
+        if self.average is not None:
+            average = {"steps": self.average.steps, "average": dict(self.average.average.module.state_dict())}
+            weights += average["average"].values()
+        if not math.isfinite(losses[-1]) or not all(bool(torch.isfinite(value).all()) for value in weights):
+            raise InputError(
+                f"{self.path_to_checkpoint}: in epoch {self.epoch + 1} the loss or a weight is no finite number; "
+                "train with a smaller --lr into another --out"
+            )
         if self.keep_best and losses[-1] < min(losses[:-1], default=math.inf):
             self.best = {name: value.cpu().clone() for name, value in self.learn.model.state_dict().items()}
         self.seconds.append(time.perf_counter() - self.begun)
         self.begun = time.perf_counter()
         state = {"phase": self.phase, "best": self.best, "average": average, "seconds": self.seconds}
         state |= learner_state(self.learn)
-        write_checkpoint(self.path_to_checkpoint, state)
+        write_atomic(self.path_to_checkpoint, lambda temporary: torch.save(state, temporary))
 
     def after_fit(self) -> None:
-        """Put the best weights into the model where they were asked for."""
         if self.best:
             self.learn.model.load_state_dict(self.best)
-
-    def _check(self, loss: float, average: dict[str, torch.Tensor]) -> None:
-        values = [*self.learn.model.state_dict().values(), *average.values()]
-        if math.isfinite(loss) and all(bool(torch.isfinite(value).all()) for value in values):
-            return
-        raise InputError(
-            f"{self.path_to_checkpoint}: in epoch {self.epoch + 1} the loss or a weight is no finite number; "
-            "train with a smaller --lr into another --out"
-        )
 
 
 def learner_state(learner: Learner) -> dict[str, Any]:
     """Return history, weights, optimiser and gradient scaler of a learner between two epochs."""
-    optimizer = learner.opt.state_dict()
-    scaler = getattr(learner, "scaler", None)
+    optimizer, scaler = learner.opt.state_dict(), getattr(learner, "scaler", None)
     return {
         "history": [[float(value) for value in row] for row in learner.recorder.values],
         "model": dict(learner.model.state_dict()),
-        "hypers": [{name: _plain(value) for name, value in group.items()} for group in optimizer["hypers"]],
+        # The schedulers leave NumPy scalars, which a checkpoint read without pickle cannot hold.
+        "hypers": [{name: np.asarray(value).item() for name, value in one.items()} for one in optimizer["hypers"]],
         "state": list(optimizer["state"]),
         "scaler": scaler.state_dict() if scaler is not None else {},
     }
@@ -202,64 +182,30 @@ def restore_learner(learner: Learner, state: dict[str, Any]) -> list[list[float]
     moments = to_device(state["state"], device_of(learner.model))
     learner.opt.load_state_dict({"hypers": state["hypers"], "state": moments})
     scaler = getattr(learner, "scaler", None)
-    # A run begun without a GPU has no scaler's state.
-    if scaler is not None and state["scaler"]:
+    if scaler is not None and state["scaler"]:  # a run begun without a GPU has no scaler's state
         scaler.load_state_dict(state["scaler"])
     return [list(row) for row in state["history"]]
 
 
-def _plain(value: Any) -> Any:
-    # The schedulers leave NumPy scalars, which a checkpoint read without pickle cannot hold.
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors and plain values, atomically."""
-    write_atomic(path, lambda temporary: torch.save(state, temporary))
-
-
 def read_checkpoint(path: Path) -> dict[str, Any] | None:
-    """Read what `write_checkpoint` wrote, on the CPU; None where there is no such file, or a damaged one."""
+    """Read what `Checkpoint` wrote, on the CPU; None where there is no such file, or a damaged one."""
     if not path.is_file():
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:100]
-        log.warning("%s: damaged (%s); what it belongs to begins anew", path, reason)
+        log.warning("%s: damaged (%s); what it belongs to begins anew", path, " ".join(str(error).split())[:100])
         return None
     return state
 
 
-def phase_of(path: Path) -> str | None:
-    """Return the phase that a checkpoint is of; None without one."""
-    state = read_checkpoint(path)
-    return None if state is None else str(state["phase"])
-
-
 class WithinBudget(Callback):  # type: ignore[misc]
-    """Ask the time budget before each training batch; `OutOfTime` then ends the run.
-
-    Nothing needs saving at that moment: the last finished epoch is in the checkpoint.
-    """
+    """Raise `OutOfTime` before a training batch when the budget is spent; the last epoch is in the checkpoint."""
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
 
     def before_batch(self) -> None:
-        """Raise `OutOfTime` when the budget is spent."""
+        """Ask the time budget."""
         if self.training:
             self.budget.check()
-
-
-class ReportEpochs(Callback):  # type: ignore[misc]
-    """Tell a function the figures of each epoch: number, training loss, validation loss, accuracy."""
-
-    order = TrackerCallback.order + 1
-
-    def __init__(self, tell: Callable[[int, list[float]], None]) -> None:
-        self.tell = tell
-
-    def after_epoch(self) -> None:
-        """Pass the epoch's figures on."""
-        self.tell(self.epoch, [float(value) for value in self.recorder.values[-1]])

@@ -3,6 +3,7 @@
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -15,13 +16,11 @@ Shared = TypeVar("Shared")
 Item = TypeVar("Item")
 
 CPU = torch.device("cpu")
-
-HALF = ("cuda",)
-"""Kinds of devices that are faster in 16-bit floats."""
+HALF = ("cuda",)  # kinds of devices that are faster in 16-bit floats
 
 
 def training_device() -> torch.device:
-    """Return this process's own GPU (see `devices.spread`), or the CPU where there is none."""
+    """Return this process's own GPU (see `spread`), or the CPU where there is none."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else CPU
 
 
@@ -45,30 +44,18 @@ def half_precision(device: torch.device, *, wanted: bool = True) -> torch.autoca
     return torch.autocast(device.type, torch.float16, enabled=wanted and device.type in HALF)
 
 
-def default_processes() -> int:
-    """Return how many parts are worked on at once by default: one per GPU, one without."""
-    return max(1, torch.cuda.device_count())
-
-
 def spread(
     work: Callable[[Shared, Item], None], shared: Shared, items: Sequence[Item], processes: int | None = None
 ) -> None:
-    """Call ``work(shared, item)`` for every item; what it makes, it leaves in files.
+    """Call ``work(shared, item)``, a function of a module, for every item; what it makes, it leaves in files.
 
-    With one process everything happens here, in order. With several, each owns one device, or its share of
-    the cores, and takes the next item when it is free.
-
-    Args:
-        work: a function of a module, so that another process can find it.
-        shared: handed to each process once.
-        items: what to work on.
-        processes: at once; None: see `default_processes`.
+    With one process everything happens here, in order. With several, by default as many as there are GPUs, each owns
+    one device, or its share of the cores, gets `shared` once, and takes the next item when it is free.
 
     Raises:
-        Exception: what the first item that failed raised, `budget.OutOfTime` too; items that had begun
-            have ended by then.
+        Exception: what the first item that failed raised, `OutOfTime` too; items that had begun have ended by then.
     """
-    count = min(default_processes() if processes is None else processes, len(items))
+    count = min(max(1, torch.cuda.device_count()) if processes is None else processes, len(items))
     if count <= 1:
         for item in items:
             work(shared, item)
@@ -76,23 +63,21 @@ def spread(
     context = multiprocessing.get_context(start_method())
     number = context.Value("i", 0)
     with ProcessPoolExecutor(count, context, _take_device, (number, count, work, shared)) as pool:
-        jobs = [pool.submit(_work, item) for item in items]
-        try:
-            for job in jobs:
-                job.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        for _ in pool.map(_work, items):  # what one raises, it raises, and cancels those that have not begun
+            pass
 
 
-_task: tuple[Callable[[Any, Any], None], Any] | None = None
-"""Of a worker process: its function and what all its items share."""
+_task: Callable[[Any], None]  # of a worker process: the function, what all items share filled in
+
+
+def _work(item: Any) -> None:
+    _task(item)
 
 
 def _take_device(number: Any, count: int, work: Callable[[Any, Any], None], shared: Any) -> None:
     """Begin a worker process: the n-th one takes the n-th GPU, or without any a share of the cores."""
     global _task
-    _task = (work, shared)
+    _task = partial(work, shared)
     end_with_parent()
     with number.get_lock():
         mine, number.value = number.value, number.value + 1
@@ -100,9 +85,3 @@ def _take_device(number: Any, count: int, work: Callable[[Any, Any], None], shar
         torch.cuda.set_device(mine % torch.cuda.device_count())
     else:
         torch.set_num_threads(max(1, usable_cores() // count))
-
-
-def _work(item: Any) -> None:
-    assert _task is not None
-    work, shared = _task
-    work(shared, item)

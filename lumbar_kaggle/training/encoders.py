@@ -1,11 +1,13 @@
-"""Encoders of torchvision and timm, and a small one of our own; their first weights."""
+"""Encoders of torchvision and timm, and a small one of our own; their weights, read without running code."""
 
 import difflib
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import timm
 import torch
 import torchvision
@@ -14,71 +16,60 @@ from fastai.vision.learner import num_features_model as count_features
 from torch import nn
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.training.weights import State, read_weights, warn_of_hub
+from lumbar_kaggle.core.files import write_atomic
+
+State = dict[str, torch.Tensor]
 
 OWN = "small_resnet"
-
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-"""Of the files that are looked for in a folder of weights, the first of them first."""
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-HUB_ERRORS = (OSError, RuntimeError)
-"""What a hub's client raises without a network: URLError, ConnectionError, LocalEntryNotFoundError."""
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")  # looked for in a folder of weights, in this order
+# Keys under which training programs save a network's state, beside epoch, optimiser and the like.
+STATE_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "state")
+WRAPPERS = (*STATE_KEYS, "state_dict_ema", "model_ema", "ema")
+# What DataParallel, torch.compile and Lightning put before every name.
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A classifier and what must travel with it.
+    """A classifier and what must travel with it."""
 
-    Attributes:
-        model: ``model[0]`` is the body, ``model[1]`` fastai's head; takes float ``[images, 3, rows,
-            columns]`` normalised by `mean` and `std`, gives logits ``[images, outputs]``.
-        split: cuts the parameters into groups for discriminative learning rates.
-        mean, std: three values each, for images in 0 … 1.
-    """
-
-    model: nn.Sequential
-    split: Callable[[nn.Module], Any]
-    mean: tuple[float, ...]
+    model: nn.Sequential  # body and fastai's head: float [images, 3, rows, columns] → logits [images, outputs]
+    split: Callable[[nn.Module], Any]  # cuts the parameters into groups for discriminative learning rates
+    mean: tuple[float, ...]  # with the next, normalises images in 0 … 1
     std: tuple[float, ...]
 
 
 def build_network(name: str, outputs: int = 3) -> Network:
-    """Build an untrained classifier of colour pictures.
-
-    Args:
-        name: of a torchvision model, or else of a timm one.
-        outputs: logits per image.
-
-    Raises:
-        InputError: no library has a model of that name.
-    """
+    """Build an untrained classifier of colour pictures; raise `InputError` where no library has such a model."""
     body = build_body(name, 3)
     if isinstance(body, TimmBody):
         settings = body.model.default_cfg
         model = add_head(body, body.model.num_features, outputs, pool=body.needs_pool)
         return Network(model, default_split, tuple(settings["mean"]), tuple(settings["std"]))
     model = add_head(body, count_features(nn.Sequential(*body.children())), outputs)
-    return Network(model, _meta(name)["split"], IMAGENET_MEAN, IMAGENET_STD)
+    return Network(model, _meta(name)["split"], (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # ImageNet's
 
 
 def build_encoder(name: str, weights: str = "none") -> tuple[nn.Module, int]:
-    """Return an encoder of grey slices ``[images, 1, px, px]``, and how many features it gives of each.
+    """Return an encoder of grey slices `[images, 1, px, px]`, and how many features it gives of each.
 
-    Args:
-        name: ``small_resnet``, or a model of torchvision, or else of timm.
-        weights: see `load_pretrained`; or a folder that holds a file by the model's name.
+    The name is ``small_resnet``, or that of a model of torchvision, or else of timm. For weights see
+    `load_pretrained`; they may also be a folder that holds a file by the model's name.
 
     Raises:
         InputError: there is no such model, or the file does not exist or does not fit.
     """
-    weights = _in_folder(name, weights)
-    if name == OWN:
-        encoder: nn.Module = SmallResNet()
-        weights = "none" if weights == "auto" else weights
-    else:
-        encoder = build_body(name, 1)
+    folder = Path(weights)
+    if weights not in ("none", "auto") and folder.is_dir():
+        # A checkpoint may have come back from Kaggle as a folder of its members; that is no file to read.
+        there = [folder / f"{name}{suffix}" for suffix in SUFFIXES if (folder / f"{name}{suffix}").is_file()]
+        if not there:
+            raise InputError(
+                f"{folder}: holds no weights of {name}; put {name}.safetensors there, or .pth, .pt or .bin"
+            )
+        weights = str(there[0])
+    encoder = SmallResNet() if name == OWN else build_body(name, 1)
+    weights = "none" if name == OWN and weights == "auto" else weights
     load_pretrained(encoder, name, weights, "weights are a file, a folder of such files, auto or none")
     if isinstance(encoder, TimmBody):
         encoder = encoder.model
@@ -90,21 +81,18 @@ def build_encoder(name: str, weights: str = "none") -> tuple[nn.Module, int]:
 
 
 def build_body(name: str, channels: int) -> nn.Module:
-    """Return a torchvision or timm network without its classifier: images → feature maps.
-
-    Raises:
-        InputError: no library has a model of that name.
-    """
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name in known:
-        body: nn.Module = create_body(_torchvision(name), channels, False, _meta(name)["cut"])
-        return body
-    if timm.is_model(name):
+    """Return a torchvision or timm network without its classifier: images → feature maps; raise where none has it."""
+    body: nn.Module
+    if _of_torchvision(name):
+        body = create_body(torchvision.models.get_model(name), channels, False, _meta(name)["cut"])
+    elif timm.is_model(name):
         body = TimmBody(timm.create_model(name, num_classes=0, in_chans=channels), False)
-        return body
-    near = ", ".join(difflib.get_close_matches(name, [*known, *timm.list_models()], 3)) or "resnet34"
-    what, own = ("backbone", f" and not {OWN}") if channels == 1 else ("arch", "")
-    raise InputError(f"{what} {name!r} is no model of torchvision or timm{own}; near it are {near}")
+    else:
+        known = [*torchvision.models.list_models(module=torchvision.models), *timm.list_models()]
+        near = ", ".join(difflib.get_close_matches(name, known, 3)) or "resnet34"
+        what, own = ("backbone", f" and not {OWN}") if channels == 1 else ("arch", "")
+        raise InputError(f"{what} {name!r} is no model of torchvision or timm{own}; near it are {near}")
+    return body
 
 
 def body_state(body: nn.Module, name: str) -> State:
@@ -112,42 +100,43 @@ def body_state(body: nn.Module, name: str) -> State:
     if isinstance(body, TimmBody):
         body = body.model
     state: State = body.state_dict()
-    if name not in torchvision.models.list_models(module=torchvision.models):
+    if not _of_torchvision(name):
         return state
-    whole = _torchvision(name)
+    whole = torchvision.models.get_model(name)
     kept = create_body(whole, 3, False, _meta(name)["cut"]).state_dict(keep_vars=True)
     names = {id(tensor): key for key, tensor in whole.state_dict(keep_vars=True).items()}
     return {names[id(tensor)]: state[key] for key, tensor in kept.items()}
 
 
 def load_pretrained(body: nn.Module, name: str, weights: str, hint: str = "") -> str:
-    """Load pretrained weights into a body; those of a first layer are added up over colours it has not.
+    """Load pretrained weights into a body of `name`; return where they came from, or "" where there are none.
 
-    Args:
-        body: as built for `name`.
-        name: of the model.
-        weights: ``"none"``; ``"auto"`` for the library's own weights from its hub or its local cache; or a
-            file, safetensors or a checkpoint of plain tensors. A classifier in it is of no use and left out.
-        hint: what the caller takes, for the sentence about a missing file.
-
-    Returns:
-        Where the weights came from, or empty text when the body stays untrained; then a warning has said
-        why.
+    Weights are ``"none"``; ``"auto"`` for the library's own from its hub or its local cache, with a warning where there
+    are none; or a file, see `read_weights`, whose classifier is left out. Weights of a first layer are added up over
+    colours it has not. `hint` tells what the caller takes, for the sentence about a missing file.
 
     Raises:
         InputError: a file was named that does not exist or does not fit.
     """
     if weights == "none":
         return ""
+    source = "hub" if weights == "auto" else weights
     if weights != "auto":
         state = read_weights(Path(weights), hint or "--weights takes a file, auto or none")
     else:
         try:
-            state = _from_hub(name).state_dict()
-        except HUB_ERRORS as error:
-            warn_of_hub(name, error)
+            if _of_torchvision(name):
+                state = torchvision.models.get_model(name, weights="DEFAULT").state_dict()
+            else:
+                state = timm.create_model(name, pretrained=True).state_dict()
+        except (OSError, RuntimeError) as error:  # URLError, ConnectionError, LocalEntryNotFoundError of a hub's client
+            reason = " ".join(str(error).split())[:200]
+            warnings.warn(
+                f"no pretrained weights for {name}: the hub cannot be reached and nothing is cached ({reason}); "
+                "training starts from random weights. Give a file with --weights, or --weights none.",
+                stacklevel=2,
+            )
             return ""
-    source = "hub" if weights == "auto" else weights
     for key, wanted in body_state(body, name).items():
         value = state.get(key)
         if value is not None and value.dim() == 4 and (value.shape[1], wanted.shape[1]) == (3, 1):
@@ -161,78 +150,101 @@ def load_pretrained(body: nn.Module, name: str, weights: str, hint: str = "") ->
     return source
 
 
-def _from_hub(name: str) -> nn.Module:
-    if name in torchvision.models.list_models(module=torchvision.models):
-        return _torchvision(name, "DEFAULT")
-    model: nn.Module = timm.create_model(name, pretrained=True)
-    return model
+def _of_torchvision(name: str) -> bool:
+    return name in torchvision.models.list_models(module=torchvision.models)
 
 
-def _torchvision(name: str, weights: str | None = None) -> nn.Module:
-    model: nn.Module = getattr(torchvision.models, name)(weights=weights)
-    return model
+def _meta(name: str) -> Any:
+    return model_meta.get(getattr(torchvision.models, name), _default_meta)
 
 
-def _meta(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = model_meta.get(getattr(torchvision.models, name), _default_meta)
-    return found
+def read_weights(path: Path, hint: str) -> State:
+    """Read a safetensors file or a checkpoint of plain tensors, bare or in one of the common wrappers.
+
+    Raises:
+        InputError: no such file (`hint` tells what the caller takes), no readable weights, or one is NaN or infinite.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: {'a folder, no file' if path.is_dir() else 'no such file'}; {hint}")
+    try:
+        if path.suffix == ".safetensors":
+            content: object = safetensors.torch.load_file(path)
+        else:
+            # weights_only: a checkpoint from elsewhere must not run code.
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(
+            f"{path}: no readable weights ({type(error).__name__}); give a safetensors file or a state dict"
+        ) from error
+    state = _find_state(content, depth=3)
+    if not state:
+        raise InputError(
+            f"{path}: holds a {type(content).__name__} without named weights; give a safetensors file or a "
+            f"state dict, bare or under one of {', '.join(WRAPPERS)}"
+        )
+    for name, value in state.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise InputError(f"{path}: {name} holds NaN or infinite numbers; give other weights")
+    return state
 
 
-def _in_folder(name: str, weights: str) -> str:
-    """Return the model's file where `weights` is a folder, and `weights` as it is otherwise."""
-    folder = Path(weights)
-    if weights in ("none", "auto") or not folder.is_dir():
-        return weights
-    for suffix in SUFFIXES:
-        # A checkpoint may have come back from Kaggle as a folder of its members; that is no file to read.
-        if (folder / f"{name}{suffix}").is_file():
-            return str(folder / f"{name}{suffix}")
-    raise InputError(f"{folder}: holds no weights of {name}; put {name}.safetensors there, or .pth, .pt or .bin")
+def _find_state(content: object, depth: int) -> State:
+    """Return a checkpoint's named tensors, those in a wrapper first; empty where there are none."""
+    if not isinstance(content, Mapping):
+        return {}
+    for key in WRAPPERS:
+        inner = _find_state(content.get(key), depth - 1) if depth else {}
+        if inner:
+            return inner
+    state = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    while prefix := next((p for p in PREFIXES if state and all(name.startswith(p) for name in state)), ""):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
+
+
+def load_weights(network: nn.Module, path: Path, hint: str) -> None:
+    """Load a file of ours, see `read_weights`, into the network it is of; half precision becomes the network's."""
+    try:
+        network.load_state_dict(read_weights(path, hint))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise InputError(f"{path}: its weights are of another network ({reason}); {hint}") from None
+
+
+def export_weights(source: Path, target: Path) -> None:
+    """Copy a safetensors file with floats rounded to 16 bits: half the size, probabilities hardly change."""
+    weights = safetensors.torch.load_file(source)
+    halved = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
+    write_atomic(target, lambda path: safetensors.torch.save_file(halved, path))
 
 
 class SmallResNet(nn.Module):
-    """A residual network of 15 million multiplications at 64 px, for training from scratch on a CPU.
+    """A residual network of 15 million multiplications at 64 px, for training from scratch on a CPU."""
 
-    Args:
-        width: channels of the first stage; they double three times.
-    """
-
-    def __init__(self, width: int = 16) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.num_features = 8 * width
-        self.stem = nn.Sequential(_conv(1, width, 2), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
-        widths = [width, width, 2 * width, 4 * width, 8 * width]
-        steps = zip(widths[:-1], widths[1:], (1, 2, 2, 2), strict=True)
-        self.stages = nn.Sequential(*(_Residual(*step) for step in steps))
+        self.stem = nn.Sequential(*_conv(1, 16, 2), nn.ReLU(inplace=True))
+        self.stages = nn.Sequential(
+            *(_Residual(*step) for step in ((16, 16, 1), (16, 32, 2), (32, 64, 2), (64, 128, 2)))
+        )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return features ``[images, num_features]`` of ``[images, 1, px, px]``."""
+        """Return features `[images, 128]` of `[images, 1, px, px]`."""
         features: torch.Tensor = self.stages(self.stem(images))
         return features.mean(dim=(2, 3))
 
 
-def _conv(before: int, after: int, stride: int) -> nn.Conv2d:
-    return nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
+def _conv(before: int, after: int, stride: int, size: int = 3) -> tuple[nn.Module, nn.Module]:
+    return nn.Conv2d(before, after, size, stride, padding=size // 2, bias=False), nn.BatchNorm2d(after)
 
 
 class _Residual(nn.Module):
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
-        self.path = nn.Sequential(
-            _conv(before, after, stride),
-            nn.BatchNorm2d(after),
-            nn.ReLU(inplace=True),
-            _conv(after, after, 1),
-            nn.BatchNorm2d(after),
-        )
-        plain = before == after and stride == 1
-        self.short = (
-            nn.Identity()
-            if plain
-            else nn.Sequential(
-                nn.AvgPool2d(stride, ceil_mode=True), nn.Conv2d(before, after, 1, bias=False), nn.BatchNorm2d(after)
-            )
-        )
+        self.path = nn.Sequential(*_conv(before, after, stride), nn.ReLU(inplace=True), *_conv(after, after, 1))
+        self.short: nn.Module = nn.Identity()
+        if before != after or stride != 1:
+            self.short = nn.Sequential(nn.AvgPool2d(stride, ceil_mode=True), *_conv(before, after, 1, size=1))
         self.last = nn.ReLU(inplace=True)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.files import write_atomic, write_csv
-from lumbar_kaggle.training.callbacks import Checkpoint, MovingAverage, ReportEpochs, SeedEpochs, WithinBudget
+from lumbar_kaggle.training.callbacks import Checkpoint, MovingAverage, SeedEpochs, WithinBudget
 from lumbar_kaggle.training.devices import train_in_half_precision, training_device
 
 
@@ -36,29 +36,18 @@ def make_learner(
     config: Any,
     *,
     callbacks: Sequence[Callback] = (),
-    after_batch: tuple[Any, Any] = (None, None),
     workers: int = 0,
 ) -> Learner:
-    """Return a learner of two datasets, on the training's device, in 16 bits where that is faster.
+    """Return a learner on the training's device, in 16 bits where that is faster and ``mixed_precision`` allows it.
 
-    Args:
-        network: to be trained.
-        parts: datasets to train and to validate on: anything with a length and items.
-        loss: of the network's output and the batch's targets.
-        folder: for fastai's own temporary files.
-        config: its ``batch_size`` and, where it has one, its ``mixed_precision``.
-        callbacks: of the recipe.
-        after_batch: what happens to a training and to a validation batch on the device.
-        workers: processes that load.
+    Parts are datasets to train and to validate on: anything with a length and items. Of the configuration its
+    ``batch_size`` counts; `folder` is for fastai's own temporary files, `workers` are processes that load.
     """
     device = training_device()
     # The training loader drops its last, smaller batch: with fewer items than one batch nothing is left.
     shared = {"bs": min(config.batch_size, len(parts[0])), "num_workers": workers}
-    training, validation = after_batch
-    loaders = DataLoaders(
-        DataLoader(parts[0], shuffle=True, drop_last=True, after_batch=training, **shared),
-        DataLoader(parts[1], after_batch=validation, **shared),
-    ).to(device)
+    training = DataLoader(parts[0], shuffle=True, drop_last=True, **shared)
+    loaders = DataLoaders(training, DataLoader(parts[1], **shared)).to(device)
     network.to(device)
     learner = Learner(loaders, network, loss_func=loss, path=folder, model_dir=".", cbs=list(callbacks))
     return train_in_half_precision(learner, wanted=getattr(config, "mixed_precision", True))
@@ -74,39 +63,26 @@ def train(
     phase: str = "train",
     budget: Budget | None = None,
     ema: float = 0.0,
-    keep_best: bool = False,
     patience: int | None = None,
     tell: Callable[[int, list[float]], None] | None = None,
     **cycle: Any,
 ) -> list[float]:
-    """Fit by one cycle, or go on after the last epoch that is in the checkpoint.
+    """Fit by one cycle, or go on after the last epoch that is in the checkpoint; return the seconds of each epoch.
 
-    Args:
-        learner: as it is before its first epoch.
-        checkpoint: written after each epoch; the caller removes it once the result is kept.
-        epochs: all of them, those done earlier too.
-        lr: greatest learning rate, or fastai's slice of them.
-        seed: of the epochs, see `SeedEpochs`.
-        phase: of several fits that share a checkpoint.
-        budget: `OutOfTime` ends the fit between two batches.
-        ema: decay of the weights' moving average, which is then the result; 0: none.
-        keep_best: end with the weights of the least validation loss; otherwise the last epoch's.
-        patience: epochs without a better validation loss before the fit ends early.
-        tell: receives each epoch's number from 0 and its figures: losses, metrics.
-        cycle: further arguments of ``Learner.fit_one_cycle``.
-
-    Returns:
-        Seconds of each epoch, those of earlier processes too.
+    The caller removes the checkpoint, which is written after each epoch, once the result is kept. Epochs are all of
+    them, those done earlier too; `lr` is the greatest rate, or fastai's slice of them; `seed` is for `SeedEpochs`,
+    `phase` and `tell` are for `Checkpoint`. With `ema`, the decay of the weights' moving average, that is the result.
+    `patience` epochs without a better validation loss end the fit early, with the weights of the best epoch; a spent
+    budget ends it by `OutOfTime`. `cycle` holds further arguments of ``Learner.fit_one_cycle``.
 
     Raises:
         InputError: the loss or a weight is no finite number any more.
     """
     average = MovingAverage(ema) if ema else None
-    keeper = Checkpoint(checkpoint, phase, average, keep_best=keep_best)
+    keeper = Checkpoint(checkpoint, phase, average, keep_best=patience is not None, tell=tell)
     callbacks = [keeper, SeedEpochs(seed), *([average] if average else [])]
     callbacks += [WithinBudget(budget)] if budget is not None else []
     callbacks += [EarlyStoppingCallback(patience=patience)] if patience is not None else []
-    callbacks += [ReportEpochs(tell)] if tell is not None else []
     with learner.no_bar(), learner.no_logging():
         learner.fit_one_cycle(epochs, lr, cbs=callbacks, **cycle)
     return keeper.seconds
@@ -123,21 +99,12 @@ def train_file(
     keep: Callable[[Any], dict[str, Any]] = nn.Module.state_dict,
     **options: Any,
 ) -> pd.DataFrame:
-    """Train a network for ``config.epochs`` at ``config.lr`` and write it; killed at any moment, it goes on.
+    """Train a network for ``config.epochs`` at ``config.lr``; killed at any moment, it goes on.
 
-    Args:
-        file: gets the weights, safetensors, with the configuration beside them.
-        make: returns the learner, everything random in it drawn after seeding; told whether this is the
-            beginning: a resumed network needs no first weights.
-        config: dataclass of what is trained.
-        seed: of the network's random weights and of the epochs.
-        title: of the progress bar.
-        history: where the table that is returned goes too.
-        keep: what of the trained model is written.
-        options: of `train`.
-
-    Returns:
-        See `history_of`.
+    `make` returns the learner, everything random in it drawn from `seed`, as the epochs are; it is told whether this is
+    the beginning, since a resumed network needs no first weights. What `keep` takes of the trained model goes into the
+    file, safetensors, with the configuration in its header; the table that is returned, see `history_of`, goes into
+    `history`. `title` is the progress bar's, options are those of `train`.
     """
     checkpoint = file.with_suffix(".checkpoint.pt")
     set_seed(seed)

@@ -1,49 +1,54 @@
 """``lumbar pretrain``: a body that has seen spines, for machines without ImageNet weights.
 
-Trains the body of a network on the middle T1 slices of phantom patients to grade the canal at all five
-levels at once (nothing else can be seen on that slice), and saves it as a file for ``--weights``.
-The patients are drawn from a seed of their own and are never those of a benchmark.
+Trains the body of a network on the middle T1 slices of phantom patients to grade the canal at all five levels at once
+(nothing else can be seen on that slice), and saves it as a file for ``--weights``. The patients are drawn from a seed
+of their own and are never those of a benchmark. Heavy libraries are imported inside: the command line comes by here.
 """
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from fastai.learner import Learner
-from fastai.torch_core import TensorImage
-from fastai.vision.augment import aug_transforms
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked
-from lumbar_kaggle.core.settings import load_config, save_config
+from lumbar_kaggle.core.settings import check_settings, load_config, option, save_config
 from lumbar_kaggle.core.targets import SEVERITY_WEIGHTS, TARGETS
-from lumbar_kaggle.phantom.imaging import draw_middle_slices
-from lumbar_kaggle.training.devices import training_device
-from lumbar_kaggle.training.encoders import body_state, build_network
-from lumbar_kaggle.training.loop import make_learner, train_file
-from lumbar_kaggle.training.pretraining_config import HELD_OUT, PretrainConfig
+
+if TYPE_CHECKING:
+    from fastai.learner import Learner
 
 log = logging.getLogger(__name__)
+HELD_OUT = 10  # One patient in ten is kept aside and tells whether it learns.
 
-CANAL = [index for index, target in enumerate(TARGETS) if target.side is None]
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """What determines the weights."""
+
+    arch: str = option("resnet10t", "any torchvision or timm model", metavar="NAME")
+    patients: int = option(5000, "patients to draw, 20 or more", metavar="N", least=2 * HELD_OUT, most=1_000_000)
+    image_size: int = option(96, "side of the input in px", metavar="PX", least=32, most=1024)
+    batch_size: int = option(48, "images per training step", metavar="N", least=2, most=4096)
+    epochs: int = option(3, "passes over the patients", metavar="N", least=1, most=10_000)
+    lr: float = option(3e-3, "greatest learning rate", metavar="RATE", above=0, most=10)
+    seed: int = option(20_000_001, "of the patients and the training", metavar="N", least=0, most=2**63 - 1)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
 
 def pretrain(out: Path, config: PretrainConfig) -> float:
-    """Train a body and save it; an interrupted run goes on at its last epoch.
+    """Train a body and save it as safetensors, its configuration beside; an interrupted run goes on at its last epoch.
 
-    Args:
-        out: the weights, safetensors; the configuration is saved beside as ``.json``.
-        config: what to train.
-
-    Returns:
-        The last epoch's validation loss: weighted cross-entropy, mean over the canal's five levels.
+    Return the last epoch's validation loss: weighted cross-entropy, mean over the canal's five levels.
 
     Raises:
         InputError: unknown architecture, or `out` was made with another configuration.
     """
+    from lumbar_kaggle.training.encoders import body_state
+    from lumbar_kaggle.training.loop import train_file
+
     beside = out.with_suffix(".json")
     if beside.is_file() and load_config(beside, PretrainConfig) != config:
         raise InputError(f"{beside}: these weights were made with other settings; choose another file")
@@ -62,17 +67,28 @@ def pretrain(out: Path, config: PretrainConfig) -> float:
     return float(history["valid_loss"].iloc[-1])
 
 
-def _make_learner(config: PretrainConfig, folder: Path) -> Learner:
-    network = build_network(config.arch)
+def _make_learner(config: PretrainConfig, folder: Path) -> "Learner":
+    import numpy as np
+    import torch
+    from fastai.torch_core import TensorImage
+    from fastai.vision.augment import aug_transforms
+    from torch import nn
+
+    from lumbar_kaggle.phantom.imaging import draw_middle_slices
+    from lumbar_kaggle.training.devices import training_device
+    from lumbar_kaggle.training.encoders import build_network
+    from lumbar_kaggle.training.loop import make_learner
+
+    network, device = build_network(config.arch), training_device()
     images, severities = draw_middle_slices(config.seed, config.patients, config.image_size)
-    device = training_device()
-    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (network.mean, network.std))
+    canal = [index for index, target in enumerate(TARGETS) if target.side is None]
     rows = [
         (TensorImage(torch.from_numpy(image)[None].expand(3, -1, -1)), torch.from_numpy(grades))
-        for image, grades in zip(images, severities[:, CANAL], strict=True)
+        for image, grades in zip(images, severities[:, canal], strict=True)
     ]
     held_out = np.arange(len(rows)) % HELD_OUT == 0
-    training, validation = ([rows[k] for k in np.flatnonzero(chosen)] for chosen in (~held_out, held_out))
+    parts = ([rows[k] for k in np.flatnonzero(~held_out)], [rows[k] for k in np.flatnonzero(held_out)])
+    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (network.mean, network.std))
     transforms = aug_transforms(do_flip=False)
 
     def normalise(batch: Any) -> Any:
@@ -84,14 +100,14 @@ def _make_learner(config: PretrainConfig, folder: Path) -> Learner:
             picture = transform(picture, split_idx=0)
         return normalise((picture * 255, batch[1]))
 
+    def loss(logits: torch.Tensor, severity: torch.Tensor) -> torch.Tensor:
+        weights = torch.tensor(SEVERITY_WEIGHTS, device=logits.device)
+        return nn.functional.cross_entropy(logits.reshape(-1, 3), severity.reshape(-1), weight=weights)
+
     body = network.model[0]
     with torch.no_grad():
         features = body.eval()(torch.zeros(1, 3, config.image_size, config.image_size)).shape[1]
-    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, 3 * len(CANAL)))
-    model, parts = nn.Sequential(body, head), (training, validation)
-    return make_learner(model, parts, _canal_loss, folder, config, after_batch=(augment, normalise))
-
-
-def _canal_loss(logits: torch.Tensor, severity: torch.Tensor) -> torch.Tensor:
-    weights = torch.tensor(SEVERITY_WEIGHTS, device=logits.device)
-    return nn.functional.cross_entropy(logits.reshape(-1, 3), severity.reshape(-1), weight=weights)
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, 3 * len(canal)))
+    learner = make_learner(nn.Sequential(body, head), parts, loss, folder, config)
+    learner.dls.train.after_batch, learner.dls.valid.after_batch = augment, normalise
+    return learner

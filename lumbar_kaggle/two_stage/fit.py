@@ -20,8 +20,8 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked, read_csv, write_csv, write_text
 from lumbar_kaggle.core.settings import begin_run, tie
 from lumbar_kaggle.dicom.cache import Cache
-from lumbar_kaggle.scoring.blend import save_blend
-from lumbar_kaggle.scoring.blend_files import NOISE_ABOVE, blend, fold_of_studies
+from lumbar_kaggle.scoring.blend import gather
+from lumbar_kaggle.scoring.blend_files import cross_fit
 from lumbar_kaggle.tables.competition import Competition, read_competition
 from lumbar_kaggle.tables.folds import open_folds, read_folds
 from lumbar_kaggle.tables.reading import read_label_weights
@@ -152,17 +152,14 @@ class TwoStageRun:
         return ", ".join(missing)
 
     def blend(self) -> None:
-        """Blend the models' out-of-fold predictions; see `blend_files.blend`."""
+        """Blend the models' out-of-fold predictions; see `blend_files.cross_fit`."""
         run = self.folder
         tables = {out.name: read_predictions(out / "oof.csv") for _, out, _ in self.config.models(run)}
-        folds = fold_of_studies(run / "folds.csv")
-        blended = blend(tables, self.competition.labels, folds, noise_above=NOISE_ABOVE)
-        write_csv(run / "oof.csv", blended.table)
-        save_blend(run / "blend.json", blended.fit.model)
-        if blended.noise is not None:
-            write_csv(run / "noise.csv", blended.noise.table)
-        write_text(run / "blend.txt", blended.text() + "\n")
-        log.info(blended.text())
+        blended = cross_fit(gather(tables, self.competition.labels, read_folds(run / "folds.csv")))
+        blended.write(run / "oof.csv", run / "blend.json", run / "noise.csv")
+        text = blended.text(noise=True)
+        write_text(run / "blend.txt", text + "\n")
+        log.info(text)
 
 
 def with_measured_jitter(config: GradeConfig, errors: pd.DataFrame) -> GradeConfig:

@@ -8,12 +8,14 @@ from typing import Any
 from lumbar_kaggle.dicom.preprocess import VOLUMES, Summary, volume_worker
 from lumbar_kaggle.inference.recipes import fill_cache, session_of
 from lumbar_kaggle.tables.competition import read_marked
+from lumbar_kaggle.two_stage import config
 from lumbar_kaggle.two_stage.config import RUN_FILE as RUN_FILE
 from lumbar_kaggle.two_stage.config import TwoStageConfig
 from lumbar_kaggle.two_stage.config import configure as configure
 
 NAME = "two-stage"
 SETTINGS = TwoStageConfig
+PRESETS = tuple(config.PRESETS)
 
 
 def preprocess(root: Path, cache: Path, **how: Any) -> Summary:

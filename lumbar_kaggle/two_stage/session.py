@@ -17,8 +17,7 @@ from lumbar_kaggle.core.budget import usable_cores
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import copy_file
 from lumbar_kaggle.core.settings import begin_run, load_config
-from lumbar_kaggle.kaggle.inputs import copy_pretrained, find_competition, take_up
-from lumbar_kaggle.kaggle.session import RESUMABLE, begin_session, preprocessed, scratch_folder, session_settings
+from lumbar_kaggle.kaggle import session as kaggle
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.two_stage.bundle import export
 from lumbar_kaggle.two_stage.config import ANNOTATED, LOCATOR, RUN_FILE, LocateConfig, TwoStageConfig
@@ -38,7 +37,7 @@ def two_stage_config(preset: str) -> TwoStageConfig:
     """Return a preset, changed by ``LUMBAR_CONFIG``; the hub's weights are those of the folder `PRETRAINED`.
     ``{"two-stage": {"preset": NAME, "locate": {…}, "grade": {…}}}`` gives another preset. Raises InputError: the preset
     or a setting is unknown."""
-    config = configure({"preset": preset, **session_settings(NAME)}, "LUMBAR_CONFIG")
+    config = configure({"preset": preset, **kaggle.session_settings(NAME)}, "LUMBAR_CONFIG")
     weights = [tuple(PRETRAINED if name == "auto" else name for name in one.weights) for one in config.grade]
     models = tuple(replace(one, weights=its) for one, its in zip(config.grade, weights, strict=True))
     return replace(config, grade=models)
@@ -51,14 +50,14 @@ def train_locate_session(
     ``run`` goes into the session's output folder `working`; for `hours` and `package` see
     `kaggle.session.begin_session`; `inputs`: where the inputs are mounted. Raises InputError: the competition is not
     attached, or a setting is unknown."""
-    budget = begin_session(hours, package)
-    config, competition, cache = two_stage_config(preset), find_competition(inputs), scratch_folder()
-    take_up(LOCATE_FILE, ("run",), working, inputs)
+    budget = kaggle.begin_session(hours, package)
+    config, competition, cache = two_stage_config(preset), kaggle.find_competition(inputs), kaggle.scratch_folder()
+    kaggle.take_up(LOCATE_FILE, ("run",), working, inputs)
     workers = 4 * usable_cores()
-    if not preprocessed(lambda: preprocess(competition, cache, workers=workers, budget=budget)):
+    if not kaggle.preprocessed(lambda: preprocess(competition, cache, workers=workers, budget=budget)):
         return False
     finished = TwoStageRun(read_competition(competition, "train"), working / "run", config, budget).locate(cache)
-    log.info("%s", f"{working / 'run'}: the first stage is trained" if finished else RESUMABLE)
+    log.info("%s", f"{working / 'run'}: the first stage is trained" if finished else kaggle.RESUMABLE)
     return finished
 
 
@@ -76,10 +75,10 @@ def train_grade_session(
     `models` and `folds` that are asked for are trained, see `TwoStageRun.grade`; the other arguments are those of
     `train_locate_session`. Raises InputError: an input is not attached or another one, or there is no such model, fold
     or setting."""
-    budget = begin_session(hours, package)
-    config, competition = two_stage_config(preset), find_competition(inputs)
-    run, scratch = working / "run", scratch_folder()
-    take_up(LOCATE_FILE, ("run",), working, inputs)
+    budget = kaggle.begin_session(hours, package)
+    config, competition = two_stage_config(preset), kaggle.find_competition(inputs)
+    run, scratch = working / "run", kaggle.scratch_folder()
+    kaggle.take_up(LOCATE_FILE, ("run",), working, inputs)
     if not (run / ANNOTATED).is_file():
         raise InputError(
             "no finished first stage is among the inputs; attach the output of the kernel train-locate, "
@@ -95,12 +94,12 @@ def train_grade_session(
     chosen = [one for number, one in enumerate(config.grade, start=1) if not models or number in models]
     for name, weights in sorted({pair for one in chosen for pair in zip(one.backbones, one.weights, strict=True)}):
         if weights == PRETRAINED:
-            copy_pretrained(name, scratch / PRETRAINED / f"{name}.safetensors", inputs)
+            kaggle.copy_pretrained(name, scratch / PRETRAINED / f"{name}.safetensors", inputs)
     # The weights are named relative to the scratch folder, since the next session may have another one.
     with contextlib.chdir(scratch):
         whole = TwoStageRun(train, run, config, budget)
         left = whole.grade(None, models=models, folds=folds, crops=scratch / "crops")
-    log.info("%s", f"{run}: {left} left\n{RESUMABLE}" if left else f"{run}: all that was asked for is trained")
+    log.info("%s", f"{run}: {left} left\n{kaggle.RESUMABLE}" if left else f"{run}: all that was asked for is trained")
     return not left
 
 
@@ -108,9 +107,10 @@ def blend_session(working: Path, *, hours: float = 12.0, package: str = "", inpu
     """Blend what ``train-grade`` trained, its attached outputs put together, export the bundle and return its
     fingerprint. ``bundle`` and the tables of the blend go into `working`; what is missing is logged. The arguments are
     those of `train_locate_session`. Raises InputError: an input is not attached, or no fold of a stage is finished."""
-    budget, competition, scratch = begin_session(hours, package), find_competition(inputs), scratch_folder()
+    budget = kaggle.begin_session(hours, package)
+    competition, scratch = kaggle.find_competition(inputs), kaggle.scratch_folder()
     run = scratch / "run"
-    take_up(LOCATE_FILE, ("run",), scratch, inputs)
+    kaggle.take_up(LOCATE_FILE, ("run",), scratch, inputs)
     if not (run / RUN_FILE).is_file():
         raise InputError(f"no {RUN_FILE} is among the inputs; attach the output of the kernel train-grade")
     config = load_config(run / RUN_FILE, TwoStageConfig)

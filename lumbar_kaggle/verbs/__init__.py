@@ -1,25 +1,38 @@
-"""What each verb of the ``lumbar`` command takes, and what it does: call one function, say what came out.
+"""The verbs of the ``lumbar`` command: each is a function whose parameters are its options, see `cli`.
 
-A verb is a frozen dataclass; its fields are its options.
+A parameter's default is its option; one that is annotated with a dataclass of settings stands for all of its fields. A
+verb calls one function and returns what is printed. Heavy libraries are imported inside, so that help comes at once.
 """
 
-from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any
 
 from lumbar_kaggle.core.budget import Budget
-from lumbar_kaggle.core.settings import check_settings, option
+from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.files import read_json
+from lumbar_kaggle.core.settings import check_settings, from_dict, merged, option
+from lumbar_kaggle.inference import DEFAULT_RECIPE
+from lumbar_kaggle.kaggle.rehearsal import RehearsalSettings
+from lumbar_kaggle.training.pretraining import PretrainConfig
+from lumbar_kaggle.two_stage.config import PRESETS, GradeConfig, LocateConfig
+from lumbar_kaggle.two_stage.config import preset as preset_of
 
-MOST = 1_000_000
-"""Of studies, processes and the like; more is a slip of the finger."""
+log = logging.getLogger(__name__)
 
 Said = str | tuple[str, int]
 """What is printed, and the exit code where it is not 0."""
 
-COMPETITION = "competition folder"
-VOLUMES = "cache made by lumbar preprocess --kind volumes"
+Verb = Callable[..., Said]
+
+COMPETITION, STUDIES, RUN = "competition folder", "competition folder, or any folder of studies", "run of lumbar train"
 NOISE = "row_id, weight: as of lumbar blend --noise"
+TABLE = "labels, with the columns of train.csv"
+PREDICTIONS = "predictions: row_id, normal_mild, moderate, severe; any conditions, any rows"
+POOLS = ("threads", "processes")
 
 
 def argument(text: str, default: Any = MISSING, **more: Any) -> Any:
@@ -33,50 +46,288 @@ def needed(text: str, **more: Any) -> Any:
 
 
 def count(default: int | None, text: str, **more: Any) -> Any:
-    """Return an option that is a number of things, at least one."""
-    return option(default, text, **{"metavar": "N", "least": 1, "most": MOST, **more})
+    """Return an option that is a number of things, from one to a million: more is a slip of the finger."""
+    return option(default, text, **{"metavar": "N", "least": 1, "most": 1_000_000, **more})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Verb:
-    """A verb.
-
-    Attributes:
-        settings: dataclass whose fields are options too.
-        changes: those of them that are given, by name.
-    """
-
-    settings: ClassVar[type | None] = None
-    changes: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        check_settings(self)
-
-    @classmethod
-    def settings_kind(cls, words: Sequence[str]) -> type | None:
-        """Return `settings`, as far as it depends on the words of the command line."""
-        return cls.settings
-
-    def __call__(self) -> Said:
-        """Do it, and return what there is to say.
-
-        Raises:
-            InputError: a file or a setting is not what it should be.
-        """
-        raise NotImplementedError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training(Verb):
-    """A verb that trains within a time budget."""
+@dataclass(frozen=True)
+class Training:
+    """The options that every verb has which trains within a time budget."""
 
     folder: Path = argument(COMPETITION)
-    cache: Path = needed(VOLUMES)
+    cache: Path = needed("made by lumbar preprocess; for all but the baseline with --kind volumes")
     out: Path = needed("run folder")
     hours: float | None = option(None, "time budget; then stop cleanly, resumable", metavar="H", above=0)
     reserve_minutes: float = option(5.0, "kept for the clean stop", metavar="MIN", least=0)
     processes: int | None = count(None, "folds trained at once; none: one per GPU, or one")
 
+    def __post_init__(self) -> None:
+        check_settings(self)
+
     def budget(self) -> Budget:
         """Return the budget, which begins now."""
         return Budget(self.hours, reserve_minutes=self.reserve_minutes)
+
+
+def named_recipe(words: Sequence[str]) -> type:
+    """Return the settings of the recipe that the words of a command line name."""
+    from lumbar_kaggle.inference.recipes import recipe
+
+    named = [after for word, after in pairwise(words) if word == "--recipe"]
+    named += [word.partition("=")[2] for word in words if word.startswith("--recipe=")]
+    return recipe(named[-1] if named else DEFAULT_RECIPE).SETTINGS
+
+
+def demo(folder: Path = option(Path("demo"), "where everything goes")) -> Said:
+    """The whole job on synthetic studies, ending with a report."""
+    from lumbar_kaggle.demo import run_demo
+
+    return str(run_demo(folder))
+
+
+def phantom(
+    folder: Path | None = argument("folder to write; with --set by default phantom-SET", None),
+    studies: int | None = count(None, "training studies; none: 40"),
+    test_studies: int | None = count(None, "test studies; none: 10", metavar="M"),
+    seed: int | None = option(None, "same seed, same bytes; none: 1", metavar="S", least=0),
+    set: str | None = option(
+        None, "in place of sizes and seed: tiny (12 + 6), small (400 + 200) or standard (2,000 + 700)", metavar="SET"
+    ),
+    clean: bool = option(False, "without the real set's defects: gaps, odd headers, odd orders"),
+    workers: int | None = count(None, "processes; none: one per core"),
+    preview: tuple[Path, ...] | None = option(
+        None, "draw three patients on one sheet (phantom.png); folder may be left out", metavar="[FILE.png]", empty=True
+    ),
+    statistics: int | None = count(
+        None, "print frequencies and correlations of N studies' labels beside the real ones; folder may be left out"
+    ),
+) -> Said:
+    """Write a competition folder of synthetic patients."""
+    from lumbar_kaggle.phantom import write_set
+    from lumbar_kaggle.phantom.preview import write_preview
+    from lumbar_kaggle.phantom.settings import choose_set, default_folder
+    from lumbar_kaggle.phantom.statistics import log_statistics
+
+    patients, said = choose_set(set, studies, test_studies, seed), []
+    if preview is not None:
+        (sheet,) = preview or (Path("phantom.png"),)
+        said.append(str(write_preview(sheet, patients.seed).resolve()))
+    if statistics:
+        log_statistics(statistics, patients.seed)
+    if folder is None and (said or statistics):
+        return "\n".join(said)
+    folder = folder or default_folder(patients, clean)
+    if folder is None:
+        raise InputError("phantom: name the folder to write, or a set, or give --preview or --statistics alone")
+    truth = write_set(folder, patients, clean=clean, workers=workers)
+    return "\n".join([*said, f"The competition folder is {folder}; the test truth is in {truth}"])
+
+
+def check(folder: Path = argument(COMPETITION)) -> Said:
+    """Check a competition folder and list every fault in it."""
+    from lumbar_kaggle.dicom import studies
+
+    faults = studies.check(folder)
+    return studies.fault_table(faults, folder), 2 if any(fault.serious for fault in faults) else 0
+
+
+def preprocess(
+    folder: Path = argument(COMPETITION),
+    cache: Path = needed("folder for the cache"),
+    kind: str = option("baseline", "middle sagittal T1 slices, or all series", choices=("baseline", "volumes")),
+    pool: str = option("threads", "threads hide a slow mount, processes decode faster", choices=POOLS),
+    workers: int = count(8, "size of the pool"),
+    batch_size: int = count(64, "series per commit"),
+) -> Said:
+    """Read the series once and cache what training needs."""
+    from lumbar_kaggle.inference.recipes import recipe
+
+    chosen = recipe("two-stage" if kind == "volumes" else kind)
+    return chosen.preprocess(folder, cache, pool_kind=pool, workers=workers, batch_size=batch_size).sentence()
+
+
+def pretrain(
+    *, out: Path = argument("safetensors file to write, for lumbar train --weights"), config: PretrainConfig
+) -> Said:
+    """Weights from phantom slices, where those of ImageNet are not at hand."""
+    from lumbar_kaggle.training import pretraining
+
+    return f"{out}: validation loss {pretraining.pretrain(out, config):.4f}"
+
+
+def train(
+    run: Training,
+    *,
+    recipe: str = option(DEFAULT_RECIPE, "baseline or two-stage; its settings are the options below", metavar="NAME"),
+    preset: str | None = option(None, f"named settings of two-stage: {', '.join(PRESETS)}; none: cpu", metavar="NAME"),
+    config: Path | None = option(None, "settings by the names below; options go before", metavar="FILE.json"),
+    label_weights: Path | None = option(None, NOISE, metavar="NOISE.csv"),
+    changes: Annotated[dict[str, Any], named_recipe],
+) -> Said:
+    """Train a recipe; run again, it goes on where it stopped."""
+    from lumbar_kaggle.inference import recipes
+
+    log.info("Recipe: %s", recipe)
+    chosen = recipes.recipe(recipe)
+    if preset is not None:
+        recipes.check_preset(recipe, preset)
+        changes = {"preset": preset, **changes}
+    if config is not None:
+        content = read_json(config)
+        changes = merged(content, changes) if isinstance(content, dict) else content
+    settings = chosen.configure(changes, str(config or ""))
+    return chosen.fit(
+        *(run.folder, run.cache, run.out, run.budget(), settings), label_weights=label_weights, processes=run.processes
+    )
+
+
+def locate(
+    run: Training,
+    *,
+    weights: Path | None = option(None, "run folder of a locator to start from, or to use as it is", metavar="RUN"),
+    config: LocateConfig,
+) -> Said:
+    """Find discs, foramina and recesses: train by folds, or use a trained locator."""
+    from lumbar_kaggle.tables.competition import read_marked
+    from lumbar_kaggle.two_stage.locate.fit import LocatorRun
+
+    competition = read_marked(run.folder)
+    locator = LocatorRun(competition, run.cache, run.out, config, run.budget(), weights)
+    return locator.train(run.processes).text
+
+
+def grade(
+    run: Training,
+    *,
+    preset: str = option("cpu", ", ".join(PRESETS), metavar="NAME"),
+    points: Path | None = option(None, "of lumbar locate; none: the annotated points", metavar="POINTS.csv"),
+    label_weights: Path | None = option(None, NOISE, metavar="NOISE.csv"),
+    only_folds: tuple[int, ...] | None = option(None, "train these folds now, from 0; none: all", metavar="K", least=0),
+    changes: Annotated[dict[str, Any], GradeConfig],
+) -> Said:
+    """Train the second stage of the two-stage recipe on crops, by folds; oof.csv is written to OUT."""
+    from lumbar_kaggle.tables.competition import read_competition
+    from lumbar_kaggle.tables.reading import read_label_weights
+    from lumbar_kaggle.two_stage.grade.fit import GraderRun
+    from lumbar_kaggle.two_stage.locate.fit import read_points
+
+    competition, budget = read_competition(run.folder, "train"), run.budget()
+    located = None if points is None else read_points(points)
+    weights = None if label_weights is None else read_label_weights(label_weights)
+    models, told = preset_of(preset).grade, []
+    for number, base in enumerate(models, start=1):
+        out = run.out if len(models) == 1 else run.out / f"model-{number}"
+        config = from_dict(merged(asdict(base), changes), GradeConfig)
+        grader = GraderRun(competition, run.cache, located, out, config, budget, weights)
+        told.append(grader.train(only_folds, run.processes).text)
+    return "\n".join(told)
+
+
+def export(run_folder: Path = argument(RUN, metavar="RUN"), out: Path = needed("bundle folder")) -> Said:
+    """Write the bundle of a trained run."""
+    from lumbar_kaggle.inference.recipes import recipe_of_run
+
+    made = recipe_of_run(run_folder).export(run_folder, out)
+    return f"Bundle {made.fingerprint} in {out}: {len(made.networks)} models of {len(made.targets)} targets"
+
+
+def predict(
+    folder: Path = argument(STUDIES),
+    bundle: Path = needed("bundle of lumbar export"),
+    out: Path = option(Path("submission.csv"), "submission to write"),
+    hours: float | None = option(None, "time budget; what is left keeps the prior", metavar="H", above=0),
+) -> Said:
+    """Grade the test studies and write the submission; exit code 3 where none could be graded."""
+    from lumbar_kaggle.inference import predict as inference
+
+    outcome = inference.predict(folder, bundle, out, Budget(hours))
+    return f"{outcome.path}: {outcome.sentence()}", 3 if outcome.failed else 0
+
+
+def validate(file: Path = argument("submission.csv"), competition: Path = needed(COMPETITION)) -> Said:
+    """Check a submission and name every fault in it."""
+    from lumbar_kaggle.tables import reading, submission
+
+    faults = submission.validate(file, competition)
+    if not faults:
+        return f"{file}: valid"
+    return "\n".join(map(str, [*reading.shortened(faults), f"{file}: {len(faults)} faults"])), 2
+
+
+def score(
+    file: Path = argument(PREDICTIONS),
+    truth: Path = needed(TABLE),
+    prior: Path | None = option(None, "labels that the prior is taken from; none: the truth"),
+    oracle: Path | None = option(None, "the best predictions possible: adds skill and intervals", metavar="ORACLE.csv"),
+    against: Path | None = option(None, "other predictions: the difference, with its interval", metavar="OTHER.csv"),
+    targets: bool = option(False, "also one line per target"),
+) -> Said:
+    """The official score of a file of predictions, beside the prior's."""
+    from lumbar_kaggle.scoring.comparison import compare_files, score_file
+
+    if not (oracle or against):
+        return score_file(file, truth, prior).text(per_target=targets)
+    text = compare_files(file, truth, prior, oracle=oracle, against=against).text()
+    return f"{text}\n\n{score_file(file, truth, prior).target_text()}" if targets else text
+
+
+def blend(
+    files: tuple[Path, ...] = argument(f"out-of-fold {PREDICTIONS}", metavar="OOF.csv"),
+    labels: Path = needed(TABLE),
+    folds: Path = needed("study_id, fold: by which they were made"),
+    out: Path = needed("cross-fitted result to write, as CSV"),
+    model: Path | None = option(None, "blend to write, for new predictions of the same files", metavar="BLEND.json"),
+    noise: Path | None = option(None, "labels to write that it contradicts, with weights", metavar="NOISE.csv"),
+    noise_above: float = option(0.8, "contradicted: a label's probability is below 1 minus this", metavar="SHARE"),
+) -> Said:
+    """One prediction from several, fitted on out-of-fold predictions, cross-fitted."""
+    from lumbar_kaggle.scoring.blend_files import blend_files
+
+    return blend_files(files, labels, folds, out, model=model, noise=noise, noise_above=noise_above).text(
+        noise=noise is not None
+    )
+
+
+def report(
+    run_folder: Path = argument(RUN, metavar="RUN"),
+    out: Path = option(Path("report.html"), "page to write"),
+    against: Path | None = option(None, "run by the report's protocol, to show its accuracies beside"),
+    bundle: Path | None = option(None, "bundle, for Grad-CAM pictures"),
+    folder: Path | None = option(None, f"{STUDIES}: for Grad-CAM pictures, or the score of a two-stage run"),
+    studies: tuple[str, ...] = option((), "studies for Grad-CAM pictures", metavar="STUDY"),
+) -> Said:
+    """The page of a training run."""
+    from lumbar_kaggle.pages.report import write_report
+
+    write_report(run_folder, out, against=against, bundle=bundle, studies=studies, folder=folder)
+    return str(out.resolve())
+
+
+def study(
+    folder: Path = argument(STUDIES),
+    study: str = argument("identifier of the study", metavar="STUDY"),
+    bundle: Path = needed("bundle of lumbar export"),
+    out: Path = option(Path("study.html"), "page to write"),
+) -> Said:
+    """The page of one study: slices, probabilities, heat maps."""
+    from lumbar_kaggle.pages.study import write_study_page
+
+    write_study_page(folder, study, bundle, out)
+    return str(out.resolve())
+
+
+def rehearse(*, folder: Path = option(Path("rehearsal"), "where everything goes"), settings: RehearsalSettings) -> Said:
+    """Play the whole chain on this machine as Kaggle would, offline."""
+    from lumbar_kaggle.kaggle.rehearsal import rehearse as rehearsal
+
+    return f"Transcript: {rehearsal.rehearse(folder, settings)}"
+
+
+VERBS: dict[str, Verb] = {
+    verb.__name__: verb
+    for verb in (
+        *(demo, phantom, check, preprocess, pretrain, train, locate, grade),
+        *(export, predict, validate, score, blend, report, study, rehearse),
+    )
+}
+"""In the order of the help."""

@@ -16,9 +16,9 @@ import safetensors.torch
 import torch
 import torchvision
 
-from lumbar_kaggle.baseline.config import BaselineConfig, epochs_after_short_run, expand_targets
-from lumbar_kaggle.baseline.export import export
-from lumbar_kaggle.baseline.run import FitResult, fit, fold_folder, histories, read_results, validation_predictions
+from lumbar_kaggle.baseline.bundle import export
+from lumbar_kaggle.baseline.recipe import BaselineConfig, expand_targets
+from lumbar_kaggle.baseline.run import Run, fit
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json
@@ -31,7 +31,7 @@ from tests.support.clock import Clock
 ONE = replace(SMALL, targets=("spinal_canal_stenosis_l3_l4",))
 
 
-def train(competition: Path, cache: Path, run: Path, config: BaselineConfig, budget: Budget) -> FitResult:
+def train(competition: Path, cache: Path, run: Path, config: BaselineConfig, budget: Budget) -> Run:
     """Fit on the training split of a folder."""
     return fit(read_competition(competition, "train"), cache, run, config, budget)
 
@@ -52,10 +52,10 @@ def lasting(folder: Path) -> dict[str, bytes]:
 
 def test_what_a_run_leaves(run: Path) -> None:
     """Per target and fold: history, predictions, weights; over the run: OOF, calibration, table, folds."""
-    for result in read_results(run):
+    for result in Run(run).records:
         assert result["stage"] in ("short", "long")
         for record in result["folds"]:
-            folder = fold_folder(run, result, record["fold"])
+            folder = Run(run).fold_folder(result, record["fold"])
             names = {path.name for path in folder.iterdir()}
             assert names == {"history.csv", "predictions.csv", "weights.safetensors", "record.json"}
             assert record["best_epoch"] <= record["epochs_run"] <= record["epochs_planned"]
@@ -79,7 +79,7 @@ def test_each_row_is_predicted_by_a_model_that_never_saw_its_study(run: Path) ->
 
 def test_the_finder_gives_four_suggestions(run: Path) -> None:
     """Minimum, steep, valley and slide are recorded; the rate used is the configured one here."""
-    rates = read_results(run)[0]["lr"]
+    rates = Run(run).records[0]["lr"]
     assert set(rates) == {"minimum", "steep", "valley", "slide", "used"}
     assert rates["used"] == SMALL.lr
     assert 1e-7 <= rates["valley"] <= 10
@@ -88,15 +88,14 @@ def test_the_finder_gives_four_suggestions(run: Path) -> None:
 def test_the_valley_is_used_unless_a_rate_is_given(competition: Path, cache: Path, tmp_path: Path) -> None:
     """Without ``lr`` the valley's suggestion trains the folds."""
     train(competition, cache, tmp_path, replace(ONE, lr=None, short_epochs=1, long_epochs=1), Budget())
-    (result,) = read_results(tmp_path)
+    (result,) = Run(tmp_path).records
     assert result["lr"]["used"] == result["lr"]["valley"]
     assert {record["lr"] for record in result["folds"]} == {result["lr"]["valley"]}
 
 
 def losses(run: Path) -> pd.DataFrame:
     """Per fold, the log loss of the stored predictions beside the history's last and least ones."""
-    (result,) = [one for one in read_results(run) if one["target"] == ONE.targets[0]]
-    predictions, history = validation_predictions(run, result), histories(run, result)
+    predictions, history = Run(run).predictions, Run(run).histories
     rows = []
     for fold, part in predictions.groupby("fold"):
         probabilities = part[["normal_mild", "moderate", "severe"]].to_numpy()
@@ -112,7 +111,7 @@ def test_the_fold_that_is_reported_chooses_no_epoch(competition: Path, cache: Pa
     found = losses(tmp_path)
     assert (found["last"] > found["least"] * 1.01).any()
     np.testing.assert_allclose(found["stored"], found["last"], rtol=1e-4)
-    assert {record["epochs_run"] for record in read_results(tmp_path)[0]["folds"]} == {6}
+    assert {record["epochs_run"] for record in Run(tmp_path).records[0]["folds"]} == {6}
 
 
 def test_the_reports_protocol_stops_early_and_keeps_the_best_epoch(
@@ -134,7 +133,7 @@ def test_the_reports_protocol_stops_early_and_keeps_the_best_epoch(
 )
 def test_the_reports_rule(accuracy: float, epochs: int | None) -> None:
     """Above 0.95 the short run is kept, from 0.91 five more epochs' run, below it ten."""
-    assert epochs_after_short_run(accuracy, BaselineConfig()) == epochs
+    assert BaselineConfig().epochs_after_short_run(accuracy) == epochs
 
 
 def test_a_run_stopped_by_its_budget_ends_with_the_same_weights(competition: Path, cache: Path, tmp_path: Path) -> None:
@@ -190,7 +189,7 @@ def test_the_head_phase_is_resumed_too(competition: Path, cache: Path, tmp_path:
             break
     assert session >= 2
     assert lasting(tmp_path / "cut") == lasting(tmp_path / "whole")
-    assert read_results(tmp_path / "cut")[0]["folds"][0]["pretrained"] is True
+    assert Run(tmp_path / "cut").records[0]["folds"][0]["pretrained"] is True
 
 
 def test_finished_targets_are_not_trained_again(
@@ -215,7 +214,7 @@ def test_the_report_protocol_is_not_exported(competition: Path, cache: Path, tmp
     config = replace(ONE, protocol="report", short_epochs=1, long_epochs=1)
     train(competition, cache, tmp_path / "run", config, Budget())
     assert not (tmp_path / "run" / "oof.csv").exists()
-    rows = validation_predictions(tmp_path / "run", read_results(tmp_path / "run")[0])
+    rows = Run(tmp_path / "run").predictions
     assert rows["row_id"].duplicated().any()
     with pytest.raises(InputError, match="trained by the report's protocol"):
         export(tmp_path / "run", tmp_path / "bundle")
@@ -224,16 +223,16 @@ def test_the_report_protocol_is_not_exported(competition: Path, cache: Path, tmp
 def test_the_network_learns_what_is_visible(tmp_path: Path) -> None:
     """On discs of three sizes the canal's classifier separates severe from normal/mild."""
     from lumbar_kaggle.inference.recipes import recipe
-    from lumbar_kaggle.scoring.metric import class_auc
+    from lumbar_kaggle.scoring.metric import evaluate
     from tests.support.small_competition import write_small_competition
 
     root = write_small_competition(tmp_path / "competition", 60, 1, alike=True)
     recipe("baseline").preprocess(root, tmp_path / "cache")
     config = replace(ONE, arch="resnet10t", image_size=64, batch_size=8, short_epochs=1, long_epochs=6)
     train(root, tmp_path / "cache", tmp_path / "run", config, Budget())
-    rows = validation_predictions(tmp_path / "run", read_results(tmp_path / "run")[0])
-    areas = class_auc(rows[["normal_mild", "moderate", "severe"]].to_numpy(), rows["truth"].to_numpy())
-    assert areas[2] > 0.8, areas
+    rows = Run(tmp_path / "run").predictions
+    figures = evaluate(rows[["normal_mild", "moderate", "severe"]].to_numpy(), rows["truth"].to_numpy())
+    assert figures["auc_severe"] > 0.8, figures
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Every verb of the parser, given paths that are not what it takes: exit code 2, one line, no traceback."""
 
-import argparse
 import dataclasses
 import errno
 import os
@@ -13,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from lumbar_kaggle import cli
-from lumbar_kaggle.cli import main, ship_parser
+from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.errors import system_sentence
+from lumbar_kaggle.verbs import Verb
 from tests.support.dicom_files import write_sagittal
 
 
@@ -25,42 +25,24 @@ class Option:
     name: str
     required: bool
     path: bool
-    choice: str = "x"
 
 
-def own_options(verb: str) -> list[Option]:
-    """Of a verb, from its fields."""
-    hints = typing.get_type_hints(cli.VERBS[verb])
-    return [
-        Option(
-            "" if one.metadata.get("positional") else "--" + one.name.replace("_", "-"),
-            one.default is dataclasses.MISSING or bool(one.metadata.get("positional")),
-            Path in (hints[one.name], *typing.get_args(hints[one.name])),
-        )
-        for one in dataclasses.fields(cli.VERBS[verb])
-        if "help" in one.metadata
-    ]
-
-
-def ship_options(parser: argparse.ArgumentParser) -> list[Option]:
-    """Of one of ``lumbar ship``'s actions."""
-    return [
-        Option(
-            action.option_strings[-1] if action.option_strings else "",
-            action.required,
-            action.type is Path,
-            str((action.choices or ["x"])[0]),  # type: ignore[index]
-        )
-        for action in parser._actions
-    ]
+def own_options(verb: Verb) -> list[Option]:
+    """Of a verb, from its parameters."""
+    found = []
+    for kind in cli.option_groups(verb).values():
+        hints = typing.get_type_hints(kind)
+        for one in dataclasses.fields(kind):
+            name = "" if one.metadata.get("positional") else "--" + one.name.replace("_", "-")
+            path = Path in (hints[one.name], *typing.get_args(hints[one.name]))
+            found.append(Option(name, one.default is dataclasses.MISSING or not name, path))
+    return found
 
 
 def found() -> Iterator[tuple[tuple[str, ...], list[Option]]]:
-    """Every verb, ``lumbar ship``'s actions too, that takes a path."""
-    yield from (((verb,), own_options(verb)) for verb in cli.VERBS)
-    for action in ship_parser()._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            yield from ((("ship", name), ship_options(sub)) for name, sub in action.choices.items())
+    """Every verb, ``lumbar ship``'s actions too."""
+    yield from (((name,), own_options(verb)) for name, verb in cli.VERBS.items())
+    yield from ((("ship", name), own_options(verb)) for name, verb in cli.ACTIONS.items())
 
 
 def filled(options: list[Option], path: Path, optional: bool) -> list[str]:
@@ -68,7 +50,7 @@ def filled(options: list[Option], path: Path, optional: bool) -> list[str]:
     words = []
     for one in options:
         if one.required or (optional and one.path):
-            value = str(path) if one.path else one.choice
+            value = str(path) if one.path else "x"
             words += [one.name, value] if one.name else [value]
     return words
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
-from lumbar_kaggle.baseline.export import export
-from lumbar_kaggle.baseline.run import fit, fold_folder, read_results, validation_predictions
+from lumbar_kaggle.baseline.bundle import export
+from lumbar_kaggle.baseline.run import Run, fit
 from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.errors import InputError
@@ -18,7 +19,7 @@ from lumbar_kaggle.core.files import locked, read_csv
 from lumbar_kaggle.core.settings import tie
 from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.tables.competition import Competition, read_competition
-from lumbar_kaggle.training.callbacks import read_checkpoint, write_checkpoint
+from lumbar_kaggle.training.callbacks import read_checkpoint
 from lumbar_kaggle.two_stage.config import GradeConfig, configure
 from lumbar_kaggle.two_stage.fit import TwoStageRun
 from lumbar_kaggle.two_stage.grade import fit as grading
@@ -177,7 +178,7 @@ def test_an_export_goes_on_where_one_was_killed(run: Path, bundle: Path, tmp_pat
 def test_a_damaged_checkpoint_begins_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Cut off or overwritten, it is as if it were not there, and that is said."""
     path = tmp_path / "checkpoint.pt"
-    write_checkpoint(path, {"phase": "train", "history": [[0.5] * 300]})
+    torch.save({"phase": "train", "history": [[0.5] * 300]}, path)
     content = path.read_bytes()
     assert read_checkpoint(path) is not None
     for damaged in (b"", content[:-100], content[:40], b"\0" * 500):
@@ -189,16 +190,15 @@ def test_a_damaged_checkpoint_begins_anew(tmp_path: Path, caplog: pytest.LogCapt
 def test_damaged_predictions_of_a_fold_are_named(run: Path, tmp_path: Path) -> None:
     """Cut off at any place: the file, and what to do."""
     copy = shutil.copytree(run, tmp_path / "run")
-    result = read_results(copy)[0]
-    path = fold_folder(copy, result, 0) / "predictions.csv"
+    path = Run(copy).fold_folder(Run(copy).records[0], 0) / "predictions.csv"
     content = path.read_bytes()
     for damaged in (b"", content[:-4], content[:30], b"\0" * 300):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match=r"predictions\.csv: damaged .*run lumbar train again"):
-            validation_predictions(copy, result)
+            _ = Run(copy).predictions
     path.unlink()
     with pytest.raises(InputError, match=r"predictions\.csv: no such file"):
-        validation_predictions(copy, result)
+        _ = Run(copy).predictions
 
 
 def test_out_of_time_frees_the_lock(tmp_path: Path) -> None:

@@ -3,10 +3,11 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lumbar_kaggle.baseline.config import BaselineConfig
+from lumbar_kaggle.baseline.recipe import BaselineConfig
 from lumbar_kaggle.cli import parse as parsed
 from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.errors import InputError
@@ -14,32 +15,31 @@ from lumbar_kaggle.core.files import read_json, write_atomic, write_json
 from lumbar_kaggle.core.settings import from_dict, load_config, merged, save_config
 from lumbar_kaggle.core.targets import TARGET_NAMES
 from lumbar_kaggle.inference.recipes import recipe
-from lumbar_kaggle.kaggle.rehearsal.settings import RehearsalSettings
-from lumbar_kaggle.training.pretraining_config import PretrainConfig
+from lumbar_kaggle.kaggle.rehearsal import RehearsalSettings
+from lumbar_kaggle.training.pretraining import PretrainConfig
 from lumbar_kaggle.two_stage.config import GradeConfig, LocateConfig, TwoStageConfig, configure, preset
-from lumbar_kaggle.verbs import Verb
 
 
-def command_line(*words: str) -> Verb:
-    """Return the verb of a command line."""
-    return parsed(words)
+def changes(*words: str) -> dict[str, Any]:
+    """Return the settings that the words of ``lumbar train`` give."""
+    verb = parsed(("train", "x", "--cache", "c", "--out", "r", *words))
+    return verb.keywords["changes"]  # type: ignore[attr-defined,no-any-return]
 
 
 def parse(*words: str) -> BaselineConfig:
     """Build a configuration from command-line words."""
-    changes = command_line("train", "x", "--cache", "c", "--out", "r", *words).changes
-    return from_dict(changes, BaselineConfig)
+    return from_dict(changes(*words), BaselineConfig)
 
 
 def test_a_command_line_and_a_file_say_the_same() -> None:
     """A stage's name goes before its settings; what is not given is not there, and stays the preset's."""
     words = "--recipe two-stage --preset t4x2-gold --locate.epochs 3 --grade.no-mirror --grade.slices 3 3 3 3"
-    verb = command_line("train", "x", "--cache", "c", "--out", "r", *words.split())
+    given = changes(*words.split())
     said = {"locate": {"epochs": 3}, "grade": {"mirror": False, "slices": (3, 3, 3, 3)}}
-    assert verb.changes == said
+    assert given == said
     base = preset("t4x2-gold")
     config = configure({"preset": "t4x2-gold", **json.loads(json.dumps(said))})
-    assert recipe("two-stage").configure({"preset": "t4x2-gold", **verb.changes}) == config
+    assert recipe("two-stage").configure({"preset": "t4x2-gold", **given}) == config
     assert [one.epochs for one in config.grade] == [one.epochs for one in base.grade]
     assert not any(one.mirror for one in config.grade)
     assert merged({"grade": {"lr": 1.0, "mirror": True}}, said)["grade"] == {**said["grade"], "lr": 1.0}

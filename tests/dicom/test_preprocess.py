@@ -15,8 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lumbar_kaggle.baseline.images import cached_images, middle_slice, rank_series
-from lumbar_kaggle.baseline.predictor import study_slice
+from lumbar_kaggle.baseline.images import cached_images, middle_slice, rank_series, study_slice
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked
 from lumbar_kaggle.dicom.cache import Cache
@@ -32,7 +31,7 @@ from lumbar_kaggle.dicom.preprocess import (
 from lumbar_kaggle.dicom.series import UnreadableSeries, read_series
 from lumbar_kaggle.dicom.studies import check
 from lumbar_kaggle.dicom.volume import to_8bit, windowed
-from lumbar_kaggle.inference.predict import study_rows
+from lumbar_kaggle.inference.base import study_rows
 from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.two_stage.study import read_study

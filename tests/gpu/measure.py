@@ -29,13 +29,13 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from lumbar_kaggle.baseline.config import BaselineConfig
-from lumbar_kaggle.baseline.training import Job, train_target
+from lumbar_kaggle.baseline.recipe import BaselineConfig
+from lumbar_kaggle.baseline.training import Job
 from lumbar_kaggle.core.budget import Budget, OutOfTime, usable_cores
 from lumbar_kaggle.core.settings import begin_run
 from lumbar_kaggle.core.targets import TARGET_NAMES
+from lumbar_kaggle.inference.base import study_rows
 from lumbar_kaggle.inference.bundle import read_manifest
-from lumbar_kaggle.inference.predict import study_rows
 from lumbar_kaggle.inference.recipes import recipe, recipe_of_run
 from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.imaging import draw_middle_slices
@@ -161,11 +161,10 @@ def _predict_both(root: Path, device: torch.device) -> float:
 def measure_baseline(root: Path, size: Size, device: torch.device) -> Figures:
     """Train one target by the report's procedure; predict ten pictures on the device and on the CPU."""
     rows = _draw_pictures(root / "pictures", size)
-    job = Job(TARGET, rows, root / "target", size.baseline)
 
     def train(budget: Budget) -> bool:
         try:
-            train_target(job, budget, lambda _: None)
+            Job(TARGET, rows, root / "target", size.baseline, budget, lambda _: None).train()
         except OutOfTime:
             return False
         return True

@@ -9,15 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from lumbar_kaggle.baseline.predictor import BaselinePredictor, explain_study
+from lumbar_kaggle.baseline.bundle import BaselinePredictor
 from lumbar_kaggle.core.targets import LEVELS, target
-from lumbar_kaggle.dicom.series import UnreadableSeries
 from lumbar_kaggle.dicom.studies import find_studies
 from lumbar_kaggle.dicom.volume import Volume
-from lumbar_kaggle.inference.base import ExplainedCrop, MissingCrop
+from lumbar_kaggle.inference.base import ExplainedCrop, MissingCrop, study_rows
 from lumbar_kaggle.inference.bundle import read_manifest
 from lumbar_kaggle.inference.heat import captured, grad_cam, last_map
-from lumbar_kaggle.inference.predict import study_rows
 from lumbar_kaggle.training.encoders import build_encoder, build_network
 from lumbar_kaggle.two_stage.bundle import Model
 from lumbar_kaggle.two_stage.config import GradeConfig
@@ -73,7 +71,7 @@ def test_a_study_is_explained_on_its_own_slice(competition: Path, bundle: Path) 
     studies = find_studies(competition)
     predictor = BaselinePredictor(bundle, read_manifest(bundle))
     study = study_rows(studies, studies.studies[0])
-    explanation = explain_study(study, predictor)
+    explanation = predictor.explain(study)
     assert explanation.slice.image.shape == (64, 64)
     assert len(explanation.heat_maps) == 2
     for heat_map in explanation.heat_maps:
@@ -88,8 +86,9 @@ def test_a_study_without_a_slice_says_why(competition: Path, bundle: Path) -> No
     """No sagittal T1 series: the reason, not a picture."""
     studies = find_studies(competition)
     study = study_rows(studies, studies.studies[0])
-    with pytest.raises(UnreadableSeries, match="no sagittal T1 series"):
-        explain_study(study._replace(series=study.series.iloc[:0]), BaselinePredictor(bundle, read_manifest(bundle)))
+    predictor = BaselinePredictor(bundle, read_manifest(bundle))
+    explanation = predictor.explain(study._replace(series=study.series.iloc[:0]))
+    assert (explanation.slice, explanation.notes) == (None, ("no sagittal T1 series",))
 
 
 TINY = GradeConfig(sagittal_px=32, axial_px=32, slices=(5, 3, 3, 3), features=16, axial_for_canal=True)

@@ -8,17 +8,16 @@ import pandas as pd
 import pytest
 import safetensors.torch
 
-from lumbar_kaggle.baseline.calibration import Calibration, calibrate, fit_calibration
-from lumbar_kaggle.baseline.export import export
+from lumbar_kaggle.baseline.bundle import BaselinePredictor, export
 from lumbar_kaggle.baseline.images import cached_images
-from lumbar_kaggle.baseline.predictor import BaselinePredictor
-from lumbar_kaggle.baseline.run import read_results, validation_predictions
+from lumbar_kaggle.baseline.run import Calibration, Run, calibrate, fit_calibration
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json, write_json
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES
+from lumbar_kaggle.inference.base import study_rows
 from lumbar_kaggle.inference.bundle import read_manifest
-from lumbar_kaggle.inference.predict import log_path, predict, study_rows
+from lumbar_kaggle.inference.predict import log_path, predict
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.tables.submission import validate
 from tests.conftest import SMALL
@@ -35,11 +34,10 @@ def test_the_exported_model_repeats_the_trained_ones_predictions(cache: Path, ru
     """From the picture on, prediction gives what training measured, up to the 16-bit rounding."""
     predictor = BaselinePredictor(bundle, read_manifest(bundle))
     pictures = cached_images(cache).set_index("study_id")["image"]
-    result = read_results(run)[0]
-    stored = validation_predictions(run, result)
-    rows = stored[stored["fold"] == 1]
+    name, stored = Run(run).targets[0], Run(run).predictions
+    rows = stored[(stored["target"] == name) & (stored["fold"] == 1)]
     images = _images(pictures[rows["row_id"].str.split("_").str[0]])
-    fold, model = list(predictor.models(result["target"]))[1]
+    fold, model = list(predictor.models(name))[1]
     raw = model(predictor.normalise(images)).softmax(1).detach().numpy()
     assert fold.file.endswith("fold-1.safetensors")
     np.testing.assert_allclose(raw, rows[list(SEVERITIES)].to_numpy(), atol=2e-3)
@@ -103,7 +101,7 @@ def test_weights_that_give_no_numbers_are_named(competition: Path, bundle: Path,
 
 
 def test_an_interrupted_run_goes_on(
-    studies: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    studies: Path, bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Graded studies are taken over; failed ones, and those whose files changed, are graded anew."""
     whole = predict(studies, bundle, tmp_path / "whole.csv", Budget())
@@ -114,12 +112,12 @@ def test_an_interrupted_run_goes_on(
     assert validate(out, studies) == []
     predict(studies, bundle, out, Budget())
     assert out.read_bytes() == whole.path.read_bytes()
-    capsys.readouterr()
+    caplog.set_level("INFO", logger="lumbar_kaggle")
     folder = next((studies / "test_images").glob("*/*"))
     write_slice(folder / "9.dcm", np.zeros((64, 64), np.uint16), position=(900, 0, 0), number=9)
     again = predict(studies, bundle, out, Budget())
     assert again.already == 5
-    assert "5 studies are already graded and are skipped" in capsys.readouterr().out
+    assert "5 studies are already graded and are skipped" in caplog.text
     assert validate(out, studies) == []
 
 

@@ -9,37 +9,41 @@ import pytest
 
 from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.kaggle.checks import check_dataset, check_kernel, check_owner
+from lumbar_kaggle.core.settings import save_config
+from lumbar_kaggle.kaggle.checks import check_dataset, check_kernel
+from lumbar_kaggle.kaggle.client import Sent, State
 from lumbar_kaggle.kaggle.datasets import (
     PACKAGE_FOLDER,
     build_models,
     build_package,
     built_bundle,
-    check_no_secrets,
     package_files,
     package_fingerprint,
 )
-from lumbar_kaggle.kaggle.follow import Plan, Sent, State
-from lumbar_kaggle.kaggle.kernels import find_kernel, kernel_metadata, read_kernels
-from lumbar_kaggle.kaggle.send import build_kernel
+from lumbar_kaggle.kaggle.kernels import Kernel, choose_kernels, read_kernels
+from lumbar_kaggle.kaggle.ship import Ship
 from tests.support.ship_desk import ROOT, small_bundle
 
 IMAGE = "gcr.io/kaggle-gpu-images/python@sha256:" + "a" * 64
 
 
+def chosen(name: str) -> Kernel:
+    """The kernel of a name."""
+    (kernel,) = choose_kernels("baseline", [name])
+    return kernel
+
+
 @pytest.fixture
 def kernel_folder(tmp_path: Path) -> Path:
     """The training kernel, built for an owner."""
-    plan = Plan("someone", tmp_path)
-    return build_kernel(plan, find_kernel("train-baseline"), plan.state(), docker_image=IMAGE)
+    return Ship("someone", tmp_path).build_kernel(chosen("train-baseline"), docker_image=IMAGE)
 
 
 def test_every_kernel_of_the_table_passes(tmp_path: Path) -> None:
     """Built, filled in and checked; resumed ones read their own output; an image can be pinned."""
-    plan = Plan("someone", tmp_path)
     every = read_kernels(ROOT)
     for kernel in every:
-        folder = build_kernel(plan, kernel, plan.state(), resume=True, docker_image=IMAGE)
+        folder = Ship("someone", tmp_path).build_kernel(kernel, resume=True, docker_image=IMAGE)
         metadata = json.loads((folder / "kernel-metadata.json").read_text())
         assert f"someone/{kernel.slug}" in metadata["kernel_sources"]
         assert metadata["docker_image"] == IMAGE
@@ -47,7 +51,7 @@ def test_every_kernel_of_the_table_passes(tmp_path: Path) -> None:
         before = every[: every.index(kernel)]
         assert set(kernel.kernels) <= {each.name for each in before}, "kernels are in order of dependency"
     with pytest.raises(InputError, match="kernel 'x' is unknown; the kernels are preprocess, train-baseline"):
-        find_kernel("x")
+        chosen("x")
 
 
 @pytest.mark.parametrize(
@@ -158,7 +162,7 @@ def test_a_file_beside_the_notebook_is_not_sent_and_so_refused(kernel_folder: Pa
 )
 def test_each_fault_of_a_datasets_metadata_is_named(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
     """Limits that the server, not the client, would complain of."""
-    folder = build_package(ROOT, tmp_path, "someone").folder
+    folder = build_package(tmp_path, "someone").folder
     check_dataset(folder)
     path = folder / "dataset-metadata.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
@@ -169,7 +173,7 @@ def test_each_fault_of_a_datasets_metadata_is_named(tmp_path: Path, changes: dic
 
 def test_nothing_goes_up_that_the_manifest_does_not_list(tmp_path: Path) -> None:
     """Folders, links, strays, empty and changed files, each by its name."""
-    folder = build_package(ROOT, tmp_path, "someone").folder
+    folder = build_package(tmp_path, "someone").folder
     for name, make, sentence in (
         ("weights", lambda path: path.mkdir(), "weights is a folder, which the client leaves out"),
         ("link.zip", lambda path: path.symlink_to(folder), "link.zip is a link, whose target would be sent"),
@@ -194,12 +198,12 @@ def test_nothing_goes_up_that_the_manifest_does_not_list(tmp_path: Path) -> None
 
 def test_the_package_dataset_is_the_source_and_nothing_else(tmp_path: Path) -> None:
     """Every module, no caches, the same bytes twice, and no upload when nothing changed."""
-    first = build_package(ROOT, tmp_path / "1", "someone")
-    second = build_package(ROOT, tmp_path / "2", "someone")
+    first = build_package(tmp_path / "1", "someone")
+    second = build_package(tmp_path / "2", "someone")
     archives = [built.folder / "lumbar_kaggle.zip" for built in (first, second)]
     assert archives[0].read_bytes() == archives[1].read_bytes()
     before = archives[0].stat().st_mtime_ns
-    build_package(ROOT, tmp_path / "1", "someone")
+    build_package(tmp_path / "1", "someone")
     # The client resumes an upload by path, size and time of change.
     assert archives[0].stat().st_mtime_ns == before
     modules = {path.relative_to(PACKAGE_FOLDER).as_posix() for path in PACKAGE_FOLDER.rglob("*.py")}
@@ -221,10 +225,9 @@ def test_secrets_and_strays_in_the_source_tree_do_not_go_up(tmp_path: Path) -> N
     (tmp_path / "module.py").write_text('"""A module."""\n')
     (tmp_path / "link.py").symlink_to(tmp_path / "module.py")
     assert list(package_files(tmp_path)) == ["module.py"]
-    check_no_secrets(tmp_path)
     (tmp_path / "module.py").write_text('KEY = {"key": "' + "0" * 32 + '"}\n')
     with pytest.raises(InputError, match=r"module\.py: holds a Kaggle credential"):
-        check_no_secrets(tmp_path)
+        package_files(tmp_path)
 
 
 def test_the_models_dataset_keeps_what_earlier_calls_put_there(tmp_path: Path) -> None:
@@ -233,12 +236,12 @@ def test_the_models_dataset_keeps_what_earlier_calls_put_there(tmp_path: Path) -
 
     from lumbar_kaggle.training.encoders import body_state, build_body
 
-    assert build_models(ROOT, tmp_path, "someone") is None
+    assert build_models(tmp_path, "someone") is None
     arch = "mobilenetv3_small_050"
     state = {name: value.contiguous() for name, value in body_state(build_body(arch, 3), arch).items()}
     save_file(state, tmp_path / "weights.safetensors")
     weights = f"{arch}={tmp_path / 'weights.safetensors'}"
-    first = build_models(ROOT, tmp_path, "someone", pretrained=[weights])
+    first = build_models(tmp_path, "someone", pretrained=[weights])
     assert first
     assert list(first.files) == ["lumbar-models.json", f"pretrained-{arch}.safetensors"]
     written = load_file(first.folder / f"pretrained-{arch}.safetensors")
@@ -246,7 +249,7 @@ def test_the_models_dataset_keeps_what_earlier_calls_put_there(tmp_path: Path) -
     fingerprints = []
     for content in (b"one", b"two"):
         small_bundle(tmp_path / "bundle", content)
-        built = build_models(ROOT, tmp_path, "someone", bundle=tmp_path / "bundle")
+        built = build_models(tmp_path, "someone", bundle=tmp_path / "bundle")
         assert built
         assert list(built.files)[1:] == [f"pretrained-{arch}.safetensors", "bundle-baseline.zip"]
         check_dataset(built.folder)
@@ -254,7 +257,7 @@ def test_the_models_dataset_keeps_what_earlier_calls_put_there(tmp_path: Path) -
     assert len({first.fingerprint, *fingerprints}) == 3
     (tmp_path / "bundle" / "weights" / "a-fold-0.safetensors").write_bytes(b"changed")
     with pytest.raises(InputError, match="its SHA-256 is not the manifest's"):
-        build_models(ROOT, tmp_path, "someone", bundle=tmp_path / "bundle")
+        build_models(tmp_path, "someone", bundle=tmp_path / "bundle")
 
 
 def test_inference_is_pushed_with_the_bundle_that_was_put_in_last(tmp_path: Path) -> None:
@@ -262,7 +265,7 @@ def test_inference_is_pushed_with_the_bundle_that_was_put_in_last(tmp_path: Path
     fingerprints = {}
     for recipe in ("baseline", "two-stage", "baseline"):
         fingerprints[recipe] = small_bundle(tmp_path / recipe, recipe=recipe).fingerprint
-        built = build_models(ROOT, tmp_path, "someone", bundle=tmp_path / recipe)
+        built = build_models(tmp_path, "someone", bundle=tmp_path / recipe)
         assert built_bundle(tmp_path) == fingerprints[recipe]
     assert built
     assert list(built.files)[1:] == ["bundle-baseline.zip", "bundle-two-stage.zip"]
@@ -289,22 +292,21 @@ def test_notebooks_are_in_step_when_asked(capsys: pytest.CaptureFixture[str]) ->
 def test_an_owner_that_cannot_be_one_is_refused(owner: str) -> None:
     """Before anything is built."""
     with pytest.raises(InputError, match="give your user name"):
-        check_owner(owner)
+        Ship(owner)
 
 
 def test_the_state_belongs_to_one_account(tmp_path: Path) -> None:
     """Another account's is refused; what is missing says what to run."""
-    state = State(tmp_path, "someone")
-    state.kernels["preprocess"] = Sent("c", "lumbar-preprocess", 1)
-    state.write()
-    assert State(tmp_path, "SomeOne").kernel("preprocess").version == 1
+    state = State("someone", kernels={"preprocess": Sent("c", "lumbar-preprocess", 1)})
+    save_config(tmp_path / "state.json", state)
+    assert Ship("SomeOne", tmp_path).sent_kernels() == state.kernels
     with pytest.raises(InputError, match="was sent to someone, not other; choose another --out"):
-        State(tmp_path, "other")
+        Ship("other", tmp_path).sent_kernels()
     with pytest.raises(InputError, match="kernel inference has not been pushed; run lumbar ship kernels"):
-        State(tmp_path, "someone").kernel("inference")
+        Ship("someone", tmp_path).sent_kernels(["inference"])
 
 
 def test_a_kernels_address_is_the_one_that_kaggle_gave() -> None:
     """A source is spelled with the slug of the server's answer."""
-    metadata = kernel_metadata(find_kernel("train-baseline"), "someone", slugs={"preprocess": "other-slug"})
+    metadata = chosen("train-baseline").metadata("someone", slugs={"preprocess": "other-slug"})
     assert metadata["kernel_sources"] == ["someone/other-slug"]

@@ -18,22 +18,19 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.dicom.series import read_series
 from lumbar_kaggle.inference.bundle import read_manifest
 from lumbar_kaggle.kaggle.datasets import BuiltDataset
+from lumbar_kaggle.kaggle.rehearsal import RehearsalSettings
 from lumbar_kaggle.kaggle.rehearsal import play as playing
-from lumbar_kaggle.kaggle.rehearsal.hidden import LEAST_STUDIES, HiddenSet, Odd, make_hidden
+from lumbar_kaggle.kaggle.rehearsal.hidden import LEAST_STUDIES, hidden_checks, make_hidden
 from lumbar_kaggle.kaggle.rehearsal.play import (
-    Input,
-    Limits,
     Played,
-    Session,
     choose_sandbox,
+    place,
     play,
     sandboxed,
     tree_hashes,
     why_no_sandbox,
 )
-from lumbar_kaggle.kaggle.rehearsal.rehearse import ingest, rehearse, unpack_checkpoints
-from lumbar_kaggle.kaggle.rehearsal.settings import RehearsalSettings
-from lumbar_kaggle.kaggle.rehearsal.transcript import Transcript, check_hidden, check_submission
+from lumbar_kaggle.kaggle.rehearsal.rehearse import Transcript, check_submission, ingest, rehearse, unpack_checkpoints
 from lumbar_kaggle.tables.submission import validate
 
 ROOT = Path(__file__).parents[2]
@@ -146,11 +143,11 @@ while True:
     outer = f"""
 import sys
 from pathlib import Path
-from lumbar_kaggle.kaggle.rehearsal.play import Limits, run, sandboxed
+from lumbar_kaggle.kaggle.rehearsal.play import RehearsalSettings, run, sandboxed
 command = [sys.executable, "-c", {inner!r}]
 if {kind!r} == "bwrap":
     command = sandboxed(command, {{"/out": ("--bind", {str(tmp_path / "output")!r})}})
-run(command, {{"PATH": "/usr/bin:/bin"}}, Path({str(tmp_path)!r}), 60, Limits())
+run(command, {{"PATH": "/usr/bin:/bin"}}, Path({str(tmp_path)!r}), 60, RehearsalSettings())
 """
     process = subprocess.Popen([sys.executable, "-c", outer], cwd=ROOT)
     deadline = time.monotonic() + 60
@@ -181,15 +178,16 @@ def test_the_best_sandbox_is_chosen_and_an_unusable_one_is_named(monkeypatch: py
 # --- one session -----------------------------------------------------------------------------------------
 
 
-def session(tmp_path: Path, code: str, **changes: object) -> Session:
-    """A session of a short script with one dataset."""
+def session(tmp_path: Path, code: str, kind: str = "auto", **changes: object) -> Played:
+    """Play a session of a short script with one dataset; `changes` are of its limits, or hours and variables."""
     (tmp_path / "data").mkdir(exist_ok=True)
     (tmp_path / "data" / "figure").write_text("7")
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(code))
-    items = (Input("datasets", "you", "some-data", tmp_path / "data", "first"),)
-    values = {"layout": "new", "hours": 0.01, **changes}
-    return Session("short", script, items, **values)  # type: ignore[arg-type]
+    inputs = {place("new", "datasets", "some-data", "you"): (tmp_path / "data", "first")}
+    more = {"hours": 0.01} | {name: changes.pop(name) for name in ("hours", "variables") if name in changes}
+    settings = RehearsalSettings(sandbox=kind, **changes)  # type: ignore[arg-type]
+    return play("short", script, inputs, tmp_path / "sessions", settings, **more)  # type: ignore[arg-type]
 
 
 COUNTING = """
@@ -207,7 +205,7 @@ def test_a_session_leaves_its_output_and_is_not_played_twice(kind: str, tmp_path
     stale = tmp_path / "sessions" / ".short" / "output"
     stale.mkdir(parents=True)
     (stale / "half.txt").write_text("killed")
-    first = play(session(tmp_path, COUNTING), tmp_path / "sessions", kind, Limits(cores=1))
+    first = session(tmp_path, COUNTING, kind, cores=1)
     assert (first.output / "result.txt").read_text() == "7 0.01"
     assert {path.name for path in first.output.iterdir()} == {"result.txt"}
     assert first.log.split() == ["done", "1"]
@@ -215,11 +213,10 @@ def test_a_session_leaves_its_output_and_is_not_played_twice(kind: str, tmp_path
     assert first.seconds > 0
     assert first.peak_bytes > 1e6
     assert not first.again
-    again = play(session(tmp_path, COUNTING), tmp_path / "sessions", kind, Limits(cores=1))
+    again = session(tmp_path, COUNTING, kind, cores=1)
     assert again.again
     assert again.seconds == first.seconds
-    changed = session(tmp_path, COUNTING, variables={"MORE": "1"})
-    assert not play(changed, tmp_path / "sessions", kind, Limits(cores=1)).again
+    assert not session(tmp_path, COUNTING, kind, cores=1, variables={"MORE": "1"}).again
     assert [path.name for path in (tmp_path / "sessions").iterdir()] == ["short"]
 
 
@@ -238,9 +235,8 @@ def test_a_session_that_fails_is_named_with_the_end_of_its_log(
 ) -> None:
     """One sentence, the log's tail before it, and nothing that counts as played."""
     monkeypatch.setattr(playing, "START_UP_S", 1.0)
-    limits = Limits(memory_bytes=1 << 30, disk_bytes=1 << 20)
     with pytest.raises(InputError, match=sentence):
-        play(session(tmp_path, code, hours=0.0001), tmp_path / "sessions", choose_sandbox(), limits)
+        session(tmp_path, code, hours=0.0001, memory_gb=1.0, disk_gb=0.001)
     shown = caplog.text
     assert ("words" in shown) == ("words" in code)
     assert ("MemoryError" in shown) == ("bytearray" in code)
@@ -265,7 +261,7 @@ def test_a_notebook_fails_as_it_would_on_kaggle(
     notebook = tmp_path / "kernel.ipynb"
     notebook.write_text(json.dumps({**content, "nbformat": 4, "nbformat_minor": 4}))
     with pytest.raises(InputError, match="short: the session failed with exit code 1; its log is"):
-        play(Session("short", notebook, (), "new", 0.1), tmp_path / "sessions", choose_sandbox(), Limits())
+        play("short", notebook, {}, tmp_path / "sessions", RehearsalSettings(), hours=0.1)
     assert told in caplog.text
 
 
@@ -279,7 +275,7 @@ def messages(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "owner", "layout", "place"),
+    ("kind", "owner", "layout", "where"),
     [
         ("competitions", "", "old", "slug"),
         ("competitions", "", "new", "competitions/slug"),
@@ -288,9 +284,9 @@ def messages(caplog: pytest.LogCaptureFixture) -> None:
         ("notebooks", "you", "new", "notebooks/you/slug"),
     ],
 )
-def test_both_generations_of_paths(kind: str, owner: str, layout: str, place: str, tmp_path: Path) -> None:
+def test_both_generations_of_paths(kind: str, owner: str, layout: str, where: str) -> None:
     """By kind and owner, or by the slug alone."""
-    assert Input(kind, owner, "slug", tmp_path).place(layout) == place
+    assert place(layout, kind, "slug", owner) == where
 
 
 def test_archives_are_unpacked_nested_or_flat(tmp_path: Path) -> None:
@@ -303,13 +299,14 @@ def test_archives_are_unpacked_nested_or_flat(tmp_path: Path) -> None:
     (upload / "manifest.json").write_text("{}")
     (upload / "dataset-metadata.json").write_text("{}")
     sizes = dict.fromkeys(["one.zip", "manifest.json"], 1)
-    built = BuiltDataset(upload, "slug", "", sizes)
-    nested = ingest(built, tmp_path / "nested", "new")
-    assert tree_hashes(nested).keys() == {"manifest.json", "one/inner/one.txt"}
-    flat = ingest(built, tmp_path / "flat", "old")
-    assert tree_hashes(flat).keys() == {"manifest.json", "inner/one.txt"}
-    both = ingest(BuiltDataset(upload, "slug", "", {**sizes, "two.zip": 1}), tmp_path / "flat", "old")
-    assert tree_hashes(both).keys() == {"manifest.json", "one/inner/one.txt", "two/inner/two.txt"}
+    both, mounted = {**sizes, "two.zip": 1}, tmp_path / "mounted"
+    for files, layout, arrived in (
+        (sizes, "new", {"manifest.json", "one/inner/one.txt"}),
+        (sizes, "old", {"manifest.json", "inner/one.txt"}),
+        (both, "old", {"manifest.json", "one/inner/one.txt", "two/inner/two.txt"}),
+    ):
+        ingest(BuiltDataset(upload, "", files), mounted, layout)
+        assert tree_hashes(mounted).keys() == arrived
 
 
 def test_checkpoints_can_come_back_as_folders(tmp_path: Path) -> None:
@@ -434,9 +431,9 @@ def test_a_faulty_submission_and_a_silent_log_are_caught(rehearsed: Path, tmp_pa
     log = pd.read_csv(played.output / "submission-log.csv", dtype=str)
     graded = log.loc[log["status"] == "graded", "study_id"].iloc[-1]
     for study, outcome in ((graded, "prior"), (graded, "graded"), ("9999999", "left out")):
-        odd = Odd(study, "odd", outcome, True)
-        with pytest.raises(InputError, match="the rehearsal failed: expected: odd"):
-            check_hidden(transcript, played, HiddenSet(folder, truth, (odd,), ""))
+        odd = pd.DataFrame([{"study_id": study, "what": "odd", "outcome": outcome, "noted": True}])
+        failed = [sentence for sentence, holds, _ in hidden_checks(odd, log.fillna(""), played.log) if not holds]
+        assert [sentence[:3] for sentence in failed][:1] == ["odd"]
     path = played.output / "submission.csv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(InputError, match=r"complete and valid .* is missing"):

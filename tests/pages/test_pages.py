@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lumbar_kaggle.baseline.config import BaselineConfig
-from lumbar_kaggle.baseline.report import compare, read_run_results
-from lumbar_kaggle.baseline.run import COLUMNS, averages, read_results, summarise
+from lumbar_kaggle.baseline.recipe import BaselineConfig
+from lumbar_kaggle.baseline.report import compare, truth_of
+from lumbar_kaggle.baseline.run import Run
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import write_csv, write_json
 from lumbar_kaggle.core.settings import save_config
@@ -23,7 +23,7 @@ from lumbar_kaggle.pages.charts import accuracy_scatter, bar_rows, loss_curves, 
 from lumbar_kaggle.pages.render import fixed, percent, rate, target_words
 from lumbar_kaggle.pages.report import write_report
 from lumbar_kaggle.pages.study import write_study_page
-from lumbar_kaggle.scoring.metric import score, weighted_prior
+from lumbar_kaggle.scoring.metric import confusion, score, weighted_prior
 from tests.support.dicom_files import write_sagittal
 
 CANAL = tuple(name for name in TARGET_NAMES if target(name).score_group == "spinal")
@@ -39,7 +39,7 @@ def write_run(
     study: str = "study_{}",
     seed: int = 0,
 ) -> Path:
-    """Write a run folder as `recipes.baseline.training` and `fit` do, with drawn numbers."""
+    """Write a run folder as `baseline.run.fit` does, with drawn numbers."""
     random = np.random.default_rng(seed)
     config = BaselineConfig(targets=targets, protocol=protocol, folds=folds, arch="resnet18", weights="none")
     save_config(run / "config.json", config)
@@ -55,7 +55,7 @@ def write_run(
     if protocol == "honest":
         write_csv(run / "oof.csv", rows[["row_id", "fold", *SEVERITIES]])
         write_json(run / "calibration.json", {"spinal": {"strength": 0.5, "mix": 0.1}})
-    write_csv(run / "summary.csv", summarise(run, read_results(run)))
+    write_csv(run / "summary.csv", Run(run).summary)
     return run
 
 
@@ -232,7 +232,10 @@ def test_report_has_every_section_and_stands_alone(page: str) -> None:
 
 def test_report_table_is_the_summary(run: Path, page: str) -> None:
     rows = Tables(page).tables["summary"]
-    assert rows[0] == list(COLUMNS.values())
+    assert rows[0] == [
+        *("Label", "Latest accuracy", "Max accuracy", "Average training time per epoch (s)", "Optimal epochs"),
+        *("Training size", "Convergence rate", "Description", "Suggested learning rate"),
+    ]
     summary = pd.read_csv(run / "summary.csv")
     assert [row[0] for row in rows[1:-1]] == list(summary["label"])
     for row, expected in zip(rows[1:-1], summary.to_dict("records"), strict=True):
@@ -246,13 +249,13 @@ def test_report_table_is_the_summary(run: Path, page: str) -> None:
             expected["description"],
             rate(expected["suggested_lr"]),
         ]
-    means = averages(summary)
+    means = summary.mean(numeric_only=True)
     assert rows[-1][:3] == ["Average", fixed(means["latest_accuracy"]), fixed(means["max_accuracy"])]
     assert rows[-1][-1] == rate(means["suggested_lr"])
 
 
 def test_report_shows_the_official_score(run: Path, page: str) -> None:
-    truth = read_run_results(run).truth()
+    truth = truth_of(Run(run))
     result = score(pd.read_csv(run / "oof.csv"), truth)
     assert result.total is not None
     assert fixed(result.total, 5) in page
@@ -261,14 +264,14 @@ def test_report_shows_the_official_score(run: Path, page: str) -> None:
 
 
 def test_report_compares_the_protocols(run: Path, report_run: Path, page: str) -> None:
-    comparison = compare(read_run_results(run), read_run_results(report_run))
+    comparison = compare(Run(run), Run(report_run))
     rows = Tables(page).tables["comparison"]
     assert [row[0] for row in rows[2:]] == [*CANAL, "Average"]
-    assert rows[2][1:3] == [fixed(value) for value in comparison.table[["honest", "report"]].iloc[0]]
-    assert 0.5 < comparison.shared <= 1
-    assert f"<b>{percent(comparison.shared).replace('>', '&gt;')}</b>" in page
+    assert rows[2][1:3] == [fixed(value) for value in (comparison["rows"][0][key] for key in ("honest", "report"))]
+    assert 0.5 < comparison["shared"] <= 1
+    assert f"<b>{percent(comparison['shared']).replace('>', '&gt;')}</b>" in page
     assert "copies of one image are on both sides" in page
-    assert comparison.differing == []
+    assert comparison["differing"] == []
 
 
 def test_same_run_gives_the_same_bytes(run: Path, page: str, report_run: Path, tmp_path: Path) -> None:
@@ -420,7 +423,9 @@ def test_bars_are_shares_of_the_greatest(
 def test_confusion_matrices_are_those_of_the_predictions(run: Path, page: str) -> None:
     """Counts and shares of the row, one row per true severity; a severity that does not occur has none."""
     name = TARGET_NAMES[0]
-    matrix = read_run_results(run).confusion(name)
+    rows = Run(run).predictions
+    rows = rows[rows["target"] == name]
+    matrix = confusion(rows[list(SEVERITIES)].to_numpy(), rows["truth"].to_numpy())
     assert matrix.sum() == 40
     table = re.search(rf'aria-label="Confusion matrix of {target_words(name)}">.*?</table>', page, re.DOTALL)
     assert table is not None

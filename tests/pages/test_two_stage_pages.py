@@ -13,9 +13,8 @@ from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import LEVELS, TARGET_NAMES
 from lumbar_kaggle.dicom.studies import find_studies
-from lumbar_kaggle.inference.base import ExplainedCrop
+from lumbar_kaggle.inference.base import ExplainedCrop, study_rows
 from lumbar_kaggle.inference.bundle import read_manifest
-from lumbar_kaggle.inference.predict import study_rows
 from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.pages.render import fixed, percent
 from lumbar_kaggle.pages.report import write_report

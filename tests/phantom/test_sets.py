@@ -16,7 +16,7 @@ from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.generate import MANIFEST, Request
 from lumbar_kaggle.phantom.settings import FORMAT, STANDARD_SETS, PhantomSet, choose_set, default_folder
 from lumbar_kaggle.phantom.tables import read_study
-from lumbar_kaggle.training.pretraining_config import PretrainConfig
+from lumbar_kaggle.training.pretraining import PretrainConfig
 
 
 def test_the_sizes_are_those_that_are_promised() -> None:

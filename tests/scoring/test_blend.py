@@ -13,25 +13,23 @@ from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES, TARGET_NAMES
 from lumbar_kaggle.phantom.grades import OTHER_SIDE
 from lumbar_kaggle.scoring.blend import (
     BlendModel,
-    CrossFit,
+    Cells,
     apply_blend,
     apply_cells,
     change,
-    cross_fit,
     cross_fitted,
     fit_blend,
+    gather,
     load_blend,
     save_blend,
 )
-from lumbar_kaggle.scoring.blend_files import SUGGESTED_WEIGHT, find_noise
-from lumbar_kaggle.scoring.cells import Cells, as_table, gather
-from lumbar_kaggle.scoring.metric import CANAL, TARGETS_OF, part_scores, score, study_sums
+from lumbar_kaggle.scoring.blend_files import SUGGESTED_WEIGHT, Blending, cross_fit, find_noise
+from lumbar_kaggle.scoring.metric import CANAL, TARGETS_OF, as_table, group_loss, part_scores, score, study_sums
 from lumbar_kaggle.scoring.steps import (
     GroupBlend,
     apply_step,
     fit_step,
     fit_weights,
-    group_loss,
     plain_mean,
     scale_worst,
     soften,
@@ -49,7 +47,7 @@ def world() -> Cells:
 
 
 @lru_cache(maxsize=1)
-def fit() -> CrossFit:
+def fit() -> Blending:
     return cross_fit(world())
 
 
@@ -261,26 +259,27 @@ def test_contradicted_labels_are_listed() -> None:
     sure[4, 7], sure[9, 12], sure[2, 0] = [0.05, 0.9, 0.05], [0.11, 0.02, 0.87], [0.5, 0.25, 0.25]
     severity = cells.severity.copy()
     severity[4, 7], severity[9, 12], severity[2, 0], severity[6] = 2, 0, 1, -1
-    found = find_noise(replace(cells, severity=severity), sure, 0.8)
-    rows = [f"1004_{TARGET_NAMES[7]}", f"1009_{TARGET_NAMES[12]}"]
-    assert found.table.to_dict("list") == {
-        "row_id": rows,
+    table, text = find_noise(replace(cells, severity=severity), sure, 0.8)
+    assert table.to_dict("list") == {
+        "row_id": [f"1004_{TARGET_NAMES[7]}", f"1009_{TARGET_NAMES[12]}"],
         "label": ["severe", "normal_mild"],
         "probability": [0.05, 0.11],
         "most_probable": ["moderate", "severe"],
         "weight": [SUGGESTED_WEIGHT] * 2,
     }
-    assert found.contradicted == {"spinal": 0, "foraminal": 2, "subarticular": 0}
-    assert found.labelled == {"spinal": 195, "foraminal": 390, "subarticular": 390}
-    assert "foraminal                 2 of    390    0.5%" in found.text()
-    assert len(find_noise(replace(cells, severity=severity), sure, 0.7).table) == 3
+    assert [line.split() for line in text.splitlines()[1:]] == [
+        ["spinal", "0", "of", "195", "0.0%"],
+        ["foraminal", "2", "of", "390", "0.5%"],
+        ["subarticular", "0", "of", "390", "0.0%"],
+    ]
+    assert len(find_noise(replace(cells, severity=severity), sure, 0.7)[0]) == 3
 
 
 def test_gathering_joins_tables_labels_and_folds() -> None:
     cells = make_independent(6, 51)
     table = as_table(cells.studies, cells.files[0]).sample(frac=1, random_state=1)
     labels = label_rows(labels_of(cells))
-    folds = dict(zip(cells.studies, cells.fold.tolist(), strict=True))
+    folds = pd.DataFrame({"study_id": cells.studies, "fold": cells.fold})
     joined = gather({"x": table}, labels, folds)
     order = [cells.studies.index(study) for study in joined.studies]
     assert order != sorted(order)
@@ -288,3 +287,5 @@ def test_gathering_joins_tables_labels_and_folds() -> None:
     np.testing.assert_array_equal(joined.severity, cells.severity[order])
     np.testing.assert_array_equal(joined.fold, cells.fold[order])
     assert list(as_table(joined.studies, joined.files[0])) == ["row_id", *SEVERITIES]
+    with pytest.raises(InputError, match="two folds or more are needed among the predicted studies"):
+        gather({"x": table}, labels, folds.assign(fold=2))

@@ -11,11 +11,10 @@ import pytest
 from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import SEVERITIES
-from lumbar_kaggle.scoring.blend import apply_blend, load_blend
+from lumbar_kaggle.scoring.blend import Cells, apply_blend, load_blend
 from lumbar_kaggle.scoring.blend_files import blend_files
-from lumbar_kaggle.scoring.cells import Cells, as_table
 from lumbar_kaggle.scoring.comparison import compare_files
-from lumbar_kaggle.scoring.metric import PARTS, score
+from lumbar_kaggle.scoring.metric import PARTS, as_table, intervals, score
 from lumbar_kaggle.tables.reading import read_labels
 from lumbar_kaggle.tables.submission import read_predictions
 from tests.support.blend_worlds import labels_of, make_finished, make_world
@@ -73,11 +72,10 @@ def test_the_intervals_are_those_of_the_score_command(tmp_path: Path) -> None:
     words = write(tmp_path, cells)
     files = [tmp_path / name for name in cells.names]
     result = blend_files(files, tmp_path / "train.csv", tmp_path / "folds.csv", tmp_path / "blended.csv")
-    compared = compare_files(Path(words[1]), tmp_path / "train.csv", against=tmp_path / "blended.csv")
-    assert compared.against is not None
-    np.testing.assert_allclose(result.scores["a.csv"].value, compared.score.value, rtol=1e-10)
-    np.testing.assert_allclose(result.scores["a.csv"].interval, compared.score.interval, rtol=0.02)
-    np.testing.assert_allclose(result.scores["blend, cross-fitted"].value, compared.against, rtol=1e-10)
+    compared = compare_files(Path(words[1]), tmp_path / "train.csv", against=tmp_path / "blended.csv").scores
+    np.testing.assert_allclose(result.scores["a.csv"][0], compared["score"][0], rtol=1e-10)
+    np.testing.assert_allclose(intervals(result.scores["a.csv"]), intervals(compared["score"]), rtol=0.02)
+    np.testing.assert_allclose(result.scores["blend, cross-fitted"][0], compared["against"][0], rtol=1e-10)
 
 
 def test_the_plain_mean_is_written_where_nothing_helps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,6 @@ from sklearn.metrics import confusion_matrix, log_loss, precision_score, recall_
 from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES, TARGET_NAMES, target
 from lumbar_kaggle.scoring.metric import (
     PARTS,
-    class_auc,
     confusion,
     evaluate,
     evaluate_targets,
@@ -22,38 +21,14 @@ from lumbar_kaggle.scoring.metric import (
 )
 from lumbar_kaggle.tables.submission import prior_predictions
 
-REAL_COUNTS = {
-    "spinal_canal_stenosis": [(1886, 67, 21), (1770, 151, 53), (1622, 230, 122), (1482, 237, 255), (1904, 51, 19)],
-    "left_neural_foraminal_narrowing": [
-        (1908, 63, 2),
-        (1791, 171, 11),
-        (1522, 411, 40),
-        (1204, 629, 140),
-        (1247, 520, 206),
-    ],
-    "right_neural_foraminal_narrowing": [
-        (1891, 63, 13),
-        (1793, 168, 6),
-        (1512, 414, 41),
-        (1208, 629, 130),
-        (1281, 496, 190),
-    ],
-    "left_subarticular_stenosis": [
-        (1690, 93, 28),
-        (1555, 255, 83),
-        (1324, 454, 194),
-        (887, 624, 461),
-        (1408, 409, 147),
-    ],
-    "right_subarticular_stenosis": [
-        (1680, 110, 24),
-        (1577, 243, 73),
-        (1322, 454, 197),
-        (891, 622, 460),
-        (1399, 396, 173),
-    ],
-}
-"""Normal/mild, moderate and severe of the competition's train.csv, L1/L2 to L5/S1."""
+REAL_COUNTS = (
+    ((1886, 67, 21), (1770, 151, 53), (1622, 230, 122), (1482, 237, 255), (1904, 51, 19)),
+    ((1908, 63, 2), (1791, 171, 11), (1522, 411, 40), (1204, 629, 140), (1247, 520, 206)),
+    ((1891, 63, 13), (1793, 168, 6), (1512, 414, 41), (1208, 629, 130), (1281, 496, 190)),
+    ((1690, 93, 28), (1555, 255, 83), (1324, 454, 194), (887, 624, 461), (1408, 409, 147)),
+    ((1680, 110, 24), (1577, 243, 73), (1322, 454, 197), (891, 622, 460), (1399, 396, 173)),
+)
+"""Normal/mild, moderate and severe of the competition's train.csv, by condition, L1/L2 to L5/S1."""
 
 REAL_WORST_CANAL = (1974 - 365 - 347, 347, 365)
 """Studies by the worst grade of their canal."""
@@ -106,12 +81,12 @@ def restated(predictions: pd.DataFrame, truth: pd.DataFrame) -> dict[str, float]
 @pytest.fixture(scope="module")
 def real_labels() -> pd.DataFrame:
     """Labelled rows with the real table's counts per target; which study has which grade is arbitrary."""
-    rows = []
-    for condition, levels in REAL_COUNTS.items():
-        for level, counts in zip(("l1_l2", "l2_l3", "l3_l4", "l4_l5", "l5_s1"), levels, strict=True):
-            name = f"{condition}_{level}"
-            grades = np.repeat([0, 1, 2], counts)
-            rows += [(f"{study}_{name}", str(study), name, grade) for study, grade in enumerate(grades)]
+    counts = [of_level for of_condition in REAL_COUNTS for of_level in of_condition]
+    rows = [
+        (f"{study}_{name}", str(study), name, grade)
+        for name, of_target in zip(TARGET_NAMES, counts, strict=True)
+        for study, grade in enumerate(np.repeat([0, 1, 2], of_target))
+    ]
     return pd.DataFrame(rows, columns=["row_id", "study_id", "target", "severity"])
 
 
@@ -124,32 +99,19 @@ def any_severe_loss(severe: np.ndarray, severity: np.ndarray) -> float:
     return float(part_scores(study_sums(probabilities, labels).sum(axis=0))[3])
 
 
-def worst_canal_loss(severe: float) -> float:
-    """The any-severe term of one constant on the real table's studies."""
-    severity = np.repeat([0, 1, 2], REAL_WORST_CANAL)
-    return any_severe_loss(np.full((len(severity), 1), severe), severity[:, None])
-
-
+@pytest.mark.parametrize("certain", [False, True])
 @given(seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=40, deadline=None)
-def test_the_score_is_the_platforms(seed: int) -> None:
-    """All four parts and the total equal a restatement with scikit-learn to 1e-9."""
+@settings(max_examples=30, deadline=None)
+def test_the_score_is_the_platforms(certain: bool, seed: int) -> None:
+    """All four parts and the total equal a restatement with scikit-learn to 1e-9, clipped alike where certain."""
     truth, predictions = random_case(seed)
+    if certain:
+        predictions = predictions_of(truth, np.eye(3)[np.random.default_rng(seed).integers(0, 3, len(truth))])
     expected = restated(predictions, truth)
     result = score(predictions, truth)
     assert tuple(result.parts) == PARTS
-    for name in PARTS:
-        assert result.parts[name] == pytest.approx(expected[name], abs=1e-9)
+    assert result.parts == pytest.approx(expected, abs=1e-9)
     assert result.total == pytest.approx(sum(expected.values()) / 4, abs=1e-9)
-
-
-def test_the_score_is_the_platforms_where_probabilities_are_zero_or_one() -> None:
-    """Confident answers, right and wrong, are clipped as scikit-learn clips them."""
-    truth, _ = random_case(5)
-    certain = np.eye(3)[np.random.default_rng(5).integers(0, 3, len(truth))]
-    predictions = predictions_of(truth, certain)
-    expected = restated(predictions, truth)
-    assert score(predictions, truth).parts == pytest.approx(expected, abs=1e-9)
 
 
 def test_uniform_predictions_score_the_logarithm_of_three(real_labels: pd.DataFrame) -> None:
@@ -179,10 +141,11 @@ def test_the_prior_per_condition_scores_the_published_constants(real_labels: pd.
 
 def test_any_severe_of_the_priors_is_the_published_constant(real_labels: pd.DataFrame) -> None:
     """Over the 1,974 real studies the canal priors cost .698 (per level) and .890 (per condition)."""
+    severity = np.repeat([0, 1, 2], REAL_WORST_CANAL)[:, None]
+    counts = np.sum(REAL_COUNTS[0], axis=0) * [1, 2, 4]
     per_level = weighted_prior(real_labels).loc[list(TARGET_NAMES[:5]), "severe"].max()
-    assert worst_canal_loss(per_level) == pytest.approx(0.698, abs=1e-3)
-    counts = np.sum(REAL_COUNTS["spinal_canal_stenosis"], axis=0) * [1, 2, 4]
-    assert worst_canal_loss(counts[2] / counts.sum()) == pytest.approx(0.8902, abs=1e-3)
+    for constant, expected in ((per_level, 0.698), (counts[2] / counts.sum(), 0.8902)):
+        assert any_severe_loss(np.full(severity.shape, constant), severity) == pytest.approx(expected, abs=1e-3)
 
 
 def test_any_severe_takes_the_worst_row_of_a_study() -> None:
@@ -201,20 +164,14 @@ def test_the_order_of_rows_is_irrelevant(seed: int) -> None:
     assert shuffled.parts == pytest.approx(score(predictions, truth).parts, abs=1e-12)
 
 
-def test_a_perfect_prediction_costs_nothing() -> None:
-    """Certainty in the right grade scores 0 in every part."""
+def test_certainty_costs_nothing_or_a_finite_amount() -> None:
+    """In the right grade 0 in every part; in a wrong one it is expensive, but no infinity and no NaN."""
     truth, _ = random_case(1)
-    result = score(predictions_of(truth, np.eye(3)[truth["severity"]]), truth)
-    assert result.total == pytest.approx(0, abs=1e-12)
-    assert max(result.parts.values()) <= 1e-12
-
-
-def test_a_confident_wrong_prediction_has_a_finite_cost() -> None:
-    """Certainty in a wrong grade is expensive, but no infinity and no NaN."""
-    truth, _ = random_case(1)
-    result = score(predictions_of(truth, np.eye(3)[(truth["severity"] + 1) % 3]), truth)
-    assert all(30 < result.parts[name] < 40 for name in SCORE_GROUPS)
-    assert np.isfinite(result.parts["any_severe_spinal"])
+    right, wrong = (score(predictions_of(truth, np.eye(3)[(truth["severity"] + k) % 3]), truth) for k in (0, 1))
+    assert right.total == pytest.approx(0, abs=1e-12)
+    assert max(right.parts.values()) <= 1e-12
+    assert all(30 < wrong.parts[name] < 40 for name in SCORE_GROUPS)
+    assert np.isfinite(wrong.parts["any_severe_spinal"])
 
 
 @given(
@@ -335,15 +292,11 @@ def test_smoothing_leaves_no_probability_at_zero(seed: int, smoothing: float) ->
 def test_prior_predictions_stand_in_the_order_of_the_rows() -> None:
     """Each row gets its own target's prior, whatever the order of the rows and their index."""
     truth, _ = random_case(8)
-    prior = weighted_prior(truth)
-    rows = truth.sample(frac=1, random_state=0)
+    prior, rows = weighted_prior(truth), truth.sample(frac=1, random_state=0)
     predictions = prior_predictions(prior, rows)
     assert list(predictions["row_id"]) == list(rows["row_id"])
-    for name, values in zip(rows["target"], predictions[list(SEVERITIES)].to_numpy(), strict=True):
-        assert list(values) == list(prior.loc[name])
+    np.testing.assert_array_equal(predictions[list(SEVERITIES)], prior.loc[rows["target"]])
 
-
-# What the score does not tell: `agreement`.
 
 SMALL_PROBABILITIES = np.array(
     [[0.7, 0.2, 0.1], [0.2, 0.5, 0.3], [0.6, 0.3, 0.1], [0.1, 0.2, 0.7], [0.3, 0.4, 0.3], [0.5, 0.1, 0.4]]
@@ -384,7 +337,8 @@ def test_the_confusion_matrix_has_truth_in_rows_and_all_three_grades() -> None:
 )
 def test_auc_is_nan_where_a_grade_has_no_row_or_all_rows(severity: list[int], known: list[bool]) -> None:
     """Without rows on both sides there is no ROC curve, so the area is NaN and nothing warns."""
-    assert np.isfinite(class_auc(SMALL_PROBABILITIES, severity)).tolist() == known
+    figures = evaluate(SMALL_PROBABILITIES, severity)
+    assert [np.isfinite(figures[f"auc_{name}"]) for name in SEVERITIES] == known
 
 
 def test_precision_and_recall_leave_out_grades_that_do_not_occur() -> None:

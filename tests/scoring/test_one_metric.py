@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lumbar_kaggle.core.targets import SEVERITY_WEIGHTS, TARGETS
-from lumbar_kaggle.scoring.cells import as_table
-from lumbar_kaggle.scoring.metric import PARTS, part_scores, score, study_sums, to_arrays, weighted_log_loss
+from lumbar_kaggle.scoring.metric import PARTS, as_table, part_scores, score, study_sums, to_arrays, weighted_log_loss
 from lumbar_kaggle.tables.reading import label_rows
 from tests.support.blend_worlds import labels_of, make_cells
 

@@ -6,7 +6,7 @@ from scipy.special import ndtr
 
 from lumbar_kaggle.core.targets import SEVERITY_WORDS, TARGET_NAMES
 from lumbar_kaggle.phantom.grades import LATENT_FACTOR, STANDARD, best_submission, read_grades, thresholds, total_noise
-from lumbar_kaggle.scoring.cells import Cells
+from lumbar_kaggle.scoring.blend import Cells
 
 
 def make_cells(files: np.ndarray, severity: np.ndarray, folds: int = 3, first: int = 1000) -> Cells:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lumbar_kaggle.baseline.config import BaselineConfig
+from lumbar_kaggle.baseline.recipe import BaselineConfig
 from lumbar_kaggle.baseline.training import split_rows
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import TARGET_NAMES

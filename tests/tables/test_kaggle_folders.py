@@ -14,16 +14,22 @@ import torch
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from lumbar_kaggle.baseline.predictor import BaselinePredictor
+from lumbar_kaggle.baseline.bundle import BaselinePredictor
 from lumbar_kaggle.baseline.session import preprocess_session, train_baseline_session
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.inference.bundle import read_manifest
 from lumbar_kaggle.inference.predict import predict
 from lumbar_kaggle.kaggle.datasets import PACKAGE_FOLDER, package_fingerprint
-from lumbar_kaggle.kaggle.inputs import find_bundle, find_competition, find_marker, repack_checkpoints
-from lumbar_kaggle.kaggle.kernels import COMPETITION, find_kernel, make_notebook, read_kernels, write_notebooks
-from lumbar_kaggle.kaggle.session import inference_session, session_budget
+from lumbar_kaggle.kaggle.kernels import COMPETITION, choose_kernels, make_notebook, read_kernels, write_notebooks
+from lumbar_kaggle.kaggle.session import (
+    find_bundle,
+    find_competition,
+    find_marker,
+    inference_session,
+    repack_checkpoints,
+    session_budget,
+)
 from lumbar_kaggle.tables.submission import validate
 from tests.conftest import SMALL
 
@@ -91,7 +97,7 @@ def test_notebooks_are_in_step_with_scripts(tmp_path: Path) -> None:
     for name in ("kernels", "submission"):
         shutil.copytree(ROOT / name, tmp_path / name)
     assert write_notebooks(tmp_path) == [], "run lumbar ship notebooks"
-    folders = {kernel.folder for kernel in read_kernels(tmp_path)}
+    folders = {kernel.script.parent for kernel in read_kernels(tmp_path)}
     assert {path.parent for path in tmp_path.rglob("kernel-metadata.json")} == folders
     stale = tmp_path / "submission" / "inference.ipynb"
     stale.write_text(stale.read_text().replace("outcome", "result"))
@@ -121,11 +127,9 @@ def test_preprocessed_then_cut_then_resumed_then_inference(
     inputs = mount(tmp_path / "input-1", layout, competition, nested=nested)
     assert preprocess_session(first, hours=1.0, inputs=inputs)
     inputs = mount(tmp_path / "input-2", layout, competition, first, nested=nested)
-    cut = train_baseline_session(second, hours=0.0, settings=SETTINGS, inputs=inputs)
-    assert cut.unfinished
+    assert not train_baseline_session(second, hours=0.0, settings=SETTINGS, inputs=inputs)
     inputs = mount(tmp_path / "input-3", layout, competition, second, nested=nested)
-    done = train_baseline_session(third, hours=1.0, settings=SETTINGS, inputs=inputs)
-    assert not done.unfinished
+    assert train_baseline_session(third, hours=1.0, settings=SETTINGS, inputs=inputs)
     assert (third / "report.html").is_file()
     index = "cache/baseline/index.csv"
     assert (first / index).read_bytes() == (third / index).read_bytes()
@@ -147,7 +151,7 @@ def test_a_kernel_without_time_stops_cleanly_and_says_so(
     monkeypatch.setenv("LUMBAR_HOURS", "0")
     monkeypatch.setenv("LUMBAR_SCRATCH", str(tmp_path / "scratch"))
     monkeypatch.setenv("LUMBAR_CONFIG", json.dumps({"baseline": {"weights": "none"}}))
-    played = play(find_kernel(name).script, working, inputs, monkeypatch)
+    played = play(choose_kernels("baseline", [name])[0].script, working, inputs, monkeypatch)
     printed = "".join(output.get("text", "") for cell in played.cells for output in cell.get("outputs", []))
     assert "resumable: push this kernel again with its own output attached" in printed
 
@@ -268,7 +272,7 @@ def test_two_devices_share_the_targets_and_agree_with_one(bundle: Path) -> None:
     one = BaselinePredictor(bundle, manifest, [torch.device("cpu")])
     two = BaselinePredictor(bundle, manifest, [torch.device("cpu")] * 2)
     assert len({id(model) for _, model in two.replicas}) == 2
-    np.testing.assert_allclose(one.grade(images), two.grade(images), atol=1e-7)
+    np.testing.assert_allclose(one.grade(images)[0], two.grade(images)[0], atol=1e-7)
 
 
 @pytest.mark.parametrize("nested", [False, True])

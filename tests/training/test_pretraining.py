@@ -13,8 +13,7 @@ import torch
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.phantom.imaging import draw_middle_slices
 from lumbar_kaggle.training.encoders import body_state, build_network, load_pretrained
-from lumbar_kaggle.training.pretraining import pretrain
-from lumbar_kaggle.training.pretraining_config import PretrainConfig
+from lumbar_kaggle.training.pretraining import PretrainConfig, pretrain
 
 TINY = PretrainConfig(arch="mobilenetv3_small_050", patients=24, image_size=32, batch_size=8, epochs=2, seed=3)
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.training.weights import load_weights, read_weights
+from lumbar_kaggle.training.encoders import load_weights, read_weights
 
 STATE = nn.Linear(2, 3).state_dict()
 

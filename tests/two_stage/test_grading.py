@@ -21,8 +21,8 @@ from lumbar_kaggle.training.callbacks import MovingAverage
 from lumbar_kaggle.training.encoders import build_encoder
 from lumbar_kaggle.two_stage.config import PRESETS, GradeConfig, Result, preset
 from lumbar_kaggle.two_stage.grade.data import SWAPPED, Batch, augment, cut, drop_views, mirror
-from lumbar_kaggle.two_stage.grade.fit import GraderRun, level_prior, predict_batch
-from lumbar_kaggle.two_stage.grade.network import GradeLoss, Grader, slice_loss
+from lumbar_kaggle.two_stage.grade.fit import GraderRun, level_prior
+from lumbar_kaggle.two_stage.grade.network import GradeLoss, Grader, predict_batch, slice_loss
 from lumbar_kaggle.two_stage.grade.views import VIEWS, window
 from tests.dicom.test_preprocess import folder_bytes
 from tests.support.clock import Clock

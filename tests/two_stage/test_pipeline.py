@@ -17,9 +17,9 @@ from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json
 from lumbar_kaggle.core.targets import LEVELS, TARGET_NAMES
-from lumbar_kaggle.inference.base import Study
+from lumbar_kaggle.inference.base import Study, study_rows
 from lumbar_kaggle.inference.bundle import read_manifest
-from lumbar_kaggle.inference.predict import log_path, predict, study_rows
+from lumbar_kaggle.inference.predict import log_path, predict
 from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.settings import STANDARD_SETS
@@ -327,7 +327,7 @@ def test_settings_of_a_file_replace_the_presets(tmp_path: Path) -> None:
     ("words", "told"),
     [
         (["--recipe", "two-stage", "--image-size", "64"], "unrecognized options: --image-size"),
-        (["--preset", "cpu"], "unknown setting 'preset'"),
+        (["--preset", "cpu"], "'cpu' is unknown to the recipe baseline; two-stage has cpu, t4x2-single"),
         (["--recipe", "two-stage", "--preset", "gpu"], "preset 'gpu' is unknown"),
     ],
 )

@@ -1,12 +1,8 @@
 """One session, played: inputs mounted, limits set, the very notebook run, its output kept.
 
-A session that is finished is a folder with ``session.json`` in it, and is not played again; one that was
-killed leaves nothing that counts. Where bubblewrap is installed, the session has a file tree of its own with
-read-only inputs and no network; elsewhere it is a plain process.
-
-In 2026 a competition was mounted as ``/kaggle/input/{slug}`` or ``/kaggle/input/competitions/{slug}``, a
-dataset as ``{slug}`` or ``datasets/{owner}/{slug}``, a kernel's output as ``{slug}`` or
-``notebooks/{owner}/{slug}`` (Kaggle/kaggle-cli issue 1140).
+A session that is finished is a folder with ``session.json`` in it, and is not played again; one that was killed leaves
+nothing that counts. Where bubblewrap is installed, the session has a file tree of its own with read-only inputs and no
+network; elsewhere it is a plain process. Paths of 2026: Kaggle/kaggle-cli issue 1140.
 """
 
 import ctypes
@@ -17,114 +13,51 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import digest, read_json, sha256_file, write_json
+from lumbar_kaggle.kaggle.rehearsal import RehearsalSettings
 
 log = logging.getLogger(__name__)
 
 LAYOUTS = ("new", "old")
 GIB = 1024**3
+Inputs = Mapping[str, tuple[Path, str]]
+"""By `place`, a folder of this machine and the key of its content."""
 
 START_UP_S = 180.0
 """Added to a session's limit: beside minutes the start of Python and its libraries counts."""
 
-TAIL = 15
-"""Lines of a failed session's log that are shown."""
-
-TIMED_OUT = 124
-"""Exit code of a session that was ended at its limit, as of the command ``timeout``."""
-
-_PASSED_ON = ("OMP_", "OPENBLAS_", "MKL_")
-"""Beginnings of the variables that numerical libraries need on this machine."""
+TIMED_OUT = 124  # as of the command ``timeout``
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a session may use: processors, bytes of address space per process, bytes of output.
+def place(layout: str, kind: str, slug: str, owner: str = "") -> str:
+    """Return where an input lies below ``/kaggle/input``, by one of `LAYOUTS`; a competition has no owner.
 
-    The defaults are those of a Kaggle session with two T4.
+    >>> place("new", "datasets", "lumbar-kaggle", "you")
+    'datasets/you/lumbar-kaggle'
     """
-
-    cores: int = 4
-    memory_bytes: int = 31 * GIB
-    disk_bytes: int = 20 * GIB
-
-
-@dataclass(frozen=True)
-class Input:
-    """One source of a session.
-
-    Attributes:
-        kind: ``competitions``, ``datasets`` or ``notebooks``.
-        owner: of the dataset or kernel; a competition has none.
-        slug: the last part of its address.
-        folder: its content on this machine, as mounted.
-        key: identifies the content, so that a session is played again when it changes.
-    """
-
-    kind: str
-    owner: str
-    slug: str
-    folder: Path
-    key: str = ""
-
-    def place(self, layout: str) -> str:
-        """Return where it lies below ``/kaggle/input``, by one of `LAYOUTS`.
-
-        >>> Input("datasets", "you", "lumbar-kaggle", Path()).place("new")
-        'datasets/you/lumbar-kaggle'
-        """
-        parts = (self.slug,) if layout == "old" else (self.kind, self.owner, self.slug)
-        return "/".join(part for part in parts if part)
-
-
-@dataclass(frozen=True)
-class Session:
-    """What is to be played.
-
-    Attributes:
-        name: of the session, and of its folder.
-        code: the notebook, or a script.
-        inputs: what is attached.
-        layout: where it is mounted, see `LAYOUTS`.
-        hours: the session's limit, told to the kernel; it is ended there and `START_UP_S` later.
-        variables: further environment variables.
-    """
-
-    name: str
-    code: Path
-    inputs: tuple[Input, ...]
-    layout: str
-    hours: float
-    variables: Mapping[str, str] = field(default_factory=dict)
+    return slug if layout == "old" else "/".join(filter(None, (kind, owner, slug)))
 
 
 @dataclass(frozen=True)
 class Played:
-    """What came of it.
-
-    Attributes:
-        folder: holds ``session.log`` and ``output/``.
-        key: identifies what was played; part of the key of a session that uses the output.
-        seconds, processor_seconds: wall time, and time of all its processes.
-        peak_bytes, output_bytes: memory of its largest process, size of its output.
-        again: whether an earlier rehearsal had played it.
-    """
+    """What came of a session: `folder` holds ``session.log`` and ``output/``, `key` identifies what was played."""
 
     folder: Path
     key: str
     seconds: float = 0.0
-    processor_seconds: float = 0.0
-    peak_bytes: int = 0
+    processor_seconds: float = 0.0  # of all its processes
+    peak_bytes: int = 0  # of the largest one
     output_bytes: int = 0
-    again: bool = False
+    again: bool = False  # an earlier rehearsal had played it
 
     @property
     def output(self) -> Path:
@@ -147,11 +80,7 @@ def why_no_sandbox() -> str:
 
 
 def choose_sandbox(wanted: str = "auto") -> str:
-    """Return ``bwrap`` or ``plain``: the wanted one, or with ``auto`` the best that works.
-
-    Raises:
-        InputError: the wanted one does not work here.
-    """
+    """Return ``bwrap`` or ``plain``: the wanted one, else an `InputError`; with ``auto`` the best that works."""
     if wanted == "bwrap" and why_no_sandbox():
         raise InputError(f"sandbox bwrap does not work on this machine ({why_no_sandbox()}); give --sandbox auto")
     return wanted if wanted != "auto" else "plain" if why_no_sandbox() else "bwrap"
@@ -160,9 +89,7 @@ def choose_sandbox(wanted: str = "auto") -> str:
 def sandboxed(command: list[str], binds: Mapping[str, tuple[str, Path]] | None = None) -> list[str]:
     """Return the command line that runs `command` in a file tree of its own, without network.
 
-    Args:
-        command: starts with an absolute path.
-        binds: place in that tree → how (``--ro-bind`` or ``--bind``), and the folder or file of this machine.
+    `binds` gives by place in that tree how (``--ro-bind`` or ``--bind``), and the folder or file of this machine.
     """
     words = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session"]
     words += ["--tmpfs", "/tmp", "--proc", "/proc", "--dev", "/dev"]
@@ -180,125 +107,120 @@ def sandboxed(command: list[str], binds: Mapping[str, tuple[str, Path]] | None =
     return [*words, "--remount-ro", "/", "--chdir", "/", "--", *command]
 
 
-def play(session: Session, folder: Path, sandbox: str, limits: Limits) -> Played:
-    """Play a session, unless the same one is there already.
+def play(
+    name: str,
+    code: Path,
+    inputs: Inputs,
+    folder: Path,
+    settings: RehearsalSettings,
+    *,
+    hours: float,
+    variables: Mapping[str, str] | None = None,
+) -> Played:
+    """Play a notebook or script as a session in the `folder` of all sessions, unless the same one is there already.
 
-    Args:
-        session: which.
-        folder: of all sessions.
-        sandbox: ``bwrap`` or ``plain``.
-        limits: see there.
+    The limit in `hours` is told to the kernel; it is ended there and `START_UP_S` later.
 
     Raises:
         InputError: the session failed, was ended at its limit, or left too much; the log's end is shown.
     """
-    places = [(item.place(session.layout), item.key) for item in session.inputs]
-    own = [session.name, sha256_file(session.code), session.layout, session.hours, dict(session.variables)]
-    key, done, stage = digest([*own, places, sandbox]), folder / session.name, folder / f".{session.name}"
+    keys, sandbox = {where: key for where, (_, key) in inputs.items()}, choose_sandbox(settings.sandbox)
+    variables = {"LUMBAR_HOURS": repr(hours), **(variables or {})}
+    key = digest([name, sha256_file(code), variables, keys, sandbox])
+    done, stage = folder / name, folder / f".{name}"
     if (done / "session.json").is_file() and read_json(done / "session.json")["key"] == key:
         return Played(done, again=True, **read_json(done / "session.json"))
     for leftover in (done, stage):
         shutil.rmtree(leftover, ignore_errors=True)
-    for name in ("output", "scratch", "input"):
-        (stage / name).mkdir(parents=True)
-    command, variables = _command(session, stage, sandbox)
-    code, figures = run(command, variables, stage, session.hours * 3600 + START_UP_S, limits)
+    for part in ("output", "scratch", "input"):
+        (stage / part).mkdir(parents=True)
+    command, variables = _command(code, inputs, variables, stage, closed=sandbox == "bwrap")
+    status, figures = run(command, variables, stage, hours * 3600 + START_UP_S, settings)
     figures["output_bytes"] = sum(path.stat().st_size for path in (stage / "output").rglob("*") if path.is_file())
-    for name in ("input", "scratch"):
-        shutil.rmtree(stage / name, ignore_errors=True)
-    if not code and figures["output_bytes"] <= limits.disk_bytes:
+    for part in ("input", "scratch"):
+        shutil.rmtree(stage / part, ignore_errors=True)
+    sound = not status and figures["output_bytes"] <= settings.disk_gb * GIB
+    if sound:
         write_json(stage / "session.json", {"key": key, **figures})
-        os.replace(stage, done)
-        return Played(done, key, **figures)
     os.replace(stage, done)
-    log.info("%s", "\n".join(f"    {line}" for line in Played(done, "").log.splitlines()[-TAIL:]))
-    reason = f"failed with exit code {code}" if code else "left more than its disk holds"
-    if code == TIMED_OUT:
-        reason = f"did not end within its {session.hours * 60:.1f} minutes"
-    raise InputError(f"{session.name}: the session {reason}; its log is {done / 'session.log'}")
+    played = Played(done, key, **figures)
+    if sound:
+        return played
+    log.info("%s", "\n".join(f"    {line}" for line in played.log.splitlines()[-15:]))
+    reason = f"failed with exit code {status}" if status else "left more than its disk holds"
+    if status == TIMED_OUT:
+        reason = f"did not end within its {hours * 60:.1f} minutes"
+    raise InputError(f"{name}: the session {reason}; its log is {done / 'session.log'}")
 
 
-def _command(session: Session, stage: Path, sandbox: str) -> tuple[list[str], dict[str, str]]:
+def _command(
+    code: Path, inputs: Inputs, variables: Mapping[str, str], stage: Path, *, closed: bool
+) -> tuple[list[str], dict[str, str]]:
     """Lay out the inputs; return the command line of the session, and its whole environment."""
-    closed = sandbox == "bwrap"
     working = "/kaggle/working" if closed else str(stage / "output")
-    code = f"/kaggle/src/{session.code.name}" if closed else str(session.code)
-    command = [sys.executable, "-P", code]
-    if code.endswith(".ipynb"):
+    there = f"/kaggle/src/{code.name}" if closed else str(code)
+    command = [sys.executable, "-P", there]
+    if code.suffix == ".ipynb":
         options = ["--log-output", "--no-progress-bar", "--cwd", working]
-        command = [sys.executable, "-m", "papermill", *options, code, f"{working}/__notebook__.ipynb"]
-    kept = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
+        command = [sys.executable, "-m", "papermill", *options, there, f"{working}/__notebook__.ipynb"]
+    # What numerical libraries need on this machine.
+    kept = {name: value for name, value in os.environ.items() if name.startswith(("OMP_", "OPENBLAS_", "MKL_"))}
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
-    variables = {**kept, "HOME": "/tmp", "LANG": "C.UTF-8", "PATH": path, "KAGGLE_KERNEL_RUN_TYPE": "Batch"}
-    variables |= {"LUMBAR_HOURS": repr(session.hours), **session.variables}
-    binds = {code: ("--ro-bind", session.code), "/kaggle/input": ("--ro-bind", stage / "input")}
-    for item in session.inputs:
-        place = stage / "input" / item.place(session.layout)
-        place.parent.mkdir(parents=True, exist_ok=True)
+    kept |= {"HOME": "/tmp", "LANG": "C.UTF-8", "PATH": path, "KAGGLE_KERNEL_RUN_TYPE": "Batch", **variables}
+    binds = {there: ("--ro-bind", code), "/kaggle/input": ("--ro-bind", stage / "input")}
+    for where, (source, _) in inputs.items():
+        mounted = stage / "input" / where
+        mounted.parent.mkdir(parents=True, exist_ok=True)
         if closed:
-            place.mkdir()
-            inside = f"/kaggle/input/{item.place(session.layout)}"
-            binds[inside] = ("--ro-bind", item.folder.resolve())
+            mounted.mkdir()
+            binds[f"/kaggle/input/{where}"] = ("--ro-bind", source.resolve())
         else:
-            place.symlink_to(item.folder.resolve(), target_is_directory=True)
+            mounted.symlink_to(source.resolve(), target_is_directory=True)
     if closed:
         binds |= {working: ("--bind", stage / "output"), "/kaggle/tmp": ("--bind", stage / "scratch")}
         # Its working folder is that of the mount; bubblewrap starts in /.
-        shell = ["/bin/sh", "-c", 'cd "$0" && exec "$@"', working, *command]
-        return sandboxed(shell, binds), variables
+        return sandboxed(["/bin/sh", "-c", 'cd "$0" && exec "$@"', working, *command], binds), kept
     # Without a mount of its own the source would be written to: byte code beside it.
-    scratch = str(stage / "scratch")
-    variables |= {"LUMBAR_INPUT": str(stage / "input"), "PYTHONDONTWRITEBYTECODE": "1"}
-    return command, variables | {"HOME": scratch, "LUMBAR_SCRATCH": scratch}
+    kept |= {"LUMBAR_INPUT": str(stage / "input"), "PYTHONDONTWRITEBYTECODE": "1"}
+    return command, kept | dict.fromkeys(("HOME", "LUMBAR_SCRATCH"), str(stage / "scratch"))
 
 
 def run(
-    command: list[str], variables: Mapping[str, str], stage: Path, seconds: float, limits: Limits
+    command: list[str], variables: Mapping[str, str], stage: Path, seconds: float, limits: RehearsalSettings
 ) -> tuple[int, dict[str, Any]]:
     """Run a command in ``output`` below `stage`; both its streams go to ``session.log`` there.
 
-    Its processes end with this one, on any exception, and after `seconds`.
-
-    Returns:
-        The exit code, or `TIMED_OUT`, and the figures of `Played` by name.
+    Its processes end with this one, on any exception, and after `seconds`. Returns the exit code, or `TIMED_OUT`, and
+    the figures of `Played` by name.
     """
 
     def limit() -> None:
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: limits.cores])
         if sys.platform == "linux":
-            resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
+            resource.setrlimit(resource.RLIMIT_AS, (int(limits.memory_gb * GIB),) * 2)
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
 
-    start, code = time.monotonic(), None
+    start = time.monotonic()
+    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "start_new_session": True}
     with (stage / "session.log").open("wb") as stream:
         process = subprocess.Popen(
-            command,
-            env=dict(variables),
-            cwd=stage / "output",
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=limit,
+            command, env=dict(variables), cwd=stage / "output", stdout=stream, preexec_fn=limit, **streams
         )
-        try:
-            while True:
-                found, status, used = os.wait4(process.pid, os.WNOHANG)
-                if found:
-                    break
-                if code is None and time.monotonic() - start > seconds:
-                    code = TIMED_OUT
-                    os.killpg(process.pid, signal.SIGKILL)
-                time.sleep(0.05)
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            raise
-    process.returncode = os.waitstatus_to_exitcode(status)
+    end = threading.Timer(seconds, os.killpg, (process.pid, signal.SIGKILL))
+    end.start()
+    try:
+        _, status, used = os.wait4(process.pid, 0)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+    finally:
+        end.cancel()
+    took, process.returncode = time.monotonic() - start, os.waitstatus_to_exitcode(status)
     peak = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    figures = {"seconds": time.monotonic() - start, "processor_seconds": used.ru_utime + used.ru_stime}
-    return process.returncode if code is None else code, {**figures, "peak_bytes": peak}
+    figures = {"seconds": took, "processor_seconds": used.ru_utime + used.ru_stime, "peak_bytes": peak}
+    return TIMED_OUT if took >= seconds else process.returncode, figures
 
 
 def tree_hashes(folder: Path) -> dict[str, str]:

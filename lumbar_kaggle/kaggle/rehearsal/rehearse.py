@@ -1,60 +1,63 @@
-"""``lumbar rehearse``: the whole chain as Kaggle would play it, and two variants of it."""
+"""``lumbar rehearse``: the whole chain as Kaggle would play it, two variants of it, and the transcript."""
 
 import importlib.util
 import json
 import logging
+import platform
+import re
 import shutil
 import sys
+import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
+
+from lumbar_kaggle import __version__
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import digest, read_json, write_text
+from lumbar_kaggle.core.files import digest, read_json, write_json, write_text
 from lumbar_kaggle.inference.bundle import MANIFEST
-from lumbar_kaggle.kaggle.datasets import BuiltDataset, build_models, build_package
-from lumbar_kaggle.kaggle.kernels import COMPETITION, PACKAGE, Kernel, chain, find_kernel, make_notebook, repository
-from lumbar_kaggle.kaggle.rehearsal.hidden import make_hidden
+from lumbar_kaggle.inference.predict import log_path
+from lumbar_kaggle.kaggle.datasets import BuiltDataset, build_models, build_package, built_bundle
+from lumbar_kaggle.kaggle.kernels import COMPETITION, PACKAGE, Kernel, choose_kernels, make_notebook, repository
+from lumbar_kaggle.kaggle.rehearsal import RehearsalSettings
+from lumbar_kaggle.kaggle.rehearsal.hidden import hidden_checks, make_hidden
 from lumbar_kaggle.kaggle.rehearsal.play import (
-    GIB,
     LAYOUTS,
-    Input,
-    Limits,
+    Inputs,
     Played,
-    Session,
     choose_sandbox,
     link_tree,
+    place,
     play,
     tree_hashes,
 )
-from lumbar_kaggle.kaggle.rehearsal.settings import RehearsalSettings
-from lumbar_kaggle.kaggle.rehearsal.transcript import Transcript, check_hidden, check_submission
-from lumbar_kaggle.kaggle.send import notebook_values
 from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.generate import MANIFEST as PHANTOM_MANIFEST
 from lumbar_kaggle.phantom.settings import STANDARD_SETS, PhantomSet
+from lumbar_kaggle.scoring.comparison import score_file
+from lumbar_kaggle.tables.submission import validate
 
 log = logging.getLogger(__name__)
 
 OWNER = "rehearsal"
 
-BEGUN = ("*checkpoint.pt", "record.json", "fold-*.safetensors")
-"""Files of a run by which it is known to have trained something: an epoch, or a whole fold."""
-
-TRIES = 12
-"""Budgets that are tried until one cuts a training kernel in the middle."""
+NOT_COVERED = (
+    "GPUs (sessions run on processors), the versions in Kaggle's image (make test-image), "
+    "and Kaggle's own servers: queues, uploads, scoring"
+)
+PLAIN_COVERS_LESS = (
+    "without bubblewrap the sessions are plain processes: inputs are not read-only, the network is not cut, "
+    "and the inputs lie elsewhere than in /kaggle/input"
+)
 
 
 def rehearse(folder: Path, settings: RehearsalSettings) -> Path:
-    """Rehearse; what an earlier, killed rehearsal had finished in the folder is not done again.
-
-    Args:
-        folder: gets everything.
-        settings: what and within which limits.
-
-    Returns:
-        The transcript.
+    """Rehearse in a folder, return the transcript; what an earlier, killed rehearsal had finished is not done again.
 
     Raises:
         InputError: a session failed, a check does not hold, or something is missing for it.
@@ -78,110 +81,164 @@ def rehearse(folder: Path, settings: RehearsalSettings) -> Path:
     return rehearsal.transcript.write()
 
 
+class Transcript:
+    """What a rehearsal did: told as it goes, closed by a table, left in `folder` as ``transcript.json`` and ``.md``."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any], sandbox: str) -> None:
+        self.folder, self.settings, self.sandbox = folder, settings, sandbox
+        self.steps: list[dict[str, Any]] = []
+        self.checks: list[str] = []
+        self.not_covered = [NOT_COVERED, *([PLAIN_COVERS_LESS] if sandbox == "plain" else [])]
+        log.info("Sandbox: %s. Not covered: %s.", sandbox, "; ".join(self.not_covered))
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[dict[str, Any]]:
+        """Time a step and tell of it; the block may put its ``result`` and a session's figures into the dictionary."""
+        log.info("%s ...", name)
+        start, noted = time.monotonic(), dict.fromkeys(("processor_seconds", "peak_bytes", "output_bytes"), 0)
+        step: dict[str, Any] = {"name": name, "seconds": None, "result": "", "again": False, **noted}
+        yield step
+        if step["seconds"] is None:
+            step["seconds"] = time.monotonic() - start
+        self.steps.append(step)
+        log.info("    %.1f s%s: %s", step["seconds"], ", done before" if step["again"] else "", step["result"])
+
+    def check(self, sentence: str, holds: bool, otherwise: str = "") -> None:
+        """Note a check that holds; raise `InputError` with `otherwise`, what is wrong, where it does not."""
+        if not holds:
+            raise InputError(f"the rehearsal failed: expected: {sentence} {otherwise}".rstrip())
+        self.checks.append(sentence)
+        log.info("    checked: %s", sentence)
+
+    def table(self) -> str:
+        """Return the closing table."""
+        steps = pd.DataFrame(self.steps)
+        megabytes = steps[["peak_bytes", "output_bytes"]].map(lambda size: f"{size / 1e6:.0f} MB" if size else "")
+        shown = {
+            "step": steps["name"],
+            "seconds": steps["seconds"].map("{:.1f}".format),
+            "on cpu": steps["processor_seconds"].map(lambda seconds: f"{seconds:.1f}" if seconds else ""),
+            "memory": megabytes["peak_bytes"],
+            "output": megabytes["output_bytes"],
+            "result": steps["result"] + steps["again"].map({True: " (done before)", False: ""}),
+        }
+        fresh = steps.loc[~steps["again"], "seconds"].sum()
+        return f"{pd.DataFrame(shown).to_string(index=False)}\ntotal, without what was done before: {fresh:.1f} s"
+
+    def write(self, failure: str = "") -> Path:
+        """Write both files, with why the rehearsal ended early; return the Markdown one."""
+        facts: dict[str, Any] = {"version": __version__, "python": platform.python_version(), "sandbox": self.sandbox}
+        facts |= {"failure": failure, "not_covered": self.not_covered, "settings": self.settings}
+        write_json(self.folder / "transcript.json", {**facts, "steps": self.steps, "checks": self.checks})
+        parts = [f"# Rehearsal of lumbar_kaggle {__version__}", "Python {python}, sandbox {sandbox}.".format(**facts)]
+        parts += [f"**Failed:** {failure}"] if failure else []
+        parts.append(f"```\n{self.table() if self.steps else ''}\n```")
+        for title, sentences in (("Checked", self.checks), ("Not covered", self.not_covered)):
+            parts += [f"{title}:", "\n".join(f"* {one}" for one in sentences)]
+        write_text(self.folder / "transcript.md", "\n\n".join(parts) + "\n")
+        return self.folder / "transcript.md"
+
+
 class Rehearsal:
-    """One rehearsal; its methods are the acts, to be played in the order of `rehearse`."""
+    """One rehearsal of a recipe's kernels, inference last; its methods are the acts, in the order of `rehearse`.
+
+    Each raises `InputError` where a session failed or a check does not hold.
+    """
 
     def __init__(self, folder: Path, settings: RehearsalSettings) -> None:
         self.folder, self.settings = folder, settings
-        self.kernels = chain(settings.recipe)
+        self.kernels = choose_kernels(settings.recipe)
         small = read_json(repository() / "kernels" / settings.recipe / "rehearsal.json")
         self.only_t1 = bool(small["only_sagittal_t1"])
-        self.config = json.dumps({settings.recipe: small["settings"]})
-        if settings.config:
-            self.config = json.dumps(read_json(Path(settings.config)))
-        self.sandbox = choose_sandbox(settings.sandbox)
-        self.limits = Limits(settings.cores, int(settings.memory_gb * GIB), int(settings.disk_gb * GIB))
+        chosen = read_json(settings.config) if settings.config else {settings.recipe: small["settings"]}
+        self.config = json.dumps(chosen)
+        sandbox = choose_sandbox(settings.sandbox)
         folder.mkdir(parents=True, exist_ok=True)
-        self.transcript = Transcript(folder, {**asdict(settings), "recipes": self.config}, self.sandbox)
-        self.phantom, self.key = folder / "phantom", ""
-        self.truth = self.phantom
+        self.transcript = Transcript(folder, {**asdict(settings), "recipes": self.config}, sandbox)
+        self.phantom, self.truth, self.key = folder / "phantom", folder / "phantom", ""
         self.datasets: dict[str, BuiltDataset] = {}
         self.outputs: dict[str, Played] = {}
 
     def train(self) -> None:
-        """Write the phantom, build the package's dataset, run every kernel, build the models' dataset.
-
-        Raises:
-            InputError: a session failed, or none left a bundle.
-        """
+        """Write the phantom, build the package's dataset, run every kernel, build the models' dataset."""
         sizes, upload = self.settings, self.folder / "upload"
-        self.transcript.do("phantom", self._phantom, f"{sizes.studies} + {sizes.test_studies} studies")
-        self._take("lumbar-kaggle", lambda: build_package(repository(), upload, OWNER))
+        scanners = STANDARD_SETS["tiny"].scanners
+        patients = PhantomSet("rehearsal", sizes.seed, sizes.studies, sizes.test_studies, scanners)
+        with self.transcript.step("phantom") as step:
+            truth = write_set(self.phantom, patients)
+            self.truth, self.key = truth / "test.csv", digest(read_json(truth / PHANTOM_MANIFEST))
+            step["result"] = f"{sizes.studies} + {sizes.test_studies} studies"
+        self._mount(build_package(upload, OWNER))
         bundle: Path | None = None
-        for kernel in [kernel for kernel in self.kernels if not kernel.bundle]:
+        for kernel in self.kernels[:-1]:
             played = self.outputs[kernel.name] = self.play(kernel, kernel.name)
             bundle = played.output / "bundle" if (played.output / "bundle" / MANIFEST).is_file() else bundle
         if bundle is None:
             raise InputError(f"{self.folder}: no kernel left a bundle; see the logs in its sessions folder")
-        self._take("lumbar-models", lambda: build_models(repository(), upload, OWNER, bundle=bundle))
+        models = build_models(upload, OWNER, bundle=bundle)
+        assert models is not None, "a dataset with a bundle in it is never empty"
+        self._mount(models)
 
-    def _phantom(self) -> None:
-        sizes = self.settings
-        scanners = STANDARD_SETS["tiny"].scanners
-        patients = PhantomSet("rehearsal", sizes.seed, sizes.studies, sizes.test_studies, scanners)
-        truth = write_set(self.phantom, patients)
-        self.truth, self.key = truth / "test.csv", digest(read_json(truth / PHANTOM_MANIFEST))
-
-    def _take(self, slug: str, build: Callable[[], BuiltDataset | None]) -> None:
-        """Build a dataset, and lay it out as Kaggle would mount it under both layouts."""
-        built = self.transcript.do(f"dataset {slug}", build)
-        assert built is not None, "a dataset with a bundle in it is never empty"
-        self.datasets[slug] = built
-        for layout in LAYOUTS:
-            ingest(built, self.folder / "mounted" / layout / slug, layout)
+    def _mount(self, built: BuiltDataset) -> None:
+        """Lay a dataset out as Kaggle would mount it under both layouts."""
+        with self.transcript.step(f"dataset {built.slug}") as step:
+            step["result"], self.datasets[built.slug] = built.fingerprint, built
+            for layout in LAYOUTS:
+                ingest(built, self.folder / "mounted" / layout / built.slug, layout)
 
     def submit(self) -> None:
-        """Run the inference notebook over both generations of paths; the two files must be the same.
-
-        Raises:
-            InputError: a session failed, or its submission is not valid.
-        """
-        kernel = find_kernel("inference")
+        """Run the inference notebook over both generations of paths; the two files must be the same."""
         files = []
         for layout in LAYOUTS:
-            played = self.play(kernel, f"{kernel.name}-{layout}", layout=layout)
+            played = self.play(self.kernels[-1], f"inference-{layout}", layout=layout)
             files.append((played.output / "submission.csv").read_bytes())
         check_submission(self.transcript, played, self.phantom, self.truth)
         self.transcript.check("the submission is the same under old and new paths", files[0] == files[1])
 
     def cut_and_resume(self) -> None:
-        """Cut the last training kernel by its budget, attach its output, end with what the uncut one left.
-
-        Raises:
-            InputError: a session failed, or the two outputs differ.
-        """
+        """Cut the last training kernel by its budget, attach its output, end with what the uncut one left."""
         kernel = [kernel for kernel in self.kernels if kernel.weights][-1]
         uncut = self.outputs[kernel.name]
         cut = self._cut(kernel, uncut)
         mounted = unpack_checkpoints(cut.output, self.folder / "mounted" / "cut-output")
-        own = Input("notebooks", OWNER, kernel.slug, mounted, cut.key)
-        resumed = self.play(kernel, f"{kernel.name}-resumed", more=(own,))
+        own = {place("new", "notebooks", kernel.slug, OWNER): (mounted, cut.key)}
+        resumed = self.play(kernel, f"{kernel.name}-resumed", more=own)
         # A kernel without a bundle of its own leaves a run to the one that makes it.
         what = "bundle" if (uncut.output / "bundle").is_dir() else "run"
         trees = [tree_hashes(played.output / what) for played in (uncut, resumed)]
         sentence = f"{kernel.name}, cut and resumed, left the same {what} byte for byte"
         self.transcript.check(sentence, trees[0] == trees[1] != {})
 
-    def rerun(self) -> None:
-        """Run the inference notebook on the hidden test set.
+    def _cut(self, kernel: Kernel, uncut: Played) -> Played:
+        """Search for a budget that ends the kernel after some training and before its end."""
+        low, high, tries = 0.0, uncut.seconds / 60, 12
+        for _ in range(tries):
+            minutes = (low + high) / 2
+            played = self.play(kernel, f"{kernel.name}-cut", layout="old", minutes=round(minutes, 3))
+            begun = [path.name for path in played.output.glob("run/**/*.*")]
+            if "resumable" not in played.log:
+                high = minutes
+            elif not any(re.fullmatch(r".*checkpoint\.pt|record\.json|fold-.*\.safetensors", name) for name in begun):
+                # The machine may have become slower since the uncut session was timed.
+                low, high = minutes, max(high, 3 * minutes)
+            else:
+                self.transcript.check(f"{kernel.name} was cut while it trained", True)
+                return played
+        raise InputError(f"{kernel.name}: {tries} budgets cut it before or after its training, never within")
 
-        Raises:
-            InputError: the session failed, or the submission or its log is not what it must be.
-        """
+    def rerun(self) -> None:
+        """Run the inference notebook on the hidden test set; submission and log must be what they must be."""
         count, folder = self.settings.hidden_studies, self.folder / "hidden"
-        hidden = self.transcript.do(
-            "hidden test set",
-            lambda: make_hidden(self.phantom, self.truth, folder, count, self.key, only_t1=self.only_t1),
-            f"{count} studies",
-        )
-        played = self.play(
-            find_kernel("inference"),
-            "inference-hidden",
-            competition=(hidden.folder, hidden.key),
-            variables={"KAGGLE_IS_COMPETITION_RERUN": "1"},
-        )
-        check_submission(self.transcript, played, hidden.folder, hidden.truth)
-        check_hidden(self.transcript, played, hidden)
+        with self.transcript.step("hidden test set") as step:
+            key = make_hidden(self.phantom, self.truth, folder, count, self.key, only_t1=self.only_t1)
+            odd = pd.read_csv(folder / "odd.csv", dtype={"study_id": str})
+            step["result"] = f"{count} studies, {len(odd)} of them odd"
+        competition, rerun = folder / "competition", {"KAGGLE_IS_COMPETITION_RERUN": "1"}
+        played = self.play(self.kernels[-1], "inference-hidden", competition=(competition, key), variables=rerun)
+        check_submission(self.transcript, played, competition, folder / "truth.csv")
+        table = pd.read_csv(log_path(played.output / "submission.csv"), dtype={"study_id": str}, keep_default_na=False)
+        for sentence, holds, otherwise in hidden_checks(odd, table, played.log):
+            self.transcript.check(sentence, holds, otherwise)
 
     def play(
         self,
@@ -190,82 +247,64 @@ class Rehearsal:
         *,
         layout: str = "new",
         minutes: float = 0.0,
-        more: tuple[Input, ...] = (),
+        more: Inputs | None = None,
         competition: tuple[Path, str] | None = None,
         variables: dict[str, str] | None = None,
     ) -> Played:
-        """Play a kernel's notebook, filled in as it is pushed.
+        """Play a kernel's notebook, filled in as it is pushed, as the session `name`.
 
-        Args:
-            kernel: which.
-            name: of the session.
-            layout: of the mounted inputs.
-            minutes: the session's limit; 0 for the settings'.
-            more: attached beside what the kernel reads.
-            competition: folder and key of another competition than the phantom.
-            variables: further environment variables.
-
-        Raises:
-            InputError: the session failed.
+        `minutes` limit it instead of the settings, `more` is attached beside what the kernel reads, `competition` are
+        folder and key of another one than the phantom.
         """
-        notebook = self.folder / "kernels" / kernel.notebook
+        notebook, upload = self.folder / "kernels" / f"{kernel.script.stem}.ipynb", self.folder / "upload"
         # Of the package as it was mounted: its source may have changed since.
-        values = notebook_values(kernel, self.folder / "upload")
-        values |= {"PACKAGE": self.datasets[PACKAGE].fingerprint}
+        values = {"PACKAGE": self.datasets[PACKAGE].fingerprint}
+        values |= {"BUNDLE": built_bundle(upload)} if kernel.bundle else {}
         write_text(notebook, make_notebook(kernel.script, values))
-        inputs = [Input("competitions", "", COMPETITION, *(competition or (self.phantom, self.key)))]
+        inputs = {place(layout, "competitions", COMPETITION): competition or (self.phantom, self.key)}
         for slug in [slug for slug in kernel.datasets if slug in self.datasets]:
             mounted = self.folder / "mounted" / layout / slug
-            inputs.append(Input("datasets", OWNER, slug, mounted, self.datasets[slug].fingerprint))
+            inputs[place(layout, "datasets", slug, OWNER)] = (mounted, self.datasets[slug].fingerprint)
         for source in kernel.kernels:
             earlier = self.outputs[source]
-            inputs.append(Input("notebooks", OWNER, f"lumbar-{source}", earlier.output, earlier.key))
-        hours = (minutes or self.settings.minutes * kernel.hours / 12) / 60
-        more_variables = {"LUMBAR_CONFIG": self.config, **(variables or {})}
-        session = Session(name, notebook, (*inputs, *more), layout, hours, more_variables)
-        log.info("%s (%s paths) ...", name, layout)
-        played = play(session, self.folder / "sessions", self.sandbox, self.limits)
-        result = "cut, resumable" if "resumable" in played.log else "ended"
-        self.transcript.note(f"{name} ({layout} paths)", played.seconds, result, played)
+            inputs[place(layout, "notebooks", f"lumbar-{source}", OWNER)] = (earlier.output, earlier.key)
+        # A submitted notebook has 9 of the 12 hours.
+        hours = (minutes or self.settings.minutes * (0.75 if kernel.bundle else 1)) / 60
+        variables = {"LUMBAR_CONFIG": self.config, **(variables or {})}
+        inputs |= more or {}
+        with self.transcript.step(f"{name} ({layout} paths)") as step:
+            sessions = self.folder / "sessions"
+            played = play(name, notebook, inputs, sessions, self.settings, hours=hours, variables=variables)
+            step |= {key: value for key, value in asdict(played).items() if key in step}
+            step["result"] = "cut, resumable" if "resumable" in played.log else "ended"
         return played
 
-    def _cut(self, kernel: Kernel, uncut: Played) -> Played:
-        """Search for a budget that ends the kernel after some training and before its end."""
-        low, high = 0.0, uncut.seconds / 60
-        for _ in range(TRIES):
-            minutes = (low + high) / 2
-            name = f"{kernel.name}-cut"
-            played = self.play(kernel, name, layout="old", minutes=round(minutes, 3))
-            if "resumable" not in played.log:
-                high = minutes
-            elif not any(found for name in BEGUN for found in played.output.glob(f"run/**/{name}")):
-                # The machine may have become slower since the uncut session was timed.
-                low, high = minutes, max(high, 3 * minutes)
-            else:
-                self.transcript.check(f"{kernel.name} was cut while it trained", True)
-                return played
-        raise InputError(f"{kernel.name}: {TRIES} budgets cut it before or after its training, never within")
+
+def check_submission(transcript: Transcript, played: Played, competition: Path, truth: Path) -> None:
+    """Check that the submission for `competition` is complete and valid, and score it by the label table `truth`."""
+    path, name = played.output / "submission.csv", played.folder.name
+    faults = validate(path, competition)
+    transcript.check(f"{name}: the submission is complete and valid", not faults, str(*faults[:1]))
+    with transcript.step(f"{name}: score") as step:
+        scoring = score_file(path, truth, competition / "train.csv")
+        totals = [score.total for score in (scoring.score, scoring.prior)]
+        words = [f"{total:.4f}" if total is not None else "none" for total in totals]
+        step["result"] = f"{words[0]}, the prior's {words[1]}"
 
 
-def ingest(built: BuiltDataset, mounted: Path, layout: str) -> Path:
-    """Turn a built dataset into what Kaggle mounts of it; what is there is made anew.
+def ingest(built: BuiltDataset, mounted: Path, layout: str) -> None:
+    """Turn a built dataset into what Kaggle mounts of it, made anew.
 
-    Args:
-        built: the dataset.
-        mounted: to make.
-        layout: ``new`` unpacks each archive into a folder of its name, ``old`` a lone one flat.
+    The layout ``new`` unpacks each archive into a folder of its name, ``old`` a lone one flat.
     """
     shutil.rmtree(mounted, ignore_errors=True)
     mounted.mkdir(parents=True)
-    archives = [name for name in built.files if name.endswith(".zip")]
+    flat = layout == "old" and sum(name.endswith(".zip") for name in built.files) == 1
     for name in built.files:
-        if name in archives:
-            target = mounted if layout == "old" and len(archives) == 1 else mounted / Path(name).stem
-            with zipfile.ZipFile(built.folder / name) as archive:
-                archive.extractall(target)
+        if name.endswith(".zip"):
+            shutil.unpack_archive(built.folder / name, mounted if flat else mounted / Path(name).stem)
         else:
             shutil.copy2(built.folder / name, mounted / name)
-    return mounted
 
 
 def unpack_checkpoints(output: Path, mounted: Path) -> Path:
@@ -274,7 +313,6 @@ def unpack_checkpoints(output: Path, mounted: Path) -> Path:
     link_tree(output, mounted)
     for path in [path for path in mounted.rglob("*.pt") if zipfile.is_zipfile(path)]:
         packed = path.rename(path.with_suffix(".packed"))
-        with zipfile.ZipFile(packed) as archive:
-            archive.extractall(path)
+        shutil.unpack_archive(packed, path, "zip")
         packed.unlink()
     return mounted

@@ -11,7 +11,6 @@ from typing import NotRequired, TypedDict
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch.nn import functional
 from tqdm import tqdm
 
@@ -25,7 +24,6 @@ from lumbar_kaggle.two_stage.grade.views import VIEWS, Crop, View, Window, crop_
 from lumbar_kaggle.two_stage.study import CELLS, PLACES, Points, Studies
 
 Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # images, present slices and annotated slices of a view
-Labels = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 UNKNOWN = -1  # label of a target that nobody graded, and slice target where no annotated slice is in the window
 BATCH = 32  # studies that are committed together
@@ -150,25 +148,23 @@ def levels_of(crops: Sequence[Crop]) -> list[tuple[Batch]]:
     return levels
 
 
-def study_labels(rows: pd.DataFrame, weights: pd.DataFrame | None = None) -> dict[str, Labels]:
-    """Return per study severities, `UNKNOWN` where not graded, and their weights, ``[5 levels, 5 places]`` each. The
-    `rows` are `Competition.labels`; without a row in `weights`, columns ``row_id, weight``, a label counts 1."""
-    weight_of = {} if weights is None else dict(zip(weights["row_id"], weights["weight"], strict=True))
-    number, studies = pd.factorize(rows["study_id"].astype(str))
-    cells = np.array(CELLS)[:, rows["target"].map(TARGET_NAMES.index).to_numpy(dtype=np.int64)]
-    severity = np.full((len(studies), len(LEVELS), len(PLACES)), UNKNOWN)
-    severity[number, *cells] = rows["severity"]
-    weight = np.ones(severity.shape, np.float32)
-    weight[number, *cells] = rows["row_id"].map(weight_of).fillna(1.0)
-    return dict(zip(studies, zip(severity, weight, strict=True), strict=True))
-
-
 class Samples:
-    """All levels of some studies as the loader asks for them: each item is a tuple of one `Batch`."""
+    """All levels of some studies as the loader asks for them: each item is a tuple of one `Batch`. The `rows` are
+    `Competition.labels`; without a row in `weights`, columns ``row_id, weight``, a label counts 1."""
 
-    def __init__(self, studies: Sequence[str], crops: CropSet, labels: dict[str, Labels]) -> None:
-        self.labels, self.crops = labels, crops
-        self.items = [(study, level) for study in studies for level in range(len(LEVELS))]
+    def __init__(
+        self, studies: Sequence[str], crops: CropSet, rows: pd.DataFrame, weights: pd.DataFrame | None = None
+    ) -> None:
+        self.crops, self.items = crops, [(study, level) for study in studies for level in range(len(LEVELS))]
+        weight_of = {} if weights is None else dict(zip(weights["row_id"], weights["weight"], strict=True))
+        number, labelled = pd.factorize(rows["study_id"].astype(str))
+        cells = np.array(CELLS)[:, rows["target"].map(TARGET_NAMES.index).to_numpy(dtype=np.int64)]
+        severity = np.full((len(labelled), len(LEVELS), len(PLACES)), UNKNOWN)
+        severity[number, *cells] = rows["severity"]
+        weight = np.ones(severity.shape, np.float32)
+        weight[number, *cells] = rows["row_id"].map(weight_of).fillna(1.0)
+        # Per study ``[5 levels, 5 places]`` each.
+        self.labels = dict(zip(labelled, zip(severity, weight, strict=True), strict=True))
 
     def __len__(self) -> int:
         return len(self.items)

@@ -6,15 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.training import GradientAccumulation
-from fastai.data.load import DataLoader
 from fastai.learner import Learner
-from fastai.torch_core import to_device
-from numpy.typing import NDArray
 
 from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.errors import InputError
@@ -22,37 +18,17 @@ from lumbar_kaggle.core.files import digest, locked, read_csv, write_csv
 from lumbar_kaggle.core.settings import begin_run
 from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SEVERITIES, SEVERITY_WEIGHTS
 from lumbar_kaggle.dicom.cache import Cache
-from lumbar_kaggle.scoring.cells import as_table
-from lumbar_kaggle.scoring.metric import PRIOR_SMOOTHING, score, weighted_prior
+from lumbar_kaggle.scoring.comparison import score_beside_prior
+from lumbar_kaggle.scoring.metric import PRIOR_SMOOTHING, as_table, weighted_prior
 from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.folds import derive_seed, open_folds
 from lumbar_kaggle.tables.submission import prior_predictions
-from lumbar_kaggle.training.devices import device_of, half_precision, spread, training_device
+from lumbar_kaggle.training.devices import spread, training_device
 from lumbar_kaggle.training.loop import make_learner, train_file
-from lumbar_kaggle.training.weights import load_weights
 from lumbar_kaggle.two_stage.config import GradeConfig, Result, network_file
-from lumbar_kaggle.two_stage.grade.data import (
-    SWAPPED,
-    Batch,
-    CropSet,
-    Samples,
-    augment,
-    cache_crops,
-    cut,
-    drop_views,
-    mirror,
-    study_labels,
-)
-from lumbar_kaggle.two_stage.grade.network import GradeLoss, Grader
-from lumbar_kaggle.two_stage.study import (
-    CELLS,
-    FORAMINA,
-    CachedStudies,
-    DicomStudies,
-    annotated_places,
-    to_points,
-    unsided,
-)
+from lumbar_kaggle.two_stage.grade.data import Batch, CropSet, Samples, augment, cache_crops, cut, drop_views
+from lumbar_kaggle.two_stage.grade.network import GradeLoss, Grader, average_sides, load_network, predict_levels
+from lumbar_kaggle.two_stage.study import CachedStudies, DicomStudies, annotated_places, to_points, unsided
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +42,7 @@ class GraderRun:
 
     competition: Competition
     cache: Path | None  # of the split's volumes; None: crops are cut from the DICOM files
-    places: pd.DataFrame | None  # located points, out-of-fold, to judge at, see `study.to_points`; None: the annotated
+    places: pd.DataFrame | None  # located points, out-of-fold, to judge at, see `study.to_points`; None: annotated ones
     out: Path  # gets settings, folds, prior, crops, per fold weights and predictions, ``oof.csv`` once all are there
     config: GradeConfig
     budget: Budget
@@ -148,8 +124,8 @@ def _fit_fold(shared: tuple[GraderRun, CropSet, CropSet], fold: int) -> None:
             f"{out}: fold {fold} has no study with an annotated point to train on, or none with a located "
             "one to judge on; use fewer folds"
         )
-    labels, seen = study_labels(rows, run.weights), ~rows["study_id"].isin(held_out)
-    training, validation = Samples(outside, annotated, labels), Samples(inside, judged, labels)
+    seen, weights = ~rows["study_id"].isin(held_out), run.weights
+    training, validation = Samples(outside, annotated, rows, weights), Samples(inside, judged, rows, weights)
     file, prior = network_file(out, "fold", fold), level_prior(rows[seen], weighted=config.severity_weights)
     if not file.is_file():
         train_file(
@@ -242,58 +218,12 @@ class Accumulate(GradientAccumulation):  # type: ignore[misc]
             super().before_step()
 
 
-def load_network(file: Path, config: GradeConfig) -> Grader:
-    """Return a fold's trained network, on the CPU; raises InputError where the file is none of it."""
-    network = Grader(config)
-    load_weights(network, file, "delete it and run the same command again, or export the bundle again")
-    return network
-
-
-def predict_levels(
-    networks: Sequence[Grader], levels: Samples | Sequence[tuple[Batch]], config: GradeConfig
-) -> NDArray[np.float64]:
-    """Return probabilities ``[studies, 25, 3]``, rows sum to 1: the mean over networks, turns and mirror images. The
-    networks are of one configuration, on one device, which computes; of each study all five levels are given."""
-    loader = DataLoader(levels, bs=2 * config.batch_size)
-    probabilities = torch.cat([predict_batch(networks, batch, config) for (batch,) in loader]).double().numpy()
-    targets = probabilities.reshape(-1, len(LEVELS), *probabilities.shape[1:])[:, *CELLS]
-    return np.asarray(targets / targets.sum(axis=-1, keepdims=True))
-
-
-@torch.inference_mode()
-def predict_batch(networks: Sequence[Grader], batch: Batch, config: GradeConfig) -> torch.Tensor:
-    """Return probabilities ``[batch, 5, 3]`` of crops as they are cached, the mean as in `predict_levels`."""
-    device, found = device_of(networks[0]), []
-    cached = to_device(batch, device)
-    for turn in config.predict_turns:
-        plain = cut(cached, config, turn)
-        shown = [(plain, list(range(len(SWAPPED))))]
-        if config.flip_predictions:
-            everyone = torch.ones(len(plain["level"]), dtype=torch.bool, device=device)
-            shown.append((mirror(plain, everyone), SWAPPED))
-        with half_precision(device, wanted=config.mixed_precision):
-            for network in networks:
-                network.eval()
-                found += [network(one)["logits"].softmax(dim=2)[:, order] for one, order in shown]
-    return torch.stack(found).mean(dim=0).cpu()
-
-
-def average_sides(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return ``[…, 25, 3]`` with the mean of left and right in place of both foramina of a level."""
-    averaged = probabilities.reshape(*probabilities.shape[:-2], len(CONDITIONS), len(LEVELS), len(SEVERITIES)).copy()
-    averaged[..., FORAMINA, :, :] = averaged[..., FORAMINA, :, :].mean(axis=-3, keepdims=True)
-    return averaged.reshape(probabilities.shape)
-
-
 def conclude(competition: Competition, out: Path, config: GradeConfig) -> float | None:
     """Write ``oof.csv`` over all labelled rows, and log and return its score; without all conditions None."""
     columns, remedy = ["row_id", "fold", *SEVERITIES], "delete it and run the same command again"
     parts = [read_csv(predictions_file(out, fold), columns, remedy) for fold in range(config.folds)]
     oof = competition.labels[["row_id"]].merge(pd.concat(parts), on="row_id", validate="1:1")[columns]
     write_csv(out / "oof.csv", oof)
-    mine = score(oof, competition.labels)
-    prior = score(prior_predictions(weighted_prior(competition.labels), competition.labels), competition.labels)
-    totals = {} if mine.total is None else {"total": mine.total}
-    for name, value in {**mine.parts, **totals}.items():
-        log.info("%-20s%10.4f  prior %.4f", name, value, prior.parts.get(name, prior.total))
-    return mine.total
+    scored = score_beside_prior(oof, competition.labels, source="the same labels")
+    log.info("%s", scored.text())
+    return scored.score.total

@@ -1,17 +1,24 @@
-"""The second stage's network: slices → views → the five grades of a level; and its loss."""
+"""The second stage's network: slices → views → the five grades of a level; its loss, and predictions by several."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TypedDict
 
+import numpy as np
 import torch
+from fastai.data.load import DataLoader
+from fastai.torch_core import to_device
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from lumbar_kaggle.core.targets import LEVELS, SEVERITIES, SEVERITY_WEIGHTS
-from lumbar_kaggle.training.encoders import build_encoder
+from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SEVERITIES, SEVERITY_WEIGHTS
+from lumbar_kaggle.training.devices import device_of, half_precision
+from lumbar_kaggle.training.encoders import build_encoder, load_weights
 from lumbar_kaggle.two_stage.config import GradeConfig
-from lumbar_kaggle.two_stage.grade.data import UNKNOWN, Batch
+from lumbar_kaggle.two_stage.grade.data import SWAPPED, UNKNOWN, Batch, Samples, cut, mirror
 from lumbar_kaggle.two_stage.grade.views import VIEWS
+from lumbar_kaggle.two_stage.study import CELLS, FORAMINA
 
 PLANES = ("sagittal", "axial")
 
@@ -175,3 +182,46 @@ def slice_loss(scores: Sequence[torch.Tensor], slices: Sequence[torch.Tensor]) -
         losses = functional.cross_entropy(flat, wanted, ignore_index=UNKNOWN, reduction="sum")
         total = total + losses / possible.sum().clamp(min=1)
     return total / len(scores)
+
+
+def load_network(file: Path, config: GradeConfig) -> Grader:
+    """Return a fold's trained network, on the CPU; raises InputError where the file is none of it."""
+    network = Grader(config)
+    load_weights(network, file, "delete it and run the same command again, or export the bundle again")
+    return network
+
+
+def predict_levels(
+    networks: Sequence[Grader], levels: Samples | Sequence[tuple[Batch]], config: GradeConfig
+) -> NDArray[np.float64]:
+    """Return probabilities ``[studies, 25, 3]``, rows sum to 1: the mean over networks, turns and mirror images. The
+    networks are of one configuration, on one device, which computes; of each study all five levels are given."""
+    loader = DataLoader(levels, bs=2 * config.batch_size)
+    probabilities = torch.cat([predict_batch(networks, batch, config) for (batch,) in loader]).double().numpy()
+    targets = probabilities.reshape(-1, len(LEVELS), *probabilities.shape[1:])[:, *CELLS]
+    return np.asarray(targets / targets.sum(axis=-1, keepdims=True))
+
+
+@torch.inference_mode()
+def predict_batch(networks: Sequence[Grader], batch: Batch, config: GradeConfig) -> torch.Tensor:
+    """Return probabilities ``[batch, 5, 3]`` of crops as they are cached, the mean as in `predict_levels`."""
+    device, found = device_of(networks[0]), []
+    cached = to_device(batch, device)
+    for turn in config.predict_turns:
+        plain = cut(cached, config, turn)
+        shown = [(plain, list(range(len(SWAPPED))))]
+        if config.flip_predictions:
+            everyone = torch.ones(len(plain["level"]), dtype=torch.bool, device=device)
+            shown.append((mirror(plain, everyone), SWAPPED))
+        with half_precision(device, wanted=config.mixed_precision):
+            for network in networks:
+                network.eval()
+                found += [network(one)["logits"].softmax(dim=2)[:, order] for one, order in shown]
+    return torch.stack(found).mean(dim=0).cpu()
+
+
+def average_sides(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return ``[…, 25, 3]`` with the mean of left and right in place of both foramina of a level."""
+    averaged = probabilities.reshape(*probabilities.shape[:-2], len(CONDITIONS), len(LEVELS), len(SEVERITIES)).copy()
+    averaged[..., FORAMINA, :, :] = averaged[..., FORAMINA, :, :].mean(axis=-3, keepdims=True)
+    return averaged.reshape(probabilities.shape)

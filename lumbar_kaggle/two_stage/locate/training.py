@@ -18,8 +18,8 @@ from lumbar_kaggle.dicom.volume import ASSUMED_STEP_MM, Floats, Volume
 from lumbar_kaggle.inference.heat import Floats32
 from lumbar_kaggle.tables.folds import derive_seed
 from lumbar_kaggle.training.devices import training_device
+from lumbar_kaggle.training.encoders import load_weights
 from lumbar_kaggle.training.loop import make_learner, train_file
-from lumbar_kaggle.training.weights import load_weights
 from lumbar_kaggle.two_stage.config import LocateConfig, network_file
 from lumbar_kaggle.two_stage.locate.find import CHANNELS, REACH_MM, STRIDE, Locator, Picture, slices_near, to_input
 from lumbar_kaggle.two_stage.study import CANAL, FORAMINA, RECESSES, StudyVolumes
