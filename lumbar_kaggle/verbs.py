@@ -187,10 +187,11 @@ def locate(
 ) -> Said:
     """Find discs, foramina and recesses: train by folds, or use a trained locator."""
     from lumbar_kaggle.tables.competition import read_marked
-    from lumbar_kaggle.two_stage.locate.fit import run_locate
+    from lumbar_kaggle.two_stage.locate.fit import LocatorRun
 
     competition = read_marked(run.folder)
-    return run_locate(competition, run.cache, run.out, config, run.budget(), weights, run.processes).text
+    locator = LocatorRun(competition, run.cache, run.out, config, run.budget(), weights)
+    return locator.train(run.processes).text
 
 
 def grade(
@@ -205,7 +206,7 @@ def grade(
     """Train the second stage of the two-stage recipe on crops, by folds; oof.csv is written to OUT."""
     from lumbar_kaggle.tables.competition import read_competition
     from lumbar_kaggle.tables.reading import read_label_weights
-    from lumbar_kaggle.two_stage.grade.fit import train_grader
+    from lumbar_kaggle.two_stage.grade.fit import GraderRun
     from lumbar_kaggle.two_stage.locate.fit import read_points
 
     competition, budget = read_competition(run.folder, "train"), run.budget()
@@ -215,8 +216,8 @@ def grade(
     for number, base in enumerate(models, start=1):
         out = run.out if len(models) == 1 else run.out / f"model-{number}"
         config = from_dict(merged(asdict(base), changes), GradeConfig)
-        given = (competition, run.cache, located, out, config, budget, weights)
-        told.append(train_grader(*given, only=only_folds, processes=run.processes).sentence)
+        grader = GraderRun(competition, run.cache, located, out, config, budget, weights)
+        told.append(grader.train(only_folds, run.processes).text)
     return "\n".join(told)
 
 

@@ -29,7 +29,7 @@ from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.training.encoders import build_network
 from lumbar_kaggle.two_stage.config import configure
 from lumbar_kaggle.two_stage.grade.network import Grader
-from lumbar_kaggle.two_stage.locate.network import CHANNELS, Locator
+from lumbar_kaggle.two_stage.locate.find import CHANNELS, Locator
 from tests.support.two_stage_studies import SETTINGS
 
 GOLDEN = Path(__file__).with_name("golden")

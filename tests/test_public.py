@@ -14,6 +14,7 @@ import pytest
 import lumbar_kaggle as lk
 from lumbar_kaggle.baseline import recipe as baseline
 from lumbar_kaggle.core.budget import Budget
+from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import SEVERITIES, TARGETS
 from lumbar_kaggle.inference import recipes
 from lumbar_kaggle.inference.base import Prediction, Study
@@ -138,3 +139,13 @@ def test_a_third_recipe_is_a_folder_and_a_line(
     assert recipes.recipe_of_run(run).NAME == "toy"
     with pytest.raises(lk.InputError, match="recipe 'other' is unknown; the recipes are baseline, two-stage"):
         recipes.recipe("other")
+
+
+@pytest.mark.parametrize("chosen", THE_RECIPES, ids=lambda one: one.NAME)
+def test_every_kernel_has_its_session(chosen: recipes.Recipe) -> None:
+    """A folder of ``kernels/NAME`` each; another name is told with those that there are."""
+    kernels = [path.parent.name for path in Path(__file__).parents[1].glob(f"kernels/{chosen.NAME}/*/*.py")]
+    sessions = {chosen.session(kernel) for kernel in kernels}
+    assert len(sessions) == len(kernels) > 1
+    with pytest.raises(InputError, match=f"kernel 'train' is unknown; the recipe's kernels are .*{kernels[0]}"):
+        chosen.session("train")

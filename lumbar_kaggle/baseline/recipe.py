@@ -59,6 +59,7 @@ PRESETS = ()
 export = later("lumbar_kaggle.baseline.bundle:export")
 load = later("lumbar_kaggle.baseline.bundle:BaselinePredictor")
 report = later("lumbar_kaggle.baseline.report:report")
+session = later("lumbar_kaggle.baseline.session:of_kernel")
 
 
 def expand_targets(names: tuple[str, ...]) -> tuple[str, ...]:

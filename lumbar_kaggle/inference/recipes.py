@@ -85,6 +85,11 @@ class Recipe(Protocol):
     ) -> Report:
         """Return what the page shows of a run in which something is finished; see `pages.render.write_report`."""
 
+    def session(self, kernel: str) -> Callable[..., Any]:
+        """Return what one of the recipe's kernels runs on Kaggle, see `session_of`: a function of the session's output
+        folder, its ``hours``, the kernel's own parameters and the fingerprint of the ``package`` that is meant."""
+        ...
+
 
 def recipe(name: str) -> Recipe:
     """Return the recipe of a name; raise `InputError` where there is none."""
@@ -123,6 +128,13 @@ def load_predictor(bundle: Path, manifest: "Manifest") -> Predictor:
     if manifest.recipe not in RECIPES:
         raise InputError(f"{bundle}: made by recipe {manifest.recipe!r}, which this version does not know; update it")
     return recipe(manifest.recipe).load(bundle, manifest)
+
+
+def session_of(sessions: Mapping[str, Callable[..., Any]], kernel: str) -> Callable[..., Any]:
+    """Return a kernel's entry of a recipe's table of sessions, or raise InputError: the body of `Recipe.session`."""
+    if kernel not in sessions:
+        raise InputError(f"kernel {kernel!r} is unknown; the recipe's kernels are {', '.join(sessions)}")
+    return sessions[kernel]
 
 
 def fill_cache(

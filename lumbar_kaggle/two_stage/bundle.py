@@ -25,16 +25,13 @@ from lumbar_kaggle.inference.bundle import MANIFEST, Manifest, open_bundle, writ
 from lumbar_kaggle.scoring.blend import BlendModel, apply_cells, load_blend, save_blend
 from lumbar_kaggle.training.devices import usable_devices
 from lumbar_kaggle.training.encoders import export_weights
-from lumbar_kaggle.two_stage.config import LOCATOR, RERUN, RUN_FILE, GradeConfig, TwoStageConfig
+from lumbar_kaggle.two_stage.config import LOCATOR, RERUN, RUN_FILE, GradeConfig, TwoStageConfig, network_file
 from lumbar_kaggle.two_stage.grade.data import levels_of
-from lumbar_kaggle.two_stage.grade.fit import average_sides, load_network, predict_levels
-from lumbar_kaggle.two_stage.grade.network import Grader
-from lumbar_kaggle.two_stage.grade.places import to_points, unsided
+from lumbar_kaggle.two_stage.grade.network import Grader, average_sides, load_network, predict_levels
 from lumbar_kaggle.two_stage.grade.views import Crop, crop_study
-from lumbar_kaggle.two_stage.locate.find import locate_studies
-from lumbar_kaggle.two_stage.locate.network import CHANNELS, Locator
-from lumbar_kaggle.two_stage.locate.training import load_locator, network_file
-from lumbar_kaggle.two_stage.study import StudyVolumes, read_study
+from lumbar_kaggle.two_stage.locate.find import CHANNELS, Locator, locate_studies
+from lumbar_kaggle.two_stage.locate.training import load_locator
+from lumbar_kaggle.two_stage.study import StudyVolumes, read_study, to_points, unsided
 
 log = logging.getLogger(__name__)
 
@@ -88,9 +85,13 @@ def export(run: Path, bundle: Path) -> Manifest:
         export_weights(path, bundle / name)
     if blend.is_file():
         save_blend(bundle / BLEND, load_blend(blend))
-    models = [
-        {"config": read_json(path), "folds": list(found[group])} for group, path in zip(graders, settings, strict=True)
-    ]
+    pairs = zip(graders, settings, strict=True)
+    models = [{"config": read_json(path), "folds": list(found[group])} for group, path in pairs]
+    figures, metrics = run / LOCATOR / "figures.csv", {}
+    if figures.is_file():
+        table = read_csv(figures, ("kind",), RERUN, keep_default_na=False)
+        (overall,) = table[table["kind"] == "all"].to_dict("records")
+        metrics["locator"] = {name: float(overall[name]) for name in ("median_mm", "within_10_mm", "off_by_level")}
     return write_manifest(
         bundle,
         recipe="two-stage",
@@ -98,7 +99,7 @@ def export(run: Path, bundle: Path) -> Manifest:
         targets=list(TARGET_NAMES),
         contract=asdict(VOLUMES),
         prior=read_csv(run / graders[0] / "prior.csv", SEVERITIES, RERUN, index_col="target"),
-        metrics=_metrics(run),
+        metrics=metrics,
         weights=[*files, *([BLEND] if blend.is_file() else [])],
         models={**{plane: list(found.get(plane, ())) for plane in CHANNELS}, "grade": models, "source": source},
     )
@@ -106,26 +107,16 @@ def export(run: Path, bundle: Path) -> Manifest:
 
 def _finished(run: Path, config: TwoStageConfig) -> dict[str, dict[str, Path]]:
     """Return the networks that are trained, by plane and model: name in the bundle → file of the run."""
-    files = {plane: [network_file(run / LOCATOR, plane, k) for k in range(config.locate.folds)] for plane in CHANNELS}
-    for _, folder, model in config.models(run):
-        files[folder.name] = [folder / f"fold-{fold}.safetensors" for fold in range(model.folds)]
-    there = {
-        group: {f"weights/{group}-{fold}.safetensors": path for fold, path in enumerate(paths) if path.is_file()}
-        for group, paths in files.items()
-    }
-    for stage, wanted in (("locator", {"sagittal"}), ("second stage", set(files) - set(CHANNELS))):
+    groups = [(plane, run / LOCATOR, plane, config.locate.folds) for plane in CHANNELS]
+    groups += [(folder.name, folder, "fold", model.folds) for _, folder, model in config.models(run)]
+    there = {}
+    for group, folder, name, count in groups:
+        files = {f"weights/{group}-{k}.safetensors": network_file(folder, name, k) for k in range(count)}
+        there[group] = {name: path for name, path in files.items() if path.is_file()}
+    for stage, wanted in (("locator", {"sagittal"}), ("second stage", set(there) - set(CHANNELS))):
         if not any(there[group] for group in wanted):
             raise InputError(f"{run}: no fold of the {stage} is finished; run lumbar train again to go on")
     return {group: names for group, names in there.items() if names}
-
-
-def _metrics(run: Path) -> dict[str, Any]:
-    figures = run / LOCATOR / "figures.csv"
-    if not figures.is_file():
-        return {}
-    table = read_csv(figures, ("kind",), RERUN, keep_default_na=False)
-    overall = table[table["kind"] == "all"].iloc[0]
-    return {"locator": {name: float(overall[name]) for name in ("median_mm", "within_10_mm", "off_by_level")}}
 
 
 class Model(NamedTuple):

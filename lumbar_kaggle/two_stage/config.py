@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.settings import check_settings, from_dict, option
@@ -13,11 +13,22 @@ _WEIGHT: dict[str, Any] = {"metavar": "W", "least": 0, "most": 1000}
 _MM: dict[str, Any] = {"metavar": "MM", "least": 0, "most": 100}
 _SHARE: dict[str, Any] = {"metavar": "P", "least": 0, "most": 1}
 
+# In a run folder the configuration, the first stage and its annotated points; what else is there: see `fit`.
 RUN_FILE, LOCATOR, ANNOTATED = "two_stage.json", "locator", "annotated.csv"
-"""In a run folder the configuration, the first stage and its annotated points; what else is there: see `fit`."""
+RERUN = "delete it and run lumbar train again"  # what to do where a table of a run is damaged
 
-RERUN = "delete it and run lumbar train again"
-"""What to do where a table of a run is damaged."""
+
+class Result(NamedTuple):
+    """What the training of a stage came to: what its command prints, with the word ``resumable`` when something is left
+    to do, and whether all that was asked for is done."""
+
+    text: str
+    finished: bool
+
+
+def network_file(folder: Path, name: str, fold: int) -> Path:
+    """Return the weights' file of a fold; `name` is ``sagittal`` or ``axial`` of the locator, ``fold`` of a grader."""
+    return folder / f"{name}-{fold}.safetensors"
 
 
 @dataclass(frozen=True)

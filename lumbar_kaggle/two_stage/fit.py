@@ -1,15 +1,15 @@
 """The whole recipe from cached volumes to a blend: locate, crop and grade, blend; resumable at every step.
 
-`fit` does all of it; its stages can be called one by one, in as many sessions as it takes: `locate`, `grade` for some
-models or folds at a time, `finish`. A run folder holds the configuration (``two_stage.json``), the fold of each
-labelled study (``folds.csv``), ``locator/`` (see `locate.fit`), ``annotated.csv`` (see `places.annotated_places`), a
-folder ``grade-1/``, ``grade-2/`` … per model (see `grade.fit`) and, once every fold is there, the blend: ``oof.csv``,
-``blend.json``, ``blend.txt`` and, of labels that it contradicts, ``noise.csv``.
+`fit` does all of it; `TwoStageRun` has its stages one by one, for as many sessions as it takes. A run folder holds the
+configuration (``two_stage.json``), the fold of each labelled study (``folds.csv``), ``locator/`` (see `locate.fit`),
+``annotated.csv`` (see `study.annotated_places`), a folder ``grade-1/``, ``grade-2/`` … per model (see `grade.fit`) and,
+once every fold is there, the blend: ``oof.csv``, ``blend.json``, ``blend.txt`` and, of labels that it contradicts,
+``noise.csv``.
 """
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +29,9 @@ from lumbar_kaggle.tables.submission import read_predictions
 from lumbar_kaggle.two_stage.config import ANNOTATED, LOCATOR, RERUN, RUN_FILE, GradeConfig, TwoStageConfig
 from lumbar_kaggle.two_stage.grade import fit as grading
 from lumbar_kaggle.two_stage.grade.data import crops_folder, evict_other_crops
-from lumbar_kaggle.two_stage.grade.places import annotated_places, read_places
-from lumbar_kaggle.two_stage.locate.fit import learned_from, read_points, run_locate
+from lumbar_kaggle.two_stage.locate.fit import LocatorRun, learned_from, read_points
 from lumbar_kaggle.two_stage.locate.training import CONFIG
+from lumbar_kaggle.two_stage.study import annotated_places, read_places
 
 log = logging.getLogger(__name__)
 
@@ -52,131 +52,114 @@ def fit(
     data = {**competition.identity(), "images": Cache(cache, "volumes").identity()}
     with locked(run):
         begin_run(run / RUN_FILE, config, data=data)
-        left = "the locator and what follows it are"
-        if locate(competition, cache, run, config, budget, processes=processes):
-            left = grade(competition, cache, run, config, budget, weights=weights, processes=processes)
+        whole, left = TwoStageRun(competition, run, config, budget, processes), "the locator and what follows it are"
+        if whole.locate(cache):
+            left = whole.grade(cache, weights=weights)
         if left:
             return f"{run}: {left} left; resumable, run the same command again"
-        blend(competition, run, config)
+        whole.blend()
         return f"{run}: both stages are trained and blended"
 
 
-def locate(
-    competition: Competition,
-    cache: Path,
-    run: Path,
-    config: TwoStageConfig,
-    budget: Budget,
-    *,
-    processes: int | None = None,
-) -> bool:
-    """Train the first stage, or go on, and write what the second one needs of it; return whether it came to its end.
-    Raises InputError: the cache is missing, or the locator was begun with other settings or on other data."""
-    folder, folds = run / LOCATOR, open_run_folds(competition, run, config)
-    if (folder / "errors.csv").is_file():
-        tie(folder / CONFIG, learned_from(competition, cache))
-    else:
-        located = run_locate(competition, cache, folder, config.locate, budget, processes=processes, folds=folds)
-        log.info(located.text)
-        if not located.finished:
-            return False
-    if not (run / ANNOTATED).is_file():
-        write_csv(run / ANNOTATED, annotated_places(competition, cache))
-    return True
+@dataclass(frozen=True, eq=False)
+class TwoStageRun:
+    """A run folder, and the split that it is trained on; for `processes` see `devices.spread`."""
 
+    competition: Competition
+    folder: Path
+    config: TwoStageConfig
+    budget: Budget
+    processes: int | None = None
 
-def open_run_folds(competition: Competition, run: Path, config: TwoStageConfig) -> pd.DataFrame:
-    """Return the fold table of a run, by which the locator and every model are trained. Fold k of each model holds out
-    the very studies whose marks the locator of fold k has not seen. Raises InputError: the stages are to have different
-    numbers of folds, or the run was begun with other studies or its locator by other folds."""
-    counts = [one.folds for one in config.grade]
-    if set(counts) != {config.locate.folds}:
-        raise InputError(
-            f"the locator has {config.locate.folds} folds and the models of the second stage "
-            f"{', '.join(map(str, counts))}; give all the same number"
-        )
-    folds = open_folds(run / "folds.csv", competition.labels, config.locate.folds, config.locate.seed)
-    path = run / LOCATOR / "folds.csv"
-    tables = (read_folds(path) if path.is_file() else folds, folds)
-    there, wanted = (set(one.itertuples(index=False, name=None)) for one in tables)
-    if there != wanted:
-        raise InputError(f"{path}: this locator was begun with other folds or studies; choose another --out")
-    return folds
+    def folds(self) -> pd.DataFrame:
+        """Return the fold table by which the locator and every model are trained. Fold k of each model holds out the
+        very studies whose marks the locator of fold k has not seen. Raises InputError: the stages are to have different
+        numbers of folds, or the run was begun with other studies or its locator by other folds."""
+        counts, first = [one.folds for one in self.config.grade], self.config.locate
+        if set(counts) != {first.folds}:
+            raise InputError(
+                f"the locator has {first.folds} folds and the models of the second stage "
+                f"{', '.join(map(str, counts))}; give all the same number"
+            )
+        folds = open_folds(self.folder / "folds.csv", self.competition.labels, first.folds, first.seed)
+        path = self.folder / LOCATOR / "folds.csv"
+        there = read_folds(path) if path.is_file() else folds
+        if set(there.itertuples(index=False, name=None)) != set(folds.itertuples(index=False, name=None)):
+            raise InputError(f"{path}: this locator was begun with other folds or studies; choose another --out")
+        return folds
 
+    def locate(self, cache: Path) -> bool:
+        """Train the first stage on cached volumes, or go on, and write what the second one needs of it; return whether
+        it came to its end. Raises InputError: the cache is missing, or the locator was begun with other settings or on
+        other data."""
+        competition, out, folds = self.competition, self.folder / LOCATOR, self.folds()
+        if (out / "errors.csv").is_file():
+            tie(out / CONFIG, learned_from(competition, cache))
+        else:
+            run = LocatorRun(competition, cache, out, self.config.locate, self.budget, folds=folds)
+            located = run.train(self.processes)
+            log.info(located.text)
+            if not located.finished:
+                return False
+        if not (self.folder / ANNOTATED).is_file():
+            write_csv(self.folder / ANNOTATED, annotated_places(competition, cache))
+        return True
 
-def grade(
-    competition: Competition,
-    cache: Path | None,
-    run: Path,
-    config: TwoStageConfig,
-    budget: Budget,
-    *,
-    models: Sequence[int] = (),
-    folds: Sequence[int] = (),
-    crops: Path | None = None,
-    weights: pd.DataFrame | None = None,
-    processes: int | None = None,
-) -> str:
-    """Train the second stage of a run whose first one is finished, or go on; return what is left of it, or empty.
+    def grade(
+        self,
+        cache: Path | None,
+        *,
+        models: Sequence[int] = (),
+        folds: Sequence[int] = (),
+        crops: Path | None = None,
+        weights: pd.DataFrame | None = None,
+    ) -> str:
+        """Train the second stage of a run whose first one is finished, or go on; return what is left of it, or empty.
+        Now trained are those of the numbers `models`, from 1, and `folds`, from 0; empty: all. `crops`: scratch folder
+        for the crops in place of the run folder; it holds one model's at a time. For the rest see
+        `grade.fit.GraderRun`. Raises InputError: the first stage is not finished, or there is no such model or fold."""
+        run, count = self.folder, len(self.config.grade)
+        located, annotated = read_points(run / LOCATOR / "points.csv"), read_places(run / ANNOTATED)
+        errors = read_csv(run / LOCATOR / "errors.csv", ("found", "error_mm", "depth_mm"), RERUN)
+        shared = self.folds()
+        if not set(models) <= set(range(1, count + 1)):
+            raise InputError(f"models {' '.join(map(str, models))}: there are those from 1 to {count}")
+        for number, out, plain in self.config.models(run):
+            if models and number not in models:
+                continue
+            config = with_measured_jitter(plain, errors)
+            place = None if crops is None else crops_folder(crops, config)
+            if place is not None:
+                evict_other_crops(place)
+            trained = grading.GraderRun(
+                self.competition, cache, located, out, config, self.budget, weights, annotated, place, shared
+            ).train(folds or None, self.processes)
+            log.info(trained.text)
+            if not trained.finished:
+                return f"folds of model {number} of {count} are"
+        return ""
 
-    Now trained are those of the numbers `models`, from 1, and `folds`, from 0; empty: all. `crops`: scratch folder for
-    the crops in place of the run folder; it holds one model's at a time. For the rest see `grade.fit.train_grader`.
-    Raises InputError: the first stage is not finished, or there is no such model or fold.
-    """
-    places = read_points(run / LOCATOR / "points.csv")
-    errors = read_csv(run / LOCATOR / "errors.csv", ("found", "error_mm", "depth_mm"), RERUN)
-    annotated, shared = read_places(run / ANNOTATED), open_run_folds(competition, run, config)
-    count = len(config.grade)
-    if not set(models) <= set(range(1, count + 1)):
-        raise InputError(f"models {' '.join(map(str, models))}: there are those from 1 to {count}")
-    for number, folder, plain in config.models(run):
-        if models and number not in models:
-            continue
-        one = with_measured_jitter(plain, errors)
-        place = None if crops is None else crops_folder(crops, one)
-        if place is not None:
-            evict_other_crops(place)
-        result = grading.train_grader(
-            competition,
-            cache,
-            places,
-            folder,
-            one,
-            budget,
-            weights,
-            annotated=annotated,
-            crops=place,
-            only=folds or None,
-            processes=processes,
-            folds=shared,
-        )
-        log.info(result.sentence)
-        if result.left:
-            return f"folds of model {number} of {count} are"
-    return ""
+    def finish(self) -> str:
+        """Blend the models of a run that was trained piece by piece; return what is missing, or empty when done."""
+        missing = []
+        for number, out, config in self.config.models(self.folder):
+            absent = [k for k in range(config.folds) if not grading.predictions_file(out, k).is_file()]
+            missing += [f"fold {fold} of model {number}" for fold in absent]
+            if not absent and not (out / "oof.csv").is_file():
+                grading.conclude(self.competition, out, config)
+        if not missing:
+            self.blend()
+        return ", ".join(missing)
 
-
-def finish(competition: Competition, run: Path, config: TwoStageConfig) -> str:
-    """Blend the models of a run that was trained piece by piece; return what is missing, or empty once it is done."""
-    missing = []
-    for number, folder, one in config.models(run):
-        absent = [k for k in range(one.folds) if not grading.predictions_file(folder, k).is_file()]
-        missing += [f"fold {fold} of model {number}" for fold in absent]
-        if not absent and not (folder / "oof.csv").is_file():
-            grading.conclude(competition, folder, one)
-    if not missing:
-        blend(competition, run, config)
-    return ", ".join(missing)
-
-
-def blend(competition: Competition, run: Path, config: TwoStageConfig) -> None:
-    """Blend the models' out-of-fold predictions; see `blend_files.cross_fit`."""
-    tables = {folder.name: read_predictions(folder / "oof.csv") for _, folder, _ in config.models(run)}
-    blended = cross_fit(gather(tables, competition.labels, read_folds(run / "folds.csv")))
-    blended.write(run / "oof.csv", run / "blend.json", run / "noise.csv")
-    text = blended.text(noise=True)
-    write_text(run / "blend.txt", text + "\n")
-    log.info(text)
+    def blend(self) -> None:
+        """Blend the models' out-of-fold predictions; see `blend_files.cross_fit`."""
+        run = self.folder
+        tables = {out.name: read_predictions(out / "oof.csv") for _, out, _ in self.config.models(run)}
+        blended = cross_fit(gather(tables, self.competition.labels, read_folds(run / "folds.csv")))
+        blended.write(run / "oof.csv", run / "blend.json", run / "noise.csv")
+        text = blended.text(noise=True)
+        write_text(run / "blend.txt", text + "\n")
+        log.info(text)
 
 
 def with_measured_jitter(config: GradeConfig, errors: pd.DataFrame) -> GradeConfig:

@@ -4,6 +4,7 @@ bundle says of it, and where it looked.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,18 +31,13 @@ from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.training.devices import device_of
 from lumbar_kaggle.two_stage.bundle import Model, TwoStagePredictor
 from lumbar_kaggle.two_stage.config import LOCATOR, RERUN, RUN_FILE, GradeConfig, TwoStageConfig
-from lumbar_kaggle.two_stage.grade.augment import cut
-from lumbar_kaggle.two_stage.grade.data import Batch, levels_of
+from lumbar_kaggle.two_stage.grade.data import Batch, cut, levels_of
 from lumbar_kaggle.two_stage.grade.network import PLANES, Grader
-from lumbar_kaggle.two_stage.grade.places import choose
-from lumbar_kaggle.two_stage.grade.views import CELLS, PLACES, VIEWS, Crop, View, crop_to_slice
-from lumbar_kaggle.two_stage.study import read_study
+from lumbar_kaggle.two_stage.grade.views import VIEWS, Crop, View, crop_to_slice, nearest_slices
+from lumbar_kaggle.two_stage.study import CELLS, PLACES, choose, read_study
 
-SURROUNDINGS = 1.5
-"""Side of the pictured part of a slice, in sides of the crop."""
-
-_TARGET_OF = dict(zip(zip(*CELLS, strict=True), TARGET_NAMES, strict=True))
-"""Level and place, as numbers → name of the grade."""
+SURROUNDINGS = 1.5  # side of the pictured part of a slice, in sides of the crop
+_TARGET_OF = dict(zip(zip(*CELLS, strict=True), TARGET_NAMES, strict=True))  # level and place, as numbers → target
 
 
 def report(
@@ -169,27 +165,23 @@ def located_slices(stacks: Sequence[Volume], points: pd.DataFrame) -> list[Locat
 def _located_slice(stacks: Sequence[Volume], view: View, rows: pd.DataFrame) -> Iterator[LocatedSlice]:
     """Yield the slice of the view's first available kind with the least squared distance to some points, if any."""
     points = rows[["x_mm", "y_mm", "z_mm"]].to_numpy(dtype=np.float64)
-    for kind in view.kinds if len(points) else ():
-        near = []
-        for order, volume in enumerate(stacks):
-            if volume.kind == kind and volume.plane == view.plane:
-                far = (((volume.positions[:, None] - points) @ volume.normal) ** 2).mean(axis=1)
-                near.append((round(float(far.min()), 6), order, int(far.argmin())))
-        if near:
-            _, order, index = min(near)
-            row, column, distance = stacks[order].to_slice(index, points)
-            places = zip(rows["place"], rows["level"], row, column, np.abs(distance), rows["confidence"], strict=True)
-            marks = [Mark(place, level, *map(float, numbers)) for place, level, *numbers in places]
-            marks.sort(key=lambda mark: (LEVELS.index(mark.level), view.places.index(mark.place)))
-            yield LocatedSlice(view.name, _cut_slice(stacks[order], index), tuple(marks))
-            return
+
+    def squares(volume: Volume) -> Floats:
+        return np.asarray((((volume.positions[:, None] - points) @ volume.normal) ** 2).mean(axis=1))
+
+    for _, stack, index in islice(nearest_slices(view, stacks if len(points) else (), squares), 1):
+        row, column, distance = stack.to_slice(index, points)
+        places = zip(rows["place"], rows["level"], row, column, np.abs(distance), rows["confidence"], strict=True)
+        marks = [Mark(place, level, *map(float, numbers)) for place, level, *numbers in places]
+        marks.sort(key=lambda mark: (LEVELS.index(mark.level), view.places.index(mark.place)))
+        yield LocatedSlice(view.name, _cut_slice(stack, index), tuple(marks))
 
 
 def where_looked(
     model: Model, crops: Sequence[Crop], chosen: NDArray[np.int64]
 ) -> Iterator[ExplainedCrop | MissingCrop]:
     """Yield where a model looked in a study's crops: of every level, view and side, in that order. `chosen` ``[5
-    levels, 5 places]`` is the severity to explain of each grade, in the order of `views.PLACES`."""
+    levels, 5 places]`` is the severity to explain of each grade, in the order of `study.PLACES`."""
     for level, (cached,) in enumerate(DataLoader(levels_of(crops), bs=1)):
         batch = cut(to_device(cached, device_of(model.networks[0])), model.config)
         each = [attend(network, batch, chosen[level].tolist()) for network in model.networks]

@@ -19,6 +19,7 @@ fit = later("lumbar_kaggle.two_stage.fit:fit")
 export = later("lumbar_kaggle.two_stage.bundle:export")
 load = later("lumbar_kaggle.two_stage.bundle:TwoStagePredictor")
 report = later("lumbar_kaggle.two_stage.pages:report")
+session = later("lumbar_kaggle.two_stage.session:of_kernel")
 
 
 def preprocess(root: Path, cache: Path, **how: Any) -> Summary:

@@ -1,58 +1,47 @@
 """What the kernels of the two-stage recipe run: locate, grade by models and folds, blend.
 
-Only what cannot be made again in minutes goes into an output, which Kaggle limits to 20 GB. Volumes and crops lie in
-scratch space, which a session has beside its output and which ends with it. The volumes of the 1,975 studies take
-around 30 GB in 8 bits, the crops of one model of ``t4x2-gold`` 31 GB (7.8 MB a study, around located and annotated
-points), and of scratch space some 50 GB have been reported, with no promise. So `train_locate_session` caches the
-volumes, and `train_grade_session` cuts its crops from DICOM.
+Only what cannot be made again in minutes goes into an output, which Kaggle limits to 20 GB. In scratch space, which
+ends with the session, some 50 GB have been reported, with no promise. The volumes of the 1,975 studies take around
+30 GB in 8 bits, the crops of one model of ``t4x2-gold`` 31 GB (7.8 MB a study, around located and annotated points). So
+`train_locate_session` caches the volumes, and `train_grade_session` cuts its crops from DICOM.
 """
 
 import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from lumbar_kaggle.core.budget import usable_cores
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import copy_file
 from lumbar_kaggle.core.settings import begin_run, load_config
-from lumbar_kaggle.kaggle.session import (
-    RESUMABLE,
-    begin_session,
-    copy_pretrained,
-    find_competition,
-    preprocessed,
-    scratch_folder,
-    session_settings,
-    take_up,
-)
+from lumbar_kaggle.inference.recipes import session_of
+from lumbar_kaggle.kaggle import session as kaggle
 from lumbar_kaggle.tables.competition import read_competition
-from lumbar_kaggle.two_stage import fit
 from lumbar_kaggle.two_stage.bundle import export
 from lumbar_kaggle.two_stage.config import ANNOTATED, LOCATOR, RUN_FILE, LocateConfig, TwoStageConfig
+from lumbar_kaggle.two_stage.fit import TwoStageRun
 from lumbar_kaggle.two_stage.locate.training import CONFIG
 from lumbar_kaggle.two_stage.recipe import NAME, configure, preprocess
 
 log = logging.getLogger(__name__)
 
+# Folder of pretrained weights, relative to the scratch folder: a run must not know where inputs lie.
 PRETRAINED = "pretrained"
-"""Folder of pretrained weights, relative to the scratch folder: a run must not know where inputs lie."""
-
+# By which the output of ``train-locate`` is known, and that of ``train-grade``, which has a copy of it.
 LOCATE_FILE = f"run/{LOCATOR}/{CONFIG}"
-"""By which the output of ``train-locate`` is known, and that of ``train-grade``, which has a copy of it."""
 
 
 def two_stage_config(preset: str) -> TwoStageConfig:
     """Return a preset, changed by ``LUMBAR_CONFIG``; the hub's weights are those of the folder `PRETRAINED`.
     ``{"two-stage": {"preset": NAME, "locate": {…}, "grade": {…}}}`` gives another preset. Raises InputError: the preset
     or a setting is unknown."""
-    config = configure({"preset": preset, **session_settings(NAME)}, "LUMBAR_CONFIG")
-    models = [
-        replace(one, weights=tuple(PRETRAINED if name == "auto" else name for name in one.weights))
-        for one in config.grade
-    ]
-    return replace(config, grade=tuple(models))
+    config = configure({"preset": preset, **kaggle.session_settings(NAME)}, "LUMBAR_CONFIG")
+    weights = [tuple(PRETRAINED if name == "auto" else name for name in one.weights) for one in config.grade]
+    models = tuple(replace(one, weights=its) for one, its in zip(config.grade, weights, strict=True))
+    return replace(config, grade=models)
 
 
 def train_locate_session(
@@ -62,14 +51,14 @@ def train_locate_session(
     ``run`` goes into the session's output folder `working`; for `hours` and `package` see
     `kaggle.session.begin_session`; `inputs`: where the inputs are mounted. Raises InputError: the competition is not
     attached, or a setting is unknown."""
-    budget = begin_session(hours, package)
-    config, competition, cache = two_stage_config(preset), find_competition(inputs), scratch_folder()
-    take_up(LOCATE_FILE, ("run",), working, inputs)
+    budget = kaggle.begin_session(hours, package)
+    config, competition, cache = two_stage_config(preset), kaggle.find_competition(inputs), kaggle.scratch_folder()
+    kaggle.take_up(LOCATE_FILE, ("run",), working, inputs)
     workers = 4 * usable_cores()
-    if not preprocessed(lambda: preprocess(competition, cache, workers=workers, budget=budget)):
+    if not kaggle.preprocessed(lambda: preprocess(competition, cache, workers=workers, budget=budget)):
         return False
-    finished = fit.locate(read_competition(competition, "train"), cache, working / "run", config, budget)
-    log.info("%s", f"{working / 'run'}: the first stage is trained" if finished else RESUMABLE)
+    finished = TwoStageRun(read_competition(competition, "train"), working / "run", config, budget).locate(cache)
+    log.info("%s", f"{working / 'run'}: the first stage is trained" if finished else kaggle.RESUMABLE)
     return finished
 
 
@@ -84,13 +73,13 @@ def train_grade_session(
     inputs: Path | None = None,
 ) -> bool:
     """Train models of the second stage until the budget ends, going on from attached earlier outputs. Tells whether all
-    `models` and `folds` that are asked for are trained, see `fit.grade`; the other arguments are those of
+    `models` and `folds` that are asked for are trained, see `TwoStageRun.grade`; the other arguments are those of
     `train_locate_session`. Raises InputError: an input is not attached or another one, or there is no such model, fold
     or setting."""
-    budget = begin_session(hours, package)
-    config, competition = two_stage_config(preset), find_competition(inputs)
-    run, scratch = working / "run", scratch_folder()
-    take_up(LOCATE_FILE, ("run",), working, inputs)
+    budget = kaggle.begin_session(hours, package)
+    config, competition = two_stage_config(preset), kaggle.find_competition(inputs)
+    run, scratch = working / "run", kaggle.scratch_folder()
+    kaggle.take_up(LOCATE_FILE, ("run",), working, inputs)
     if not (run / ANNOTATED).is_file():
         raise InputError(
             "no finished first stage is among the inputs; attach the output of the kernel train-locate, "
@@ -106,11 +95,12 @@ def train_grade_session(
     chosen = [one for number, one in enumerate(config.grade, start=1) if not models or number in models]
     for name, weights in sorted({pair for one in chosen for pair in zip(one.backbones, one.weights, strict=True)}):
         if weights == PRETRAINED:
-            copy_pretrained(name, scratch / PRETRAINED / f"{name}.safetensors", inputs)
+            kaggle.copy_pretrained(name, scratch / PRETRAINED / f"{name}.safetensors", inputs)
     # The weights are named relative to the scratch folder, since the next session may have another one.
     with contextlib.chdir(scratch):
-        left = fit.grade(train, None, run, config, budget, models=models, folds=folds, crops=scratch / "crops")
-    log.info("%s", f"{run}: {left} left\n{RESUMABLE}" if left else f"{run}: all that was asked for is trained")
+        whole = TwoStageRun(train, run, config, budget)
+        left = whole.grade(None, models=models, folds=folds, crops=scratch / "crops")
+    log.info("%s", f"{run}: {left} left\n{kaggle.RESUMABLE}" if left else f"{run}: all that was asked for is trained")
     return not left
 
 
@@ -118,14 +108,14 @@ def blend_session(working: Path, *, hours: float = 12.0, package: str = "", inpu
     """Blend what ``train-grade`` trained, its attached outputs put together, export the bundle and return its
     fingerprint. ``bundle`` and the tables of the blend go into `working`; what is missing is logged. The arguments are
     those of `train_locate_session`. Raises InputError: an input is not attached, or no fold of a stage is finished."""
-    begin_session(hours, package)
-    competition, scratch = find_competition(inputs), scratch_folder()
+    budget = kaggle.begin_session(hours, package)
+    competition, scratch = kaggle.find_competition(inputs), kaggle.scratch_folder()
     run = scratch / "run"
-    take_up(LOCATE_FILE, ("run",), scratch, inputs)
+    kaggle.take_up(LOCATE_FILE, ("run",), scratch, inputs)
     if not (run / RUN_FILE).is_file():
         raise InputError(f"no {RUN_FILE} is among the inputs; attach the output of the kernel train-grade")
     config = load_config(run / RUN_FILE, TwoStageConfig)
-    missing = fit.finish(read_competition(competition, "train"), run, config)
+    missing = TwoStageRun(read_competition(competition, "train"), run, config, budget).finish()
     if missing:
         log.info("Not blended, the bundle has the plain mean of what is there; not trained: %s", missing)
     for name in ("oof.csv", "blend.json", "blend.txt", "noise.csv"):
@@ -134,3 +124,8 @@ def blend_session(working: Path, *, hours: float = 12.0, package: str = "", inpu
     fingerprint = export(run, working / "bundle").fingerprint
     log.info("Bundle %s", fingerprint)
     return fingerprint
+
+
+of_kernel = partial(
+    session_of, {"train-locate": train_locate_session, "train-grade": train_grade_session, "blend": blend_session}
+)

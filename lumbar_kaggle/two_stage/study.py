@@ -1,50 +1,57 @@
-"""A study's volumes, from the cache or straight from DICOM, and the points that are marked on them.
+"""A study's volumes, from the cache or straight from DICOM, and where the five places of its levels lie.
 
 Without the cache a study is decoded each time that it is asked for, and nothing is written: where the disk has no room
-for the cache beside the crops, as in a Kaggle session.
+for the cache beside the crops, as in a Kaggle session. Points are those that are marked, gaps filled, or located ones.
 """
 
 import logging
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from lumbar_kaggle.core.targets import LEVELS
+from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, TARGETS
 from lumbar_kaggle.dicom.cache import OK, Cache
 from lumbar_kaggle.dicom.preprocess import read_volumes, scan_sources, windowed_stacks
 from lumbar_kaggle.dicom.series import UnreadableSeries, read_series
 from lumbar_kaggle.dicom.volume import Floats, Volume
 from lumbar_kaggle.inference.base import Study
 from lumbar_kaggle.tables.competition import Competition
-from lumbar_kaggle.two_stage.grade.views import CANAL, PLACE_OF_CONDITION, PLACES, RECESSES
+from lumbar_kaggle.tables.reading import as_numbers, read_table
 
 log = logging.getLogger(__name__)
 
+# Located in each study at each level; also the order of the network's five outputs per level.
+PLACES = ("canal", "left foramen", "right foramen", "left recess", "right recess")
+CANAL, FORAMINA, RECESSES = 0, slice(1, 3), slice(3, 5)  # of `PLACES`; the left one first
+PLACE_OF_CONDITION = dict(zip(CONDITIONS, PLACES, strict=True))
+# Of each target in ``[5 levels, 5 places]``.
+CELLS = ([LEVELS.index(of.level) for of in TARGETS], [PLACES.index(PLACE_OF_CONDITION[of.condition]) for of in TARGETS])
 
-class MarkedPoint(NamedTuple):
-    """A point of ``train_label_coordinates.csv``, LPS mm ``[3]``. It is marked on the study's volume of this number;
-    `place` and `level` are numbers in `views.PLACES` and `targets.LEVELS`."""
+Points = dict[str, Floats]  # per study ``[5 places, 5 levels, 3]`` LPS mm in the order of `PLACES`; NaN: there is none
 
-    volume: int
-    place: int
-    level: int
-    point: Floats
+POINT = ["x_mm", "y_mm", "z_mm"]
+COLUMNS = ("study_id", "place", "level", *POINT, "confidence", "origin")  # of the table of annotated points
+MARKED, BY_PLACES, BY_LEVELS = "marked", "from the level's other points", "from another level"  # its origins
+CONFIDENCE = {MARKED: 1.0, BY_PLACES: 0.5, BY_LEVELS: 0.25}
 
 
 @dataclass(frozen=True, eq=False)
 class StudyVolumes:
     """All that was read of a study: the stacks of its readable series, see `preprocess.windowed_stacks`. `notes` tell
-    what could not be read; `marks` are the points that are marked on its slices."""
+    what could not be read; `marks` are per volume the points ``[5 places, 5 levels, 3]`` in LPS mm that are marked on
+    its slices, NaN: none; not there where nobody asks for them."""
 
     study_id: str
     volumes: tuple[Volume, ...]
     notes: tuple[str, ...] = ()
-    marks: tuple[MarkedPoint, ...] = ()
+    marks: tuple[Floats, ...] = ()
 
     def sagittal(self) -> list[Volume]:
         """Return of each sagittal series the largest stack whose slices are sagittal."""
@@ -70,9 +77,9 @@ class StudyVolumes:
     def marked(self, volumes: Sequence[Volume]) -> Floats:
         """Return the points ``[5 places, 5 levels, 3]`` that are marked on some of its volumes, NaN: none."""
         points = np.full((len(PLACES), len(LEVELS), 3), np.nan)
-        for mark in self.marks:
-            if self.volumes[mark.volume] in volumes:
-                points[mark.place, mark.level] = mark.point
+        for volume, marks in zip(self.volumes, self.marks, strict=False):
+            if volume in volumes:
+                points = np.where(np.isnan(marks), points, marks)
         return points
 
     def known(self, volume: Volume) -> Floats:
@@ -127,8 +134,7 @@ class DicomStudies:
         return found
 
 
-Studies = CachedStudies | DicomStudies
-"""Where the volumes of studies come from."""
+Studies = CachedStudies | DicomStudies  # where the volumes of studies come from
 
 
 def read_study(study: Study) -> StudyVolumes:
@@ -151,30 +157,127 @@ def read_study(study: Study) -> StudyVolumes:
 def read_marked_studies(competition: Competition, cache: Path) -> list[StudyVolumes]:
     """Read the cached studies of a split, with the points that are marked on them; see `CachedStudies`."""
     cached, known = CachedStudies(cache), set(competition.studies)
-    groups = competition.coordinates.groupby(["study_id", "series_id"])
-    marks = {(str(study), str(series)): rows.to_dict("records") for (study, series), rows in groups}
+    table = competition.coordinates[competition.coordinates["condition"].isin(list(PLACE_OF_CONDITION))]
+    rows = {key: list(group.itertuples()) for key, group in table.groupby(["study_id", "series_id"])}
     studies = [cached.read(study) for study in cached.sources if study in known]
-    return [replace(one, marks=tuple(_marks(one, marks))) for one in studies]
+    return [
+        replace(
+            one, marks=tuple(_marks(volume, rows.get((one.study_id, volume.series_id), [])) for volume in one.volumes)
+        )
+        for one in studies
+    ]
 
 
-def _marks(study: StudyVolumes, marks: Mapping[tuple[str, str], list[dict[Hashable, Any]]]) -> Iterator[MarkedPoint]:
-    for number, volume in enumerate(study.volumes):
-        index_of = {instance: index for index, instance in enumerate(volume.instance_numbers)}
-        for row in marks.get((study.study_id, volume.series_id), []):
-            place, index = PLACE_OF_CONDITION.get(row["condition"]), index_of.get(row["instance_number"])
-            if place is not None and index is not None:
-                point = volume.to_patient(index, row["y"], row["x"])
-                yield MarkedPoint(number, PLACES.index(place), LEVELS.index(row["level"]), point)
+def _marks(volume: Volume, rows: Sequence[Any]) -> Floats:
+    """Return ``[5 places, 5 levels, 3]`` of a series' rows of coordinates, those on a volume's slices."""
+    points = np.full((len(PLACES), len(LEVELS), 3), np.nan)
+    index_of = {instance: index for index, instance in enumerate(volume.instance_numbers)}
+    for row in rows:
+        if row.instance_number in index_of:
+            place, level = PLACES.index(PLACE_OF_CONDITION[row.condition]), LEVELS.index(row.level)
+            points[place, level] = volume.to_patient(index_of[row.instance_number], row.y, row.x)
+    return points
 
 
-def tell_unused(
-    competition: Competition,
-    studies: Collection[StudyVolumes],
-    used: Callable[[StudyVolumes, MarkedPoint], bool],
-    what: str,
-) -> None:
-    """Log how many marks of a split are not `used`, if there are such; `what`: the slices looked at."""
+def tell_unused(competition: Competition, used: Iterable[Floats], what: str) -> None:
+    """Log how many marks of a split are not among those that are used, points ``[…, 3]`` with NaN where there is none;
+    `what`: the slices looked at."""
     marked = int(competition.coordinates["condition"].isin(list(PLACE_OF_CONDITION)).sum())
-    count = sum(used(study, mark) for study in studies for mark in study.marks)
+    count = sum(int(np.isfinite(points[..., 0]).sum()) for points in used)
     if count < marked:
         log.info("%d of %d marks are not used: no %s slice in the cache is theirs", marked - count, marked, what)
+
+
+def annotated_places(competition: Competition, cache: Path) -> pd.DataFrame:
+    """Return the points of ``train_label_coordinates.csv`` in the patient, gaps filled; columns `COLUMNS`, LPS mm. A
+    gap is filled from the level's other points by the set's median offsets between the places, and where the level has
+    none at all, from the nearest level by the median step. Studies without any point in a series that knows its
+    position are absent. Raises InputError where the cache of the split's volumes is missing."""
+    studies = read_marked_studies(competition, cache)
+    pairs = (pair for one in studies for pair in zip(one.volumes, one.marks, strict=True))
+    tell_unused(competition, (marks for volume, marks in pairs if volume.placed), "placed")
+    every = {one.study_id: one.marked([v for v in one.volumes if v.placed]) for one in studies}
+    marked = {study: points for study, points in sorted(every.items()) if np.isfinite(points).any()}
+    if not marked:
+        return pd.DataFrame(columns=list(COLUMNS))
+    points, origin = fill(np.stack(list(marked.values())))
+    at = pd.MultiIndex.from_product([marked, PLACES, LEVELS], names=COLUMNS[:3])
+    table = pd.DataFrame(points.reshape(-1, 3), at, POINT).assign(origin=origin.ravel()).dropna().reset_index()
+    return table.assign(confidence=table["origin"].map(CONFIDENCE))[list(COLUMNS)]
+
+
+def read_places(path: Path) -> pd.DataFrame:
+    """Read a table as from `annotated_places`; raises InputError for one that is none, or has no numbers."""
+    return as_numbers(path, read_table(path, COLUMNS), *POINT, "confidence")
+
+
+def to_points(places: pd.DataFrame) -> Points:
+    """Return the points of a table, where several rows are of one point as `choose` has it. Raises InputError for an
+    unknown place or level."""
+    for column, known in (("place", PLACES), ("level", LEVELS)):
+        unknown = sorted(set(places[column]) - set(known))
+        if unknown:
+            raise InputError(f"table of points: {column} {unknown[0]!r} is none of {', '.join(known)}")
+    places = choose(places)
+    number, studies = pd.factorize(places["study_id"].astype(str))
+    points = np.full((len(studies), len(PLACES), len(LEVELS), 3), np.nan)
+    place, level = pd.Categorical(places["place"], PLACES), pd.Categorical(places["level"], LEVELS)
+    points[number, place.codes, level.codes] = places[POINT].to_numpy(dtype=np.float64)
+    return dict(zip(studies, points, strict=True))
+
+
+def choose(places: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that count, one per ``study_id``, ``place`` and ``level``: of several that of the greatest
+    ``confidence``. With a column ``placed``, points of sagittal series that do not know their place count only where
+    the study has no others: the two are of different frames."""
+    if "placed" in places:
+        placed = places["placed"].astype(str) == "True"
+        sagittal = ~places["place"].str.endswith("recess")
+        places = places[placed | ~places["study_id"].isin(places.loc[placed & sagittal, "study_id"])]
+    if "confidence" in places:
+        places = places.sort_values("confidence", kind="stable")
+    return places.drop_duplicates(["study_id", "place", "level"], keep="last")
+
+
+def unsided(places: pd.DataFrame) -> set[str]:
+    """Return the studies of whose foramina nobody knows which is the left one: their sagittal series do not know their
+    place, or all that is there of both sides is one slice. `places` are located points, see `choose`; those of a table
+    without a column ``placed`` all know theirs."""
+    foramina = choose(places[places["place"].str.endswith("foramen")])
+    unknown = foramina.duplicated(["study_id", "level", *POINT])
+    if "placed" in foramina:
+        unknown |= foramina["placed"].astype(str) != "True"
+    return set(foramina.loc[unknown, "study_id"].astype(str))
+
+
+def fill(points: Floats) -> tuple[Floats, NDArray[np.str_]]:
+    """Fill the gaps, NaN, of points ``[studies, 5 places, 5 levels, 3]``, LPS mm. Studies that have no point at all
+    keep theirs, and so do all where the set never shows two places together. Returned beside the points are their
+    origins ``[studies, 5, 5]``, empty text where there is still none."""
+    filled, origin = points.copy(), np.where(np.isfinite(points).all(axis=-1), MARKED, "").astype("<U32")
+    # between[p, q, l]: from place q to place p of one level; steps[p, k, l]: from level k to level l.
+    between = _median(points[:, :, None] - points[:, None, :])
+    steps = _median(points[:, :, None, :] - points[:, :, :, None])
+    for study in range(len(points)):
+        for source, offsets in ((BY_PLACES, between), (BY_LEVELS, steps), (BY_PLACES, between)):
+            _fill_gaps(filled[study], origin[study], source, offsets)
+    return filled, origin
+
+
+def _fill_gaps(points: Floats, origin: NDArray[np.str_], source: str, offsets: Floats) -> None:
+    """Fill what one source can tell: the mean of the level's places, or the nearest of the place's levels."""
+    known = points.copy()
+    for place, level in np.argwhere(np.isnan(known).any(axis=-1)):
+        guesses = (known[:, level] if source == BY_PLACES else known[place]) + offsets[place, :, level]
+        usable = np.flatnonzero(np.isfinite(guesses).all(axis=-1))
+        if len(usable):
+            if source == BY_LEVELS:
+                usable = usable[[np.abs(usable - level).argmin()]]
+            points[place, level] = guesses[usable].mean(axis=0)
+            origin[place, level] = source
+
+
+def _median(offsets: Floats) -> Floats:
+    """Return the median over the studies, axis 0; NaN where no study has the offset."""
+    flat = pd.DataFrame(offsets.reshape(len(offsets), -1))  # pandas does not warn of empty medians
+    return flat.median().to_numpy().reshape(offsets.shape[1:])

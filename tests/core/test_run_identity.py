@@ -21,7 +21,7 @@ from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.tables.competition import Competition, read_competition
 from lumbar_kaggle.training.loop import read_checkpoint
 from lumbar_kaggle.two_stage.config import GradeConfig, configure
-from lumbar_kaggle.two_stage.fit import locate
+from lumbar_kaggle.two_stage.fit import TwoStageRun
 from lumbar_kaggle.two_stage.grade import fit as grading
 from lumbar_kaggle.two_stage.locate.fit import learned_from
 from tests.conftest import SMALL
@@ -100,7 +100,7 @@ def test_a_second_stage_on_other_data_is_not_continued(tmp_path: Path) -> None:
     weights = pd.DataFrame({"row_id": split.labels["row_id"][:1], "weight": [0.5]})
 
     def begin(split: Competition, weights: pd.DataFrame | None = None) -> None:
-        grading.train_grader(split, tmp_path, None, tmp_path / "run", config, Budget(0.0), weights)
+        grading.GraderRun(split, tmp_path, None, tmp_path / "run", config, Budget(0.0), weights).train()
 
     begin(split)
     begin(split)
@@ -123,9 +123,9 @@ def test_a_finished_locator_of_other_data_is_not_taken(tmp_path: Path) -> None:
     tie(folder / "locate.json", learned_from(split, tmp_path))
     (folder / "errors.csv").write_text("found\n")
     config = configure({"locate": {"folds": 2}, "grade": {"folds": 2}})
-    assert locate(with_other_label(split), tmp_path, tmp_path / "run", config, Budget())
+    assert TwoStageRun(with_other_label(split), tmp_path / "run", config, Budget()).locate(tmp_path)
     with pytest.raises(InputError, match="begun with other coordinates;"):
-        locate(with_other_mark(split), tmp_path, tmp_path / "run", config, Budget())
+        TwoStageRun(with_other_mark(split), tmp_path / "run", config, Budget()).locate(tmp_path)
 
 
 @contextmanager

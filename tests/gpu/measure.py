@@ -42,9 +42,9 @@ from lumbar_kaggle.phantom.imaging import draw_middle_slices
 from lumbar_kaggle.phantom.settings import STANDARD_SETS, PhantomSet
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.training.encoders import build_network
-from lumbar_kaggle.two_stage import fit as two_stage
 from lumbar_kaggle.two_stage.bundle import TwoStagePredictor
 from lumbar_kaggle.two_stage.config import RUN_FILE, configure
+from lumbar_kaggle.two_stage.fit import TwoStageRun
 from tests.gpu.meter import HEADING, Figures, metered
 from tests.support.clock import Clock
 
@@ -130,10 +130,10 @@ def measure_two_stage(root: Path, size: Size, device: torch.device) -> list[Figu
     begin_run(run / RUN_FILE, config, data=train.identity())
 
     def locate(budget: Budget) -> bool:
-        return two_stage.locate(train, cache, run, config, budget, processes=1)
+        return TwoStageRun(train, run, config, budget, processes=1).locate(cache)
 
     def grade(budget: Budget) -> bool:
-        return not two_stage.grade(train, cache, run, config, budget, folds=[0], processes=1)
+        return not TwoStageRun(train, run, config, budget, processes=1).grade(cache, folds=[0])
 
     located = train_twice("locator", locate, device, size.stops[0], size.minutes[0])
     if not located.finished:

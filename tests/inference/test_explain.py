@@ -21,8 +21,9 @@ from lumbar_kaggle.two_stage.bundle import Model
 from lumbar_kaggle.two_stage.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.data import Batch
 from lumbar_kaggle.two_stage.grade.network import Grader
-from lumbar_kaggle.two_stage.grade.views import PLACE_OF_CONDITION, PLACES, VIEWS, crop_study
+from lumbar_kaggle.two_stage.grade.views import VIEWS, crop_study
 from lumbar_kaggle.two_stage.pages import attend, on_slice, where_looked
+from lumbar_kaggle.two_stage.study import PLACE_OF_CONDITION, PLACES
 from tests.support.two_stage_studies import AXIAL, SAGITTAL, ball, make_stack, place_points, rotated
 
 

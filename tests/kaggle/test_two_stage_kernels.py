@@ -19,9 +19,8 @@ from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.training.encoders import body_state, build_body
 from lumbar_kaggle.two_stage.config import GradeConfig, preset
 from lumbar_kaggle.two_stage.grade.data import cache_crops, crops_folder, evict_other_crops
-from lumbar_kaggle.two_stage.grade.places import annotated_places, read_places, to_points
 from lumbar_kaggle.two_stage.session import blend_session, train_grade_session, train_locate_session
-from lumbar_kaggle.two_stage.study import CachedStudies, DicomStudies
+from lumbar_kaggle.two_stage.study import CachedStudies, DicomStudies, annotated_places, read_places, to_points
 from tests.dicom.test_preprocess import folder_bytes
 from tests.support.two_stage_studies import SETTINGS
 from tests.tables.test_kaggle_folders import mount, session

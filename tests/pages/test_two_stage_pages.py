@@ -23,9 +23,9 @@ from lumbar_kaggle.phantom.settings import choose_set
 from lumbar_kaggle.scoring.metric import score
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.two_stage.bundle import TwoStagePredictor
-from lumbar_kaggle.two_stage.grade.views import PLACES
 from lumbar_kaggle.two_stage.locate.find import COLUMNS
 from lumbar_kaggle.two_stage.pages import edge_letters, explain_study, located_slices
+from lumbar_kaggle.two_stage.study import PLACES
 from tests.pages.test_pages import Tables, assert_stands_alone, write_run
 from tests.support.dicom_files import rewrite
 from tests.support.two_stage_studies import AXIAL, SAGITTAL, SETTINGS, ball, make_stack, place_points

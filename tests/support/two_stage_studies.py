@@ -17,7 +17,7 @@ from lumbar_kaggle.dicom.geometry import reading_direction, to_patient
 from lumbar_kaggle.dicom.preprocess import write_volumes
 from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.tables.competition import SERIES_COLUMNS, Competition
-from lumbar_kaggle.two_stage.grade.views import PLACE_OF_CONDITION, PLACES
+from lumbar_kaggle.two_stage.study import PLACE_OF_CONDITION, PLACES
 
 Floats = NDArray[np.float64]
 

@@ -32,11 +32,11 @@ from lumbar_kaggle.training.loop import (
 )
 from lumbar_kaggle.training.pretraining import pretrain
 from lumbar_kaggle.two_stage.config import LocateConfig
-from lumbar_kaggle.two_stage.grade.augment import drop_views
-from lumbar_kaggle.two_stage.grade.fit import train_grader as fit_grader
+from lumbar_kaggle.two_stage.grade.data import drop_views
+from lumbar_kaggle.two_stage.grade.fit import GraderRun
 from lumbar_kaggle.two_stage.grade.network import GradeLoss
 from lumbar_kaggle.two_stage.locate import training
-from lumbar_kaggle.two_stage.locate.network import Locator
+from lumbar_kaggle.two_stage.locate.find import Locator
 from lumbar_kaggle.two_stage.locate.training import Sample
 from tests.baseline.test_training import ONE, lasting
 from tests.support.clock import Clock
@@ -178,8 +178,7 @@ def test_the_grader_trains_and_resumes(tmp_path: Path) -> None:
     competition = write_competition(tmp_path / "studies", 12)
 
     def train(out: Path, budget: Budget) -> bool:
-        result = fit_grader(competition, tmp_path / "studies", None, out, TINY_GRADER, budget)
-        return result.finished == 2
+        return GraderRun(competition, tmp_path / "studies", None, out, TINY_GRADER, budget).train().finished
 
     cut_and_whole(train, tmp_path, 5.5)
 

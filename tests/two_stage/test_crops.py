@@ -15,9 +15,8 @@ from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.two_stage.config import GradeConfig
 from lumbar_kaggle.two_stage.grade import data
 from lumbar_kaggle.two_stage.grade.data import cache_crops
-from lumbar_kaggle.two_stage.grade.places import BY_LEVELS, BY_PLACES, MARKED, annotated_places, fill, to_points
 from lumbar_kaggle.two_stage.grade.views import VIEWS, Crop, crop_study, window
-from lumbar_kaggle.two_stage.study import CachedStudies
+from lumbar_kaggle.two_stage.study import BY_LEVELS, BY_PLACES, MARKED, CachedStudies, annotated_places, fill, to_points
 from tests.dicom.test_preprocess import folder_bytes
 from tests.support.clock import Clock
 from tests.support.two_stage_studies import AXIAL, SAGITTAL, ball, make_stack, place_points, rotated, write_competition

@@ -14,11 +14,10 @@ from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.tables.competition import Competition, read_marked
 from lumbar_kaggle.tables.folds import make_folds, open_folds
 from lumbar_kaggle.two_stage.config import GradeConfig, LocateConfig, TwoStageConfig
-from lumbar_kaggle.two_stage.fit import open_run_folds
-from lumbar_kaggle.two_stage.grade.fit import train_grader
-from lumbar_kaggle.two_stage.grade.places import annotated_places
-from lumbar_kaggle.two_stage.locate.fit import is_learned, run_locate
-from lumbar_kaggle.two_stage.study import read_marked_studies, tell_unused
+from lumbar_kaggle.two_stage.fit import TwoStageRun
+from lumbar_kaggle.two_stage.grade.fit import GraderRun
+from lumbar_kaggle.two_stage.locate.fit import LocatorRun, learned_marks
+from lumbar_kaggle.two_stage.study import annotated_places, read_marked_studies, tell_unused
 from tests.support.two_stage_studies import write_competition
 from tests.two_stage.test_grading import TINY
 from tests.two_stage.test_locate import SMALL, write_folder
@@ -46,7 +45,7 @@ def test_no_fold_trains_on_points_of_a_locator_that_saw_what_it_holds_out(
     weights = []
     for name, moved in (("right", set[str]()), ("moved", others)):
         places = located(studies, moved, unplaced=set())
-        train_grader(*studies, places, tmp_path / name, replace(TINY, epochs=1), Budget(), folds=folds, only=[0])
+        GraderRun(*studies, places, tmp_path / name, replace(TINY, epochs=1), Budget(), folds=folds).train([0])
         weights.append((tmp_path / name / "fold-0.safetensors").read_bytes())
     assert weights[0] == weights[1]
 
@@ -55,7 +54,7 @@ def test_foramina_of_unknown_side_are_judged_by_their_mean(studies: tuple[Compet
     """Left and right are predicted alike in a study without positions, and not in the others."""
     lost = studies[0].studies[0]
     places = located(studies, set(), unplaced={lost})
-    train_grader(*studies, places, tmp_path, replace(TINY, epochs=1), Budget())
+    GraderRun(*studies, places, tmp_path, replace(TINY, epochs=1), Budget()).train()
     oof = pd.read_csv(tmp_path / "oof.csv").set_index("row_id")["severe"]
     sides = [oof[oof.index.str.contains(f"{side}_neural")].to_numpy() for side in ("left", "right")]
     alike = np.isclose(*sides).reshape(len(studies[0].studies), 5).all(axis=1)
@@ -72,7 +71,7 @@ def test_a_fold_whose_marks_are_all_held_out_trains_no_network(
     axial = marks["condition"].str.contains("Subarticular")
     marks[~axial | (marks["study_id"] == 101)].to_csv(folder / "train_label_coordinates.csv", index=False)
     recipe("two-stage").preprocess(folder, tmp_path / "cache")
-    run_locate(read_marked(folder), tmp_path / "cache", tmp_path / "run", replace(SMALL, epochs=1), Budget())
+    LocatorRun(read_marked(folder), tmp_path / "cache", tmp_path / "run", replace(SMALL, epochs=1), Budget()).train()
     folds = pd.read_csv(tmp_path / "run" / "folds.csv").set_index("study_id")["fold"]
     held_out = folds[101]
     assert not (tmp_path / "run" / f"axial-{held_out}.safetensors").is_file()
@@ -84,19 +83,19 @@ def test_stages_of_different_fold_numbers_are_refused(studies: tuple[Competition
     """One sentence names both."""
     config = TwoStageConfig(LocateConfig(folds=3), (GradeConfig(folds=3), GradeConfig(folds=2)))
     with pytest.raises(InputError, match="the locator has 3 folds and the models of the second stage 3, 2; give"):
-        open_run_folds(studies[0], tmp_path, config)
+        TwoStageRun(studies[0], tmp_path, config, Budget()).folds()
 
 
 def test_a_locator_of_other_folds_is_refused(studies: tuple[Competition, Path], tmp_path: Path) -> None:
     """A second stage must not be judged at points of a locator that has seen the study."""
     config = TwoStageConfig(LocateConfig(folds=2), (GradeConfig(folds=2),))
-    folds = open_run_folds(studies[0], tmp_path, config)
+    folds = TwoStageRun(studies[0], tmp_path, config, Budget()).folds()
     (tmp_path / "locator").mkdir()
     folds.to_csv(tmp_path / "locator" / "folds.csv", index=False)
-    pd.testing.assert_frame_equal(open_run_folds(studies[0], tmp_path, config), folds)
+    pd.testing.assert_frame_equal(TwoStageRun(studies[0], tmp_path, config, Budget()).folds(), folds)
     folds.assign(fold=1 - folds["fold"]).to_csv(tmp_path / "locator" / "folds.csv", index=False)
     with pytest.raises(InputError, match="begun with other folds"):
-        open_run_folds(studies[0], tmp_path, config)
+        TwoStageRun(studies[0], tmp_path, config, Budget()).folds()
 
 
 def test_a_run_keeps_its_folds_and_its_studies(studies: tuple[Competition, Path], tmp_path: Path) -> None:
@@ -114,8 +113,8 @@ def test_marks_that_are_on_no_cached_slice_are_counted(tmp_path: Path, caplog: p
     caplog.set_level(logging.INFO)
 
     def read(competition: Competition) -> None:
-        studies = read_marked_studies(competition, tmp_path)
-        tell_unused(competition, studies, is_learned, "sagittal or placed axial")
+        marks = learned_marks(read_marked_studies(competition, tmp_path))
+        tell_unused(competition, marks, "sagittal or placed axial")
         annotated_places(competition, tmp_path)
 
     competition = write_competition(tmp_path, 3)

@@ -19,11 +19,10 @@ from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.submission import prior_predictions
 from lumbar_kaggle.training.encoders import build_encoder
 from lumbar_kaggle.training.loop import MovingAverage
-from lumbar_kaggle.two_stage.config import PRESETS, GradeConfig, preset
-from lumbar_kaggle.two_stage.grade.augment import SWAPPED, augment, cut, drop_views, mirror
-from lumbar_kaggle.two_stage.grade.data import Batch
-from lumbar_kaggle.two_stage.grade.fit import GraderResult, level_prior, predict_batch, train_grader
-from lumbar_kaggle.two_stage.grade.network import GradeLoss, Grader, slice_loss
+from lumbar_kaggle.two_stage.config import PRESETS, GradeConfig, Result, preset
+from lumbar_kaggle.two_stage.grade.data import SWAPPED, Batch, augment, cut, drop_views, mirror
+from lumbar_kaggle.two_stage.grade.fit import GraderRun, level_prior
+from lumbar_kaggle.two_stage.grade.network import GradeLoss, Grader, predict_batch, slice_loss
 from lumbar_kaggle.two_stage.grade.views import VIEWS, window
 from tests.dicom.test_preprocess import folder_bytes
 from tests.support.clock import Clock
@@ -372,21 +371,21 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> tuple[Competition, Path
     return write_competition(root, 12), root
 
 
-def train(studies: tuple[Competition, Path], out: Path, config: GradeConfig, budget: Budget) -> GraderResult:
+def train(studies: tuple[Competition, Path], out: Path, config: GradeConfig, budget: Budget) -> Result:
     """Fit on the annotated points."""
-    return train_grader(studies[0], studies[1], None, out, config, budget)
+    return GraderRun(*studies, None, out, config, budget).train()
 
 
 def test_a_stopped_run_ends_with_the_same_bytes(studies: tuple[Competition, Path], tmp_path: Path) -> None:
     """Stopped again and again, between crops and between batches: the same files as at one go."""
     whole = train(studies, tmp_path / "whole", TINY, Budget())
-    assert whole.finished == 2
+    assert whole.finished
     stops = 0
     while True:
         result = train(studies, tmp_path / "cut", TINY, Budget(6.5 / 3600, clock=Clock()))
-        if result.finished == 2:
+        if result.finished:
             break
-        assert "resumable" in result.sentence
+        assert "resumable" in result.text
         stops += 1
         assert stops < 20
     assert stops >= 3
@@ -413,7 +412,7 @@ def test_a_loss_that_is_no_number_ends_the_training(studies: tuple[Competition, 
     weights = studies[0].labels[["row_id"]].assign(weight=1e38)
     sentence = r"fold-0\.checkpoint\.pt: in epoch 1 .* no finite number; train with"
     with pytest.raises(InputError, match=sentence):
-        train_grader(studies[0], studies[1], None, tmp_path, TINY, Budget(), weights)
+        GraderRun(*studies, None, tmp_path, TINY, Budget(), weights).train()
     assert not list(tmp_path.glob("fold-0*"))
 
 
@@ -432,7 +431,7 @@ def test_every_labelled_row_is_predicted_out_of_fold(studies: tuple[Competition,
     located = pd.DataFrame(rows, columns=["study_id", "place", "level", "x_mm", "y_mm", "z_mm", "confidence"])
     weights = competition.labels[["row_id"]].head(20).assign(weight=0.3)
     config = replace(TINY, epochs=1)
-    train_grader(competition, cache, located, tmp_path, config, Budget(), weights)
+    GraderRun(competition, cache, located, tmp_path, config, Budget(), weights).train()
     oof = pd.read_csv(tmp_path / "oof.csv")
     assert oof["row_id"].tolist() == competition.labels["row_id"].tolist()
     folds = pd.read_csv(tmp_path / "folds.csv", dtype={"study_id": str}).set_index("study_id")["fold"]
@@ -448,7 +447,7 @@ def test_it_learns_what_is_visible(tmp_path: Path) -> None:
     """Grades shown by the size of a ball: far better than the prior on studies it has not seen."""
     competition = write_competition(tmp_path, 32, seed=5)
     config = replace(TINY, epochs=6, mixup=0.0, accumulate=1, lr=5e-3)
-    train_grader(competition, tmp_path, None, tmp_path / "run", config, Budget())
+    GraderRun(competition, tmp_path, None, tmp_path / "run", config, Budget()).train()
     mine = score(pd.read_csv(tmp_path / "run" / "oof.csv"), competition.labels)
     prior = score(prior_predictions(weighted_prior(competition.labels), competition.labels), competition.labels)
     for part in ("spinal", "foraminal", "subarticular"):

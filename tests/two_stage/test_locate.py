@@ -17,9 +17,8 @@ from lumbar_kaggle.dicom.volume import ASSUMED_FIELD_MM, ASSUMED_STEP_MM, Volume
 from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.tables.competition import read_marked
 from lumbar_kaggle.two_stage.config import LocateConfig
-from lumbar_kaggle.two_stage.locate.find import best_chain, refine
-from lumbar_kaggle.two_stage.locate.fit import run_locate
-from lumbar_kaggle.two_stage.locate.network import Picture
+from lumbar_kaggle.two_stage.locate.find import Picture, best_chain, refine
+from lumbar_kaggle.two_stage.locate.fit import LocatorRun
 from lumbar_kaggle.two_stage.locate.training import PRESENT, Sample, augment, heat_maps
 from tests.support.dicom_files import AXIAL, SAGITTAL, rewrite, write_slice
 
@@ -231,7 +230,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(folder: Path) -> Path:
     out = folder.parent / "run"
-    assert run_locate(read_marked(folder), folder.parent / "cache", out, SMALL, Budget()).finished
+    assert LocatorRun(read_marked(folder), folder.parent / "cache", out, SMALL, Budget()).train().finished
     return out
 
 
@@ -263,7 +262,7 @@ def test_a_run_that_was_cut_ends_with_the_same_bytes(run: Path, folder: Path, tm
     cut = 0
     for _ in range(200):
         budget = Budget(90 / 3600, clock=lambda: float(next(ticks)))
-        if run_locate(read_marked(folder), folder.parent / "cache", tmp_path / "run", SMALL, budget).finished:
+        if LocatorRun(read_marked(folder), folder.parent / "cache", tmp_path / "run", SMALL, budget).train().finished:
             break
         cut += 1
     assert cut > 1
@@ -276,11 +275,11 @@ def test_a_trained_locator_is_used_without_training(run: Path, folder: Path, tmp
     """With no epochs the networks of another run are taken as they are."""
     config = replace(SMALL, epochs=0)
     cache = folder.parent / "cache"
-    run_locate(read_marked(folder), cache, tmp_path / "used", config, Budget(), weights=run)
+    LocatorRun(read_marked(folder), cache, tmp_path / "used", config, Budget(), run).train()
     assert pd.read_csv(tmp_path / "used" / "figures.csv")["median_mm"].iloc[-1] < 6
     assert not list((tmp_path / "used").glob("*.safetensors"))
     with pytest.raises(InputError, match="a trained locator is needed: --weights"):
-        run_locate(read_marked(folder), cache, tmp_path / "none", config, Budget())
+        LocatorRun(read_marked(folder), cache, tmp_path / "none", config, Budget()).train()
 
 
 def test_single_slices_without_spacing_are_enough(run: Path, tmp_path: Path) -> None:
@@ -290,7 +289,7 @@ def test_single_slices_without_spacing_are_enough(run: Path, tmp_path: Path) -> 
         rewrite(file, remove=("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"))
     recipe("two-stage").preprocess(place, tmp_path / "cache")
     config = replace(SMALL, epochs=0)
-    run_locate(read_marked(place), tmp_path / "cache", tmp_path / "out", config, Budget(), weights=run)
+    LocatorRun(read_marked(place), tmp_path / "cache", tmp_path / "out", config, Budget(), run).train()
     figures = pd.read_csv(tmp_path / "out" / "figures.csv").iloc[-1]
     assert figures["points"] == 30
     assert figures["median_relative"] < 0.2

@@ -17,12 +17,10 @@ from lumbar_kaggle.dicom.preprocess import read_volumes, windowed_stacks, write_
 from lumbar_kaggle.dicom.series import read_series
 from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.two_stage.config import GradeConfig, LocateConfig
-from lumbar_kaggle.two_stage.grade.places import unsided
 from lumbar_kaggle.two_stage.grade.views import crop_study
-from lumbar_kaggle.two_stage.locate.find import locate_studies
-from lumbar_kaggle.two_stage.locate.network import STRIDE, Picture
+from lumbar_kaggle.two_stage.locate.find import STRIDE, Picture, locate_studies
 from lumbar_kaggle.two_stage.locate.training import axial_samples
-from lumbar_kaggle.two_stage.study import MarkedPoint, StudyVolumes
+from lumbar_kaggle.two_stage.study import StudyVolumes, unsided
 from tests.support.dicom_files import write_slice
 from tests.support.two_stage_studies import AXIAL, SAGITTAL, make_stack, rotated
 
@@ -173,8 +171,9 @@ def test_the_locator_learns_recesses_of_one_side_in_one_half(
 ) -> None:
     """The patient's left recess is on the right of every training picture, whatever the storage."""
     axial = stored(standard[1], (reversed_rows, False, False, False), tmp_path)
-    points = [MarkedPoint(0, p, k, spine()[p, k]) for p in (3, 4) for k in range(len(LEVELS))]
-    study = StudyVolumes("1", tuple(of_kind(one, "axial_t2") for one in axial), marks=tuple(points))
+    points = spine()
+    points[:3] = NAN
+    study = StudyVolumes("1", tuple(of_kind(one, "axial_t2") for one in axial), marks=(points,))
     samples = axial_samples(study, CONFIG)
     shown = [sample for sample in samples if (sample.state == 1).all()]
     assert len(shown) >= len(LEVELS)

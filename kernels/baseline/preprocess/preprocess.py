@@ -16,6 +16,6 @@ HOURS = 12.0
 # %%
 from pathlib import Path
 
-from lumbar_kaggle.baseline.session import preprocess_session
+from lumbar_kaggle.inference.recipes import recipe
 
-preprocess_session(Path.cwd(), hours=HOURS, package=PACKAGE)
+recipe("baseline").session("preprocess")(Path.cwd(), hours=HOURS, package=PACKAGE)

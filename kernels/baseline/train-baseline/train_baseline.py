@@ -18,6 +18,6 @@ SETTINGS = {}
 # %%
 from pathlib import Path
 
-from lumbar_kaggle.baseline.session import train_baseline_session
+from lumbar_kaggle.inference.recipes import recipe
 
-train_baseline_session(Path.cwd(), hours=HOURS, settings=SETTINGS, package=PACKAGE)
+recipe("baseline").session("train-baseline")(Path.cwd(), hours=HOURS, settings=SETTINGS, package=PACKAGE)

@@ -13,6 +13,6 @@ PACKAGE = ""
 # %%
 from pathlib import Path
 
-from lumbar_kaggle.two_stage.session import blend_session
+from lumbar_kaggle.inference.recipes import recipe
 
-blend_session(Path.cwd(), package=PACKAGE)
+recipe("two-stage").session("blend")(Path.cwd(), package=PACKAGE)

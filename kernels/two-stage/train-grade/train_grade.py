@@ -20,6 +20,8 @@ FOLDS = ()
 # %%
 from pathlib import Path
 
-from lumbar_kaggle.two_stage.session import train_grade_session
+from lumbar_kaggle.inference.recipes import recipe
 
-train_grade_session(Path.cwd(), hours=HOURS, preset=PRESET, models=MODELS, folds=FOLDS, package=PACKAGE)
+recipe("two-stage").session("train-grade")(
+    Path.cwd(), hours=HOURS, preset=PRESET, models=MODELS, folds=FOLDS, package=PACKAGE
+)

@@ -18,6 +18,6 @@ PRESET = "t4x2-gold"
 # %%
 from pathlib import Path
 
-from lumbar_kaggle.two_stage.session import train_locate_session
+from lumbar_kaggle.inference.recipes import recipe
 
-train_locate_session(Path.cwd(), hours=HOURS, preset=PRESET, package=PACKAGE)
+recipe("two-stage").session("train-locate")(Path.cwd(), hours=HOURS, preset=PRESET, package=PACKAGE)

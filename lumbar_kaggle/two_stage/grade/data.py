@@ -1,8 +1,8 @@
-"""The cache of crops, study by study and resumable, and the training samples read of it."""
+"""Crops on their way from a study to the network: cached study by study, read level by level, cut and augmented."""
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import NotRequired, TypedDict
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
+from torch.nn import functional
 from tqdm import tqdm
 
 from lumbar_kaggle.core.budget import Budget, usable_cores
@@ -20,23 +20,21 @@ from lumbar_kaggle.core.files import alone_on, digest, write_atomic
 from lumbar_kaggle.core.targets import LEVELS, TARGET_NAMES
 from lumbar_kaggle.dicom.cache import Cache, CacheConfig, Source
 from lumbar_kaggle.two_stage.config import GradeConfig
-from lumbar_kaggle.two_stage.grade.views import CELLS, PLACES, VIEWS, Crop, crop_study, window
-from lumbar_kaggle.two_stage.study import Studies
+from lumbar_kaggle.two_stage.grade.views import VIEWS, Crop, View, Window, crop_study, window
+from lumbar_kaggle.two_stage.study import CELLS, PLACES, Points, Studies
 
-Floats = NDArray[np.float64]
-Labels = tuple[NDArray[np.int64], NDArray[np.float32]]
+Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # images, present slices and annotated slices of a view
 
 UNKNOWN = -1  # label of a target that nobody graded, and slice target where no annotated slice is in the window
 BATCH = 32  # studies that are committed together
+SWAPPED = [0, 2, 1, 4, 3]  # order of the five outputs, see `study.PLACES`, of a mirrored patient
 MARKER = ".lumbar-crops"  # lies in a folder that `evict_other_crops` may remove
 
 
 class Batch(TypedDict):
-    """Levels of studies as the network and its loss take them; of one level without the first axis.
-
-    The loader gives crops as they are cached, larger than what the network sees; `augment.cut` and `augment.augment`
-    give those of its size. Labels are not there in prediction.
-    """
+    """Levels of studies as the network and its loss take them; of one level without the first axis. The loader gives
+    crops as they are cached, larger than what the network sees; `cut` and `augment` give those of its size. Labels are
+    not there in prediction."""
 
     images: list[torch.Tensor]  # per view [batch, sides, slices, px, px]: uint8 as cached, then standardised floats
     present: list[torch.Tensor]  # per view [batch, sides, slices] bool, whether there is a slice
@@ -49,8 +47,7 @@ class Batch(TypedDict):
 def _settings(config: GradeConfig) -> CacheConfig:
     windows = [list(window(view, config)[:5]) for view in VIEWS]  # what is cached follows from these
     settings = {"windows": windows, "step": config.step_mm, "reach": config.reach_mm, "align": config.align}
-    # The version is raised when the same points and slices would give other crops.
-    return CacheConfig("crops", 2, settings)
+    return CacheConfig("crops", 2, settings)  # the version is raised when the same slices would give other crops
 
 
 def crops_folder(scratch: Path, config: GradeConfig) -> Path:
@@ -59,10 +56,8 @@ def crops_folder(scratch: Path, config: GradeConfig) -> Path:
 
 
 def evict_other_crops(folder: Path) -> None:
-    """Mark a `crops_folder`, and remove those beside it that are marked; what is somebody else's has no mark.
-
-    So a session's space need be enough for one model's crops.
-    """
+    """Mark a `crops_folder`, and remove those beside it that are marked; what is somebody else's has no mark. So a
+    session's space need be enough for one model's crops."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARKER).touch()
     for other in folder.parent.iterdir():
@@ -72,22 +67,11 @@ def evict_other_crops(folder: Path) -> None:
 
 @alone_on("folder")
 def cache_crops(
-    studies: Studies,
-    points: dict[str, Floats],
-    annotated: dict[str, Floats],
-    folder: Path,
-    config: GradeConfig,
-    budget: Budget,
+    studies: Studies, points: Points, annotated: Points, folder: Path, config: GradeConfig, budget: Budget
 ) -> "CropSet":
-    """Cut the crops of all studies that have points, or go on where an earlier call stopped.
-
-    `points` and `annotated` are per study as in `views.crop_study`; the crops are the same from the cache of volumes
-    and from DICOM. The `budget` is asked between batches.
-
-    Raises:
-        OutOfTime: the budget is spent; the next call goes on.
-        InputError: the folder was made with other settings, or no study has a point.
-    """
+    """Cut the crops of all studies that have points, or go on where an earlier call stopped; the same from the cache of
+    volumes and from DICOM. For points and annotated ones see `views.crop_study`. Raises InputError: the folder was made
+    with other settings, or no study has a point; OutOfTime: the budget, asked between batches, is spent."""
     cache = Cache(folder, "crops")
     cache.open(_settings(config))
     sources = []
@@ -122,10 +106,8 @@ def cache_crops(
 
 
 class CropSet:
-    """Cached crops of many studies, read level by level.
-
-    The `index` of the cache's `folder` has the `Crop.facts` of every crop, with ``study_id`` and ``file``.
-    """
+    """Cached crops of many studies, read level by level. The `index` of the cache's `folder` has the `Crop.facts` of
+    every crop, with ``study_id`` and ``file``."""
 
     def __init__(self, folder: Path, index: pd.DataFrame, config: GradeConfig) -> None:
         self.folder, self.sizes = folder, [window(view, config) for view in VIEWS]
@@ -166,27 +148,23 @@ def levels_of(crops: Sequence[Crop]) -> list[tuple[Batch]]:
     return levels
 
 
-def study_labels(rows: pd.DataFrame, weights: pd.DataFrame | None = None) -> dict[str, Labels]:
-    """Return per study severities, `UNKNOWN` where not graded, and their weights, ``[5 levels, 5 places]`` each.
-
-    The `rows` are `Competition.labels`; without a row in `weights`, columns ``row_id, weight``, a label counts 1.
-    """
-    weight_of = {} if weights is None else dict(zip(weights["row_id"], weights["weight"], strict=True))
-    number, studies = pd.factorize(rows["study_id"].astype(str))
-    cells = np.array(CELLS)[:, rows["target"].map(TARGET_NAMES.index).to_numpy(dtype=np.int64)]
-    severity = np.full((len(studies), len(LEVELS), len(PLACES)), UNKNOWN)
-    severity[number, *cells] = rows["severity"]
-    weight = np.ones(severity.shape, np.float32)
-    weight[number, *cells] = rows["row_id"].map(weight_of).fillna(1.0)
-    return dict(zip(studies, zip(severity, weight, strict=True), strict=True))
-
-
 class Samples:
-    """All levels of some studies as the loader asks for them: each item is a tuple of one `Batch`."""
+    """All levels of some studies as the loader asks for them: each item is a tuple of one `Batch`. The `rows` are
+    `Competition.labels`; without a row in `weights`, columns ``row_id, weight``, a label counts 1."""
 
-    def __init__(self, studies: Sequence[str], crops: CropSet, labels: dict[str, Labels]) -> None:
-        self.labels, self.crops = labels, crops
-        self.items = [(study, level) for study in studies for level in range(len(LEVELS))]
+    def __init__(
+        self, studies: Sequence[str], crops: CropSet, rows: pd.DataFrame, weights: pd.DataFrame | None = None
+    ) -> None:
+        self.crops, self.items = crops, [(study, level) for study in studies for level in range(len(LEVELS))]
+        weight_of = {} if weights is None else dict(zip(weights["row_id"], weights["weight"], strict=True))
+        number, labelled = pd.factorize(rows["study_id"].astype(str))
+        cells = np.array(CELLS)[:, rows["target"].map(TARGET_NAMES.index).to_numpy(dtype=np.int64)]
+        severity = np.full((len(labelled), len(LEVELS), len(PLACES)), UNKNOWN)
+        severity[number, *cells] = rows["severity"]
+        weight = np.ones(severity.shape, np.float32)
+        weight[number, *cells] = rows["row_id"].map(weight_of).fillna(1.0)
+        # Per study ``[5 levels, 5 places]`` each.
+        self.labels = dict(zip(labelled, zip(severity, weight, strict=True), strict=True))
 
     def __len__(self) -> int:
         return len(self.items)
@@ -195,3 +173,118 @@ class Samples:
         study, level = self.items[index]
         severity, weight = (torch.from_numpy(table[level]) for table in self.labels[study])
         return ({**self.crops.level(study, level), "severity": severity, "weight": weight},)
+
+
+def _by_view(batch: Batch, change: Callable[[View, torch.Tensor, torch.Tensor, torch.Tensor], Parts]) -> Batch:
+    """Return a batch with the `Parts` of each view changed; annotated slices beyond the window become `UNKNOWN`."""
+    parts = zip(VIEWS, batch["images"], batch["present"], batch["slices"], strict=True)
+    images, present, slices = zip(*(change(*one) for one in parts), strict=True)
+    pairs = zip(slices, present, strict=True)
+    within = [torch.where((at >= 0) & (at < there.shape[2]), at, UNKNOWN) for at, there in pairs]
+    return {**batch, "images": list(images), "present": list(present), "slices": within}
+
+
+def cut(batch: Batch, config: GradeConfig, turn: float = 0.0) -> Batch:
+    """Cut the middle out of cached crops, turned by some degrees: what validation and inference see."""
+
+    def change(view: View, images: torch.Tensor, present: torch.Tensor, at: torch.Tensor) -> Parts:
+        size = window(view, config)
+        middle = slice(size.extra, size.extra + size.slices)
+        images, present = images[:, :, middle].float(), present[:, :, middle]
+        if turn:
+            angle = torch.full((present.shape[0] * present.shape[1],), turn * torch.pi / 180, device=images.device)
+            images = _resample(images, size, angle, torch.ones_like(angle), angle.new_zeros(len(angle), 2))
+        else:
+            inside = slice(size.margin_px, size.margin_px + size.px)
+            images = images[..., inside, inside]
+        return _standardise(images, present), present, at - size.extra
+
+    return _by_view(batch, change)
+
+
+def augment(batch: Batch, config: GradeConfig) -> Batch:
+    """Cut shifted, turned, scaled, re-windowed, noisy and mirrored crops out of cached ones."""
+
+    def change(view: View, images: torch.Tensor, present: torch.Tensor, at: torch.Tensor) -> Parts:
+        size, device, px = window(view, config), at.device, images.shape[-1]
+        steps = torch.multinomial(torch.tensor(config.slice_shift, device=device), at.numel(), replacement=True)
+        first = size.extra + steps.view(at.shape) * (torch.randint(0, 2, at.shape, device=device) * 2 - 1)
+        index = first[..., None] + torch.arange(size.slices, device=device)
+        images = images.gather(2, index[..., None, None].expand(-1, -1, -1, px, px)).float()
+        present = present.gather(2, index)
+        turn = torch.randn(at.numel(), device=device) * torch.pi / 180 * config.turn_degrees
+        scale = torch.exp(torch.randn(at.numel(), device=device) * config.scale)
+        shift = torch.randn(at.numel(), 2, device=device) * config.shift_mm / size.pixel_mm
+        warped = _resample(images, size, turn, scale, shift.clamp(-size.margin_px, size.margin_px))
+        return _develop(warped, present, config), present, at - first
+
+    moved = _by_view(batch, change)
+    if not config.mirror:
+        return moved
+    return mirror(moved, torch.rand(len(batch["level"]), device=batch["level"].device) < 0.5)
+
+
+def mirror(batch: Batch, which: torch.Tensor) -> Batch:
+    """Mirror the patients `which`, ``[batch]`` bool, of a cut batch, labels and slice targets included."""
+
+    def choose(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+        return torch.where(which.view(-1, *[1] * (before.dim() - 1)), after, before)
+
+    def change(view: View, images: torch.Tensor, present: torch.Tensor, at: torch.Tensor) -> Parts:
+        # Views with sides are stored mirrored on the right, so there the sides only change places.
+        if view.sides == 2:
+            mirrored = images.flip(1), present.flip(1), at.flip(1)
+        elif view.plane == "sagittal":
+            mirrored = images.flip(2), present.flip(2), present.shape[2] - 1 - at
+        else:
+            mirrored = images.flip(4), present, at
+        return choose(images, mirrored[0]), choose(present, mirrored[1]), choose(at, mirrored[2])
+
+    mirrored = _by_view(batch, change)
+    if "severity" in batch:
+        mirrored["severity"] = choose(batch["severity"], batch["severity"][:, SWAPPED])
+        mirrored["weight"] = choose(batch["weight"], batch["weight"][:, SWAPPED])
+    return mirrored
+
+
+def drop_views(batch: Batch, share: float) -> Batch:
+    """Take views away at random, as if their series were missing."""
+    kept = [torch.rand(there.shape[:2], device=there.device) >= share for there in batch["present"]]
+    return {**batch, "present": [there & one[..., None] for there, one in zip(batch["present"], kept, strict=True)]}
+
+
+def _resample(
+    images: torch.Tensor, size: Window, turn: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
+) -> torch.Tensor:
+    """Resample cached crops ``[batch, sides, slices, px, px]`` into the network's, one map per crop. Per crop `turn` is
+    in radians, `scale` above 1 shows more of it, and `shift` ``[batch · sides, 2]`` is in px."""
+    flat = images.flatten(0, 1)
+    px = flat.shape[-1]
+    # `affine_grid` measures in halves of the side of the picture; corners are not aligned.
+    rows = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], dim=1).view(-1, 2, 2)
+    matrix = torch.cat([rows * (scale * (size.px / px))[:, None, None], (shift * 2 / px)[:, :, None]], dim=2)
+    grid = functional.affine_grid(matrix, [*flat.shape[:2], size.px, size.px], align_corners=False)
+    warped = functional.grid_sample(flat, grid, padding_mode="border", align_corners=False)
+    return warped.view(*images.shape[:3], size.px, size.px)
+
+
+def _develop(images: torch.Tensor, present: torch.Tensor, config: GradeConfig) -> torch.Tensor:
+    """Change the tone of crops ``[batch, sides, slices, px, px]`` of 0 to 255, standardise, add noise."""
+    like = images.new_empty(*images.shape[:2], 1, 1, 1)
+    gamma = torch.exp(torch.randn_like(like) * config.contrast)
+    standard = _standardise((images / 255).clamp(0, 1) ** gamma * 255, present)
+    gain = torch.exp(torch.randn_like(like) * config.contrast)
+    offset = torch.randn_like(like) * config.contrast
+    strength = torch.rand_like(like) * config.noise
+    noisy = standard * gain + offset + strength * torch.randn_like(standard)
+    return noisy * present[..., None, None]
+
+
+def _standardise(images: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """Return crops of mean 0 and deviation 1 over their present slices; absent slices are 0 throughout."""
+    mask = present[..., None, None].to(images.dtype)
+    count = (mask.sum(dim=(2, 3, 4), keepdim=True) * images.shape[3] * images.shape[4]).clamp(min=1)
+    mean = (images * mask).sum(dim=(2, 3, 4), keepdim=True) / count
+    centred = (images - mean) * mask
+    deviation = (centred.square().sum(dim=(2, 3, 4), keepdim=True) / count).sqrt()
+    return centred / deviation.clamp(min=1.0)

@@ -1,133 +1,109 @@
 """The second stage from points to out-of-fold predictions: crops, folds, training with fastai, ``oof.csv``."""
 
+import contextlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
-from fastai.data.load import DataLoader
+from fastai.callback.core import Callback
+from fastai.callback.training import GradientAccumulation
 from fastai.learner import Learner
-from fastai.torch_core import to_device
-from numpy.typing import NDArray
 
 from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import alone_on, digest, read_csv, write_csv
+from lumbar_kaggle.core.files import digest, locked, read_csv, write_csv
 from lumbar_kaggle.core.settings import begin_run
 from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SEVERITIES, SEVERITY_WEIGHTS
 from lumbar_kaggle.dicom.cache import Cache
-from lumbar_kaggle.scoring.metric import PRIOR_SMOOTHING, as_table, score, weighted_prior
+from lumbar_kaggle.scoring.comparison import score_beside_prior
+from lumbar_kaggle.scoring.metric import PRIOR_SMOOTHING, as_table, weighted_prior
 from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.folds import derive_seed, open_folds
 from lumbar_kaggle.tables.submission import prior_predictions
-from lumbar_kaggle.training.devices import device_of, half_precision, spread, training_device
-from lumbar_kaggle.training.encoders import load_weights
+from lumbar_kaggle.training.devices import spread, training_device
 from lumbar_kaggle.training.loop import make_learner, train_file
-from lumbar_kaggle.two_stage.config import GradeConfig
-from lumbar_kaggle.two_stage.grade.augment import SWAPPED, Accumulate, PrepareBatch, cut, mirror
-from lumbar_kaggle.two_stage.grade.data import Batch, CropSet, Samples, cache_crops, study_labels
-from lumbar_kaggle.two_stage.grade.network import GradeLoss, Grader
-from lumbar_kaggle.two_stage.grade.places import annotated_places, to_points, unsided
-from lumbar_kaggle.two_stage.grade.views import CELLS, FORAMINA
-from lumbar_kaggle.two_stage.study import CachedStudies, DicomStudies
+from lumbar_kaggle.two_stage.config import GradeConfig, Result, network_file
+from lumbar_kaggle.two_stage.grade.data import Batch, CropSet, Samples, augment, cache_crops, cut, drop_views
+from lumbar_kaggle.two_stage.grade.network import GradeLoss, Grader, average_sides, load_network, predict_levels
+from lumbar_kaggle.two_stage.study import CachedStudies, DicomStudies, annotated_places, to_points, unsided
 
 log = logging.getLogger(__name__)
 
 
-class GraderResult(NamedTuple):
-    """State of a run after `train_grader`."""
-
-    finished: int  # folds that are trained
-    left: int  # of those that were asked for, how many are not
-    sentence: str  # one line on it; the word ``resumable`` when something is left to do
-
-
 @dataclass(frozen=True, eq=False)
-class _Run:
-    """What all folds share, see `train_grader`."""
+class GraderRun:
+    """One model of the second stage, trained by folds. A fold trains on crops around annotated points alone, shifted at
+    random by as much as the locator errs: the located points of its training studies are of locators that have seen the
+    marks of those that it holds out. Judged are crops around located points, by a locator that has not seen the study.
+    """
 
     competition: Competition
-    cache: Path | None
-    places: pd.DataFrame | None
-    annotated: pd.DataFrame | None
-    folds: pd.DataFrame
-    weights: pd.DataFrame | None
-    out: Path
+    cache: Path | None  # of the split's volumes; None: crops are cut from the DICOM files
+    places: pd.DataFrame | None  # located points, out-of-fold, to judge at, see `study.to_points`; None: annotated ones
+    out: Path  # gets settings, folds, prior, crops, per fold weights and predictions, ``oof.csv`` once all are there
     config: GradeConfig
     budget: Budget
+    weights: pd.DataFrame | None = None  # columns ``row_id, weight``: how much each label counts
+    annotated: pd.DataFrame | None = None  # as from `study.annotated_places`; needed without cached volumes
+    crops: Path | None = None  # folder for the crops, where the run folder has no room for them
+    folds: pd.DataFrame | None = None  # columns ``study_id, fold`` of all labelled studies; None: `folds.open_folds`
 
+    def train(self, only: Sequence[int] | None = None, processes: int | None = None) -> Result:
+        """Train the folds `only`, None: all, or go on where an earlier call stopped, for instance because the budget
+        was spent; for `processes` see `devices.spread`. Raises InputError: the run was begun with another configuration
+        or on other data, another process is at work on it, or there is nothing to train on."""
+        out, labels, count = self.out, self.competition.labels, self.config.folds
+        tables = {"located points": self.places, "label weights": self.weights}
+        data = {name: "" if one is None else digest(one.to_csv(index=False)) for name, one in tables.items()}
+        images = {} if self.cache is None else {"images": Cache(self.cache, "volumes").identity()}
+        with locked(out):
+            begin_run(out / "grade.json", self.config, data={**self.competition.identity(), **data, **images})
+            wanted = range(count) if only is None else only
+            if not set(wanted) <= set(range(count)):
+                raise InputError(f"folds {' '.join(map(str, wanted))}: there are those from 0 to {count - 1}")
+            folds = self.folds
+            if folds is None:
+                folds = open_folds(out / "folds.csv", labels, count, self.config.seed)
+            write_csv(out / "folds.csv", folds)
+            write_csv(out / "prior.csv", weighted_prior(labels, smoothing=PRIOR_SMOOTHING).reset_index())
+            todo = [fold for fold in wanted if not predictions_file(out, fold).is_file()]
+            with contextlib.suppress(OutOfTime):  # what is finished is told below
+                if todo:
+                    spread(_fit_fold, (replace(self, folds=folds), *self._make_crops()), todo, processes)
+            return self._result(wanted)
 
-@alone_on("out")
-def train_grader(
-    competition: Competition,
-    cache: Path | None,
-    places: pd.DataFrame | None,
-    out: Path,
-    config: GradeConfig,
-    budget: Budget,
-    weights: pd.DataFrame | None = None,
-    *,
-    annotated: pd.DataFrame | None = None,
-    crops: Path | None = None,
-    only: Sequence[int] | None = None,
-    processes: int | None = None,
-    folds: pd.DataFrame | None = None,
-) -> GraderResult:
-    """Train folds, or go on where an earlier call stopped, for instance because the budget was spent.
+    def _make_crops(self) -> tuple[CropSet, CropSet]:
+        """Return the crops around annotated points, and those to judge at."""
+        competition, annotated, folder = self.competition, self.annotated, self.crops or self.out
+        if annotated is None:
+            if self.cache is None:
+                raise InputError(f"{folder}: neither cached volumes nor a table of annotated points is given")
+            annotated = annotated_places(competition, self.cache)
+        studies = DicomStudies(competition.series) if self.cache is None else CachedStudies(self.cache)
+        marked = to_points(annotated)
+        lost = sum(study not in marked for study in competition.studies)
+        if lost:
+            log.info("%d studies without an annotated point in a placed series are not trained on", lost)
+        log.info("Cropping the views of %d studies into %s", len(competition.studies), folder)
+        around_marks = cache_crops(studies, marked, marked, folder / "annotated", self.config, self.budget)
+        if self.places is None:
+            return around_marks, around_marks
+        located = to_points(self.places[self.places["study_id"].astype(str).isin(competition.studies)])
+        return around_marks, cache_crops(studies, located, marked, folder / "located", self.config, self.budget)
 
-    A fold trains on crops around annotated points alone, shifted at random by as much as the locator errs: the located
-    points of its training studies are of locators that have seen the marks of those that it holds out. Judged are
-    crops around located points, by a locator that has not seen the study.
-
-    Args:
-        cache: folder of the split's cached volumes; None: crops are cut from the DICOM files.
-        places: located points, out-of-fold, to judge at; see `places.to_points`. None: the annotated ones.
-        out: run folder: settings, ``folds.csv``, ``prior.csv``, the crops, per fold its weights and predictions,
-            ``oof.csv`` once all folds are there.
-        weights: columns ``row_id, weight``: how much each label counts.
-        annotated: as from `places.annotated_places`; needed without cached volumes.
-        crops: folder for the crops, where the run folder has no room for them.
-        only: numbers of the folds to train now; None: all.
-        processes: folds at once; see `devices.spread`.
-        folds: columns ``study_id, fold`` of all labelled studies; None: as from `folds.open_folds`.
-
-    Raises:
-        InputError: the run was begun with another configuration or on other data, or another process is at work on
-            it, or there is nothing to train on.
-    """
-    tables = {"located points": places, "label weights": weights}
-    data = {name: "" if one is None else digest(one.to_csv(index=False)) for name, one in tables.items()}
-    images = {} if cache is None else {"images": Cache(cache, "volumes").identity()}
-    begin_run(out / "grade.json", config, data={**competition.identity(), **data, **images})
-    wanted = range(config.folds) if only is None else only
-    if not set(wanted) <= set(range(config.folds)):
-        raise InputError(f"folds {' '.join(map(str, wanted))}: there are those from 0 to {config.folds - 1}")
-    if folds is None:
-        folds = open_folds(out / "folds.csv", competition.labels, config.folds, config.seed)
-    write_csv(out / "folds.csv", folds)
-    write_csv(out / "prior.csv", weighted_prior(competition.labels, smoothing=PRIOR_SMOOTHING).reset_index())
-    try:
-        todo = [fold for fold in wanted if not predictions_file(out, fold).is_file()]
-        if todo:
-            run = _Run(competition, cache, places, annotated, folds, weights, out, config, budget)
-            spread(_fit_fold, (run, *_make_crops(run, crops or out)), todo, processes)
-    except OutOfTime:
-        pass  # what is finished is told below
-    finished = {fold for fold in range(config.folds) if predictions_file(out, fold).is_file()}
-    left = len(set(wanted) - finished)
-    if left:
-        told = f"{left} of {config.folds} folds are left in {out}: resumable, run the same command again"
-    elif len(finished) < config.folds:
-        told = f"{len(finished)} of {config.folds} folds are trained in {out}, all that were asked for"
-    else:
-        total = conclude(competition, out, config)
+    def _result(self, wanted: Sequence[int]) -> Result:
+        finished = {fold for fold in range(self.config.folds) if predictions_file(self.out, fold).is_file()}
+        left, count, out = len(set(wanted) - finished), self.config.folds, self.out
+        if left:
+            return Result(f"{left} of {count} folds are left in {out}: resumable, run the same command again", False)
+        if len(finished) < count:
+            return Result(f"{len(finished)} of {count} folds are trained in {out}, all that were asked for", True)
+        total = conclude(self.competition, out, self.config)
         scored = "" if total is None else f"; out-of-fold score {total:.4f}"
-        told = f"{config.folds} folds are trained in {out}{scored}"
-    return GraderResult(len(finished), left, told)
+        return Result(f"{count} folds are trained in {out}{scored}", True)
 
 
 def predictions_file(out: Path, fold: int) -> Path:
@@ -135,30 +111,11 @@ def predictions_file(out: Path, fold: int) -> Path:
     return out / f"fold-{fold}-predictions.csv"
 
 
-def _make_crops(run: _Run, folder: Path) -> tuple[CropSet, CropSet]:
-    """Return the crops around annotated points, and those to judge at."""
-    competition, annotated = run.competition, run.annotated
-    if annotated is None:
-        if run.cache is None:
-            raise InputError(f"{folder}: neither cached volumes nor a table of annotated points is given")
-        annotated = annotated_places(competition, run.cache)
-    studies = DicomStudies(competition.series) if run.cache is None else CachedStudies(run.cache)
-    marked = to_points(annotated)
-    lost = sum(study not in marked for study in competition.studies)
-    if lost:
-        log.info("%d studies without an annotated point in a placed series are not trained on", lost)
-    log.info("Cropping the views of %d studies into %s", len(competition.studies), folder)
-    around_marks = cache_crops(studies, marked, marked, folder / "annotated", run.config, run.budget)
-    if run.places is None:
-        return around_marks, around_marks
-    located = to_points(run.places[run.places["study_id"].astype(str).isin(competition.studies)])
-    return around_marks, cache_crops(studies, located, marked, folder / "located", run.config, run.budget)
-
-
-def _fit_fold(shared: tuple[_Run, CropSet, CropSet], fold: int) -> None:
+def _fit_fold(shared: tuple[GraderRun, CropSet, CropSet], fold: int) -> None:
     run, annotated, judged = shared
     run.budget.check()
     folds, out, config, rows = run.folds, run.out, run.config, run.competition.labels
+    assert folds is not None
     held_out = set(folds.loc[folds["fold"] == fold, "study_id"])
     inside = [study for study in folds["study_id"] if study in held_out and study in judged.files]
     outside = [study for study in folds["study_id"] if study not in held_out and study in annotated.files]
@@ -167,9 +124,9 @@ def _fit_fold(shared: tuple[_Run, CropSet, CropSet], fold: int) -> None:
             f"{out}: fold {fold} has no study with an annotated point to train on, or none with a located "
             "one to judge on; use fewer folds"
         )
-    labels, seen = study_labels(rows, run.weights), ~rows["study_id"].isin(held_out)
-    training, validation = Samples(outside, annotated, labels), Samples(inside, judged, labels)
-    file, prior = out / f"fold-{fold}.safetensors", level_prior(rows[seen], weighted=config.severity_weights)
+    seen, weights = ~rows["study_id"].isin(held_out), run.weights
+    training, validation = Samples(outside, annotated, rows, weights), Samples(inside, judged, rows, weights)
+    file, prior = network_file(out, "fold", fold), level_prior(rows[seen], weighted=config.severity_weights)
     if not file.is_file():
         train_file(
             file,
@@ -213,50 +170,52 @@ def _learner(network: Grader, training: Samples, validation: Samples, folder: Pa
     return make_learner(network, parts, loss, folder, config, callbacks=callbacks, workers=config.workers)
 
 
-def load_network(file: Path, config: GradeConfig) -> Grader:
-    """Return a fold's trained network, on the CPU; raises InputError where the file is none of it."""
-    network = Grader(config)
-    load_weights(network, file, "delete it and run the same command again, or export the bundle again")
-    return network
+class PrepareBatch(Callback):  # type: ignore[misc]
+    """Turn cached crops into the network's input: augmented in training, the plain middle in validation. With mixup
+    every level of a training batch is blended with another one, and so is the loss. fastai's own takes one image
+    tensor; here a sample is several views, some of which may be missing."""
+
+    order = -5
+
+    def __init__(self, config: GradeConfig) -> None:
+        self.config = config
+
+    def before_batch(self) -> None:
+        """Replace the batch; without mixup the loss takes the same one as the network."""
+        with torch.no_grad():
+            if self.training:
+                batch = drop_views(augment(self.xb[0], self.config), self.config.view_dropout)
+            else:
+                batch = cut(self.xb[0], self.config)
+        self.learn.xb = self.learn.yb = (batch,)
+        if self.training and self.config.mixup:
+            share = float(torch.distributions.Beta(self.config.mixup, self.config.mixup).sample())
+            # The greater part stays the sample's own, so that its level and its missing views remain right.
+            self.share = max(share, 1 - share)
+            self.partner = torch.randperm(len(batch["level"]), device=batch["level"].device)
+            images = [torch.lerp(image[self.partner], image, self.share) for image in batch["images"]]
+            self.learn.xb = ({**batch, "images": images},)
+
+    def after_loss(self) -> None:
+        """Blend the loss as the images are."""
+        if self.training and self.config.mixup:
+            batch: Batch = self.yb[0]
+            other: Batch = {**batch, "slices": [at[self.partner] for at in batch["slices"]]}
+            other["severity"], other["weight"] = batch["severity"][self.partner], batch["weight"][self.partner]
+            mixed = torch.lerp(self.learn.loss_func(self.learn.pred, other), self.learn.loss_grad, self.share)
+            self.learn.loss_grad, self.learn.loss = mixed, mixed.clone()
 
 
-def predict_levels(
-    networks: Sequence[Grader], levels: Samples | Sequence[tuple[Batch]], config: GradeConfig
-) -> NDArray[np.float64]:
-    """Return probabilities ``[studies, 25, 3]``, rows sum to 1: the mean over networks, turns and mirror images.
+class Accumulate(GradientAccumulation):  # type: ignore[misc]
+    """Add up the gradients of some batches before a step; the last batch of an epoch steps in any case. So no gradient
+    is carried from one epoch to the next, and an epoch can be resumed from its weights."""
 
-    The networks are of one configuration, on one device, which computes; of each study all five levels are given.
-    """
-    loader = DataLoader(levels, bs=2 * config.batch_size)
-    probabilities = torch.cat([predict_batch(networks, batch, config) for (batch,) in loader]).double().numpy()
-    targets = probabilities.reshape(-1, len(LEVELS), *probabilities.shape[1:])[:, *CELLS]
-    return np.asarray(targets / targets.sum(axis=-1, keepdims=True))
-
-
-@torch.inference_mode()
-def predict_batch(networks: Sequence[Grader], batch: Batch, config: GradeConfig) -> torch.Tensor:
-    """Return probabilities ``[batch, 5, 3]`` of crops as they are cached, the mean as in `predict_levels`."""
-    device = device_of(networks[0])
-    cached = to_device(batch, device)
-    found = []
-    for turn in config.predict_turns:
-        plain = cut(cached, config, turn)
-        shown = [(plain, list(range(len(SWAPPED))))]
-        if config.flip_predictions:
-            everyone = torch.ones(len(plain["level"]), dtype=torch.bool, device=device)
-            shown.append((mirror(plain, everyone), SWAPPED))
-        with half_precision(device, wanted=config.mixed_precision):
-            for network in networks:
-                network.eval()
-                found += [network(one)["logits"].softmax(dim=2)[:, order] for one, order in shown]
-    return torch.stack(found).mean(dim=0).cpu()
-
-
-def average_sides(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return ``[…, 25, 3]`` with the mean of left and right in place of both foramina of a level."""
-    averaged = probabilities.reshape(*probabilities.shape[:-2], len(CONDITIONS), len(LEVELS), len(SEVERITIES)).copy()
-    averaged[..., FORAMINA, :, :] = averaged[..., FORAMINA, :, :].mean(axis=-3, keepdims=True)
-    return averaged.reshape(probabilities.shape)
+    def before_step(self) -> None:
+        """Let the step pass, or cancel it while samples are missing."""
+        if self.iter + 1 == self.n_iter:
+            self.count = 0
+        else:
+            super().before_step()
 
 
 def conclude(competition: Competition, out: Path, config: GradeConfig) -> float | None:
@@ -265,9 +224,6 @@ def conclude(competition: Competition, out: Path, config: GradeConfig) -> float 
     parts = [read_csv(predictions_file(out, fold), columns, remedy) for fold in range(config.folds)]
     oof = competition.labels[["row_id"]].merge(pd.concat(parts), on="row_id", validate="1:1")[columns]
     write_csv(out / "oof.csv", oof)
-    mine = score(oof, competition.labels)
-    prior = score(prior_predictions(weighted_prior(competition.labels), competition.labels), competition.labels)
-    totals = {} if mine.total is None else {"total": mine.total}
-    for name, value in {**mine.parts, **totals}.items():
-        log.info("%-20s%10.4f  prior %.4f", name, value, prior.parts.get(name, prior.total))
-    return mine.total
+    scored = score_beside_prior(oof, competition.labels, source="the same labels")
+    log.info("%s", scored.text())
+    return scored.score.total

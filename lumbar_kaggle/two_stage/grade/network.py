@@ -1,17 +1,24 @@
-"""The second stage's network: slices → views → the five grades of a level; and its loss."""
+"""The second stage's network: slices → views → the five grades of a level; its loss, and predictions by several."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TypedDict
 
+import numpy as np
 import torch
+from fastai.data.load import DataLoader
+from fastai.torch_core import to_device
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from lumbar_kaggle.core.targets import LEVELS, SEVERITIES, SEVERITY_WEIGHTS
-from lumbar_kaggle.training.encoders import build_encoder
+from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SEVERITIES, SEVERITY_WEIGHTS
+from lumbar_kaggle.training.devices import device_of, half_precision
+from lumbar_kaggle.training.encoders import build_encoder, load_weights
 from lumbar_kaggle.two_stage.config import GradeConfig
-from lumbar_kaggle.two_stage.grade.data import UNKNOWN, Batch
+from lumbar_kaggle.two_stage.grade.data import SWAPPED, UNKNOWN, Batch, Samples, cut, mirror
 from lumbar_kaggle.two_stage.grade.views import VIEWS
+from lumbar_kaggle.two_stage.study import CELLS, FORAMINA
 
 PLANES = ("sagittal", "axial")
 
@@ -19,18 +26,16 @@ PLANES = ("sagittal", "axial")
 class Graded(TypedDict):
     """What the network says of a batch: a dictionary, which fastai can take apart and put together again."""
 
-    logits: torch.Tensor  # [batch, 5, 3] in the order of `views.PLACES`
+    logits: torch.Tensor  # [batch, 5, 3] in the order of `study.PLACES`
     by_view: tuple[torch.Tensor, ...]  # per view [batch, sides, 3] logits from that view alone
     slices: tuple[torch.Tensor, ...]  # per view [batch, sides, slices] scores of showing the place best; absent: -inf
     attention: tuple[torch.Tensor, ...]  # per view [batch, sides, slices] weights of the slices; absent: 0
 
 
 class SlicePool(nn.Module):
-    """A view's slices → its description: recurrence along the slices (`sequence` "gru"), then gated attention.
-
-    The score of the auxiliary slice loss is a second one beside the attention's: what shows the place best need not
-    be all that the grade is read from.
-    """
+    """A view's slices → its description: recurrence along the slices (`sequence` "gru"), then gated attention. The
+    score of the auxiliary slice loss is a second one beside the attention's: what shows the place best need not be all
+    that the grade is read from."""
 
     def __init__(self, features: int, width: int, sequence: str) -> None:
         super().__init__()
@@ -40,10 +45,8 @@ class SlicePool(nn.Module):
         self.score, self.best = nn.Linear(width // 2, 1), nn.Linear(width // 2, 1)
 
     def forward(self, features: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return description ``[views, width]``, slice scores and attention ``[views, slices]`` each.
-
-        Of `features` ``[views, slices, features]``; a view without any slice `present` has attention 0 throughout.
-        """
+        """Return description ``[views, width]``, slice scores and attention ``[views, slices]`` each. Of `features`
+        ``[views, slices, features]``; a view without any slice `present` has attention 0 throughout."""
         hidden = self.enter(features) * present[..., None]
         if self.sequence is not None:
             hidden = hidden + self.sequence(hidden)[0]
@@ -55,12 +58,10 @@ class SlicePool(nn.Module):
 
 
 class Grader(nn.Module):
-    """Grades one level: canal, both foramina, both recesses.
-
-    Everything is shared over levels, and over the sides, whose right one comes mirrored: exchanging the sides of the
-    input exchanges those of the output. The heads start from the probabilities `prior` ``[3 groups, 5 levels, 3]``,
-    groups as in `targets.SCORE_GROUPS`; the encoders, if `pretrained`, from the weights of the configuration.
-    """
+    """Grades one level: canal, both foramina, both recesses. Everything is shared over levels, and over the sides,
+    whose right one comes mirrored: exchanging the sides of the input exchanges those of the output. The heads start
+    from the probabilities `prior` ``[3 groups, 5 levels, 3]``, groups as in `targets.SCORE_GROUPS`; the encoders, if
+    `pretrained`, from the weights of the configuration."""
 
     def __init__(self, config: GradeConfig, prior: torch.Tensor | None = None, *, pretrained: bool = False) -> None:
         super().__init__()
@@ -125,11 +126,9 @@ def _head(inputs: int, width: int, dropout: float) -> nn.Sequential:
 
 
 class GradeLoss:
-    """Cross-entropy with the score's weights, missing labels masked, over a batch.
-
-    Each group's part is the mean over its labelled outputs of weight × cross-entropy; the parts are added
-    by `GradeConfig.group_weights`, relative to their sum.
-    """
+    """Cross-entropy with the score's weights, missing labels masked, over a batch. Each group's part is the mean over
+    its labelled outputs of weight × cross-entropy; the parts are added by `GradeConfig.group_weights`, relative to
+    their sum."""
 
     def __init__(self, config: GradeConfig) -> None:
         self.config = config
@@ -169,11 +168,9 @@ class GradeLoss:
 
 
 def slice_loss(scores: Sequence[torch.Tensor], slices: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return the cross-entropy of the annotated slice among those of its window, mean over views.
-
-    Per view `scores` are ``[batch, sides, slices]``, -inf for absent slices, and `slices` ``[batch, sides]`` the
-    annotated slice, `UNKNOWN` for none.
-    """
+    """Return the cross-entropy of the annotated slice among those of its window, mean over views. Per view `scores` are
+    ``[batch, sides, slices]``, -inf for absent slices, and `slices` ``[batch, sides]`` the annotated slice, `UNKNOWN`
+    for none."""
     total = scores[0].new_zeros(())
     for score, at in zip(scores, slices, strict=True):
         flat, wanted = score.flatten(0, 1), at.flatten()
@@ -185,3 +182,46 @@ def slice_loss(scores: Sequence[torch.Tensor], slices: Sequence[torch.Tensor]) -
         losses = functional.cross_entropy(flat, wanted, ignore_index=UNKNOWN, reduction="sum")
         total = total + losses / possible.sum().clamp(min=1)
     return total / len(scores)
+
+
+def load_network(file: Path, config: GradeConfig) -> Grader:
+    """Return a fold's trained network, on the CPU; raises InputError where the file is none of it."""
+    network = Grader(config)
+    load_weights(network, file, "delete it and run the same command again, or export the bundle again")
+    return network
+
+
+def predict_levels(
+    networks: Sequence[Grader], levels: Samples | Sequence[tuple[Batch]], config: GradeConfig
+) -> NDArray[np.float64]:
+    """Return probabilities ``[studies, 25, 3]``, rows sum to 1: the mean over networks, turns and mirror images. The
+    networks are of one configuration, on one device, which computes; of each study all five levels are given."""
+    loader = DataLoader(levels, bs=2 * config.batch_size)
+    probabilities = torch.cat([predict_batch(networks, batch, config) for (batch,) in loader]).double().numpy()
+    targets = probabilities.reshape(-1, len(LEVELS), *probabilities.shape[1:])[:, *CELLS]
+    return np.asarray(targets / targets.sum(axis=-1, keepdims=True))
+
+
+@torch.inference_mode()
+def predict_batch(networks: Sequence[Grader], batch: Batch, config: GradeConfig) -> torch.Tensor:
+    """Return probabilities ``[batch, 5, 3]`` of crops as they are cached, the mean as in `predict_levels`."""
+    device, found = device_of(networks[0]), []
+    cached = to_device(batch, device)
+    for turn in config.predict_turns:
+        plain = cut(cached, config, turn)
+        shown = [(plain, list(range(len(SWAPPED))))]
+        if config.flip_predictions:
+            everyone = torch.ones(len(plain["level"]), dtype=torch.bool, device=device)
+            shown.append((mirror(plain, everyone), SWAPPED))
+        with half_precision(device, wanted=config.mixed_precision):
+            for network in networks:
+                network.eval()
+                found += [network(one)["logits"].softmax(dim=2)[:, order] for one, order in shown]
+    return torch.stack(found).mean(dim=0).cpu()
+
+
+def average_sides(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return ``[…, 25, 3]`` with the mean of left and right in place of both foramina of a level."""
+    averaged = probabilities.reshape(*probabilities.shape[:-2], len(CONDITIONS), len(LEVELS), len(SEVERITIES)).copy()
+    averaged[..., FORAMINA, :, :] = averaged[..., FORAMINA, :, :].mean(axis=-3, keepdims=True)
+    return averaged.reshape(probabilities.shape)

@@ -3,7 +3,7 @@
 Each crop is resampled once from the original slices, and the same whatever way those are stored.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -13,23 +13,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, TARGETS
+from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.dicom import geometry
 from lumbar_kaggle.dicom.geometry import FOOT
-from lumbar_kaggle.dicom.volume import Volume
+from lumbar_kaggle.dicom.volume import Floats, Volume
 from lumbar_kaggle.two_stage.config import GradeConfig
-
-Floats = NDArray[np.float64]
-
-PLACES: tuple[str, ...] = ("canal", "left foramen", "right foramen", "left recess", "right recess")
-"""Located in each study at each level; also the order of the network's five outputs per level."""
-
-CANAL, FORAMINA, RECESSES = 0, slice(1, 3), slice(3, 5)  # of `PLACES`; the left one first
-
-PLACE_OF_CONDITION = dict(zip(CONDITIONS, PLACES, strict=True))
-
-CELLS = ([LEVELS.index(of.level) for of in TARGETS], [PLACES.index(PLACE_OF_CONDITION[of.condition]) for of in TARGETS])
-"""Of each target in ``[5 levels, 5 places]``."""
+from lumbar_kaggle.two_stage.study import PLACES, RECESSES
 
 
 class View(NamedTuple):
@@ -129,11 +118,9 @@ def with_middle(points: Floats) -> dict[str, Floats]:
 def crop_study(
     stacks: Sequence[Volume], points: Floats, config: GradeConfig, annotated: Floats | None = None
 ) -> list[Crop]:
-    """Return the crops of one study: of every view, level and side, in that order.
-
-    They are cut from `stacks`, see `StudyVolumes.croppable`, around `points`: ``[5 places, 5 levels, 3]`` LPS mm in
-    the order of `PLACES`, NaN where not known. The `annotated` ones alike are for the slice attention's target.
-    """
+    """Return the crops of one study: of every view, level and side, in that order. They are cut from `stacks`, see
+    `StudyVolumes.croppable`, around `points`: ``[5 places, 5 levels, 3]`` LPS mm in the order of `PLACES`, NaN where
+    not known. The `annotated` ones alike are for the slice attention's target."""
     named = with_middle(points)
     marked = with_middle(np.full_like(points, np.nan) if annotated is None else annotated)
     crops = []
@@ -162,39 +149,42 @@ def _found(crop: Crop, stacks: Sequence[Volume], mark: Floats, config: GradeConf
     """Return a crop with the slices to cut it from, or with the reason why there are none."""
     if np.isnan(crop.point).any():
         return replace(crop, reason="the point was not found")
-    nearest = _nearest(crop, stacks, config.reach_mm)
-    if nearest is None:
-        kinds = " or ".join(crop.view.kinds)
-        return replace(crop, reason=f"no {kinds} slice within {config.reach_mm:g} mm of the point")
-    volume, index = nearest
-    indices, depth = _window(volume, index, crop, config.step_mm), volume.depth(mark)
-    marked = np.flatnonzero((indices == depth.argmin()) & (depth.min() <= config.reach_mm))
-    return replace(crop, volume=volume, indices=indices, target=int(marked[0]) if len(marked) else -1)
+
+    def distances(volume: Volume) -> Floats:
+        depth = volume.depth(crop.point)
+        row, column, _ = volume.to_slice(int(depth.argmin()), crop.point)
+        inside = 0 <= row < volume.shape[0] and 0 <= column < volume.shape[1]
+        return np.where(inside, depth, np.inf)
+
+    for distance, volume, index in nearest_slices(crop.view, stacks, distances):
+        if distance <= config.reach_mm:
+            indices, depth = _window(volume, index, crop, config.step_mm), volume.depth(mark)
+            marked = np.flatnonzero((indices == depth.argmin()) & (depth.min() <= config.reach_mm))
+            return replace(crop, volume=volume, indices=indices, target=int(marked[0]) if len(marked) else -1)
+    kinds = " or ".join(crop.view.kinds)
+    return replace(crop, reason=f"no {kinds} slice within {config.reach_mm:g} mm of the point")
 
 
-def _nearest(crop: Crop, stacks: Sequence[Volume], reach_mm: float) -> tuple[Volume, int] | None:
-    """Return the stack with the slice nearest to the point, and that slice; None beyond reach."""
-    for kind in crop.view.kinds:
+def nearest_slices(
+    view: View, stacks: Sequence[Volume], distances: Callable[[Volume], Floats]
+) -> Iterator[tuple[float, Volume, int]]:
+    """Yield, for each kind of series that a view is taken from and that is there, the slice of the least distance:
+    this, the stack and the slice's index in it. `distances` gives those of a stack's slices, ``[slices]``."""
+    for kind in view.kinds:
         near = []
         for order, volume in enumerate(stacks):
-            if volume.kind == kind and volume.plane == crop.view.plane:
-                depth = volume.depth(crop.point)
-                index = int(depth.argmin())
-                row, column, _ = volume.to_slice(index, crop.point)
-                if 0 <= row < volume.shape[0] and 0 <= column < volume.shape[1]:
-                    near.append((round(float(depth[index]), 6), order, index))
-        if near and min(near)[0] <= reach_mm:
-            _, order, index = min(near)
-            return stacks[order], index
-    return None
+            if volume.kind == kind and volume.plane == view.plane:
+                far = distances(volume)
+                near.append((round(float(far.min()), 6), order, int(far.argmin())))
+        if near:
+            distance, order, index = min(near)
+            yield distance, stacks[order], index
 
 
 def _window(volume: Volume, nearest: int, crop: Crop, step_mm: float) -> NDArray[np.int64]:
-    """Return the slices ``[cached slices]`` around the nearest, `step_mm` apart, -1 beyond the stack's ends.
-
-    Sagittal windows run from the right to the left, those of the right side from the left to the right:
-    from the middle outwards on both sides. Axial windows run from head to foot.
-    """
+    """Return the slices ``[cached slices]`` around the nearest, `step_mm` apart, -1 beyond the stack's ends. Sagittal
+    windows run from the right to the left, those of the right side from the left to the right: from the middle outwards
+    on both sides. Axial windows run from head to foot."""
     depth = volume.positions @ geometry.reading_direction(volume.orientation[0])
     order = np.argsort(depth, kind="stable")
     step = float(np.median(np.diff(depth[order]))) if len(order) > 1 else 0.0
@@ -208,11 +198,9 @@ def _window(volume: Volume, nearest: int, crop: Crop, step_mm: float) -> NDArray
 
 
 def crop_to_slice(volume: Volume, index: int, crop: Crop) -> Floats:
-    """Return the affine map ``[2, 3]`` from (column, row, 1) of a cached crop to column and row of a slice.
-
-    The crop lies in the plane of the slice, its middle at the point's projection, and is as upright as
-    `geometry.upright_axes`, a sagittal one with the spine downwards; an axial one is mirrored on the right.
-    """
+    """Return the affine map ``[2, 3]`` from (column, row, 1) of a cached crop to column and row of a slice. The crop
+    lies in the plane of the slice, its middle at the point's projection, and is as upright as `geometry.upright_axes`,
+    a sagittal one with the spine downwards; an axial one is mirrored on the right."""
     across, down = geometry.upright_axes(volume.orientation[0], crop.down)
     if crop.view.plane == "axial" and crop.side == 1:
         across = -across

@@ -1,16 +1,17 @@
 """Training the locator by folds, its out-of-fold points and their errors, and the use of a trained one."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import alone_on, write_csv
+from lumbar_kaggle.core.files import locked, write_csv
 from lumbar_kaggle.core.settings import begin_run, load_config
 from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.dicom.cache import Cache
@@ -19,12 +20,10 @@ from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.folds import open_folds
 from lumbar_kaggle.tables.reading import as_numbers, read_table
 from lumbar_kaggle.training.devices import spread
-from lumbar_kaggle.two_stage.config import LocateConfig
-from lumbar_kaggle.two_stage.grade.views import PLACES, RECESSES
-from lumbar_kaggle.two_stage.locate.find import COLUMNS, locate_studies
-from lumbar_kaggle.two_stage.locate.network import CHANNELS, Locator
+from lumbar_kaggle.two_stage.config import LocateConfig, Result
+from lumbar_kaggle.two_stage.locate.find import CHANNELS, COLUMNS, Locator, locate_studies
 from lumbar_kaggle.two_stage.locate.training import CONFIG, SAMPLES, Sample, load_networks, train_network
-from lumbar_kaggle.two_stage.study import MarkedPoint, StudyVolumes, read_marked_studies, tell_unused
+from lumbar_kaggle.two_stage.study import PLACES, RECESSES, StudyVolumes, read_marked_studies, tell_unused
 
 log = logging.getLogger(__name__)
 
@@ -85,124 +84,102 @@ def _summary(errors: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(figures).T.rename_axis(["kind", "place"])
 
 
-class Located(NamedTuple):
-    """What a run came to: what the command prints, and whether it came to its end."""
+@dataclass(frozen=True, eq=False)
+class LocatorRun:
+    """The first stage, trained by folds and judged out of fold; or, with no epochs, a trained locator that is judged.
+    The run folder gets ``locate.json``, ``folds.csv``, per fold ``sagittal-{k}.safetensors``, ``axial-{k}.safetensors``
+    and ``points-{k}.csv``, then ``points.csv``, ``errors.csv`` and ``figures.csv``."""
 
-    text: str
-    finished: bool
-
-
-@alone_on("out")
-def run_locate(
-    competition: Competition,
-    cache: Path,
-    out: Path,
-    config: LocateConfig,
-    budget: Budget,
-    weights: Path | None = None,
-    processes: int | None = None,
-    folds: pd.DataFrame | None = None,
-) -> Located:
-    """Train by folds and judge the out-of-fold points; or, with no epochs, judge those of a trained locator.
-
-    The run folder `out` gets ``locate.json``, ``folds.csv``, per fold ``sagittal-{k}.safetensors``,
-    ``axial-{k}.safetensors`` and ``points-{k}.csv``, then ``points.csv``, ``errors.csv`` and ``figures.csv``.
-
-    Args:
-        competition, cache: coordinates and volumes; grades are not needed, see `competition.read_marked`.
-        weights: run folder of a locator to start from, or to use.
-        processes: folds at once; see `devices.spread`.
-        folds: columns ``study_id, fold``: by which to train, studies without a row left out; None: drawn from all.
-
-    Raises:
-        InputError: a table or the cache is missing, nothing is to be trained and there are no weights, too few
-            studies or no labelled point, or the run was begun with other settings or on other data.
-    """
-    studies = [one for one in read_marked_studies(competition, cache) if one.sagittal() or one.axial()]
-    tell_unused(competition, studies, is_learned, "sagittal or placed axial")
-    try:
-        if config.epochs:
-            begin_run(out / CONFIG, config, data=learned_from(competition, cache))
-            points = _train(studies, out, config, budget, weights, processes, folds)
-        elif weights is None:
-            raise InputError(f"{out}: nothing is to be trained, so a trained locator is needed: --weights")
-        else:
-            sagittal, axial = (load_networks(weights, plane) for plane in CHANNELS)
-            if not sagittal:
-                raise InputError(f"{weights}: no fold of this locator is finished; run lumbar locate with it as --out")
-            points = locate_studies(studies, sagittal, axial, load_config(weights / CONFIG, LocateConfig))
-    except OutOfTime:
-        return Located(f"{out}: the time budget is spent; resumable: the same command goes on from here", False)
-    write_csv(out / "points.csv", points)
-    errors = point_errors(points, studies)
-    write_csv(out / "errors.csv", errors)
-    if errors.empty:
-        return Located(f"{out}/points.csv: located; no point is marked in this folder, so nothing is judged", True)
-    figures = _summary(errors)
-    write_csv(out / "figures.csv", figures.reset_index())
-    shares = ("within_5_mm", "within_10_mm", "off_by_level", "not_found", "median_relative")
-    formats = dict.fromkeys(shares, "{:.3f}".format)
-    table = figures.astype({"points": int}).to_string(float_format="{:.2f}".format, formatters=formats)
-    return Located(f"{table}\nerrors within the plane of the slices; every point in {out}/errors.csv", True)
-
-
-def _train(
-    studies: Sequence[StudyVolumes],
-    out: Path,
-    config: LocateConfig,
-    budget: Budget,
-    start: Path | None,
-    processes: int | None,
-    folds: pd.DataFrame | None,
-) -> pd.DataFrame:
-    """Train the networks fold by fold and return the out-of-fold points of all studies."""
-    if folds is None:
-        # Grades may be missing: then every study is like the others.
-        ungraded = pd.DataFrame({"study_id": sorted(one.study_id for one in studies), "target": "", "severity": 0})
-        folds = open_folds(out / "folds.csv", ungraded, config.folds, config.seed)
-    else:
-        write_csv(out / "folds.csv", folds)
-    fold_of = dict(zip(folds["study_id"].astype(str), folds["fold"], strict=True))
-    studies = [one for one in studies if one.study_id in fold_of]
-    samples = {name: [sample for one in studies for sample in make(one, config)] for name, make in SAMPLES.items()}
-    if not any(samples.values()):
-        raise InputError(f"{out}: no series of these studies has a labelled point to learn from")
-    counts = ", ".join(f"{len(some)} {name} slices" for name, some in samples.items())
-    log.info("Training the locator on %s of %d studies into %s", counts, len(folds), out)
-    files = [out / f"points-{fold}.csv" for fold in range(config.folds)]
-    task = _Task(studies, samples, fold_of, start, files, config, budget)
-    spread(_fit_fold, task, [fold for fold, file in enumerate(files) if not file.is_file()], processes)
-    parts = [read_points(file) for file in files]
-    return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
-
-
-class _Task(NamedTuple):
-    """What all folds share; per plane the samples, per fold the file of its points."""
-
-    studies: Sequence[StudyVolumes]
-    samples: dict[str, list[Sample]]
-    fold_of: dict[str, int]
-    start: Path | None
-    files: list[Path]
+    competition: Competition  # grades are not needed, see `competition.read_marked`
+    cache: Path  # of the volumes
+    out: Path
     config: LocateConfig
     budget: Budget
+    weights: Path | None = None  # run folder of a locator to start from, or to use
+    folds: pd.DataFrame | None = None  # columns ``study_id, fold``, studies without a row are left out; None: drawn
+
+    def train(self, processes: int | None = None) -> Result:
+        """Train, or go on, and judge; for `processes` see `devices.spread`. Raises InputError: a table or the cache is
+        missing, nothing is to be trained and there are no weights, too few studies or no labelled point, or the run was
+        begun with other settings or on other data."""
+        out, config, weights = self.out, self.config, self.weights
+        studies = [one for one in read_marked_studies(self.competition, self.cache) if one.sagittal() or one.axial()]
+        tell_unused(self.competition, learned_marks(studies), "sagittal or placed axial")
+        with locked(out):
+            try:
+                if config.epochs:
+                    begin_run(out / CONFIG, config, data=learned_from(self.competition, self.cache))
+                    points = self._train(studies, processes)
+                elif weights is None:
+                    raise InputError(f"{out}: nothing is to be trained, so a trained locator is needed: --weights")
+                else:
+                    points = _locate_with(weights, studies)
+            except OutOfTime:
+                return Result(f"{out}: the time budget is spent; resumable: the same command goes on from here", False)
+            write_csv(out / "points.csv", points)
+            errors = point_errors(points, studies)
+            write_csv(out / "errors.csv", errors)
+            if errors.empty:
+                return Result(
+                    f"{out}/points.csv: located; no point is marked in this folder, so nothing is judged", True
+                )
+            figures = _summary(errors)
+            write_csv(out / "figures.csv", figures.reset_index())
+        shares = ("within_5_mm", "within_10_mm", "off_by_level", "not_found", "median_relative")
+        formats = dict.fromkeys(shares, "{:.3f}".format)
+        table = figures.astype({"points": int}).to_string(float_format="{:.2f}".format, formatters=formats)
+        return Result(f"{table}\nerrors within the plane of the slices; every point in {out}/errors.csv", True)
+
+    def _train(self, studies: Sequence[StudyVolumes], processes: int | None) -> pd.DataFrame:
+        """Train the networks fold by fold and return the out-of-fold points of all studies."""
+        out, config, folds = self.out, self.config, self.folds
+        if folds is None:
+            # Grades may be missing: then every study is like the others.
+            ungraded = pd.DataFrame({"study_id": sorted(one.study_id for one in studies), "target": "", "severity": 0})
+            folds = open_folds(out / "folds.csv", ungraded, config.folds, config.seed)
+        else:
+            write_csv(out / "folds.csv", folds)
+        fold_of = dict(zip(folds["study_id"].astype(str), folds["fold"], strict=True))
+        studies = [one for one in studies if one.study_id in fold_of]
+        samples = {name: [sample for one in studies for sample in make(one, config)] for name, make in SAMPLES.items()}
+        if not any(samples.values()):
+            raise InputError(f"{out}: no series of these studies has a labelled point to learn from")
+        counts = ", ".join(f"{len(some)} {name} slices" for name, some in samples.items())
+        log.info("Training the locator on %s of %d studies into %s", counts, len(folds), out)
+        files = [out / f"points-{fold}.csv" for fold in range(config.folds)]
+        todo = [fold for fold, file in enumerate(files) if not file.is_file()]
+        spread(_fit_fold, (self, studies, samples, fold_of), todo, processes)
+        parts = [read_points(file) for file in files]
+        return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
 
 
-def _fit_fold(task: _Task, fold: int) -> None:
+def _locate_with(weights: Path, studies: Sequence[StudyVolumes]) -> pd.DataFrame:
+    sagittal, axial = (load_networks(weights, plane) for plane in CHANNELS)
+    if not sagittal:
+        raise InputError(f"{weights}: no fold of this locator is finished; run lumbar locate with it as --out")
+    return locate_studies(studies, sagittal, axial, load_config(weights / CONFIG, LocateConfig))
+
+
+Shared = tuple[LocatorRun, Sequence[StudyVolumes], dict[str, list[Sample]], dict[str, int]]
+"""What all folds share: of each plane the samples, of each study the fold that holds it out."""
+
+
+def _fit_fold(shared: Shared, fold: int) -> None:
     """Train a fold's networks, and write the points that they find in the studies they have not seen."""
-    file = task.files[fold]
-    networks: dict[str, list[Locator]] = {name: [] for name in task.samples}
-    for name, some in task.samples.items():
-        training = [sample for sample in some if task.fold_of[sample.study_id] != fold]
+    run, studies, samples, fold_of = shared
+    networks: dict[str, list[Locator]] = {name: [] for name in samples}
+    for name, some in samples.items():
+        training = [sample for sample in some if fold_of[sample.study_id] != fold]
         # With few marks the held-out studies may have none: then the loss is that of the training.
-        validation = [sample for sample in some if task.fold_of[sample.study_id] == fold] or training
+        validation = [sample for sample in some if fold_of[sample.study_id] == fold] or training
         if training:
             parts = training, validation
-            networks[name].append(train_network(name, fold, parts, file.parent, task.config, task.budget, task.start))
+            networks[name].append(train_network(name, fold, parts, run.out, run.config, run.budget, run.weights))
         elif some:
             log.info("Fold %d: all marked %s slices are of the studies that it holds out; no network", fold, name)
-    held_out = [one for one in task.studies if task.fold_of[one.study_id] == fold]
-    write_csv(file, locate_studies(held_out, networks["sagittal"], networks["axial"], task.config))
+    held_out = [one for one in studies if fold_of[one.study_id] == fold]
+    points = locate_studies(held_out, networks["sagittal"], networks["axial"], run.config)
+    write_csv(run.out / f"points-{fold}.csv", points)
 
 
 def read_points(path: Path) -> pd.DataFrame:
@@ -214,10 +191,14 @@ def read_points(path: Path) -> pd.DataFrame:
     return table.assign(placed=table["placed"] == "True", instance_number=pd.array(numbers, dtype=object))
 
 
-def is_learned(study: StudyVolumes, mark: MarkedPoint) -> bool:
-    """Whether the locator learns from a mark: recesses on axial slices, the other places on sagittal ones."""
-    slices = study.axial() if mark.place >= RECESSES.start else study.sagittal()
-    return study.volumes[mark.volume] in slices
+def learned_marks(studies: Sequence[StudyVolumes]) -> Iterator[Floats]:
+    """Yield the marks that the locator learns from: recesses on axial slices, the other places on sagittal ones."""
+    for study in studies:
+        for volume, marks in zip(study.volumes, study.marks, strict=True):
+            if volume in study.axial():
+                yield marks[RECESSES]
+            elif volume in study.sagittal():
+                yield marks[: RECESSES.start]
 
 
 def learned_from(competition: Competition, cache: Path) -> dict[str, str]:

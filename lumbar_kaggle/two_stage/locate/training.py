@@ -20,15 +20,11 @@ from lumbar_kaggle.tables.folds import derive_seed
 from lumbar_kaggle.training.devices import training_device
 from lumbar_kaggle.training.encoders import load_weights
 from lumbar_kaggle.training.loop import make_learner, train_file
-from lumbar_kaggle.two_stage.config import LocateConfig
-from lumbar_kaggle.two_stage.grade.views import CANAL, FORAMINA, RECESSES
-from lumbar_kaggle.two_stage.locate.find import REACH_MM, slices_near
-from lumbar_kaggle.two_stage.locate.network import CHANNELS, STRIDE, Locator, Picture, to_input
-from lumbar_kaggle.two_stage.study import StudyVolumes
+from lumbar_kaggle.two_stage.config import LocateConfig, network_file
+from lumbar_kaggle.two_stage.locate.find import CHANNELS, REACH_MM, STRIDE, Locator, Picture, slices_near, to_input
+from lumbar_kaggle.two_stage.study import CANAL, FORAMINA, RECESSES, StudyVolumes
 
-CONFIG = "locate.json"
-"""The configuration in a run folder."""
-
+CONFIG = "locate.json"  # the configuration in a run folder
 UNKNOWN, ABSENT, PRESENT = -1, 0, 1
 
 # mm from a slice's plane: a point nearer than the first lies on it, one further than the second does not, and between
@@ -109,8 +105,7 @@ def axial_samples(study: StudyVolumes, config: LocateConfig) -> list[Sample]:
     return samples
 
 
-SAMPLES = {"sagittal": sagittal_samples, "axial": axial_samples}
-"""What each network learns from a study."""
+SAMPLES = {"sagittal": sagittal_samples, "axial": axial_samples}  # what each network learns from a study
 
 
 def augment(sample: Sample, rng: np.random.Generator) -> Sample:
@@ -162,11 +157,6 @@ def heat_maps(places: Floats, state: NDArray[np.int64], shape: tuple[int, ...]) 
         else:
             maps[channel, -1] = 1.0
     return maps, (state != UNKNOWN).astype(np.float32)
-
-
-def network_file(run: Path, name: str, fold: int) -> Path:
-    """Return the weights' file of a fold of the network called `name`."""
-    return run / f"{name}-{fold}.safetensors"
 
 
 def load_locator(file: Path, config: LocateConfig, outputs: int) -> Locator:
