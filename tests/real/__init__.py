@@ -1,1 +1,1 @@
-"""Figures from real MRI, from copies of two public data sets: `python -m tests.real DATA OUT`, see docs/real_mri.md."""
+"""Real slices: copies of two public data sets as folders in the competition's layout, which every verb reads."""
