@@ -21,7 +21,7 @@ import tyro
 
 from lumbar_kaggle import __version__
 from lumbar_kaggle.core.errors import InputError, show_messages, system_sentence
-from lumbar_kaggle.core.settings import check_settings, from_dict
+from lumbar_kaggle.core.settings import Validated, from_dict
 from lumbar_kaggle.kaggle.ship import ACTIONS
 from lumbar_kaggle.verbs import VERBS, Said, Verb
 
@@ -112,8 +112,7 @@ def option_groups(verb: Verb, words: Sequence[str] = ()) -> dict[str, type]:
             kind = getattr(hints[one.name], "__metadata__", [hints[one.name]])[0]
             groups[one.name] = kind if isinstance(kind, type) else kind(words)
         elif "" not in groups:
-            checked = {"__post_init__": check_settings}
-            groups[""] = make_dataclass(verb.__name__, own, frozen=True, kw_only=True, namespace=checked)
+            groups[""] = make_dataclass(verb.__name__, own, frozen=True, kw_only=True, bases=(Validated,))
     return groups
 
 

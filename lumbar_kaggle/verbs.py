@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json
-from lumbar_kaggle.core.settings import check_settings, from_dict, merged, option
+from lumbar_kaggle.core.settings import Validated, from_dict, merged, option
 from lumbar_kaggle.inference import DEFAULT_RECIPE
 from lumbar_kaggle.kaggle.play import RehearsalSettings
 from lumbar_kaggle.training.pretraining import PretrainConfig
@@ -51,7 +51,7 @@ def count(default: int | None, text: str, **more: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(Validated):
     """The options that every verb has which trains within a time budget."""
 
     folder: Path = argument(COMPETITION)
@@ -60,9 +60,6 @@ class Training:
     hours: float | None = option(None, "time budget; then stop cleanly, resumable", metavar="H", above=0)
     reserve_minutes: float = option(5.0, "kept for the clean stop", metavar="MIN", least=0)
     processes: int | None = count(None, "folds trained at once; none: one per GPU, or one")
-
-    def __post_init__(self) -> None:
-        check_settings(self)
 
     def budget(self) -> Budget:
         """Return the budget, which begins now."""

@@ -21,7 +21,7 @@ from lumbar_kaggle.baseline.recipe import NAME, BaselineConfig
 from lumbar_kaggle.baseline.run import RERUN, Calibration, Run, calibrate
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import alone_on, digest, read_csv, read_json
-from lumbar_kaggle.core.settings import check_settings, from_dict, option
+from lumbar_kaggle.core.settings import Validated, from_dict, option
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES, target
 from lumbar_kaggle.dicom.series import UnreadableSeries
 from lumbar_kaggle.inference.base import Explanation, Floats, HeatMap, Prediction, Slice, Study
@@ -34,14 +34,11 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Fold:
+class Fold(Validated):
     """One classifier of a bundle: its weight file, and the severities its training part held."""
 
     file: str
     severities_seen: tuple[int, ...] = option((0, 1, 2), "of its training part", least=0, most=2)
-
-    def __post_init__(self) -> None:
-        check_settings(self)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 from lumbar_kaggle.baseline.images import CACHE_CONFIG, image_worker, rank_series
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.settings import check_settings, from_dict, option
+from lumbar_kaggle.core.settings import Validated, from_dict, option
 from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, TARGET_NAMES, TARGETS
 from lumbar_kaggle.dicom.preprocess import Summary
 from lumbar_kaggle.inference.recipes import fill_cache, later
@@ -19,7 +19,7 @@ RUN_FILE = "config.json"
 
 
 @dataclass(frozen=True)
-class BaselineConfig:
+class BaselineConfig(Validated):
     """Everything that determines what a baseline run makes, besides the data; by default as the report has it."""
 
     targets: tuple[str, ...] = option(TARGET_NAMES, "targets, conditions or levels to train, by name", metavar="NAME")
@@ -43,7 +43,7 @@ class BaselineConfig:
     seed: int = option(2024, "of everything random", metavar="N", least=0, most=2**63 - 1)
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        super().__post_init__()
         object.__setattr__(self, "targets", expand_targets(self.targets))
 
     def epochs_after_short_run(self, accuracy: float) -> int | None:

@@ -23,7 +23,7 @@ from lumbar_kaggle.baseline.recipe import RUN_FILE, BaselineConfig
 from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import alone_on, read_csv, read_json, write_csv, write_json
-from lumbar_kaggle.core.settings import begin_run, check_settings, load_config, option
+from lumbar_kaggle.core.settings import Validated, begin_run, load_config, option
 from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES, TARGET_NAMES, target
 from lumbar_kaggle.dicom.cache import Cache
 from lumbar_kaggle.scoring import metric
@@ -219,7 +219,7 @@ def _write_oof(run: Run, labels: pd.DataFrame, folds: pd.DataFrame) -> None:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(Validated):
     """From a classifier trained on balanced severities to probabilities that the official score rewards.
 
     Upsampling teaches the network that all severities are equally frequent. By Bayes' rule its answer q becomes the
@@ -231,9 +231,6 @@ class Calibration:
 
     strength: float = option(0.0, "exponent of the classifier's answer", least=0, most=10)
     mix: float = option(0.02, "share of the prior", least=0, most=1)
-
-    def __post_init__(self) -> None:
-        check_settings(self)
 
 
 def calibrate(raw: Floats, prior: Floats, seen: Booleans, calibration: Calibration) -> Floats:

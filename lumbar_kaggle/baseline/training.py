@@ -92,9 +92,8 @@ class Job:
         found: dict[str, float | None] = {}
         for suggest in (fastai.minimum, fastai.steep, fastai.valley, fastai.slide):
             rate = math.nan
-            with contextlib.suppress(
-                IndexError, ValueError, RuntimeError
-            ):  # a curve that diverged at once is too short
+            # A curve that diverged at once is too short.
+            with contextlib.suppress(IndexError, ValueError, RuntimeError):
                 rate = float(suggest(rates[finite], losses[finite], steps)[0])
             found[suggest.__name__] = rate if math.isfinite(rate) else None
         return {**found, "used": self.config.lr or found["valley"] or float(learner.lr)}

@@ -99,7 +99,7 @@ def from_dict(values: Any, kind: type[Config], source: str = "") -> Config:
 
 
 def check_settings(config: Any) -> None:
-    """Check every field of a dataclass by its annotation and its metadata; for ``__post_init__``.
+    """Check every field of a dataclass by its annotation and its metadata; see `Validated`.
 
     Whole numbers become floats where the annotation says float. A value of another type, not finite, or out of its
     range is an `InputError` with field and value.
@@ -110,6 +110,13 @@ def check_settings(config: Any) -> None:
         object.__setattr__(config, one.name, value)
         if value is not None:
             _check_range(one, value)
+
+
+class Validated:
+    """Base of dataclasses whose fields are checked where an object is made, wherever its values come from."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
 
 _WORDS: dict[type, str] = {

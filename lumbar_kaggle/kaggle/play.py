@@ -22,7 +22,7 @@ from typing import Any
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import digest, read_json, sha256_file, write_json
-from lumbar_kaggle.core.settings import check_settings, option
+from lumbar_kaggle.core.settings import Validated, option
 from lumbar_kaggle.inference import DEFAULT_RECIPE
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ START_UP_S = 180.0
 
 
 @dataclass(frozen=True)
-class RehearsalSettings:
+class RehearsalSettings(Validated):
     """What is rehearsed, and within which limits; the limits' defaults are those of a Kaggle session with two T4."""
 
     variant: str = option("plain", "cut: training cut and resumed; hidden: a nasty test set", choices=VARIANTS)
@@ -54,9 +54,6 @@ class RehearsalSettings:
     cores: int = option(4, "processors of a session, as far as there are", metavar="N", least=1)
     memory_gb: float = option(31.0, "address space of a session's process in GiB", metavar="GB", above=0)
     disk_gb: float = option(20.0, "most that a session may leave in GiB", metavar="GB", above=0)
-
-    def __post_init__(self) -> None:
-        check_settings(self)
 
 
 def place(layout: str, kind: str, slug: str, owner: str = "") -> str:

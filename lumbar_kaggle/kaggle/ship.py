@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import digest, write_json, write_text
-from lumbar_kaggle.core.settings import check_settings, load_config, option
+from lumbar_kaggle.core.settings import Validated, load_config, option
 from lumbar_kaggle.inference import DEFAULT_RECIPE
 from lumbar_kaggle.kaggle import datasets, kernels
 from lumbar_kaggle.kaggle.checks import check_dataset, check_kernel
@@ -38,7 +38,7 @@ DRY = option(False, "print what would be sent and send nothing; needs no credent
 
 
 @dataclass(frozen=True)
-class Ship:
+class Ship(Validated):
     """One account and its ``dist`` folder: the options that the actions share."""
 
     owner: str = option(MISSING, "your user name on Kaggle", metavar="NAME")
@@ -46,7 +46,7 @@ class Ship:
     poll: float = option(20.0, "between two questions to the server", metavar="SECONDS", least=0)
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        super().__post_init__()
         if not re.fullmatch(r"(?!OWNER$)[A-Za-z0-9_-]+", self.owner):  # which the templates have
             raise InputError(f"owner {self.owner!r}: give your user name as in your profile's address on kaggle.com")
         _ = self.state  # another account's is refused before anything is built

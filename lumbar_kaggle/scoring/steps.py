@@ -13,7 +13,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.settings import check_settings, option
+from lumbar_kaggle.core.settings import Validated, option
 from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SEVERITIES
 from lumbar_kaggle.scoring.metric import CANAL, TARGETS_OF, Floats, Integers, group_loss, weighted_losses
 
@@ -34,7 +34,7 @@ _minimise = partial(minimize, method="L-BFGS-B", options={"ftol": 1e-9, "gtol": 
 
 
 @dataclass(frozen=True)
-class Stack:
+class Stack(Validated):
     """What the other conditions and the other side of a level say of a cell of one score group.
 
     A multinomial logistic regression, log p = log base + inputs · coefficients (those of the level are the constant),
@@ -47,13 +47,13 @@ class Stack:
     coefficients: tuple[tuple[float, ...], ...] = option(MISSING, "[inputs][3]", count=INPUTS)
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        super().__post_init__()
         if any(len(line) != len(SEVERITIES) for line in self.coefficients):
             raise InputError("coefficients has a line that is not of three numbers")
 
 
 @dataclass(frozen=True)
-class GroupBlend:
+class GroupBlend(Validated):
     """Settings of one score group."""
 
     weights: tuple[float, ...] | None = None  # of the files' log-probabilities; none: plain mean of the probabilities
@@ -63,7 +63,7 @@ class GroupBlend:
     worst_scale: float = option(1.0, "of severe at the canal's worst level", least=0.01, most=100)
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        super().__post_init__()
         if self.weights is not None and (min(self.weights) < 0 or sum(self.weights) <= 0):
             raise InputError(f"weights is {self.weights}; each must be 0 or more, and their sum more than 0")
 

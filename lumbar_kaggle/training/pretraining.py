@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked, write_json
-from lumbar_kaggle.core.settings import check_settings, load_config, option
+from lumbar_kaggle.core.settings import Validated, load_config, option
 from lumbar_kaggle.core.targets import SEVERITY_WEIGHTS, TARGETS
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ HELD_OUT = 10  # One patient in ten is kept aside and tells whether it learns.
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
+class PretrainConfig(Validated):
     """What determines the weights."""
 
     arch: str = option("resnet10t", "any torchvision or timm model", metavar="NAME")
@@ -33,9 +33,6 @@ class PretrainConfig:
     epochs: int = option(3, "passes over the patients", metavar="N", least=1, most=10_000)
     lr: float = option(3e-3, "greatest learning rate", metavar="RATE", above=0, most=10)
     seed: int = option(20_000_001, "of the patients and the training", metavar="N", least=0, most=2**63 - 1)
-
-    def __post_init__(self) -> None:
-        check_settings(self)
 
 
 def pretrain(out: Path, config: PretrainConfig) -> float:

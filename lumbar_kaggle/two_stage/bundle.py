@@ -16,7 +16,7 @@ from torch import nn
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import alone_on, digest, read_csv, read_json, sha256_file
-from lumbar_kaggle.core.settings import check_settings, from_dict, load_config
+from lumbar_kaggle.core.settings import Validated, from_dict, load_config
 from lumbar_kaggle.core.targets import LEVELS, SERIES_KINDS, SEVERITIES, TARGET_NAMES, TARGETS
 from lumbar_kaggle.dicom.preprocess import VOLUMES
 from lumbar_kaggle.dicom.volume import Volume
@@ -41,18 +41,15 @@ Net = TypeVar("Net", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class GradeModel:
+class GradeModel(Validated):
     """One model of the second stage in a bundle: its settings and its folds' weight files."""
 
     config: GradeConfig
     folds: tuple[str, ...]
 
-    def __post_init__(self) -> None:
-        check_settings(self)
-
 
 @dataclass(frozen=True)
-class Models:
+class Models(Validated):
     """`bundle.Manifest.models` of this recipe: the weight files of the locator and of the models to blend. `source` is
     the digest of the run; see `bundle.open_bundle`."""
 
@@ -60,9 +57,6 @@ class Models:
     axial: list[str]
     grade: tuple[GradeModel, ...]
     source: str = ""
-
-    def __post_init__(self) -> None:
-        check_settings(self)
 
 
 @alone_on("bundle", file=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.settings import check_settings, from_dict, option
+from lumbar_kaggle.core.settings import Validated, from_dict, option
 
 _COUNT: dict[str, Any] = {"metavar": "N", "least": 1}
 _WEIGHT: dict[str, Any] = {"metavar": "W", "least": 0, "most": 1000}
@@ -32,7 +32,7 @@ def network_file(folder: Path, name: str, fold: int) -> Path:
 
 
 @dataclass(frozen=True)
-class LocateConfig:
+class LocateConfig(Validated):
     """Everything that determines what the locator learns, besides the data."""
 
     folds: int = option(5, "folds of the cross-validation, 2 or more", metavar="N", least=2, most=100)
@@ -49,13 +49,13 @@ class LocateConfig:
     seed: int = option(2024, "of everything random", metavar="N", least=0, most=2**63 - 1)
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        super().__post_init__()
         if any(side % 16 for side in self.picture):
             raise InputError(f"picture is {self.picture}; each must be a multiple of 16")
 
 
 @dataclass(frozen=True)
-class GradeConfig:
+class GradeConfig(Validated):
     """Everything that determines what the second stage learns, besides the data and the located points. Settings per
     view come in the order of `views.VIEWS`: canal, foramen, axial middle, axial side."""
 
@@ -126,7 +126,7 @@ class GradeConfig:
     seed: int = option(2024, "of everything random", metavar="N", least=0, most=2**63 - 1)
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        super().__post_init__()
         if any(number % 2 == 0 for number in self.slices):
             raise InputError(f"slices are {self.slices}; each must be odd")
         if self.features % 2:
@@ -140,14 +140,11 @@ class GradeConfig:
 
 
 @dataclass(frozen=True)
-class TwoStageConfig:
+class TwoStageConfig(Validated):
     """Settings of both stages; of the second as many as there are models to blend."""
 
     locate: LocateConfig
     grade: tuple[GradeConfig, ...]
-
-    def __post_init__(self) -> None:
-        check_settings(self)
 
     def models(self, run: Path) -> list[tuple[int, Path, GradeConfig]]:
         """Return of each model of the second stage its number, from 1, its folder in a run folder, and its settings."""
