@@ -37,6 +37,23 @@ Inputs = Mapping[str, tuple[Path, str]]
 START_UP_S = 180.0
 """Added to a session's limit: beside minutes the start of Python and its libraries counts."""
 
+USED = ".used.json"
+"""In a session's scratch space: its figures, as `Played` names them."""
+
+# A session's command as it is started. Only here can be counted what its processes used: bubblewrap does not wait for
+# them, and a process that a large one forked counts the memory of that as its own.
+_COUNTED = """
+import json, os, resource, subprocess, sys
+used_file, working, *command = sys.argv[1:]
+os.chdir(working)
+code = subprocess.call(command)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+peak = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+with open(used_file, "w") as file:
+    json.dump({"processor_seconds": used.ru_utime + used.ru_stime, "peak_bytes": peak}, file)
+sys.exit(code if code >= 0 else 128 - code)
+"""
+
 
 @dataclass(frozen=True)
 class RehearsalSettings(Validated):
@@ -157,7 +174,9 @@ def play(
     for part in ("output", "scratch"):
         (stage / part).mkdir(parents=True)
     command, variables = _command(code, inputs, variables, stage, closed=sandbox == "bwrap")
-    status, figures = run(command, variables, stage, hours * 3600 + START_UP_S, settings)
+    status, seconds = run(command, variables, stage, hours * 3600 + START_UP_S, settings)
+    used = stage / "scratch" / USED  # one that was killed leaves none
+    figures = {"seconds": seconds, **(read_json(used) if used.is_file() else {})}
     figures["output_bytes"] = sum(path.stat().st_size for path in (stage / "output").rglob("*") if path.is_file())
     for part in ("input", "scratch"):
         shutil.rmtree(stage / part, ignore_errors=True)
@@ -181,11 +200,13 @@ def _command(
 ) -> tuple[list[str], dict[str, str]]:
     """Lay out the inputs; return the command line of the session, and its whole environment."""
     working = "/kaggle/working" if closed else str(stage / "output")
+    scratch = "/kaggle/tmp" if closed else str(stage / "scratch")
     there = f"/kaggle/src/{code.name}" if closed else str(code)
     command = [sys.executable, "-P", there]
     if code.suffix == ".ipynb":
         options = ["--log-output", "--no-progress-bar", "--cwd", working]
         command = [sys.executable, "-m", "papermill", *options, there, f"{working}/__notebook__.ipynb"]
+    command = [sys.executable, "-P", "-c", _COUNTED, f"{scratch}/{USED}", working, *command]
     # What numerical libraries need on this machine.
     kept = {name: value for name, value in os.environ.items() if name.startswith(("OMP_", "OPENBLAS_", "MKL_"))}
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
@@ -193,25 +214,23 @@ def _command(
     if closed:
         binds = {f"/kaggle/input/{where}": ("--ro-bind", source.resolve()) for where, (source, _) in inputs.items()}
         binds |= {there: ("--ro-bind", code), working: ("--bind", stage / "output")}
-        binds |= {"/kaggle/tmp": ("--bind", stage / "scratch")}
-        # Its working folder is that of the mount; bubblewrap starts in /.
-        return sandboxed(["/bin/sh", "-c", 'cd "$0" && exec "$@"', working, *command], binds), kept
+        binds |= {scratch: ("--bind", stage / "scratch")}
+        return sandboxed(command, binds), kept
     for where, (source, _) in inputs.items():
         mounted = stage / "input" / where
         mounted.parent.mkdir(parents=True, exist_ok=True)
         mounted.symlink_to(source.resolve(), target_is_directory=True)
     # Without a mount of its own the source would be written to: byte code beside it.
     kept |= {"LUMBAR_INPUT": str(stage / "input"), "PYTHONDONTWRITEBYTECODE": "1"}
-    return command, kept | dict.fromkeys(("HOME", "LUMBAR_SCRATCH"), str(stage / "scratch"))
+    return command, kept | dict.fromkeys(("HOME", "LUMBAR_SCRATCH"), scratch)
 
 
 def run(
     command: list[str], variables: Mapping[str, str], stage: Path, seconds: float, limits: RehearsalSettings
-) -> tuple[int, dict[str, Any]]:
-    """Run a command in ``output`` below `stage`, its streams into ``session.log``; return exit code and figures.
+) -> tuple[int, float]:
+    """Run a command in ``output`` below `stage`, its streams into ``session.log``; return exit code and wall seconds.
 
-    Its processes end with this one, on any exception, and after `seconds`; the exit code is then `TIMED_OUT`. The
-    figures are those of `Played` by name.
+    Its processes end with this one, on any exception, and after `seconds`; the exit code is then `TIMED_OUT`.
     """
 
     def limit() -> None:
@@ -230,17 +249,15 @@ def run(
     end = threading.Timer(seconds, os.killpg, (process.pid, signal.SIGKILL))
     end.start()
     try:
-        _, status, used = os.wait4(process.pid, 0)
+        code = process.wait()
     except BaseException:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         raise
     finally:
         end.cancel()
-    took, process.returncode = time.monotonic() - start, os.waitstatus_to_exitcode(status)
-    peak = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    figures = {"seconds": took, "processor_seconds": used.ru_utime + used.ru_stime, "peak_bytes": peak}
-    return TIMED_OUT if took >= seconds else process.returncode, figures
+    took = time.monotonic() - start
+    return TIMED_OUT if took >= seconds else code, took
 
 
 def tree_hashes(folder: Path) -> dict[str, str]:

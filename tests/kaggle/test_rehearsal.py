@@ -214,6 +214,16 @@ def test_a_session_leaves_its_output_and_is_not_played_twice(kind: str, tmp_path
     assert [path.name for path in (tmp_path / "sessions").iterdir()] == ["short"]
 
 
+@pytest.mark.parametrize("kind", [BWRAP, "plain"])
+def test_the_figures_are_those_of_the_session(kind: str, tmp_path: Path) -> None:
+    """Not of what starts it: a process of the session works for 0.3 s and takes 300 MB."""
+    work = "import time; x = b'1' * 300_000_000\nwhile time.process_time() < 0.3: pass"
+    code = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {work!r}], check=True)"
+    played = session(tmp_path, code, kind)
+    assert played.processor_seconds >= 0.3
+    assert 3e8 <= played.peak_bytes < 3.5e8
+
+
 @pytest.mark.parametrize(
     ("code", "sentence"),
     [
