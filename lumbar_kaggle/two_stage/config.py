@@ -91,6 +91,7 @@ class GradeConfig(Validated):
     axial_for_canal: bool = option(False, "let the canal's head see the axial views")
     dropout: float = option(0.2, "before the heads", **_SHARE)
     view_dropout: float = option(0.1, "share of views taken away in training", **_SHARE)
+    slice_dropout: float = option(0.0, "share of views that training leaves one slice of", **_SHARE)
 
     folds: int = option(5, "folds of the cross-validation, 2 or more", metavar="N", least=2, most=100)
     epochs: int = option(10, "passes over the levels of the training studies", most=10_000, **_COUNT)

@@ -34,6 +34,8 @@ PLACE_OF_CONDITION = dict(zip(CONDITIONS, PLACES, strict=True))
 # Of each target in ``[5 levels, 5 places]``.
 CELLS = ([LEVELS.index(of.level) for of in TARGETS], [PLACES.index(PLACE_OF_CONDITION[of.condition]) for of in TARGETS])
 
+DISC_MM = 36.0  # from disc to disc of an adult's lumbar spine, along the canal
+
 Points = dict[str, Floats]  # per study ``[5 places, 5 levels, 3]`` LPS mm in the order of `PLACES`; NaN: there is none
 
 POINT = ["x_mm", "y_mm", "z_mm"]

@@ -3,9 +3,7 @@
 import sys
 from pathlib import Path
 
-from tests.real.folders import read_mendeley, read_spider, write_folder
+from tests.real.folders import write_real
 
-data, out = map(Path, sys.argv[1:3])
-write_folder(out / "mendeley", *read_mendeley(data / "mendeley"))
-write_folder(out / "spider", read_spider(data / "spider"))
-print(f"{out}/mendeley\n{out}/spider")
+if __name__ == "__main__":
+    print(*write_real(Path(sys.argv[1]), Path(sys.argv[2])), sep="\n")

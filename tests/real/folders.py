@@ -36,8 +36,12 @@ class Slice:
     points: dict[str, tuple[float, float]]
 
 
-def write_folder(folder: Path, slices: list[Slice], grades: pd.DataFrame | None = None) -> None:
-    """Write a training folder; `grades`: columns ``patient, level, severity`` of the canal, where they are known."""
+def write_folder(
+    folder: Path, slices: list[Slice], grades: pd.DataFrame | None = None, narrowed: pd.DataFrame | None = None
+) -> None:
+    """Write a training folder; `grades`: columns ``patient, level, severity`` of the canal, where they are known.
+    Columns ``patient, level, stenosis`` of `narrowed`, whether a picture of the patient was marked as narrowed there,
+    go by study into ``stenosis.csv``, which the competition does not have."""
     series_rows, point_rows, patients = [], [], {}
     for number, one in enumerate(slices, start=1):
         study = one.patient * 1000 + number
@@ -56,6 +60,8 @@ def write_folder(folder: Path, slices: list[Slice], grades: pd.DataFrame | None 
         known = table.merge(grades, on="patient")
         known = known.pivot(index="study_id", columns="level", values="severity").add_prefix(f"{CANAL}_")
         labels.update(known)
+    if narrowed is not None:
+        table.merge(narrowed, on="patient").drop(columns="patient").to_csv(folder / "stenosis.csv", index=False)
     labels.to_csv(folder / "train.csv")
     names = ["study_id", "series_id", "series_description"]
     pd.DataFrame(series_rows, columns=names).to_csv(folder / "train_series_descriptions.csv", index=False)
@@ -63,6 +69,16 @@ def write_folder(folder: Path, slices: list[Slice], grades: pd.DataFrame | None 
     points = pd.DataFrame(point_rows, columns=names)
     points["condition"] = points["condition"].str.replace("_", " ").str.title()
     points.to_csv(folder / "train_label_coordinates.csv", index=False)
+
+
+def write_real(data: Path, out: Path) -> list[Path]:
+    """Write the folders of both sets into `out`, where they are not there yet; return them."""
+    mendeley, spider = out / "mendeley", out / "spider"
+    if not (mendeley / "train_label_coordinates.csv").is_file():
+        write_folder(mendeley, *read_mendeley(data / "mendeley"))
+    if not (spider / "train_label_coordinates.csv").is_file():
+        write_folder(spider, read_spider(data / "spider"))
+    return [mendeley, spider]
 
 
 def _dataset(one: Slice, study: int) -> Dataset:
@@ -81,8 +97,9 @@ def _dataset(one: Slice, study: int) -> Dataset:
     return dataset
 
 
-def read_mendeley(data: Path) -> tuple[list[Slice], pd.DataFrame]:
-    """Return the slices, and the canal's grades: columns ``patient, level, severity`` (L3/L4 to L5/S1)."""
+def read_mendeley(data: Path) -> tuple[list[Slice], pd.DataFrame, pd.DataFrame]:
+    """Return the slices, the canal's grades, columns ``patient, level, severity`` (L3/L4 to L5/S1), and ``patient,
+    level, stenosis``: 1 where it was marked as narrowed on any of the patient's pictures."""
     table = pd.read_csv(data / "levels.csv")
     slices = []
     for (patient, image, kind), rows in table.groupby(["patient", "image", "kind"]):
@@ -94,7 +111,8 @@ def read_mendeley(data: Path) -> tuple[list[Slice], pd.DataFrame]:
         slices.append(Slice(int(patient), str(kind), pixels, _behind(marks.to_numpy(dtype=np.float64))))
     grades = table[table["reported"].isin(SEVERITY)].drop_duplicates(["patient", "level"])
     severity = grades["reported"].map(SEVERITY)
-    return slices, pd.DataFrame({"patient": grades["patient"], "level": grades["level"], "severity": severity})
+    narrowed = table.groupby(["patient", "level"], as_index=False)["stenosis"].max()
+    return slices, grades[["patient", "level"]].assign(severity=severity), narrowed
 
 
 def _behind(discs: NDArray[np.float64]) -> dict[str, tuple[float, float]]:

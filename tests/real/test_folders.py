@@ -27,8 +27,9 @@ def mendeley(tmp_path: Path) -> Path:
             image = f"{patient:04}-{kind[-2:]}.jpg"
             cv2.imwrite(str(folder / "images" / image), np.full((300, 200), 90, np.uint8))
             marked = zip(LEVELS, DISCS, strict=False)
+            narrow = "l3_l4" if kind.endswith("t2") else ""
             rows += [
-                (patient, image, kind, level, *disc, "normal", 0, "Serious" if level == "l4_l5" else "")
+                (patient, image, kind, level, *disc, "", int(level == narrow), "Serious" if level == "l4_l5" else "")
                 for level, disc in marked
                 if (patient, level) != (9, "l1_l2")
             ]
@@ -57,8 +58,8 @@ def spider(tmp_path: Path) -> Path:
 
 def test_marks_of_discs_become_points_of_the_canal_behind_them(mendeley: Path, tmp_path: Path) -> None:
     """Grades come from the report; a picture without all five levels is left out."""
-    slices, grades = read_mendeley(mendeley)
-    write_folder(tmp_path / "folder", slices, grades)
+    slices, grades, narrowed = read_mendeley(mendeley)
+    write_folder(tmp_path / "folder", slices, grades, narrowed)
     assert check(tmp_path / "folder") == []
     competition = read_competition(tmp_path / "folder", "train")
     assert sorted(competition.series["kind"]) == ["sagittal_t1", "sagittal_t2"]
@@ -66,6 +67,8 @@ def test_marks_of_discs_become_points_of_the_canal_behind_them(mendeley: Path, t
     labels = pd.read_csv(tmp_path / "folder" / "train.csv").set_index("study_id")
     assert (labels.pop("spinal_canal_stenosis_l4_l5") == "Severe").all()
     assert labels.isna().all(axis=None)
+    stenosis = pd.read_csv(tmp_path / "folder" / "stenosis.csv")
+    assert list(stenosis.loc[stenosis["stenosis"] == 1, "level"]) == ["l3_l4"] * 2
     for one in slices:
         for level, disc in zip(LEVELS, DISCS, strict=False):
             offset = np.subtract(one.points[level], disc)

@@ -247,10 +247,15 @@ def mirror(batch: Batch, which: torch.Tensor) -> Batch:
     return mirrored
 
 
-def drop_views(batch: Batch, share: float) -> Batch:
-    """Take views away at random, as if their series were missing."""
-    kept = [torch.rand(there.shape[:2], device=there.device) >= share for there in batch["present"]]
-    return {**batch, "present": [there & one[..., None] for there, one in zip(batch["present"], kept, strict=True)]}
+def drop_views(batch: Batch, share: float, single: float = 0.0) -> Batch:
+    """Take views away at random, as if their series were missing, and of others all slices but the middle one, a share
+    of `single`, as if only that had been stored."""
+    dropped = []
+    for there in batch["present"]:
+        kept, alone = (torch.rand(there.shape[:2], device=there.device)[..., None] < p for p in (1 - share, single))
+        middle = torch.arange(there.shape[2], device=there.device) == there.shape[2] // 2
+        dropped.append(there & kept & (middle | ~alone))
+    return {**batch, "present": dropped}
 
 
 def _resample(

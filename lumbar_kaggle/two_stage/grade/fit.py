@@ -184,7 +184,9 @@ class PrepareBatch(Callback):  # type: ignore[misc]
         """Replace the batch; without mixup the loss takes the same one as the network."""
         with torch.no_grad():
             if self.training:
-                batch = drop_views(augment(self.xb[0], self.config), self.config.view_dropout)
+                batch = drop_views(
+                    augment(self.xb[0], self.config), self.config.view_dropout, self.config.slice_dropout
+                )
             else:
                 batch = cut(self.xb[0], self.config)
         self.learn.xb = self.learn.yb = (batch,)

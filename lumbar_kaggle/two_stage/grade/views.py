@@ -18,7 +18,7 @@ from lumbar_kaggle.dicom import geometry
 from lumbar_kaggle.dicom.geometry import FOOT
 from lumbar_kaggle.dicom.volume import Floats, Volume
 from lumbar_kaggle.two_stage.config import GradeConfig
-from lumbar_kaggle.two_stage.study import PLACES, RECESSES
+from lumbar_kaggle.two_stage.study import CANAL, DISC_MM, PLACES, RECESSES
 
 
 class View(NamedTuple):
@@ -120,8 +120,11 @@ def crop_study(
 ) -> list[Crop]:
     """Return the crops of one study: of every view, level and side, in that order. They are cut from `stacks`, see
     `StudyVolumes.croppable`, around `points`: ``[5 places, 5 levels, 3]`` LPS mm in the order of `PLACES`, NaN where
-    not known. The `annotated` ones alike are for the slice attention's target."""
+    not known. The `annotated` ones alike are for the slice attention's target. In a stack that does not know the size
+    of its pixels the spine is the measure: its discs count as `DISC_MM` apart."""
     named = with_middle(points)
+    steps = np.linalg.norm(np.diff(points[CANAL], axis=0), axis=1)
+    scale = float(np.median(steps[np.isfinite(steps)])) / DISC_MM if np.isfinite(steps).any() else 1.0
     marked = with_middle(np.full_like(points, np.nan) if annotated is None else annotated)
     crops = []
     for view in VIEWS:
@@ -129,7 +132,7 @@ def crop_study(
         for level, (side, place) in product(range(len(LEVELS)), enumerate(view.places)):
             down = _upright(named[place], level) if config.align and view.plane == "sagittal" else FOOT
             crop = Crop(view, level, side, size, named[place][level], down, np.full(size.cached_slices, -1))
-            crops.append(_found(crop, stacks, marked[place][level], config))
+            crops.append(_found(crop, stacks, marked[place][level], config, scale))
     return crops
 
 
@@ -145,8 +148,9 @@ def _upright(points: Floats, level: int) -> Floats:
     return np.asarray(along / length, dtype=np.float64)
 
 
-def _found(crop: Crop, stacks: Sequence[Volume], mark: Floats, config: GradeConfig) -> Crop:
-    """Return a crop with the slices to cut it from, or with the reason why there are none."""
+def _found(crop: Crop, stacks: Sequence[Volume], mark: Floats, config: GradeConfig, scale: float) -> Crop:
+    """Return a crop with the slices to cut it from, or with the reason why there are none; of a stack whose pixels'
+    size is not known it is `scale` times as large."""
     if np.isnan(crop.point).any():
         return replace(crop, reason="the point was not found")
 
@@ -160,7 +164,9 @@ def _found(crop: Crop, stacks: Sequence[Volume], mark: Floats, config: GradeConf
         if distance <= config.reach_mm:
             indices, depth = _window(volume, index, crop, config.step_mm), volume.depth(mark)
             marked = np.flatnonzero((indices == depth.argmin()) & (depth.min() <= config.reach_mm))
-            return replace(crop, volume=volume, indices=indices, target=int(marked[0]) if len(marked) else -1)
+            size = crop.size if volume.measured else crop.size._replace(pixel_mm=crop.size.pixel_mm * scale)
+            target = int(marked[0]) if len(marked) else -1
+            return replace(crop, volume=volume, size=size, indices=indices, target=target)
     kinds = " or ".join(crop.view.kinds)
     return replace(crop, reason=f"no {kinds} slice within {config.reach_mm:g} mm of the point")
 

@@ -26,7 +26,7 @@ from lumbar_kaggle.dicom import geometry
 from lumbar_kaggle.dicom.volume import Floats, Volume
 from lumbar_kaggle.training.devices import device_of, half_precision
 from lumbar_kaggle.two_stage.config import LocateConfig
-from lumbar_kaggle.two_stage.study import CANAL, FORAMINA, PLACES, RECESSES, StudyVolumes, to_points
+from lumbar_kaggle.two_stage.study import CANAL, DISC_MM, FORAMINA, PLACES, RECESSES, StudyVolumes, to_points
 
 Row = tuple[object, ...]
 Spot = tuple[float, float, float, float]  # of a point in a stack's maps slice, row, column with fractions; confidence
@@ -41,6 +41,8 @@ COLUMNS = (
 
 REACH_MM = 8.0  # slices whose plane is further from the level's point do not show it
 FLOOR = 1e-6  # probability of a cell that counts as none
+# Tried on pictures of unknown scale, as parts of the assumed one: the spine is looked for at each.
+ZOOMS = (0.6, 0.75, 0.9, 1.0, 1.15, 1.35)
 STRIDE = 2  # pixels of the picture per cell of a heat map
 
 # Outputs of each network: five canal points, then five foramina, L1/L2 first; the left and the right recess.
@@ -174,10 +176,15 @@ def _table(rows: Sequence[Row]) -> pd.DataFrame:
 
 def locate_sagittal(study_id: str, volume: Volume, networks: Sequence[Locator], config: LocateConfig) -> Iterator[Row]:
     """Yield a row per place and level of canal and foramina that is found in a series' largest sagittal stack."""
-    pictures = [Picture(volume, k, config.picture, config.pixel_mm) for k in range(len(volume))]
-    canal_maps, foramen_maps = np.split(predict_maps(pictures, networks), 2, axis=1)
-    cell_mm = STRIDE * config.pixel_mm
-    canal = _chain_of(canal_maps, cell_mm)
+    cell_mm, tried = STRIDE * config.pixel_mm, []
+    for zoom in (1.0,) if volume.measured else ZOOMS:
+        pictures = [Picture(volume, k, config.picture, config.pixel_mm * zoom) for k in range(len(volume))]
+        canal_maps, foramen_maps = np.split(predict_maps(pictures, networks), 2, axis=1)
+        canal = _chain_of(canal_maps, cell_mm)
+        score = sum(np.log(max(spot[-1], FLOOR)) for spot in canal) if canal else -np.inf
+        tried.append((score, zoom, canal, foramen_maps))
+    _, zoom, canal, foramen_maps = max(tried, key=lambda one: one[0])
+    picture = Picture(volume, 0, config.picture, config.pixel_mm * zoom)
     found = [(PLACES[CANAL], canal)]
     if len(volume) == 1:
         # The only slice may be one through the foramina, of a side that cannot be told.
@@ -190,7 +197,7 @@ def locate_sagittal(study_id: str, volume: Volume, networks: Sequence[Locator], 
     for place, spots in found:
         for level, spot in zip(LEVELS, spots, strict=False):
             if spot[-1]:
-                yield study_id, volume.series_id, volume.kind, place, level, *_in_patient(pictures[0], spot)
+                yield study_id, volume.series_id, volume.kind, place, level, *_in_patient(picture, spot)
 
 
 def _midline(canal: list[Spot]) -> Floats:
@@ -281,10 +288,10 @@ def best_chain(maps: Floats, cell_mm: float) -> NDArray[np.int64] | None:
     level_score = np.log(np.maximum(mass[:, candidates[:, 0], candidates[:, 1]], FLOOR))
     offset = (candidates[None] - candidates[:, None]) * cell_mm
     best, best_score = None, -np.inf
-    # Neighbouring discs of adults are 36 mm apart; the logarithm deviates by 0.22, within one patient by 0.16.
+    # Neighbouring discs of adults are `DISC_MM` apart; the logarithm deviates by 0.22, within one patient by 0.16.
     # The chain's own scale is not known before: try a few, and keep the best.
     for scale in (0.75, 0.9, 1.0, 1.1, 1.3):
-        length = np.linalg.norm(offset, axis=2) / (36.0 * scale)
+        length = np.linalg.norm(offset, axis=2) / (DISC_MM * scale)
         likelihood = -0.5 * (np.log(np.maximum(length, 1e-3)) / 0.16) ** 2
         within = (offset[..., 0] > 0) & (length > 0.45) & (length < 2.2)  # others never join two levels
         path, score = _viterbi(level_score, np.where(within, likelihood, -np.inf))

@@ -1,0 +1,110 @@
+"""``make models DATA=…``: train the models in the box again, as a bundle; resumable at every step.
+
+The locator learns from all real slices of DATA and from phantom patients, the grader from phantom patients alone, some
+of them once more without one of their sagittal series. How good the locator is on real patients that it has not seen
+is told by four others, each trained without a quarter of the real patients.
+"""
+
+import argparse
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from shutil import copyfile, rmtree
+
+import numpy as np
+import pandas as pd
+
+from lumbar_kaggle.core.budget import Budget
+from lumbar_kaggle.core.files import write_json
+from lumbar_kaggle.inference.recipes import recipe
+from lumbar_kaggle.phantom import write_set
+from lumbar_kaggle.phantom.settings import PhantomSet
+from lumbar_kaggle.tables.competition import read_competition, read_marked
+from lumbar_kaggle.two_stage.config import LOCATOR, RUN_FILE, GradeConfig, LocateConfig, TwoStageConfig, network_file
+from lumbar_kaggle.two_stage.grade.fit import GraderRun
+from lumbar_kaggle.two_stage.locate.fit import LocatorRun
+from tests.real.folders import write_real
+from tests.real.mixing import Part, mix
+
+SEED = 11_000_111  # of phantom patients that are in no standard set and no demo
+OFFSET = 10_000_000_000  # between the identifiers of the parts of a folder
+FOLDS = 4  # of the real patients
+
+LOCATE = LocateConfig(epochs=16, slices=4, folds=FOLDS)
+GRADE = GradeConfig(
+    folds=10, epochs=12, view_dropout=0.15, slice_dropout=0.15, contrast=0.3, noise=0.2, scale=0.12, shift_mm=2.5
+)
+PATIENTS, WITHOUT_T2, WITHOUT_T1, FOR_LOCATOR = 400, 200, 80, 160
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train what is left to train, and write the bundle; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="copies of the two sets: folders mendeley and spider")
+    parser.add_argument("out", type=Path, help="bundle to write")
+    parser.add_argument("--folder", type=Path, default=Path("models-work"), help="for everything in between")
+    given = parser.parse_args(arguments)
+    work = given.folder
+    real = write_real(given.data, work / "real")
+    if not (work / "phantom" / "train.csv").is_file():
+        write_set(work / "phantom", PhantomSet("", SEED, PATIENTS, 1))
+    locator, grader = train_locator(work, real), train_grader(work)
+    run = gather(work / "run", locator, grader)
+    rmtree(given.out, ignore_errors=True)
+    print(recipe("two-stage").export(run, given.out).fingerprint)
+    return 0
+
+
+def train_locator(work: Path, real: list[Path]) -> Path:
+    """Train the four locators that tell how good it is, then that of the box; return the latter's run folder."""
+    parts = [Part(root, number * OFFSET) for number, root in enumerate(real)]
+    folder = mix([*parts, Part(work / "phantom", len(real) * OFFSET, FOR_LOCATOR)], work / "for-locator")
+    cache = work / "cache-locator"
+    recipe("two-stage").preprocess(folder, cache, pool_kind="processes", workers=2)
+    competition = read_marked(folder)
+    patients = [pd.read_csv(root / "patients.csv").assign(root=number) for number, root in enumerate(real)]
+    table = pd.concat(patients, ignore_index=True)
+    # Patients are split, never slices.
+    groups = table.groupby(["root", "patient"]).ngroup()
+    fold = np.random.default_rng(SEED).permutation(np.arange(groups.max() + 1) % FOLDS)[groups]
+    fold_of = dict(zip((table["study_id"] + table["root"] * OFFSET).astype(str), fold, strict=True))
+    names = list(competition.studies)
+    # Phantom patients are in every training part.
+    held_out = [fold_of.get(name, FOLDS) for name in names]
+    judged = pd.DataFrame({"study_id": names, "fold": held_out})
+    LocatorRun(competition, cache, work / "locator-judged", LOCATE, Budget(), folds=judged).train()
+    # For the box nothing is held out: what its first fold leaves out is no study.
+    everything = pd.DataFrame({"study_id": names, "fold": 1})
+    box = replace(LOCATE, folds=2)
+    LocatorRun(competition, cache, work / "locator-box", box, Budget(), folds=everything).train()
+    return work / "locator-box"
+
+
+def train_grader(work: Path) -> Path:
+    """Train the grader on nine in ten phantom patients; return its run folder."""
+    source, cache, t1, t2 = work / "phantom", work / "cache-grader", ("Sagittal T1",), ("Sagittal T2/STIR",)
+    parts = [Part(source, 0), Part(source, OFFSET, WITHOUT_T2, t2), Part(source, 2 * OFFSET, WITHOUT_T1, t1)]
+    folder = mix(parts, work / "for-grader")
+    recipe("two-stage").preprocess(folder, cache, pool_kind="processes", workers=2)
+    competition = read_competition(folder, "train")
+    GraderRun(competition, cache, None, work / "grader", GRADE, Budget()).train([0])
+    return work / "grader"
+
+
+def gather(run: Path, locator: Path, grader: Path) -> Path:
+    """Put locator and grader into a run folder that can be exported."""
+    grade = run / "grade-1"
+    for folder in (run / LOCATOR, grade):
+        folder.mkdir(parents=True, exist_ok=True)
+    for plane in ("sagittal", "axial"):
+        copyfile(network_file(locator, plane, 0), network_file(run / LOCATOR, plane, 0))
+    copyfile(network_file(grader, "fold", 0), network_file(grade, "fold", 0))
+    for name in ("grade.json", "prior.csv"):
+        copyfile(grader / name, grade / name)
+    config = TwoStageConfig(replace(LOCATE, folds=GRADE.folds), (GRADE,))
+    write_json(run / RUN_FILE, asdict(config))
+    return run
+
+
+if __name__ == "__main__":
+    sys.exit(main())
