@@ -72,8 +72,8 @@ def test_marks_of_discs_become_points_of_the_canal_behind_them(mendeley: Path, t
     for one in slices:
         for level, disc in zip(LEVELS, DISCS, strict=False):
             offset = np.subtract(one.points[level], disc)
-            assert 15 < offset[0] < 25, "half a disc distance behind the disc"
-            assert abs(offset[1]) < 6
+            assert 24 < offset[0] < 32, "behind the disc by seven tenths of a disc distance"
+            assert abs(offset[1]) < 7
 
 
 def test_masks_of_discs_and_canal_become_points(spider: Path, tmp_path: Path) -> None:
