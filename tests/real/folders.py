@@ -23,8 +23,8 @@ SEVERITY = {"No": "Normal/Mild", "Mild": "Moderate", "Serious": "Severe"}
 """The Mendeley set's words for the significance of a narrowed canal, in the order of the competition's grades."""
 
 BEHIND = 0.7
-"""From a disc's centre to the canal's middle, in distances of discs: the median over the masks of the SPIDER set is 0.72
-to 0.78 from L1/L2 to L4/L5, of the phantom around 0.7."""
+"""From a disc's centre to the middle of the canal, in distances of discs. On the masks of the SPIDER set the median is
+0.72 to 0.78 from L1/L2 to L4/L5 and 0.90 at L5/S1."""
 
 SMALLEST_DISC = 0.0004
 """Smaller parts of a mask, as shares of the picture, are crumbs of a disc at the edge of a slice."""
