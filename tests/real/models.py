@@ -1,8 +1,8 @@
 """``make models DATA=…``: train the models in the box again, as a bundle; resumable at every step.
 
-The locator learns from all real slices of DATA and from phantom patients, the grader from phantom patients alone, some
-of them once more without one of their sagittal series. How good the locator is on real patients that it has not seen
-is told by four others, each trained without a quarter of the real patients.
+Four locators learn from phantom patients and from the real slices of DATA, each without a quarter of the real patients,
+on which it is judged; in the box their mean counts. The grader learns from phantom patients alone, some of them once
+more without one of their sagittal series.
 """
 
 import argparse
@@ -28,9 +28,8 @@ from tests.real.mixing import Part, mix
 
 SEED = 11_000_111  # of phantom patients that are in no standard set and no demo
 OFFSET = 10_000_000_000  # between the identifiers of the parts of a folder
-FOLDS = 4  # of the real patients
 
-LOCATE = LocateConfig(epochs=16, slices=4, folds=FOLDS)
+LOCATE = LocateConfig(epochs=14, slices=4, folds=4)
 GRADE = GradeConfig(
     folds=10, epochs=12, view_dropout=0.15, slice_dropout=0.15, contrast=0.3, noise=0.2, scale=0.12, shift_mm=2.5
 )
@@ -56,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def train_locator(work: Path, real: list[Path]) -> Path:
-    """Train the four locators that tell how good it is, then that of the box; return the latter's run folder."""
+    """Train the locators, each without a quarter of the real patients, and judge them on it; return the run folder."""
     parts = [Part(root, number * OFFSET) for number, root in enumerate(real)]
     folder = mix([*parts, Part(work / "phantom", len(real) * OFFSET, FOR_LOCATOR)], work / "for-locator")
     cache = work / "cache-locator"
@@ -65,19 +64,14 @@ def train_locator(work: Path, real: list[Path]) -> Path:
     patients = [pd.read_csv(root / "patients.csv").assign(root=number) for number, root in enumerate(real)]
     table = pd.concat(patients, ignore_index=True)
     # Patients are split, never slices.
-    groups = table.groupby(["root", "patient"]).ngroup()
-    fold = np.random.default_rng(SEED).permutation(np.arange(groups.max() + 1) % FOLDS)[groups]
+    patient = table.groupby(["root", "patient"]).ngroup().to_numpy()
+    fold = np.random.default_rng(SEED).permutation(np.arange(patient.max() + 1) % LOCATE.folds)[patient]
     fold_of = dict(zip((table["study_id"] + table["root"] * OFFSET).astype(str), fold, strict=True))
-    names = list(competition.studies)
-    # Phantom patients are in every training part.
-    held_out = [fold_of.get(name, FOLDS) for name in names]
-    judged = pd.DataFrame({"study_id": names, "fold": held_out})
-    LocatorRun(competition, cache, work / "locator-judged", LOCATE, Budget(), folds=judged).train()
-    # For the box nothing is held out: what its first fold leaves out is no study.
-    everything = pd.DataFrame({"study_id": names, "fold": 1})
-    box = replace(LOCATE, folds=2)
-    LocatorRun(competition, cache, work / "locator-box", box, Budget(), folds=everything).train()
-    return work / "locator-box"
+    # Phantom patients are held out by no fold.
+    rows = [(study, fold_of.get(study, LOCATE.folds)) for study in competition.studies]
+    folds = pd.DataFrame(rows, columns=["study_id", "fold"])
+    LocatorRun(competition, cache, work / "locator", LOCATE, Budget(), folds=folds).train()
+    return work / "locator"
 
 
 def train_grader(work: Path) -> Path:
@@ -96,8 +90,10 @@ def gather(run: Path, locator: Path, grader: Path) -> Path:
     grade = run / "grade-1"
     for folder in (run / LOCATOR, grade):
         folder.mkdir(parents=True, exist_ok=True)
-    for plane in ("sagittal", "axial"):
-        copyfile(network_file(locator, plane, 0), network_file(run / LOCATOR, plane, 0))
+    # All axial ones have learned from the same patients, so that one is enough.
+    for plane, count in (("sagittal", LOCATE.folds), ("axial", 1)):
+        for fold in range(count):
+            copyfile(network_file(locator, plane, fold), network_file(run / LOCATOR, plane, fold))
     copyfile(network_file(grader, "fold", 0), network_file(grade, "fold", 0))
     for name in ("grade.json", "prior.csv"):
         copyfile(grader / name, grade / name)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.dicom.volume import Volume
+from lumbar_kaggle.dicom.volume import SPACING, Volume
 from lumbar_kaggle.two_stage.config import GradeConfig
 from lumbar_kaggle.two_stage.grade import data
 from lumbar_kaggle.two_stage.grade.data import cache_crops
@@ -80,6 +80,23 @@ def test_the_ball_moves_by_its_millimetres() -> None:
     centre = (size.cached_px - 1) / 2
     assert (column - centre) * size.pixel_mm == pytest.approx(10.0, abs=size.pixel_mm)
     assert (row - centre) * size.pixel_mm == pytest.approx(6.0, abs=size.pixel_mm)
+
+
+def test_without_a_pixel_size_the_spine_is_the_measure() -> None:
+    """Whatever is assumed of the pixels, a crop shows the same; where their size is known, it is kept."""
+    points = place_points()
+    known = fine_stack(ball(points[0, 2] + np.array([0.0, 10.0, -6.0])), "sagittal", slices=1)
+
+    def seen(factor: float, assumed: frozenset[str]) -> NDArray[np.uint8]:
+        larger = {"positions": known.positions * factor, "spacing": known.spacing * factor}
+        volume = replace(known, assumed=assumed, **larger)
+        return middle_of(crop_study([volume], points * factor, CONFIG), "canal", 2)
+
+    expected = seen(1.0, frozenset({SPACING}))
+    assert expected.max() > 150
+    for factor in (0.7, 1.5):
+        np.testing.assert_allclose(seen(factor, frozenset({SPACING})), expected, atol=2)
+        assert np.abs(seen(factor, frozenset()).astype(int) - expected).max() > 50
 
 
 def lopsided(point: Floats) -> Scene:

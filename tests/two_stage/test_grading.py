@@ -135,6 +135,21 @@ def test_a_network_without_any_view_gives_finite_grades() -> None:
     torch.testing.assert_close(logits[same], logits[:1].expand_as(logits[same]))
 
 
+def test_views_can_be_left_with_their_middle_slice() -> None:
+    """All of them, or about the share that is asked for; slices that were absent stay so."""
+    batch = cached_batch(TINY, count=64)
+    full = {**batch, "present": [torch.ones_like(there) for there in batch["present"]]}
+    for there in drop_views(full, 0.0, 1.0)["present"]:
+        middle = there.shape[2] // 2
+        assert there[:, :, middle].all()
+        assert there.sum() == there[:, :, middle].sum()
+    halved = torch.cat([there.sum(dim=2).flatten() for there in drop_views(full, 0.0, 0.5)["present"]])
+    assert 0.35 < (halved == 1).float().mean() < 0.65
+    assert not any(
+        there.any() for there in drop_views({**full, "present": [~p for p in full["present"]]}, 0, 0.5)["present"]
+    )
+
+
 def test_missing_labels_do_not_reach_the_loss() -> None:
     """No gradient flows to outputs without a label, and their logits may be anything."""
     network, batch = network_and_batch()
