@@ -8,17 +8,20 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
+import torch
 
 from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.dicom.preprocess import windowed_stacks
 from lumbar_kaggle.dicom.series import read_series
 from lumbar_kaggle.dicom.volume import ASSUMED_FIELD_MM, ASSUMED_STEP_MM, Volume
 from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.tables.competition import read_marked
 from lumbar_kaggle.two_stage.config import LocateConfig
-from lumbar_kaggle.two_stage.locate.find import Picture, best_chain, refine
+from lumbar_kaggle.two_stage.locate.find import COLUMNS as POINT_COLUMNS
+from lumbar_kaggle.two_stage.locate.find import Locator, Picture, best_chain, locate_sagittal, refine
 from lumbar_kaggle.two_stage.locate.fit import LocatorRun
 from lumbar_kaggle.two_stage.locate.training import PRESENT, Sample, augment, heat_maps
 from tests.support.dicom_files import AXIAL, SAGITTAL, rewrite, write_slice
@@ -76,6 +79,37 @@ def test_a_level_that_is_not_seen_takes_a_place_between_its_neighbours() -> None
     chain = best_chain(maps_with(peaks), 3.0)
     assert chain is not None
     np.testing.assert_array_equal(chain, places)
+
+
+class Seeing(Locator):
+    """A network that sees what it is told: per slice maps ``[10, rows, columns]``."""
+
+    def __init__(self, maps: np.ndarray) -> None:
+        super().__init__((4, 4, 4, 4, 4), 10)
+        self.found = torch.from_numpy(maps).float()
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Return them as log-probabilities, whatever the pictures."""
+        flat = self.found[: len(pictures)].flatten(2)
+        return torch.cat([flat, 1 - flat.sum(dim=2, keepdim=True)], dim=2).clamp(min=1e-9).log()
+
+
+def test_foramina_are_of_the_level_that_the_canal_says() -> None:
+    """On either side their maps are surer of the next level's foramen; the canal's chain is sure of its own."""
+    config = LocateConfig(pixel_mm=2.0, picture=(128, 64))
+    maps = np.full((3, 10, 64, 32), 1e-7)
+    for level in range(5):
+        row = 8 + 9 * level
+        maps[1, level, row, 16] = 0.9
+        for outer in (0, 2):
+            maps[outer, 5 + level, row - 2, 15] = 0.2
+            maps[outer, 5 + level, row + 7, 15] = 0.7
+    volume = stack_of(np.zeros((3, 120, 100), np.uint8)).completed()
+    rows = list(locate_sagittal("1", volume, [Seeing(maps)], config))
+    height = {(row[3], row[4]): row[POINT_COLUMNS.index("z_mm")] for row in rows}
+    for level in LEVELS:
+        for side in ("left foramen", "right foramen"):
+            assert 4 < height[side, level] - height["canal", level] < 12
 
 
 def test_without_five_candidates_there_is_no_chain() -> None:

@@ -40,6 +40,9 @@ COLUMNS = (
 )
 
 REACH_MM = 8.0  # slices whose plane is further from the level's point do not show it
+# Where a foramen is looked for, projected on the midline: so far down and backwards from the canal's point, and around
+# that. On 400 phantom patients 98 in 100 lie within 8 mm of there, and the next level's 29 mm or more away.
+FORAMEN_MM, FORAMEN_REACH_MM = (-6.0, -4.0), 18.0
 FLOOR = 1e-6  # probability of a cell that counts as none
 # Tried on pictures of unknown scale, as parts of the assumed one: the spine is looked for at each.
 ZOOMS = (0.6, 0.75, 0.9, 1.0, 1.15, 1.35)
@@ -192,12 +195,22 @@ def locate_sagittal(study_id: str, volume: Volume, networks: Sequence[Locator], 
     elif canal:
         # Slices run from the patient's right to the left; a bent spine has another midline at each level.
         beside = np.arange(len(volume))[:, None] - _midline(canal)
+        own = _near_canal(canal, foramen_maps.shape[-2:], cell_mm)
         for place, there in (("right foramen", beside < -0.5), ("left foramen", beside > 0.5)):
-            found.append((place, _chain_of(foramen_maps * there[:, :, None, None], cell_mm)))
+            maps = foramen_maps * there[:, :, None, None]
+            found.append((place, _chain_of(maps * own, cell_mm) or _chain_of(maps, cell_mm)))
     for place, spots in found:
         for level, spot in zip(LEVELS, spots, strict=False):
             if spot[-1]:
                 yield study_id, volume.series_id, volume.kind, place, level, *_in_patient(picture, spot)
+
+
+def _near_canal(canal: list[Spot], shape: tuple[int, ...], cell_mm: float) -> NDArray[np.bool_]:
+    """Return per level ``[5, rows, columns]`` where its foramina may be by the canal's points, which tell the levels
+    best."""
+    row, column = np.array(canal)[:, 1:3].T[..., None, None] + np.array(FORAMEN_MM)[:, None, None, None] / cell_mm
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    return np.asarray(np.hypot(y - row, x - column) * cell_mm <= FORAMEN_REACH_MM)
 
 
 def _midline(canal: list[Spot]) -> Floats:
