@@ -22,7 +22,7 @@ PACKAGE_FOLDER = Path(__file__).parents[1]
 SECRETS = re.compile(rb'KGAT_[A-Za-z0-9]{16,}|"key"\s*:\s*"[0-9a-f]{32}"')
 """The shapes of Kaggle's access tokens and of the key in kaggle.json."""
 
-_SUFFIXES = {".py", ".html", ".css", ".js", ".svg", ".jinja", ".j2", ".csv"}
+_SUFFIXES = {".py", ".html", ".css", ".js", ".svg", ".jinja", ".j2", ".csv", ".json", ".md", ".safetensors"}
 
 
 @dataclass(frozen=True)
