@@ -1,4 +1,5 @@
-# make demo   set up, then the whole job on synthetic studies, ending with a report
+# make demo   set up, then the whole job on synthetic patients, ending with graded studies
+# make demo-full  the same with all 25 targets of the baseline
 # make test   set up, then the tests
 # make check  lint and types
 # make gpu        set up, then both recipes on this machine's GPU for some minutes, as a table
@@ -16,10 +17,13 @@ IMAGE_VENV ?= .venv-image
 IMAGE_PYTHON ?= $(shell python3.12 -c 'import sys; print(sys.executable)' 2>/dev/null || echo $(PYTHON))
 IMAGE_BIN := $(IMAGE_VENV)/bin
 
-.PHONY: demo test check lint types benchmark gpu scale rehearse test-image clean
+.PHONY: demo demo-full test check lint types benchmark gpu scale rehearse test-image clean
 
 demo: $(VENV)/.package
 	$(BIN)/lumbar demo --folder $(DEMO)
+
+demo-full: $(VENV)/.package
+	$(BIN)/lumbar demo --folder $(DEMO) --full
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist loadfile

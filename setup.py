@@ -17,7 +17,7 @@ setup(
     license="MIT",
     packages=find_packages(include=["lumbar_kaggle", "lumbar_kaggle.*"]),
     package_data={
-        "lumbar_kaggle": ["py.typed"],
+        "lumbar_kaggle": ["py.typed", "models/**/*"],
         "lumbar_kaggle.pages": ["templates/*"],
         "lumbar_kaggle.baseline": ["*.html"],
         "lumbar_kaggle.two_stage": ["*.html"],

@@ -1,78 +1,188 @@
-"""``lumbar demo``: the whole job on synthetic studies, from an empty folder to a report."""
+"""``lumbar demo``: the whole job on synthetic patients, from an empty folder to graded studies and their pages.
+
+What a step said is kept in the folder ``steps``; a step that is there is not done again.
+"""
 
 import logging
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import pandas as pd
+
+from lumbar_kaggle import __version__
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import alone_on, write_text
+from lumbar_kaggle.core.files import alone_on, digest, read_json, write_json, write_text
+from lumbar_kaggle.core.settings import merged, tie
+from lumbar_kaggle.core.targets import CONDITIONS, SEVERITIES, TARGET_NAMES, split_row_id
+from lumbar_kaggle.inference.bundle import Manifest, models_in_the_box, read_manifest
 from lumbar_kaggle.inference.predict import predict
 from lumbar_kaggle.inference.recipes import recipe
-from lumbar_kaggle.pages.render import write_report
-from lumbar_kaggle.pages.study import write_study_page
-from lumbar_kaggle.phantom import write_set
-from lumbar_kaggle.phantom.settings import PhantomSet
-from lumbar_kaggle.scoring.comparison import score_file
-from lumbar_kaggle.tables.competition import read_competition
-from lumbar_kaggle.tables.submission import validate
+from lumbar_kaggle.scoring.comparison import compare_files, interval_texts, score_file
+from lumbar_kaggle.tables.submission import read_predictions, validate
 
 log = logging.getLogger(__name__)
 
-STUDIES, TEST_STUDIES, SEED = 60, 20, 1
 
-SETTINGS = {
-    "arch": "mobilenetv3_small_100",
-    # Random weights: the demo must give the same figures with and without a network.
-    "weights": "none",
-    "image_size": 96,
-    "batch_size": 16,
-    "folds": 2,
-    "short_epochs": 2,
-    "middle_epochs": 2,
-    "long_epochs": 3,
-    "lr_find_iterations": 30,
-    "mixed_precision": False,
-}
-"""The baseline recipe at a size that two CPU cores train in minutes."""
+class Sizes(NamedTuple):
+    """How much is made and trained."""
 
-REPORT = {"protocol": "report", "targets": ["spinal_canal_stenosis"]}
-"""Targets that are trained by the report's protocol too, to show what it does to the accuracy."""
+    studies: int
+    test_studies: int
+    seed: int  # of patients that the package's models have not seen
+    two_stage: dict[str, Any]  # settings, as `Recipe.configure` takes them
+    baseline: dict[str, Any]
+
+
+SIZES = Sizes(
+    40,
+    20,
+    1,
+    # The locator is taken as it is: training it takes the longest, and it finds its way in these patients already.
+    {"locate": {"folds": 2, "epochs": 0}, "grade": {"folds": 2, "epochs": 2, "lr": 5e-4}},
+    # Random weights: with those of a hub the figures would depend on whether it can be reached.
+    {"arch": "mobilenetv3_small_050", "weights": "none", "image_size": 64, "batch_size": 8, "folds": 2, "lr": 3e-3}
+    | {"targets": [CONDITIONS[0]], "lr_find_iterations": 30, "short_epochs": 2, "middle_epochs": 4, "long_epochs": 6},
+)
 
 
 @alone_on("folder")
-def run_demo(folder: Path) -> Path:
-    """Run every stage into `folder` and return the report page; stages that are already there are skipped.
+def run_demo(folder: Path, *, full: bool = False, sizes: Sizes = SIZES) -> str:
+    """Do every step into `folder`, those that are done already excepted, and return what came of it.
 
-    Raises:
-        InputError: the folder holds something else, or another process is at work on it.
+    With `full` the baseline has all 25 targets. Raises `InputError` where the folder holds
+    something else or was begun with other models, another process is at work on it, or the package has no models.
     """
-    competition, cache, bundle = folder / "competition", folder / "cache", folder / "bundle"
-    run, report_run, submission = folder / "run", folder / "run-report-protocol", folder / "submission.csv"
-    baseline = recipe("baseline")
-    log.info("\n== 1/7 Phantom studies")
-    truths = write_set(competition, PhantomSet("", SEED, STUDIES, TEST_STUDIES))
-    log.info("\n== 2/7 Preprocessing")
-    log.info(baseline.preprocess(competition, cache).sentence())
-    log.info("\n== 3/7 Training the baseline, and its canal targets once more by the report's protocol")
-    for out, changes in ((run, SETTINGS), (report_run, SETTINGS | REPORT)):
-        log.info(baseline.fit(competition, cache, out, Budget(), baseline.configure(changes)))
-    log.info("\n== 4/7 Export")
-    log.info(f"Bundle {baseline.export(run, bundle).fingerprint}")
-    log.info("\n== 5/7 Inference over test_images")
-    outcome = predict(competition, bundle, submission, Budget())
-    log.info(f"{outcome.path}: {outcome.sentence()}")
-    log.info("\n== 6/7 Submission")
-    faults = validate(submission, competition)
-    if faults:
-        raise InputError(f"{submission}: the submission is not valid: {faults[0]}")
-    log.info(f"{submission}: valid")
-    scores = score_file(submission, truths / "test.csv", competition / "train.csv").text()
-    log.info(scores)
-    write_text(folder / "score.txt", scores + "\n")
-    log.info("\n== 7/7 Pages")
-    page, study_page = folder / "report.html", folder / "study.html"
-    shown = read_competition(competition, "test").studies[:2]
-    write_study_page(competition, shown[0], bundle, study_page)
-    write_report(run, page, against=report_run, bundle=bundle, folder=competition, studies=shown, score_text=scores)
-    log.info(f"Study page: {study_page.resolve()}")
-    return page.resolve()
+    models, settings = read_manifest(models_in_the_box()), digest(repr(sizes))
+    tie(folder / "demo.json", {"version": __version__, "models": models.fingerprint, "settings": settings})
+    demo, count = _Demo(folder, sizes, models, full), f"{sizes.test_studies} test patients"
+    steps: list[tuple[str, Callable[[], str], Path]] = [
+        (f"{sizes.studies} synthetic patients to learn from, and {count}", demo.phantom, demo.competition),
+        ("Every series is read and checked once, and kept ready for training", demo.preprocess, demo.cache),
+        ("The package's models learn from half of the patients and grade the other half", demo.train, demo.run),
+        ("For comparison the baseline, split honestly and split as its report did", demo.compare, demo.report),
+        ("The trained models become one folder that can be handed on", demo.export, demo.bundle),
+        (f"The {count} are graded from their DICOM files", demo.predict, demo.submission),
+        ("The submission is checked as Kaggle checks it", demo.validate, demo.submission),
+        ("Its score, beside a guess that knows nothing and the best possible", demo.score, demo.scores),
+        ("Pages: the patient with the most findings, and how both recipes were trained", demo.pages, demo.page),
+    ]
+    for number, (title, work, made) in enumerate(steps, start=1):
+        log.info(f"\n== {number}/{len(steps)} {title}")
+        said = folder / "steps" / f"{work.__name__}{demo.suffix}.txt"
+        if not (said.is_file() and made.exists()):
+            begun = time.perf_counter()
+            text = work()
+            write_text(said, f"{text}\n({time.perf_counter() - begun:.0f} s)\n")
+        log.info(said.read_text(encoding="utf-8").rstrip())
+    return demo.conclusion()
+
+
+class _Demo:
+    """The steps of a demo, each of which returns what is to be said of it, and where their results lie."""
+
+    def __init__(self, folder: Path, sizes: Sizes, models: Manifest, full: bool) -> None:
+        self.folder, self.sizes, self.models = folder, sizes, models
+        self.targets, self.suffix = ({"targets": list(TARGET_NAMES)}, "-full") if full else ({}, "")
+        self.competition, self.cache, self.run, self.bundle = (
+            folder / name for name in ("competition", "cache", "run", "bundle")
+        )
+        self.truth = folder / "competition-truth"
+        self.honest, self.report = (folder / f"baseline{self.suffix}{name}" for name in ("", "-as-reported"))
+        self.submission, self.scores, self.page = (
+            folder / name for name in ("submission.csv", "score.json", "study.html")
+        )
+
+    def phantom(self) -> str:
+        from lumbar_kaggle.phantom import write_set
+        from lumbar_kaggle.phantom.settings import PhantomSet
+
+        write_set(self.competition, PhantomSet("", self.sizes.seed, self.sizes.studies, self.sizes.test_studies))
+        return f"{self.competition}: laid out as the competition's own folder"
+
+    def preprocess(self) -> str:
+        made = [recipe(name).preprocess(self.competition, self.cache) for name in ("two-stage", "baseline")]
+        return "\n".join(one.sentence() for one in made)
+
+    def train(self) -> str:
+        """Train the two-stage recipe from the models in the box, with their settings but for the demo's."""
+        config = self.models.config
+        own = {"locate": config["locate"], "grade": config["grade"][0]}
+        return self._fit("two-stage", self.run, merged(own, {**self.sizes.two_stage, "from_models": True}))
+
+    def compare(self) -> str:
+        """Train the baseline by both protocols; say what each makes of its own accuracy."""
+        for protocol, out in (("honest", self.honest), ("report", self.report)):
+            log.info(self._fit("baseline", out, {**self.sizes.baseline, **self.targets, "protocol": protocol}))
+        from lumbar_kaggle.baseline.report import compare
+        from lumbar_kaggle.baseline.run import Run
+
+        means = compare(Run(self.honest), Run(self.report))["means"]
+        losses = score_file(self.honest / "oof.csv", self.competition / "train.csv").losses.mean()
+        return (
+            f"Loss on patients that it has not seen {losses['score']:.4f}, of knowing nothing {losses['prior']:.4f}; "
+            f"accuracy {means['honest']:.2f} split honestly, {means['report']:.2f} split as its report did, "
+            f"{means['always_normal']:.2f} for always saying normal"
+        )
+
+    def _fit(self, name: str, out: Path, changes: Mapping[str, Any]) -> str:
+        chosen = recipe(name)
+        return chosen.fit(self.competition, self.cache, out, Budget(), chosen.configure(changes))
+
+    def export(self) -> str:
+        made = recipe("two-stage").export(self.run, self.bundle)
+        return f"{self.bundle}: {len(made.networks)} networks, fingerprint {made.fingerprint}"
+
+    def predict(self) -> str:
+        outcome = predict(self.competition, self.bundle, self.submission, Budget())
+        return f"{outcome.path}: {outcome.sentence()}"
+
+    def validate(self) -> str:
+        for fault in validate(self.submission, self.competition):
+            raise InputError(f"{self.submission}: the submission is not valid: {fault}")
+        return f"{self.submission}: valid"
+
+    def score(self) -> str:
+        """Score the submission; keep the totals as JSON and the table as text, which the page shows."""
+        truth, oracle = self.truth / "test.csv", self.truth / "oracle.csv"
+        made = compare_files(self.submission, truth, self.competition / "train.csv", oracle=oracle)
+        write_text(self.folder / "score.txt", made.text() + "\n")
+        totals = {name: f"{values[0][-1]:.4f}" for name, values in made.scores.items()}
+        write_json(self.scores, totals | {"interval": interval_texts(made.scores["skill"])[-1]})
+        return made.text()
+
+    def pages(self) -> str:
+        from lumbar_kaggle.pages.render import write_report
+        from lumbar_kaggle.pages.study import write_study_page
+
+        text = (self.folder / "score.txt").read_text(encoding="utf-8")
+        write_report(self.run, self.folder / "report.html", folder=self.competition, score_text=text)
+        write_report(self.honest, self.folder / "baseline.html", against=self.report)
+        study, count = most_findings(read_predictions(self.submission))
+        write_study_page(self.competition, study, self.bundle, self.page)
+        return f"Patient {study}: {count} of 25 grades are moderate or severe"
+
+    def conclusion(self) -> str:
+        """Return the last lines: the scores, and what there is to look at."""
+        total = read_json(self.scores)
+        pages = {"study.html": "one patient", "report.html": "the training", "baseline.html": "the baseline"}
+        return "\n".join(
+            [
+                f"Score {total['score']}; knowing nothing {total['prior']}, the best possible {total['oracle']}",
+                f"Skill {total['skill']} (95 % interval {total['interval']}); 0 knows nothing, 1 is perfect",
+                f"Submission: {self.submission.resolve()}",
+                *(f"Page of {what}: {(self.folder / name).resolve()}" for name, what in pages.items()),
+            ]
+        )
+
+
+def most_findings(predictions: pd.DataFrame) -> tuple[str, int]:
+    """Return the study with the most rows whose likeliest severity is moderate or severe, and their number; of equals
+    the one that these severities are likelier in. `predictions` as from `submission.read_predictions`."""
+    shares = predictions[list(SEVERITIES)].to_numpy()
+    table = pd.DataFrame({"study": [split_row_id(row)[0] for row in predictions["row_id"]]})
+    table["findings"], table["share"] = shares.argmax(axis=1) > 0, 1 - shares[:, 0]
+    ranked = table.groupby("study").sum().sort_values(["findings", "share"])
+    return str(ranked.index[-1]), int(ranked["findings"].iloc[-1])

@@ -32,6 +32,7 @@ COMPETITION, STUDIES, RUN = "competition folder", "competition folder, or any fo
 NOISE = "row_id, weight: as of lumbar blend --noise"
 TABLE = "labels, with the columns of train.csv"
 PREDICTIONS = "predictions: row_id, normal_mild, moderate, severe; any conditions, any rows"
+BUNDLE = "bundle of lumbar export; none: the models that come with the package"
 POOLS = ("threads", "processes")
 
 
@@ -75,11 +76,14 @@ def named_recipe(words: Sequence[str]) -> type:
     return recipe(named[-1] if named else DEFAULT_RECIPE).SETTINGS
 
 
-def demo(folder: Path = option(Path("demo"), "where everything goes")) -> Said:
-    """The whole job on synthetic studies, ending with a report."""
+def demo(
+    folder: Path = option(Path("demo"), "where everything goes"),
+    full: bool = option(False, "the baseline with all 25 targets"),
+) -> Said:
+    """The whole job on synthetic patients, ending with graded studies."""
     from lumbar_kaggle.demo import run_demo
 
-    return str(run_demo(folder))
+    return run_demo(folder, full=full)
 
 
 def phantom(
@@ -179,13 +183,18 @@ def train(
 def locate(
     run: Training,
     *,
-    weights: Path | None = option(None, "run folder of a locator to start from, or to use as it is", metavar="RUN"),
+    weights: Path | None = option(
+        None, "run or bundle whose locator to start from, or to use as it is; models: the package's", metavar="FOLDER"
+    ),
     config: LocateConfig,
 ) -> Said:
     """Find discs, foramina and recesses: train by folds, or use a trained locator."""
+    from lumbar_kaggle.inference.bundle import models_in_the_box
     from lumbar_kaggle.tables.competition import read_marked
     from lumbar_kaggle.two_stage.locate.fit import LocatorRun
 
+    if weights == Path("models") and not weights.exists():
+        weights = models_in_the_box()
     competition = read_marked(run.folder)
     locator = LocatorRun(competition, run.cache, run.out, config, run.budget(), weights)
     return locator.train(run.processes).text
@@ -228,14 +237,15 @@ def export(run_folder: Path = argument(RUN, metavar="RUN"), out: Path = needed("
 
 def predict(
     folder: Path = argument(STUDIES),
-    bundle: Path = needed("bundle of lumbar export"),
+    bundle: Path | None = option(None, BUNDLE),
     out: Path = option(Path("submission.csv"), "submission to write"),
     hours: float | None = option(None, "time budget; what is left keeps the prior", metavar="H", above=0),
 ) -> Said:
     """Grade the test studies and write the submission; exit code 3 where none could be graded."""
     from lumbar_kaggle.inference import predict as inference
+    from lumbar_kaggle.inference.bundle import given_or_box
 
-    outcome = inference.predict(folder, bundle, out, Budget(hours))
+    outcome = inference.predict(folder, given_or_box(bundle), out, Budget(hours))
     return f"{outcome.path}: {outcome.sentence()}", 3 if outcome.failed else 0
 
 
@@ -300,13 +310,14 @@ def report(
 def study(
     folder: Path = argument(STUDIES),
     study: str = argument("identifier of the study", metavar="STUDY"),
-    bundle: Path = needed("bundle of lumbar export"),
+    bundle: Path | None = option(None, BUNDLE),
     out: Path = option(Path("study.html"), "page to write"),
 ) -> Said:
     """The page of one study: slices, probabilities, heat maps."""
+    from lumbar_kaggle.inference.bundle import given_or_box
     from lumbar_kaggle.pages.study import write_study_page
 
-    write_study_page(folder, study, bundle, out)
+    write_study_page(folder, study, given_or_box(bundle), out)
     return str(out.resolve())
 
 

@@ -25,6 +25,7 @@ from lumbar_kaggle.inference.recipes import load_predictor
 log = logging.getLogger(__name__)
 
 MANIFEST = "bundle.json"
+BOX = Path(__file__).parents[1] / "models" / "two-stage"
 FORMAT = 1  # raised when a bundle of an earlier format can no longer be read
 
 
@@ -176,9 +177,33 @@ class Bundle:
         return self._predictor.explain(study, targets)
 
 
-def load_bundle(path: AnyPath) -> Bundle:
-    """Load exported models; see `Bundle`."""
-    return Bundle(path)
+def load_bundle(path: AnyPath | None = None) -> Bundle:
+    """Load exported models, see `Bundle`, by default those that come with the package."""
+    return Bundle(given_or_box(path))
+
+
+def models_in_the_box() -> Path:
+    """Return the bundle that comes with the package; raise `InputError` where this copy of the package has none."""
+    if not (BOX / MANIFEST).is_file():
+        raise InputError(f"{BOX}: this copy of the package has come without its models; give a bundle of lumbar export")
+    return BOX
+
+
+def in_the_box(bundle: Path) -> bool:
+    """Whether a bundle is that of `models_in_the_box`, of this or of another copy of the package."""
+    return bundle.parts[-3:] == BOX.parts[-3:]
+
+
+def given_or_box(bundle: AnyPath | None) -> Path:
+    """Return the bundle that was given, or else that of `models_in_the_box`, and say so."""
+    if bundle is not None:
+        return Path(bundle)
+    box, made = models_in_the_box(), read_manifest(models_in_the_box())
+    log.info(
+        f"No --bundle is given: grading with the models in the box, {made.recipe} {made.fingerprint}; "
+        "see lumbar_kaggle/models/README.md"
+    )
+    return box
 
 
 def explain_studies(

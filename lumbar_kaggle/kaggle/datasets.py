@@ -47,6 +47,7 @@ class BuiltDataset:
 
 def package_files(folder: Path = PACKAGE_FOLDER) -> dict[str, str]:
     """Return the package's files: path relative to `folder` → SHA-256; caches, links and strays are none of them.
+    Of the models that come with it all files are.
 
     Nor is ``py.typed``, which is empty and so cannot be uploaded safely. Raises where a file holds a credential.
     """
@@ -54,7 +55,7 @@ def package_files(folder: Path = PACKAGE_FOLDER) -> dict[str, str]:
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
         stray = path.is_symlink() or any(part.startswith(".") or part == "__pycache__" for part in parts)
-        if path.suffix in _SUFFIXES and not stray and path.is_file():
+        if (path.suffix in _SUFFIXES or parts[0] == "models") and not stray and path.is_file():
             if SECRETS.search(path.read_bytes()):
                 raise InputError(f"{path}: holds a Kaggle credential; remove it before anything is sent")
             found["/".join(parts)] = sha256_file(path)

@@ -26,7 +26,7 @@ from lumbar_kaggle.core.settings import load_config
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES
 from lumbar_kaggle.dicom.preprocess import Summary
 from lumbar_kaggle.dicom.studies import find_studies
-from lumbar_kaggle.inference.bundle import MANIFEST, Manifest
+from lumbar_kaggle.inference.bundle import MANIFEST, Manifest, in_the_box
 from lumbar_kaggle.inference.predict import GRADED, Outcome, predict
 from lumbar_kaggle.kaggle.datasets import package_fingerprint
 from lumbar_kaggle.tables.submission import Submission, validate
@@ -66,14 +66,19 @@ def find_competition(inputs: Path | None = None) -> Path:
     return find_marker("test_series_descriptions.csv", inputs)
 
 
+def find_bundles(inputs: Path | None = None) -> list[Path]:
+    """Return the folders of the attached exported models; last the ones that come with the attached package."""
+    return sorted(find_markers(MANIFEST, inputs), key=in_the_box)
+
+
 def find_bundle(inputs: Path | None = None, fingerprint: str = "") -> Path:
     """Return the folder of the exported models with this `fingerprint`, empty takes the first; raise without it.
 
     Kaggle silently mounts the previous version of a dataset whose new one was not ready when the notebook was pushed.
     """
-    first = find_marker(MANIFEST, inputs)
-    found = {"": first}
-    for folder in find_markers(MANIFEST, inputs):
+    folders = find_bundles(inputs) or [find_marker(MANIFEST, inputs)]
+    found = {"": folders[0]}
+    for folder in folders:
         found.setdefault(str(read_json(folder / MANIFEST).get("fingerprint")), folder)
     if fingerprint in found:
         return found[fingerprint]
@@ -206,7 +211,7 @@ def inference_session(
 
 def _prior(inputs: Path | None) -> pd.DataFrame:
     """Return the first attached bundle's prior; without one, all three severities are equally likely."""
-    for folder in list(find_markers(MANIFEST, inputs))[:1]:
+    for folder in find_bundles(inputs)[:1]:
         try:
             return load_config(folder / MANIFEST, Manifest).prior_table()
         except (InputError, KeyError, ValueError) as error:

@@ -4,7 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,12 +16,12 @@ from torch import nn
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import alone_on, digest, read_csv, read_json, sha256_file
-from lumbar_kaggle.core.settings import Validated, from_dict, load_config
+from lumbar_kaggle.core.settings import load_config
 from lumbar_kaggle.core.targets import LEVELS, SERIES_KINDS, SEVERITIES, TARGET_NAMES, TARGETS
 from lumbar_kaggle.dicom.preprocess import VOLUMES
 from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.inference.base import Explanation, Prediction, Study
-from lumbar_kaggle.inference.bundle import MANIFEST, Manifest, open_bundle, write_manifest
+from lumbar_kaggle.inference.bundle import Manifest, open_bundle, write_manifest
 from lumbar_kaggle.scoring.blend import BlendModel, apply_cells, load_blend, save_blend
 from lumbar_kaggle.training.devices import usable_devices
 from lumbar_kaggle.training.encoders import export_weights
@@ -31,6 +31,7 @@ from lumbar_kaggle.two_stage.grade.network import Grader, average_sides, load_ne
 from lumbar_kaggle.two_stage.grade.views import Crop, crop_study
 from lumbar_kaggle.two_stage.locate.find import CHANNELS, Locator, locate_studies
 from lumbar_kaggle.two_stage.locate.training import load_locator
+from lumbar_kaggle.two_stage.start import Models, parse_models
 from lumbar_kaggle.two_stage.study import StudyVolumes, read_study, to_points, unsided
 
 log = logging.getLogger(__name__)
@@ -38,25 +39,6 @@ log = logging.getLogger(__name__)
 BLEND = "weights/blend.json"
 
 Net = TypeVar("Net", bound=nn.Module)
-
-
-@dataclass(frozen=True)
-class GradeModel(Validated):
-    """One model of the second stage in a bundle: its settings and its folds' weight files."""
-
-    config: GradeConfig
-    folds: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Models(Validated):
-    """`bundle.Manifest.models` of this recipe: the weight files of the locator and of the models to blend. `source` is
-    the digest of the run; see `bundle.open_bundle`."""
-
-    sagittal: tuple[str, ...]
-    axial: list[str]
-    grade: tuple[GradeModel, ...]
-    source: str = ""
 
 
 @alone_on("bundle", file=True)
@@ -146,10 +128,8 @@ class TwoStagePredictor:
     GPU the networks compute in 16-bit floats."""
 
     def __init__(self, bundle: Path, manifest: Manifest, devices: Sequence[torch.device] | None = None) -> None:
-        self.config = from_dict(manifest.config, TwoStageConfig, f"{bundle / MANIFEST}, config").locate
-        trained = from_dict(manifest.models, Models, f"{bundle / MANIFEST}, models")
-        files = [name for model in trained.grade for name in model.folds]
-        manifest.check_files(bundle, [*trained.sagittal, *trained.axial, *files])
+        config, trained = parse_models(bundle, manifest)
+        self.config = config.locate
         self.replicas = [self._load(bundle, trained, device) for device in devices or usable_devices()]
         self.models = self.replicas[0].models
         self.batch_size = 8 * len(self.replicas)  # only the first study of a device must be waited for

@@ -36,7 +36,7 @@ class LocateConfig(Validated):
     """Everything that determines what the locator learns, besides the data."""
 
     folds: int = option(5, "folds of the cross-validation, 2 or more", metavar="N", least=2, most=100)
-    epochs: int = option(12, "passes over labelled slices; 0: take --weights as is", metavar="N", least=0, most=10_000)
+    epochs: int = option(12, "passes over labelled slices; 0: take trained weights", metavar="N", least=0, most=10_000)
     batch_size: int = option(16, "slices per training step", metavar="N", least=2, most=4096)
     lr: float = option(3e-3, "greatest learning rate", metavar="RATE", above=0, most=10)
     pixel_mm: float = option(2.0, "mm per pixel of the network's sagittal picture", metavar="MM", least=0.1, most=20)
@@ -146,6 +146,7 @@ class TwoStageConfig(Validated):
 
     locate: LocateConfig
     grade: tuple[GradeConfig, ...]
+    from_models: bool = option(False, "start both stages from the models that come with the package")
 
     def models(self, run: Path) -> list[tuple[int, Path, GradeConfig]]:
         """Return of each model of the second stage its number, from 1, its folder in a run folder, and its settings."""
@@ -202,13 +203,13 @@ def preset(name: str) -> TwoStageConfig:
 
 
 def configure(changes: Mapping[str, Any], source: str = "") -> TwoStageConfig:
-    """Return a preset, by default ``cpu``, with other settings: ``{"preset": …, "locate": {…}, "grade": {…}}``. The
-    settings of ``grade`` are for all its models. InputError: no such content, named by its `source`, or an unknown or
-    wrong setting."""
-    stages = dict(changes) if isinstance(changes, Mapping) else {"": changes}
-    config = asdict(preset(str(stages.pop("preset", "cpu"))))
-    if not set(stages) <= set(config) or not all(isinstance(values, Mapping) for values in stages.values()):
+    """Return a preset, by default ``cpu``, with other settings: ``{"preset": …, "locate": {…}, "grade": {…},
+    "from_models": …}``. The settings of ``grade`` are for all its models. InputError: no such content, named by its
+    `source`, or an unknown or wrong setting."""
+    changed = dict(changes) if isinstance(changes, Mapping) else {"": changes}
+    config = asdict(preset(str(changed.pop("preset", "cpu"))))
+    stages = [changed.get(stage, {}) for stage in ("locate", "grade")]
+    if not set(changed) <= set(config) or not all(isinstance(values, Mapping) for values in stages):
         raise InputError(f'{source}: give an object with "locate", "grade" or both, each with settings')
-    locate = config["locate"] | stages.get("locate", {})
-    grade = [one | stages.get("grade", {}) for one in config["grade"]]
-    return from_dict({"locate": locate, "grade": grade}, TwoStageConfig, source)
+    locate, grade = config["locate"] | stages[0], [one | stages[1] for one in config["grade"]]
+    return from_dict({**changed, "locate": locate, "grade": grade}, TwoStageConfig, source)

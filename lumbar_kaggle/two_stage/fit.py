@@ -31,6 +31,7 @@ from lumbar_kaggle.two_stage.grade import fit as grading
 from lumbar_kaggle.two_stage.grade.data import crops_folder, evict_other_crops
 from lumbar_kaggle.two_stage.locate.fit import LocatorRun, learned_from, read_points
 from lumbar_kaggle.two_stage.locate.training import CONFIG
+from lumbar_kaggle.two_stage.start import box_for, identity
 from lumbar_kaggle.two_stage.study import annotated_places, read_places
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def fit(
     """Train both stages and blend, or go on; see `inference.recipes.Recipe.fit`."""
     weights = None if label_weights is None else read_label_weights(label_weights)
     competition = read_competition(root, "train")
-    data = {**competition.identity(), "images": Cache(cache, "volumes").identity()}
+    data = {**competition.identity(), "images": Cache(cache, "volumes").identity()} | identity(box_for(config))
     with locked(run):
         begin_run(run / RUN_FILE, config, data=data)
         whole, left = TwoStageRun(competition, run, config, budget, processes), "the locator and what follows it are"
@@ -92,11 +93,11 @@ class TwoStageRun:
         """Train the first stage on cached volumes, or go on, and write what the second one needs of it; return whether
         it came to its end. Raises InputError: the cache is missing, or the locator was begun with other settings or on
         other data."""
-        competition, out, folds = self.competition, self.folder / LOCATOR, self.folds()
+        competition, out, folds, start = self.competition, self.folder / LOCATOR, self.folds(), box_for(self.config)
         if (out / "errors.csv").is_file():
-            tie(out / CONFIG, learned_from(competition, cache))
+            tie(out / CONFIG, learned_from(competition, cache) | identity(start))
         else:
-            run = LocatorRun(competition, cache, out, self.config.locate, self.budget, folds=folds)
+            run = LocatorRun(competition, cache, out, self.config.locate, self.budget, start, folds)
             located = run.train(self.processes)
             log.info(located.text)
             if not located.finished:
@@ -121,7 +122,7 @@ class TwoStageRun:
         run, count = self.folder, len(self.config.grade)
         located, annotated = read_points(run / LOCATOR / "points.csv"), read_places(run / ANNOTATED)
         errors = read_csv(run / LOCATOR / "errors.csv", ("found", "error_mm", "depth_mm"), RERUN)
-        shared = self.folds()
+        shared, start = self.folds(), box_for(self.config)
         if not set(models) <= set(range(1, count + 1)):
             raise InputError(f"models {' '.join(map(str, models))}: there are those from 1 to {count}")
         for number, out, plain in self.config.models(run):
@@ -132,7 +133,8 @@ class TwoStageRun:
             if place is not None:
                 evict_other_crops(place)
             trained = grading.GraderRun(
-                self.competition, cache, located, out, config, self.budget, weights, annotated, place, shared
+                *(self.competition, cache, located, out, config, self.budget, weights, annotated, place, shared),
+                start=start,
             ).train(folds or None, self.processes)
             log.info(trained.text)
             if not trained.finished:

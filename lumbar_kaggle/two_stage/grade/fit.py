@@ -28,6 +28,7 @@ from lumbar_kaggle.training.loop import make_learner, train_file
 from lumbar_kaggle.two_stage.config import GradeConfig, Result, network_file
 from lumbar_kaggle.two_stage.grade.data import Batch, CropSet, Samples, augment, cache_crops, cut, drop_views
 from lumbar_kaggle.two_stage.grade.network import GradeLoss, Grader, average_sides, load_network, predict_levels
+from lumbar_kaggle.two_stage.start import identity, starting_grader
 from lumbar_kaggle.two_stage.study import CachedStudies, DicomStudies, annotated_places, to_points, unsided
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class GraderRun:
     annotated: pd.DataFrame | None = None  # as from `study.annotated_places`; needed without cached volumes
     crops: Path | None = None  # folder for the crops, where the run folder has no room for them
     folds: pd.DataFrame | None = None  # columns ``study_id, fold`` of all labelled studies; None: `folds.open_folds`
+    start: Path | None = None  # bundle whose networks the training starts from
 
     def train(self, only: Sequence[int] | None = None, processes: int | None = None) -> Result:
         """Train the folds `only`, None: all, or go on where an earlier call stopped, for instance because the budget
@@ -60,7 +62,8 @@ class GraderRun:
         data = {name: "" if one is None else digest(one.to_csv(index=False)) for name, one in tables.items()}
         images = {} if self.cache is None else {"images": Cache(self.cache, "volumes").identity()}
         with locked(out):
-            begin_run(out / "grade.json", self.config, data={**self.competition.identity(), **data, **images})
+            data |= self.competition.identity() | images | identity(self.start)
+            begin_run(out / "grade.json", self.config, data=data)
             wanted = range(count) if only is None else only
             if not set(wanted) <= set(range(count)):
                 raise InputError(f"folds {' '.join(map(str, wanted))}: there are those from 0 to {count - 1}")
@@ -130,7 +133,7 @@ def _fit_fold(shared: tuple[GraderRun, CropSet, CropSet], fold: int) -> None:
     if not file.is_file():
         train_file(
             file,
-            lambda fresh: _learner(Grader(config, prior, pretrained=fresh), training, validation, out, config),
+            lambda fresh: _learner(_network(run, fold, prior, fresh=fresh), training, validation, out, config),
             config,
             seed=derive_seed(config.seed, "grade", fold),
             title=f"train fold {fold + 1}/{config.folds}",
@@ -150,6 +153,13 @@ def _fit_fold(shared: tuple[GraderRun, CropSet, CropSet], fold: int) -> None:
     fallback = prior_predictions(weighted_prior(rows[seen], smoothing=PRIOR_SMOOTHING), others)
     table = pd.concat([as_table(tuple(inside), found), fallback], ignore_index=True)
     write_csv(predictions_file(out, fold), table.assign(fold=fold))
+
+
+def _network(run: GraderRun, fold: int, prior: torch.Tensor, *, fresh: bool) -> Grader:
+    """Return a fold's network before its first epoch; of a resumed one, not `fresh`, the checkpoint has the weights."""
+    if fresh and run.start is not None:
+        return load_network(starting_grader(run.start, run.config, fold), run.config)
+    return Grader(run.config, prior, pretrained=fresh)
 
 
 def level_prior(labels: pd.DataFrame, *, weighted: bool) -> torch.Tensor:

@@ -12,7 +12,7 @@ import pandas as pd
 from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked, write_csv
-from lumbar_kaggle.core.settings import begin_run, load_config
+from lumbar_kaggle.core.settings import begin_run
 from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.dicom.cache import Cache
 from lumbar_kaggle.dicom.volume import Floats
@@ -21,8 +21,9 @@ from lumbar_kaggle.tables.folds import open_folds
 from lumbar_kaggle.tables.reading import as_numbers, read_table
 from lumbar_kaggle.training.devices import spread
 from lumbar_kaggle.two_stage.config import LocateConfig, Result
-from lumbar_kaggle.two_stage.locate.find import CHANNELS, COLUMNS, Locator, locate_studies
+from lumbar_kaggle.two_stage.locate.find import COLUMNS, Locator, locate_studies
 from lumbar_kaggle.two_stage.locate.training import CONFIG, SAMPLES, Sample, load_networks, train_network
+from lumbar_kaggle.two_stage.start import LOCATOR_SHAPE, check_fits, identity
 from lumbar_kaggle.two_stage.study import PLACES, RECESSES, StudyVolumes, read_marked_studies, tell_unused
 
 log = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ class LocatorRun:
     out: Path
     config: LocateConfig
     budget: Budget
-    weights: Path | None = None  # run folder of a locator to start from, or to use
+    weights: Path | None = None  # trained locator to start from, or to use: a run folder, or a bundle
     folds: pd.DataFrame | None = None  # columns ``study_id, fold``, studies without a row are left out; None: drawn
 
     def train(self, processes: int | None = None) -> Result:
@@ -103,17 +104,22 @@ class LocatorRun:
         missing, nothing is to be trained and there are no weights, too few studies or no labelled point, or the run was
         begun with other settings or on other data."""
         out, config, weights = self.out, self.config, self.weights
+        if weights is None and not config.epochs:
+            raise InputError(
+                f"{out}: nothing is to be trained, so a trained locator is needed: --weights, or --from-models"
+            )
         studies = [one for one in read_marked_studies(self.competition, self.cache) if one.sagittal() or one.axial()]
         tell_unused(self.competition, learned_marks(studies), "sagittal or placed axial")
         with locked(out):
             try:
-                if config.epochs:
-                    begin_run(out / CONFIG, config, data=learned_from(self.competition, self.cache))
-                    points = self._train(studies, processes)
-                elif weights is None:
-                    raise InputError(f"{out}: nothing is to be trained, so a trained locator is needed: --weights")
-                else:
+                if weights is not None and not config.epochs and self.folds is None:
                     points = _locate_with(weights, studies)
+                else:
+                    if weights is not None:
+                        check_fits(weights, load_networks(weights)[0], config, LOCATOR_SHAPE)
+                    data = learned_from(self.competition, self.cache) | identity(weights)
+                    begin_run(out / CONFIG, config, data=data)
+                    points = self._train(studies, processes)
             except OutOfTime:
                 return Result(f"{out}: the time budget is spent; resumable: the same command goes on from here", False)
             write_csv(out / "points.csv", points)
@@ -145,7 +151,8 @@ class LocatorRun:
         if not any(samples.values()):
             raise InputError(f"{out}: no series of these studies has a labelled point to learn from")
         counts = ", ".join(f"{len(some)} {name} slices" for name, some in samples.items())
-        log.info("Training the locator on %s of %d studies into %s", counts, len(folds), out)
+        doing = "Training the locator on" if config.epochs else "Taking a trained locator as it is; marked are"
+        log.info("%s %s of %d studies into %s", doing, counts, len(folds), out)
         files = [out / f"points-{fold}.csv" for fold in range(config.folds)]
         todo = [fold for fold, file in enumerate(files) if not file.is_file()]
         spread(_fit_fold, (self, studies, samples, fold_of), todo, processes)
@@ -154,10 +161,10 @@ class LocatorRun:
 
 
 def _locate_with(weights: Path, studies: Sequence[StudyVolumes]) -> pd.DataFrame:
-    sagittal, axial = (load_networks(weights, plane) for plane in CHANNELS)
-    if not sagittal:
+    config, networks = load_networks(weights)
+    if not networks["sagittal"]:
         raise InputError(f"{weights}: no fold of this locator is finished; run lumbar locate with it as --out")
-    return locate_studies(studies, sagittal, axial, load_config(weights / CONFIG, LocateConfig))
+    return locate_studies(studies, networks["sagittal"], networks["axial"], config)
 
 
 Shared = tuple[LocatorRun, Sequence[StudyVolumes], dict[str, list[Sample]], dict[str, int]]

@@ -15,13 +15,15 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.settings import load_config
 from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.dicom.volume import ASSUMED_STEP_MM, Floats, Volume
+from lumbar_kaggle.inference.bundle import MANIFEST, read_manifest
 from lumbar_kaggle.inference.heat import Floats32
 from lumbar_kaggle.tables.folds import derive_seed
 from lumbar_kaggle.training.devices import training_device
 from lumbar_kaggle.training.encoders import load_weights
-from lumbar_kaggle.training.loop import make_learner, train_file
+from lumbar_kaggle.training.loop import make_learner, train_file, write_network
 from lumbar_kaggle.two_stage.config import LocateConfig, network_file
 from lumbar_kaggle.two_stage.locate.find import CHANNELS, REACH_MM, STRIDE, Locator, Picture, slices_near, to_input
+from lumbar_kaggle.two_stage.start import parse_models
 from lumbar_kaggle.two_stage.study import CANAL, FORAMINA, RECESSES, StudyVolumes
 
 CONFIG = "locate.json"  # the configuration in a run folder
@@ -166,13 +168,22 @@ def load_locator(file: Path, config: LocateConfig, outputs: int) -> Locator:
     return network
 
 
-def load_networks(run: Path, name: str) -> list[Locator]:
-    """Return a run's networks called ``sagittal`` or ``axial``, those there are, on the training's device."""
-    if not (run / CONFIG).is_file():
-        raise InputError(f"{run}: holds no locator; give a folder that lumbar locate wrote")
-    config = load_config(run / CONFIG, LocateConfig)
-    files = [network_file(run, name, fold) for fold in range(config.folds)]
-    return [load_locator(file, config, CHANNELS[name]).to(training_device()) for file in files if file.is_file()]
+def load_networks(folder: Path) -> tuple[LocateConfig, dict[str, list[Locator]]]:
+    """Return the settings of a trained locator, a bundle's or a run's, and its networks called ``sagittal`` and
+    ``axial``, those there are, on the training's device. InputError: the folder holds no locator."""
+    if (folder / MANIFEST).is_file():
+        whole, models = parse_models(folder, read_manifest(folder))
+        config, names = whole.locate, {"sagittal": [*models.sagittal], "axial": models.axial}
+    elif (folder / CONFIG).is_file():
+        config = load_config(folder / CONFIG, LocateConfig)
+        names = {name: [network_file(folder, name, fold).name for fold in range(config.folds)] for name in CHANNELS}
+    else:
+        raise InputError(f"{folder}: holds no locator; give a folder that lumbar locate or lumbar export wrote")
+    files = {name: [path for file in some if (path := folder / file).is_file()] for name, some in names.items()}
+    device = training_device()
+    return config, {
+        name: [load_locator(file, config, CHANNELS[name]).to(device) for file in some] for name, some in files.items()
+    }
 
 
 def train_network(
@@ -185,19 +196,31 @@ def train_network(
     start: Path | None,
 ) -> Locator:
     """Train one fold's network, or take it up where it was, save it, and return it on the training's device. `name` is
-    ``sagittal`` or ``axial``, `parts` are the samples to train on and those to validate on, not empty, and `start` is
-    the run folder of a locator to start from; `budget` is asked before each batch."""
+    ``sagittal`` or ``axial``, `parts` are the samples to train on and those to validate on, not empty, and `start` is a
+    trained locator to start from, a bundle or a run folder, which with no epochs is taken as it is; `budget` is asked
+    before each batch. InputError: `start` has no such network where one is to be taken."""
     outputs, file = len(parts[0][0].state), network_file(run, name, fold)
 
-    def make(_fresh: bool) -> Learner:
+    def first() -> Locator:
         network = Locator(config.channels, outputs)
-        for trained in load_networks(start, name)[:1] if start else []:
-            network.load_state_dict(trained.state_dict())
+        if start is not None:
+            _, networks = load_networks(start)
+            if networks[name]:
+                # Fold k from fold k: where both are dealt out alike, it has not seen what is held out either.
+                network.load_state_dict(networks[name][fold % len(networks[name])].state_dict())
+            elif not config.epochs:
+                raise InputError(f"{start}: has no {name} network to take as it is; train one, with epochs above 0")
+        return network
+
+    def make(fresh: bool) -> Learner:
+        network = first() if fresh else Locator(config.channels, outputs)
         network.to(memory_format=torch.channels_last)  # a third faster on a CPU
         slices = _Slices(parts[0], training=True), _Slices(parts[1], training=False)
         return make_learner(network, slices, _loss, run, config)
 
-    if not file.is_file():
+    if not config.epochs:
+        write_network(file, first().state_dict(), config)
+    elif not file.is_file():
         seed, title = derive_seed(config.seed, name, str(fold)), f"train {name} fold {fold + 1}/{config.folds}"
         train_file(file, make, config, seed=seed, title=title, phase=name, budget=budget)
     # As a resumed run has it: the order of the weights in memory shows in the last digits of the points.
