@@ -123,6 +123,7 @@ class GradeConfig(Validated):
         (0.0,), "predict as the mean over crops turned by these degrees", metavar="DEG", least=-180, most=180
     )
 
+    fallback: bool = option(False, "answer nearer to the prior where pictures are unlike those of the training")
     workers: int = option(0, "processes that load crops", metavar="N", least=0, most=256)
     seed: int = option(2024, "of everything random", metavar="N", least=0, most=2**63 - 1)
 

@@ -31,7 +31,15 @@ OFFSET = 10_000_000_000  # between the identifiers of the parts of a folder
 
 LOCATE = LocateConfig(epochs=14, slices=4, folds=4)
 GRADE = GradeConfig(
-    folds=10, epochs=12, view_dropout=0.15, slice_dropout=0.15, contrast=0.3, noise=0.2, scale=0.12, shift_mm=2.5
+    folds=10,
+    epochs=12,
+    fallback=True,
+    view_dropout=0.15,
+    slice_dropout=0.15,
+    contrast=0.3,
+    noise=0.2,
+    scale=0.12,
+    shift_mm=2.5,
 )
 PATIENTS, WITHOUT_T2, WITHOUT_T1, FOR_LOCATOR = 400, 200, 80, 160
 

@@ -24,9 +24,10 @@ from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.folds import derive_seed, open_folds
 from lumbar_kaggle.tables.submission import prior_predictions
 from lumbar_kaggle.training.devices import spread, training_device
-from lumbar_kaggle.training.loop import make_learner, train_file
+from lumbar_kaggle.training.loop import make_learner, train_file, write_network
 from lumbar_kaggle.two_stage.config import GradeConfig, Result, network_file
 from lumbar_kaggle.two_stage.grade.data import Batch, CropSet, Samples, augment, cache_crops, cut, drop_views
+from lumbar_kaggle.two_stage.grade.domain import fit_domain
 from lumbar_kaggle.two_stage.grade.network import GradeLoss, Grader, average_sides, load_network, predict_levels
 from lumbar_kaggle.two_stage.start import identity, starting_grader
 from lumbar_kaggle.two_stage.study import CachedStudies, DicomStudies, annotated_places, to_points, unsided
@@ -144,6 +145,10 @@ def _fit_fold(shared: tuple[GraderRun, CropSet, CropSet], fold: int) -> None:
         )
     # Read again as a resumed run has it: the order of the weights in memory shows in the last digits.
     network = load_network(file, config).to(training_device())
+    if network.domain is not None:
+        weighted = level_prior(rows[seen], weighted=True)
+        fit_domain(network, weighted, training, Samples(inside, judged, rows), config)
+        write_network(file, network.state_dict(), config)
     found = predict_levels([network], validation, config)
     lost = set() if run.places is None else unsided(run.places)
     doubtful = [study in lost for study in inside]

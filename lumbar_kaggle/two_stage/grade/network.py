@@ -17,6 +17,7 @@ from lumbar_kaggle.training.devices import device_of, half_precision
 from lumbar_kaggle.training.encoders import build_encoder, load_weights
 from lumbar_kaggle.two_stage.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.data import SWAPPED, UNKNOWN, Batch, Samples, cut, mirror
+from lumbar_kaggle.two_stage.grade.domain import Domain
 from lumbar_kaggle.two_stage.grade.views import VIEWS
 from lumbar_kaggle.two_stage.study import CELLS, FORAMINA
 
@@ -29,6 +30,7 @@ class Graded(TypedDict):
     logits: torch.Tensor  # [batch, 5, 3] in the order of `study.PLACES`
     by_view: tuple[torch.Tensor, ...]  # per view [batch, sides, 3] logits from that view alone
     slices: tuple[torch.Tensor, ...]  # per view [batch, sides, slices] scores of showing the place best; absent: -inf
+    described: tuple[torch.Tensor, ...]  # per view [batch, sides, width], what its slices come to
     attention: tuple[torch.Tensor, ...]  # per view [batch, sides, slices] weights of the slices; absent: 0
 
 
@@ -77,6 +79,7 @@ class Grader(nn.Module):
         self.heads = nn.ModuleList(_head(count * width, width, config.dropout) for count in described)
         # Starting from the prior saves the first epoch; with the level it says how frequent a grade is there.
         self.base = nn.Parameter(torch.zeros(3, len(LEVELS) if config.level_input else 1, len(SEVERITIES)))
+        self.domain = Domain(width) if config.fallback else None
         if prior is not None:
             start = prior if config.level_input else prior.mean(dim=1, keepdim=True)
             self.base.data.copy_(start.float().log())
@@ -94,7 +97,13 @@ class Grader(nn.Module):
             best.append(score.view(present.shape))
             attention.append(weight.view(present.shape))
         logits = self._grade(described, batch["level"])
-        return Graded(logits=logits, by_view=tuple(by_view), slices=tuple(best), attention=tuple(attention))
+        return Graded(
+            logits=logits,
+            by_view=tuple(by_view),
+            slices=tuple(best),
+            described=tuple(described),
+            attention=tuple(attention),
+        )
 
     def _encode(self, images: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Return per view ``[batch · sides, slices, features]``; each plane's images in one batch."""
@@ -216,8 +225,17 @@ def predict_batch(networks: Sequence[Grader], batch: Batch, config: GradeConfig)
         with half_precision(device, wanted=config.mixed_precision):
             for network in networks:
                 network.eval()
-                found += [network(one)["logits"].softmax(dim=2)[:, order] for one, order in shown]
+                found += [_probabilities(network, one)[:, order] for one, order in shown]
     return torch.stack(found).mean(dim=0).cpu()
+
+
+def _probabilities(network: Grader, batch: Batch) -> torch.Tensor:
+    graded = network(batch)
+    probabilities: torch.Tensor = graded["logits"].softmax(dim=2)
+    if network.domain is not None:
+        distance = network.domain.distance(graded["described"], batch["present"])
+        probabilities = network.domain(probabilities, distance, batch["level"])
+    return probabilities
 
 
 def average_sides(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
