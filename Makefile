@@ -5,6 +5,8 @@
 # make gpu        set up, then both recipes on this machine's GPU for some minutes, as a table
 # make rehearse    set up, then both recipes' kernels as Kaggle would play them, with the hidden test set
 # make scale       every stage with 200 and with 1,975 tiny studies (20 minutes): seconds, memory, open files, disk
+# make real DATA=copies    what the models in the box make of two public sets of real slices (docs/real_mri.md)
+# make models DATA=copies  trains the models in the box again, resumable
 # make test-image  the tests again, with the versions of Kaggle's image (another 8 GB)
 
 PYTHON ?= python3
@@ -17,7 +19,7 @@ IMAGE_VENV ?= .venv-image
 IMAGE_PYTHON ?= $(shell python3.12 -c 'import sys; print(sys.executable)' 2>/dev/null || echo $(PYTHON))
 IMAGE_BIN := $(IMAGE_VENV)/bin
 
-.PHONY: demo demo-full test check lint types benchmark gpu scale rehearse test-image clean
+.PHONY: demo demo-full test check lint types benchmark gpu scale real models rehearse test-image clean
 
 demo: $(VENV)/.package
 	$(BIN)/lumbar demo --folder $(DEMO)
@@ -49,6 +51,14 @@ scale: $(VENV)/.test
 rehearse: $(VENV)/.test
 	$(BIN)/lumbar rehearse --variant all
 	$(BIN)/lumbar rehearse --recipe two-stage --variant hidden --folder rehearsal-two-stage
+
+real: $(VENV)/.test
+	@test -d "$(DATA)" || { echo "make real: give the folder with copies of the sets as DATA=…, see docs/real_mri.md"; exit 2; }
+	$(BIN)/python -m tests.real.measure $(DATA)
+
+models: $(VENV)/.test
+	@test -d "$(DATA)" || { echo "make models: give the folder with copies of the sets as DATA=…, see docs/real_mri.md"; exit 2; }
+	$(BIN)/python -m tests.real.models $(DATA) lumbar_kaggle/models/two-stage
 
 test-image: $(IMAGE_VENV)/.image
 	$(IMAGE_BIN)/python -m pytest -n 2 --dist loadfile
