@@ -14,12 +14,11 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import TARGET_NAMES, row_id
 from lumbar_kaggle.demo import Sizes, most_findings, run_demo
 from lumbar_kaggle.inference import bundle as in_the_box
+from lumbar_kaggle.phantom.settings import STANDARD_SETS, PhantomSet
 from tests.test_golden import write_two_stage
 
 SIZES = Sizes(
-    4,
-    2,
-    1,
+    PhantomSet("", 1, 4, 2, STANDARD_SETS["tiny"].scanners),
     {"locate": {"folds": 2, "epochs": 0}, "grade": {"folds": 2, "epochs": 1, "batch_size": 8}},
     {"arch": "mobilenetv3_small_050", "weights": "none", "image_size": 32, "batch_size": 4, "folds": 2, "lr": 1e-3}
     | {
@@ -68,7 +67,7 @@ def test_from_nothing_to_pages_and_again_in_no_time(
     run_demo(folder, sizes=SIZES)
     assert (folder / "submission.csv").read_bytes() == submission
     with pytest.raises(InputError, match="begun with other settings"):
-        run_demo(folder, sizes=SIZES._replace(seed=2))
+        run_demo(folder, sizes=SIZES._replace(patients=PhantomSet("", 2, 4, 2)))
 
 
 def test_a_second_start_needs_no_torch() -> None:
