@@ -20,6 +20,7 @@ from lumbar_kaggle.core.targets import CONDITIONS, SEVERITIES, TARGET_NAMES, spl
 from lumbar_kaggle.inference.bundle import Manifest, models_in_the_box, read_manifest
 from lumbar_kaggle.inference.predict import predict
 from lumbar_kaggle.inference.recipes import recipe
+from lumbar_kaggle.phantom.settings import PhantomSet
 from lumbar_kaggle.scoring.comparison import compare_files, interval_texts, score_file
 from lumbar_kaggle.tables.submission import read_predictions, validate
 
@@ -29,17 +30,13 @@ log = logging.getLogger(__name__)
 class Sizes(NamedTuple):
     """How much is made and trained."""
 
-    studies: int
-    test_studies: int
-    seed: int  # of patients that the package's models have not seen
+    patients: PhantomSet  # that the package's models have not seen
     two_stage: dict[str, Any]  # settings, as `Recipe.configure` takes them
     baseline: dict[str, Any]
 
 
 SIZES = Sizes(
-    40,
-    20,
-    1,
+    PhantomSet("", 1, 40, 20),
     # The locator is taken as it is: training it takes the longest, and it finds its way in these patients already.
     {"locate": {"folds": 2, "epochs": 0}, "grade": {"folds": 2, "epochs": 2, "lr": 5e-4}},
     # Random weights: with those of a hub the figures would depend on whether it can be reached.
@@ -57,9 +54,9 @@ def run_demo(folder: Path, *, full: bool = False, sizes: Sizes = SIZES) -> str:
     """
     models, settings = read_manifest(models_in_the_box()), digest(repr(sizes))
     tie(folder / "demo.json", {"version": __version__, "models": models.fingerprint, "settings": settings})
-    demo, count = _Demo(folder, sizes, models, full), f"{sizes.test_studies} test patients"
+    demo, count = _Demo(folder, sizes, models, full), f"{sizes.patients.test_studies} test patients"
     steps: list[tuple[str, Callable[[], str], Path]] = [
-        (f"{sizes.studies} synthetic patients to learn from, and {count}", demo.phantom, demo.competition),
+        (f"{sizes.patients.studies} synthetic patients to learn from, and {count}", demo.phantom, demo.competition),
         ("Every series is read and checked once, and kept ready for training", demo.preprocess, demo.cache),
         ("The package's models learn from half of the patients and grade the other half", demo.train, demo.run),
         ("For comparison the baseline, split honestly and split as its report did", demo.compare, demo.report),
@@ -97,9 +94,8 @@ class _Demo:
 
     def phantom(self) -> str:
         from lumbar_kaggle.phantom import write_set
-        from lumbar_kaggle.phantom.settings import PhantomSet
 
-        write_set(self.competition, PhantomSet("", self.sizes.seed, self.sizes.studies, self.sizes.test_studies))
+        write_set(self.competition, self.sizes.patients)
         return f"{self.competition}: laid out as the competition's own folder"
 
     def preprocess(self) -> str:

@@ -14,11 +14,17 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def lumbar(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The ``lumbar`` command of an environment that holds the wheel, and the libraries from this one."""
+def lumbar(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ``lumbar`` command of an environment that holds the wheel, and the libraries from this one.
+
+    The models in its box are small ones of the tests.
+    """
     place = tmp_path_factory.mktemp("wheel")
     source = place / "source"
     shutil.copytree(ROOT / "lumbar_kaggle", source / "lumbar_kaggle")
+    models = source / "lumbar_kaggle" / "models"
+    shutil.rmtree(models, ignore_errors=True)
+    shutil.copytree(bundle, models / "two-stage")
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
@@ -43,12 +49,15 @@ def call(command: Path, *arguments: str | Path, place: Path) -> subprocess.Compl
 
 
 def test_the_wheel_predicts_and_draws(lumbar: Path, competition: Path, bundle: Path, tmp_path: Path) -> None:
-    """Nothing is missing in it: neither modules nor templates nor tables."""
+    """Nothing is missing in it: neither modules nor templates nor tables nor models."""
     assert "predict" in call(lumbar, "--help", place=tmp_path).stdout
     where = "import lumbar_kaggle; print(lumbar_kaggle.__file__)"
     python = lumbar.with_name("python")
     assert str(lumbar.parents[1]) in call(python, "-c", where, place=tmp_path).stdout
     call(lumbar, "predict", competition, "--bundle", bundle, "--out", tmp_path / "s.csv", place=tmp_path)
+    said = call(lumbar, "predict", competition, "--out", tmp_path / "box.csv", place=tmp_path)
+    assert "grading with the models in the box" in said.stderr + said.stdout
+    assert (tmp_path / "box.csv").read_bytes() == (tmp_path / "s.csv").read_bytes()
     valid = call(lumbar, "validate", tmp_path / "s.csv", "--competition", competition, place=tmp_path)
     assert "valid" in valid.stdout
     study = min((competition / "test_images").iterdir()).name

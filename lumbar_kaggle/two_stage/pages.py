@@ -60,6 +60,7 @@ def report(
     contradicted = [(*split_row_id(row["row_id"]), row) for row in noise.head(20).to_dict("records")]
     content = {
         "locate": config.locate,
+        "from_models": config.from_models,
         "models": [_model(*model) for model in config.models(run)],
         "studies": len(folds),
         "figures": figures.to_dict("records"),

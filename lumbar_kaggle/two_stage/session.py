@@ -94,7 +94,7 @@ def train_grade_session(
     begin_run(run / RUN_FILE, config, data=train.identity())
     chosen = [one for number, one in enumerate(config.grade, start=1) if not models or number in models]
     for name, weights in sorted({pair for one in chosen for pair in zip(one.backbones, one.weights, strict=True)}):
-        if weights == PRETRAINED:
+        if weights == PRETRAINED and not config.from_models:
             kaggle.copy_pretrained(name, scratch / PRETRAINED / f"{name}.safetensors", inputs)
     # The weights are named relative to the scratch folder, since the next session may have another one.
     with contextlib.chdir(scratch):

@@ -22,6 +22,7 @@ from lumbar_kaggle.phantom.settings import STANDARD_SETS, PhantomSet
 from lumbar_kaggle.training import loop
 from lumbar_kaggle.two_stage.grade import fit as grading
 from lumbar_kaggle.two_stage.locate import training as locating
+from lumbar_kaggle.two_stage.session import two_stage_config
 from tests.support.two_stage_studies import SETTINGS
 
 
@@ -130,6 +131,13 @@ def test_lumbar_locate_takes_the_boxs_locator(
     assert Path("0/points.csv").read_bytes() == Path("1/points.csv").read_bytes()
     assert main([*words, "--out", "tuned", "--weights", "models", "--epochs", "1"]) == 2
     assert "its networks have channels (8, 12, 16, 16, 16) and pixel_mm 3.0" in capsys.readouterr().err
+
+
+def test_kernels_take_it_from_their_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As any other setting."""
+    assert not two_stage_config("cpu").from_models
+    monkeypatch.setenv("LUMBAR_CONFIG", json.dumps({"two-stage": {"from_models": True}}))
+    assert two_stage_config("cpu").from_models
 
 
 def test_the_baseline_has_no_models_to_start_from(capsys: pytest.CaptureFixture[str]) -> None:
