@@ -2,7 +2,7 @@
 
 A command line, a JSON file, a kernel's ``LUMBAR_CONFIG`` and a rehearsal all give such a dictionary, by the same names.
 A setting's type is its annotation, what it may be is in its field's metadata (see `option`). Both are checked in one
-place, where the object is made (`check_settings`).
+place, where the object is made (`Validated`).
 """
 
 import math
@@ -60,7 +60,7 @@ def tie(path: Path, data: Mapping[str, str]) -> None:
 def option(default: Any, text: str, **more: Any) -> Any:
     """Return a dataclass field that is a setting: its default (``MISSING``: one must be given) and its help.
 
-    `more` is, for the command line, ``metavar`` and ``positional``; for `check_settings` ``choices``, ``least``,
+    `more` is, for the command line, ``metavar`` and ``positional``; for `Validated` ``choices``, ``least``,
     ``most`` and ``above`` (of numbers, or of each in a tuple), ``count`` (of a tuple's values) and ``empty`` (a tuple
     may be).
     """
@@ -98,25 +98,20 @@ def from_dict(values: Any, kind: type[Config], source: str = "") -> Config:
         raise InputError(f"{source}: {error}" if source else str(error)) from None
 
 
-def check_settings(config: Any) -> None:
-    """Check every field of a dataclass by its annotation and its metadata; see `Validated`.
-
-    Whole numbers become floats where the annotation says float. A value of another type, not finite, or out of its
-    range is an `InputError` with field and value.
-    """
-    hints = get_type_hints(type(config))
-    for one in fields(config):
-        value = conform(getattr(config, one.name), hints[one.name], one.name)
-        object.__setattr__(config, one.name, value)
-        if value is not None:
-            _check_range(one, value)
-
-
 class Validated:
-    """Base of dataclasses whose fields are checked where an object is made, wherever its values come from."""
+    """Base of dataclasses whose fields are checked where an object is made, wherever its values come from.
+
+    They are checked by annotation and metadata. Whole numbers become floats where the annotation says float. A value of
+    another type, not finite, or out of its range is an `InputError` with field and value.
+    """
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        hints, every = get_type_hints(type(self)), fields(self)  # type: ignore[arg-type]
+        for one in every:
+            value = conform(getattr(self, one.name), hints[one.name], one.name)
+            object.__setattr__(self, one.name, value)
+            if value is not None:
+                _check_range(one, value)
 
 
 _WORDS: dict[type, str] = {

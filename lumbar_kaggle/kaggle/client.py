@@ -110,11 +110,9 @@ class Kaggle:
             raise _refusal(what, answer.error)
         for sources in SOURCES:
             if dropped := list(getattr(answer, f"invalid_{sources}", None) or []):
-                raise InputError(
-                    f"{what}: Kaggle dropped the {sources.removesuffix('_sources')} source {', '.join(dropped)}; check "
-                    "that it exists, is ready and is yours, or that the competition's rules are accepted; then run "
-                    "the same command again"
-                )
+                lost = f"{what}: Kaggle dropped the {sources.removesuffix('_sources')} source {', '.join(dropped)}"
+                remedy = "that it exists, is ready and is yours, or that the competition's rules are accepted"
+                raise InputError(f"{lost}; check {remedy}; then run the same command again")
         if not answer.version_number:
             raise InputError(f"{what}: Kaggle's answer names no version; see {answer.url or 'its page'}")
         slug = (answer.url or answer.ref).rstrip("/").rsplit("/", 1)[-1]
@@ -171,10 +169,8 @@ def connect(owner: str) -> Kaggle:
             api = KaggleApi()
             _call("credentials", None, api.authenticate)
     except SystemExit:
-        raise InputError(
-            "no Kaggle credentials; put an API token into ~/.kaggle/access_token or KAGGLE_API_TOKEN, or "
-            "kaggle.json into ~/.kaggle (from kaggle.com, Settings, API)"
-        ) from None
+        places = "an API token into ~/.kaggle/access_token or KAGGLE_API_TOKEN, or kaggle.json into ~/.kaggle"
+        raise InputError(f"no Kaggle credentials; put {places} (from kaggle.com, Settings, API)") from None
     user = str(api.config_values.get(api.CONFIG_NAME_USER, ""))
     if user.lower() != owner.lower():
         raise InputError(f"the Kaggle credentials are those of {user}, not of {owner}; give --owner {user}")
@@ -201,18 +197,14 @@ def _call(what: str, missing: str | None, ask: Callable[..., Any], *words: objec
             elif response is not None and response.status_code in (403, 404) and missing is not None:
                 return missing
             else:
-                raise InputError(f"{what}: {_sentence(response, error)}") from None
-
-
-def _sentence(response: Any, error: Exception) -> str:
-    """Return what a failed call means, and what to do."""
-    text = " ".join(str(error).split())[:200]
-    if response is not None:
-        remedy = REMEDIES.get(response.status_code, "Kaggle failed; run the same command again later")
-        return f"{remedy} (HTTP {response.status_code}: {text})"
-    if isinstance(error, OSError):  # as those of the network are
-        return f"Kaggle cannot be reached ({type(error).__name__}); run the same command again"
-    return f"{text}; then run the same command again"
+                text = " ".join(str(error).split())[:200]
+                sentence = f"{text}; then run the same command again"
+                if response is not None:
+                    remedy = REMEDIES.get(response.status_code, "Kaggle failed; run the same command again later")
+                    sentence = f"{remedy} (HTTP {response.status_code}: {text})"
+                elif isinstance(error, OSError):  # as those of the network are
+                    sentence = f"Kaggle cannot be reached ({type(error).__name__}); run the same command again"
+                raise InputError(f"{what}: {sentence}") from None
 
 
 def _refusal(what: str, error: str) -> InputError:

@@ -61,9 +61,9 @@ def package_files(folder: Path = PACKAGE_FOLDER) -> dict[str, str]:
     return found
 
 
-def package_fingerprint(folder: Path = PACKAGE_FOLDER) -> str:
+def package_fingerprint() -> str:
     """Return 16 hexadecimal digits that identify the package's source."""
-    return digest(package_files(folder))
+    return digest(package_files())
 
 
 def build_package(out: Path, owner: str) -> BuiltDataset:

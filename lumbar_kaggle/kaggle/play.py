@@ -122,18 +122,8 @@ def sandboxed(command: list[str], binds: Mapping[str, tuple[str, Path]] | None =
 
     `binds` gives by place in that tree how (``--ro-bind`` or ``--bind``), and the folder or file of this machine.
     """
-    words = [
-        "bwrap",
-        "--unshare-all",
-        "--die-with-parent",
-        "--new-session",
-        "--tmpfs",
-        "/tmp",
-        "--proc",
-        "/proc",
-        "--dev",
-        "/dev",
-    ]
+    words = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session"]
+    words += ["--tmpfs", "/tmp", "--proc", "/proc", "--dev", "/dev"]
     for path in (Path("/") / name for name in ("usr", "bin", "sbin", "lib", "lib32", "lib64", "etc")):
         if path.is_symlink():
             words += ["--symlink", os.readlink(path), str(path)]

@@ -39,6 +39,8 @@ DEPTH = 5
 RESUMABLE = "resumable: push this kernel again with its own output attached"
 """What a session says that ended before its work did."""
 
+_WAIT = "wait until its dataset is ready, then push this notebook again"
+
 
 def find_markers(marker: str, inputs: Path | None = None) -> Iterator[Path]:
     """Yield the folders among the mounted inputs that hold the file `marker`, or ``a/b``; shallow ones first."""
@@ -71,16 +73,13 @@ def find_bundle(inputs: Path | None = None, fingerprint: str = "") -> Path:
 
     Kaggle silently mounts the previous version of a dataset whose new one was not ready when the notebook was pushed.
     """
-    first = find_marker(MANIFEST, inputs)
-    found = {"": first}
+    found = {"": find_marker(MANIFEST, inputs)}
     for folder in find_markers(MANIFEST, inputs):
         found.setdefault(str(read_json(folder / MANIFEST).get("fingerprint")), folder)
     if fingerprint in found:
         return found[fingerprint]
-    raise InputError(
-        f"bundle {fingerprint} is not among the inputs, only {', '.join(filter(None, found))}; "
-        "wait until its dataset is ready, then push this notebook again"
-    )
+    others = ", ".join(filter(None, found))
+    raise InputError(f"bundle {fingerprint} is not among the inputs, only {others}; {_WAIT}")
 
 
 def take_up(marker: str, names: tuple[str, ...], working: Path, inputs: Path | None = None) -> None:
@@ -103,10 +102,9 @@ def copy_pretrained(arch: str, target: Path, inputs: Path | None = None) -> None
         return
     for folder in find_markers(name, inputs):
         return copy_file(folder / name, target)
-    raise InputError(
-        f"{name} is not among the inputs; send it with lumbar ship datasets --pretrained {arch}, "
-        'or train from random weights with the setting weights = "none"'
-    )
+    remedy = f"send it with lumbar ship datasets --pretrained {arch}"
+    without = 'train from random weights with the setting weights = "none"'
+    raise InputError(f"{name} is not among the inputs; {remedy}, or {without}")
 
 
 def repack_checkpoints(root: Path) -> list[Path]:
@@ -163,10 +161,7 @@ def check_package(fingerprint: str) -> None:
     """Raise `InputError` where this is not the package that is meant, empty takes any; see `find_bundle` for why."""
     own = package_fingerprint()
     if fingerprint not in ("", own):
-        raise InputError(
-            f"the attached package is {own}, not {fingerprint}; wait until its dataset is ready, "
-            "then push this notebook again"
-        )
+        raise InputError(f"the attached package is {own}, not {fingerprint}; {_WAIT}")
 
 
 def preprocessed(work: Callable[[], Summary]) -> bool:

@@ -102,11 +102,6 @@ class BlendModel:
             if group.weights is not None and len(group.weights) != len(self.files):
                 raise InputError(f"{len(group.weights)} weights where there are {len(self.files)} files")
 
-    @property
-    def is_plain_mean(self) -> bool:
-        """Whether nothing but the mean of the files is left."""
-        return all(group == GroupBlend() for group in self.groups)
-
 
 def apply_cells(model: BlendModel, files: Floats) -> Floats:
     """Return blended probabilities `[studies, 25, 3]` of files as in `Cells`; NaN where no file has the cell."""

@@ -13,7 +13,7 @@ from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES
 from lumbar_kaggle.scoring.blend import BlendModel, Cells, cross_fitted, fit_blend, gather, save_blend
 from lumbar_kaggle.scoring.comparison import interval_texts, read_labelled
 from lumbar_kaggle.scoring.metric import NAMES, RESAMPLES, TARGETS_OF, Floats, as_table, labels_from, resampled_scores
-from lumbar_kaggle.scoring.steps import NUMBERS, plain_mean
+from lumbar_kaggle.scoring.steps import NUMBERS, GroupBlend, plain_mean
 from lumbar_kaggle.tables.folds import read_folds
 
 CERTAINTY = 0.9  # A blend is used when at least this share of the resamples finds it better than the plain mean.
@@ -68,8 +68,14 @@ class Blending:
             "change: of the loss on held-out folds, for spinal with any_severe_spinal; "
             "kept where it falls by more than its standard error"
         )
+        found = f"better than the plain mean in {self.certainty:.0%} of the resamples"
+        verdict = f"The result is the plain mean: the blend is {found}; it takes {CERTAINTY:.0%}."
+        if self.kept:
+            verdict = f"The result is the blend: it is {found}."
+        elif self.certainty >= CERTAINTY:
+            verdict = "The result is the plain mean: fitted on all folds, no step helps."
         contradicted = [find_noise(self.cells, self.result, self.noise_above)[1]] if noise else []
-        return "\n\n".join([scores, steps, self.verdict(), *contradicted])
+        return "\n\n".join([scores, steps, verdict, *contradicted])
 
     def score_table(self) -> pd.DataFrame:
         """Return the scores with their intervals as texts, a dash where there are none: columns `NAMES`."""
@@ -95,15 +101,6 @@ class Blending:
         table = pd.DataFrame.from_dict(lines, orient="index", columns=["kept", "change", "error", "setting"])
         return table.rename_axis(columns=f"{'step':<13}condition")
 
-    def verdict(self) -> str:
-        """Return in one sentence whether the blend or the plain mean is the result, and why."""
-        found = f"better than the plain mean in {self.certainty:.0%} of the resamples"
-        if self.kept:
-            return f"The result is the blend: it is {found}."
-        if self.certainty >= CERTAINTY:
-            return "The result is the plain mean: fitted on all folds, no step helps."
-        return f"The result is the plain mean: the blend is {found}; it takes {CERTAINTY:.0%}."
-
 
 def cross_fit(cells: Cells, noise_above: float = NOISE_ABOVE) -> Blending:
     """Fit a blend, and judge it against the plain mean: one thing that all folds decide together."""
@@ -115,7 +112,7 @@ def cross_fit(cells: Cells, noise_above: float = NOISE_ABOVE) -> Blending:
     named = dict(zip((*cells.names, "plain mean", "blend, cross-fitted"), scores, strict=True))
     named["blend - plain mean"] = scores[-1] - scores[-2]
     fitted = fit_blend(cells)
-    kept = certainty >= CERTAINTY and not fitted.is_plain_mean
+    kept = certainty >= CERTAINTY and set(fitted.groups) != {GroupBlend()}
     return Blending(cells, fitted, plain, blended, named, certainty, kept, noise_above)
 
 

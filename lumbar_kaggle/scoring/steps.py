@@ -100,7 +100,12 @@ def apply_step(step: str, settings: GroupBlend, files: Floats, before: Floats, g
         return base if weights is None else weighted_mean(np.asarray(weights), files[:, :, TARGETS_OF[group]])
     if step == "stacking":
         stack, share = settings.stack, settings.share
-        return base if stack is None else (1 - share) * base + share * apply_stack(stack, before, group)
+        if stack is None:
+            return base
+        inputs = stack_inputs(before, group)
+        inputs = np.where(np.isfinite(inputs), inputs, np.asarray(stack.fill)) / np.asarray(stack.scale)
+        stacked = normalised(np.log(np.maximum(base, LEAST)) + inputs @ np.asarray(stack.coefficients))
+        return (1 - share) * base + share * stacked
     name, changed = NUMBERS[step]
     value = getattr(settings, name)
     return base if value == 1 else changed(base, value)
@@ -211,24 +216,11 @@ def fit_stack(probabilities: Floats, severity: Integers, group: int) -> Stack:
     inputs = np.where(there, inputs, fill)
     spread = inputs.std(axis=0)
     scale = np.where(spread > 1e-6, spread, 1.0)  # one that never changes has nothing to be scaled by
-    coefficients = _regression(inputs / scale, np.log(np.maximum(base[known], LEAST)), labels[known])
-    return Stack(tuple(fill.tolist()), tuple(scale.tolist()), tuple(map(tuple, coefficients.tolist())))
-
-
-def apply_stack(stack: Stack, probabilities: Floats, group: int) -> Floats:
-    """Return the corrected probabilities `[studies, cells, 3]` of a score group, NaN where the base `[…, 25, 3]` is."""
-    inputs = stack_inputs(probabilities, group)
-    inputs = np.where(np.isfinite(inputs), inputs, np.asarray(stack.fill)) / np.asarray(stack.scale)
-    logs = np.log(np.maximum(probabilities[:, TARGETS_OF[group]], LEAST))
-    return normalised(logs + inputs @ np.asarray(stack.coefficients))
-
-
-def _regression(inputs: Floats, offset: Floats, labels: Integers) -> Floats:
-    """Return coefficients `[inputs, 3]` of a multinomial regression with an offset `[rows, 3]`."""
-    truth, shape = np.eye(3)[labels], (inputs.shape[1], 3)
+    inputs, offset = inputs / scale, np.log(np.maximum(base[known], LEAST))
+    labels, truth = labels[known], np.eye(3)[labels[known]]
 
     def loss(flat: Floats) -> tuple[float, Floats]:
-        coefficients = flat.reshape(shape)
+        coefficients = flat.reshape(INPUTS, 3)
         fitted = normalised(offset + inputs @ coefficients)
         losses, weight = weighted_losses(fitted, labels).T
         value = losses.sum() + PENALTY / 2 * (flat**2).sum()
@@ -236,4 +228,5 @@ def _regression(inputs: Floats, offset: Floats, labels: Integers) -> Floats:
         # Divided, so that the tolerance of the search means the same for any number of rows.
         return float(value / weight.sum()), slope.ravel() / weight.sum()
 
-    return np.asarray(_minimise(loss, np.zeros(shape[0] * 3), jac=True).x).reshape(shape)
+    coefficients = np.asarray(_minimise(loss, np.zeros(INPUTS * 3), jac=True).x).reshape(INPUTS, 3)
+    return Stack(tuple(fill.tolist()), tuple(scale.tolist()), tuple(map(tuple, coefficients.tolist())))

@@ -15,6 +15,7 @@ from lumbar_kaggle.scoring.blend import Cells, apply_blend, load_blend
 from lumbar_kaggle.scoring.blend_files import blend_files
 from lumbar_kaggle.scoring.comparison import compare_files
 from lumbar_kaggle.scoring.metric import PARTS, as_table, intervals, score
+from lumbar_kaggle.scoring.steps import GroupBlend
 from lumbar_kaggle.tables.reading import read_labels
 from lumbar_kaggle.tables.submission import read_predictions
 from tests.support.blend_worlds import labels_of, make_finished, make_world
@@ -85,7 +86,7 @@ def test_the_plain_mean_is_written_where_nothing_helps(tmp_path: Path, capsys: p
     assert "The result is the plain mean: the blend is better than" in capsys.readouterr().out
     written = read_predictions(tmp_path / "blended.csv")
     np.testing.assert_allclose(written[list(SEVERITIES)], cells.files[0].reshape(-1, 3), atol=1e-9)
-    assert load_blend(model).is_plain_mean
+    assert load_blend(model).groups == (GroupBlend(),) * 3
 
 
 def test_files_of_one_condition_each_have_dashes_for_the_others(tmp_path: Path) -> None:
