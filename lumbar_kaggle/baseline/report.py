@@ -74,11 +74,9 @@ def compare(honest: Run, report: Run) -> dict[str, Any]:
     by these protocols or have no target in common.
     """
     report.check_finished()
-    if (honest.config.protocol, report.config.protocol) != ("honest", "report"):
-        raise InputError(
-            "the comparison takes an honest run and, with --against, one trained with --protocol report; "
-            f"these are {honest.config.protocol} and {report.config.protocol}"
-        )
+    if (protocols := (honest.config.protocol, report.config.protocol)) != ("honest", "report"):
+        wanted = "the comparison takes an honest run and, with --against, one trained with --protocol report"
+        raise InputError(f"{wanted}; these are {' and '.join(protocols)}")
     # An inner join in the order of the first, which is the usual one.
     both = honest.summary.merge(report.summary, on="label", suffixes=("", "_report")).set_index("label")
     if both.empty:

@@ -92,32 +92,29 @@ class Run:
         Further columns tell which run was kept (``stage``), the accuracy of the kept weights and of answering
         normal/mild each time, and other figures of `metric.evaluate` on the uncalibrated predictions.
         """
-        parts = dict(list(self.predictions.groupby("target")))
-        return pd.DataFrame([_summarised(record, parts[record["target"]]) for record in self.records])
-
-
-def _summarised(record: dict[str, Any], predictions: pd.DataFrame) -> dict[str, object]:
-    folds = pd.DataFrame(record["folds"])
-    means = folds.mean(numeric_only=True)
-    figures = metric.evaluate(predictions[list(SEVERITIES)].to_numpy(), predictions["truth"].to_numpy())
-    del figures["weighted_log_loss"]  # it is of calibrated probabilities that it tells something
-    planned, lr = int(folds["epochs_planned"].iloc[0]), record["lr"]["valley"]
-    return {
-        "label": record["target"],
-        "latest_accuracy": means["latest_accuracy"],
-        "max_accuracy": means["best_accuracy"],
-        "seconds_per_epoch": means["seconds_per_epoch"],
-        "optimal_epochs": round(means["best_epoch"]),
-        "training_size": int(means["training_rows"]),
-        "convergence_rate": convergence_rate(means["best_epoch"], planned),
-        "description": description(means["latest_accuracy"], figures["always_normal"]),
-        "suggested_lr": math.nan if lr is None else lr,
-        "stage": record["stage"],
-        "epochs": planned,
-        "lr_used": record["lr"]["used"],
-        "folds": len(folds),
-        **figures,
-    }
+        parts, lines = dict(list(self.predictions.groupby("target"))), []
+        for record in self.records:
+            folds, rows = pd.DataFrame(record["folds"]), parts[record["target"]]
+            means, planned = folds.mean(numeric_only=True), int(folds["epochs_planned"].iloc[0])
+            figures = metric.evaluate(rows[list(SEVERITIES)].to_numpy(), rows["truth"].to_numpy())
+            del figures["weighted_log_loss"]  # it is of calibrated probabilities that it tells something
+            line = {
+                "label": record["target"],
+                "latest_accuracy": means["latest_accuracy"],
+                "max_accuracy": means["best_accuracy"],
+                "seconds_per_epoch": means["seconds_per_epoch"],
+                "optimal_epochs": round(means["best_epoch"]),
+                "training_size": int(means["training_rows"]),
+                "convergence_rate": convergence_rate(means["best_epoch"], planned),
+                "description": description(means["latest_accuracy"], figures["always_normal"]),
+                "suggested_lr": record["lr"]["valley"] or math.nan,
+                "stage": record["stage"],
+                "epochs": planned,
+                "lr_used": record["lr"]["used"],
+                "folds": len(folds),
+            }
+            lines.append(line | figures)
+        return pd.DataFrame(lines)
 
 
 def convergence_rate(optimal_epoch: float, epochs: int) -> str:

@@ -171,9 +171,8 @@ def read_layout(header: Header, syntax: str) -> Layout:
     if bits not in (8, 16, 32):
         raise UnreadableInstance(f"BitsAllocated is {bits or 'absent'}; 8, 16 and 32 are read")
     if rows * columns * frames * bits // 8 > MAX_BYTES or frames > MAX_FRAMES:
-        raise UnreadableInstance(
-            f"its header states {frames} frames of {rows} × {columns} px, more than any series of slices has"
-        )
+        size = f"{frames} frames of {rows} × {columns} px"
+        raise UnreadableInstance(f"its header states {size}, more than any series of slices has")
     stored = header.integer("BitsStored", low=1, high=bits) or bits
     signed = header.integer("PixelRepresentation", low=0, high=1) or 0
     return Layout(syntax, rows, columns, frames, bits, stored, signed)

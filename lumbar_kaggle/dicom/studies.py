@@ -88,10 +88,7 @@ def find_studies(root: AnyPath, *, strict: bool = True) -> Competition:
         faults += [Fault(path, 0, False, reason) for path, reason in left_out]
         notes[name] = tuple(f"{_below(path, study.folder)}: {reason}" for path, reason in left_out)
     table = pd.DataFrame(rows, columns=list(competition.SERIES_COLUMNS), dtype=object)
-    unique = tuple(dict.fromkeys(faults))
-    return Competition(
-        images, "test", names, table, competition.no_labels(), competition.no_coordinates(), unique, notes
-    )
+    return Competition(images, "test", names, table, faults=tuple(dict.fromkeys(faults)), notes=notes)
 
 
 def _read(path: Path) -> tuple[list[Instance], str]:
@@ -227,10 +224,8 @@ def check(root: AnyPath) -> list[Fault]:
     marks = {"train": ("train_series_descriptions.csv", "train.csv"), "test": ("test_series_descriptions.csv",)}
     splits = [split for split, names in marks.items() if any((root / name).is_file() for name in names)]
     if not splits:
-        raise InputError(
-            f"{root}: holds neither train_series_descriptions.csv nor test_series_descriptions.csv; "
-            "give the competition's folder"
-        )
+        tables = "neither train_series_descriptions.csv nor test_series_descriptions.csv"
+        raise InputError(f"{root}: holds {tables}; give the competition's folder")
     faults: list[Fault] = []
     for split in splits:
         try:

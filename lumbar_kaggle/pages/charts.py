@@ -154,12 +154,8 @@ def _markup(axes: Axes, title: str) -> Markup:
     body = re.sub(r' id="[^"]*"|<!--.*?-->| font-family:[^;]*;| transform="rotate\(-0[^"]*"', "", body)
     # Before 3.11 the font is one property, which names matplotlib's own family.
     body = re.sub(r"font: (?:(\w+) )?([\d.]+px) [^;]*", r"font-weight: \1; font-size: \2", body)
-    body = re.sub(r' d="[^"]*"', lambda path: re.sub(r"\d+\.\d+", _short, path[0]), body)
+    body = re.sub(r' d="[^"]*"', lambda path: re.sub(r"\d+\.\d+", lambda one: f"{float(one[0]):.1f}", path[0]), body)
     body = re.sub(r"\s*\n\s*", " ", body)
     for colour, name in VARIABLES.items():
         body = body.replace(colour, f"var(--{name})")
     return Markup(f'<svg {size} role="img" aria-label="{escape(title)}">{body}')
-
-
-def _short(number: re.Match[str]) -> str:
-    return f"{float(number[0]):.1f}"

@@ -52,10 +52,8 @@ def gather(
     for name, probabilities in zip(tables, files, strict=True):
         lost = np.flatnonzero(fold.isna() & np.isfinite(probabilities).any(axis=(1, 2)))
         if len(lost):
-            raise InputError(
-                f"{name}: {len(lost)} of its studies have no fold, the first is {studies[lost[0]]}; give the "
-                "folds.csv by which these predictions were made"
-            )
+            what = f"{len(lost)} of its studies have no fold, the first is {studies[lost[0]]}"
+            raise InputError(f"{name}: {what}; give the folds.csv by which these predictions were made")
     if fold.nunique() < 2:
         raise InputError(f"{source}: two folds or more are needed among the predicted studies; nothing can be held out")
     severity = on_grid(labels[labels["study_id"].isin(studies)], studies, ("severity",), -1)[..., 0]
@@ -120,10 +118,8 @@ def apply_blend(model: BlendModel, tables: Sequence[pd.DataFrame]) -> pd.DataFra
     each finite, non-negative, with a positive sum; one may lack rows. Raise where another number of them is given.
     """
     if len(tables) != len(model.files):
-        raise InputError(
-            f"the blend was fitted on {len(model.files)} files ({', '.join(model.files)}) and is given "
-            f"{len(tables)}; give one table for each, in that order"
-        )
+        fitted = f"the blend was fitted on {len(model.files)} files ({', '.join(model.files)})"
+        raise InputError(f"{fitted} and is given {len(tables)}; give one table for each, in that order")
     studies, files = _arrange(dict(zip(model.files, tables, strict=True)))
     return as_table(studies, apply_cells(model, files))
 

@@ -121,12 +121,7 @@ def score_file(predictions: Path, truth: Path, prior_from: Path | None = None) -
 
 
 def compare_files(
-    predictions: Path,
-    truth: Path,
-    prior_from: Path | None = None,
-    *,
-    oracle: Path | None = None,
-    against: Path | None = None,
+    predictions: Path, truth: Path, prior_from: Path | None, *, oracle: Path | None = None, against: Path | None = None
 ) -> Comparison:
     """Score a file, see `score_file`, beside the prior, an oracle and another file, with paired intervals.
 
@@ -146,10 +141,8 @@ def compare_files(
         tables["oracle"] = read_predictions(oracle)
         lacking = labels.loc[~labels["row_id"].isin(tables["oracle"]["row_id"]), "row_id"]
         if len(lacking):
-            raise InputError(
-                f"{oracle}: lacks {len(lacking)} of the {len(labels)} scored rows, the first is {lacking.iloc[0]}; "
-                f"give the oracle.csv of the phantom that {truth} belongs to"
-            )
+            what = f"lacks {len(lacking)} of the {len(labels)} scored rows, the first is {lacking.iloc[0]}"
+            raise InputError(f"{oracle}: {what}; give the oracle.csv of the phantom that {truth} belongs to")
     arrays = [metric.to_arrays(table, labels) for table in tables.values()]
     studies, probabilities, severities = zip(*arrays, strict=True)
     scores = dict(zip(tables, metric.resampled_scores(probabilities, severities[0]), strict=True))

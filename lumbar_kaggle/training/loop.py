@@ -269,10 +269,8 @@ class Checkpoint(Callback):  # type: ignore[misc]
             average = {"steps": self.average.steps, "average": dict(self.average.average.module.state_dict())}
             weights += average["average"].values()
         if not math.isfinite(losses[-1]) or not all(bool(torch.isfinite(value).all()) for value in weights):
-            raise InputError(
-                f"{self.path_to_checkpoint}: in epoch {self.epoch + 1} the loss or a weight is no finite number; "
-                "train with a smaller --lr into another --out"
-            )
+            what = f"in epoch {self.epoch + 1} the loss or a weight is no finite number"
+            raise InputError(f"{self.path_to_checkpoint}: {what}; train with a smaller --lr into another --out")
         if self.keep_best and losses[-1] < min(losses[:-1], default=math.inf):
             self.best = {name: value.cpu().clone() for name, value in self.learn.model.state_dict().items()}
         self.seconds.append(time.perf_counter() - self.begun)

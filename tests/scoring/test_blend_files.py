@@ -73,7 +73,7 @@ def test_the_intervals_are_those_of_the_score_command(tmp_path: Path) -> None:
     words = write(tmp_path, cells)
     files = [tmp_path / name for name in cells.names]
     result = blend_files(files, tmp_path / "train.csv", tmp_path / "folds.csv", tmp_path / "blended.csv")
-    compared = compare_files(Path(words[1]), tmp_path / "train.csv", against=tmp_path / "blended.csv").scores
+    compared = compare_files(Path(words[1]), tmp_path / "train.csv", None, against=tmp_path / "blended.csv").scores
     np.testing.assert_allclose(result.scores["a.csv"][0], compared["score"][0], rtol=1e-10)
     np.testing.assert_allclose(intervals(result.scores["a.csv"]), intervals(compared["score"]), rtol=0.02)
     np.testing.assert_allclose(result.scores["blend, cross-fitted"][0], compared["against"][0], rtol=1e-10)
