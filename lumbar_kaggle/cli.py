@@ -11,7 +11,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, Field, fields, is_dataclass, make_dataclass
+from dataclasses import MISSING, fields, is_dataclass, make_dataclass
 from functools import partial
 from inspect import Parameter, signature
 from types import NoneType
@@ -135,30 +135,25 @@ def _form(name: str, options: dict[str, Any], text: str | None = None) -> Any:
 
 def _options(kind: type) -> dict[str, Any]:
     """Return the type of each option of a dataclass, with its help."""
-    result, hints = {}, get_type_hints(kind)
+    result: dict[str, Any] = {}
+    hints = get_type_hints(kind)
     for one in fields(kind):
         hint = hints[one.name]
+        parts = [part for part in get_args(hint) if part is not NoneType]
         # Of several objects of one kind, such as a recipe's models, each gets what is given.
-        nested = next((part for part in (hint, *get_args(hint)) if is_dataclass(part)), None)
-        if nested is not None:
-            result[one.name] = Required[_form(one.name, _options(nested))]  # type: ignore[arg-type]
+        if nested := [part for part in (hint, *parts) if is_dataclass(part)]:
+            result[one.name] = Required[_form(one.name, _options(nested[0]))]  # type: ignore[arg-type]
         elif "help" in one.metadata:
-            result[one.name] = _option(one, hint)
+            choices, required = one.metadata.get("choices", ()), one.default is MISSING
+            about = tyro.conf.arg(
+                help=one.metadata["help"],
+                metavar="{" + ",".join(choices) + "}" if choices else one.metadata.get("metavar"),
+                help_behavior_hint="(required)" if required else f"(default: {_shown(one.default)})",
+            )
+            form: Any = Annotated[(parts[0] if NoneType in get_args(hint) else hint, about)]
+            form = Annotated[(form, tyro.conf.Positional)] if one.metadata.get("positional") else form
+            result[one.name] = Required[form] if required else form
     return result
-
-
-def _option(one: "Field[Any]", hint: Any) -> Any:
-    parts = [part for part in get_args(hint) if part is not NoneType]
-    plain = parts[0] if NoneType in get_args(hint) else hint
-    choices = one.metadata.get("choices", ())
-    about = tyro.conf.arg(
-        help=one.metadata["help"],
-        metavar="{" + ",".join(choices) + "}" if choices else one.metadata.get("metavar"),
-        help_behavior_hint=f"(default: {_shown(one.default)})" if one.default is not MISSING else "(required)",
-    )
-    form: Any = Annotated[(plain, about)]
-    form = Annotated[(form, tyro.conf.Positional)] if one.metadata.get("positional") else form
-    return Required[form] if one.default is MISSING else form
 
 
 def _shown(value: Any) -> str:

@@ -115,7 +115,7 @@ def recognise_series(group: Sequence[Instance]) -> tuple[str | None, str]:
     item = fitting[len(fitting) // 2]
     name = f"{'an' if plane == 'axial' else 'a'} {plane} series (description {item.description!r})"
     words = _words(item.description)
-    kind, other = f"{plane}_{_weighting(item, words)}", _other_use(item, words) or _other_region(item, words)
+    kind, other = f"{plane}_{_weighting(item, words)}", _other_use(item, words)
     if other or kind not in KIND_WORDS:
         return None, f"{name} is {other or 'none of sagittal T1, sagittal T2/STIR, axial T2'}"
     # All slices at one place: the positions cannot be meant.
@@ -148,7 +148,7 @@ def _words(text: str) -> str:
 
 
 def _other_use(item: Instance, words: str) -> str:
-    """Return what else the series is than a plain spin-echo series, or empty text."""
+    """Return what else the series is than a plain spin-echo series of the lumbar spine, or empty text."""
     if item.modality and item.modality.upper() != "MR":
         return f"of modality {item.modality}"
     if bad := [content for content in contents(item) if content not in ("water only", "a real part")]:
@@ -169,11 +169,7 @@ def _other_use(item: Instance, words: str) -> str:
         return f"no spin echo (ScanningSequence {item.sequence})"
     if item.repetition_time_ms is not None and 0 < item.repetition_time_ms < SPIN_ECHO_MS:
         return f"no spin echo (RepetitionTime {item.repetition_time_ms:g} ms)"
-    return ""
-
-
-def _other_region(item: Instance, words: str) -> str:
-    """Return of which other region it is, or empty text; the description is believed before the rest."""
+    # Of the region, the description is believed before the rest.
     regions = _regions(words) or _regions(_words(item.protocol))
     if regions:
         return "" if regions & {"lumbar", "whole spine"} else f"of another region ({', '.join(sorted(regions))})"

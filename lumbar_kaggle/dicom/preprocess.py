@@ -56,9 +56,9 @@ class Summary:
 
 def make_pool(kind: str, workers: int) -> Executor:
     """Return a pool of `workers` (1 or more) ``"threads"`` or ``"processes"``."""
-    if kind == "threads":
-        return ThreadPoolExecutor(workers)
-    return ProcessPoolExecutor(workers, mp_context=get_context(start_method()))
+    return (
+        ThreadPoolExecutor(workers) if kind == "threads" else ProcessPoolExecutor(workers, get_context(start_method()))
+    )
 
 
 def scan_sources(series: pd.DataFrame, pool: Executor) -> list[Source]:

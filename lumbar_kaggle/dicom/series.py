@@ -167,10 +167,8 @@ def _by_echo(group: list[Instance]) -> list[list[Instance]]:
     if not times:
         return split(group, lambda item: item.echo_number)
     later = [after for before, after in pairwise(times) if after > 1.25 * before + 1]
-    return split(
-        group,
-        lambda item: None if item.echo_time_ms is None else int(np.searchsorted(later, item.echo_time_ms, "right")),
-    )
+    echo = dict[float | None, int](zip(times, np.searchsorted(later, times, "right").tolist(), strict=True))
+    return split(group, lambda item: echo.get(item.echo_time_ms))
 
 
 def _by_time(group: list[Instance]) -> list[list[Instance]]:

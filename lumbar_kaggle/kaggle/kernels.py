@@ -71,19 +71,17 @@ def repository() -> Path:
 @cache
 def read_kernels(root: Path) -> tuple[Kernel, ...]:
     """Return every kernel of a repository, each after those whose output it reads."""
-    folders = [path.parent for path in sorted(root.glob(f"kernels/*/*/{METADATA}"))]
-    every = {kernel.name: kernel for kernel in map(_read_kernel, [*folders, root / "submission"])}
+    every = {}
+    for folder in (*(path.parent for path in sorted(root.glob(f"kernels/*/*/{METADATA}"))), root / "submission"):
+        metadata, (script,) = read_json(folder / METADATA), folder.glob("*.py")
+        bundle = "BUNDLE = " in script.read_text(encoding="utf-8")
+        datasets = tuple(each.removeprefix(f"{OWNER}/") for each in metadata["dataset_sources"])
+        kernels = tuple(each.removeprefix(f"{OWNER}/lumbar-") for each in metadata["kernel_sources"])
+        recipe = folder.parent.name if folder.parent.parent.name == "kernels" else ""
+        kernel = Kernel(script, recipe, datasets, kernels, bundle, weights=MODELS in datasets and not bundle)
+        every[kernel.name] = kernel
     order = TopologicalSorter({name: kernel.kernels for name, kernel in every.items()}).static_order()
     return tuple(sorted((every[name] for name in order), key=lambda kernel: (kernel.bundle, kernel.recipe)))
-
-
-def _read_kernel(folder: Path) -> Kernel:
-    metadata, (script,) = read_json(folder / METADATA), folder.glob("*.py")
-    bundle = "BUNDLE = " in script.read_text(encoding="utf-8")
-    datasets = tuple(each.removeprefix(f"{OWNER}/") for each in metadata["dataset_sources"])
-    kernels = tuple(each.removeprefix(f"{OWNER}/lumbar-") for each in metadata["kernel_sources"])
-    recipe = folder.parent.name if folder.parent.parent.name == "kernels" else ""
-    return Kernel(script, recipe, datasets, kernels, bundle, weights=MODELS in datasets and not bundle)
 
 
 def choose_kernels(recipe: str, names: Sequence[str] = ()) -> list[Kernel]:

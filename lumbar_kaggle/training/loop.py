@@ -39,6 +39,8 @@ from lumbar_kaggle.training.devices import device_of, train_in_half_precision, t
 
 log = logging.getLogger(__name__)
 
+Tell = Callable[[int, list[float]], None] | None  # receives each epoch's number from 0 and its losses and metrics
+
 
 def make_learner(
     network: nn.Module,
@@ -76,7 +78,7 @@ def train(
     budget: Budget | None = None,
     ema: float = 0.0,
     patience: int | None = None,
-    tell: Callable[[int, list[float]], None] | None = None,
+    tell: Tell = None,
     **cycle: Any,
 ) -> list[float]:
     """Fit by one cycle, or go on after the last epoch that is in the checkpoint; return the seconds of each epoch.
@@ -89,7 +91,7 @@ def train(
     where the loss or a weight is no finite number any more.
     """
     average = MovingAverage(ema) if ema else None
-    keeper = Checkpoint(checkpoint, phase, average, keep_best=patience is not None, tell=tell)
+    keeper = Checkpoint(checkpoint, phase, average, patience is not None, tell)
     within = WithinBudget(budget) if budget is not None else None
     early = EarlyStoppingCallback(patience=patience) if patience is not None else None
     with learner.no_bar(), learner.no_logging():
@@ -220,20 +222,14 @@ class Checkpoint(Callback):  # type: ignore[misc]
     Choosing the best epoch by the held-out part would make the figures of that part too good; `keep_best` ends with
     the weights of the least validation loss all the same. On resuming the same `phase`, the name of this fit within the
     run, the epochs already done are skipped by replaying their recorded losses and metrics, so that every tracking
-    callback comes to the state that it had. `tell` receives each epoch's number from 0 and its losses and metrics.
+    callback comes to the state that it had.
     """
 
     # After the moving average, whose state it writes, and the recorder (50); before early stopping (63) ends the fit.
     order = TrackerCallback.order + 2
 
     def __init__(
-        self,
-        path: Path,
-        phase: str,
-        average: MovingAverage | None = None,
-        *,
-        keep_best: bool = False,
-        tell: Callable[[int, list[float]], None] | None = None,
+        self, path: Path, phase: str, average: MovingAverage | None = None, keep_best: bool = False, tell: Tell = None
     ) -> None:
         self.path_to_checkpoint, self.phase = path, phase
         self.average, self.keep_best, self.tell = average, keep_best, tell
