@@ -1,8 +1,7 @@
 """The ``lumbar`` command: what becomes of its words, of a verb's result, and of errors. See `verbs`.
 
 What the words say is a dictionary of the same form as a JSON file of settings, and is checked in the same place,
-`core.settings`.
-"""
+`core.settings`."""
 
 import contextlib
 import io
@@ -65,11 +64,9 @@ def _prepare() -> None:
 
 
 def parse(words: Sequence[str]) -> Callable[[], Said]:
-    """Return the verb that the words of a command line name, with its arguments bound.
-
-    Raises `InputError` where there is no such verb or option, or a value is of another type or out of its range, and
-    `SystemExit` where help was asked for, and printed.
-    """
+    """Return the verb that the words of a command line name, with its arguments bound. Raises `InputError` where there
+    is no such verb or option, or a value is of another type or out of its range, and `SystemExit` where help was asked
+    for, and printed."""
     ship = list(words[:1]) == ["ship"]
     verbs, rest, prog = (ACTIONS, words[1:], "lumbar ship") if ship else (VERBS, words, "lumbar")
     name = rest[0] if rest else ""
@@ -99,11 +96,9 @@ def parse(words: Sequence[str]) -> Callable[[], Said]:
 
 
 def option_groups(verb: Verb, words: Sequence[str] = ()) -> dict[str, type]:
-    """Return the dataclasses whose fields are a verb's options, by parameter.
-
-    The one of the name "" is of the parameters that are options themselves. What a parameter is annotated with
-    ``Annotated[dict, kind]`` gets is the dictionary of those that are given; ``kind`` may depend on the words.
-    """
+    """Return the dataclasses whose fields are a verb's options, by parameter. The one of the name "" is of the
+    parameters that are options themselves. What a parameter is annotated with ``Annotated[dict, kind]`` gets is the
+    dictionary of those that are given; ``kind`` may depend on the words."""
     hints, parameters = get_type_hints(verb, include_extras=True), signature(verb).parameters.values()
     own = [(one.name, hints[one.name], one.default) for one in parameters if one.default is not Parameter.empty]
     groups: dict[str, type] = {}
@@ -190,10 +185,8 @@ def _plain_numbers() -> tyro.constructors.ConstructorRegistry:
 
 
 def _sentence(box: str) -> str:
-    """Return the first part of the box that tyro draws about an error, as one sentence.
-
-    Its title lies in the upper edge, or where the terminal is no UTF-8 in a first part of its own.
-    """
+    """Return the first part of the box that tyro draws about an error, as one sentence. Its title lies in the upper
+    edge, or where the terminal is no UTF-8 in a first part of its own."""
     lines = [line.strip("│| ") for line in box.splitlines()]
     text = "\n".join("" if re.match(r"[╭╰]|[─-]{5}", line) else line for line in lines)
     parts = [" ".join(part.split()) for part in re.split(r"\n\n+", text) if part.strip()]

@@ -66,13 +66,11 @@ def truth_of(run: Run) -> pd.DataFrame:
 
 
 def compare(honest: Run, report: Run) -> dict[str, Any]:
-    """Put an honest run beside one by the report's protocol, on the targets that both have.
-
-    Returns ``rows`` and their ``means``, ``honest`` and ``report`` being latest accuracies and the recalls means over
-    the severities; ``shared``, the share of the report protocol's validation rows whose picture was trained on too;
-    ``differing``, other settings in which the runs differ; and two charts. Raises `InputError` where the runs are not
-    by these protocols or have no target in common.
-    """
+    """Put an honest run beside one by the report's protocol, on the targets that both have. Returns ``rows`` and their
+    ``means``, ``honest`` and ``report`` being latest accuracies and the recalls means over the severities; ``shared``,
+    the share of the report protocol's validation rows whose picture was trained on too; ``differing``, other settings
+    in which the runs differ; and two charts. Raises `InputError` where the runs are not by these protocols or have no
+    target in common."""
     report.check_finished()
     if (protocols := (honest.config.protocol, report.config.protocol)) != ("honest", "report"):
         wanted = "the comparison takes an honest run and, with --against, one trained with --protocol report"

@@ -3,8 +3,7 @@
 Before a decoder sees an encoded frame, the frame's own header is held against the file's: decoders allocate by one and
 fill by the other. GDCM, which decodes JPEG here and within SimpleITK, calls ``abort`` on some damaged frames. So each
 process that meets encoded frames starts one child, which waits on a pipe for them and ends with its parent; by
-`subprocess`, so that threads, worker processes and scripts without a main guard may start it.
-"""
+`subprocess`, so that threads, worker processes and scripts without a main guard may start it."""
 
 import atexit
 import os

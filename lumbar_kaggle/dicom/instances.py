@@ -2,8 +2,7 @@
 
 The competition's files break the standard in several small ways (no Modality, identifiers that are no UIDs, an Enhanced
 MR storage class on plain single frames), so nothing here asks for more than it uses. What stands in functional groups
-(DICOM PS3.3, C.7.6.16) counts before what stands beside them.
-"""
+(DICOM PS3.3, C.7.6.16) counts before what stands beside them."""
 
 from dataclasses import dataclass, field, replace
 from functools import partial

@@ -2,8 +2,7 @@
 
 A series of the lumbar spine is told by what it is: plane, sequence, times and region of its headers. Words of the
 description say what the headers leave open. What is absent speaks against no series: the competition's files hold
-nothing but "T1" or "T2".
-"""
+nothing but "T1" or "T2"."""
 
 import math
 import re
@@ -16,8 +15,8 @@ from lumbar_kaggle.core.targets import SERIES_DESCRIPTIONS
 from lumbar_kaggle.dicom import geometry
 from lumbar_kaggle.dicom.instances import Instance
 
+# The kinds in the words of the competition's tables.
 KIND_WORDS = {kind: words for words, kind in SERIES_DESCRIPTIONS.items()}
-"""The kinds in the words of the competition's tables."""
 
 # Spin echo: T1 has TR under around 1,000 ms and TE under 30, T2 has TR over 2,000 and TE over 80 (Westbrook, MRI in
 # Practice, ch. 2); these bounds lie in the gaps.

@@ -1,9 +1,8 @@
 """Slices → series, by what their headers say, and the files of one series → `Volume`: a folder is not a series.
 
 One folder may hold several series, and one series several folders or several kinds of image (echoes, the parts of a
-Dixon scan, phases of time, planes). What is absent from a header tells nothing apart. A file that is no usable slice
-is skipped and listed; only a series without any usable slice is an error.
-"""
+Dixon scan, phases of time, planes). What is absent from a header tells nothing apart. A file that is no usable slice is
+skipped and listed; only a series without any usable slice is an error."""
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence

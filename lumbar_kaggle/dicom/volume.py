@@ -1,7 +1,6 @@
 """Slices in the frame of the patient: order and laterality come from positions, never from instance numbers.
 
-MR intensities have no unit; percentiles map them to 8 bits.
-"""
+MR intensities have no unit; percentiles map them to 8 bits."""
 
 import base64
 from collections.abc import Sequence

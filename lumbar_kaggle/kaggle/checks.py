@@ -1,8 +1,7 @@
 """What is looked at before anything is sent: every known way in which a push goes wrong in silence.
 
 Limits and rules are those of Kaggle's client and of its documentation of the two metadata files; `docs/traps.md` lists
-them with the check or test of each. A rule is what must hold, and the fault where it does not.
-"""
+them with the check or test of each. A rule is what must hold, and the fault where it does not."""
 
 import ast
 import json
@@ -17,19 +16,18 @@ from lumbar_kaggle.kaggle.client import SOURCES
 from lumbar_kaggle.kaggle.datasets import DATASET_METADATA, SECRETS, manifest_path
 from lumbar_kaggle.kaggle.kernels import METADATA, OWNER
 
-TWO_T4 = "NvidiaTeslaT4"
-"""Kaggle's name of the machine with two T4: there is none with a single one."""
+TWO_T4 = "NvidiaTeslaT4"  # Kaggle's name of the machine with two T4: there is none with a single one
 
+# Names that Kaggle takes for a dataset's licence.
 LICENCES = {
     *("other", "unknown", "copyright-authors", "CC0-1.0", "CC-BY-3.0", "CC-BY-4.0", "CC-BY-SA-3.0"),
     *("CC-BY-SA-4.0", "CC-BY-NC-4.0", "CC-BY-NC-SA-4.0", "ODbL-1.0", "DbCL-1.0", "PDDL", "GPL-2.0"),
 }
-"""Names that Kaggle takes for a dataset's licence."""
 
 SWITCHES = ("is_private", "enable_gpu", "enable_tpu", "enable_internet")
+# Keys that we write; the client drops one that it does not know without a word.
 KERNEL_KEYS = {"id", "title", "code_file", "language", "kernel_type", "machine_shape", "docker_image"}
 KERNEL_KEYS |= {*SWITCHES, *SOURCES}
-"""Keys that we write; the client drops one that it does not know without a word."""
 
 _SLUG = r"[a-z0-9]+(-[a-z0-9]+)*"
 _ADDRESS = rf"[A-Za-z0-9_-]+/{_SLUG}"

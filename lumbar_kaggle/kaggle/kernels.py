@@ -1,8 +1,7 @@
 """The kernels that go to Kaggle: folders of the repository, each with a script and its metadata.
 
 ``kernels/{recipe}/{name}`` holds the kernels of a recipe, ``submission`` the one that serves all. What a kernel reads
-stands in its ``kernel-metadata.json``, with `OWNER` for the user; its notebook is made from its script by jupytext.
-"""
+stands in its ``kernel-metadata.json``, with `OWNER` for the user; its notebook is made from its script by jupytext."""
 
 import json
 import re
@@ -17,8 +16,8 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json, write_text
 
 COMPETITION = "rsna-2024-lumbar-spine-degenerative-classification"
+# Slugs of the two datasets: the source of this package; pretrained weights and bundles.
 PACKAGE, MODELS = "lumbar-kaggle", "lumbar-models"
-"""Slugs of the two datasets: the source of this package; pretrained weights and bundles."""
 
 OWNER = "OWNER"
 METADATA = "kernel-metadata.json"
@@ -49,9 +48,7 @@ class Kernel:
         self, owner: str, *, resume: bool = False, docker_image: str = "", slugs: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
         """Return the content of ``kernel-metadata.json`` as `owner` pushes it, with `resume` its own output attached.
-
-        `docker_image` pins one of Kaggle's images; `slugs` are those that Kaggle gave, by kernel name.
-        """
+        `docker_image` pins one of Kaggle's images; `slugs` are those that Kaggle gave, by kernel name."""
         content: dict[str, Any] = read_json(self.script.with_name(METADATA))
         content["id"] = content["id"].replace(OWNER, owner)
         content["dataset_sources"] = [f"{owner}/{slug}" for slug in self.datasets]
@@ -85,10 +82,8 @@ def read_kernels(root: Path) -> tuple[Kernel, ...]:
 
 
 def choose_kernels(recipe: str, names: Sequence[str] = ()) -> list[Kernel]:
-    """Return the kernels of these names, or without names the recipe's and those that serve all, in order.
-
-    Raises `InputError` where there is no such kernel, or the recipe has none.
-    """
+    """Return the kernels of these names, or without names the recipe's and those that serve all, in order. Raises
+    `InputError` where there is no such kernel, or the recipe has none."""
     every = {kernel.name: kernel for kernel in read_kernels(repository())}
     for name in names:
         if name not in every:
@@ -102,10 +97,8 @@ def choose_kernels(recipe: str, names: Sequence[str] = ()) -> list[Kernel]:
 
 def make_notebook(script: Path, values: Mapping[str, str] | None = None) -> str:
     """Return the notebook's JSON of a script in jupytext's percent format; the same input gives the same bytes.
-
     `values` replace assignments of the cell with papermill's tag ``parameters``, by name; the cell ``find-package`` is
-    ``kernels/find_package.py``. Raises `InputError` for an assignment that is not there once, or without jupytext.
-    """
+    ``kernels/find_package.py``. Raises `InputError` for an assignment that is not there once, or without jupytext."""
     try:
         import jupytext
     except ImportError:

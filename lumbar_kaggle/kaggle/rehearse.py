@@ -49,9 +49,7 @@ PLAIN_COVERS_LESS = (
 
 def rehearse(folder: Path, settings: RehearsalSettings) -> Path:
     """Rehearse in a folder, return the transcript; what an earlier, killed rehearsal had finished is not done again.
-
-    Raises `InputError` where a session failed, a check does not hold, or something is missing for it.
-    """
+    Raises `InputError` where a session failed, a check does not hold, or something is missing for it."""
     for module in ("papermill", "ipykernel", "jupytext"):
         if importlib.util.find_spec(module) is None:
             raise InputError(f"{module} is not installed; run pip install 'lumbar_kaggle[rehearsal]'")
@@ -232,11 +230,9 @@ class Rehearsal:
         more: Inputs | None = None,
         hidden: tuple[Path, str] | None = None,
     ) -> Played:
-        """Play a kernel's notebook, filled in as it is pushed, as the session `name`.
-
-        `minutes` limit it instead of the settings, `more` is attached beside what the kernel reads; `hidden` are folder
-        and key of the competition that a rerun after the submission finds in place of the phantom.
-        """
+        """Play a kernel's notebook, filled in as it is pushed, as the session `name`. `minutes` limit it instead of the
+        settings, `more` is attached beside what the kernel reads; `hidden` are folder and key of the competition that a
+        rerun after the submission finds in place of the phantom."""
         notebook = self.folder / "kernels" / f"{kernel.script.stem}.ipynb"
         # Of the package as it was mounted: its source may have changed since.
         values = {"PACKAGE": self.datasets[PACKAGE].fingerprint}

@@ -3,8 +3,7 @@
 Kaggle mounts inputs under two generations of paths (``/kaggle/input/{slug}``, ``/kaggle/input/{type}/{owner}/{slug}``)
 and unpacks archives at a depth of its own choice, so inputs are found by marker files. A rehearsal sets environment
 variables, and a user may: ``LUMBAR_INPUT``, where the inputs are mounted; ``LUMBAR_HOURS``, the session's limit;
-``LUMBAR_CONFIG``, settings by recipe, ``{recipe: {setting: value}}``; ``LUMBAR_SCRATCH``.
-"""
+``LUMBAR_CONFIG``, settings by recipe, ``{recipe: {setting: value}}``; ``LUMBAR_SCRATCH``."""
 
 import contextlib
 import json
@@ -32,12 +31,10 @@ from lumbar_kaggle.kaggle.datasets import package_fingerprint
 from lumbar_kaggle.tables.submission import Submission, validate
 
 log = logging.getLogger(__name__)
+DEPTH = 5  # How deep to look for inputs: type / owner / slug, an unpacked archive's folder, and the one inside it
 
-DEPTH = 5
-"""How deep to look for inputs: type / owner / slug, an unpacked archive's folder, and the one inside it."""
-
+# What a session says that ended before its work did.
 RESUMABLE = "resumable: push this kernel again with its own output attached"
-"""What a session says that ended before its work did."""
 
 _WAIT = "wait until its dataset is ready, then push this notebook again"
 
@@ -69,10 +66,8 @@ def find_competition(inputs: Path | None = None) -> Path:
 
 
 def find_bundle(inputs: Path | None = None, fingerprint: str = "") -> Path:
-    """Return the folder of the exported models with this `fingerprint`, empty takes the first; raise without it.
-
-    Kaggle silently mounts the previous version of a dataset whose new one was not ready when the notebook was pushed.
-    """
+    """Return the folder of the exported models with this `fingerprint`, empty takes the first; raise without it. Kaggle
+    silently mounts the previous version of a dataset whose new one was not ready when the notebook was pushed."""
     found = {"": find_marker(MANIFEST, inputs)}
     for folder in find_markers(MANIFEST, inputs):
         found.setdefault(str(read_json(folder / MANIFEST).get("fingerprint")), folder)
@@ -109,10 +104,8 @@ def copy_pretrained(arch: str, target: Path, inputs: Path | None = None) -> None
 
 def repack_checkpoints(root: Path) -> list[Path]:
     """Turn every ``*.pt`` folder below a writable `root` back into the file that torch wrote; return these files.
-
     Kaggle unpacks archives, and a torch checkpoint is a zip: its members are stored, not compressed, under one top
-    folder of any name, which may have been left out.
-    """
+    folder of any name, which may have been left out."""
     unpacked = [path for path in root.rglob("*.pt") if path.is_dir()]
     for folder in unpacked:
         (marker,) = folder.rglob("data.pkl")
@@ -177,12 +170,10 @@ def preprocessed(work: Callable[[], Summary]) -> bool:
 def inference_session(
     working: Path, *, hours: float = 9.0, bundle: str = "", package: str = "", inputs: Path | None = None
 ) -> Outcome:
-    """Grade the test studies with the attached bundle and write ``submission.csv`` into the folder `working`.
-
-    A complete submission of priors is there before anything that can fail is begun. `bundle` and `package` are the
+    """Grade the test studies with the attached bundle and write ``submission.csv`` into the folder `working`. A
+    complete submission of priors is there before anything that can fail is begun. `bundle` and `package` are the
     fingerprints of what is meant, empty takes any; ``LUMBAR_HOURS`` overrules `hours`. Raises `InputError` where an
-    input is missing or another version, or the submission is not valid.
-    """
+    input is missing or another version, or the submission is not valid."""
     budget = begin_session(hours, "")
     competition, out = find_competition(inputs), working / "submission.csv"
     if not out.is_file():

@@ -1,8 +1,7 @@
 """The actions of ``lumbar ship``: datasets and kernels sent, each only when it changed and what it needs is there.
 
 An action is a function whose parameters are its options, as those of `verbs`. It raises `InputError` where something
-cannot be built, sent or had; with ``dry_run`` it sends nothing.
-"""
+cannot be built, sent or had; with ``dry_run`` it sends nothing."""
 
 import json
 import logging
@@ -28,9 +27,8 @@ from lumbar_kaggle.kaggle.client import SOURCES, UNSEEN, Kaggle, KernelRun, Sent
 from lumbar_kaggle.kaggle.kernels import METADATA, MODELS, PACKAGE, Kernel
 
 log = logging.getLogger(__name__)
-
+# How long a dataset may take to become ready (of gigabytes, tens of minutes), and a kernel to be seen.
 READY_MINUTES, UNSEEN_S = 90.0, 600.0
-"""How long a dataset may take to become ready (of gigabytes, tens of minutes), and a kernel to be seen."""
 
 SUBMISSION = "submission.csv"
 

@@ -126,11 +126,9 @@ def blend_files(
     noise: Path | None = None,
     noise_above: float = NOISE_ABOVE,
 ) -> Blending:
-    """Blend files of out-of-fold predictions and write the cross-fitted result, see `Blending.write`.
-
-    Labels have the columns of ``train.csv``, folds ``study_id, fold``, by which the predictions were made. Raises
-    `InputError` where a file is unreadable, named twice, without a labelled row, or has studies without a fold.
-    """
+    """Blend files of out-of-fold predictions and write the cross-fitted result, see `Blending.write`. Labels have the
+    columns of ``train.csv``, folds ``study_id, fold``, by which the predictions were made. Raises `InputError` where a
+    file is unreadable, named twice, without a labelled row, or has studies without a fold."""
     paths = [*files, labels, folds, *(path for path in (out, model, noise) if path is not None)]
     for number, path in enumerate(paths):
         if path.resolve() in [other.resolve() for other in paths[:number]]:
@@ -148,12 +146,10 @@ def blend_files(
 
 def find_noise(cells: Cells, probabilities: Floats, above: float) -> tuple[pd.DataFrame, str]:
     """Find the labels whose probability is less than ``1 - above``: candidates for an error of the reader.
-
     Probabilities `[studies, 25, 3]` have not seen the labels they are held against. They are taken as they are, that
     is, of predictions made for the score: raised by the sample weights for moderate and severe. Returns columns
     ``row_id, label, probability, most_probable, weight``, most contradicted first: severity names, the predicted
-    probability of the label, and the suggested weight (other rows have 1); and their counts in words.
-    """
+    probability of the label, and the suggested weight (other rows have 1); and their counts in words."""
     scored = (cells.severity >= 0) & np.isfinite(probabilities).all(axis=2)
     given = np.take_along_axis(probabilities, np.maximum(cells.severity, 0)[..., None], axis=2)[..., 0]
     wrong = scored & (1.0 - given > above)

@@ -2,8 +2,7 @@
 
 Trains the body of a network on the middle T1 slices of phantom patients to grade the canal at all five levels at once
 (nothing else can be seen on that slice), and saves it as a file for ``--weights``. The patients are drawn from a seed
-of their own and are never those of a benchmark. Heavy libraries are imported inside: the command line comes by here.
-"""
+of their own and are never those of a benchmark. Heavy libraries are imported inside: the command line comes by here."""
 
 import logging
 from dataclasses import asdict, dataclass
@@ -37,10 +36,8 @@ class PretrainConfig(Validated):
 
 def pretrain(out: Path, config: PretrainConfig) -> float:
     """Train a body and save it as safetensors, its configuration beside; an interrupted run goes on at its last epoch.
-
     Return the last epoch's validation loss: weighted cross-entropy, mean over the canal's five levels. Raises
-    `InputError` where the architecture is unknown, or `out` was made with another configuration.
-    """
+    `InputError` where the architecture is unknown, or `out` was made with another configuration."""
     from lumbar_kaggle.training.encoders import body_state
     from lumbar_kaggle.training.loop import train_file
 
