@@ -22,7 +22,7 @@ def load_config(path: Path, kind: type[Config]) -> Config:
     return from_dict(read_json(path), kind, str(path))
 
 
-def begin_run(path: Path, config: Any, free: tuple[str, ...] = (), data: Mapping[str, str] | None = None) -> None:
+def begin_run(path: Path, config: Any, free: tuple[str, ...] = (), data: Mapping[str, str] = {}) -> None:
     """Write the configuration into a run folder, or check that the run was begun with the same. Fields in `free` may
     differ from the earlier ones; `data` is what the run is made from, see `tie`. Any other difference is an
     `InputError` that names it."""
@@ -32,7 +32,7 @@ def begin_run(path: Path, config: Any, free: tuple[str, ...] = (), data: Mapping
         if changed:
             names = ", ".join(changed)
             raise InputError(f"{path}: this run was begun with another {names}; choose another --out folder")
-    tie(path, data or {})
+    tie(path, data)
     write_json(path, asdict(config))
 
 

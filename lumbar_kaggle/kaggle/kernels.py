@@ -45,7 +45,7 @@ class Kernel:
         return f"lumbar-{self.name}"
 
     def metadata(
-        self, owner: str, *, resume: bool = False, docker_image: str = "", slugs: Mapping[str, str] | None = None
+        self, owner: str, *, resume: bool = False, docker_image: str = "", slugs: Mapping[str, str] = {}
     ) -> dict[str, Any]:
         """Return the content of ``kernel-metadata.json`` as `owner` pushes it, with `resume` its own output attached.
         `docker_image` pins one of Kaggle's images; `slugs` are those that Kaggle gave, by kernel name."""
@@ -53,7 +53,7 @@ class Kernel:
         content["id"] = content["id"].replace(OWNER, owner)
         content["dataset_sources"] = [f"{owner}/{slug}" for slug in self.datasets]
         names = [*self.kernels, *([self.name] if resume else [])]
-        content["kernel_sources"] = [f"{owner}/{(slugs or {}).get(name, f'lumbar-{name}')}" for name in names]
+        content["kernel_sources"] = [f"{owner}/{slugs.get(name, f'lumbar-{name}')}" for name in names]
         return content | ({"docker_image": docker_image} if docker_image else {})
 
 
@@ -95,7 +95,7 @@ def choose_kernels(recipe: str, names: Sequence[str] = ()) -> list[Kernel]:
     return [kernel for name, kernel in every.items() if name in chosen]
 
 
-def make_notebook(script: Path, values: Mapping[str, str] | None = None) -> str:
+def make_notebook(script: Path, values: Mapping[str, str] = {}) -> str:
     """Return the notebook's JSON of a script in jupytext's percent format; the same input gives the same bytes.
     `values` replace assignments of the cell with papermill's tag ``parameters``, by name; the cell ``find-package`` is
     ``kernels/find_package.py``. Raises `InputError` for an assignment that is not there once, or without jupytext."""
@@ -112,7 +112,7 @@ def make_notebook(script: Path, values: Mapping[str, str] | None = None) -> str:
         tags = cell.metadata.get("tags", [])
         if "find-package" in tags:
             cell["source"] = (repository() / "kernels/find_package.py").read_text(encoding="utf-8").rstrip()
-        for name, value in (values or {}).items() if "parameters" in tags else ():
+        for name, value in values.items() if "parameters" in tags else ():
             filled = f"{name} = {value!r}"
             cell["source"], places = re.subn(rf"^{name} = .*$", filled, cell["source"], flags=re.MULTILINE)
             if places != 1:

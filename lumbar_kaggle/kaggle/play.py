@@ -113,7 +113,7 @@ def choose_sandbox(wanted: str = "auto") -> str:
     return wanted if wanted != "auto" else "plain" if why_no_sandbox() else "bwrap"
 
 
-def sandboxed(command: list[str], binds: Mapping[str, tuple[str, Path]] | None = None) -> list[str]:
+def sandboxed(command: list[str], binds: Mapping[str, tuple[str, Path]] = {}) -> list[str]:
     """Return the command line that runs `command` in a file tree of its own, without network. `binds` gives by place in
     that tree how (``--ro-bind`` or ``--bind``), and the folder or file of this machine."""
     words = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session"]
@@ -127,7 +127,7 @@ def sandboxed(command: list[str], binds: Mapping[str, tuple[str, Path]] | None =
     for prefix in dict.fromkeys((sys.base_prefix, sys.prefix)):
         if not f"{prefix}/".startswith("/usr/"):
             words += ["--ro-bind", prefix, prefix]
-    for place, (how, source) in (binds or {}).items():
+    for place, (how, source) in binds.items():
         words += [how, str(source), place]
     return [*words, "--remount-ro", "/", "--chdir", "/", "--", *command]
 
@@ -140,13 +140,13 @@ def play(
     settings: RehearsalSettings,
     *,
     hours: float,
-    variables: Mapping[str, str] | None = None,
+    variables: Mapping[str, str] = {},
 ) -> Played:
     """Play a notebook or script as a session in the `folder` of all sessions, unless the same one is there already. The
     limit in `hours` is told to the kernel, which is ended `START_UP_S` later. Raises `InputError` where the session
     failed, was ended at its limit, or left too much; the log's end is shown."""
     keys, sandbox = {where: key for where, (_, key) in inputs.items()}, choose_sandbox(settings.sandbox)
-    variables = {"LUMBAR_HOURS": repr(hours), **(variables or {})}
+    variables = {"LUMBAR_HOURS": repr(hours), **variables}
     key = digest([name, sha256_file(code), variables, keys, sandbox])
     done, stage = folder / name, folder / f".{name}"
     if (done / "session.json").is_file() and read_json(done / "session.json")["key"] == key:
