@@ -122,12 +122,14 @@ class Score:
 
 
 def score(predictions: pd.DataFrame | AnyPath, truth: pd.DataFrame | AnyPath) -> Score:
-    """Return the official score, also of predictions that cover only some conditions or rows. Only parts that have rows
-    are scored, the any-severe term over the canal rows that were predicted. Predictions have columns ``row_id,
-    normal_mild, moderate, severe``, or are a CSV of them; row identifiers are unique, a row with NaN is none. The truth
-    is a table like ``train.csv``, or its path; or labelled rows only, with the columns ``row_id, study_id, target,
-    severity`` and severity 0, 1, 2, as `Competition.labels` has them. Raises `InputError` where a file is missing or
-    faulty."""
+    """Return the official score, also of predictions that cover only some conditions or rows.
+
+    Only parts that have rows are scored, the any-severe term over the canal rows that were predicted. Predictions have
+    columns ``row_id, normal_mild, moderate, severe``, or are a CSV of them; row identifiers are unique, a row with NaN
+    is none. The truth is a table like ``train.csv``, or its path; or labelled rows only, with the columns ``row_id,
+    study_id, target, severity`` and severity 0, 1, 2, as `Competition.labels` has them. Raises `InputError` where a
+    file is missing or faulty.
+    """
     if not isinstance(predictions, pd.DataFrame):
         predictions = read_predictions(predictions)
     if not isinstance(truth, pd.DataFrame):
