@@ -1,8 +1,7 @@
 """The ``lumbar`` command: what becomes of its words, of a verb's result, and of errors. See `verbs`.
 
 What the words say is a dictionary of the same form as a JSON file of settings, and is checked in the same place,
-`core.settings`.
-"""
+`core.settings`."""
 
 import contextlib
 import io
@@ -11,7 +10,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, Field, fields, is_dataclass, make_dataclass
+from dataclasses import MISSING, fields, is_dataclass, make_dataclass
 from functools import partial
 from inspect import Parameter, signature
 from types import NoneType
@@ -65,11 +64,9 @@ def _prepare() -> None:
 
 
 def parse(words: Sequence[str]) -> Callable[[], Said]:
-    """Return the verb that the words of a command line name, with its arguments bound.
-
-    Raises `InputError` where there is no such verb or option, or a value is of another type or out of its range, and
-    `SystemExit` where help was asked for, and printed.
-    """
+    """Return the verb that the words of a command line name, with its arguments bound. Raises `InputError` where there
+    is no such verb or option, or a value is of another type or out of its range, and `SystemExit` where help was asked
+    for, and printed."""
     ship = list(words[:1]) == ["ship"]
     verbs, rest, prog = (ACTIONS, words[1:], "lumbar ship") if ship else (VERBS, words, "lumbar")
     name = rest[0] if rest else ""
@@ -99,11 +96,9 @@ def parse(words: Sequence[str]) -> Callable[[], Said]:
 
 
 def option_groups(verb: Verb, words: Sequence[str] = ()) -> dict[str, type]:
-    """Return the dataclasses whose fields are a verb's options, by parameter.
-
-    The one of the name "" is of the parameters that are options themselves. What a parameter is annotated with
-    ``Annotated[dict, kind]`` gets is the dictionary of those that are given; ``kind`` may depend on the words.
-    """
+    """Return the dataclasses whose fields are a verb's options, by parameter. The one of the name "" is of the
+    parameters that are options themselves. What a parameter is annotated with ``Annotated[dict, kind]`` gets is the
+    dictionary of those that are given; ``kind`` may depend on the words."""
     hints, parameters = get_type_hints(verb, include_extras=True), signature(verb).parameters.values()
     own = [(one.name, hints[one.name], one.default) for one in parameters if one.default is not Parameter.empty]
     groups: dict[str, type] = {}
@@ -135,30 +130,25 @@ def _form(name: str, options: dict[str, Any], text: str | None = None) -> Any:
 
 def _options(kind: type) -> dict[str, Any]:
     """Return the type of each option of a dataclass, with its help."""
-    result, hints = {}, get_type_hints(kind)
+    result: dict[str, Any] = {}
+    hints = get_type_hints(kind)
     for one in fields(kind):
         hint = hints[one.name]
+        parts = [part for part in get_args(hint) if part is not NoneType]
         # Of several objects of one kind, such as a recipe's models, each gets what is given.
-        nested = next((part for part in (hint, *get_args(hint)) if is_dataclass(part)), None)
-        if nested is not None:
-            result[one.name] = Required[_form(one.name, _options(nested))]  # type: ignore[arg-type]
+        if nested := [part for part in (hint, *parts) if is_dataclass(part)]:
+            result[one.name] = Required[_form(one.name, _options(nested[0]))]  # type: ignore[arg-type]
         elif "help" in one.metadata:
-            result[one.name] = _option(one, hint)
+            choices, required = one.metadata.get("choices", ()), one.default is MISSING
+            about = tyro.conf.arg(
+                help=one.metadata["help"],
+                metavar="{" + ",".join(choices) + "}" if choices else one.metadata.get("metavar"),
+                help_behavior_hint="(required)" if required else f"(default: {_shown(one.default)})",
+            )
+            form: Any = Annotated[(parts[0] if NoneType in get_args(hint) else hint, about)]
+            form = Annotated[(form, tyro.conf.Positional)] if one.metadata.get("positional") else form
+            result[one.name] = Required[form] if required else form
     return result
-
-
-def _option(one: "Field[Any]", hint: Any) -> Any:
-    parts = [part for part in get_args(hint) if part is not NoneType]
-    plain = parts[0] if NoneType in get_args(hint) else hint
-    choices = one.metadata.get("choices", ())
-    about = tyro.conf.arg(
-        help=one.metadata["help"],
-        metavar="{" + ",".join(choices) + "}" if choices else one.metadata.get("metavar"),
-        help_behavior_hint=f"(default: {_shown(one.default)})" if one.default is not MISSING else "(required)",
-    )
-    form: Any = Annotated[(plain, about)]
-    form = Annotated[(form, tyro.conf.Positional)] if one.metadata.get("positional") else form
-    return Required[form] if one.default is MISSING else form
 
 
 def _shown(value: Any) -> str:
@@ -195,10 +185,8 @@ def _plain_numbers() -> tyro.constructors.ConstructorRegistry:
 
 
 def _sentence(box: str) -> str:
-    """Return the first part of the box that tyro draws about an error, as one sentence.
-
-    Its title lies in the upper edge, or where the terminal is no UTF-8 in a first part of its own.
-    """
+    """Return the first part of the box that tyro draws about an error, as one sentence. Its title lies in the upper
+    edge, or where the terminal is no UTF-8 in a first part of its own."""
     lines = [line.strip("│| ") for line in box.splitlines()]
     text = "\n".join("" if re.match(r"[╭╰]|[─-]{5}", line) else line for line in lines)
     parts = [" ".join(part.split()) for part in re.split(r"\n\n+", text) if part.strip()]

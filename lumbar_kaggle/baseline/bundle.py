@@ -53,12 +53,10 @@ class Models:
 
 @alone_on("bundle", file=True)
 def export(run: Path, bundle: Path) -> Manifest:
-    """Write the bundle of a run's finished targets; one that was already made from the same is left as it is.
-
-    Weights are rounded to 16 bits, half the size at no measurable cost in the probabilities. The manifest comes
-    last, so an interrupted export is no bundle. Raises `InputError` where no target is finished, the run is by the
-    report's protocol, or the folder has other content.
-    """
+    """Write the bundle of a run's finished targets; one that was already made from the same is left as it is. Weights
+    are rounded to 16 bits, half the size at no measurable cost in the probabilities. The manifest comes last, so an
+    interrupted export is no bundle. Raises `InputError` where no target is finished, the run is by the report's
+    protocol, or the folder has other content."""
     trained = Run(run)
     if trained.config.protocol != "honest":
         raise InputError(f"{run}: trained by the report's protocol, which is for comparison; export an honest run")
@@ -98,11 +96,9 @@ def export(run: Path, bundle: Path) -> Manifest:
 
 
 class BaselinePredictor:
-    """Grades studies with the classifiers of a bundle; see `inference.base.Predictor`.
-
-    One network is built per device, by default every GPU or the CPU; the weights of each target and fold are loaded
-    into it in turn, so memory does not grow with their number. Several devices share the targets out.
-    """
+    """Grades studies with the classifiers of a bundle; see `inference.base.Predictor`. One network is built per device,
+    by default every GPU or the CPU; the weights of each target and fold are loaded into it in turn, so memory does not
+    grow with their number. Several devices share the targets out."""
 
     batch_size = 64
 
@@ -141,10 +137,8 @@ class BaselinePredictor:
         ]
 
     def grade(self, images: NDArray[np.uint8]) -> tuple[Floats, list[str]]:
-        """Grade cached pictures ``[studies, 256, 256]``; return what is wrong with the weights, too.
-
-        Probabilities are ``[studies, 25, 3]`` calibrated, the mean over folds; NaN where no model gives numbers.
-        """
+        """Grade cached pictures ``[studies, 256, 256]``; return what is wrong with the weights, too. Probabilities are
+        ``[studies, 25, 3]`` calibrated, the mean over folds; NaN where no model gives numbers."""
         inputs, graded = self.normalise(images), np.full((len(images), len(TARGET_NAMES), 3), np.nan)
         with ThreadPoolExecutor(len(self.replicas)) as pool:
             shares = pool.map(lambda number: self._grade_share(number, inputs, graded), range(len(self.replicas)))

@@ -25,11 +25,9 @@ Picture = tuple[NDArray[np.uint8], dict[str, object]]  # `[rows, columns]` as st
 
 
 def rank_series(series: pd.DataFrame) -> pd.DataFrame:
-    """Return the sagittal T1 ones of `competition.Competition.series`, of each study the one to look at first.
-
-    A few studies have two: the one with more files is the fuller one, then the first by identifier; the others count
-    where it cannot be read.
-    """
+    """Return the sagittal T1 ones of `competition.Competition.series`, of each study the one to look at first. A few
+    studies have two: the one with more files is the fuller one, then the first by identifier; the others count where it
+    cannot be read."""
     found = series[series["kind"] == "sagittal_t1"]
     several = found["study_id"].duplicated(keep=False)
     rows = zip(several, found["files"], found["folder"], strict=True)
@@ -40,11 +38,9 @@ def rank_series(series: pd.DataFrame) -> pd.DataFrame:
 
 
 def middle_slice(folder: Path, files: Sequence[str] = (), kind: str = "") -> Picture:
-    """Read the middle slice of a series, windowed, or the nearest one that can be decoded.
-
-    Arguments and errors are those of `series.read_series`, but only the headers and one slice are read. Padding takes
-    no part in the window and becomes 0.
-    """
+    """Read the middle slice of a series, windowed, or the nearest one that can be decoded. Arguments and errors are
+    those of `series.read_series`, but only the headers and one slice are read. Padding takes no part in the window and
+    becomes 0."""
     headers, skipped = read_headers(folder, files, kind)
     reason = ""
     for header in middle_first(headers):
@@ -70,9 +66,7 @@ def middle_slice(folder: Path, files: Sequence[str] = (), kind: str = "") -> Pic
 
 def study_slice(study: Study) -> Picture:
     """Return what `middle_slice` does, of the first usable sagittal T1 series of a study, with its ``series_id``.
-
-    Raises `UnreadableSeries` where there is no sagittal T1 series, or no usable slice in any.
-    """
+    Raises `UnreadableSeries` where there is no sagittal T1 series, or no usable slice in any."""
     reasons = []
     for row in rank_series(study.series).to_dict("records"):
         try:

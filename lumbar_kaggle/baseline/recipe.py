@@ -70,10 +70,8 @@ def expand_targets(names: tuple[str, ...]) -> tuple[str, ...]:
     """
     unknown = [name for name in names if name not in (*TARGET_NAMES, *CONDITIONS, *LEVELS)]
     if unknown:
-        raise InputError(
-            f"target {unknown[0]!r} is unknown; give a target such as {TARGET_NAMES[0]}, "
-            f"a condition such as {CONDITIONS[0]} or a level such as {LEVELS[0]}"
-        )
+        others = f"a condition such as {CONDITIONS[0]} or a level such as {LEVELS[0]}"
+        raise InputError(f"target {unknown[0]!r} is unknown; give a target such as {TARGET_NAMES[0]}, {others}")
     return tuple(target.name for target in TARGETS if {target.name, *target} & set(names))
 
 

@@ -66,19 +66,15 @@ def truth_of(run: Run) -> pd.DataFrame:
 
 
 def compare(honest: Run, report: Run) -> dict[str, Any]:
-    """Put an honest run beside one by the report's protocol, on the targets that both have.
-
-    Returns ``rows`` and their ``means``, ``honest`` and ``report`` being latest accuracies and the recalls means over
-    the severities; ``shared``, the share of the report protocol's validation rows whose picture was trained on too;
-    ``differing``, other settings in which the runs differ; and two charts. Raises `InputError` where the runs are not
-    by these protocols or have no target in common.
-    """
+    """Put an honest run beside one by the report's protocol, on the targets that both have. Returns ``rows`` and their
+    ``means``, ``honest`` and ``report`` being latest accuracies and the recalls means over the severities; ``shared``,
+    the share of the report protocol's validation rows whose picture was trained on too; ``differing``, other settings
+    in which the runs differ; and two charts. Raises `InputError` where the runs are not by these protocols or have no
+    target in common."""
     report.check_finished()
-    if (honest.config.protocol, report.config.protocol) != ("honest", "report"):
-        raise InputError(
-            "the comparison takes an honest run and, with --against, one trained with --protocol report; "
-            f"these are {honest.config.protocol} and {report.config.protocol}"
-        )
+    if (protocols := (honest.config.protocol, report.config.protocol)) != ("honest", "report"):
+        wanted = "the comparison takes an honest run and, with --against, one trained with --protocol report"
+        raise InputError(f"{wanted}; these are {' and '.join(protocols)}")
     # An inner join in the order of the first, which is the usual one.
     both = honest.summary.merge(report.summary, on="label", suffixes=("", "_report")).set_index("label")
     if both.empty:

@@ -38,9 +38,7 @@ RERUN = "delete the folder of its target, or the run, and run lumbar train again
 
 class Run:
     """What the finished targets of a run's folder came to; `records` are their ``target.json``, see `training.Job`.
-
-    Raises `InputError` where the folder holds no run, or a file of a finished target is missing or damaged.
-    """
+    Raises `InputError` where the folder holds no run, or a file of a finished target is missing or damaged."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -87,37 +85,32 @@ class Run:
 
     @cached_property
     def summary(self) -> pd.DataFrame:
-        """The report's table, a row per target: means over folds; made from the records anew.
-
-        Further columns tell which run was kept (``stage``), the accuracy of the kept weights and of answering
-        normal/mild each time, and other figures of `metric.evaluate` on the uncalibrated predictions.
-        """
-        parts = dict(list(self.predictions.groupby("target")))
-        return pd.DataFrame([_summarised(record, parts[record["target"]]) for record in self.records])
-
-
-def _summarised(record: dict[str, Any], predictions: pd.DataFrame) -> dict[str, object]:
-    folds = pd.DataFrame(record["folds"])
-    means = folds.mean(numeric_only=True)
-    figures = metric.evaluate(predictions[list(SEVERITIES)].to_numpy(), predictions["truth"].to_numpy())
-    del figures["weighted_log_loss"]  # it is of calibrated probabilities that it tells something
-    planned, lr = int(folds["epochs_planned"].iloc[0]), record["lr"]["valley"]
-    return {
-        "label": record["target"],
-        "latest_accuracy": means["latest_accuracy"],
-        "max_accuracy": means["best_accuracy"],
-        "seconds_per_epoch": means["seconds_per_epoch"],
-        "optimal_epochs": round(means["best_epoch"]),
-        "training_size": int(means["training_rows"]),
-        "convergence_rate": convergence_rate(means["best_epoch"], planned),
-        "description": description(means["latest_accuracy"], figures["always_normal"]),
-        "suggested_lr": math.nan if lr is None else lr,
-        "stage": record["stage"],
-        "epochs": planned,
-        "lr_used": record["lr"]["used"],
-        "folds": len(folds),
-        **figures,
-    }
+        """The report's table, a row per target: means over folds; made from the records anew. Further columns tell
+        which run was kept (``stage``), the accuracy of the kept weights and of answering normal/mild each time, and
+        other figures of `metric.evaluate` on the uncalibrated predictions."""
+        parts, lines = dict(list(self.predictions.groupby("target"))), []
+        for record in self.records:
+            folds, rows = pd.DataFrame(record["folds"]), parts[record["target"]]
+            means, planned = folds.mean(numeric_only=True), int(folds["epochs_planned"].iloc[0])
+            figures = metric.evaluate(rows[list(SEVERITIES)].to_numpy(), rows["truth"].to_numpy())
+            del figures["weighted_log_loss"]  # it is of calibrated probabilities that it tells something
+            line = {
+                "label": record["target"],
+                "latest_accuracy": means["latest_accuracy"],
+                "max_accuracy": means["best_accuracy"],
+                "seconds_per_epoch": means["seconds_per_epoch"],
+                "optimal_epochs": round(means["best_epoch"]),
+                "training_size": int(means["training_rows"]),
+                "convergence_rate": convergence_rate(means["best_epoch"], planned),
+                "description": description(means["latest_accuracy"], figures["always_normal"]),
+                "suggested_lr": record["lr"]["valley"] or math.nan,
+                "stage": record["stage"],
+                "epochs": planned,
+                "lr_used": record["lr"]["used"],
+                "folds": len(folds),
+            }
+            lines.append(line | figures)
+        return pd.DataFrame(lines)
 
 
 def convergence_rate(optimal_epoch: float, epochs: int) -> str:
@@ -138,12 +131,10 @@ def description(accuracy: float, always_normal: float) -> str:
 
 @alone_on("run")
 def fit(train: Competition, cache: Path, run: Path, config: BaselineConfig, budget: Budget) -> Run:
-    """Train every target of the configuration on the training split, or go on where an earlier call stopped.
-
-    When the budget is spent, what is finished is concluded as if it were all, and the same call goes on from there
-    later. Raises `InputError` where the run was begun with another configuration, other than in its targets, or on
-    other data, another process is at work on it, or there is nothing to train on.
-    """
+    """Train every target of the configuration on the training split, or go on where an earlier call stopped. When the
+    budget is spent, what is finished is concluded as if it were all, and the same call goes on from there later. Raises
+    `InputError` where the run was begun with another configuration, other than in its targets, or on other data,
+    another process is at work on it, or there is nothing to train on."""
     rows, folds = _open_run(train, cache, run, config)
     todo = [name for name in config.targets if not (run / "targets" / name / "target.json").is_file()]
     log.info("Training %d targets into %s", len(config.targets), run)
@@ -220,25 +211,21 @@ def _write_oof(run: Run, labels: pd.DataFrame, folds: pd.DataFrame) -> None:
 
 @dataclass(frozen=True)
 class Calibration(Validated):
-    """From a classifier trained on balanced severities to probabilities that the official score rewards.
-
-    Upsampling teaches the network that all severities are equally frequent. By Bayes' rule its answer q becomes the
-    one for the real, weighted frequencies π (the weighted prior) as q·π, normalised. A small or over-confident
-    classifier deserves less trust than that; two numbers per score group, fitted on out-of-fold predictions, say how
-    much: p = (1 - mix) · normalise(q^strength · π) + mix · π. Strength 0, the default, is the prior itself, so a
-    classifier that knows nothing cannot do harm.
-    """
+    """From a classifier trained on balanced severities to probabilities that the official score rewards. Upsampling
+    teaches the network that all severities are equally frequent. By Bayes' rule its answer q becomes the one for the
+    real, weighted frequencies π (the weighted prior) as q·π, normalised. A small or over-confident classifier deserves
+    less trust than that; two numbers per score group, fitted on out-of-fold predictions, say how much: p = (1 - mix) ·
+    normalise(q^strength · π) + mix · π. Strength 0, the default, is the prior itself, so a classifier that knows
+    nothing cannot do harm."""
 
     strength: float = option(0.0, "exponent of the classifier's answer", least=0, most=10)
     mix: float = option(0.02, "share of the prior", least=0, most=1)
 
 
 def calibrate(raw: Floats, prior: Floats, seen: Booleans, calibration: Calibration) -> Floats:
-    """Return calibrated probabilities ``[rows, 3]`` of the classifier's softmax `raw`, of the same shape.
-
-    `prior` is the weighted prior of each row's target. A severity that the classifier's training part did not
-    contain (`seen` is False) keeps its prior probability.
-    """
+    """Return calibrated probabilities ``[rows, 3]`` of the classifier's softmax `raw`, of the same shape. `prior` is
+    the weighted prior of each row's target. A severity that the classifier's training part did not contain (`seen` is
+    False) keeps its prior probability."""
     evidence = np.clip(raw, 1e-12, 1.0) ** calibration.strength * prior * seen
     known = (prior * seen).sum(axis=1, keepdims=True)
     total = evidence.sum(axis=1, keepdims=True)
@@ -258,11 +245,9 @@ def fit_calibration(raw: Floats, prior: Floats, seen: Booleans, severity: Intege
 def cross_calibrate(
     raw: Floats, prior: Floats, seen: Booleans, severity: Integers, fold: Integers
 ) -> tuple[Floats, Calibration]:
-    """Return the cross-fitted probabilities ``[rows, 3]`` of a score group, and its calibration for export.
-
-    Each fold is calibrated by the others; `fold [rows]` says which one held a row out. Classifiers that do not
-    beat the prior on rows that neither they nor the calibration have seen are not trusted at all.
-    """
+    """Return the cross-fitted probabilities ``[rows, 3]`` of a score group, and its calibration for export. Each fold
+    is calibrated by the others; `fold [rows]` says which one held a row out. Classifiers that do not beat the prior on
+    rows that neither they nor the calibration have seen are not trusted at all."""
     calibrated = np.zeros_like(raw)
     for held_out in np.unique(fold):
         inside, rest = fold == held_out, fold != held_out

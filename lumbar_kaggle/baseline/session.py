@@ -25,22 +25,15 @@ def preprocess_session(working: Path, *, hours: float, package: str = "", inputs
 
 
 def train_baseline_session(
-    working: Path,
-    *,
-    hours: float,
-    settings: Mapping[str, Any] | None = None,
-    package: str = "",
-    inputs: Path | None = None,
+    working: Path, *, hours: float, settings: Mapping[str, Any] = {}, package: str = "", inputs: Path | None = None
 ) -> bool:
-    """Train until the budget ends, export and report what is finished; tell if that is all.
-
-    An earlier session's output among the inputs is copied first, so training goes on from it; a cache that is not
-    complete is made. `working`, the session's output folder, receives ``cache``, ``run``, ``bundle`` and
-    ``report.html``. For hours and package see `kaggle.session.begin_session`; inputs are where Kaggle mounts them.
-    Raises `InputError` where the competition or the pretrained weights are not attached, or a setting is unknown.
-    """
+    """Train until the budget ends, export and report what is finished; tell if that is all. An earlier session's output
+    among the inputs is copied first, so training goes on from it; a cache that is not complete is made. `working`, the
+    session's output folder, receives ``cache``, ``run``, ``bundle`` and ``report.html``. For hours and package see
+    `kaggle.session.begin_session`; inputs are where Kaggle mounts them. Raises `InputError` where the competition or
+    the pretrained weights are not attached, or a setting is unknown."""
     budget, competition = _begin(working, hours, package, inputs)
-    values = {**(settings or {}), **session.session_settings(recipe.NAME)}
+    values = {**settings, **session.session_settings(recipe.NAME)}
     config = recipe.configure(values, "SETTINGS and LUMBAR_CONFIG")
     if config.weights == "auto":
         config = replace(config, weights=f"pretrained-{config.arch}.safetensors")  # the hub is out of reach

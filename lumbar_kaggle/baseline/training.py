@@ -74,9 +74,8 @@ class Job:
 
     def _find_rates(self) -> dict[str, float | None]:
         """Return the suggestions of fastai's finder on the first fold, and the rate ``used``: by default the valley.
-
-        None stands for one for which a curve that ended early is too short; without a valley fastai's default is used.
-        """
+        None stands for one for which a curve that ended early is too short; without a valley fastai's default is
+        used."""
         self.tell(f"{self.target} learning rate")
         rows, steps = split_rows(self.rows, 0, self.config, self._seed), self.config.lr_find_iterations
         learner, _ = make_learner(rows, self.config, self.folder, self._seed)
@@ -119,13 +118,11 @@ class Job:
         return record
 
     def _fit(self, learner: fastai.Learner, checkpoint: Path, record: dict[str, Any], words: str) -> list[float]:
-        """Train the network of one fold and return the seconds of each epoch.
-
-        The report's protocol stops early and keeps the best epoch, by the validation loss of the very fold whose
-        figures it then gives. The honest one trains all epochs and keeps the last, so that the fold that is
-        reported has chosen nothing; an inner split for early stopping would cost the rare grades a part of their
-        few examples. (That a short run is followed by a longer one is the report's rule in both.)
-        """
+        """Train the network of one fold and return the seconds of each epoch. The report's protocol stops early and
+        keeps the best epoch, by the validation loss of the very fold whose figures it then gives. The honest one trains
+        all epochs and keeps the last, so that the fold that is reported has chosen nothing; an inner split for early
+        stopping would cost the rare grades a part of their few examples. (That a short run is followed by a longer one
+        is the report's rule in both.)"""
         epochs, rate, seed = record["epochs_planned"], record["lr"], record["seed"]
         report = self.config.protocol == "report"
         patience = self.config.patience if report else None
@@ -155,11 +152,9 @@ def _once(path: Path, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def split_rows(rows: pd.DataFrame, fold: int, config: BaselineConfig, seed: int) -> pd.DataFrame:
-    """Return the rows of one fold with the training part balanced and ``is_valid`` set.
-
-    With the honest protocol the study decides, and only the training part is upsampled. With the report's, all rows are
-    upsampled first and then dealt out at random: copies of one picture lie on both sides, which inflates its accuracy.
-    """
+    """Return the rows of one fold with the training part balanced and ``is_valid`` set. With the honest protocol the
+    study decides, and only the training part is upsampled. With the report's, all rows are upsampled first and then
+    dealt out at random: copies of one picture lie on both sides, which inflates its accuracy."""
     if config.protocol == "report":
         everything = balance(rows, seed)
         deal = KFold(config.folds, shuffle=True, random_state=seed)
@@ -178,12 +173,10 @@ def _picture(path: str, side: int) -> Image.Image:
 
 
 def make_learner(rows: pd.DataFrame, config: BaselineConfig, folder: Path, seed: int) -> tuple[fastai.Learner, bool]:
-    """Return the learner of one target and fold (rows of `split_rows`), and whether its body is pretrained.
-
-    A horizontal flip would show a patient who faces the other way, which no sagittal slice does, and in other planes
-    it would exchange left and right; the report had it on, and its protocol has it still. The seed is of the random
-    weights; fastai's own temporary files go to the folder.
-    """
+    """Return the learner of one target and fold (rows of `split_rows`), and whether its body is pretrained. A
+    horizontal flip would show a patient who faces the other way, which no sagittal slice does, and in other planes it
+    would exchange left and right; the report had it on, and its protocol has it still. The seed is of the random
+    weights; fastai's own temporary files go to the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     fastai.set_seed(seed)
     network, device = build_network(config.arch), training_device()

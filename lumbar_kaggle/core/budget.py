@@ -42,10 +42,8 @@ def start_method() -> str:
 
 
 def end_with_parent() -> None:
-    """Let this worker process end when the run that started it is killed.
-
-    A pool's idle workers would wait for ever, and busy ones go on writing beside the run that resumes theirs.
-    """
+    """Let this worker process end when the run that started it is killed. A pool's idle workers would wait for ever,
+    and busy ones go on writing beside the run that resumes theirs."""
     parent = parent_process()
     assert parent is not None
 

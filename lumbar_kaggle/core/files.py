@@ -30,10 +30,8 @@ JUNK = {
 
 
 def write_atomic(path: AnyPath, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then move it into place in one step.
-
-    A process killed in between leaves the old file, or none, but never half of one.
-    """
+    """Let `write` fill a temporary file beside `path`, then move it into place in one step. A process killed in between
+    leaves the old file, or none, but never half of one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The temporary name keeps the suffix, since some writers choose the format by it.
@@ -52,12 +50,10 @@ def copy_file(source: AnyPath, target: AnyPath) -> None:
 
 @contextlib.contextmanager
 def locked(target: AnyPath, *, file: bool = False) -> Iterator[None]:
-    """Keep other processes from writing a folder, or with `file` a file, while the block runs.
-
-    The same thread may lock again what it holds. The operating system frees the lock of a process that dies. A folder
-    is made if it is not there and kept if anything comes to lie in it; a file's lock lies beside it. Raises
-    `InputError` where another process, or another thread, is at work on it, or nothing can be written there.
-    """
+    """Keep other processes from writing a folder, or with `file` a file, while the block runs. The same thread may lock
+    again what it holds. The operating system frees the lock of a process that dies. A folder is made if it is not there
+    and kept if anything comes to lie in it; a file's lock lies beside it. Raises `InputError` where another process, or
+    another thread, is at work on it, or nothing can be written there."""
     # Here and not above: it takes as long to import as all that `lumbar --help` needs.
     from filelock import FileLock, Timeout
 
@@ -122,10 +118,8 @@ def write_csv(path: AnyPath, frame: "pd.DataFrame") -> None:
 
 
 def read_csv(path: AnyPath, columns: Iterable[str], remedy: str, **options: Any) -> "pd.DataFrame":
-    """Read a table that `write_csv` wrote and that must have `columns`.
-
-    Raises `InputError` where it is missing or damaged, such as one that was cut off; `remedy` is what to do.
-    """
+    """Read a table that `write_csv` wrote and that must have `columns`. Raises `InputError` where it is missing or
+    damaged, such as one that was cut off; `remedy` is what to do."""
     import pandas as pd
 
     try:

@@ -2,8 +2,7 @@
 
 A command line, a JSON file, a kernel's ``LUMBAR_CONFIG`` and a rehearsal all give such a dictionary, by the same names.
 A setting's type is its annotation, what it may be is in its field's metadata (see `option`). Both are checked in one
-place, where the object is made (`check_settings`).
-"""
+place, where the object is made (`Validated`)."""
 
 import math
 from collections.abc import Mapping
@@ -23,28 +22,24 @@ def load_config(path: Path, kind: type[Config]) -> Config:
     return from_dict(read_json(path), kind, str(path))
 
 
-def begin_run(path: Path, config: Any, free: tuple[str, ...] = (), data: Mapping[str, str] | None = None) -> None:
-    """Write the configuration into a run folder, or check that the run was begun with the same.
-
-    Fields in `free` may differ from the earlier ones; `data` is what the run is made from, see `tie`. Any other
-    difference is an `InputError` that names it.
-    """
+def begin_run(path: Path, config: Any, free: tuple[str, ...] = (), data: Mapping[str, str] = {}) -> None:
+    """Write the configuration into a run folder, or check that the run was begun with the same. Fields in `free` may
+    differ from the earlier ones; `data` is what the run is made from, see `tie`. Any other difference is an
+    `InputError` that names it."""
     if path.is_file():
         before, now = asdict(load_config(path, type(config))), asdict(config)
         changed = [name for name, value in now.items() if name not in free and before[name] != value]
         if changed:
             names = ", ".join(changed)
             raise InputError(f"{path}: this run was begun with another {names}; choose another --out folder")
-    tie(path, data or {})
+    tie(path, data)
     write_json(path, asdict(config))
 
 
 def tie(path: Path, data: Mapping[str, str]) -> None:
-    """Note beside a run's configuration `path` what the run is made from, or check that it is the same.
-
-    `data` are digests by what they are of, in words: ``labels``, ``images`` and so on. What an earlier call did not
-    name is added; another one than before is an `InputError`.
-    """
+    """Note beside a run's configuration `path` what the run is made from, or check that it is the same. `data` are
+    digests by what they are of, in words: ``labels``, ``images`` and so on. What an earlier call did not name is added;
+    another one than before is an `InputError`."""
     beside = path.with_name(f"{path.stem}-data.json")
     before = read_json(beside) if beside.is_file() else {}
     if not isinstance(before, dict):
@@ -58,12 +53,9 @@ def tie(path: Path, data: Mapping[str, str]) -> None:
 
 
 def option(default: Any, text: str, **more: Any) -> Any:
-    """Return a dataclass field that is a setting: its default (``MISSING``: one must be given) and its help.
-
-    `more` is, for the command line, ``metavar`` and ``positional``; for `check_settings` ``choices``, ``least``,
-    ``most`` and ``above`` (of numbers, or of each in a tuple), ``count`` (of a tuple's values) and ``empty`` (a tuple
-    may be).
-    """
+    """Return a dataclass field that is a setting: its default (``MISSING``: one must be given) and its help. `more` is,
+    for the command line, ``metavar`` and ``positional``; for `Validated` ``choices``, ``least``, ``most`` and ``above``
+    (of numbers, or of each in a tuple), ``count`` (of a tuple's values) and ``empty`` (a tuple may be)."""
     return field(default=default, metadata={"help": text, **more})
 
 
@@ -78,11 +70,9 @@ def merged(changes: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any
 
 
 def from_dict(values: Any, kind: type[Config], source: str = "") -> Config:
-    """Build the dataclass `kind` from a dictionary as JSON gives it; lists become tuples.
-
-    No dictionary, an unknown or missing key, or a value of another type than the field's is an `InputError` with the
-    key and the `source`, where there is one.
-    """
+    """Build the dataclass `kind` from a dictionary as JSON gives it; lists become tuples. No dictionary, an unknown or
+    missing key, or a value of another type than the field's is an `InputError` with the key and the `source`, where
+    there is one."""
     try:
         if not isinstance(values, dict):
             raise InputError(f"{_clipped(values)} where an object of settings is wanted")
@@ -98,25 +88,18 @@ def from_dict(values: Any, kind: type[Config], source: str = "") -> Config:
         raise InputError(f"{source}: {error}" if source else str(error)) from None
 
 
-def check_settings(config: Any) -> None:
-    """Check every field of a dataclass by its annotation and its metadata; see `Validated`.
-
-    Whole numbers become floats where the annotation says float. A value of another type, not finite, or out of its
-    range is an `InputError` with field and value.
-    """
-    hints = get_type_hints(type(config))
-    for one in fields(config):
-        value = conform(getattr(config, one.name), hints[one.name], one.name)
-        object.__setattr__(config, one.name, value)
-        if value is not None:
-            _check_range(one, value)
-
-
 class Validated:
-    """Base of dataclasses whose fields are checked where an object is made, wherever its values come from."""
+    """Base of dataclasses whose fields are checked where an object is made, wherever its values come from. They are
+    checked by annotation and metadata. Whole numbers become floats where the annotation says float. A value of another
+    type, not finite, or out of its range is an `InputError` with field and value."""
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        hints, every = get_type_hints(type(self)), fields(self)  # type: ignore[arg-type]
+        for one in every:
+            value = conform(getattr(self, one.name), hints[one.name], one.name)
+            object.__setattr__(self, one.name, value)
+            if value is not None:
+                _check_range(one, value)
 
 
 _WORDS: dict[type, str] = {

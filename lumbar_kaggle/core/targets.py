@@ -1,8 +1,7 @@
 """The vocabulary: conditions, levels, severities, series kinds, and the names made of them.
 
 Spellings are those of the competition's tables (``train.csv``, ``train_label_coordinates.csv``,
-``train_series_descriptions.csv``, ``sample_submission.csv``).
-"""
+``train_series_descriptions.csv``, ``sample_submission.csv``)."""
 
 import re
 from typing import NamedTuple

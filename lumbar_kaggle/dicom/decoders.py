@@ -3,8 +3,7 @@
 Before a decoder sees an encoded frame, the frame's own header is held against the file's: decoders allocate by one and
 fill by the other. GDCM, which decodes JPEG here and within SimpleITK, calls ``abort`` on some damaged frames. So each
 process that meets encoded frames starts one child, which waits on a pipe for them and ends with its parent; by
-`subprocess`, so that threads, worker processes and scripts without a main guard may start it.
-"""
+`subprocess`, so that threads, worker processes and scripts without a main guard may start it."""
 
 import atexit
 import os
@@ -33,7 +32,7 @@ from pydicom.pixels.decoders.base import get_decoder
 
 from lumbar_kaggle.dicom.headers import PIXEL_DATA
 
-JPEG = (*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes)
+JPEG, JPEG_2000 = (*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes), uid.JPEG2000TransferSyntaxes
 
 # Second bytes of the JPEG markers (ITU-T T.81, table B.1; T.87 for F7) that give size and precision.
 START_OF_FRAME = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
@@ -109,7 +108,7 @@ def stored(values: NDArray[Any], layout: Layout, precision: int) -> NDArray[Any]
 def decoders(syntax: str) -> tuple[str, ...]:
     """Return the names of the installed decoders of an encapsulated transfer syntax, the preferred one first."""
     plugins = get_decoder(uid.UID(syntax)).available_plugins
-    readers = filter(find_spec, READERS if syntax in (*JPEG, *uid.JPEG2000TransferSyntaxes) else ())
+    readers = filter(find_spec, READERS if syntax in (*JPEG, *JPEG_2000) else ())
     # pydicom's GDCM plug-in is left out: it refuses 12-bit JPEG. Two are for want of a better: pillow's JPEG is a grey
     # level off, pydicom's own RLE takes thrice as long.
     first, last = ("pyjpegls", "pylibjpeg"), ("pillow", "pydicom")
@@ -129,12 +128,9 @@ def check_frame(encoded: bytes, layout: Layout) -> int:
         if bounds[0] != 64 or any(first >= second for first, second in pairwise(bounds)):
             raise ValueError("the segments of its RLE frame do not follow each other")
         return layout.bits_allocated
-    if layout.syntax in uid.JPEG2000TransferSyntaxes:
-        precision, rows, columns, components = _jpeg_2000_size(encoded)
-    elif layout.syntax in JPEG:
-        precision, rows, columns, components = _jpeg_size(encoded)
-    else:
+    if layout.syntax not in (*JPEG, *JPEG_2000):
         return layout.bits_allocated
+    precision, rows, columns, components = _stated(encoded, layout.syntax)
     if (rows, columns) != (layout.rows, layout.columns):
         raise ValueError(f"its frame has {rows} × {columns} px, its header {layout.rows} × {layout.columns}")
     if components != 1:
@@ -144,27 +140,22 @@ def check_frame(encoded: bytes, layout: Layout) -> int:
     return precision
 
 
-def _jpeg_size(encoded: bytes) -> tuple[int, ...]:
-    """Return precision, rows, columns and components of a JPEG or JPEG-LS frame (ITU-T T.81, B.2.2)."""
-    place = 2
+def _stated(encoded: bytes, syntax: str) -> tuple[int, ...]:
+    """Return precision, rows, columns and components that a frame states: a JPEG or JPEG-LS one (ITU-T T.81, B.2.2), or
+    the codestream of a JPEG 2000 one (ITU-T T.800, A.5.1), which may stand in a file, though DICOM asks for it bare."""
+    start = encoded.find(b"\xff\x4f\xff\x51")
+    if syntax in JPEG_2000 and 0 <= start <= len(encoded) - 43:
+        right, bottom, left, top = struct.unpack(">4L", encoded[start + 8 : start + 24])
+        components, depth = struct.unpack(">HB", encoded[start + 40 : start + 43])
+        return (depth & 0x7F) + 1, bottom - top, right - left, components
+    place = len(encoded) if syntax in JPEG_2000 else 2
     while encoded[:2] == b"\xff\xd8" and place + 10 <= len(encoded) and encoded[place] == 0xFF:
         marker, length = encoded[place + 1], int.from_bytes(encoded[place + 2 : place + 4], "big")
         if marker in START_OF_FRAME:
             return struct.unpack(">BHHB", encoded[place + 4 : place + 10])
         # A marker may be preceded by any number of fill bytes.
         place += 1 if marker == 0xFF else 2 + length
-    raise ValueError("its JPEG frame has no readable header")
-
-
-def _jpeg_2000_size(encoded: bytes) -> tuple[int, ...]:
-    """Return precision, rows, columns and components of a JPEG 2000 codestream (ITU-T T.800, A.5.1)."""
-    # The codestream may stand in a JP2 file, although DICOM asks for it bare.
-    start = encoded.find(b"\xff\x4f\xff\x51")
-    if start < 0 or len(encoded) < start + 43:
-        raise ValueError("its JPEG 2000 frame has no readable header")
-    right, bottom, left, top = struct.unpack(">4L", encoded[start + 8 : start + 24])
-    components, depth = struct.unpack(">HB", encoded[start + 40 : start + 43])
-    return (depth & 0x7F) + 1, bottom - top, right - left, components
+    raise ValueError(f"its JPEG{' 2000' * (syntax in JPEG_2000)} frame has no readable header")
 
 
 def decode_with(name: str, encoded: bytes, layout: Layout) -> NDArray[Any]:

@@ -1,19 +1,17 @@
 """Patient coordinates: where a pixel lies in the body, and where a point of the body lies in a slice.
 
-Patient frame: LPS in mm, +x to the patient's left, +y to the back, +z to the head (DICOM PS3.3 §C.7.6.2.1.1). A
-slice is given by three attributes of its header: ``position [3]`` is ImagePositionPatient, the *centre* of the first
-pixel (row 0, column 0), mm; ``orientation [6]`` is ImageOrientationPatient, unit vectors in the direction of growing
-column index (along a row) and of growing row index (down a column); ``spacing [2]`` is PixelSpacing, mm between rows
-and mm between columns, in that order.
-"""
+Patient frame: LPS in mm, +x to the patient's left, +y to the back, +z to the head (DICOM PS3.3 §C.7.6.2.1.1). A slice
+is given by three attributes of its header: ``position [3]`` is ImagePositionPatient, the *centre* of the first pixel
+(row 0, column 0), mm; ``orientation [6]`` is ImageOrientationPatient, unit vectors in the direction of growing column
+index (along a row) and of growing row index (down a column); ``spacing [2]`` is PixelSpacing, mm between rows and mm
+between columns, in that order."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
-
+# Directions in the patient, LPS.
 LEFT, BACK, FOOT = np.array([1.0, 0, 0]), np.array([0, 1.0, 0]), np.array([0, 0, -1.0])
-"""Directions in the patient, LPS."""
 AXES = ("sagittal", "coronal", "axial")  # plane whose slice normal lies mostly along x, y and z
 
 

@@ -2,8 +2,7 @@
 
 The competition's files break the standard in several small ways (no Modality, identifiers that are no UIDs, an Enhanced
 MR storage class on plain single frames), so nothing here asks for more than it uses. What stands in functional groups
-(DICOM PS3.3, C.7.6.16) counts before what stands beside them.
-"""
+(DICOM PS3.3, C.7.6.16) counts before what stands beside them."""
 
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -171,9 +170,8 @@ def read_layout(header: Header, syntax: str) -> Layout:
     if bits not in (8, 16, 32):
         raise UnreadableInstance(f"BitsAllocated is {bits or 'absent'}; 8, 16 and 32 are read")
     if rows * columns * frames * bits // 8 > MAX_BYTES or frames > MAX_FRAMES:
-        raise UnreadableInstance(
-            f"its header states {frames} frames of {rows} × {columns} px, more than any series of slices has"
-        )
+        size = f"{frames} frames of {rows} × {columns} px"
+        raise UnreadableInstance(f"its header states {size}, more than any series of slices has")
     stored = header.integer("BitsStored", low=1, high=bits) or bits
     signed = header.integer("PixelRepresentation", low=0, high=1) or 0
     return Layout(syntax, rows, columns, frames, bits, stored, signed)

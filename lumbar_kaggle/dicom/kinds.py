@@ -2,8 +2,7 @@
 
 A series of the lumbar spine is told by what it is: plane, sequence, times and region of its headers. Words of the
 description say what the headers leave open. What is absent speaks against no series: the competition's files hold
-nothing but "T1" or "T2".
-"""
+nothing but "T1" or "T2"."""
 
 import math
 import re
@@ -16,8 +15,8 @@ from lumbar_kaggle.core.targets import SERIES_DESCRIPTIONS
 from lumbar_kaggle.dicom import geometry
 from lumbar_kaggle.dicom.instances import Instance
 
+# The kinds in the words of the competition's tables.
 KIND_WORDS = {kind: words for words, kind in SERIES_DESCRIPTIONS.items()}
-"""The kinds in the words of the competition's tables."""
 
 # Spin echo: T1 has TR under around 1,000 ms and TE under 30, T2 has TR over 2,000 and TE over 80 (Westbrook, MRI in
 # Practice, ch. 2); these bounds lie in the gaps.
@@ -115,7 +114,7 @@ def recognise_series(group: Sequence[Instance]) -> tuple[str | None, str]:
     item = fitting[len(fitting) // 2]
     name = f"{'an' if plane == 'axial' else 'a'} {plane} series (description {item.description!r})"
     words = _words(item.description)
-    kind, other = f"{plane}_{_weighting(item, words)}", _other_use(item, words) or _other_region(item, words)
+    kind, other = f"{plane}_{_weighting(item, words)}", _other_use(item, words)
     if other or kind not in KIND_WORDS:
         return None, f"{name} is {other or 'none of sagittal T1, sagittal T2/STIR, axial T2'}"
     # All slices at one place: the positions cannot be meant.
@@ -148,7 +147,7 @@ def _words(text: str) -> str:
 
 
 def _other_use(item: Instance, words: str) -> str:
-    """Return what else the series is than a plain spin-echo series, or empty text."""
+    """Return what else the series is than a plain spin-echo series of the lumbar spine, or empty text."""
     if item.modality and item.modality.upper() != "MR":
         return f"of modality {item.modality}"
     if bad := [content for content in contents(item) if content not in ("water only", "a real part")]:
@@ -169,11 +168,7 @@ def _other_use(item: Instance, words: str) -> str:
         return f"no spin echo (ScanningSequence {item.sequence})"
     if item.repetition_time_ms is not None and 0 < item.repetition_time_ms < SPIN_ECHO_MS:
         return f"no spin echo (RepetitionTime {item.repetition_time_ms:g} ms)"
-    return ""
-
-
-def _other_region(item: Instance, words: str) -> str:
-    """Return of which other region it is, or empty text; the description is believed before the rest."""
+    # Of the region, the description is believed before the rest.
     regions = _regions(words) or _regions(_words(item.protocol))
     if regions:
         return "" if regions & {"lumbar", "whole spine"} else f"of another region ({', '.join(sorted(regions))})"

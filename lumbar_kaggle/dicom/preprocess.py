@@ -1,8 +1,7 @@
 """Series → cache, in batches over a pool of workers; stopped at any moment, it goes on where it was.
 
 Threads hide the latency of a slow mount, which is where the competition's images lie. Decoding holds the interpreter's
-lock, so where the files are in memory a pool of processes is faster (`tests/benchmarks` measures both).
-"""
+lock, so where the files are in memory a pool of processes is faster (`tests/benchmarks` measures both)."""
 
 import json
 import logging
@@ -29,9 +28,8 @@ from lumbar_kaggle.dicom.volume import GEOMETRY, HIGH, LOW, Volume
 from lumbar_kaggle.tables.competition import SERIES_COLUMNS
 
 log = logging.getLogger(__name__)
-
+# Writes one source's files into a folder and returns its index entry (at least ``file``).
 Worker = Callable[[Source, Path], dict[str, object]]
-"""Writes one source's files into a folder and returns its index entry (at least ``file``)."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +54,9 @@ class Summary:
 
 def make_pool(kind: str, workers: int) -> Executor:
     """Return a pool of `workers` (1 or more) ``"threads"`` or ``"processes"``."""
-    if kind == "threads":
-        return ThreadPoolExecutor(workers)
-    return ProcessPoolExecutor(workers, mp_context=get_context(start_method()))
+    return (
+        ThreadPoolExecutor(workers) if kind == "threads" else ProcessPoolExecutor(workers, get_context(start_method()))
+    )
 
 
 def scan_sources(series: pd.DataFrame, pool: Executor) -> list[Source]:

@@ -1,9 +1,8 @@
 """Slices → series, by what their headers say, and the files of one series → `Volume`: a folder is not a series.
 
 One folder may hold several series, and one series several folders or several kinds of image (echoes, the parts of a
-Dixon scan, phases of time, planes). What is absent from a header tells nothing apart. A file that is no usable slice
-is skipped and listed; only a series without any usable slice is an error.
-"""
+Dixon scan, phases of time, planes). What is absent from a header tells nothing apart. A file that is no usable slice is
+skipped and listed; only a series without any usable slice is an error."""
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
@@ -167,10 +166,8 @@ def _by_echo(group: list[Instance]) -> list[list[Instance]]:
     if not times:
         return split(group, lambda item: item.echo_number)
     later = [after for before, after in pairwise(times) if after > 1.25 * before + 1]
-    return split(
-        group,
-        lambda item: None if item.echo_time_ms is None else int(np.searchsorted(later, item.echo_time_ms, "right")),
-    )
+    echo = dict[float | None, int](zip(times, np.searchsorted(later, times, "right").tolist(), strict=True))
+    return split(group, lambda item: echo.get(item.echo_time_ms))
 
 
 def _by_time(group: list[Instance]) -> list[list[Instance]]:

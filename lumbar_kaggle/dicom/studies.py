@@ -1,8 +1,7 @@
 """Which studies and series a folder holds: found without tables, or held against the competition's.
 
 A hospital's own studies lie as an archive, a disc or a zip file gives them: any depth of folders, one study or several,
-one series per folder or many. Files are grouped by their headers, see `series`.
-"""
+one series per folder or many. Files are grouped by their headers, see `series`."""
 
 import os
 from collections import Counter
@@ -44,15 +43,13 @@ class _Found(NamedTuple):
 
 
 def find_studies(root: AnyPath, *, strict: bool = True) -> Competition:
-    """Read a folder of studies for prediction, with or without the competition's tables.
-
-    `root` is a competition folder (then its test split is read), a folder of studies, or one that holds such a folder
-    as ``test_images``. Without tables, each folder in it that holds slices is a study, whatever lies below it. Where
-    their headers tell several studies apart, each is one. Slices in `root` itself are a study, too, and where each
-    folder is one series of the same study, `root` is that study. Series that could not be used are among the faults
-    and the notes. With `strict`, a serious fault in a table is refused; otherwise its row is left out. InputError:
-    there is no such folder, no study in it, or a serious fault in its tables.
-    """
+    """Read a folder of studies for prediction, with or without the competition's tables. `root` is a competition folder
+    (then its test split is read), a folder of studies, or one that holds such a folder as ``test_images``. Without
+    tables, each folder in it that holds slices is a study, whatever lies below it. Where their headers tell several
+    studies apart, each is one. Slices in `root` itself are a study, too, and where each folder is one series of the
+    same study, `root` is that study. Series that could not be used are among the faults and the notes. With `strict`, a
+    serious fault in a table is refused; otherwise its row is left out. InputError: there is no such folder, no study in
+    it, or a serious fault in its tables."""
     root = Path(root)
     if os.path.isfile(root / "test_series_descriptions.csv"):
         # A scoring run's hidden tables may be odd; the sound rows are graded, and the rest gets the prior.
@@ -88,10 +85,7 @@ def find_studies(root: AnyPath, *, strict: bool = True) -> Competition:
         faults += [Fault(path, 0, False, reason) for path, reason in left_out]
         notes[name] = tuple(f"{_below(path, study.folder)}: {reason}" for path, reason in left_out)
     table = pd.DataFrame(rows, columns=list(competition.SERIES_COLUMNS), dtype=object)
-    unique = tuple(dict.fromkeys(faults))
-    return Competition(
-        images, "test", names, table, competition.no_labels(), competition.no_coordinates(), unique, notes
-    )
+    return Competition(images, "test", names, table, faults=tuple(dict.fromkeys(faults)), notes=notes)
 
 
 def _read(path: Path) -> tuple[list[Instance], str]:
@@ -217,20 +211,16 @@ def _unique(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def check(root: AnyPath) -> list[Fault]:
-    """Return every fault in a competition folder's tables, and what in them is not so in the images.
-
-    A table that cannot be read at all is one serious fault, and the other split is still read. Coordinates are looked
-    for in their images, and the kind of each series in its orientation. A folder without any of the competition's
-    series tables is an `InputError`.
-    """
+    """Return every fault in a competition folder's tables, and what in them is not so in the images. A table that
+    cannot be read at all is one serious fault, and the other split is still read. Coordinates are looked for in their
+    images, and the kind of each series in its orientation. A folder without any of the competition's series tables is
+    an `InputError`."""
     root = Path(root)
     marks = {"train": ("train_series_descriptions.csv", "train.csv"), "test": ("test_series_descriptions.csv",)}
     splits = [split for split, names in marks.items() if any((root / name).is_file() for name in names)]
     if not splits:
-        raise InputError(
-            f"{root}: holds neither train_series_descriptions.csv nor test_series_descriptions.csv; "
-            "give the competition's folder"
-        )
+        tables = "neither train_series_descriptions.csv nor test_series_descriptions.csv"
+        raise InputError(f"{root}: holds {tables}; give the competition's folder")
     faults: list[Fault] = []
     for split in splits:
         try:

@@ -1,7 +1,6 @@
 """Slices in the frame of the patient: order and laterality come from positions, never from instance numbers.
 
-MR intensities have no unit; percentiles map them to 8 bits.
-"""
+MR intensities have no unit; percentiles map them to 8 bits."""
 
 import base64
 from collections.abc import Sequence
@@ -87,15 +86,13 @@ class Volume:
     def _repr_html_(self) -> str:
         """Show the middle slice in a notebook, 200 px wide and as high as its millimetres ask."""
         middle, width = len(self) // 2, 200
-        image = windowed(self.images[middle], self.padding[middle] if self.padding else None)
+        shown = windowed(self.images[middle], self.padding[middle] if self.padding else None)
         down, across = self.spacing[middle] if np.isfinite(self.spacing[middle]).all() else (1.0, 1.0)
-        aspect = float(np.clip(image.shape[0] * down / (image.shape[1] * across), 0.25, 4))
-        picture = cv2.resize(image, (width, round(width * aspect)), interpolation=cv2.INTER_AREA)
+        aspect = float(np.clip(shown.shape[0] * down / (shown.shape[1] * across), 0.25, 4))
+        picture = cv2.resize(shown, (width, round(width * aspect)), interpolation=cv2.INTER_AREA)
         data = base64.b64encode(cv2.imencode(".png", picture)[1].tobytes()).decode()
-        return (
-            f'<figure style="margin:4px"><img src="data:image/png;base64,{data}" width="{width}">'
-            f"<figcaption>{escape(repr(self))}</figcaption></figure>"
-        )
+        image = f'<img src="data:image/png;base64,{data}" width="{width}">'
+        return f'<figure style="margin:4px">{image}<figcaption>{escape(repr(self))}</figcaption></figure>'
 
     @property
     def pixels(self) -> NDArray[Any]:

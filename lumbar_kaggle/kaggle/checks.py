@@ -1,8 +1,7 @@
 """What is looked at before anything is sent: every known way in which a push goes wrong in silence.
 
 Limits and rules are those of Kaggle's client and of its documentation of the two metadata files; `docs/traps.md` lists
-them with the check or test of each. A rule is what must hold, and the fault where it does not.
-"""
+them with the check or test of each. A rule is what must hold, and the fault where it does not."""
 
 import ast
 import json
@@ -17,19 +16,18 @@ from lumbar_kaggle.kaggle.client import SOURCES
 from lumbar_kaggle.kaggle.datasets import DATASET_METADATA, SECRETS, manifest_path
 from lumbar_kaggle.kaggle.kernels import METADATA, OWNER
 
-TWO_T4 = "NvidiaTeslaT4"
-"""Kaggle's name of the machine with two T4: there is none with a single one."""
+TWO_T4 = "NvidiaTeslaT4"  # Kaggle's name of the machine with two T4: there is none with a single one
 
+# Names that Kaggle takes for a dataset's licence.
 LICENCES = {
     *("other", "unknown", "copyright-authors", "CC0-1.0", "CC-BY-3.0", "CC-BY-4.0", "CC-BY-SA-3.0"),
     *("CC-BY-SA-4.0", "CC-BY-NC-4.0", "CC-BY-NC-SA-4.0", "ODbL-1.0", "DbCL-1.0", "PDDL", "GPL-2.0"),
 }
-"""Names that Kaggle takes for a dataset's licence."""
 
 SWITCHES = ("is_private", "enable_gpu", "enable_tpu", "enable_internet")
+# Keys that we write; the client drops one that it does not know without a word.
 KERNEL_KEYS = {"id", "title", "code_file", "language", "kernel_type", "machine_shape", "docker_image"}
 KERNEL_KEYS |= {*SWITCHES, *SOURCES}
-"""Keys that we write; the client drops one that it does not know without a word."""
 
 _SLUG = r"[a-z0-9]+(-[a-z0-9]+)*"
 _ADDRESS = rf"[A-Za-z0-9_-]+/{_SLUG}"
@@ -38,20 +36,13 @@ _IMAGE = r"gcr\.io/kaggle-(gpu-)?images/python(@sha256:[0-9a-f]{64}|:[\w.-]+)"
 Rules = Iterator[tuple[object, str]]
 
 
-def check_kernel(folder: Path) -> None:
-    """Raise `InputError` with the first fault of a kernel's folder."""
-    _raise_first(folder / METADATA, _kernel_rules(folder, read_json(folder / METADATA)))
-
-
-def check_dataset(folder: Path) -> None:
-    """Raise `InputError` with the first fault of a built dataset: of its metadata, or of what lies there."""
-    _raise_first(folder / DATASET_METADATA, _dataset_rules(folder, read_json(folder / DATASET_METADATA)))
-
-
-def _raise_first(path: Path, rules: Rules) -> None:
-    for holds, fault in rules:
+def check(folder: Path) -> None:
+    """Raise `InputError` with the first fault of a kernel's folder, or of a built dataset's: in its metadata, or of
+    what lies there."""
+    name, rules_of = (METADATA, _kernel_rules) if (folder / METADATA).is_file() else (DATASET_METADATA, _dataset_rules)
+    for holds, fault in rules_of(folder, read_json(folder / name)):
         if not holds:
-            raise InputError(f"{path}: {fault}")
+            raise InputError(f"{folder / name}: {fault}")
 
 
 def _address_rules(metadata: dict[str, Any], limits: dict[str, tuple[int, int]]) -> Rules:
@@ -86,22 +77,19 @@ def _kernel_rules(folder: Path, metadata: dict[str, Any]) -> Rules:
     known = image is None or re.fullmatch(_IMAGE, str(image))
     yield known, f"docker_image {image!r} is none of Kaggle's; give {images}"
     for key in SOURCES:
-        yield from _source_rules(key, metadata.get(key))
+        sources: Any = metadata.get(key)
+        yield isinstance(sources, list), f"{key} is {sources!r}; it must be a list"
+        unused = "model_sources is not empty; models come from the dataset lumbar-models"
+        yield key != "model_sources" or not sources, unused
+        lacking = "competition_sources is empty; the competition's data would be missing"
+        yield key != "competition_sources" or sources, lacking
+        pattern, form = (_SLUG, "a bare slug") if key == "competition_sources" else (_ADDRESS, "owner/slug")
+        for each in map(str, sources):
+            yield re.fullmatch(pattern, each), f"{key}: {each!r} is not {form}"
+            yield sources.count(each) == 1, f"{key}: {each!r} is there twice"
     yield from _notebook_rules(folder, str(metadata.get("code_file", "")))
     for key in sorted(set(metadata) - KERNEL_KEYS):
         yield False, f"key {key!r} is unknown"
-
-
-def _source_rules(key: str, sources: Any) -> Rules:
-    yield isinstance(sources, list), f"{key} is {sources!r}; it must be a list"
-    if key == "model_sources":
-        yield not sources, "model_sources is not empty; models come from the dataset lumbar-models"
-    if key == "competition_sources":
-        yield sources, "competition_sources is empty; the competition's data would be missing"
-    pattern, wanted = (_SLUG, "a bare slug") if key == "competition_sources" else (_ADDRESS, "owner/slug")
-    for each in map(str, sources):
-        yield re.fullmatch(pattern, each), f"{key}: {each!r} is not {wanted}"
-        yield sources.count(each) == 1, f"{key}: {each!r} is there twice"
 
 
 def _notebook_rules(folder: Path, name: str) -> Rules:
@@ -115,21 +103,19 @@ def _notebook_rules(folder: Path, name: str) -> Rules:
     kernelspec = notebook.get("metadata", {}).get("kernelspec", {})
     yield kernelspec.get("name"), f"{name} has no kernelspec; Kaggle's runner does not start without one"
     for number, cell in enumerate(notebook.get("cells", []), start=1):
-        if cell["cell_type"] == "code":
-            rules = [*_code_rules("".join(cell["source"])), (not cell.get("outputs"), "holds output")]
-            yield from ((holds, f"{name}, cell {number} {fault}") for holds, fault in rules)
+        if cell["cell_type"] != "code":
+            continue
+        source, where = "".join(cell["source"]), f"{name}, cell {number}"
+        try:
+            ast.parse(source)
+        except SyntaxError as error:
+            yield False, f"{where} is no plain Python ({error.msg}); a line such as !pip needs the internet too"
+        yield not SECRETS.search(source.encode()), f"{where} holds a credential; remove it"
+        yield "print(os.environ" not in source, f"{where} prints os.environ, which holds secrets"
+        yield not cell.get("outputs"), f"{where} holds output"
     for other in folder.iterdir():
         sent = other.name in (name, METADATA)
         yield sent, f"{other.name} would not be sent; only code_file is, put it into a dataset"
-
-
-def _code_rules(source: str) -> Rules:
-    try:
-        ast.parse(source)
-    except SyntaxError as error:
-        yield False, f"is no plain Python ({error.msg}); a line such as !pip needs the internet too"
-    yield not SECRETS.search(source.encode()), "holds a credential; remove it"
-    yield "print(os.environ" not in source, "prints os.environ, which holds secrets"
 
 
 def _dataset_rules(folder: Path, metadata: dict[str, Any]) -> Rules:

@@ -2,8 +2,7 @@
 
 The client's command line prints success and exits with 0 in several cases that are none; its functions return the
 server's answer, which is looked at here. Credentials are read by the client, from its own places, and by nobody else.
-What the server has taken is kept in ``dist/state.json``, so that an unfinished chain goes on where it stopped.
-"""
+What the server has taken is kept in ``dist/state.json``, so that an unfinished chain goes on where it stopped."""
 
 import contextlib
 import io
@@ -22,12 +21,12 @@ from lumbar_kaggle.core.files import read_json, write_json
 from lumbar_kaggle.kaggle.datasets import BuiltDataset
 from lumbar_kaggle.kaggle.kernels import COMPETITION, METADATA
 
-UNSEEN = "not to be seen yet"
-"""Status of a kernel that the server does not show."""
+UNSEEN = "not to be seen yet"  # Status of a kernel that the server does not show
 
+# Of a kernel, as the server and its metadata name them.
 SOURCES = tuple(f"{kind}_sources" for kind in ("dataset", "competition", "kernel", "model"))
-"""Of a kernel, as the server and its metadata name them."""
 
+# What to do by HTTP status.
 REMEDIES = {
     401: "the credentials are refused; make a new token (kaggle.com, Settings, API)",
     403: "not allowed; check --owner, accept the competition's rules, verify the account's phone number",
@@ -35,8 +34,8 @@ REMEDIES = {
     409: "the name is taken: a notebook and a dataset of one owner cannot share a slug; rename the other",
     429: "Kaggle throttles the calls; wait some minutes and run the same command again",
 }
-"""What to do by HTTP status."""
 
+# Words of an answer's ``error``, and the sentence for it: the first that fits.
 REFUSALS = {
     "session count": "the quota of running GPU sessions is reached ({error}); wait for one to end, or stop one on "
     "kaggle.com, then run the same command again",
@@ -44,7 +43,6 @@ REFUSALS = {
     "that name",
     "": "Kaggle refused it ({error}); fix that and run the same command again",
 }
-"""Words of an answer's ``error``, and the sentence for it: the first that fits."""
 
 
 @dataclass(frozen=True)
@@ -110,11 +108,9 @@ class Kaggle:
             raise _refusal(what, answer.error)
         for sources in SOURCES:
             if dropped := list(getattr(answer, f"invalid_{sources}", None) or []):
-                raise InputError(
-                    f"{what}: Kaggle dropped the {sources.removesuffix('_sources')} source {', '.join(dropped)}; check "
-                    "that it exists, is ready and is yours, or that the competition's rules are accepted; then run "
-                    "the same command again"
-                )
+                lost = f"{what}: Kaggle dropped the {sources.removesuffix('_sources')} source {', '.join(dropped)}"
+                remedy = "that it exists, is ready and is yours, or that the competition's rules are accepted"
+                raise InputError(f"{lost}; check {remedy}; then run the same command again")
         if not answer.version_number:
             raise InputError(f"{what}: Kaggle's answer names no version; see {answer.url or 'its page'}")
         slug = (answer.url or answer.ref).rstrip("/").rsplit("/", 1)[-1]
@@ -147,9 +143,7 @@ class Kaggle:
 
     def fetch(self, sent: Sent, folder: Path, start: str = "") -> list[Path]:
         """Download the files of a run's output whose path has this `start`, in its own folders; return them, log last.
-
-        What is there in full stays, what broke off goes on.
-        """
+        What is there in full stays, what broke off goes on."""
         what, pattern = f"output of kernel {sent.slug}", f"^{re.escape(start)}"
         files, _ = _call(what, None, self.api.kernels_output, self._address(sent), str(folder), file_pattern=pattern)
         return [Path(file) for file in files]
@@ -171,10 +165,8 @@ def connect(owner: str) -> Kaggle:
             api = KaggleApi()
             _call("credentials", None, api.authenticate)
     except SystemExit:
-        raise InputError(
-            "no Kaggle credentials; put an API token into ~/.kaggle/access_token or KAGGLE_API_TOKEN, or "
-            "kaggle.json into ~/.kaggle (from kaggle.com, Settings, API)"
-        ) from None
+        places = "an API token into ~/.kaggle/access_token or KAGGLE_API_TOKEN, or kaggle.json into ~/.kaggle"
+        raise InputError(f"no Kaggle credentials; put {places} (from kaggle.com, Settings, API)") from None
     user = str(api.config_values.get(api.CONFIG_NAME_USER, ""))
     if user.lower() != owner.lower():
         raise InputError(f"the Kaggle credentials are those of {user}, not of {owner}; give --owner {user}")
@@ -182,10 +174,8 @@ def connect(owner: str) -> Kaggle:
 
 
 def _call(what: str, missing: str | None, ask: Callable[..., Any], *words: object, **more: object) -> Any:
-    """Call the client, again while the server throttles it, and turn failures into one sentence about `what`.
-
-    Where the server says that there is no such thing, or none to be seen, `missing` is returned unless it is None.
-    """
+    """Call the client, again while the server throttles it, and turn failures into one sentence about `what`. Where the
+    server says that there is no such thing, or none to be seen, `missing` is returned unless it is None."""
     from requests.exceptions import HTTPError, RequestException
 
     for tries_left in range(5, -1, -1):
@@ -201,18 +191,14 @@ def _call(what: str, missing: str | None, ask: Callable[..., Any], *words: objec
             elif response is not None and response.status_code in (403, 404) and missing is not None:
                 return missing
             else:
-                raise InputError(f"{what}: {_sentence(response, error)}") from None
-
-
-def _sentence(response: Any, error: Exception) -> str:
-    """Return what a failed call means, and what to do."""
-    text = " ".join(str(error).split())[:200]
-    if response is not None:
-        remedy = REMEDIES.get(response.status_code, "Kaggle failed; run the same command again later")
-        return f"{remedy} (HTTP {response.status_code}: {text})"
-    if isinstance(error, OSError):  # as those of the network are
-        return f"Kaggle cannot be reached ({type(error).__name__}); run the same command again"
-    return f"{text}; then run the same command again"
+                text = " ".join(str(error).split())[:200]
+                sentence = f"{text}; then run the same command again"
+                if response is not None:
+                    remedy = REMEDIES.get(response.status_code, "Kaggle failed; run the same command again later")
+                    sentence = f"{remedy} (HTTP {response.status_code}: {text})"
+                elif isinstance(error, OSError):  # as those of the network are
+                    sentence = f"Kaggle cannot be reached ({type(error).__name__}); run the same command again"
+                raise InputError(f"{what}: {sentence}") from None
 
 
 def _refusal(what: str, error: str) -> InputError:

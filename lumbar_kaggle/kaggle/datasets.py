@@ -1,8 +1,7 @@
 """The two datasets, built into ``dist/datasets``: exactly the files that go up, and their manifest.
 
 Folders are packed here, since the client leaves them out unless told otherwise, and packs them anew under another name
-each time, so that an upload that broke off could not be resumed.
-"""
+each time, so that an upload that broke off could not be resumed."""
 
 import re
 import zipfile
@@ -18,9 +17,8 @@ from lumbar_kaggle.kaggle.kernels import MODELS, OWNER, PACKAGE, repository
 
 DATASET_METADATA = "dataset-metadata.json"
 PACKAGE_FOLDER = Path(__file__).parents[1]
-
+# The shapes of Kaggle's access tokens and of the key in kaggle.json.
 SECRETS = re.compile(rb'KGAT_[A-Za-z0-9]{16,}|"key"\s*:\s*"[0-9a-f]{32}"')
-"""The shapes of Kaggle's access tokens and of the key in kaggle.json."""
 
 _SUFFIXES = {".py", ".html", ".css", ".js", ".svg", ".jinja", ".j2", ".csv"}
 
@@ -46,11 +44,9 @@ class BuiltDataset:
 
 
 def package_files(folder: Path = PACKAGE_FOLDER) -> dict[str, str]:
-    """Return the package's files: path relative to `folder` → SHA-256; caches, links and strays are none of them.
-    Of the models that come with it all files are.
-
-    Nor is ``py.typed``, which is empty and so cannot be uploaded safely. Raises where a file holds a credential.
-    """
+    """Return the package's files: path relative to `folder` → SHA-256; caches, links and strays are none of them, but
+    all files of the models that come with it are. Nor is ``py.typed``, which is empty and so cannot be uploaded safely.
+    Raises where a file holds a credential."""
     found = {}
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
@@ -62,9 +58,9 @@ def package_files(folder: Path = PACKAGE_FOLDER) -> dict[str, str]:
     return found
 
 
-def package_fingerprint(folder: Path = PACKAGE_FOLDER) -> str:
+def package_fingerprint() -> str:
     """Return 16 hexadecimal digits that identify the package's source."""
-    return digest(package_files(folder))
+    return digest(package_files())
 
 
 def build_package(out: Path, owner: str) -> BuiltDataset:
@@ -81,10 +77,8 @@ def build_models(
     out: Path, owner: str, *, bundle: Path | None = None, pretrained: Sequence[str] = ()
 ) -> BuiltDataset | None:
     """Build the dataset of weights, None when there is nothing to send yet; what an earlier call put there stays.
-
     `bundle` is a folder of exported models, checked by its hashes; `pretrained` names architectures whose weights are
-    taken from the hub, or ``arch=FILE``. Raises `InputError` where the bundle or the weights cannot be used.
-    """
+    taken from the hub, or ``arch=FILE``. Raises `InputError` where the bundle or the weights cannot be used."""
     folder = out / "datasets" / MODELS
     for each in pretrained:
         arch, _, file = each.partition("=")

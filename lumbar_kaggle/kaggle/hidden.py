@@ -3,8 +3,7 @@
 On submission Kaggle runs the same notebook again with ``test_images``, ``test_series_descriptions.csv`` and
 ``sample_submission.csv`` replaced by sets that nobody has seen. Here the phantom's test studies come again under new
 identifiers, as often as need be; the first ones are hurt, each in another way. Their files are hard links to the sound
-ones, so what changes is written anew.
-"""
+ones, so what changes is written anew."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -28,9 +27,8 @@ KIND, T1 = "series_description", "Sagittal T1"
 MANY_SLICES = 300
 NOISE = np.random.default_rng(7).bytes(4096)
 PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "InstanceNumber")
-
+# What becomes of a study: graded; keeps the prior; one of the two, as the models need its T1; is no test study.
 GRADED, PRIOR, NO_T1, LEFT_OUT = "graded", "prior", "without its sagittal T1", "left out"
-"""What becomes of a study: graded; keeps the prior; one of the two, as the models need its T1; is no test study."""
 
 
 def _bytes(series: Path, change: Callable[[bytes], bytes], step: int = 1) -> None:
@@ -83,11 +81,6 @@ def _add_strays(series: Path) -> None:
         (series / name).write_bytes(b"\xd0\xcf\x11\xe0 not an image")
 
 
-def _empty(series: Path) -> None:
-    shutil.rmtree(series)
-    series.mkdir()
-
-
 class Injury(NamedTuple):
     """An injury in words, what becomes of the study, whether its log gives a reason, and what does it."""
 
@@ -104,7 +97,7 @@ INJURIES = (
     Injury("every other file is cut off", GRADED, True, lambda one: _bytes(one, lambda b: b[:200], 2)),
     Injury("random bytes in place of files", NO_T1, True, lambda one: _bytes(one, lambda _: NOISE)),
     Injury("files of no bytes", NO_T1, True, lambda one: _bytes(one, lambda _: b"")),
-    Injury("an empty series folder", NO_T1, True, _empty),
+    Injury("an empty series folder", NO_T1, True, lambda one: list(map(Path.unlink, one.iterdir()))),
     Injury("no tags of place, size and number", GRADED, False, lambda one: _headers(one, *PLACE)),
     Injury("headers without pixels", NO_T1, True, lambda one: _headers(one, "PixelData")),
     Injury("slices of two sizes", GRADED, False, lambda one: _headers(one, pixels=lambda yx: yx[::2, ::2], step=3)),
@@ -118,19 +111,15 @@ INJURIES = (
     Injury("a series of an unknown kind", GRADED, False, rows=lambda rows: rows.replace("Axial T2", "Localizer")),
     Injury("a series that is twice in the table", GRADED, False, rows=lambda rows: pd.concat([rows, rows[:1]])),
 )
-
-LEAST_STUDIES = len(INJURIES) + 1
-"""Test studies that the hidden set needs: one for each injury, and a sound one."""
+LEAST_STUDIES = len(INJURIES) + 1  # Test studies that the hidden set needs: one for each injury, and a sound one
 
 
 def make_hidden(phantom: Path, truth: Path, folder: Path, studies: int, key: str, *, only_t1: bool) -> str:
     """Make a hidden competition folder of so many test studies, the odd ones first, from a phantom; return its key.
-
     `truth` is the label table of the phantom's test studies, `key` identifies the phantom, `only_t1` tells whether the
     models go by the sagittal T1 alone. `folder` is made anew, with ``competition/``, ``truth.csv`` and ``odd.csv``
     (study_id, what, outcome, noted). Raises `InputError` for too few studies, or where no test study of the phantom has
-    all three kinds of series.
-    """
+    all three kinds of series."""
     if studies < LEAST_STUDIES:
         raise InputError(f"a hidden set of {studies} studies is too small; give {LEAST_STUDIES} or more")
     competition, table = folder / "competition", "test_series_descriptions.csv"
@@ -167,10 +156,8 @@ def make_hidden(phantom: Path, truth: Path, folder: Path, studies: int, key: str
 
 
 def hidden_checks(odd: pd.DataFrame, log: pd.DataFrame, session_log: str) -> Iterator[tuple[str, bool, str]]:
-    """Yield what must hold after inference on a hidden set, as sentence, outcome, and what is wrong otherwise.
-
-    `odd` is ``odd.csv``, `log` that of the predictions (both with text for study_id), `session_log` the session's.
-    """
+    """Yield what must hold after inference on a hidden set, as sentence, outcome, and what is wrong otherwise. `odd` is
+    ``odd.csv``, `log` that of the predictions (both with text for study_id), `session_log` the session's."""
     log = log.set_index("study_id")
     for study, what, outcome, noted in odd[["study_id", "what", "outcome", "noted"]].itertuples(index=False):
         if outcome == LEFT_OUT:

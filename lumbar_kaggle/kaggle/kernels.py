@@ -1,8 +1,7 @@
 """The kernels that go to Kaggle: folders of the repository, each with a script and its metadata.
 
 ``kernels/{recipe}/{name}`` holds the kernels of a recipe, ``submission`` the one that serves all. What a kernel reads
-stands in its ``kernel-metadata.json``, with `OWNER` for the user; its notebook is made from its script by jupytext.
-"""
+stands in its ``kernel-metadata.json``, with `OWNER` for the user; its notebook is made from its script by jupytext."""
 
 import json
 import re
@@ -17,8 +16,8 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json, write_text
 
 COMPETITION = "rsna-2024-lumbar-spine-degenerative-classification"
+# Slugs of the two datasets: the source of this package; pretrained weights and bundles.
 PACKAGE, MODELS = "lumbar-kaggle", "lumbar-models"
-"""Slugs of the two datasets: the source of this package; pretrained weights and bundles."""
 
 OWNER = "OWNER"
 METADATA = "kernel-metadata.json"
@@ -46,17 +45,15 @@ class Kernel:
         return f"lumbar-{self.name}"
 
     def metadata(
-        self, owner: str, *, resume: bool = False, docker_image: str = "", slugs: Mapping[str, str] | None = None
+        self, owner: str, *, resume: bool = False, docker_image: str = "", slugs: Mapping[str, str] = {}
     ) -> dict[str, Any]:
         """Return the content of ``kernel-metadata.json`` as `owner` pushes it, with `resume` its own output attached.
-
-        `docker_image` pins one of Kaggle's images; `slugs` are those that Kaggle gave, by kernel name.
-        """
+        `docker_image` pins one of Kaggle's images; `slugs` are those that Kaggle gave, by kernel name."""
         content: dict[str, Any] = read_json(self.script.with_name(METADATA))
         content["id"] = content["id"].replace(OWNER, owner)
         content["dataset_sources"] = [f"{owner}/{slug}" for slug in self.datasets]
         names = [*self.kernels, *([self.name] if resume else [])]
-        content["kernel_sources"] = [f"{owner}/{(slugs or {}).get(name, f'lumbar-{name}')}" for name in names]
+        content["kernel_sources"] = [f"{owner}/{slugs.get(name, f'lumbar-{name}')}" for name in names]
         return content | ({"docker_image": docker_image} if docker_image else {})
 
 
@@ -71,26 +68,22 @@ def repository() -> Path:
 @cache
 def read_kernels(root: Path) -> tuple[Kernel, ...]:
     """Return every kernel of a repository, each after those whose output it reads."""
-    folders = [path.parent for path in sorted(root.glob(f"kernels/*/*/{METADATA}"))]
-    every = {kernel.name: kernel for kernel in map(_read_kernel, [*folders, root / "submission"])}
+    every = {}
+    for folder in (*(path.parent for path in sorted(root.glob(f"kernels/*/*/{METADATA}"))), root / "submission"):
+        metadata, (script,) = read_json(folder / METADATA), folder.glob("*.py")
+        bundle = "BUNDLE = " in script.read_text(encoding="utf-8")
+        datasets = tuple(each.removeprefix(f"{OWNER}/") for each in metadata["dataset_sources"])
+        kernels = tuple(each.removeprefix(f"{OWNER}/lumbar-") for each in metadata["kernel_sources"])
+        recipe = folder.parent.name if folder.parent.parent.name == "kernels" else ""
+        kernel = Kernel(script, recipe, datasets, kernels, bundle, weights=MODELS in datasets and not bundle)
+        every[kernel.name] = kernel
     order = TopologicalSorter({name: kernel.kernels for name, kernel in every.items()}).static_order()
     return tuple(sorted((every[name] for name in order), key=lambda kernel: (kernel.bundle, kernel.recipe)))
 
 
-def _read_kernel(folder: Path) -> Kernel:
-    metadata, (script,) = read_json(folder / METADATA), folder.glob("*.py")
-    bundle = "BUNDLE = " in script.read_text(encoding="utf-8")
-    datasets = tuple(each.removeprefix(f"{OWNER}/") for each in metadata["dataset_sources"])
-    kernels = tuple(each.removeprefix(f"{OWNER}/lumbar-") for each in metadata["kernel_sources"])
-    recipe = folder.parent.name if folder.parent.parent.name == "kernels" else ""
-    return Kernel(script, recipe, datasets, kernels, bundle, weights=MODELS in datasets and not bundle)
-
-
 def choose_kernels(recipe: str, names: Sequence[str] = ()) -> list[Kernel]:
-    """Return the kernels of these names, or without names the recipe's and those that serve all, in order.
-
-    Raises `InputError` where there is no such kernel, or the recipe has none.
-    """
+    """Return the kernels of these names, or without names the recipe's and those that serve all, in order. Raises
+    `InputError` where there is no such kernel, or the recipe has none."""
     every = {kernel.name: kernel for kernel in read_kernels(repository())}
     for name in names:
         if name not in every:
@@ -102,12 +95,10 @@ def choose_kernels(recipe: str, names: Sequence[str] = ()) -> list[Kernel]:
     return [kernel for name, kernel in every.items() if name in chosen]
 
 
-def make_notebook(script: Path, values: Mapping[str, str] | None = None) -> str:
+def make_notebook(script: Path, values: Mapping[str, str] = {}) -> str:
     """Return the notebook's JSON of a script in jupytext's percent format; the same input gives the same bytes.
-
     `values` replace assignments of the cell with papermill's tag ``parameters``, by name; the cell ``find-package`` is
-    ``kernels/find_package.py``. Raises `InputError` for an assignment that is not there once, or without jupytext.
-    """
+    ``kernels/find_package.py``. Raises `InputError` for an assignment that is not there once, or without jupytext."""
     try:
         import jupytext
     except ImportError:
@@ -121,7 +112,7 @@ def make_notebook(script: Path, values: Mapping[str, str] | None = None) -> str:
         tags = cell.metadata.get("tags", [])
         if "find-package" in tags:
             cell["source"] = (repository() / "kernels/find_package.py").read_text(encoding="utf-8").rstrip()
-        for name, value in (values or {}).items() if "parameters" in tags else ():
+        for name, value in values.items() if "parameters" in tags else ():
             filled = f"{name} = {value!r}"
             cell["source"], places = re.subn(rf"^{name} = .*$", filled, cell["source"], flags=re.MULTILINE)
             if places != 1:

@@ -2,8 +2,7 @@
 
 A session that is finished is a folder with ``session.json`` in it, and is not played again; one that was killed leaves
 nothing that counts. Where bubblewrap is installed, the session has a file tree of its own with read-only inputs and no
-network; elsewhere it is a plain process. Paths of 2026: Kaggle/kaggle-cli issue 1140.
-"""
+network; elsewhere it is a plain process. Paths of 2026: Kaggle/kaggle-cli issue 1140."""
 
 import ctypes
 import logging
@@ -31,14 +30,11 @@ LAYOUTS = ("new", "old")
 VARIANTS = ("plain", "cut", "hidden", "all")
 GIB = 1024**3
 TIMED_OUT = 124  # as of the command ``timeout``
-Inputs = Mapping[str, tuple[Path, str]]
-"""By `place`, a folder of this machine and the key of its content."""
+Inputs = Mapping[str, tuple[Path, str]]  # By `place`, a folder of this machine and the key of its content
 
-START_UP_S = 180.0
-"""Added to a session's limit: beside minutes the start of Python and its libraries counts."""
+START_UP_S = 180.0  # Added to a session's limit: beside minutes the start of Python and its libraries counts
 
-USED = ".used.json"
-"""In a session's scratch space: its figures, as `Played` names them."""
+USED = ".used.json"  # In a session's scratch space: its figures, as `Played` names them
 
 # A session's command as it is started. Only here can be counted what its processes used: bubblewrap does not wait for
 # them, and a process that a large one forked counts the memory of that as its own.
@@ -117,23 +113,11 @@ def choose_sandbox(wanted: str = "auto") -> str:
     return wanted if wanted != "auto" else "plain" if why_no_sandbox() else "bwrap"
 
 
-def sandboxed(command: list[str], binds: Mapping[str, tuple[str, Path]] | None = None) -> list[str]:
-    """Return the command line that runs `command` in a file tree of its own, without network.
-
-    `binds` gives by place in that tree how (``--ro-bind`` or ``--bind``), and the folder or file of this machine.
-    """
-    words = [
-        "bwrap",
-        "--unshare-all",
-        "--die-with-parent",
-        "--new-session",
-        "--tmpfs",
-        "/tmp",
-        "--proc",
-        "/proc",
-        "--dev",
-        "/dev",
-    ]
+def sandboxed(command: list[str], binds: Mapping[str, tuple[str, Path]] = {}) -> list[str]:
+    """Return the command line that runs `command` in a file tree of its own, without network. `binds` gives by place in
+    that tree how (``--ro-bind`` or ``--bind``), and the folder or file of this machine."""
+    words = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session"]
+    words += ["--tmpfs", "/tmp", "--proc", "/proc", "--dev", "/dev"]
     for path in (Path("/") / name for name in ("usr", "bin", "sbin", "lib", "lib32", "lib64", "etc")):
         if path.is_symlink():
             words += ["--symlink", os.readlink(path), str(path)]
@@ -143,7 +127,7 @@ def sandboxed(command: list[str], binds: Mapping[str, tuple[str, Path]] | None =
     for prefix in dict.fromkeys((sys.base_prefix, sys.prefix)):
         if not f"{prefix}/".startswith("/usr/"):
             words += ["--ro-bind", prefix, prefix]
-    for place, (how, source) in (binds or {}).items():
+    for place, (how, source) in binds.items():
         words += [how, str(source), place]
     return [*words, "--remount-ro", "/", "--chdir", "/", "--", *command]
 
@@ -156,15 +140,13 @@ def play(
     settings: RehearsalSettings,
     *,
     hours: float,
-    variables: Mapping[str, str] | None = None,
+    variables: Mapping[str, str] = {},
 ) -> Played:
-    """Play a notebook or script as a session in the `folder` of all sessions, unless the same one is there already.
-
-    The limit in `hours` is told to the kernel, which is ended `START_UP_S` later. Raises `InputError` where the session
-    failed, was ended at its limit, or left too much; the log's end is shown.
-    """
+    """Play a notebook or script as a session in the `folder` of all sessions, unless the same one is there already. The
+    limit in `hours` is told to the kernel, which is ended `START_UP_S` later. Raises `InputError` where the session
+    failed, was ended at its limit, or left too much; the log's end is shown."""
     keys, sandbox = {where: key for where, (_, key) in inputs.items()}, choose_sandbox(settings.sandbox)
-    variables = {"LUMBAR_HOURS": repr(hours), **(variables or {})}
+    variables = {"LUMBAR_HOURS": repr(hours), **variables}
     key = digest([name, sha256_file(code), variables, keys, sandbox])
     done, stage = folder / name, folder / f".{name}"
     if (done / "session.json").is_file() and read_json(done / "session.json")["key"] == key:
@@ -229,9 +211,7 @@ def run(
     command: list[str], variables: Mapping[str, str], stage: Path, seconds: float, limits: RehearsalSettings
 ) -> tuple[int, float]:
     """Run a command in ``output`` below `stage`, its streams into ``session.log``; return exit code and wall seconds.
-
-    Its processes end with this one, on any exception, and after `seconds`; the exit code is then `TIMED_OUT`.
-    """
+    Its processes end with this one, on any exception, and after `seconds`; the exit code is then `TIMED_OUT`."""
 
     def limit() -> None:
         if hasattr(os, "sched_setaffinity"):

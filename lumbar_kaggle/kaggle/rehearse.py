@@ -49,9 +49,7 @@ PLAIN_COVERS_LESS = (
 
 def rehearse(folder: Path, settings: RehearsalSettings) -> Path:
     """Rehearse in a folder, return the transcript; what an earlier, killed rehearsal had finished is not done again.
-
-    Raises `InputError` where a session failed, a check does not hold, or something is missing for it.
-    """
+    Raises `InputError` where a session failed, a check does not hold, or something is missing for it."""
     for module in ("papermill", "ipykernel", "jupytext"):
         if importlib.util.find_spec(module) is None:
             raise InputError(f"{module} is not installed; run pip install 'lumbar_kaggle[rehearsal]'")
@@ -216,33 +214,26 @@ class Rehearsal:
             odd = pd.read_csv(folder / "odd.csv", dtype={"study_id": str})
             step["result"] = f"{count} studies, {len(odd)} of them odd"
         competition = folder / "competition"
-        played = self.play(self.kernels[-1], "inference-hidden", hidden=(competition, key))
+        found = {playing.place("new", "competitions", COMPETITION): (competition, key)}
+        played = self.play(self.kernels[-1], "inference-hidden", more=found)
         check_submission(self.transcript, played, competition, folder / "truth.csv")
         table = pd.read_csv(log_path(played.output / "submission.csv"), dtype={"study_id": str}, keep_default_na=False)
         for sentence, holds, otherwise in hidden_checks(odd, table, played.log):
             self.transcript.check(sentence, holds, otherwise)
 
     def play(
-        self,
-        kernel: Kernel,
-        name: str,
-        *,
-        layout: str = "new",
-        minutes: float = 0.0,
-        more: Inputs | None = None,
-        hidden: tuple[Path, str] | None = None,
+        self, kernel: Kernel, name: str, *, layout: str = "new", minutes: float = 0.0, more: Inputs | None = None
     ) -> Played:
-        """Play a kernel's notebook, filled in as it is pushed, as the session `name`.
-
-        `minutes` limit it instead of the settings, `more` is attached beside what the kernel reads; `hidden` are folder
-        and key of the competition that a rerun after the submission finds in place of the phantom.
-        """
+        """Play a kernel's notebook, filled in as it is pushed, as the session `name`. `minutes` limit it instead of the
+        settings, `more` is attached beside what the kernel reads, or in place of it: with another competition than the
+        phantom it is the rerun after a submission."""
         notebook = self.folder / "kernels" / f"{kernel.script.stem}.ipynb"
         # Of the package as it was mounted: its source may have changed since.
         values = {"PACKAGE": self.datasets[PACKAGE].fingerprint}
         values |= {"BUNDLE": built_bundle(self.folder / "upload")} if kernel.bundle else {}
         write_text(notebook, make_notebook(kernel.script, values))
-        inputs = {playing.place(layout, "competitions", COMPETITION): hidden or (self.phantom, self.key)}
+        competition = playing.place(layout, "competitions", COMPETITION)
+        inputs = {competition: (self.phantom, self.key)}
         for slug in [slug for slug in kernel.datasets if slug in self.datasets]:
             mounted = self.folder / "mounted" / layout / slug
             inputs[playing.place(layout, "datasets", slug, OWNER)] = (mounted, self.datasets[slug].fingerprint)
@@ -251,9 +242,10 @@ class Rehearsal:
             inputs[playing.place(layout, "notebooks", f"lumbar-{source}", OWNER)] = (earlier.output, earlier.key)
         # A submitted notebook has 9 of the 12 hours.
         hours = (minutes or self.settings.minutes * (0.75 if kernel.bundle else 1)) / 60
-        variables = {"LUMBAR_CONFIG": self.config} | ({"KAGGLE_IS_COMPETITION_RERUN": "1"} if hidden else {})
+        variables, more = {"LUMBAR_CONFIG": self.config}, more or {}
+        variables |= {"KAGGLE_IS_COMPETITION_RERUN": "1"} if competition in more else {}
         with self.transcript.step(f"{name} ({layout} paths)") as step:
-            sessions, inputs = self.folder / "sessions", {**inputs, **(more or {})}
+            sessions, inputs = self.folder / "sessions", {**inputs, **more}
             played = playing.play(name, notebook, inputs, sessions, self.settings, hours=hours, variables=variables)
             step |= {key: value for key, value in asdict(played).items() if key in step}
             step["result"] = "cut, resumable" if "resumable" in played.log else "ended"

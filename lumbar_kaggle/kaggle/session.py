@@ -3,8 +3,7 @@
 Kaggle mounts inputs under two generations of paths (``/kaggle/input/{slug}``, ``/kaggle/input/{type}/{owner}/{slug}``)
 and unpacks archives at a depth of its own choice, so inputs are found by marker files. A rehearsal sets environment
 variables, and a user may: ``LUMBAR_INPUT``, where the inputs are mounted; ``LUMBAR_HOURS``, the session's limit;
-``LUMBAR_CONFIG``, settings by recipe, ``{recipe: {setting: value}}``; ``LUMBAR_SCRATCH``.
-"""
+``LUMBAR_CONFIG``, settings by recipe, ``{recipe: {setting: value}}``; ``LUMBAR_SCRATCH``."""
 
 import contextlib
 import json
@@ -32,12 +31,12 @@ from lumbar_kaggle.kaggle.datasets import package_fingerprint
 from lumbar_kaggle.tables.submission import Submission, validate
 
 log = logging.getLogger(__name__)
+DEPTH = 5  # How deep to look for inputs: type / owner / slug, an unpacked archive's folder, and the one inside it
 
-DEPTH = 5
-"""How deep to look for inputs: type / owner / slug, an unpacked archive's folder, and the one inside it."""
-
+# What a session says that ended before its work did.
 RESUMABLE = "resumable: push this kernel again with its own output attached"
-"""What a session says that ended before its work did."""
+
+_WAIT = "wait until its dataset is ready, then push this notebook again"
 
 
 def find_markers(marker: str, inputs: Path | None = None) -> Iterator[Path]:
@@ -72,20 +71,16 @@ def find_bundles(inputs: Path | None = None) -> list[Path]:
 
 
 def find_bundle(inputs: Path | None = None, fingerprint: str = "") -> Path:
-    """Return the folder of the exported models with this `fingerprint`, empty takes the first; raise without it.
-
-    Kaggle silently mounts the previous version of a dataset whose new one was not ready when the notebook was pushed.
-    """
+    """Return the folder of the exported models with this `fingerprint`, empty takes the first; raise without it. Kaggle
+    silently mounts the previous version of a dataset whose new one was not ready when the notebook was pushed."""
     folders = find_bundles(inputs) or [find_marker(MANIFEST, inputs)]
     found = {"": folders[0]}
     for folder in folders:
         found.setdefault(str(read_json(folder / MANIFEST).get("fingerprint")), folder)
     if fingerprint in found:
         return found[fingerprint]
-    raise InputError(
-        f"bundle {fingerprint} is not among the inputs, only {', '.join(filter(None, found))}; "
-        "wait until its dataset is ready, then push this notebook again"
-    )
+    others = ", ".join(filter(None, found))
+    raise InputError(f"bundle {fingerprint} is not among the inputs, only {others}; {_WAIT}")
 
 
 def take_up(marker: str, names: tuple[str, ...], working: Path, inputs: Path | None = None) -> None:
@@ -108,18 +103,15 @@ def copy_pretrained(arch: str, target: Path, inputs: Path | None = None) -> None
         return
     for folder in find_markers(name, inputs):
         return copy_file(folder / name, target)
-    raise InputError(
-        f"{name} is not among the inputs; send it with lumbar ship datasets --pretrained {arch}, "
-        'or train from random weights with the setting weights = "none"'
-    )
+    remedy = f"send it with lumbar ship datasets --pretrained {arch}"
+    without = 'train from random weights with the setting weights = "none"'
+    raise InputError(f"{name} is not among the inputs; {remedy}, or {without}")
 
 
 def repack_checkpoints(root: Path) -> list[Path]:
     """Turn every ``*.pt`` folder below a writable `root` back into the file that torch wrote; return these files.
-
     Kaggle unpacks archives, and a torch checkpoint is a zip: its members are stored, not compressed, under one top
-    folder of any name, which may have been left out.
-    """
+    folder of any name, which may have been left out."""
     unpacked = [path for path in root.rglob("*.pt") if path.is_dir()]
     for folder in unpacked:
         (marker,) = folder.rglob("data.pkl")
@@ -168,10 +160,7 @@ def check_package(fingerprint: str) -> None:
     """Raise `InputError` where this is not the package that is meant, empty takes any; see `find_bundle` for why."""
     own = package_fingerprint()
     if fingerprint not in ("", own):
-        raise InputError(
-            f"the attached package is {own}, not {fingerprint}; wait until its dataset is ready, "
-            "then push this notebook again"
-        )
+        raise InputError(f"the attached package is {own}, not {fingerprint}; {_WAIT}")
 
 
 def preprocessed(work: Callable[[], Summary]) -> bool:
@@ -187,12 +176,10 @@ def preprocessed(work: Callable[[], Summary]) -> bool:
 def inference_session(
     working: Path, *, hours: float = 9.0, bundle: str = "", package: str = "", inputs: Path | None = None
 ) -> Outcome:
-    """Grade the test studies with the attached bundle and write ``submission.csv`` into the folder `working`.
-
-    A complete submission of priors is there before anything that can fail is begun. `bundle` and `package` are the
+    """Grade the test studies with the attached bundle and write ``submission.csv`` into the folder `working`. A
+    complete submission of priors is there before anything that can fail is begun. `bundle` and `package` are the
     fingerprints of what is meant, empty takes any; ``LUMBAR_HOURS`` overrules `hours`. Raises `InputError` where an
-    input is missing or another version, or the submission is not valid.
-    """
+    input is missing or another version, or the submission is not valid."""
     budget = begin_session(hours, "")
     competition, out = find_competition(inputs), working / "submission.csv"
     if not out.is_file():

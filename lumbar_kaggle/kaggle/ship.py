@@ -1,8 +1,7 @@
 """The actions of ``lumbar ship``: datasets and kernels sent, each only when it changed and what it needs is there.
 
 An action is a function whose parameters are its options, as those of `verbs`. It raises `InputError` where something
-cannot be built, sent or had; with ``dry_run`` it sends nothing.
-"""
+cannot be built, sent or had; with ``dry_run`` it sends nothing."""
 
 import json
 import logging
@@ -23,14 +22,13 @@ from lumbar_kaggle.core.files import digest, write_json, write_text
 from lumbar_kaggle.core.settings import Validated, load_config, option
 from lumbar_kaggle.inference import DEFAULT_RECIPE
 from lumbar_kaggle.kaggle import datasets, kernels
-from lumbar_kaggle.kaggle.checks import check_dataset, check_kernel
+from lumbar_kaggle.kaggle.checks import check
 from lumbar_kaggle.kaggle.client import SOURCES, UNSEEN, Kaggle, KernelRun, Sent, State, connect
 from lumbar_kaggle.kaggle.kernels import METADATA, MODELS, PACKAGE, Kernel
 
 log = logging.getLogger(__name__)
-
+# How long a dataset may take to become ready (of gigabytes, tens of minutes), and a kernel to be seen.
 READY_MINUTES, UNSEEN_S = 90.0, 600.0
-"""How long a dataset may take to become ready (of gigabytes, tens of minutes), and a kernel to be seen."""
 
 SUBMISSION = "submission.csv"
 
@@ -88,7 +86,7 @@ class Ship(Validated):
         slugs = {name: sent.slug for name, sent in self.state.kernels.items()}
         metadata = kernel.metadata(self.owner, resume=resume, docker_image=docker_image, slugs=slugs)
         write_json(folder / METADATA, metadata)
-        check_kernel(folder)
+        check(folder)
         return folder
 
 
@@ -104,7 +102,7 @@ def send_datasets(
     models = datasets.build_models(ship.out, ship.owner, bundle=bundle, pretrained=pretrained)
     built = [datasets.build_package(ship.out, ship.owner), *([models] if models else [])]
     for dataset in built:
-        check_dataset(dataset.folder)
+        check(dataset.folder)
         log.info("%s", dataset.table())
     for dataset in built:
         slug, before = dataset.slug, ship.state.datasets.get(dataset.slug)
@@ -136,10 +134,8 @@ def _wait_ready(ship: Ship, slug: str) -> None:
         if status in ("failed", "deleted"):
             raise InputError(f"dataset {slug}: its processing ended as {status}; see its page on kaggle.com")
         time.sleep(ship.poll)
-    raise InputError(
-        f"dataset {slug}: version {sent.version} is still being processed after {READY_MINUTES:.0f} minutes; "
-        "run the same command again, it only goes on waiting"
-    )
+    late = f"version {sent.version} is still being processed after {READY_MINUTES:.0f} minutes"
+    raise InputError(f"dataset {slug}: {late}; run the same command again, it only goes on waiting")
 
 
 def push_kernels(
@@ -195,10 +191,8 @@ def _sources_ran(ship: Ship, kernel: Kernel, *, wait: bool) -> bool:
             _follow(ship, [name])
         status = ship.kaggle.run(ship.sent_kernels([name])[name]).status
         if status in ("error", "cancel_acknowledged"):
-            raise InputError(
-                f"kernel {kernel.name} reads the output of {name}, whose run ended as {status}; fix that, "
-                f"then run lumbar ship kernels {name} --resume"
-            )
+            lack = f"kernel {kernel.name} reads the output of {name}, whose run ended as {status}"
+            raise InputError(f"{lack}; fix that, then run lumbar ship kernels {name} --resume")
         if status != "complete":
             hint = "run the same command again when it is complete, or let it wait with --wait"
             log.info("%s: waits for %s, whose run is %s; %s", kernel.name, name, status, hint)
@@ -229,10 +223,9 @@ def _push(ship: Ship, kernel: Kernel, folder: Path, *, again: bool) -> None:
     wanted = [source for kind in SOURCES for source in metadata[kind]]
     dropped = [each for each in wanted if not any(f"/{each}/" in f"/{found}/" for found in attached)]
     if dropped:
-        raise InputError(
-            f"kernel {name}: Kaggle dropped the source {', '.join(dropped)}; stop its run on kaggle.com, "
-            "check that the source exists, is ready and is yours, then push it again"
-        )
+        remedy = "check that the source exists, is ready and is yours, then push it again"
+        lost = f"kernel {name}: Kaggle dropped the source {', '.join(dropped)}"
+        raise InputError(f"{lost}; stop its run on kaggle.com, {remedy}")
 
 
 def show_status(
@@ -301,10 +294,8 @@ def submit(ship: Ship, message: str = option("", "shown beside the submission"),
         return f"nothing was sent; it would be {SUBMISSION} of {sent.slug} version {sent.version}: {text}"
     run = ship.kaggle.run(sent)
     if run.status != "complete":
-        raise InputError(
-            f"kernel inference: the run of version {sent.version} is {run.status}, not complete; "
-            "follow it with lumbar ship status --follow, then submit"
-        )
+        remedy = "follow it with lumbar ship status --follow, then submit"
+        raise InputError(f"kernel inference: version {sent.version} is {run.status}, not complete; {remedy}")
     with tempfile.TemporaryDirectory() as folder:
         found = ship.kaggle.fetch(sent, Path(folder), SUBMISSION)
     if SUBMISSION not in [path.name for path in found]:

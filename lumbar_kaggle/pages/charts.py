@@ -1,8 +1,7 @@
 """The charts of the pages: plain numbers in, an inline ``<svg>`` or the lengths of HTML bars out.
 
-Drawings are matplotlib's, in colours that stand for those of ``templates/style.css``: they follow the
-page's light and dark colours and its font, and are the same to the byte for the same numbers.
-"""
+Drawings are matplotlib's, in colours that stand for those of ``templates/style.css``: they follow the page's light and
+dark colours and its font, and are the same to the byte for the same numbers."""
 
 import io
 import math
@@ -29,13 +28,10 @@ MARKERS = dict(zip(SCORE_GROUPS, ("o", "s", "^"), strict=True))  # of each score
 
 
 def loss_curves(history: pd.DataFrame, title: str) -> Markup:
-    """Draw the losses of one target's folds over the epochs.
-
-    Thin lines are the folds' validation losses, the thick one their mean over the epochs that every fold reached
-    (a mean over fewer folds would jump where one stopped early), the dashed one the mean training loss; the dot is
-    the least mean validation loss. The history has the columns ``fold, epoch, train_loss, valid_loss``; the title
-    is for screen readers.
-    """
+    """Draw the losses of one target's folds over the epochs. Thin lines are the folds' validation losses, the thick one
+    their mean over the epochs that every fold reached (a mean over fewer folds would jump where one stopped early), the
+    dashed one the mean training loss; the dot is the least mean validation loss. The history has the columns ``fold,
+    epoch, train_loss, valid_loss``; the title is for screen readers."""
     axes = _axes(220, 118, left=32, right=8, top=8, bottom=18)
     reached = history["epoch"] <= history.groupby("fold")["epoch"].max().min()
     mean = history[reached].groupby("epoch")[["train_loss", "valid_loss"]].mean()
@@ -55,10 +51,8 @@ def loss_curves(history: pd.DataFrame, title: str) -> Markup:
 
 
 def paired_dots(honest: "pd.Series[float]", report: "pd.Series[float]", title: str) -> Markup:
-    """Draw two shares of 0 … 1 per target on one line: honest a disc, report a ring.
-
-    Both are indexed by the targets' names, in the usual order; the title is for screen readers.
-    """
+    """Draw two shares of 0 … 1 per target on one line: honest a disc, report a ring. Both are indexed by the targets'
+    names, in the usual order; the title is for screen readers."""
     places = [target(str(name)) for name in honest.index]
     conditions = [place.condition for place in places]
     # A row and a half for each condition's heading.
@@ -105,11 +99,9 @@ def accuracy_scatter(latest: "pd.Series[float]", best: "pd.Series[float]") -> Ma
 def bar_rows(
     values: "pd.Series[float]", *, high: float | None = None, marks: "pd.Series[float] | None" = None
 ) -> list[dict[str, Any]]:
-    """Return what the macro ``target_bars`` shows: of each target ``condition, level, value, share, mark``.
-
-    Values are numbers of 0 or more, indexed by target in the usual order; `marks` are second ones, shown as strokes
-    across the bars. Shares and marks are shares of a full bar, which is `high` or the greatest value, or None.
-    """
+    """Return what the macro ``target_bars`` shows: of each target ``condition, level, value, share, mark``. Values are
+    numbers of 0 or more, indexed by target in the usual order; `marks` are second ones, shown as strokes across the
+    bars. Shares and marks are shares of a full bar, which is `high` or the greatest value, or None."""
     full = high or values.max() or 1.0
     table = pd.DataFrame({"value": values, "share": values / full, "mark": math.nan if marks is None else marks / full})
     places = pd.DataFrame([target(str(name)) for name in values.index], index=values.index)
@@ -154,12 +146,8 @@ def _markup(axes: Axes, title: str) -> Markup:
     body = re.sub(r' id="[^"]*"|<!--.*?-->| font-family:[^;]*;| transform="rotate\(-0[^"]*"', "", body)
     # Before 3.11 the font is one property, which names matplotlib's own family.
     body = re.sub(r"font: (?:(\w+) )?([\d.]+px) [^;]*", r"font-weight: \1; font-size: \2", body)
-    body = re.sub(r' d="[^"]*"', lambda path: re.sub(r"\d+\.\d+", _short, path[0]), body)
+    body = re.sub(r' d="[^"]*"', lambda path: re.sub(r"\d+\.\d+", lambda one: f"{float(one[0]):.1f}", path[0]), body)
     body = re.sub(r"\s*\n\s*", " ", body)
     for colour, name in VARIABLES.items():
         body = body.replace(colour, f"var(--{name})")
     return Markup(f'<svg {size} role="img" aria-label="{escape(title)}">{body}')
-
-
-def _short(number: re.Match[str]) -> str:
-    return f"{float(number[0]):.1f}"

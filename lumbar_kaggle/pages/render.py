@@ -24,27 +24,22 @@ def write_report(
     folder: Path | None = None,
     score_text: str | None = None,
 ) -> Path:
-    """Write the page of a training run, finished or not, and return `out`; the same inputs give the same bytes.
-
-    Of an honest run, `against` is one by the report's protocol, whose accuracies are shown beside; `studies` are
-    identifiers of those to picture with Grad-CAM: they need `bundle`, the exported models, and `folder`, a competition
-    folder (its test split) or a folder of studies. Of a two-stage run, `folder` is the competition folder whose labels
-    its out-of-fold predictions are scored by. `score_text` is a table of scores to show as it is.
-
-    Raises `InputError` where there is no run or nothing finished in it, the runs cannot be compared, a study is
-    unknown, bundle or folder is missing, or another run, bundle or studies are given with a two-stage run. A study
-    whose slice cannot be read is no error: the page says why.
-    """
+    """Write the page of a training run, finished or not, and return `out`; the same inputs give the same bytes. Of an
+    honest run, `against` is one by the report's protocol, whose accuracies are shown beside; `studies` are identifiers
+    of those to picture with Grad-CAM: they need `bundle`, the exported models, and `folder`, a competition folder (its
+    test split) or a folder of studies. Of a two-stage run, `folder` is the competition folder whose labels its
+    out-of-fold predictions are scored by. `score_text` is a table of scores to show as it is. Raises `InputError` where
+    there is no run or nothing finished in it, the runs cannot be compared, a study is unknown, bundle or folder is
+    missing, or another run, bundle or studies are given with a two-stage run. A study whose slice cannot be read is no
+    error: the page says why."""
     page = recipe_of_run(run).report(run, against=against, bundle=bundle, studies=studies, folder=folder)
     write_text(out, render(page.template, score_text=score_text, **page.content))
     return out
 
 
 def render(template: str | Path, **content: Any) -> str:
-    """Fill one of ``pages/templates``, by its name, or a recipe's own template, which may extend those.
-
-    Text in `content` is escaped unless it is `Markup`.
-    """
+    """Fill one of ``pages/templates``, by its name, or a recipe's own template, which may extend those. Text in
+    `content` is escaped unless it is `Markup`."""
     environment = _environment()
     if isinstance(template, Path):
         return environment.from_string(template.read_text(encoding="utf-8")).render(**content)

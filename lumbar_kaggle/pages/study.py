@@ -1,7 +1,6 @@
 """The page of one study: slices, the 25 probabilities, and where the models looked.
 
-Slices are JPEG pictures inside the page, with a heat map or with what is drawn over them.
-"""
+Slices are JPEG pictures inside the page, with a heat map or with what is drawn over them."""
 
 import base64
 from pathlib import Path
@@ -25,12 +24,10 @@ TITLES = {"canal": "Canal", "left foramen": "Left foramina", "right foramen": "R
 
 
 def write_study_page(folder: Path, study_id: str, bundle: Path, out: Path) -> Path:
-    """Grade one study, write its page and return `out`; the same inputs give the same bytes.
-
-    A study that the models cannot see gets a page all the same, with the prior and the reason.
-    The folder is a competition's (then of its test split) or one of studies; the bundle is of any recipe. Raises
-    `InputError` where there is no such study, or no usable bundle.
-    """
+    """Grade one study, write its page and return `out`; the same inputs give the same bytes. A study that the models
+    cannot see gets a page all the same, with the prior and the reason. The folder is a competition's (then of its test
+    split) or one of studies; the bundle is of any recipe. Raises `InputError` where there is no such study, or no
+    usable bundle."""
     graders = Bundle(bundle)
     (explanation,) = explain_studies(folder, [study_id], graders)
     cards = [(one.level, _view(one, explanation.probabilities)) for one in explanation.crops]
@@ -70,9 +67,7 @@ def _grid(probabilities: Floats, manifest: Manifest) -> list[dict[str, Any]]:
 
 def explained_slice(explanation: Explanation, width: int = HEAT_WIDTH) -> dict[str, Any]:
     """Return ``slice``, `width` px wide, its ``facts``, and ``maps``: each ``target, severity, probability, picture``.
-
-    The probability is the calibrated one of the severity that the map explains. Without a slice it is None.
-    """
+    The probability is the calibrated one of the severity that the map explains. Without a slice it is None."""
     shown, probabilities = explanation.slice, explanation.probabilities
     if shown is None:
         return {"slice": None, "maps": []}
@@ -158,11 +153,9 @@ def _pixel(column: float, row: float, drawn: dict[str, Any], shape: tuple[int, .
 
 
 def _picture(shown: Slice, width: int, heat: NDArray[np.float32] | None = None) -> str:
-    """Return a slice as a data URI, `width` px wide and as high as its millimetres ask.
-
-    The colours of a heat map (of the slice's shape, 0 … 1) run from black over purple to yellow in rising
-    lightness, so that they are ordered also without colour vision; without heat the slice is left as it is.
-    """
+    """Return a slice as a data URI, `width` px wide and as high as its millimetres ask. The colours of a heat map (of
+    the slice's shape, 0 … 1) run from black over purple to yellow in rising lightness, so that they are ordered also
+    without colour vision; without heat the slice is left as it is."""
     size = width, _height(shown, width)
     interpolation = cv2.INTER_AREA if shown.image.shape[1] >= width else cv2.INTER_LINEAR
     picture = cv2.resize(shown.image, size, interpolation=interpolation)

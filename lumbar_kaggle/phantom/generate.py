@@ -73,12 +73,11 @@ class Request:
 
 
 def write_set(folder: Path, patients: PhantomSet, *, clean: bool = False, workers: int | None = None) -> Path:
-    """Write synthetic patients as a competition folder; continue where an interrupted run stopped.
-
-    `folder` gets ``train_images/``, ``test_images/`` and the five tables, nothing else; with fewer studies of the same
-    seed in it, it grows. One that holds something else is an `InputError`. Study k of a split depends on seed, scanners
-    and `clean` (no defect of the real set, see `settings`), and on nothing else. `workers` are processes: None for one
-    per usable core, 1 for none but this. Returned is the folder ``{folder.name}-truth`` beside it, with ``test.csv``,
+    """Write synthetic patients as a competition folder; continue where an interrupted run stopped. `folder` gets
+    ``train_images/``, ``test_images/`` and the five tables, nothing else; with fewer studies of the same seed in it, it
+    grows. One that holds something else is an `InputError`. Study k of a split depends on seed, scanners and `clean`
+    (no defect of the real set, see `settings`), and on nothing else. `workers` are processes: None for one per usable
+    core, 1 for none but this. Returned is the folder ``{folder.name}-truth`` beside it, with ``test.csv``,
     ``test_label_coordinates.csv``, ``oracle.csv`` (of all studies of both splits) and the manifest."""
     request = Request(Path(folder).resolve(), patients, clean)
     number = f"{patients.studies} + {patients.test_studies}"

@@ -26,7 +26,10 @@ _TIMES = {  # ms: repetition, echo and inversion times from which a series' are 
     Weighting.T2: ((2300.0, 6000.0), (78.0, 132.0), (0.0, 0.0)),
     Weighting.STIR: ((2800.0, 5600.0), (28.0, 82.0), (135.0, 190.0)),
 }
-
+# Proton density (0 to 1), and T1 and T2 at 1.5 T in ms, of each tissue. Relaxation times are rounded from published
+# ones (Stanisz et al., Magn Reson Med 54:507, 2005; de Bazelaire et al., Radiology 230:652, 2004); those of fat are
+# lengthened, as trains of echoes do. ``epidural`` is the mixture of fat and veins around the sac; flow voids most of
+# ``vessel``.
 TISSUES = {
     "fat": (0.95, 285, 125), "marrow_fatty": (0.88, 340, 105), "marrow_red": (0.70, 760, 72),
     "marrow_water": (0.85, 1100, 110), "cortex": (0.10, 500, 25), "disc_wet": (0.95, 1350, 140),
@@ -35,10 +38,6 @@ TISSUES = {
     "muscle": (0.82, 950, 50), "vessel": (0.20, 1200, 100), "joint": (0.85, 1800, 130), "organ": (0.85, 900, 85),
     "bowel": (0.80, 850, 75), "skin": (0.60, 600, 60),
 }  # fmt: skip
-"""Proton density (0 to 1), and T1 and T2 at 1.5 T in ms, of each tissue. Relaxation times are rounded from published
-ones (Stanisz et al., Magn Reson Med 54:507, 2005; de Bazelaire et al., Radiology 230:652, 2004); those of fat are
-lengthened, as trains of echoes do. ``epidural`` is the mixture of fat and veins around the sac; flow voids most of
-``vessel``."""
 
 
 def contrast_of(repetition: float, echo: float, inversion: float = 0.0, t1_scale: float = 1.0) -> Contrast:

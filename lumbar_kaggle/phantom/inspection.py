@@ -267,7 +267,14 @@ def contact_sheet(seed: int = 1) -> NDArray[np.uint8]:
         scan = Scan(study)
         for ax, panel in zip(row, PANELS, strict=True):
             _draw(ax, panel, study, scan)
-        row[0].text(0.02, -0.03, _caption(name, study), transform=row[0].transAxes, va="top", linespacing=1.5, **style)
+        entries = []
+        for level, labels in zip(LEVELS, study.grades.labels.T, strict=True):
+            canal, *pairs = (LETTERS[label] for label in labels)
+            foramina, recesses = "/".join(pairs[:2]), "/".join(pairs[2:])
+            entries.append(f"{level_words(level)}  canal {canal}  foramina {foramina}  recesses {recesses}")
+        title = f"{name}: study {study.study_id}, sum of severities {study.grades.severity.sum():.1f}"
+        caption = f"{title}; pairs are left/right\n" + (" " * 9).join(entries)
+        row[0].text(0.02, -0.03, caption, transform=row[0].transAxes, va="top", linespacing=1.5, **style)
     drawn = BytesIO()
     figure.savefig(drawn, format="png")
     return np.asarray(Image.open(drawn).convert("RGB"))
@@ -305,14 +312,3 @@ def _draw(ax: Axes, panel: Panel, study: StudyPlan, scan: Scan) -> None:
             ax.plot(x, y, "o", markersize=6, markerfacecolor="none", color=colour)
             if panel.kind != "axial_t2":
                 ax.text(3 - wide, y, str(level), color=colour, fontsize=8, va="center", bbox=dark)
-
-
-def _caption(name: str, study: StudyPlan) -> str:
-    """Return all labels of a patient: an entry per level, pairs left/right."""
-    entries = []
-    for level, labels in zip(LEVELS, study.grades.labels.T, strict=True):
-        canal, *pairs = (LETTERS[label] for label in labels)
-        foramina, recesses = "/".join(pairs[:2]), "/".join(pairs[2:])
-        entries.append(f"{level_words(level)}  canal {canal}  foramina {foramina}  recesses {recesses}")
-    title = f"{name}: study {study.study_id}, sum of severities {study.grades.severity.sum():.1f}"
-    return f"{title}; pairs are left/right\n" + (" " * 9).join(entries)

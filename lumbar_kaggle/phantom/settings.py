@@ -92,12 +92,11 @@ VENDORS = (
 
 @dataclass(frozen=True)
 class Defects:
-    """How often each quirk of the real data occurs, as shares of studies or of series; `clean` has none.
-
-    Counted in the competition's tables or told by its entrants: number of axial series, missing levels, extra and
-    coronal series, order of the instances, gaps. The others are estimates. Fields that end in ``_every`` are not
-    drawn: one study in so many has the defect (0: none), so that a folder of a few studies has it too; a deliberate
-    exaggeration, as the real set lacks three series in 1,975 studies."""
+    """How often each quirk of the real data occurs, as shares of studies or of series; `clean` has none. Counted in the
+    competition's tables or told by its entrants: number of axial series, missing levels, extra and coronal series,
+    order of the instances, gaps. The others are estimates. Fields that end in ``_every`` are not drawn: one study in so
+    many has the defect (0: none), so that a folder of a few studies has it too; a deliberate exaggeration, as the real
+    set lacks three series in 1,975 studies."""
 
     # The study
     missing_series_every: int = 32  # studies; one of the three series is absent
@@ -183,12 +182,11 @@ class Scanners:
 
 @dataclass(frozen=True)
 class Reader:
-    """The simulated radiologist who fills the tables; `phantom.grades` says how.
-
-    Fields with three values have one for each of `targets.SCORE_GROUPS`. Standard deviations are in units of the
-    latent grade; they are set so that the oracle scores a little better than the best ensembles whose out-of-fold
-    losses were published (0.249, 0.464, 0.524). Of the real labels 1.6, 3.0 and 4.2 % contradict such an ensemble by
-    more than 0.85; as that includes borderline readings, around half of each is put down to gross errors."""
+    """The simulated radiologist who fills the tables; `phantom.grades` says how. Fields with three values have one for
+    each of `targets.SCORE_GROUPS`. Standard deviations are in units of the latent grade; they are set so that the
+    oracle scores a little better than the best ensembles whose out-of-fold losses were published (0.249, 0.464, 0.524).
+    Of the real labels 1.6, 3.0 and 4.2 % contradict such an ensemble by more than 0.85; as that includes borderline
+    readings, around half of each is put down to gross errors."""
 
     strictness: float = 0.12  # standard deviation of a bias shared by all readings of a study
     group_strictness: tuple[float, ...] = (0.08, 0.22, 0.18)  # of a further one shared by a score group

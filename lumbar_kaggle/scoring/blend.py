@@ -2,8 +2,7 @@
 
 Nothing is believed that does not show on other folds. A step is fitted on all folds but one and looked at on that one,
 in turn; it is kept where the loss of these held-out rows falls by more than its standard error. Cross-fitted
-predictions repeat all of that, choices included, once per fold without any label of that fold.
-"""
+predictions repeat all of that, choices included, once per fold without any label of that fold."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -42,20 +41,16 @@ class Cells:
 def gather(
     tables: Mapping[str, pd.DataFrame], labels: pd.DataFrame, folds: pd.DataFrame, source: object = "folds"
 ) -> Cells:
-    """Join tables of out-of-fold predictions by name, as in `apply_blend`, with labels and folds.
-
-    Labels have columns ``study_id, target, severity``, folds ``study_id, fold``. Studies without a table are left out.
-    Raises `InputError` where a row identifier is wrong, a study has no fold, or all are in one; `source` names these.
-    """
+    """Join tables of out-of-fold predictions by name, as in `apply_blend`, with labels and folds. Labels have columns
+    ``study_id, target, severity``, folds ``study_id, fold``. Studies without a table are left out. Raises `InputError`
+    where a row identifier is wrong, a study has no fold, or all are in one; `source` names these."""
     studies, files = _arrange(tables)
     fold = folds.set_index("study_id")["fold"].reindex(studies)
     for name, probabilities in zip(tables, files, strict=True):
         lost = np.flatnonzero(fold.isna() & np.isfinite(probabilities).any(axis=(1, 2)))
         if len(lost):
-            raise InputError(
-                f"{name}: {len(lost)} of its studies have no fold, the first is {studies[lost[0]]}; give the "
-                "folds.csv by which these predictions were made"
-            )
+            what = f"{len(lost)} of its studies have no fold, the first is {studies[lost[0]]}"
+            raise InputError(f"{name}: {what}; give the folds.csv by which these predictions were made")
     if fold.nunique() < 2:
         raise InputError(f"{source}: two folds or more are needed among the predicted studies; nothing can be held out")
     severity = on_grid(labels[labels["study_id"].isin(studies)], studies, ("severity",), -1)[..., 0]
@@ -102,11 +97,6 @@ class BlendModel:
             if group.weights is not None and len(group.weights) != len(self.files):
                 raise InputError(f"{len(group.weights)} weights where there are {len(self.files)} files")
 
-    @property
-    def is_plain_mean(self) -> bool:
-        """Whether nothing but the mean of the files is left."""
-        return all(group == GroupBlend() for group in self.groups)
-
 
 def apply_cells(model: BlendModel, files: Floats) -> Floats:
     """Return blended probabilities `[studies, 25, 3]` of files as in `Cells`; NaN where no file has the cell."""
@@ -119,16 +109,12 @@ def apply_cells(model: BlendModel, files: Floats) -> Floats:
 
 
 def apply_blend(model: BlendModel, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Return every row that a table has, blended; probabilities sum to 1.
-
-    Tables are in the order of `BlendModel.files`: ``row_id, normal_mild, moderate, severe``, unique rows in any order,
-    each finite, non-negative, with a positive sum; one may lack rows. Raise where another number of them is given.
-    """
+    """Return every row that a table has, blended; probabilities sum to 1. Tables are in the order of
+    `BlendModel.files`: ``row_id, normal_mild, moderate, severe``, unique rows in any order, each finite, non-negative,
+    with a positive sum; one may lack rows. Raise where another number of them is given."""
     if len(tables) != len(model.files):
-        raise InputError(
-            f"the blend was fitted on {len(model.files)} files ({', '.join(model.files)}) and is given "
-            f"{len(tables)}; give one table for each, in that order"
-        )
+        fitted = f"the blend was fitted on {len(model.files)} files ({', '.join(model.files)})"
+        raise InputError(f"{fitted} and is given {len(tables)}; give one table for each, in that order")
     studies, files = _arrange(dict(zip(model.files, tables, strict=True)))
     return as_table(studies, apply_cells(model, files))
 
@@ -147,10 +133,8 @@ def load_blend(path: Path) -> BlendModel:
 
 
 def cross_fitted(cells: Cells) -> Floats:
-    """Return `[studies, 25, 3]` where the rows of each fold come from a blend of the other folds.
-
-    No label of a fold has any influence on the rows of that fold, not through the choice of steps either.
-    """
+    """Return `[studies, 25, 3]` where the rows of each fold come from a blend of the other folds. No label of a fold
+    has any influence on the rows of that fold, not through the choice of steps either."""
     blended = np.full((*cells.severity.shape, 3), np.nan)
     for fold in np.unique(cells.fold):
         model = fit_blend(cells.part(np.flatnonzero(cells.fold != fold)))
@@ -230,11 +214,9 @@ def _held_out(outcomes: Sequence[_Outcome], views: Sequence[_View], cells: Cells
 
 
 def change(new: Floats, old: Floats, parts: Sequence[int]) -> tuple[float, float]:
-    """Return by how much the sum of some of `metric.PARTS` changes, and the standard error of that over studies.
-
-    Both are `[studies, 4, 2]` as from `metric.study_sums`, of the same rows. A part is a ratio of two sums over
-    studies; the error is that of its linearisation (delta method). Parts without a row count as unchanged.
-    """
+    """Return by how much the sum of some of `metric.PARTS` changes, and the standard error of that over studies. Both
+    are `[studies, 4, 2]` as from `metric.study_sums`, of the same rows. A part is a ratio of two sums over studies; the
+    error is that of its linearisation (delta method). Parts without a row count as unchanged."""
     difference, weight = (new - old)[..., 0], old[..., 1]
     total = np.maximum(weight.sum(axis=0), EPSILON)
     ratio = difference.sum(axis=0) / total

@@ -13,7 +13,7 @@ from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES
 from lumbar_kaggle.scoring.blend import BlendModel, Cells, cross_fitted, fit_blend, gather, save_blend
 from lumbar_kaggle.scoring.comparison import interval_texts, read_labelled
 from lumbar_kaggle.scoring.metric import NAMES, RESAMPLES, TARGETS_OF, Floats, as_table, labels_from, resampled_scores
-from lumbar_kaggle.scoring.steps import NUMBERS, plain_mean
+from lumbar_kaggle.scoring.steps import NUMBERS, GroupBlend, plain_mean
 from lumbar_kaggle.tables.folds import read_folds
 
 CERTAINTY = 0.9  # A blend is used when at least this share of the resamples finds it better than the plain mean.
@@ -68,8 +68,14 @@ class Blending:
             "change: of the loss on held-out folds, for spinal with any_severe_spinal; "
             "kept where it falls by more than its standard error"
         )
+        found = f"better than the plain mean in {self.certainty:.0%} of the resamples"
+        verdict = f"The result is the plain mean: the blend is {found}; it takes {CERTAINTY:.0%}."
+        if self.kept:
+            verdict = f"The result is the blend: it is {found}."
+        elif self.certainty >= CERTAINTY:
+            verdict = "The result is the plain mean: fitted on all folds, no step helps."
         contradicted = [find_noise(self.cells, self.result, self.noise_above)[1]] if noise else []
-        return "\n\n".join([scores, steps, self.verdict(), *contradicted])
+        return "\n\n".join([scores, steps, verdict, *contradicted])
 
     def score_table(self) -> pd.DataFrame:
         """Return the scores with their intervals as texts, a dash where there are none: columns `NAMES`."""
@@ -95,15 +101,6 @@ class Blending:
         table = pd.DataFrame.from_dict(lines, orient="index", columns=["kept", "change", "error", "setting"])
         return table.rename_axis(columns=f"{'step':<13}condition")
 
-    def verdict(self) -> str:
-        """Return in one sentence whether the blend or the plain mean is the result, and why."""
-        found = f"better than the plain mean in {self.certainty:.0%} of the resamples"
-        if self.kept:
-            return f"The result is the blend: it is {found}."
-        if self.certainty >= CERTAINTY:
-            return "The result is the plain mean: fitted on all folds, no step helps."
-        return f"The result is the plain mean: the blend is {found}; it takes {CERTAINTY:.0%}."
-
 
 def cross_fit(cells: Cells, noise_above: float = NOISE_ABOVE) -> Blending:
     """Fit a blend, and judge it against the plain mean: one thing that all folds decide together."""
@@ -115,7 +112,7 @@ def cross_fit(cells: Cells, noise_above: float = NOISE_ABOVE) -> Blending:
     named = dict(zip((*cells.names, "plain mean", "blend, cross-fitted"), scores, strict=True))
     named["blend - plain mean"] = scores[-1] - scores[-2]
     fitted = fit_blend(cells)
-    kept = certainty >= CERTAINTY and not fitted.is_plain_mean
+    kept = certainty >= CERTAINTY and set(fitted.groups) != {GroupBlend()}
     return Blending(cells, fitted, plain, blended, named, certainty, kept, noise_above)
 
 
@@ -129,11 +126,9 @@ def blend_files(
     noise: Path | None = None,
     noise_above: float = NOISE_ABOVE,
 ) -> Blending:
-    """Blend files of out-of-fold predictions and write the cross-fitted result, see `Blending.write`.
-
-    Labels have the columns of ``train.csv``, folds ``study_id, fold``, by which the predictions were made. Raises
-    `InputError` where a file is unreadable, named twice, without a labelled row, or has studies without a fold.
-    """
+    """Blend files of out-of-fold predictions and write the cross-fitted result, see `Blending.write`. Labels have the
+    columns of ``train.csv``, folds ``study_id, fold``, by which the predictions were made. Raises `InputError` where a
+    file is unreadable, named twice, without a labelled row, or has studies without a fold."""
     paths = [*files, labels, folds, *(path for path in (out, model, noise) if path is not None)]
     for number, path in enumerate(paths):
         if path.resolve() in [other.resolve() for other in paths[:number]]:
@@ -151,12 +146,10 @@ def blend_files(
 
 def find_noise(cells: Cells, probabilities: Floats, above: float) -> tuple[pd.DataFrame, str]:
     """Find the labels whose probability is less than ``1 - above``: candidates for an error of the reader.
-
     Probabilities `[studies, 25, 3]` have not seen the labels they are held against. They are taken as they are, that
     is, of predictions made for the score: raised by the sample weights for moderate and severe. Returns columns
     ``row_id, label, probability, most_probable, weight``, most contradicted first: severity names, the predicted
-    probability of the label, and the suggested weight (other rows have 1); and their counts in words.
-    """
+    probability of the label, and the suggested weight (other rows have 1); and their counts in words."""
     scored = (cells.severity >= 0) & np.isfinite(probabilities).all(axis=2)
     given = np.take_along_axis(probabilities, np.maximum(cells.severity, 0)[..., None], axis=2)[..., 0]
     wrong = scored & (1.0 - given > above)

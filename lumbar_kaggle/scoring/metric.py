@@ -4,8 +4,7 @@ The competition's metric (Kaggle metric "RSNA Lumbar Metric"): three weighted lo
 over levels and sides, and a fourth, binary one, for "any severe canal stenosis in this study"; the score is their plain
 mean. Sample weights are 1, 2 and 4 for normal/mild, moderate and severe. Rows without a label count nowhere.
 Probabilities are clipped to [eps, 1 - eps] as scikit-learn does, eps of float64, and rows that do not sum to 1 are
-rescaled, as the scikit-learn of the competition's time did; the any-severe term reads the raw value of `severe`.
-"""
+rescaled, as the scikit-learn of the competition's time did; the any-severe term reads the raw value of `severe`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,10 +42,8 @@ TARGETS_OF: tuple[Integers, ...] = tuple(np.flatnonzero(group == _GROUP) for gro
 
 
 def weighted_losses(probabilities: Floats, severity: Integers) -> Floats:
-    """Return `[..., 2]`: the weighted log loss of each row and its sample weight; both 0 without a label.
-
-    Probabilities `[..., 3]` are non-negative with a positive sum; severity `[...]` is 0, 1, 2, or -1 without a label.
-    """
+    """Return `[..., 2]`: the weighted log loss of each row and its sample weight; both 0 without a label. Probabilities
+    `[..., 3]` are non-negative with a positive sum; severity `[...]` is 0, 1, 2, or -1 without a label."""
     clipped = np.clip(probabilities, EPSILON, 1 - EPSILON)
     grade = np.maximum(severity, 0)
     picked = np.take_along_axis(clipped, grade[..., None], axis=-1)[..., 0]
@@ -64,12 +61,10 @@ def weighted_log_loss(probabilities: ArrayLike, severity: ArrayLike) -> float:
 
 
 def study_sums(probabilities: Floats, severity: Integers) -> Floats:
-    """Return `[studies, 4 parts, 2]`: what each study adds to every part's weighted loss and weight.
-
-    A part's loss over any studies is the sum of the first over that of the second, see `part_scores`. For "any severe
-    canal stenosis" label, prediction and weight are each the greatest of the study's canal rows. Probabilities
-    `[studies, 25, 3]` are NaN where there is no prediction, severities `[studies, 25]` -1 where there is no label.
-    """
+    """Return `[studies, 4 parts, 2]`: what each study adds to every part's weighted loss and weight. A part's loss over
+    any studies is the sum of the first over that of the second, see `part_scores`. For "any severe canal stenosis"
+    label, prediction and weight are each the greatest of the study's canal rows. Probabilities `[studies, 25, 3]` are
+    NaN where there is no prediction, severities `[studies, 25]` -1 where there is no label."""
     scored = (severity >= 0) & np.isfinite(probabilities[..., 0])
     grade = np.where(scored, severity, -1)
     rows = weighted_losses(np.where(scored[..., None], probabilities, 1.0), grade)
@@ -95,9 +90,7 @@ def group_loss(probabilities: Floats, severity: Integers, group: int) -> float:
 
 def resampled_scores(probabilities: Sequence[Floats], severity: Integers) -> Floats:
     """Return scores `[files, 1 + RESAMPLES, 5]` of `NAMES`: of all studies first, then of bootstrap resamples of them.
-
-    Arguments are those of `study_sums` for each file; all have the same resamples. NaN without rows.
-    """
+    Arguments are those of `study_sums` for each file; all have the same resamples. NaN without rows."""
     sums = np.stack([study_sums(one, severity) for one in probabilities])
     studies = len(severity)
     drawn = np.random.default_rng(0).multinomial(studies, np.full(studies, 1 / studies), size=RESAMPLES)
@@ -107,10 +100,8 @@ def resampled_scores(probabilities: Sequence[Floats], severity: Integers) -> Flo
 
 
 def intervals(scores: Floats) -> Floats:
-    """Return the ends `[2, 5]` of 95 % intervals of `resampled_scores` of one file, or of what was made of several.
-
-    NaN where the score of all studies is; a resample without a part's rows does not count for it.
-    """
+    """Return the ends `[2, 5]` of 95 % intervals of `resampled_scores` of one file, or of what was made of several. NaN
+    where the score of all studies is; a resample without a part's rows does not count for it."""
     ends = np.full((2, scores.shape[1]), np.nan)
     for k in np.flatnonzero(np.isfinite(scores[0])):
         draws = scores[1:, k]
@@ -168,11 +159,9 @@ def labels_from(path: Path) -> pd.DataFrame:
 
 
 def to_arrays(predictions: pd.DataFrame, truth: pd.DataFrame) -> tuple[tuple[str, ...], Floats, Integers]:
-    """Return the labelled rows that are predicted, both tables as in `score`, as arrays.
-
-    These are their studies, sorted; probabilities `[studies, 25, 3]` as given, NaN where there is no such row; labels
-    `[studies, 25]`, -1 there.
-    """
+    """Return the labelled rows that are predicted, both tables as in `score`, as arrays. These are their studies,
+    sorted; probabilities `[studies, 25, 3]` as given, NaN where there is no such row; labels `[studies, 25]`, -1
+    there."""
     rows = truth.merge(predictions[["row_id", *SEVERITIES]], on="row_id", how="inner", validate="1:1")
     studies = tuple(sorted(rows["study_id"].unique()))
     return studies, on_grid(rows, studies), on_grid(rows, studies, ("severity",), -1)[..., 0].astype(np.int64)
@@ -201,13 +190,11 @@ def as_table(studies: Sequence[str], probabilities: Floats) -> pd.DataFrame:
 def weighted_prior(
     truth: pd.DataFrame, *, smoothing: float = 0.0, weights: Sequence[float] = SEVERITY_WEIGHTS
 ) -> pd.DataFrame:
-    """Return, per target, the constant probabilities that score best on `truth`: p_k ∝ n_k · w_k.
-
-    Left and right of a condition are pooled, so that a rare grade seen on one side only is not impossible on the other.
-    A target without any label takes the prior of its score group, and without that 1/3 each. There are 25 rows indexed
-    by target name, columns `SEVERITIES`; rows sum to 1. The truth is labelled rows as in `score`; `smoothing` is rows
-    added to each of the three counts, above 0 no probability is 0; `weights` are sample weights of the severities.
-    """
+    """Return, per target, the constant probabilities that score best on `truth`: p_k ∝ n_k · w_k. Left and right of a
+    condition are pooled, so that a rare grade seen on one side only is not impossible on the other. A target without
+    any label takes the prior of its score group, and without that 1/3 each. There are 25 rows indexed by target name,
+    columns `SEVERITIES`; rows sum to 1. The truth is labelled rows as in `score`; `smoothing` is rows added to each of
+    the three counts, above 0 no probability is 0; `weights` are sample weights of the severities."""
     counts = np.zeros((len(SCORE_GROUPS), len(LEVELS), 3))
     target = truth["target"].map(_PLACE).to_numpy(dtype=np.int64)
     np.add.at(counts, (_GROUP[target], _LEVEL[target], truth["severity"].to_numpy(dtype=np.int64)), 1)
@@ -226,13 +213,11 @@ def confusion(probabilities: ArrayLike, severity: ArrayLike) -> NDArray[np.int64
 
 
 def evaluate(probabilities: ArrayLike, severity: ArrayLike) -> dict[str, float]:
-    """Return the figures of one target as a flat dictionary; arguments as `confusion`.
-
-    Keys: ``rows``, ``accuracy``, ``always_normal`` (accuracy of answering normal/mild each time), ``precision``,
-    ``recall`` (means over the severities that occur), ``weighted_log_loss``, and per severity ``precision_*``,
-    ``recall_*``, ``auc_*``. Precision of a severity never predicted is 0; the area under the ROC curve of one against
-    the other two is NaN where it has no row, or all rows.
-    """
+    """Return the figures of one target as a flat dictionary; arguments as `confusion`. Keys: ``rows``, ``accuracy``,
+    ``always_normal`` (accuracy of answering normal/mild each time), ``precision``, ``recall`` (means over the
+    severities that occur), ``weighted_log_loss``, and per severity ``precision_*``, ``recall_*``, ``auc_*``. Precision
+    of a severity never predicted is 0; the area under the ROC curve of one against the other two is NaN where it has no
+    row, or all rows."""
     scores, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(severity, dtype=np.int64)
     predicted = scores.argmax(axis=1)
     by_severity = precision_recall_fscore_support(labels, predicted, labels=[0, 1, 2], zero_division=0.0)

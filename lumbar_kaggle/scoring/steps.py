@@ -35,12 +35,10 @@ _minimise = partial(minimize, method="L-BFGS-B", options={"ftol": 1e-9, "gtol": 
 
 @dataclass(frozen=True)
 class Stack(Validated):
-    """What the other conditions and the other side of a level say of a cell of one score group.
-
-    A multinomial logistic regression, log p = log base + inputs · coefficients (those of the level are the constant),
-    penalised towards no correction, so that few studies leave the base as it is. Left and right share coefficients:
-    inputs are the own side and the other side; the canal sees the worse and the better one.
-    """
+    """What the other conditions and the other side of a level say of a cell of one score group. A multinomial logistic
+    regression, log p = log base + inputs · coefficients (those of the level are the constant), penalised towards no
+    correction, so that few studies leave the base as it is. Left and right share coefficients: inputs are the own side
+    and the other side; the canal sees the worse and the better one."""
 
     fill: tuple[float, ...] = option(MISSING, "means, which stand in for missing inputs", count=INPUTS)
     scale: tuple[float, ...] = option(MISSING, "standard deviations that divide the inputs", count=INPUTS, above=0)
@@ -71,12 +69,10 @@ class GroupBlend(Validated):
 def fit_step(
     step: str, settings: GroupBlend, files: Floats, before: Floats, severity: Integers, group: int
 ) -> list[GroupBlend]:
-    """Return the variants of a score group's settings to choose from, best guess first.
-
-    `files` are `[files, studies, 25, 3]`, `before` `[studies, 25, 3]` the probabilities that the steps before have led
-    to, NaN for a missing cell; severity is `[studies, 25]`, -1 without a label. At least one of the group's cells has
-    both. `group` is a place in `targets.SCORE_GROUPS`.
-    """
+    """Return the variants of a score group's settings to choose from, best guess first. `files` are `[files, studies,
+    25, 3]`, `before` `[studies, 25, 3]` the probabilities that the steps before have led to, NaN for a missing cell;
+    severity is `[studies, 25]`, -1 without a label. At least one of the group's cells has both. `group` is a place in
+    `targets.SCORE_GROUPS`."""
     if step == "weights":
         if len(files) == 1:
             return []
@@ -100,17 +96,20 @@ def apply_step(step: str, settings: GroupBlend, files: Floats, before: Floats, g
         return base if weights is None else weighted_mean(np.asarray(weights), files[:, :, TARGETS_OF[group]])
     if step == "stacking":
         stack, share = settings.stack, settings.share
-        return base if stack is None else (1 - share) * base + share * apply_stack(stack, before, group)
+        if stack is None:
+            return base
+        inputs = stack_inputs(before, group)
+        inputs = np.where(np.isfinite(inputs), inputs, np.asarray(stack.fill)) / np.asarray(stack.scale)
+        stacked = normalised(np.log(np.maximum(base, LEAST)) + inputs @ np.asarray(stack.coefficients))
+        return (1 - share) * base + share * stacked
     name, changed = NUMBERS[step]
     value = getattr(settings, name)
     return base if value == 1 else changed(base, value)
 
 
 def normalised(logs: Floats) -> Floats:
-    """Return probabilities `[..., 3]` in proportion to the exponentials of `logs`; NaN stays NaN.
-
-    The three are added one by one: numpy's sums along so short an axis take most of the time of a fit.
-    """
+    """Return probabilities `[..., 3]` in proportion to the exponentials of `logs`; NaN stays NaN. The three are added
+    one by one: numpy's sums along so short an axis take most of the time of a fit."""
     top = np.maximum(np.maximum(logs[..., 0], logs[..., 1]), logs[..., 2])
     raised = np.exp(logs - top[..., None])
     return np.asarray(raised / (raised[..., 0] + raised[..., 1] + raised[..., 2])[..., None])
@@ -133,10 +132,8 @@ def weighted_mean(weights: Floats, files: Floats) -> Floats:
 
 
 def fit_weights(files: Floats, labels: Integers) -> Floats:
-    """Return the files' weights `[files]`, 0 or more with sum 1, drawn a little towards equal ones.
-
-    Files are `[files, rows, 3]`, NaN where one lacks the row; each row is in one at least. Labels `[rows]` are 0, 1, 2.
-    """
+    """Return the files' weights `[files]`, 0 or more with sum 1, drawn a little towards equal ones. Files are `[files,
+    rows, 3]`, NaN where one lacks the row; each row is in one at least. Labels `[rows]` are 0, 1, 2."""
     equal = np.full(len(files), 1 / len(files))
 
     def loss(weights: Floats) -> float:
@@ -160,8 +157,8 @@ def scale_worst(canal: Floats, scale: float) -> Floats:
     return np.asarray(scaled / scaled.sum(axis=-1, keepdims=True))
 
 
+# Steps that are one number: its name in `GroupBlend`, and what it does to a group's probabilities; 1: nothing.
 NUMBERS = {"temperature": ("temperature", soften), "any severe": ("worst_scale", scale_worst)}
-"""Steps that are one number: its name in `GroupBlend`, and what it does to a group's probabilities; 1: nothing."""
 
 
 def _fit_number(changed: Callable[[Floats, float], Floats], before: Floats, severity: Integers, group: int) -> float:
@@ -178,11 +175,9 @@ def _fit_number(changed: Callable[[Floats, float], Floats], before: Floats, seve
 
 
 def stack_inputs(probabilities: Floats, group: int) -> Floats:
-    """Return the inputs `[studies, cells, 19]` of a score group's cells from `[studies, 25, 3]`; NaN: missing.
-
-    They are the log-odds of moderate and of severe against normal/mild, of the cell itself and of four others at its
-    level (10), whether each of the four is missing (4), and which level it is (5; together the constant).
-    """
+    """Return the inputs `[studies, cells, 19]` of a score group's cells from `[studies, 25, 3]`; NaN: missing. They are
+    the log-odds of moderate and of severe against normal/mild, of the cell itself and of four others at its level (10),
+    whether each of the four is missing (4), and which level it is (5; together the constant)."""
     logs = np.log(np.maximum(probabilities, LEAST)).reshape(-1, len(CONDITIONS), len(LEVELS), 3)
     odds = logs[..., 1:] - logs[..., :1]
     level = np.broadcast_to(np.eye(len(LEVELS)), (len(odds), len(LEVELS), len(LEVELS)))
@@ -211,24 +206,11 @@ def fit_stack(probabilities: Floats, severity: Integers, group: int) -> Stack:
     inputs = np.where(there, inputs, fill)
     spread = inputs.std(axis=0)
     scale = np.where(spread > 1e-6, spread, 1.0)  # one that never changes has nothing to be scaled by
-    coefficients = _regression(inputs / scale, np.log(np.maximum(base[known], LEAST)), labels[known])
-    return Stack(tuple(fill.tolist()), tuple(scale.tolist()), tuple(map(tuple, coefficients.tolist())))
-
-
-def apply_stack(stack: Stack, probabilities: Floats, group: int) -> Floats:
-    """Return the corrected probabilities `[studies, cells, 3]` of a score group, NaN where the base `[…, 25, 3]` is."""
-    inputs = stack_inputs(probabilities, group)
-    inputs = np.where(np.isfinite(inputs), inputs, np.asarray(stack.fill)) / np.asarray(stack.scale)
-    logs = np.log(np.maximum(probabilities[:, TARGETS_OF[group]], LEAST))
-    return normalised(logs + inputs @ np.asarray(stack.coefficients))
-
-
-def _regression(inputs: Floats, offset: Floats, labels: Integers) -> Floats:
-    """Return coefficients `[inputs, 3]` of a multinomial regression with an offset `[rows, 3]`."""
-    truth, shape = np.eye(3)[labels], (inputs.shape[1], 3)
+    inputs, offset = inputs / scale, np.log(np.maximum(base[known], LEAST))
+    labels, truth = labels[known], np.eye(3)[labels[known]]
 
     def loss(flat: Floats) -> tuple[float, Floats]:
-        coefficients = flat.reshape(shape)
+        coefficients = flat.reshape(INPUTS, 3)
         fitted = normalised(offset + inputs @ coefficients)
         losses, weight = weighted_losses(fitted, labels).T
         value = losses.sum() + PENALTY / 2 * (flat**2).sum()
@@ -236,4 +218,5 @@ def _regression(inputs: Floats, offset: Floats, labels: Integers) -> Floats:
         # Divided, so that the tolerance of the search means the same for any number of rows.
         return float(value / weight.sum()), slope.ravel() / weight.sum()
 
-    return np.asarray(_minimise(loss, np.zeros(shape[0] * 3), jac=True).x).reshape(shape)
+    coefficients = np.asarray(_minimise(loss, np.zeros(INPUTS * 3), jac=True).x).reshape(INPUTS, 3)
+    return Stack(tuple(fill.tolist()), tuple(scale.tolist()), tuple(map(tuple, coefficients.tolist())))

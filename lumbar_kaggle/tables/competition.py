@@ -1,8 +1,7 @@
 """The competition's folder: what its tables and images say of studies and series.
 
 Identifiers are strings throughout: the competition's are integers up to ten digits, a hospital's may be anything that
-names a folder.
-"""
+names a folder."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,22 +13,13 @@ import pandas as pd
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import AnyPath, digest, list_folder, shown
-from lumbar_kaggle.core.targets import SAMPLE_ORDER, row_id, split_row_id
-from lumbar_kaggle.tables.reading import (
-    COORDINATE_COLUMNS,
-    LONGEST_ID,
-    Fault,
-    clipped,
-    faults_of,
-    label_rows,
-    read_coordinates,
-    read_label_table,
-    read_series_table,
-    read_table,
-    refuse,
-)
+from lumbar_kaggle.core.targets import SAMPLE_ORDER, TARGET_NAMES, row_id, split_row_id
+from lumbar_kaggle.tables import reading
+from lumbar_kaggle.tables.reading import Fault, faults_of
 
 SERIES_COLUMNS = ("study_id", "series_id", "kind", "folder", "files")  # of `Competition.series`
+_NO_LABELS = reading.label_rows(pd.DataFrame(columns=["study_id", *TARGET_NAMES]))
+_NO_COORDINATES = pd.DataFrame(columns=list(reading.COORDINATE_COLUMNS))
 
 
 @dataclass(frozen=True)
@@ -42,8 +32,9 @@ class Competition:
     # Columns `SERIES_COLUMNS`: kind is one of `targets.SERIES_KINDS`, folder a path as text, files a tuple of paths
     # relative to it, empty where all its files are of the series; only series that exist on disk.
     series: pd.DataFrame
-    labels: pd.DataFrame  # of a training split, see `reading.label_rows`
-    coordinates: pd.DataFrame  # of a training split with such a table, see `reading.read_coordinates`
+    # Of a training split, see `reading.label_rows`, and of one with such a table, see `reading.read_coordinates`.
+    labels: pd.DataFrame = field(default_factory=_NO_LABELS.copy)
+    coordinates: pd.DataFrame = field(default_factory=_NO_COORDINATES.copy)
     faults: tuple[Fault, ...] = ()  # what was wrong in the tables and was left out
     # Per study what is to be said of its series: which were left out, and why.
     notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -75,7 +66,7 @@ def read_competition(root: AnyPath, split: str = "train", *, graded: bool = True
     """
     competition = read_split(root, split, graded=graded)
     serious = [fault for fault in competition.faults if fault.serious]
-    refuse(serious, f" (and {len(serious) - 1} more: lumbar check {root})" if len(serious) > 1 else "")
+    reading.refuse(serious, f" (and {len(serious) - 1} more: lumbar check {root})" if len(serious) > 1 else "")
     return competition
 
 
@@ -92,8 +83,8 @@ def read_split(root: AnyPath, split: str, *, graded: bool = True) -> Competition
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the folder that holds train.csv and test_images")
     series_table = root / f"{split}_series_descriptions.csv"
-    described, faults = read_series_table(series_table)
-    labels, coordinates = no_labels(), no_coordinates()
+    described, faults = reading.read_series_table(series_table)
+    labels, coordinates = _NO_LABELS, _NO_COORDINATES
     if split == "test":
         studies = _test_studies(root / "sample_submission.csv", described)
         sentence, named = "no table names this study folder; it is left out", set(studies)
@@ -102,8 +93,8 @@ def read_split(root: AnyPath, split: str, *, graded: bool = True) -> Competition
     else:
         studies = tuple(dict.fromkeys(described["study_id"]))
         if graded:
-            table, found = read_label_table(root / "train.csv")
-            labels, studies = label_rows(table), tuple(table["study_id"])
+            table, found = reading.read_label_table(root / "train.csv")
+            labels, studies = reading.label_rows(table), tuple(table["study_id"])
             unknown = ~described["study_id"].isin(studies)
             sentence = "study {study_id} is not in train.csv; the row is left out"
             found += faults_of(series_table, described[unknown], sentence, False)
@@ -113,7 +104,7 @@ def read_split(root: AnyPath, split: str, *, graded: bool = True) -> Competition
             faults += found + faults_of(root / "train.csv", alone, sentence, False)
         path = root / "train_label_coordinates.csv"
         if path.is_file() or not graded:
-            coordinates, found = read_coordinates(path, set(studies), described)
+            coordinates, found = reading.read_coordinates(path, set(studies), described)
             faults += found
     series, more, notes = _locate(root / f"{split}_images", described, series_table)
     return Competition(root, split, studies, series, labels, coordinates, tuple(faults + more), notes)
@@ -122,13 +113,13 @@ def read_split(root: AnyPath, split: str, *, graded: bool = True) -> Competition
 def _test_studies(sample: Path, described: pd.DataFrame) -> tuple[str, ...]:
     """Return every study that the sample or the series table names: each needs its 25 rows."""
     named = []
-    rows = read_table(sample, ("row_id",)) if sample.is_file() else pd.DataFrame({"row_id": []})
+    rows = reading.read_table(sample, ("row_id",)) if sample.is_file() else pd.DataFrame({"row_id": []})
     for index, identifier in zip(rows.index, rows["row_id"], strict=True):
         try:
             study, _ = split_row_id(identifier)
-            if len(study) > LONGEST_ID or "/" in study:
-                wanted = f"at most {LONGEST_ID} characters, without /"
-                raise ValueError(f"study {clipped(study)} cannot name a folder: {wanted}")
+            if len(study) > reading.LONGEST_ID or "/" in study:
+                wanted = f"at most {reading.LONGEST_ID} characters, without /"
+                raise ValueError(f"study {reading.clipped(study)} cannot name a folder: {wanted}")
         except ValueError as error:
             raise InputError(f"{sample}, line {index + 2}: {error}") from None
         named.append(study)
@@ -154,13 +145,3 @@ def _locate(
     located = described.assign(folder=list(map(str, folders)))[there].reset_index(drop=True)
     located["files"] = [()] * len(located)
     return located[list(SERIES_COLUMNS)], faults, notes
-
-
-def no_labels() -> pd.DataFrame:
-    """Return an empty `Competition.labels`."""
-    return pd.DataFrame({"row_id": [], "study_id": [], "target": [], "severity": np.array([], dtype=np.int64)})
-
-
-def no_coordinates() -> pd.DataFrame:
-    """Return an empty `Competition.coordinates`."""
-    return pd.DataFrame({name: [] for name in COORDINATE_COLUMNS})

@@ -12,18 +12,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from lumbar_kaggle.core import targets
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import AnyPath, shown
-from lumbar_kaggle.core.targets import (
-    CONDITIONS,
-    LEVELS,
-    SERIES_DESCRIPTIONS,
-    SEVERITY_WORDS,
-    TARGET_NAMES,
-    condition_words,
-    level_words,
-    row_id,
-)
+from lumbar_kaggle.core.targets import SERIES_DESCRIPTIONS, SEVERITY_WORDS, TARGET_NAMES, row_id
 
 COORDINATE_COLUMNS = ("study_id", "series_id", "instance_number", "condition", "level", "x", "y")
 SERIES_COLUMNS = ("study_id", "series_id", "series_description")
@@ -171,8 +163,8 @@ def read_coordinates(path: Path, studies: set[str], described: pd.DataFrame) -> 
     row in px of the stored image), index ``line - 2``; and the faults. Raises as `read_table`."""
     checked = Checked(path, table := read_table(path, COORDINATE_COLUMNS))
     words_of = {
-        "condition": {condition_words(name): name for name in CONDITIONS},
-        "level": {level_words(name): name for name in LEVELS},
+        "condition": {targets.condition_words(name): name for name in targets.CONDITIONS},
+        "level": {targets.level_words(name): name for name in targets.LEVELS},
     }
     for column, words in words_of.items():
         wanted = f"one of {', '.join(words)}"

@@ -47,12 +47,10 @@ def half_precision(device: torch.device, *, wanted: bool = True) -> torch.autoca
 def spread(
     work: Callable[[Shared, Item], None], shared: Shared, items: Sequence[Item], processes: int | None = None
 ) -> None:
-    """Call ``work(shared, item)``, a function of a module, for every item; what it makes, it leaves in files.
-
-    With one process everything happens here, in order. With several, by default as many as there are GPUs, each owns
-    one device, or its share of the cores, gets `shared` once, and takes the next item when it is free. Raises what the
-    first item that failed raised, `OutOfTime` too; items that had begun have ended by then.
-    """
+    """Call ``work(shared, item)``, a function of a module, for every item; what it makes, it leaves in files. With one
+    process everything happens here, in order. With several, by default as many as there are GPUs, each owns one device,
+    or its share of the cores, gets `shared` once, and takes the next item when it is free. Raises what the first item
+    that failed raised, `OutOfTime` too; items that had begun have ended by then."""
     count = min(max(1, torch.cuda.device_count()) if processes is None else processes, len(items))
     if count <= 1:
         for item in items:

@@ -2,8 +2,7 @@
 
 A recipe brings datasets, a network, a loss and a schedule; `make_learner` puts them together, `train` fits them or goes
 on where an earlier process stopped, and `train_file` leaves the weights in a file. The callbacks below give
-reproducible epochs, the weights' average, checkpoints and the end of the time budget.
-"""
+reproducible epochs, the weights' average, checkpoints and the end of the time budget."""
 
 import json
 import logging
@@ -39,6 +38,8 @@ from lumbar_kaggle.training.devices import device_of, train_in_half_precision, t
 
 log = logging.getLogger(__name__)
 
+Tell = Callable[[int, list[float]], None] | None  # receives each epoch's number from 0 and its losses and metrics
+
 
 def make_learner(
     network: nn.Module,
@@ -51,10 +52,8 @@ def make_learner(
     workers: int = 0,
 ) -> Learner:
     """Return a learner on the training's device, in 16 bits where that is faster and ``mixed_precision`` allows it.
-
     Parts are datasets to train and to validate on: anything with a length and items. Of the configuration its
-    ``batch_size`` counts; `folder` is for fastai's own temporary files, `workers` are processes that load.
-    """
+    ``batch_size`` counts; `folder` is for fastai's own temporary files, `workers` are processes that load."""
     device = training_device()
     # The training loader drops its last, smaller batch: with fewer items than one batch nothing is left.
     shared = {"bs": min(config.batch_size, len(parts[0])), "num_workers": workers}
@@ -76,20 +75,18 @@ def train(
     budget: Budget | None = None,
     ema: float = 0.0,
     patience: int | None = None,
-    tell: Callable[[int, list[float]], None] | None = None,
+    tell: Tell = None,
     **cycle: Any,
 ) -> list[float]:
-    """Fit by one cycle, or go on after the last epoch that is in the checkpoint; return the seconds of each epoch.
-
-    The caller removes the checkpoint, which is written after each epoch, once the result is kept. Epochs are all of
-    them, those done earlier too; `lr` is the greatest rate, or fastai's slice of them; `seed` is for `SeedEpochs`,
-    `phase` and `tell` are for `Checkpoint`. With `ema`, the decay of the weights' moving average, that is the result.
+    """Fit by one cycle, or go on after the last epoch that is in the checkpoint; return the seconds of each epoch. The
+    caller removes the checkpoint, which is written after each epoch, once the result is kept. Epochs are all of them,
+    those done earlier too; `lr` is the greatest rate, or fastai's slice of them; `seed` is for `SeedEpochs`, `phase`
+    and `tell` are for `Checkpoint`. With `ema`, the decay of the weights' moving average, that is the result.
     `patience` epochs without a better validation loss end the fit early, with the weights of the best epoch; a spent
     budget ends it by `OutOfTime`. `cycle` holds further arguments of ``Learner.fit_one_cycle``. Raises `InputError`
-    where the loss or a weight is no finite number any more.
-    """
+    where the loss or a weight is no finite number any more."""
     average = MovingAverage(ema) if ema else None
-    keeper = Checkpoint(checkpoint, phase, average, keep_best=patience is not None, tell=tell)
+    keeper = Checkpoint(checkpoint, phase, average, patience is not None, tell)
     within = WithinBudget(budget) if budget is not None else None
     early = EarlyStoppingCallback(patience=patience) if patience is not None else None
     with learner.no_bar(), learner.no_logging():
@@ -109,13 +106,11 @@ def train_file(
     keep: Callable[[Any], dict[str, Any]] = nn.Module.state_dict,
     **options: Any,
 ) -> pd.DataFrame:
-    """Train a network for ``config.epochs`` at ``config.lr``; killed at any moment, it goes on.
-
-    `make` returns the learner, everything random in it drawn from `seed`, as the epochs are; it is told whether this is
-    the beginning, since a resumed network needs no first weights. What `keep` takes of the trained model goes into the
-    file, safetensors, with the configuration in its header; the table that is returned, see `history_of`, goes into
-    `history`. `title` is the progress bar's, options are those of `train`.
-    """
+    """Train a network for ``config.epochs`` at ``config.lr``; killed at any moment, it goes on. `make` returns the
+    learner, everything random in it drawn from `seed`, as the epochs are; it is told whether this is the beginning,
+    since a resumed network needs no first weights. What `keep` takes of the trained model goes into the file,
+    safetensors, with the configuration in its header; the table that is returned, see `history_of`, goes into
+    `history`. `title` is the progress bar's, options are those of `train`."""
     checkpoint = file.with_suffix(".checkpoint.pt")
     set_seed(seed)
     learner = make(not checkpoint.is_file())
@@ -151,12 +146,10 @@ def write_network(file: Path, state: dict[str, Any], config: Any = None) -> None
 
 
 class SeedEpochs(Callback):  # type: ignore[misc]
-    """Seed every generator at the start of each epoch, from the run's seed and the epoch's number.
-
-    An epoch then depends on nothing before the state that it starts from. On a CPU, with the same number of threads, a
-    resumed run so ends with the same bytes as an uninterrupted one. On a GPU it sees the same images, augmented alike,
-    in the same order; but the GPU adds in an order of its own, and any two runs differ by rounding.
-    """
+    """Seed every generator at the start of each epoch, from the run's seed and the epoch's number. An epoch then
+    depends on nothing before the state that it starts from. On a CPU, with the same number of threads, a resumed run so
+    ends with the same bytes as an uninterrupted one. On a GPU it sees the same images, augmented alike, in the same
+    order; but the GPU adds in an order of its own, and any two runs differ by rounding."""
 
     order = -100
 
@@ -173,11 +166,9 @@ class SeedEpochs(Callback):  # type: ignore[misc]
 
 
 class MovingAverage(Callback):  # type: ignore[misc]
-    """Keep an exponential moving average of the weights; validation and the end of the fit use it.
-
-    The decay after step s is the lesser of `decay` and (1 + s) / (10 + s), so that the first, untrained weights are
-    soon forgotten. Steps that mixed precision leaves out, because a gradient was beyond 16-bit floats, do not count.
-    """
+    """Keep an exponential moving average of the weights; validation and the end of the fit use it. The decay after step
+    s is the lesser of `decay` and (1 + s) / (10 + s), so that the first, untrained weights are soon forgotten. Steps
+    that mixed precision leaves out, because a gradient was beyond 16-bit floats, do not count."""
 
     order = 40  # before the recorder (50) and the checkpoint look at the validation's loss
 
@@ -215,25 +206,17 @@ class MovingAverage(Callback):  # type: ignore[misc]
 
 
 class Checkpoint(Callback):  # type: ignore[misc]
-    """After each epoch, write all that a resumed run needs to `path`; the last epoch's weights are the result.
-
-    Choosing the best epoch by the held-out part would make the figures of that part too good; `keep_best` ends with
-    the weights of the least validation loss all the same. On resuming the same `phase`, the name of this fit within the
-    run, the epochs already done are skipped by replaying their recorded losses and metrics, so that every tracking
-    callback comes to the state that it had. `tell` receives each epoch's number from 0 and its losses and metrics.
-    """
+    """After each epoch, write all that a resumed run needs to `path`; the last epoch's weights are the result. Choosing
+    the best epoch by the held-out part would make the figures of that part too good; `keep_best` ends with the weights
+    of the least validation loss all the same. On resuming the same `phase`, the name of this fit within the run, the
+    epochs already done are skipped by replaying their recorded losses and metrics, so that every tracking callback
+    comes to the state that it had."""
 
     # After the moving average, whose state it writes, and the recorder (50); before early stopping (63) ends the fit.
     order = TrackerCallback.order + 2
 
     def __init__(
-        self,
-        path: Path,
-        phase: str,
-        average: MovingAverage | None = None,
-        *,
-        keep_best: bool = False,
-        tell: Callable[[int, list[float]], None] | None = None,
+        self, path: Path, phase: str, average: MovingAverage | None = None, keep_best: bool = False, tell: Tell = None
     ) -> None:
         self.path_to_checkpoint, self.phase = path, phase
         self.average, self.keep_best, self.tell = average, keep_best, tell
@@ -269,10 +252,8 @@ class Checkpoint(Callback):  # type: ignore[misc]
             average = {"steps": self.average.steps, "average": dict(self.average.average.module.state_dict())}
             weights += average["average"].values()
         if not math.isfinite(losses[-1]) or not all(bool(torch.isfinite(value).all()) for value in weights):
-            raise InputError(
-                f"{self.path_to_checkpoint}: in epoch {self.epoch + 1} the loss or a weight is no finite number; "
-                "train with a smaller --lr into another --out"
-            )
+            what = f"in epoch {self.epoch + 1} the loss or a weight is no finite number"
+            raise InputError(f"{self.path_to_checkpoint}: {what}; train with a smaller --lr into another --out")
         if self.keep_best and losses[-1] < min(losses[:-1], default=math.inf):
             self.best = {name: value.cpu().clone() for name, value in self.learn.model.state_dict().items()}
         self.seconds.append(time.perf_counter() - self.begun)

@@ -2,13 +2,12 @@
 
 Trains the body of a network on the middle T1 slices of phantom patients to grade the canal at all five levels at once
 (nothing else can be seen on that slice), and saves it as a file for ``--weights``. The patients are drawn from a seed
-of their own and are never those of a benchmark. Heavy libraries are imported inside: the command line comes by here.
-"""
+of their own and are never those of a benchmark. Heavy libraries are imported inside: the command line comes by here."""
 
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked, write_json
@@ -37,10 +36,8 @@ class PretrainConfig(Validated):
 
 def pretrain(out: Path, config: PretrainConfig) -> float:
     """Train a body and save it as safetensors, its configuration beside; an interrupted run goes on at its last epoch.
-
     Return the last epoch's validation loss: weighted cross-entropy, mean over the canal's five levels. Raises
-    `InputError` where the architecture is unknown, or `out` was made with another configuration.
-    """
+    `InputError` where the architecture is unknown, or `out` was made with another configuration."""
     from lumbar_kaggle.training.encoders import body_state
     from lumbar_kaggle.training.loop import train_file
 
@@ -65,16 +62,16 @@ def pretrain(out: Path, config: PretrainConfig) -> float:
 def _make_learner(config: PretrainConfig, folder: Path) -> "Learner":
     import numpy as np
     import torch
+    from fastai.data.transforms import IntToFloatTensor, Normalize, Pipeline
     from fastai.torch_core import TensorImage
     from fastai.vision.augment import aug_transforms
     from torch import nn
 
     from lumbar_kaggle.phantom.imaging import draw_middle_slices
-    from lumbar_kaggle.training.devices import training_device
     from lumbar_kaggle.training.encoders import build_network
     from lumbar_kaggle.training.loop import make_learner
 
-    network, device = build_network(config.arch), training_device()
+    network = build_network(config.arch)
     images, severities = draw_middle_slices(config.seed, config.patients, config.image_size)
     canal = [index for index, target in enumerate(TARGETS) if target.side is None]
     rows = [
@@ -83,17 +80,7 @@ def _make_learner(config: PretrainConfig, folder: Path) -> "Learner":
     ]
     held_out = np.arange(len(rows)) % HELD_OUT == 0
     parts = ([rows[k] for k in np.flatnonzero(~held_out)], [rows[k] for k in np.flatnonzero(held_out)])
-    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (network.mean, network.std))
-    transforms = aug_transforms(do_flip=False)
-
-    def normalise(batch: Any) -> Any:
-        return (TensorImage(((batch[0].float() / 255) - mean) / std), batch[1])
-
-    def augment(batch: Any) -> Any:
-        picture = TensorImage(batch[0].float() / 255)
-        for transform in transforms:
-            picture = transform(picture, split_idx=0)
-        return normalise((picture * 255, batch[1]))
+    whole = [IntToFloatTensor(), *aug_transforms(do_flip=False), Normalize.from_stats(network.mean, network.std)]
 
     def loss(logits: torch.Tensor, severity: torch.Tensor) -> torch.Tensor:
         weights = torch.tensor(SEVERITY_WEIGHTS, device=logits.device)
@@ -104,5 +91,6 @@ def _make_learner(config: PretrainConfig, folder: Path) -> "Learner":
         features = body.eval()(torch.zeros(1, 3, config.image_size, config.image_size)).shape[1]
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, 3 * len(canal)))
     learner = make_learner(nn.Sequential(body, head), parts, loss, folder, config)
-    learner.dls.train.after_batch, learner.dls.valid.after_batch = augment, normalise
+    for number, loader in enumerate(learner.dls):  # fastai augments where the number is 0, the training's
+        loader.after_batch = Pipeline(whole, split_idx=number)
     return learner

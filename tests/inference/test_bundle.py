@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import safetensors.torch
 import torch
@@ -19,7 +20,6 @@ from lumbar_kaggle.core.targets import SCORE_GROUPS, TARGET_NAMES
 from lumbar_kaggle.inference.bundle import MANIFEST, read_manifest, write_manifest
 from lumbar_kaggle.inference.recipes import load_predictor
 from lumbar_kaggle.scoring.metric import weighted_prior
-from lumbar_kaggle.tables.competition import no_labels
 from lumbar_kaggle.training.encoders import build_network
 from lumbar_kaggle.two_stage.config import TwoStageConfig, preset
 from tests.support.dicom_files import write_sagittal
@@ -42,7 +42,7 @@ def bundle(tmp_path: Path) -> Path:
         config={},
         targets=[TARGET],
         contract={"image_size": 32},
-        prior=weighted_prior(no_labels()),
+        prior=weighted_prior(pd.DataFrame({"target": [], "severity": []})),
         metrics={},
         weights=[WEIGHTS],
         models={

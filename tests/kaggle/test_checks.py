@@ -10,7 +10,7 @@ import pytest
 from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import write_json
-from lumbar_kaggle.kaggle.checks import check_dataset, check_kernel
+from lumbar_kaggle.kaggle.checks import check
 from lumbar_kaggle.kaggle.client import Sent, State
 from lumbar_kaggle.kaggle.datasets import (
     PACKAGE_FOLDER,
@@ -87,11 +87,11 @@ def test_every_kernel_of_the_table_passes(tmp_path: Path) -> None:
 )
 def test_each_fault_of_a_kernels_metadata_is_named(kernel_folder: Path, changes: dict[str, Any], sentence: str) -> None:
     """One change at a time to metadata that is right."""
-    check_kernel(kernel_folder)
+    check(kernel_folder)
     path = kernel_folder / "kernel-metadata.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     with pytest.raises(InputError) as fault:
-        check_kernel(kernel_folder)
+        check(kernel_folder)
     assert sentence in str(fault.value)
     assert str(path) in str(fault.value)
 
@@ -116,17 +116,17 @@ def test_each_fault_of_a_notebook_is_named(
     notebook["metadata"] = notebook["metadata"] if metadata is None else metadata
     path.write_text(json.dumps(notebook))
     with pytest.raises(InputError, match=sentence):
-        check_kernel(kernel_folder)
+        check(kernel_folder)
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="is no notebook in UTF-8"):
-        check_kernel(kernel_folder)
+        check(kernel_folder)
 
 
 def test_a_file_beside_the_notebook_is_not_sent_and_so_refused(kernel_folder: Path) -> None:
     """Only code_file goes up."""
     (kernel_folder / "helper.py").write_text("x = 1\n")
     with pytest.raises(InputError, match=r"helper\.py would not be sent; only code_file is"):
-        check_kernel(kernel_folder)
+        check(kernel_folder)
 
 
 @pytest.mark.parametrize(
@@ -144,11 +144,11 @@ def test_a_file_beside_the_notebook_is_not_sent_and_so_refused(kernel_folder: Pa
 def test_each_fault_of_a_datasets_metadata_is_named(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
     """Limits that the server, not the client, would complain of."""
     folder = build_package(tmp_path, "someone").folder
-    check_dataset(folder)
+    check(folder)
     path = folder / "dataset-metadata.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     with pytest.raises(InputError) as fault:
-        check_dataset(folder)
+        check(folder)
     assert sentence in str(fault.value)
 
 
@@ -163,18 +163,18 @@ def test_nothing_goes_up_that_the_manifest_does_not_list(tmp_path: Path) -> None
     ):
         make(folder / name)
         with pytest.raises(InputError, match=sentence):
-            check_dataset(folder)
+            check(folder)
         (folder / name).rmdir() if name == "weights" else (folder / name).unlink()
-    check_dataset(folder)
+    check(folder)
     (folder / "lumbar_kaggle.zip").write_bytes(b"other")
     with pytest.raises(InputError, match=r"lumbar_kaggle\.zip was changed since it was built"):
-        check_dataset(folder)
+        check(folder)
     (folder / "lumbar_kaggle.zip").write_bytes(b"")
     with pytest.raises(InputError, match=r"lumbar_kaggle\.zip is empty"):
-        check_dataset(folder)
+        check(folder)
     (folder / "lumbar_kaggle.zip").unlink()
     with pytest.raises(InputError, match=r"lumbar_kaggle\.zip is missing"):
-        check_dataset(folder)
+        check(folder)
 
 
 def test_the_package_dataset_is_the_source_and_nothing_else(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_the_models_dataset_keeps_what_earlier_calls_put_there(tmp_path: Path) -
         built = build_models(tmp_path, "someone", bundle=tmp_path / "bundle")
         assert built
         assert list(built.files)[1:] == [f"pretrained-{arch}.safetensors", "bundle-baseline.zip"]
-        check_dataset(built.folder)
+        check(built.folder)
         fingerprints.append(built.fingerprint)
     assert len({first.fingerprint, *fingerprints}) == 3
     (tmp_path / "bundle" / "weights" / "a-fold-0.safetensors").write_bytes(b"changed")

@@ -134,7 +134,7 @@ def test_where_nothing_is_to_be_learnt_the_plain_mean_stays() -> None:
         found = cross_fit(cells)
         assert not found.kept
         assert found.model == BlendModel(("a.csv", "b.csv"))
-        assert found.model.is_plain_mean
+        assert found.model.groups == (GroupBlend(),) * 3
         np.testing.assert_array_equal(found.result, found.plain)
         np.testing.assert_allclose(found.plain, cells.files[0])
         # Nor does what was tried do any harm worth naming.
@@ -150,7 +150,7 @@ def test_labels_of_a_fold_do_not_touch_its_rows(fold: int) -> None:
     before, after = cross_fitted(cells), cross_fitted(replace(cells, severity=severity))
     np.testing.assert_array_equal(before[held], after[held])
     assert np.abs(before[~held] - after[~held]).max() > 1e-3
-    assert not fit_blend(cells).is_plain_mean
+    assert fit_blend(cells).groups != (GroupBlend(),) * 3
 
 
 def test_two_folds_are_enough() -> None:
@@ -171,7 +171,7 @@ def test_files_may_lack_conditions_rows_and_studies() -> None:
     model = fit_blend(partial)
     blended = apply_cells(model, files)
     there = np.isfinite(files).any(axis=0)
-    assert not model.is_plain_mean
+    assert model.groups != (GroupBlend(),) * 3
     np.testing.assert_array_equal(np.isfinite(blended), there)
     assert not there[: STUDIES // 2, TARGETS_OF[2]].any()
     np.testing.assert_allclose(blended[there[..., 0]].sum(axis=1), 1.0)

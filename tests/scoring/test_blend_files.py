@@ -15,6 +15,7 @@ from lumbar_kaggle.scoring.blend import Cells, apply_blend, load_blend
 from lumbar_kaggle.scoring.blend_files import blend_files
 from lumbar_kaggle.scoring.comparison import compare_files
 from lumbar_kaggle.scoring.metric import PARTS, as_table, intervals, score
+from lumbar_kaggle.scoring.steps import GroupBlend
 from lumbar_kaggle.tables.reading import read_labels
 from lumbar_kaggle.tables.submission import read_predictions
 from tests.support.blend_worlds import labels_of, make_finished, make_world
@@ -72,7 +73,7 @@ def test_the_intervals_are_those_of_the_score_command(tmp_path: Path) -> None:
     words = write(tmp_path, cells)
     files = [tmp_path / name for name in cells.names]
     result = blend_files(files, tmp_path / "train.csv", tmp_path / "folds.csv", tmp_path / "blended.csv")
-    compared = compare_files(Path(words[1]), tmp_path / "train.csv", against=tmp_path / "blended.csv").scores
+    compared = compare_files(Path(words[1]), tmp_path / "train.csv", None, against=tmp_path / "blended.csv").scores
     np.testing.assert_allclose(result.scores["a.csv"][0], compared["score"][0], rtol=1e-10)
     np.testing.assert_allclose(intervals(result.scores["a.csv"]), intervals(compared["score"]), rtol=0.02)
     np.testing.assert_allclose(result.scores["blend, cross-fitted"][0], compared["against"][0], rtol=1e-10)
@@ -85,7 +86,7 @@ def test_the_plain_mean_is_written_where_nothing_helps(tmp_path: Path, capsys: p
     assert "The result is the plain mean: the blend is better than" in capsys.readouterr().out
     written = read_predictions(tmp_path / "blended.csv")
     np.testing.assert_allclose(written[list(SEVERITIES)], cells.files[0].reshape(-1, 3), atol=1e-9)
-    assert load_blend(model).is_plain_mean
+    assert load_blend(model).groups == (GroupBlend(),) * 3
 
 
 def test_files_of_one_condition_each_have_dashes_for_the_others(tmp_path: Path) -> None:

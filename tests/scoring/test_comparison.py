@@ -69,10 +69,10 @@ def test_the_columns_are_official_scores_and_the_skill_runs_from_prior_to_oracle
     prior = prior_predictions(weighted_prior(labels), labels)
     world |= write(tmp_path, prior=prior)
     for name, skill in (("oracle", 1.0), ("prior", 0.0)):
-        found = compare_files(world[name], world["truth"], oracle=world["oracle"]).scores["skill"]
+        found = compare_files(world[name], world["truth"], None, oracle=world["oracle"]).scores["skill"]
         np.testing.assert_allclose(found[0], skill, atol=1e-12)
         np.testing.assert_allclose(intervals(found), skill, atol=1e-12)
-    compared = compare_files(world["mine"], world["truth"], oracle=world["oracle"], against=world["other"])
+    compared = compare_files(world["mine"], world["truth"], None, oracle=world["oracle"], against=world["other"])
     values = {name: scores[0] for name, scores in compared.scores.items()}
     for name, column in {"mine": "score", "oracle": "oracle", "other": "against", "prior": "prior"}.items():
         official = score(pd.read_csv(world[name]), labels)
@@ -86,7 +86,7 @@ def test_the_columns_are_official_scores_and_the_skill_runs_from_prior_to_oracle
 def test_the_prior_may_come_from_elsewhere(world: dict[str, Path], tmp_path: Path) -> None:
     other, _ = make_world(40, 9)
     world |= write(tmp_path, train=other)
-    own = compare_files(world["mine"], world["truth"], oracle=world["oracle"]).scores
+    own = compare_files(world["mine"], world["truth"], None, oracle=world["oracle"]).scores
     foreign = compare_files(world["mine"], world["truth"], world["train"], oracle=world["oracle"]).scores
     assert foreign["prior"][0, -1] > own["prior"][0, -1]
     np.testing.assert_array_equal(foreign["score"], own["score"])
@@ -104,7 +104,7 @@ def test_the_intervals_cover(tmp_path: Path) -> None:
     for seed in range(1, 41):
         truth, oracle = make_world(60, seed)
         paths = write(tmp_path, truth=truth, mine=blurred(oracle, 0.3), other=blurred(oracle, 0.5))
-        compared = compare_files(paths["mine"], paths["truth"], against=paths["other"])
+        compared = compare_files(paths["mine"], paths["truth"], None, against=paths["other"])
         for name, value in true.items():
             low, high = intervals(compared.scores[name])[:, -1]
             held[name] += low < value < high
@@ -114,7 +114,7 @@ def test_the_intervals_cover(tmp_path: Path) -> None:
 
 
 def test_paired_intervals_are_narrower_than_those_of_either(world: dict[str, Path]) -> None:
-    first, again = (compare_files(world["mine"], world["truth"], against=world["other"]).scores for _ in range(2))
+    first, again = (compare_files(world["mine"], world["truth"], None, against=world["other"]).scores for _ in range(2))
     assert "oracle" not in first
     width = np.diff(intervals(first["difference"]), axis=0)
     assert (width < 0.7 * np.diff(intervals(first["score"]), axis=0)).all()
@@ -126,7 +126,7 @@ def test_only_common_rows_are_scored(world: dict[str, Path], tmp_path: Path) -> 
     canal = pd.read_csv(world["mine"]).query("row_id.str.contains('spinal')")
     half = pd.read_csv(world["other"]).iloc[: 40 * 25]
     world |= write(tmp_path, canal=canal, half=half)
-    compared = compare_files(world["canal"], world["truth"], oracle=world["oracle"], against=world["half"])
+    compared = compare_files(world["canal"], world["truth"], None, oracle=world["oracle"], against=world["half"])
     assert (compared.rows, compared.studies) == (40 * 5, 40)
     shown = dict(zip(NAMES, np.isfinite(compared.scores["score"][0]), strict=True))
     assert shown == {
@@ -142,11 +142,11 @@ def test_a_lacking_or_foreign_file_is_refused(world: dict[str, Path], tmp_path: 
     foreign = oracle.assign(row_id="9" + oracle["row_id"])
     world |= write(tmp_path, short=oracle.iloc[3:], foreign=foreign)
     with pytest.raises(InputError, match=r"short\.csv: lacks 3 of the 2000 scored rows, the first is 1000_.*; give"):
-        compare_files(world["mine"], world["truth"], oracle=world["short"])
+        compare_files(world["mine"], world["truth"], None, oracle=world["short"])
     with pytest.raises(InputError, match=r"foreign\.csv: none of its 2000 rows has a label in .*truth\.csv"):
-        compare_files(world["foreign"], world["truth"], oracle=world["oracle"])
+        compare_files(world["foreign"], world["truth"], None, oracle=world["oracle"])
     with pytest.raises(InputError, match=r"foreign\.csv: none .* and a row in .*mine\.csv; give files"):
-        compare_files(world["mine"], world["truth"], against=world["foreign"])
+        compare_files(world["mine"], world["truth"], None, against=world["foreign"])
 
 
 def test_the_command_prints_everything(world: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
