@@ -1,7 +1,6 @@
 """``lumbar demo``: the whole job on synthetic patients, from an empty folder to graded studies and their pages.
 
-What a step said is kept in the folder ``steps``; a step that is there is not done again.
-"""
+What a step said is kept in the folder ``steps``; a step that is there is not done again."""
 
 import logging
 import time
@@ -47,11 +46,9 @@ SIZES = Sizes(
 
 @alone_on("folder")
 def run_demo(folder: Path, *, full: bool = False, sizes: Sizes = SIZES) -> str:
-    """Do every step into `folder`, those that are done already excepted, and return what came of it.
-
-    With `full` the baseline has all 25 targets. Raises `InputError` where the folder holds
-    something else or was begun with other models, another process is at work on it, or the package has no models.
-    """
+    """Do every step into `folder`, those that are done already excepted, and return what came of it. With `full` the
+    baseline has all 25 targets. Raises `InputError` where the folder holds something else or was begun with other
+    models, another process is at work on it, or the package has no models."""
     models, settings = read_manifest(models_in_the_box()), digest(repr(sizes))
     tie(folder / "demo.json", {"version": __version__, "models": models.fingerprint, "settings": settings})
     demo, count = _Demo(folder, sizes, models, full), f"{sizes.patients.test_studies} test patients"

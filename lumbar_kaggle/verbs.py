@@ -1,8 +1,7 @@
 """The verbs of the ``lumbar`` command: each is a function whose parameters are its options, see `cli`.
 
 A parameter's default is its option; one that is annotated with a dataclass of settings stands for all of its fields. A
-verb calls one function and returns what is printed. Heavy libraries are imported inside, so that help comes at once.
-"""
+verb calls one function and returns what is printed. Heavy libraries are imported inside, so that help comes at once."""
 
 import logging
 from collections.abc import Callable, Sequence

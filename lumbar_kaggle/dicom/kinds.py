@@ -23,7 +23,9 @@ KIND_WORDS = {kind: words for words, kind in SERIES_DESCRIPTIONS.items()}
 LONG_ECHO_MS, LONG_REPETITION_MS = 60.0, 1500.0
 SPIN_ECHO_MS = 150.0  # repetition times below are gradient echoes': spin-echo T1 takes 300 ms and more
 FAT_NULLING_MS = 300.0  # STIR nulls fat with 120 to 250 ms, by field strength; T1 FLAIR takes 700 and more
-FEWEST_SLICES = 3  # planning images have one or two in a plane; a disc's axial stack has three and more
+# Planning images have one or two in a plane, a disc's axial stack has three and more; single sagittal slices that were
+# kept of a series say by their description what they are.
+FEWEST_SLICES = 3
 
 # What an image may be instead of a plain magnitude image, and the values of ImageType that say so: the standard's
 # (PS3.3 §C.8.3.1.1.1 and §C.8.13.3.1.1) and vendors'.
@@ -80,6 +82,10 @@ _FOREIGN_BODY_PARTS = re.compile(
 )
 
 
+_SAGITTAL = r"\bsag(it\w*|t[12]\w*)?\b"
+_NAMED_WEIGHTING = r"\b(?:s|sag|ax|tra|cor)?(t[12])(?!\d)"  # "sT1W", "SagT2": vendors' spellings; T10 to T12: vertebrae
+
+
 def contents(instance: Instance) -> list[str]:
     """Return what ImageType says that an image is, in words; empty for a plain magnitude image."""
     values = instance.image_type[2:]
@@ -108,18 +114,23 @@ def may_be(kind: str, instances: Sequence[Instance]) -> bool:
 def recognise_series(group: Sequence[Instance]) -> tuple[str | None, str]:
     """Return the kind of a group of slices, see `series.group_slices`, or None and why it is none."""
     plane = plane_of(group)
-    if plane is None:
-        return None, "the series has no ImageOrientationPatient, so its kind cannot be told"
     fitting = [item for item in group if item.plane == plane]
     item = fitting[len(fitting) // 2]
-    name = f"{'an' if plane == 'axial' else 'a'} {plane} series (description {item.description!r})"
     words = _words(item.description)
+    said = bool(re.search(_SAGITTAL, words) and re.search(_NAMED_WEIGHTING, words))
+    if plane is None and not said:
+        return None, (
+            "the series has no ImageOrientationPatient, and its description does not say sagittal T1 or T2, "
+            "so its kind cannot be told"
+        )
+    plane = plane or "sagittal"
+    name = f"{'an' if plane == 'axial' else 'a'} {plane} series (description {item.description!r})"
     kind, other = f"{plane}_{_weighting(item, words)}", _other_use(item, words)
     if other or kind not in KIND_WORDS:
         return None, f"{name} is {other or 'none of sagittal T1, sagittal T2/STIR, axial T2'}"
     # All slices at one place: the positions cannot be meant.
     count = places(group) if places(group) > 1 else len(group)
-    if count < FEWEST_SLICES:
+    if count < FEWEST_SLICES and not (said and plane == "sagittal"):
         return None, f"{name} has too few slices ({count}; at least {FEWEST_SLICES})"
     return kind, ""
 
@@ -131,6 +142,7 @@ def preference(group: Sequence[Instance]) -> tuple[tuple[bool | int, str], ...]:
     words = _words(f"{item.description} {item.protocol}")
     suppressed = _fat_nulled(item) or re.search(r"\b(fs|fatsat|fat sat\w*|spair|spir)\b", words)
     return (
+        (places(group) >= FEWEST_SLICES, f"it has {FEWEST_SLICES} slices or more"),
         ("whole spine" not in _regions(words), "it is no whole spine"),
         ("lumbar" in _regions(words) | _regions(_words(item.body_part)), "it names the lumbar spine"),
         (not suppressed, "its fat is not suppressed"),
@@ -182,8 +194,7 @@ def _regions(words: str) -> set[str]:
 
 def _weighting(item: Instance, words: str) -> str | None:
     """Return ``t1`` or ``t2``: the one weighting that the words name, else what the times say; or None."""
-    # "sT1W" and "SagT2" are vendors' spellings; T10 to T12 are vertebrae.
-    named = set(re.findall(r"\b(?:s|sag|ax|tra|cor)?(t[12])(?!\d)", words))
+    named = set(re.findall(_NAMED_WEIGHTING, words))
     # STIR before T1: "STIR T1" sequences exist and are read as fluid-sensitive ones.
     named = {"t2"} if re.search(r"\b(stir|tirm)", words) else named
     dense = item.echo_time_ms is not None and re.search(r"\b(s|sag)?(pd|dp|proton)", words)

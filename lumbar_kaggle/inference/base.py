@@ -63,11 +63,9 @@ def study_rows(competition: Competition, study_id: str) -> Study:
 
 
 def read_study(path: AnyPath, study_id: str = "") -> Study:
-    """Read which series a study has; their pixels are read when they are needed.
-
-    The path is the study's folder, in a competition folder or anywhere; or a competition folder (its test split) or
-    a folder of studies. Where that holds several, `study_id` names the one wanted; `InputError` where it does not.
-    """
+    """Read which series a study has; their pixels are read when they are needed. The path is the study's folder, in a
+    competition folder or anywhere; or a competition folder (its test split) or a folder of studies. Where that holds
+    several, `study_id` names the one wanted; `InputError` where it does not."""
     path = Path(path)
     split, root = path.parent.name.removesuffix("_images"), path.parent.parent
     if not study_id and (root / f"{split}_series_descriptions.csv").is_file():
@@ -81,11 +79,9 @@ def read_study(path: AnyPath, study_id: str = "") -> Study:
 
 
 def read_series(path: AnyPath, kind: str = "") -> Volume:
-    """Read the slices of one series with their geometry; see `dicom.volume.Volume`.
-
-    The path is the folder of its DICOM files. Where they are of several series, `kind`, one of
-    `targets.SERIES_KINDS`, tells which. Raises `InputError` where no file is a usable slice.
-    """
+    """Read the slices of one series with their geometry; see `dicom.volume.Volume`. The path is the folder of its DICOM
+    files. Where they are of several series, `kind`, one of `targets.SERIES_KINDS`, tells which. Raises `InputError`
+    where no file is a usable slice."""
     try:
         return dicom_series.read_series(Path(path), kind=kind)
     except UnreadableSeries as error:
@@ -173,10 +169,8 @@ class ExplainedCrop(CropPlace):
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """What a bundle says of one study, and where its models looked; a recipe fills in what it has.
-
-    The crops are by the first model of a blend, the mean over its folds' networks.
-    """
+    """What a bundle says of one study, and where its models looked; a recipe fills in what it has. The crops are by the
+    first model of a blend, the mean over its folds' networks."""
 
     study_id: str
     probabilities: Floats  # [25, 3] calibrated, in the order of `targets.TARGETS`; NaN where not graded
@@ -198,7 +192,5 @@ class Predictor(Protocol):
         """Grade some studies; a study that cannot be read gives a reason, not an exception."""
 
     def explain(self, study: Study, targets: Sequence[str] | None = None) -> Explanation:
-        """Grade one study and show where the models looked; of one that cannot be read, say why.
-
-        Where heat maps are drawn of each target, `targets` says of which; by default of all.
-        """
+        """Grade one study and show where the models looked; of one that cannot be read, say why. Where heat maps are
+        drawn of each target, `targets` says of which; by default of all."""

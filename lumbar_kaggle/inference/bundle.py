@@ -1,7 +1,6 @@
 """The exported models: ``bundle.json`` and safetensors files, checked by hash, free of pickle.
 
-Loading a bundle executes nothing from it.
-"""
+Loading a bundle executes nothing from it."""
 
 import logging
 import shutil
@@ -63,11 +62,9 @@ class Manifest:
 
 
 def open_bundle(bundle: Path, source: str) -> Manifest | None:
-    """Make a folder ready for an export of what `source` identifies: ``models["source"]`` of the new manifest.
-
-    A bundle of the same source is left as it is, and its manifest returned; one of another is removed, and None
-    returned. Raises `InputError` where the folder holds something else.
-    """
+    """Make a folder ready for an export of what `source` identifies: ``models["source"]`` of the new manifest. A bundle
+    of the same source is left as it is, and its manifest returned; one of another is removed, and None returned. Raises
+    `InputError` where the folder holds something else."""
     if (bundle / MANIFEST).is_file():
         before = read_manifest(bundle)
         if before.models.get("source") == source:
@@ -83,11 +80,9 @@ def open_bundle(bundle: Path, source: str) -> Manifest | None:
 def write_manifest(
     bundle: Path, *, contract: dict[str, Any], prior: pd.DataFrame, weights: list[str], **content: Any
 ) -> Manifest:
-    """Hash the weight files that lie in `bundle` and write its manifest, which completes it.
-
-    The contract is `Manifest.input`, the prior as from `metric.weighted_prior`, weights are file names relative to
-    the bundle; the rest of the content is ``recipe, config, targets, metrics, models``, see `Manifest`.
-    """
+    """Hash the weight files that lie in `bundle` and write its manifest, which completes it. The contract is
+    `Manifest.input`, the prior as from `metric.weighted_prior`, weights are file names relative to the bundle; the rest
+    of the content is ``recipe, config, targets, metrics, models``, see `Manifest`."""
     shares = prior.loc[list(TARGET_NAMES), list(SEVERITIES)].to_numpy().tolist()
     content |= {
         "format": FORMAT,
@@ -102,11 +97,8 @@ def write_manifest(
 
 
 def read_manifest(bundle: Path) -> Manifest:
-    """Read a bundle's manifest and check every weight file against its hash.
-
-    Raises `InputError`: no bundle, one of another format, a value that cannot be, or a file that is missing, was
-    changed or lies outside of the bundle.
-    """
+    """Read a bundle's manifest and check every weight file against its hash. Raises `InputError`: no bundle, one of
+    another format, a value that cannot be, or a file that is missing, was changed or lies outside of the bundle."""
     path = bundle / MANIFEST
     if not path.is_file():
         raise InputError(f"{path}: no such file; give the folder that lumbar export wrote")
@@ -136,10 +128,8 @@ def read_manifest(bundle: Path) -> Manifest:
 
 
 class Bundle:
-    """Exported models, loaded and checked, from the folder that ``lumbar export`` wrote.
-
-    Raises `InputError` where that is no bundle, or a damaged one.
-    """
+    """Exported models, loaded and checked, from the folder that ``lumbar export`` wrote. Raises `InputError` where that
+    is no bundle, or a damaged one."""
 
     def __init__(self, path: AnyPath) -> None:
         self.path = Path(path)
@@ -154,12 +144,10 @@ class Bundle:
         )
 
     def predict(self, studies: Study | Sequence[Study]) -> pd.DataFrame:
-        """Grade a study, or several; return 25 rows per study in the order of `targets.TARGETS`.
-
-        Columns are ``row_id, study_id, condition, level``, the probabilities ``normal_mild, moderate, severe`` (sum 1),
-        ``graded`` (False where they are the prior's, since no model could tell) and ``reason`` (what of the study was
-        missing). With ``row_id`` and the probabilities alone it is a submission.
-        """
+        """Grade a study, or several; return 25 rows per study in the order of `targets.TARGETS`. Columns are ``row_id,
+        study_id, condition, level``, the probabilities ``normal_mild, moderate, severe`` (sum 1), ``graded`` (False
+        where they are the prior's, since no model could tell) and ``reason`` (what of the study was missing). With
+        ``row_id`` and the probabilities alone it is a submission."""
         every = [studies] if isinstance(studies, Study) else list(studies)
         prior = self.manifest.prior_table().to_numpy(dtype=np.float64)
         parts = []
@@ -209,10 +197,8 @@ def given_or_box(bundle: AnyPath | None) -> Path:
 def explain_studies(
     folder: Path, study_ids: Sequence[str], graders: Bundle, targets: Sequence[str] | None = None
 ) -> list[Explanation]:
-    """Explain some studies of a competition folder (its test split) or a folder of studies, in the given order.
-
-    Notes name files relative to the folder. Raises `InputError` where there is no such study.
-    """
+    """Explain some studies of a competition folder (its test split) or a folder of studies, in the given order. Notes
+    name files relative to the folder. Raises `InputError` where there is no such study."""
     competition = find_studies(folder)
     studies = [study_rows(competition, study_id) for study_id in study_ids]
     explained = [graders.explain(study, targets) for study in studies]

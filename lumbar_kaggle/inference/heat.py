@@ -13,12 +13,10 @@ Floats32 = NDArray[np.float32]
 
 
 def grad_cam(model: nn.Module, layer: nn.Module, inputs: torch.Tensor) -> tuple[torch.Tensor, Floats32]:
-    """Return the logits of one image and the Grad-CAM of each (Selvaraju et al., ICCV 2017, eq. 1 and 2).
-
-    The model is in eval mode and gives logits ``[1, outputs]`` for inputs ``[1, 3, rows, columns]``; `layer` is a
-    module in it whose output is a feature map. The maps are ``[outputs, feature rows, feature columns]`` float32 in
-    0 … 1, all 0 when nothing speaks for an output.
-    """
+    """Return the logits of one image and the Grad-CAM of each (Selvaraju et al., ICCV 2017, eq. 1 and 2). The model is
+    in eval mode and gives logits ``[1, outputs]`` for inputs ``[1, 3, rows, columns]``; `layer` is a module in it whose
+    output is a feature map. The maps are ``[outputs, feature rows, feature columns]`` float32 in 0 … 1, all 0 when
+    nothing speaks for an output."""
     with captured([layer]) as features:
         logits = model(inputs)[0]
         activation = features[0]
@@ -27,10 +25,8 @@ def grad_cam(model: nn.Module, layer: nn.Module, inputs: torch.Tensor) -> tuple[
 
 
 def weigh(activation: torch.Tensor, gradient: torch.Tensor) -> Floats32:
-    """Return the channels' sum ``[maps, rows, columns]``, each weighted by its mean gradient, where positive.
-
-    Both arguments are ``[maps, channels, rows, columns]``; one of them may have 1 map for all.
-    """
+    """Return the channels' sum ``[maps, rows, columns]``, each weighted by its mean gradient, where positive. Both
+    arguments are ``[maps, channels, rows, columns]``; one of them may have 1 map for all."""
     weights = gradient.mean(dim=(2, 3), keepdim=True)
     heat: Floats32 = (weights * activation).sum(dim=1).clamp(min=0).detach().float().cpu().numpy()
     return heat
@@ -43,11 +39,9 @@ def to_unit(heat: Floats32) -> Floats32:
 
 
 def last_map(encoder: nn.Module, inputs: torch.Tensor) -> nn.Module:
-    """Return the module of an encoder in eval mode whose output is the last feature map before the pooling.
-
-    It gives ``[images, features]`` for inputs ``[images, channels, rows, columns]``. Raises ValueError where
-    it has no feature map.
-    """
+    """Return the module of an encoder in eval mode whose output is the last feature map before the pooling. It gives
+    ``[images, features]`` for inputs ``[images, channels, rows, columns]``. Raises ValueError where it has no feature
+    map."""
     found: list[nn.Module] = []
 
     def note(module: nn.Module, _inputs: object, output: object) -> None:

@@ -1,11 +1,10 @@
 """Study folders × bundle → submission, whatever the studies are like.
 
-The submission is complete from the first second: filled with the prior, then replaced study by study. A study
-that cannot be graded keeps its prior rows and is named, with the reason, in ``submission-log.csv`` beside it.
-The submission is rewritten now and then; ``submission-journal.jsonl`` only grows, by a line per graded study: a
-killed run loses none, and what a run costs beyond the grading is proportional to the number of studies.
-``submission-errors.txt`` tells what went wrong that nobody foresaw.
-"""
+The submission is complete from the first second: filled with the prior, then replaced study by study. A study that
+cannot be graded keeps its prior rows and is named, with the reason, in ``submission-log.csv`` beside it. The submission
+is rewritten now and then; ``submission-journal.jsonl`` only grows, by a line per graded study: a killed run loses none,
+and what a run costs beyond the grading is proportional to the number of studies. ``submission-errors.txt`` tells what
+went wrong that nobody foresaw."""
 
 import json
 import logging
@@ -71,12 +70,10 @@ def log_path(submission: Path) -> Path:
 
 @alone_on("out", file=True)
 def predict(root: Path, bundle: Path, out: Path, budget: Budget, *, strict: bool = True) -> Outcome:
-    """Grade every study of a competition folder (its test split) or a folder of studies, and write a submission.
-
-    A run that was interrupted goes on from what is in `out`; when the budget is spent, the remaining studies keep the
-    prior. For `strict` see `studies.find_studies`. Raises `InputError` where there is no study, or no usable bundle,
-    or `out` cannot be written.
-    """
+    """Grade every study of a competition folder (its test split) or a folder of studies, and write a submission. A run
+    that was interrupted goes on from what is in `out`; when the budget is spent, the remaining studies keep the prior.
+    For `strict` see `studies.find_studies`. Raises `InputError` where there is no study, or no usable bundle, or `out`
+    cannot be written."""
     if out.is_dir():
         raise InputError(f"{out}: a folder, where the submission is to be written; name a file in it")
     manifest = read_manifest(bundle)
@@ -120,11 +117,9 @@ class _Graded(NamedTuple):
 
 class _Run:
     """What a run has graded so far (`entries`: its rows of the log), and the submission, log and journal that hold it.
-
-    Studies that the journal has of the same bundle and the same files are graded already, unless the submission
-    was deleted: then it is wanted anew. What the submission or its log say does not count: another run may have
-    begun them anew.
-    """
+    Studies that the journal has of the same bundle and the same files are graded already, unless the submission was
+    deleted: then it is wanted anew. What the submission or its log say does not count: another run may have begun them
+    anew."""
 
     def __init__(self, out: Path, competition: Competition, manifest: Manifest) -> None:
         self.out, self.competition, self.bundle = out, competition, manifest.fingerprint
@@ -164,10 +159,8 @@ class _Run:
             self.entries[study.study_id] = {"status": PRIOR, "reason": OUT_OF_TIME, "seconds": 0.0}
 
     def _predict(self, predictor: Predictor, batch: list[Study]) -> list[Prediction]:
-        """Grade a batch; where it fails, study by study, so that one odd study costs no other its rows.
-
-        Nothing is known of the studies of a scoring run: whatever a study raised becomes its reason in the log.
-        """
+        """Grade a batch; where it fails, study by study, so that one odd study costs no other its rows. Nothing is
+        known of the studies of a scoring run: whatever a study raised becomes its reason in the log."""
         try:
             return predictor.predict(batch)
         except Exception as error:

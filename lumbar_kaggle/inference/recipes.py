@@ -1,8 +1,7 @@
 """What a recipe is, and the one table of those that there are.
 
-A recipe is a folder of the package with a module ``recipe``, which has what `Recipe` lists. Nothing outside
-of that folder names it but `RECIPES`: whoever needs one asks `recipe`, `recipe_of_run` or `load_predictor`.
-"""
+A recipe is a folder of the package with a module ``recipe``, which has what `Recipe` lists. Nothing outside of that
+folder names it but `RECIPES`: whoever needs one asks `recipe`, `recipe_of_run` or `load_predictor`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -34,11 +33,9 @@ class Report(NamedTuple):
 
 
 class Recipe(Protocol):
-    """A way to grade studies, from the cache to the bundle; a module of these names.
-
-    Importing it must not bring torch along: the command line asks it for its settings. All its functions
-    raise `InputError` where a file is missing or faulty, or an argument is not for this recipe.
-    """
+    """A way to grade studies, from the cache to the bundle; a module of these names. Importing it must not bring torch
+    along: the command line asks it for its settings. All its functions raise `InputError` where a file is missing or
+    faulty, or an argument is not for this recipe."""
 
     NAME: str  # in `RECIPES` and in the manifests of its bundles
     RUN_FILE: str  # of a run's settings in its folder, by which a run is known; no two recipes share it
@@ -46,11 +43,9 @@ class Recipe(Protocol):
     PRESETS: tuple[str, ...]  # names of its presets, if any
 
     def configure(self, changes: Mapping[str, Any], source: str = "") -> Any:
-        """Return an object of `SETTINGS`: the recipe's own, with some changed.
-
-        Changes are settings by name, as JSON gives them: of a file, of ``LUMBAR_CONFIG[NAME]``, of a command
-        line. A recipe with presets takes the name of one as ``preset``. Errors name the `source`.
-        """
+        """Return an object of `SETTINGS`: the recipe's own, with some changed. Changes are settings by name, as JSON
+        gives them: of a file, of ``LUMBAR_CONFIG[NAME]``, of a command line. A recipe with presets takes the name of
+        one as ``preset``. Errors name the `source`."""
 
     def preprocess(self, root: Path, cache: Path, **how: Any) -> Summary:
         """Fill the cache that `fit` learns from, of the competition folder `root`; see `fill_cache`."""
@@ -66,13 +61,11 @@ class Recipe(Protocol):
         label_weights: Path | None = None,
         processes: int | None = None,
     ) -> str:
-        """Train, or go on where an earlier call stopped: when the budget is spent, the call ends.
-
-        `cache` is what `preprocess` made of the competition folder `root`; the `run` folder of all results belongs to
-        the settings, of `SETTINGS`, and the data that it was begun with. `label_weights` is a table of ``row_id,
-        weight``: how much each label counts; `processes` are folds at once, None: one per GPU. Returns one line on the
-        result, with the word ``resumable`` where something is left to do.
-        """
+        """Train, or go on where an earlier call stopped: when the budget is spent, the call ends. `cache` is what
+        `preprocess` made of the competition folder `root`; the `run` folder of all results belongs to the settings, of
+        `SETTINGS`, and the data that it was begun with. `label_weights` is a table of ``row_id, weight``: how much each
+        label counts; `processes` are folds at once, None: one per GPU. Returns one line on the result, with the word
+        ``resumable`` where something is left to do."""
 
     def export(self, run: Path, bundle: Path) -> "Manifest":
         """Write the bundle of a run, of what is finished in it; `bundle` may hold nothing else."""
@@ -149,12 +142,10 @@ def fill_cache(
     workers: int = 8,
     **how: Any,
 ) -> Summary:
-    """Cache some series of a competition folder's training split: the body of `Recipe.preprocess`.
-
-    Series are the rows wanted of `competition.Competition.series`, in an error they are called `what`; `pool_kind` is
-    ``"threads"`` or ``"processes"``; the rest goes to `dicom.preprocess.preprocess`. Raises `InputError` where there
-    are no pictures, or the cache was made with other settings, `OutOfTime` when the budget is spent.
-    """
+    """Cache some series of a competition folder's training split: the body of `Recipe.preprocess`. Series are the rows
+    wanted of `competition.Competition.series`, in an error they are called `what`; `pool_kind` is ``"threads"`` or
+    ``"processes"``; the rest goes to `dicom.preprocess.preprocess`. Raises `InputError` where there are no pictures, or
+    the cache was made with other settings, `OutOfTime` when the budget is spent."""
     if series.empty:
         raise InputError(f"{root / 'train_images'}: holds no {what} that the tables name; download the pictures too")
     with make_pool(pool_kind, workers) as pool:

@@ -4,8 +4,7 @@
 configuration (``two_stage.json``), the fold of each labelled study (``folds.csv``), ``locator/`` (see `locate.fit`),
 ``annotated.csv`` (see `study.annotated_places`), a folder ``grade-1/``, ``grade-2/`` … per model (see `grade.fit`) and,
 once every fold is there, the blend: ``oof.csv``, ``blend.json``, ``blend.txt`` and, of labels that it contradicts,
-``noise.csv``.
-"""
+``noise.csv``."""
 
 import logging
 from collections.abc import Sequence

@@ -1,6 +1,5 @@
 """What pages show: of a run how well points were found, how the models learned and how they grade; of a study what a
-bundle says of it, and where it looked.
-"""
+bundle says of it, and where it looked."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

@@ -1,10 +1,9 @@
 """What the kernels of the two-stage recipe run: locate, grade by models and folds, blend.
 
 Only what cannot be made again in minutes goes into an output, which Kaggle limits to 20 GB. In scratch space, which
-ends with the session, some 50 GB have been reported, with no promise. The volumes of the 1,975 studies take around
-30 GB in 8 bits, the crops of one model of ``t4x2-gold`` 31 GB (7.8 MB a study, around located and annotated points). So
-`train_locate_session` caches the volumes, and `train_grade_session` cuts its crops from DICOM.
-"""
+ends with the session, some 50 GB have been reported, with no promise. The volumes of the 1,975 studies take around 30
+GB in 8 bits, the crops of one model of ``t4x2-gold`` 31 GB (7.8 MB a study, around located and annotated points). So
+`train_locate_session` caches the volumes, and `train_grade_session` cuts its crops from DICOM."""
 
 import contextlib
 import logging

@@ -262,7 +262,7 @@ def test_series_that_cannot_be_used_are_faults_and_their_study_stays(tmp_path: P
     (study / "a_text" / "1.dcm").write_text("no image")
     (study / "b_empty").mkdir()
     series(study / "c_coronal", T2, orientation=(1.0, 0.0, 0.0, 0.0, 0.0, -1.0))
-    series(study / "d_no_plane", T1, orientation=None)
+    series(study / "d_no_plane", {**T1, "SeriesDescription": "T1 TSE"}, orientation=None)
     read = find_studies(tmp_path)
     assert read.studies == ("p1",)
     assert read.series.empty
@@ -274,6 +274,20 @@ def test_series_that_cannot_be_used_are_faults_and_their_study_stays(tmp_path: P
     assert reasons["d_no_plane"].startswith("the series has no ImageOrientationPatient")
     assert not any(fault.serious for fault in read.faults)
     assert {fault.line for fault in read.faults} == {0}
+
+
+@pytest.mark.parametrize("orientation", [None, SAGITTAL])
+def test_a_single_slice_is_what_its_description_says(orientation: tuple[float, ...] | None, tmp_path: Path) -> None:
+    """Sagittal T1 or T2, with an orientation or without; anything less is a planning image. A whole series is taken
+    before a single slice of the same kind."""
+    for name, description in (("a", "sag T2"), ("b", "Sagittal T1"), ("c", "T2"), ("d", "SAG T2 localizer")):
+        tags = {"SeriesDescription": description, "ScanningSequence": "SE"}
+        series(tmp_path / name / "1", tags, slices=1, orientation=orientation)
+    series(tmp_path / "e" / "1", {**T2, "SeriesDescription": "sag T2 lumbar"}, slices=1, orientation=orientation)
+    series(tmp_path / "e" / "2", {**T2, "SeriesDescription": "sag T2"})
+    read = find_studies(tmp_path)
+    found = dict(zip(read.series["study_id"], read.series[["series_id", "kind"]].to_numpy().tolist(), strict=True))
+    assert found == {"a": ["1", "sagittal_t2"], "b": ["1", "sagittal_t1"], "e": ["2", "sagittal_t2"]}
 
 
 def test_one_bad_file_does_not_hide_a_series(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Intervals are bootstraps over patients. On DATA that the locators have learned f
 """
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from lumbar_kaggle.core.budget import Budget
+from lumbar_kaggle.core.errors import show_messages
 from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SEVERITIES, SEVERITY_WEIGHTS
 from lumbar_kaggle.inference.bundle import models_in_the_box
 from lumbar_kaggle.inference.predict import predict
@@ -23,6 +25,9 @@ from lumbar_kaggle.tables.competition import read_competition, read_marked
 from lumbar_kaggle.two_stage.config import LocateConfig
 from lumbar_kaggle.two_stage.locate.fit import LocatorRun, read_points
 from tests.real.folders import write_real
+from tests.real.models import OFFSET
+
+log = logging.getLogger(__name__)
 
 RESAMPLES = 1000
 EDGES = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)  # of the classes of confidence
@@ -137,20 +142,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--bundle", type=Path, help="two-stage bundle in place of the models in the box")
     parser.add_argument("--judged", type=Path, help="folder of tests.real.models, for patients held out")
     given = parser.parse_args(arguments)
+    show_messages()
     work, bundle = given.folder, given.bundle or models_in_the_box()
     discs, graded = [], ""
-    for root in write_real(given.data, work / "real"):
-        cache, run = work / f"cache-{root.name}", work / f"locate-{root.name}"
-        recipe("two-stage").preprocess(root, cache)
-        competition = read_marked(root)
-        LocatorRun(competition, cache, run, LocateConfig(epochs=0), Budget(), bundle).train()
-        patients = pd.read_csv(root / "patients.csv", dtype=str).set_index("study_id")["patient"]
-        points = judged_points(run)
-        discs.append(points.assign(set=root.name, patient=points["study_id"].map(patients)))
+    real = write_real(given.data, work / "real")
+    for number, root in enumerate(real):
+        patients = pd.read_csv(root / "patients.csv").set_index("study_id")["patient"]
+        if given.judged:
+            points = judged_points(given.judged / "locator")
+            numbers = points["study_id"].astype(np.int64)
+            points = points[numbers // OFFSET == number].assign(study_id=numbers % OFFSET)
+        else:
+            cache, run = work / f"cache-{root.name}", work / f"locate-{root.name}"
+            recipe("two-stage").preprocess(root, cache)
+            LocatorRun(read_marked(root), cache, run, LocateConfig(epochs=0), Budget(), bundle).train()
+            points = judged_points(run)
+        patient = points["study_id"].astype(np.int64).map(patients)
+        discs.append(points.assign(set=root.name, patient=patient))
         if (root / "stenosis.csv").is_file():
-            submission = work / f"{root.name}.csv"
-            predict(root / "train_images", bundle, submission, Budget(), strict=False)
-            graded = grade_table(root, submission)
+            outcome = predict(root / "train_images", bundle, work / f"{root.name}.csv", Budget())
+            log.info("%s: %s", outcome.path, outcome.sentence())
+            graded = grade_table(root, outcome.path)
     table = pd.concat(discs, ignore_index=True)
     print(f"\n{disc_table(table)}\n\n{calibration_table(table)}\n\n{graded}")
     return 0

@@ -3,8 +3,7 @@
 The distance of a view's description from those of the training is Mahalanobis's, its covariance shrunk; beyond what
 held-out pictures have, a growing share of the prior takes the place of the network's answer. How fast it grows and how
 far is fitted, per score group, to the official loss over held-out pictures as they are and over the same ones spoilt:
-other contrasts, also inverted, other resolutions, noise, scales and turns.
-"""
+other contrasts, also inverted, other resolutions, noise, scales and turns."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -32,11 +31,9 @@ LEARNED = 2000  # levels of the training that the distances are learned from, at
 
 class Domain(nn.Module):
     """What a network knows of the pictures that it has learned from; at first nothing, and all of its answer counts.
-
     Buffers: of each view the `mean` ``[views, width]`` of its descriptions and `whiten` ``[views, width, width]``; of
     each group the distances `low` and `high` between which the prior's share grows to `most` ``[3]``; and the `prior`
-    ``[3 groups, 5 levels, 3]``.
-    """
+    ``[3 groups, 5 levels, 3]``."""
 
     mean: torch.Tensor
     whiten: torch.Tensor

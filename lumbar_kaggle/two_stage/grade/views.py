@@ -1,7 +1,6 @@
 """The four views of a level: places in the patient, and crops around them in millimetres.
 
-Each crop is resampled once from the original slices, and the same whatever way those are stored.
-"""
+Each crop is resampled once from the original slices, and the same whatever way those are stored."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace

@@ -4,8 +4,7 @@ Whichever way slices are stored, sagittal pictures have the back to the right an
 patient's left to the right and the back downwards, see `geometry.upright_axes`. Sagittal series give the canal and the
 foramina. The axial slices that show a level are found by projection: its canal point, in patient coordinates, is near
 the planes of some slices, of whatever axial series and stack. On those a small picture around the projected point is
-searched for the two recesses.
-"""
+searched for the two recesses."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
