@@ -110,11 +110,11 @@ def body_state(body: nn.Module, name: str) -> State:
 def load_pretrained(body: nn.Module, name: str, weights: str, hint: str = "") -> str:
     """Load pretrained weights into a body of `name`; return where they came from, or "" where there are none.
 
-    Weights are ``"none"``; ``"auto"`` for the library's own from its hub or its local cache, else of an installed package,
-    see `packaged_weights`, with a warning where there are none; or a file, see `read_weights`, whose classifier is left
-    out. Weights of a first layer are added up over
-    colours it has not. `hint` tells what the caller takes, for the sentence about a missing file. Raises `InputError`
-    where a file was named that does not exist or does not fit.
+    Weights are ``"none"``; ``"auto"`` for the library's own from its hub or its local cache, else of an installed
+    package, see `packaged_weights`, with a warning where there are none; or a file, see `read_weights`, whose
+    classifier is left out. Weights of a first layer are added up over colours it has not. `hint` tells what the caller
+    takes, for the sentence about a missing file. Raises `InputError` where a file was named that does not exist, or
+    weights do not fit.
     """
     if weights == "none":
         return ""
