@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.gpu.measure import main
+from lumbar_kaggle.core.budget import Budget
+from lumbar_kaggle.tables.competition import read_competition
+from lumbar_kaggle.two_stage.config import configure
+from lumbar_kaggle.two_stage.fit import TwoStageRun
+from tests.gpu.measure import FULL, QUICK, Size, main
 
 
 def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -14,6 +18,14 @@ def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str], monkeypatc
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main([]) == 0
     assert "No GPU is to be seen here" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("size", [FULL, QUICK])
+def test_both_stages_can_be_trained_on_the_same_folds(size: Size, competition: Path, tmp_path: Path) -> None:
+    """The settings of either size begin a run; with unlike numbers of folds a GPU would only be waited for."""
+    config = configure({"preset": "t4x2-single", **size.settings})
+    folds = TwoStageRun(read_competition(competition, "train"), tmp_path, config, Budget()).folds()
+    assert set(folds["fold"]) == {0, 1}
 
 
 def test_every_training_is_measured_stopped_and_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

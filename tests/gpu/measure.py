@@ -2,9 +2,9 @@
 
 ``make gpu`` makes phantom studies with all cores (a minute or two on 16), then takes at most eight minutes of
 the GPU: the locator and the grader of the preset ``t4x2-single`` and one target of the baseline are trained
-at full picture size for a few hundred steps each, stopped once and resumed, and ten studies are predicted on
-the GPU and on the CPU with the same weights. It prints a Markdown table, in which waiting for data includes
-moving it and, for the baseline, its augmentation. Without a GPU it says so and ends with 0.
+at full picture size for a few hundred steps each, stopped once and resumed, and some studies are predicted on
+the GPU and on the CPU with the same weights. It prints a Markdown table, line by line, in which waiting for data
+includes moving it and, for the baseline, its augmentation. Without a GPU it says so and ends with 0.
 
 No network is needed, and nothing is downloaded. On a machine that has torch, torchvision, timm, numpy,
 pandas, scipy, opencv, scikit-learn and safetensors, these wheels are still to be brought: fastai with all
@@ -19,7 +19,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -58,7 +58,7 @@ class Size:
     """How much is trained.
 
     Attributes:
-        patients: of the phantom, 10 of its test split being predicted.
+        patients: of the phantom; those of its test split are predicted.
         pictures: of the baseline's target.
         settings: changes of the two-stage preset.
         baseline: its configuration.
@@ -76,9 +76,9 @@ class Size:
 
 
 FULL = Size(
-    PhantomSet("", SEED, 80, 10),
+    PhantomSet("", SEED, 80, 3),
     600,
-    {"locate": {"folds": 2, "epochs": 8}, "grade": {"epochs": 8, "weights": ("none", "none")}},
+    {"locate": {"folds": 2, "epochs": 8}, "grade": {"folds": 2, "epochs": 8, "weights": ("none", "none")}},
     BaselineConfig(targets=(TARGET,), weights="none", folds=2, long_epochs=6),
     (100, 100, 150),
 )
@@ -116,14 +116,14 @@ QUICK = Size(
 def train_twice(name: str, train: Callable[[Budget], bool], device: torch.device, stop: int, minutes: float) -> Figures:
     """Train until a budget has been asked `stop` times, then go on for some minutes at most."""
     figures = Figures(name)
-    print(f"Training: {name}", flush=True)
+    print(f"Training: {name}", file=sys.stderr, flush=True)
     with metered(figures, device):
         figures.resumed = not train(Budget(stop / 3600, clock=Clock())) and figures.steps > 0
         figures.finished = train(Budget(minutes / 60))
     return figures
 
 
-def measure_two_stage(root: Path, size: Size, device: torch.device) -> list[Figures]:
+def measure_two_stage(root: Path, size: Size, device: torch.device) -> Iterator[Figures]:
     """Train both stages, the second one's first fold; predict the test split on the device and on the CPU."""
     train, run, cache = read_competition(root, "train"), root / "run", root / "cache"
     config = configure({"preset": "t4x2-single", **size.settings})
@@ -136,25 +136,33 @@ def measure_two_stage(root: Path, size: Size, device: torch.device) -> list[Figu
         return not TwoStageRun(train, run, config, budget, processes=1).grade(cache, folds=[0])
 
     located = train_twice("locator", locate, device, size.stops[0], size.minutes[0])
+    yield located
     if not located.finished:
-        return [located]
+        return
     graded = train_twice("grader", grade, device, size.stops[1], size.minutes[1])
     if graded.finished:
         recipe_of_run(run).export(run, root / "bundle")
         graded.difference = _predict_both(root, device)
-    return [located, graded]
+    yield graded
+
+
+def _measured(root: Path, size: Size, device: torch.device) -> Iterator[Figures]:
+    yield from measure_two_stage(root, size, device)
+    yield measure_baseline(root, size, device)
 
 
 def _predict_both(root: Path, device: torch.device) -> float:
     test, manifest = read_competition(root, "test"), read_manifest(root / "bundle")
-    studies = [study_rows(test, name) for name in test.studies[:10]]
+    studies = [study_rows(test, name) for name in test.studies]
     found = []
     for place in (device, torch.device("cpu")):
         predictor = TwoStagePredictor(root / "bundle", manifest, [place])
         start = time.perf_counter()
         found.append(np.stack([one.probabilities for one in predictor.predict(studies)]))
         each = (time.perf_counter() - start) / len(studies)
-        print(f"{len(studies)} studies on {place.type}: {each:.2f} s each, reading included", flush=True)
+        print(
+            f"{len(studies)} studies on {place.type}: {each:.2f} s each, reading included", file=sys.stderr, flush=True
+        )
     return float(np.nanmax(np.abs(found[0] - found[1])))
 
 
@@ -221,12 +229,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         root = given.folder or Path(scratch)
         write_set(root, size.patients)
         recipe("two-stage").preprocess(root, root / "cache", pool_kind="processes", workers=usable_cores())
-        start = time.perf_counter()
-        rows = [*measure_two_stage(root, size, device), measure_baseline(root, size, device)]
-        minutes = (time.perf_counter() - start) / 60
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    print(f"\n{name}, torch {torch.__version__}, {usable_cores()} cores, {minutes:.1f} minutes\n\n{HEADING}")
-    print("\n".join(one.row() for one in rows))
+        start, rows = time.perf_counter(), []
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+        print(f"\n{name}, torch {torch.__version__}, {usable_cores()} cores\n\n{HEADING}", flush=True)
+        for one in _measured(root, size, device):
+            print(one.row(), flush=True)
+            rows.append(one)
+        print(f"\n{(time.perf_counter() - start) / 60:.1f} minutes")
     return 0 if all(one.finished for one in rows) else 1
 
 
