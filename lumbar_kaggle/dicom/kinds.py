@@ -82,6 +82,7 @@ _FOREIGN_BODY_PARTS = re.compile(
 )
 
 
+_STIR = r"\b(stir|tirm)"
 _SAGITTAL = r"\bsag(it\w*|t[12]\w*)?\b"
 _NAMED_WEIGHTING = r"\b(?:s|sag|ax|tra|cor)?(t[12])(?!\d)"  # "sT1W", "SagT2": vendors' spellings; T10 to T12: vertebrae
 
@@ -117,7 +118,7 @@ def recognise_series(group: Sequence[Instance]) -> tuple[str | None, str]:
     fitting = [item for item in group if item.plane == plane]
     item = fitting[len(fitting) // 2]
     words = _words(item.description)
-    said = bool(re.search(_SAGITTAL, words) and re.search(_NAMED_WEIGHTING, words))
+    said = bool(re.search(_SAGITTAL, words) and re.search(rf"{_NAMED_WEIGHTING}|{_STIR}", words))
     if plane is None and not said:
         return None, (
             "the series has no ImageOrientationPatient, and its description does not say sagittal T1 or T2, "
@@ -196,7 +197,7 @@ def _weighting(item: Instance, words: str) -> str | None:
     """Return ``t1`` or ``t2``: the one weighting that the words name, else what the times say; or None."""
     named = set(re.findall(_NAMED_WEIGHTING, words))
     # STIR before T1: "STIR T1" sequences exist and are read as fluid-sensitive ones.
-    named = {"t2"} if re.search(r"\b(stir|tirm)", words) else named
+    named = {"t2"} if re.search(_STIR, words) else named
     dense = item.echo_time_ms is not None and re.search(r"\b(s|sag)?(pd|dp|proton)", words)
     return named.pop() if len(named) == 1 and not dense else _by_times(item)
 

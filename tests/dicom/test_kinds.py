@@ -68,7 +68,7 @@ def test_ordinary_names_are_recognised(kind: str, descriptions: tuple[str, ...])
         *((AXIAL, name, "axial_t2") for name in ("T2", "AX T2 FSE", "t2_tse_tra L1-S1")),
         (TILTED_AXIAL, "T2", "axial_t2"),
         *((AXIAL, "AX T1 TSE", None), (CORONAL, "COR T2", None), (CORONAL, "COR STIR", None)),
-        (None, "SAG T1 TSE", None),
+        *((None, "SAG T1 TSE", "sagittal_t1"), (None, "T1 TSE", None), (None, "AX T2", None)),
     ],
 )
 def test_the_plane_comes_from_the_orientation(

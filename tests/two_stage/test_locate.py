@@ -20,8 +20,9 @@ from lumbar_kaggle.dicom.volume import ASSUMED_FIELD_MM, ASSUMED_STEP_MM, Volume
 from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.tables.competition import read_marked
 from lumbar_kaggle.two_stage.config import LocateConfig
+from lumbar_kaggle.two_stage.locate.chain import best_chain, refine
 from lumbar_kaggle.two_stage.locate.find import COLUMNS as POINT_COLUMNS
-from lumbar_kaggle.two_stage.locate.find import Locator, Picture, best_chain, locate_sagittal, refine
+from lumbar_kaggle.two_stage.locate.find import Locator, Picture, locate_sagittal
 from lumbar_kaggle.two_stage.locate.fit import LocatorRun
 from lumbar_kaggle.two_stage.locate.training import PRESENT, Sample, augment, heat_maps
 from tests.support.dicom_files import AXIAL, SAGITTAL, rewrite, write_slice
