@@ -53,7 +53,11 @@ def find_marker(marker: str, inputs: Path | None = None) -> Path:
     """Return the first folder of `find_markers`; raise `InputError` where there is none."""
     for folder in find_markers(marker, inputs):
         return folder
-    raise InputError(f"{_mounted(inputs)}: no {marker} within {DEPTH} levels; attach the input that holds it")
+    raise _not_attached(marker, inputs)
+
+
+def _not_attached(marker: str, inputs: Path | None) -> InputError:
+    return InputError(f"{_mounted(inputs)}: no {marker} within {DEPTH} levels; attach the input that holds it")
 
 
 def _mounted(inputs: Path | None) -> Path:
@@ -66,14 +70,17 @@ def find_competition(inputs: Path | None = None) -> Path:
 
 
 def find_bundles(inputs: Path | None = None) -> list[Path]:
-    """Return the folders of the attached exported models; last the ones that come with the attached package."""
-    return sorted(find_markers(MANIFEST, inputs), key=in_the_box)
+    """Return the folders of the attached exported models. Those that come with the attached package are none of them: a
+    kernel whose own models were forgotten must not grade with others in silence."""
+    return [folder for folder in find_markers(MANIFEST, inputs) if not in_the_box(folder)]
 
 
 def find_bundle(inputs: Path | None = None, fingerprint: str = "") -> Path:
     """Return the folder of the exported models with this `fingerprint`, empty takes the first; raise without it. Kaggle
     silently mounts the previous version of a dataset whose new one was not ready when the notebook was pushed."""
-    folders = find_bundles(inputs) or [find_marker(MANIFEST, inputs)]
+    folders = find_bundles(inputs)
+    if not folders:
+        raise _not_attached(MANIFEST, inputs)
     found = {"": folders[0]}
     for folder in folders:
         found.setdefault(str(read_json(folder / MANIFEST).get("fingerprint")), folder)

@@ -9,6 +9,7 @@ import pytest
 
 import lumbar_kaggle as lk
 from lumbar_kaggle.cli import main
+from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.inference import bundle as in_the_box
 from lumbar_kaggle.inference.bundle import read_manifest
 from lumbar_kaggle.kaggle.datasets import package_files
@@ -42,11 +43,12 @@ def test_predict_study_and_load_bundle_use_it(
         assert caplog.text.count(said) == 3
 
 
-def test_on_kaggle_an_attached_bundle_goes_before_it(box: Path, bundle: Path, tmp_path: Path) -> None:
-    """Even where it lies deeper; alone it is better than none."""
+def test_on_kaggle_only_an_attached_bundle_counts(box: Path, bundle: Path, tmp_path: Path) -> None:
+    """Even where it lies deeper than that of the package; a kernel whose own was forgotten says so."""
     inputs = tmp_path / "input"
     shutil.copytree(box, inputs / "package" / "lumbar_kaggle" / "models" / "two-stage")
-    assert find_bundle(inputs).parent.name == "models"
+    with pytest.raises(InputError, match="attach the input that holds it"):
+        find_bundle(inputs)
     deep = inputs / "a" / "b" / "c" / "d" / "bundle"
     shutil.copytree(bundle, deep)
     assert find_bundle(inputs) == deep

@@ -1,6 +1,7 @@
 """The experiment on real slices, at toy size: drawn spines whose canal is cut off where a level is narrow."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from lumbar_kaggle.core.targets import LEVELS
 from tests.real.experiment import Pictures, around, as_reported, by_level, honest, locate, read, same_for_all, shared
+from tests.real.figure import LEGEND, draw
 from tests.real.scores import scored, together
 
 PX = 128
@@ -72,3 +74,16 @@ def test_copies_on_both_sides_of_the_split_raise_the_figures(pictures: Pictures)
     assert fair["auroc"][0] < 0.65
     assert copied["auroc"][0] > fair["auroc"][0] + 0.1
     assert "l1_l2" not in fair, "the report grades L3/L4 to L5/S1 only"
+
+
+def test_the_table_becomes_a_picture(tmp_path: Path) -> None:
+    """The same one every time; models, slices and both splits are named in it."""
+    area = "0.7 (0.6 to 0.8)"
+    rows = [f"| stenosis | located | {split} | T1 | {area} | {area} | {area} | 0.7 | 0.5 | 0.6 |" for split in LEGEND]
+    files = [tmp_path / "one.svg", tmp_path / "two.svg"]
+    for file in files:
+        draw("\n".join(rows), file)
+    first, second = (file.read_text() for file in files)
+    assert first == second
+    for words in ("located, T1", "split by patients", "split as the report did", "Stenosis, yes or no"):
+        assert f">{words}" in first

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lumbar_kaggle.core.targets import LEVELS, SEVERITIES, SEVERITY_WORDS, TARGETS
+from lumbar_kaggle.core.targets import LEVELS, SEVERITIES, SEVERITY_WORDS, TARGETS, condition_words, level_words
 from lumbar_kaggle.dicom.geometry import to_slice
 from lumbar_kaggle.tables.competition import submission_rows
-from lumbar_kaggle.tables.reading import COORDINATE_COLUMNS, condition_words, level_words
+from lumbar_kaggle.tables.reading import COORDINATE_COLUMNS
 from lumbar_kaggle.two_stage.study import PLACE_OF_CONDITION, PLACES
 from tests.support.dicom_files import AXIAL, SAGITTAL, write_slice
 from tests.support.two_stage_studies import place_points
