@@ -20,8 +20,11 @@ from lumbar_kaggle.inference.bundle import Manifest, models_in_the_box, read_man
 from lumbar_kaggle.inference.predict import predict
 from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.phantom.settings import PhantomSet
-from lumbar_kaggle.scoring.comparison import compare_files, interval_texts, score_file
-from lumbar_kaggle.tables.submission import read_predictions, validate
+from lumbar_kaggle.scoring.comparison import compare_files, interval_texts
+from lumbar_kaggle.scoring.metric import PRIOR_SMOOTHING, evaluate_targets, weighted_prior
+from lumbar_kaggle.tables.competition import read_competition
+from lumbar_kaggle.tables.folds import read_folds
+from lumbar_kaggle.tables.submission import prior_predictions, read_predictions, validate
 
 log = logging.getLogger(__name__)
 
@@ -113,9 +116,13 @@ class _Demo:
         from lumbar_kaggle.baseline.run import Run
 
         means = compare(Run(self.honest), Run(self.report))["means"]
-        losses = score_file(self.honest / "oof.csv", self.competition / "train.csv").losses.mean()
+        found, labels = read_predictions(self.honest / "oof.csv"), read_competition(self.competition, "train").labels
+        folds = read_folds(self.honest / "folds.csv")
+        prior = evaluate_targets(prior_unseen(labels[labels["row_id"].isin(found["row_id"])], folds), labels)
+        loss = evaluate_targets(found, labels)
         return (
-            f"Loss on patients that it has not seen {losses['score']:.4f}, of knowing nothing {losses['prior']:.4f}; "
+            f"Loss on patients that it has not seen {loss['weighted_log_loss'].mean():.4f}, of knowing nothing but how "
+            f"frequent the grades are in the others {prior['weighted_log_loss'].mean():.4f}; "
             f"accuracy {means['honest']:.2f} split honestly, {means['report']:.2f} split as its report did, "
             f"{means['always_normal']:.2f} for always saying normal"
         )
@@ -169,6 +176,17 @@ class _Demo:
                 *(f"Page of {what}: {(self.folder / name).resolve()}" for name, what in pages.items()),
             ]
         )
+
+
+def prior_unseen(labels: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:
+    """Return the prior of each fold's training part as predictions of the studies that it holds out; `labels` as of
+    `Competition.labels`, `folds` as from `read_folds`."""
+    fold = labels["study_id"].astype(str).map(folds.set_index("study_id")["fold"])
+    parts = [
+        prior_predictions(weighted_prior(labels[fold != k], smoothing=PRIOR_SMOOTHING), labels[fold == k])
+        for k in sorted(fold.unique())
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
 def most_findings(predictions: pd.DataFrame) -> tuple[str, int]:

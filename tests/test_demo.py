@@ -11,8 +11,8 @@ import pytest
 
 from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.targets import TARGET_NAMES, row_id
-from lumbar_kaggle.demo import Sizes, most_findings, run_demo
+from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES, row_id
+from lumbar_kaggle.demo import Sizes, most_findings, prior_unseen, run_demo
 from lumbar_kaggle.inference import bundle as in_the_box
 from lumbar_kaggle.phantom.settings import STANDARD_SETS, PhantomSet
 from tests.test_golden import write_two_stage
@@ -102,3 +102,13 @@ def test_without_models_the_demo_says_what_is_missing(
     assert main(["demo", "--folder", str(tmp_path / "demo")]) == 2
     assert "come without its models" in capsys.readouterr().err
     assert not (tmp_path / "demo").exists()
+
+
+def test_the_prior_of_a_study_is_that_of_the_other_folds() -> None:
+    """Severe throughout in one fold, normal in the other: each is expected of the other's studies."""
+    rows = [(f"{k}_{TARGET_NAMES[0]}", str(k), TARGET_NAMES[0], 2 * (k % 2)) for k in range(10)]
+    labels = pd.DataFrame(rows, columns=["row_id", "study_id", "target", "severity"])
+    folds = pd.DataFrame({"study_id": [str(k) for k in range(10)], "fold": [k % 2 for k in range(10)]})
+    prior = prior_unseen(labels, folds).set_index("row_id")[list(SEVERITIES)].idxmax(axis=1)
+    expected = {row: SEVERITIES[2 - severity] for row, _, _, severity in rows}
+    assert prior.to_dict() == expected
