@@ -99,6 +99,11 @@ def places(instances: Sequence[Instance]) -> int:
     return len(known) + sum(item.position is None for item in instances)
 
 
+def _count(group: Sequence[Instance]) -> int:
+    """Return how many slices a series has; all at one place: the positions cannot be meant."""
+    return places(group) if places(group) > 1 else len(group)
+
+
 def plane_of(instances: Sequence[Instance]) -> str | None:
     """Return the plane that most slices are nearest to, or None where no orientation is known."""
     planes = [item.plane for item in instances if item.plane]
@@ -129,8 +134,7 @@ def recognise_series(group: Sequence[Instance]) -> tuple[str | None, str]:
     kind, other = f"{plane}_{_weighting(item, words)}", _other_use(item, words)
     if other or kind not in KIND_WORDS:
         return None, f"{name} is {other or 'none of sagittal T1, sagittal T2/STIR, axial T2'}"
-    # All slices at one place: the positions cannot be meant.
-    count = places(group) if places(group) > 1 else len(group)
+    count = _count(group)
     if count < FEWEST_SLICES and not (said and plane == "sagittal"):
         return None, f"{name} has too few slices ({count}; at least {FEWEST_SLICES})"
     return kind, ""
@@ -143,7 +147,7 @@ def preference(group: Sequence[Instance]) -> tuple[tuple[bool | int, str], ...]:
     words = _words(f"{item.description} {item.protocol}")
     suppressed = _fat_nulled(item) or re.search(r"\b(fs|fatsat|fat sat\w*|spair|spir)\b", words)
     return (
-        (places(group) >= FEWEST_SLICES, f"it has {FEWEST_SLICES} slices or more"),
+        (_count(group) >= FEWEST_SLICES, f"it has {FEWEST_SLICES} slices or more"),
         ("whole spine" not in _regions(words), "it is no whole spine"),
         ("lumbar" in _regions(words) | _regions(_words(item.body_part)), "it names the lumbar spine"),
         (not suppressed, "its fat is not suppressed"),

@@ -186,7 +186,8 @@ def given_or_box(bundle: AnyPath | None) -> Path:
     """Return the bundle that was given, or else that of `models_in_the_box`, and say so."""
     if bundle is not None:
         return Path(bundle)
-    box, made = models_in_the_box(), read_manifest(models_in_the_box())
+    box = models_in_the_box()
+    made = read_manifest(box)
     log.info(
         f"No --bundle is given: grading with the models in the box, {made.recipe} {made.fingerprint}; "
         "see lumbar_kaggle/models/README.md"

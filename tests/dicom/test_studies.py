@@ -284,7 +284,8 @@ def test_a_single_slice_is_what_its_description_says(orientation: tuple[float, .
         tags = {"SeriesDescription": description, "ScanningSequence": "SE"}
         series(tmp_path / name / "1", tags, slices=1, orientation=orientation)
     series(tmp_path / "e" / "1", {**T2, "SeriesDescription": "sag T2 lumbar"}, slices=1, orientation=orientation)
-    series(tmp_path / "e" / "2", {**T2, "SeriesDescription": "sag T2"})
+    # All at one place: a position that cannot be meant takes nothing from a whole series.
+    series(tmp_path / "e" / "2", {**T2, "SeriesDescription": "sag T2"}, position=(0.0, 0.0, 0.0))
     read = find_studies(tmp_path)
     found = dict(zip(read.series["study_id"], read.series[["series_id", "kind"]].to_numpy().tolist(), strict=True))
     assert found == {"a": ["1", "sagittal_t2"], "b": ["1", "sagittal_t1"], "e": ["2", "sagittal_t2"]}

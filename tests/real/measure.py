@@ -17,10 +17,11 @@ from sklearn.metrics import roc_auc_score
 
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import show_messages
-from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SEVERITIES, SEVERITY_WEIGHTS
+from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SEVERITIES
 from lumbar_kaggle.inference.bundle import models_in_the_box
 from lumbar_kaggle.inference.predict import predict
 from lumbar_kaggle.inference.recipes import recipe
+from lumbar_kaggle.scoring.metric import weighted_log_loss, weighted_prior
 from lumbar_kaggle.tables.competition import read_competition, read_marked
 from lumbar_kaggle.two_stage.config import LocateConfig
 from lumbar_kaggle.two_stage.locate.fit import LocatorRun, read_points
@@ -105,33 +106,18 @@ def grade_table(folder: Path, submission: Path) -> str:
         levels = [part for _, part in table.groupby("level") if part["stenosis"].nunique() == 2]
         return float(np.mean([roc_auc_score(part["stenosis"], part["worse"]) for part in levels]))
 
+    def loss(table: pd.DataFrame) -> float:
+        return weighted_log_loss(table[list(SEVERITIES)], table["severity"])
+
     for kind, part in marked.groupby("kind"):
         each = [f"{auroc(part[part['level'] == level]):.2f}" for level in LEVELS]
         graded = labels[labels["kind"] == kind]
-        prior = _prior(graded)
-        losses = [with_interval(graded, lambda t, p=p: _loss(t, p)) for p in (None, prior)]
+        # The best constant answer, of these very labels.
+        prior = weighted_prior(graded).loc[graded["target"]].to_numpy()
+        constant = graded.assign(**dict(zip(SEVERITIES, prior.T, strict=True)))
+        losses = [with_interval(table, loss) for table in (graded, constant)]
         lines.append(f"| {kind} | {' | '.join(each)} | {with_interval(part, auroc)} | {' | '.join(losses)} |")
     return "\n".join(lines)
-
-
-def _prior(labels: pd.DataFrame) -> pd.DataFrame:
-    """Return the weighted shares of the severities by target: the best constant answer, of these very labels."""
-    weight = labels["severity"].map(dict(enumerate(SEVERITY_WEIGHTS)))
-    table = (
-        weight.groupby([labels["target"], labels["severity"]])
-        .sum()
-        .unstack(fill_value=0)
-        .reindex(columns=range(3), fill_value=0)
-    )
-    return (table + 1e-3).div((table + 1e-3).sum(axis=1), axis=0)
-
-
-def _loss(table: pd.DataFrame, prior: pd.DataFrame | None) -> float:
-    """Return the weighted log loss of the predictions, or of a prior."""
-    of = table[list(SEVERITIES)].to_numpy() if prior is None else prior.loc[table["target"]].to_numpy()
-    severity = table["severity"].to_numpy()
-    weight = np.array(SEVERITY_WEIGHTS)[severity]
-    return float(-(weight * np.log(np.clip(of[np.arange(len(of)), severity], 1e-15, 1))).sum() / weight.sum())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,10 +16,11 @@ from fastai.torch_core import to_device
 from torch import nn
 from torch.nn import functional
 
-from lumbar_kaggle.core.targets import LEVELS, SEVERITIES, SEVERITY_WEIGHTS
+from lumbar_kaggle.core.targets import LEVELS, SEVERITIES
+from lumbar_kaggle.scoring.metric import weighted_losses
 from lumbar_kaggle.training.devices import device_of
 from lumbar_kaggle.two_stage.config import GradeConfig
-from lumbar_kaggle.two_stage.grade.data import UNKNOWN, Batch, Samples, augment, cut, drop_views
+from lumbar_kaggle.two_stage.grade.data import Batch, Samples, augment, cut, drop_views
 from lumbar_kaggle.two_stage.grade.views import VIEWS
 
 GROUP = (0, 1, 1, 2, 2)  # score group of each of the network's five outputs
@@ -145,7 +146,7 @@ def _judged(network: Any, batches: Iterator[Batch]) -> tuple[torch.Tensor, ...]:
 
 
 def _fit_group(domain: Domain, group: int, parts: list[tuple[torch.Tensor, ...]]) -> None:
-    """Choose a group's distances and greatest share; none at all, where no share lowers the loss."""
+    """Choose a group's distances and shares by the loss; where no share lowers it, and `GAP` asks for none, none."""
     (_, usual, *_), (_, other, *_) = parts
     low = usual.quantile(0.95)
     beyond = other[other > low]
@@ -162,7 +163,6 @@ def _fit_group(domain: Domain, group: int, parts: list[tuple[torch.Tensor, ...]]
 
 def _loss(part: tuple[torch.Tensor, ...], prior: torch.Tensor, limits: tuple[torch.Tensor, ...]) -> float:
     probabilities, distance, severity, level = part
-    mixed, wanted = _fallen(probabilities, distance, prior[level], limits), severity.clamp(min=0)
-    weight = torch.tensor(SEVERITY_WEIGHTS)[wanted] * (severity != UNKNOWN)
-    losses = -mixed.gather(2, wanted[..., None])[..., 0].clamp(min=1e-6).log()
-    return float((losses * weight).sum() / weight.sum().clamp(min=1e-6))
+    mixed = _fallen(probabilities, distance, prior[level], limits).clamp(min=1e-6)
+    loss, weight = weighted_losses(mixed.double().numpy(), severity.numpy()).reshape(-1, 2).sum(axis=0)
+    return float(loss / max(weight, 1e-6))
