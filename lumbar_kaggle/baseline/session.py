@@ -19,25 +19,23 @@ from lumbar_kaggle.tables.competition import read_competition
 log = logging.getLogger(__name__)
 
 
-def preprocess_session(working: Path, *, hours: float, package: str = "", inputs: Path | None = None) -> bool:
+def preprocess_session(working: Path, *, hours: float, package: str = "") -> bool:
     """Fill the cache until the budget ends; tell if it is complete. Arguments: see `train_baseline_session`."""
-    return _preprocess(working, *_begin(working, hours, package, inputs))
+    return _preprocess(working, *_begin(working, hours, package))
 
 
-def train_baseline_session(
-    working: Path, *, hours: float, settings: Mapping[str, Any] = {}, package: str = "", inputs: Path | None = None
-) -> bool:
+def train_baseline_session(working: Path, *, hours: float, settings: Mapping[str, Any] = {}, package: str = "") -> bool:
     """Train until the budget ends, export and report what is finished; tell if that is all. An earlier session's output
     among the inputs is copied first, so training goes on from it; a cache that is not complete is made. `working`, the
     session's output folder, receives ``cache``, ``run``, ``bundle`` and ``report.html``. For hours and package see
-    `kaggle.session.begin_session`; inputs are where Kaggle mounts them. Raises `InputError` where the competition or
-    the pretrained weights are not attached, or a setting is unknown."""
-    budget, competition = _begin(working, hours, package, inputs)
+    `kaggle.session.begin_session`. Raises `InputError` where the competition or the pretrained weights are not
+    attached, or a setting is unknown."""
+    budget, competition = _begin(working, hours, package)
     values = {**settings, **session.session_settings(recipe.NAME)}
     config = recipe.configure(values, "SETTINGS and LUMBAR_CONFIG")
     if config.weights == "auto":
         config = replace(config, weights=f"pretrained-{config.arch}.safetensors")  # the hub is out of reach
-        session.copy_pretrained(config.arch, working / config.weights, inputs)
+        session.copy_pretrained(config.arch, working / config.weights)
     run = working / "run"
     if not _preprocess(working, budget, competition):
         return False
@@ -53,11 +51,11 @@ def train_baseline_session(
     return not result.unfinished
 
 
-def _begin(working: Path, hours: float, package: str, inputs: Path | None) -> tuple[Budget, Path]:
+def _begin(working: Path, hours: float, package: str) -> tuple[Budget, Path]:
     """Return the session's budget and the competition; take up earlier output, known by one of its files."""
-    budget, competition = session.begin_session(hours, package), session.find_competition(inputs)
-    session.take_up(f"run/{recipe.RUN_FILE}", ("run", "cache", "bundle"), working, inputs)
-    session.take_up("cache/baseline/config.json", ("cache",), working, inputs)
+    budget, competition = session.begin_session(hours, package), session.find_competition()
+    session.take_up(f"run/{recipe.RUN_FILE}", ("run", "cache", "bundle"), working)
+    session.take_up("cache/baseline/config.json", ("cache",), working)
     return budget, competition
 
 

@@ -39,9 +39,9 @@ RESUMABLE = "resumable: push this kernel again with its own output attached"
 _WAIT = "wait until its dataset is ready, then push this notebook again"
 
 
-def find_markers(marker: str, inputs: Path | None = None) -> Iterator[Path]:
+def find_markers(marker: str) -> Iterator[Path]:
     """Yield the folders among the mounted inputs that hold the file `marker`, or ``a/b``; shallow ones first."""
-    level = [_mounted(inputs)]
+    level = [_mounted()]
     for _ in range(DEPTH + 1):
         yield from (folder for folder in level if (folder / marker).is_file())
         below = [path for folder in level if folder.is_dir() for path in sorted(folder.iterdir())]
@@ -49,38 +49,34 @@ def find_markers(marker: str, inputs: Path | None = None) -> Iterator[Path]:
         level = [path for path in below if path.name not in ("train_images", "test_images") and path.is_dir()]
 
 
-def find_marker(marker: str, inputs: Path | None = None) -> Path:
-    """Return the first folder of `find_markers`; raise `InputError` where there is none."""
-    for folder in find_markers(marker, inputs):
+def _not_attached(marker: str) -> InputError:
+    return InputError(f"{_mounted()}: no {marker} within {DEPTH} levels; attach the input that holds it")
+
+
+def _mounted() -> Path:
+    return Path(os.environ.get("LUMBAR_INPUT", "/kaggle/input"))
+
+
+def find_competition() -> Path:
+    """Return the competition's folder among the inputs; raise `InputError` where there is none."""
+    marker = "test_series_descriptions.csv"
+    for folder in find_markers(marker):
         return folder
-    raise _not_attached(marker, inputs)
+    raise _not_attached(marker)
 
 
-def _not_attached(marker: str, inputs: Path | None) -> InputError:
-    return InputError(f"{_mounted(inputs)}: no {marker} within {DEPTH} levels; attach the input that holds it")
-
-
-def _mounted(inputs: Path | None) -> Path:
-    return inputs or Path(os.environ.get("LUMBAR_INPUT", "/kaggle/input"))
-
-
-def find_competition(inputs: Path | None = None) -> Path:
-    """Return the competition's folder among the inputs."""
-    return find_marker("test_series_descriptions.csv", inputs)
-
-
-def find_bundles(inputs: Path | None = None) -> list[Path]:
+def find_bundles() -> list[Path]:
     """Return the folders of the attached exported models. Those that come with the attached package are none of them: a
     kernel whose own models were forgotten must not grade with others in silence."""
-    return [folder for folder in find_markers(MANIFEST, inputs) if not in_the_box(folder)]
+    return [folder for folder in find_markers(MANIFEST) if not in_the_box(folder)]
 
 
-def find_bundle(inputs: Path | None = None, fingerprint: str = "") -> Path:
+def find_bundle(fingerprint: str = "") -> Path:
     """Return the folder of the exported models with this `fingerprint`, empty takes the first; raise without it. Kaggle
     silently mounts the previous version of a dataset whose new one was not ready when the notebook was pushed."""
-    folders = find_bundles(inputs)
+    folders = find_bundles()
     if not folders:
-        raise _not_attached(MANIFEST, inputs)
+        raise _not_attached(MANIFEST)
     found = {"": folders[0]}
     for folder in folders:
         found.setdefault(str(read_json(folder / MANIFEST).get("fingerprint")), folder)
@@ -90,9 +86,9 @@ def find_bundle(inputs: Path | None = None, fingerprint: str = "") -> Path:
     raise InputError(f"bundle {fingerprint} is not among the inputs, only {others}; {_WAIT}")
 
 
-def take_up(marker: str, names: tuple[str, ...], working: Path, inputs: Path | None = None) -> None:
+def take_up(marker: str, names: tuple[str, ...], working: Path) -> None:
     """Copy the folders `names` of earlier sessions' attached outputs, known by `marker`; what is there stays."""
-    for earlier in find_markers(marker, inputs):
+    for earlier in find_markers(marker):
         for name in names:
             if (earlier / name).is_dir():
                 log.info("Going on from %s", earlier / name)
@@ -103,12 +99,12 @@ def take_up(marker: str, names: tuple[str, ...], working: Path, inputs: Path | N
     repack_checkpoints(working)
 
 
-def copy_pretrained(arch: str, target: Path, inputs: Path | None = None) -> None:
+def copy_pretrained(arch: str, target: Path) -> None:
     """Copy the attached pretrained weights of an architecture, unless they are there; raise where none are attached."""
     name = f"pretrained-{arch}.safetensors"
     if target.is_file():
         return
-    for folder in find_markers(name, inputs):
+    for folder in find_markers(name):
         return copy_file(folder / name, target)
     remedy = f"send it with lumbar ship datasets --pretrained {arch}"
     without = 'train from random weights with the setting weights = "none"'
@@ -180,20 +176,18 @@ def preprocessed(work: Callable[[], Summary]) -> bool:
     return True
 
 
-def inference_session(
-    working: Path, *, hours: float = 9.0, bundle: str = "", package: str = "", inputs: Path | None = None
-) -> Outcome:
+def inference_session(working: Path, *, hours: float = 9.0, bundle: str = "", package: str = "") -> Outcome:
     """Grade the test studies with the attached bundle and write ``submission.csv`` into the folder `working`. A
     complete submission of priors is there before anything that can fail is begun. `bundle` and `package` are the
     fingerprints of what is meant, empty takes any; ``LUMBAR_HOURS`` overrules `hours`. Raises `InputError` where an
     input is missing or another version, or the submission is not valid."""
     budget = begin_session(hours, "")
-    competition, out = find_competition(inputs), working / "submission.csv"
+    competition, out = find_competition(), working / "submission.csv"
     if not out.is_file():
-        Submission(out, find_studies(competition, strict=False).studies, _prior(inputs)).write()
+        Submission(out, find_studies(competition, strict=False).studies, _prior()).write()
         log.info("%s: complete, with the prior in every row", out)
     check_package(package)
-    outcome = predict(competition, find_bundle(inputs, bundle), out, budget, strict=False)
+    outcome = predict(competition, find_bundle(bundle), out, budget, strict=False)
     log.info("%s: %s", outcome.path, outcome.sentence())
     if not (outcome.log["status"] == GRADED).any():
         # Not an error: the priors still score, where a notebook that fails does not.
@@ -203,9 +197,9 @@ def inference_session(
     return outcome
 
 
-def _prior(inputs: Path | None) -> pd.DataFrame:
+def _prior() -> pd.DataFrame:
     """Return the first attached bundle's prior; without one, all three severities are equally likely."""
-    for folder in find_bundles(inputs)[:1]:
+    for folder in find_bundles()[:1]:
         try:
             return load_config(folder / MANIFEST, Manifest).prior_table()
         except (InputError, KeyError, ValueError) as error:

@@ -43,16 +43,13 @@ def two_stage_config(preset: str) -> TwoStageConfig:
     return replace(config, grade=models)
 
 
-def train_locate_session(
-    working: Path, *, hours: float, preset: str, package: str = "", inputs: Path | None = None
-) -> bool:
+def train_locate_session(working: Path, *, hours: float, preset: str, package: str = "") -> bool:
     """Train the first stage until the budget ends, going on from an attached earlier output; tell if it is finished.
     ``run`` goes into the session's output folder `working`; for `hours` and `package` see
-    `kaggle.session.begin_session`; `inputs`: where the inputs are mounted. Raises InputError: the competition is not
-    attached, or a setting is unknown."""
+    `kaggle.session.begin_session`. Raises InputError: the competition is not attached, or a setting is unknown."""
     budget = kaggle.begin_session(hours, package)
-    config, competition, cache = two_stage_config(preset), kaggle.find_competition(inputs), kaggle.scratch_folder()
-    kaggle.take_up(LOCATE_FILE, ("run",), working, inputs)
+    config, competition, cache = two_stage_config(preset), kaggle.find_competition(), kaggle.scratch_folder()
+    kaggle.take_up(LOCATE_FILE, ("run",), working)
     workers = 4 * usable_cores()
     if not kaggle.preprocessed(lambda: preprocess(competition, cache, workers=workers, budget=budget)):
         return False
@@ -69,16 +66,15 @@ def train_grade_session(
     models: Sequence[int] = (),
     folds: Sequence[int] = (),
     package: str = "",
-    inputs: Path | None = None,
 ) -> bool:
     """Train models of the second stage until the budget ends, going on from attached earlier outputs. Tells whether all
     `models` and `folds` that are asked for are trained, see `TwoStageRun.grade`; the other arguments are those of
     `train_locate_session`. Raises InputError: an input is not attached or another one, or there is no such model, fold
     or setting."""
     budget = kaggle.begin_session(hours, package)
-    config, competition = two_stage_config(preset), kaggle.find_competition(inputs)
+    config, competition = two_stage_config(preset), kaggle.find_competition()
     run, scratch = working / "run", kaggle.scratch_folder()
-    kaggle.take_up(LOCATE_FILE, ("run",), working, inputs)
+    kaggle.take_up(LOCATE_FILE, ("run",), working)
     if not (run / ANNOTATED).is_file():
         raise InputError(
             "no finished first stage is among the inputs; attach the output of the kernel train-locate, "
@@ -94,7 +90,7 @@ def train_grade_session(
     chosen = [one for number, one in enumerate(config.grade, start=1) if not models or number in models]
     for name, weights in sorted({pair for one in chosen for pair in zip(one.backbones, one.weights, strict=True)}):
         if weights == PRETRAINED and not config.from_models:
-            kaggle.copy_pretrained(name, scratch / PRETRAINED / f"{name}.safetensors", inputs)
+            kaggle.copy_pretrained(name, scratch / PRETRAINED / f"{name}.safetensors")
     # The weights are named relative to the scratch folder, since the next session may have another one.
     with contextlib.chdir(scratch):
         whole = TwoStageRun(train, run, config, budget)
@@ -103,14 +99,14 @@ def train_grade_session(
     return not left
 
 
-def blend_session(working: Path, *, hours: float = 12.0, package: str = "", inputs: Path | None = None) -> str:
+def blend_session(working: Path, *, hours: float = 12.0, package: str = "") -> str:
     """Blend what ``train-grade`` trained, its attached outputs put together, export the bundle and return its
     fingerprint. ``bundle`` and the tables of the blend go into `working`; what is missing is logged. The arguments are
     those of `train_locate_session`. Raises InputError: an input is not attached, or no fold of a stage is finished."""
     budget = kaggle.begin_session(hours, package)
-    competition, scratch = kaggle.find_competition(inputs), kaggle.scratch_folder()
+    competition, scratch = kaggle.find_competition(), kaggle.scratch_folder()
     run = scratch / "run"
-    kaggle.take_up(LOCATE_FILE, ("run",), scratch, inputs)
+    kaggle.take_up(LOCATE_FILE, ("run",), scratch)
     if not (run / RUN_FILE).is_file():
         raise InputError(f"no {RUN_FILE} is among the inputs; attach the output of the kernel train-grade")
     config = load_config(run / RUN_FILE, TwoStageConfig)

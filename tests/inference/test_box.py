@@ -43,15 +43,18 @@ def test_predict_study_and_load_bundle_use_it(
         assert caplog.text.count(said) == 3
 
 
-def test_on_kaggle_only_an_attached_bundle_counts(box: Path, bundle: Path, tmp_path: Path) -> None:
+def test_on_kaggle_only_an_attached_bundle_counts(
+    box: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Even where it lies deeper than that of the package; a kernel whose own was forgotten says so."""
     inputs = tmp_path / "input"
+    monkeypatch.setenv("LUMBAR_INPUT", str(inputs))
     shutil.copytree(box, inputs / "package" / "lumbar_kaggle" / "models" / "two-stage")
     with pytest.raises(InputError, match="attach the input that holds it"):
-        find_bundle(inputs)
+        find_bundle()
     deep = inputs / "a" / "b" / "c" / "d" / "bundle"
     shutil.copytree(bundle, deep)
-    assert find_bundle(inputs) == deep
+    assert find_bundle() == deep
 
 
 def test_it_goes_up_with_the_package(tmp_path: Path) -> None:

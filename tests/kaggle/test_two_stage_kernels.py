@@ -63,6 +63,7 @@ class Sessions:
         self.number += 1
         self.monkeypatch.setenv("LUMBAR_SCRATCH", str(self.root / f"scratch-{self.number}"))
         inputs = mount(self.root / f"input-{self.number}", "new", self.place / "competition")
+        self.monkeypatch.setenv("LUMBAR_INPUT", str(inputs))
         for number, output in enumerate(outputs):
             folder = inputs / "notebooks" / "owner" / f"output-{number}"
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -125,28 +126,28 @@ def test_sessions_end_with_the_bundle_of_one_command(
     place: Path, sessions: Sessions, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Locate cut and resumed, folds graded in different sessions, put together by the blend."""
-    cut, inputs = sessions.begin()
-    assert not train_locate_session(cut, hours=0.0, preset="cpu", inputs=inputs)
+    cut, _ = sessions.begin()
+    assert not train_locate_session(cut, hours=0.0, preset="cpu")
     assert RESUMABLE in capsys.readouterr().out
-    located, inputs = sessions.begin(cut)
-    assert train_locate_session(located, hours=1.0, preset="cpu", inputs=inputs)
+    located, _ = sessions.begin(cut)
+    assert train_locate_session(located, hours=1.0, preset="cpu")
     assert {path.name for path in located.iterdir()} == {"run"}, "volumes are no output"
-    stopped, inputs = sessions.begin(located)
-    assert not train_grade_session(stopped, hours=0.0, preset="cpu", inputs=inputs)
+    stopped, _ = sessions.begin(located)
+    assert not train_grade_session(stopped, hours=0.0, preset="cpu")
     assert RESUMABLE in capsys.readouterr().out
     graded = []
     for fold in (0, 1):
-        working, inputs = sessions.begin(located, stopped)
-        assert train_grade_session(working, hours=1.0, preset="cpu", models=(1,), folds=(fold,), inputs=inputs)
+        working, _ = sessions.begin(located, stopped)
+        assert train_grade_session(working, hours=1.0, preset="cpu", models=(1,), folds=(fold,))
         assert "resumable" not in capsys.readouterr().out
         assert not list((working / "run").rglob("*.npy")), "crops are no output"
         graded.append(working)
-    half, inputs = sessions.begin(graded[0])
-    blend_session(half, inputs=inputs)
+    half, _ = sessions.begin(graded[0])
+    blend_session(half)
     assert "not trained: fold 1 of model 1" in capsys.readouterr().out
     assert len(read_manifest(half / "bundle").models["grade"][0]["folds"]) == 1
-    whole, inputs = sessions.begin(*graded)
-    fingerprint = blend_session(whole, inputs=inputs)
+    whole, _ = sessions.begin(*graded)
+    fingerprint = blend_session(whole)
     assert fingerprint == read_manifest(place / "bundle").fingerprint
     assert (whole / "oof.csv").read_bytes() == (place / "run" / "oof.csv").read_bytes()
 
@@ -155,19 +156,19 @@ def test_a_missing_or_another_first_stage_is_named(
     place: Path, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One sentence each, before anything is trained."""
-    working, inputs = sessions.begin()
+    working, _ = sessions.begin()
     with pytest.raises(InputError, match="no finished first stage is among the inputs; attach the output"):
-        train_grade_session(working, hours=1.0, preset="cpu", inputs=inputs)
+        train_grade_session(working, hours=1.0, preset="cpu")
     with pytest.raises(InputError, match=r"no two_stage\.json is among the inputs; attach the output"):
-        blend_session(working, inputs=inputs)
-    working, inputs = sessions.begin(place)
+        blend_session(working)
+    working, _ = sessions.begin(place)
     with pytest.raises(InputError, match="models 2: there are those from 1 to 1"):
-        train_grade_session(working, hours=1.0, preset="cpu", models=(2,), inputs=inputs)
+        train_grade_session(working, hours=1.0, preset="cpu", models=(2,))
     other = {"two-stage": {**SETTINGS, "locate": {**SETTINGS["locate"], "epochs": 3}}}
     monkeypatch.setenv("LUMBAR_CONFIG", json.dumps(other))
-    working, inputs = sessions.begin(place)
+    working, _ = sessions.begin(place)
     with pytest.raises(InputError, match="the attached first stage was trained with other settings"):
-        train_grade_session(working, hours=1.0, preset="cpu", inputs=inputs)
+        train_grade_session(working, hours=1.0, preset="cpu")
 
 
 def test_pretrained_weights_come_from_the_models_dataset(
@@ -180,16 +181,16 @@ def test_pretrained_weights_come_from_the_models_dataset(
     # Only the first stage of that run, which has other settings for the second.
     shutil.copytree(place / "run" / "locator", sessions.root / "located" / "run" / "locator")
     shutil.copyfile(place / "run" / "annotated.csv", sessions.root / "located" / "run" / "annotated.csv")
-    working, inputs = sessions.begin(sessions.root / "located")
+    working, _ = sessions.begin(sessions.root / "located")
     with pytest.raises(InputError, match=f"pretrained-{arch}.safetensors is not among the inputs; send it"):
-        train_grade_session(working, hours=1.0, preset="cpu", inputs=inputs)
+        train_grade_session(working, hours=1.0, preset="cpu")
     working, inputs = sessions.begin(sessions.root / "located")
     models = inputs / "datasets" / "owner" / "lumbar-models"
     models.mkdir()
     torch.manual_seed(5)
     state = {key: value.contiguous() for key, value in body_state(build_body(arch, 3), arch).items()}
     safetensors.torch.save_file(state, models / f"pretrained-{arch}.safetensors")
-    assert train_grade_session(working, hours=1.0, preset="cpu", folds=(0,), inputs=inputs)
+    assert train_grade_session(working, hours=1.0, preset="cpu", folds=(0,))
     kept = json.loads((working / "run" / "grade-1" / "grade.json").read_text())
     assert kept["weights"] == ["pretrained", "none"]
     assert {path.name for path in working.iterdir()} == {"run"}

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from lumbar_kaggle.kaggle.kernels import COMPETITION, choose_kernels, make_noteb
 from lumbar_kaggle.kaggle.session import (
     find_bundle,
     find_competition,
-    find_marker,
+    find_markers,
     inference_session,
     repack_checkpoints,
     session_budget,
@@ -84,9 +85,19 @@ def session(root: Path, name: str) -> Path:
     return root / name
 
 
-def play(script: Path, working: Path, inputs: Path, monkeypatch: pytest.MonkeyPatch, **values: str) -> Any:
+@pytest.fixture
+def attach(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Lay out a session's inputs, see `mount`, where the session looks for them."""
+
+    def attach(root: Path, *what: Any, **more: Any) -> Path:
+        monkeypatch.setenv("LUMBAR_INPUT", str(root))
+        return mount(root, *what, **more)
+
+    return attach
+
+
+def play(script: Path, working: Path, monkeypatch: pytest.MonkeyPatch, **values: str) -> Any:
     """Run a kernel's notebook with parameters filled in, as a push does."""
-    monkeypatch.setenv("LUMBAR_INPUT", str(inputs))
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     notebook = nbformat.reads(make_notebook(script, values), 4)
     return NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(working)}}).execute()
@@ -120,23 +131,28 @@ def test_notebooks_are_short_valid_and_hold_no_output(kernel: Any) -> None:
 
 @pytest.mark.parametrize(("layout", "nested"), [("old", True), ("new", False), ("new", True)])
 def test_preprocessed_then_cut_then_resumed_then_inference(
-    layout: str, nested: bool, competition: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    attach: Callable[..., Path],
+    layout: str,
+    nested: bool,
+    competition: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In every layout: the cache is taken over, training goes on, the notebook writes the submission."""
     first, second, third, fourth = (session(tmp_path, name) for name in ("1", "2", "3", "4"))
-    inputs = mount(tmp_path / "input-1", layout, competition, nested=nested)
-    assert preprocess_session(first, hours=1.0, inputs=inputs)
-    inputs = mount(tmp_path / "input-2", layout, competition, first, nested=nested)
-    assert not train_baseline_session(second, hours=0.0, settings=SETTINGS, inputs=inputs)
-    inputs = mount(tmp_path / "input-3", layout, competition, second, nested=nested)
-    assert train_baseline_session(third, hours=1.0, settings=SETTINGS, inputs=inputs)
+    attach(tmp_path / "input-1", layout, competition, nested=nested)
+    assert preprocess_session(first, hours=1.0)
+    attach(tmp_path / "input-2", layout, competition, first, nested=nested)
+    assert not train_baseline_session(second, hours=0.0, settings=SETTINGS)
+    attach(tmp_path / "input-3", layout, competition, second, nested=nested)
+    assert train_baseline_session(third, hours=1.0, settings=SETTINGS)
     assert (third / "report.html").is_file()
     index = "cache/baseline/index.csv"
     assert (first / index).read_bytes() == (third / index).read_bytes()
     fingerprint = read_manifest(third / "bundle").fingerprint
-    inputs = mount(tmp_path / "input-4", layout, competition, bundle=third / "bundle", nested=nested)
+    attach(tmp_path / "input-4", layout, competition, bundle=third / "bundle", nested=nested)
     script = ROOT / "submission" / "inference.py"
-    play(script, fourth, inputs, monkeypatch, BUNDLE=fingerprint, PACKAGE=package_fingerprint())
+    play(script, fourth, monkeypatch, BUNDLE=fingerprint, PACKAGE=package_fingerprint())
     assert validate(fourth / "submission.csv", competition) == []
     names = {"submission.csv", "submission-log.csv", "submission-journal.jsonl"}
     assert {path.name for path in fourth.iterdir()} == names
@@ -144,14 +160,15 @@ def test_preprocessed_then_cut_then_resumed_then_inference(
 
 @pytest.mark.parametrize("name", ["preprocess", "train-baseline", "train-locate"])
 def test_a_kernel_without_time_stops_cleanly_and_says_so(
-    name: str, competition: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    attach: Callable[..., Path], name: str, competition: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The very notebook: finds package and competition, and ends resumable."""
-    inputs, working = mount(tmp_path / "input", "new", competition), session(tmp_path, "working")
+    attach(tmp_path / "input", "new", competition)
+    working = session(tmp_path, "working")
     monkeypatch.setenv("LUMBAR_HOURS", "0")
     monkeypatch.setenv("LUMBAR_SCRATCH", str(tmp_path / "scratch"))
     monkeypatch.setenv("LUMBAR_CONFIG", json.dumps({"baseline": {"weights": "none"}}))
-    played = play(choose_kernels("baseline", [name])[0].script, working, inputs, monkeypatch)
+    played = play(choose_kernels("baseline", [name])[0].script, working, monkeypatch)
     printed = "".join(output.get("text", "") for cell in played.cells for output in cell.get("outputs", []))
     assert "resumable: push this kernel again with its own output attached" in printed
 
@@ -169,65 +186,78 @@ def test_a_session_keeps_half_an_hour_of_its_limit(monkeypatch: pytest.MonkeyPat
 
 
 def test_another_version_than_the_one_pushed_is_refused(
-    competition: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    attach: Callable[..., Path], competition: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Kaggle silently mounts the version before: named at once, with a complete submission on disk."""
-    inputs, working = (mount(tmp_path / "input", "new", competition, bundle=bundle), session(tmp_path, "working"))
+    attach(tmp_path / "input", "new", competition, bundle=bundle)
+    working = session(tmp_path, "working")
     with pytest.raises(InputError, match=r"bundle 0123456789abcdef is not among the inputs, only [0-9a-f]{16}; wait"):
-        inference_session(working, bundle="0123456789abcdef", inputs=inputs)
+        inference_session(working, bundle="0123456789abcdef")
     assert validate(working / "submission.csv", competition) == []
     script = ROOT / "submission" / "inference.py"
     with pytest.raises(CellExecutionError, match=r"the attached package is [0-9a-f]{16}, not fedcba9876543210"):
-        play(script, working, inputs, monkeypatch, PACKAGE="fedcba9876543210")
+        play(script, working, monkeypatch, PACKAGE="fedcba9876543210")
 
 
-def test_the_right_one_of_several_bundles_is_taken(bundle: Path, tmp_path: Path) -> None:
+def test_the_right_one_of_several_bundles_is_taken(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By its fingerprint, wherever it lies."""
+    monkeypatch.setenv("LUMBAR_INPUT", str(tmp_path))
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "bundle.json").write_text('{"fingerprint": "0000000000000000"}')
     (tmp_path / "b" / "deep").mkdir(parents=True)
     (tmp_path / "b" / "deep" / "er").symlink_to(bundle)
     wanted = read_manifest(bundle).fingerprint
-    assert find_bundle(tmp_path, wanted) == tmp_path / "b" / "deep" / "er"
-    assert find_bundle(tmp_path) == tmp_path / "a"
+    assert find_bundle(wanted) == tmp_path / "b" / "deep" / "er"
+    assert find_bundle() == tmp_path / "a"
 
 
-def test_a_submission_is_complete_before_the_weights_are_read(competition: Path, bundle: Path, tmp_path: Path) -> None:
+def test_a_submission_is_complete_before_the_weights_are_read(
+    attach: Callable[..., Path], competition: Path, bundle: Path, tmp_path: Path
+) -> None:
     """A damaged bundle stops the notebook, yet its prior stands in every row; no bundle gives thirds."""
     damaged = tmp_path / "damaged"
     shutil.copytree(bundle, damaged)
     next((damaged / "weights").iterdir()).write_bytes(b"short")
-    inputs, working = mount(tmp_path / "input", "old", competition, bundle=damaged), session(tmp_path, "1")
+    attach(tmp_path / "input", "old", competition, bundle=damaged)
+    working = session(tmp_path, "1")
     with pytest.raises(InputError, match="its SHA-256 is not the manifest's"):
-        inference_session(working, inputs=inputs)
+        inference_session(working)
     assert validate(working / "submission.csv", competition) == []
     prior = read_manifest(bundle).prior_table()
     row = pd.read_csv(working / "submission.csv").iloc[0]
     target = row["row_id"].split("_", 1)[1]
     assert row[["normal_mild", "moderate", "severe"]].tolist() == pytest.approx(prior.loc[target].tolist())
     alone = session(tmp_path, "2")
+    attach(tmp_path / "input-2", "old", competition)
     with pytest.raises(InputError, match=r"no bundle\.json within 5 levels"):
-        inference_session(alone, inputs=mount(tmp_path / "input-2", "old", competition))
+        inference_session(alone)
     assert validate(alone / "submission.csv", competition) == []
 
 
-def test_training_without_its_weights_stops_in_the_first_minute(competition: Path, tmp_path: Path) -> None:
+def test_training_without_its_weights_stops_in_the_first_minute(
+    attach: Callable[..., Path], competition: Path, tmp_path: Path
+) -> None:
     """Not after hours, and not with random weights in silence; with them it starts from them."""
-    inputs, working = mount(tmp_path / "input", "new", competition), session(tmp_path, "working")
+    attach(tmp_path / "input", "new", competition)
+    working = session(tmp_path, "working")
     settings = {**SETTINGS, "weights": "auto"}
     with pytest.raises(InputError, match=r"pretrained-\w+\.safetensors is not among the inputs; send it with"):
-        train_baseline_session(working, hours=1.0, settings=settings, inputs=inputs)
+        train_baseline_session(working, hours=1.0, settings=settings)
     with pytest.raises(InputError, match="unknown setting 'archh'"):
-        train_baseline_session(working, hours=1.0, settings={"archh": "resnet34"}, inputs=inputs)
+        train_baseline_session(working, hours=1.0, settings={"archh": "resnet34"})
 
 
-def test_attached_weights_are_used_and_travel_with_the_output(competition: Path, tmp_path: Path) -> None:
+def test_attached_weights_are_used_and_travel_with_the_output(
+    attach: Callable[..., Path], competition: Path, tmp_path: Path
+) -> None:
     """The next session may have them mounted elsewhere; the run's configuration must not notice."""
     from safetensors.torch import save_file
 
     from lumbar_kaggle.training.encoders import body_state, build_body
 
-    inputs, working = mount(tmp_path / "input", "new", competition), session(tmp_path, "working")
+    inputs, working = attach(tmp_path / "input", "new", competition), session(tmp_path, "working")
     models = inputs / "datasets" / "owner" / "lumbar-models"
     models.mkdir()
     state = body_state(build_body(ONE.arch, 3), ONE.arch)
@@ -235,7 +265,7 @@ def test_attached_weights_are_used_and_travel_with_the_output(competition: Path,
         {name: value.contiguous() for name, value in state.items()}, models / f"pretrained-{ONE.arch}.safetensors"
     )
     settings = {**SETTINGS, "weights": "auto"}
-    train_baseline_session(working, hours=1.0, settings=settings, inputs=inputs)
+    train_baseline_session(working, hours=1.0, settings=settings)
     config = json.loads((working / "run" / "config.json").read_text())
     assert config["weights"] == f"pretrained-{ONE.arch}.safetensors"
     assert (working / config["weights"]).is_file()
@@ -293,13 +323,13 @@ def test_a_checkpoint_that_came_back_as_a_folder_is_a_file_again(tmp_path: Path,
     assert torch.equal(loaded["weights"], state["weights"])
 
 
-def test_an_input_that_is_not_attached_is_named(tmp_path: Path) -> None:
+def test_an_input_that_is_not_attached_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each missing input gives one sentence; image folders are never searched."""
+    monkeypatch.setenv("LUMBAR_INPUT", str(tmp_path))
     for find in (find_competition, find_bundle):
         with pytest.raises(InputError, match=r"no (test_series|bundle).* within 5 levels; attach the input"):
-            find(tmp_path)
+            find()
     hidden = tmp_path / "train_images" / "bundle.json"
     hidden.parent.mkdir()
     hidden.write_text("{}")
-    with pytest.raises(InputError):
-        find_marker("bundle.json", tmp_path)
+    assert list(find_markers("bundle.json")) == []
