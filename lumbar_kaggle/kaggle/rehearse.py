@@ -8,7 +8,6 @@ import re
 import shutil
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -181,8 +180,7 @@ class Rehearsal:
         uncut = self.outputs[kernel.name]
         cut = self._cut(kernel, uncut)
         self.transcript.check(f"{kernel.name} was cut while it trained", True)
-        mounted = unpack_checkpoints(cut.output, self.folder / "mounted" / "cut-output")
-        own = {playing.place("new", "notebooks", kernel.slug, OWNER): (mounted, cut.key)}
+        own = {playing.place("new", "notebooks", kernel.slug, OWNER): (cut.output, cut.key)}
         resumed = self.play(kernel, f"{kernel.name}-resumed", more=own)
         # A kernel without a bundle of its own leaves a run to the one that makes it.
         what = "bundle" if (uncut.output / "bundle").is_dir() else "run"
@@ -277,14 +275,3 @@ def ingest(built: BuiltDataset, mounted: Path, layout: str) -> None:
             shutil.unpack_archive(built.folder / name, mounted if flat else mounted / Path(name).stem)
         else:
             shutil.copy2(built.folder / name, mounted / name)
-
-
-def unpack_checkpoints(output: Path, mounted: Path) -> Path:
-    """Copy a kernel's output with its checkpoints as folders, which some users found them mounted as."""
-    shutil.rmtree(mounted, ignore_errors=True)
-    playing.link_tree(output, mounted)
-    for path in [path for path in mounted.rglob("*.pt") if zipfile.is_zipfile(path)]:
-        packed = path.rename(path.with_suffix(".packed"))
-        shutil.unpack_archive(packed, path, "zip")
-        packed.unlink()
-    return mounted

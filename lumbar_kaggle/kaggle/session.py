@@ -10,8 +10,6 @@ import json
 import logging
 import math
 import os
-import shutil
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -96,7 +94,6 @@ def take_up(marker: str, names: tuple[str, ...], working: Path) -> None:
                 target = working / path.relative_to(earlier)
                 if path.is_file() and not target.exists():
                     copy_file(path, target)
-    repack_checkpoints(working)
 
 
 def copy_pretrained(arch: str, target: Path) -> None:
@@ -109,22 +106,6 @@ def copy_pretrained(arch: str, target: Path) -> None:
     remedy = f"send it with lumbar ship datasets --pretrained {arch}"
     without = 'train from random weights with the setting weights = "none"'
     raise InputError(f"{name} is not among the inputs; {remedy}, or {without}")
-
-
-def repack_checkpoints(root: Path) -> list[Path]:
-    """Turn every ``*.pt`` folder below a writable `root` back into the file that torch wrote; return these files.
-    Kaggle unpacks archives, and a torch checkpoint is a zip: its members are stored, not compressed, under one top
-    folder of any name, which may have been left out."""
-    unpacked = [path for path in root.rglob("*.pt") if path.is_dir()]
-    for folder in unpacked:
-        (marker,) = folder.rglob("data.pkl")
-        packed = folder.with_suffix(".packed")
-        with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
-            for path in sorted(path for path in marker.parent.rglob("*") if path.is_file()):
-                archive.write(path, f"{folder.stem}/{path.relative_to(marker.parent).as_posix()}")
-        shutil.rmtree(folder)
-        packed.rename(folder)
-    return unpacked
 
 
 def begin_session(hours: float, package: str) -> Budget:

@@ -9,9 +9,11 @@ import logging
 import math
 import pickle
 import random
+import struct
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -260,7 +262,9 @@ class Checkpoint(Callback):  # type: ignore[misc]
         self.begun = time.perf_counter()
         state = {"phase": self.phase, "best": self.best, "average": average, "seconds": self.seconds}
         state |= learner_state(self.learn)
-        write_atomic(self.path_to_checkpoint, lambda temporary: torch.save(state, temporary))
+        # In torch's older format: the newer one is an archive, which Kaggle may unpack into a folder.
+        save = partial(torch.save, state, _use_new_zipfile_serialization=False)
+        write_atomic(self.path_to_checkpoint, save)
 
     def after_fit(self) -> None:
         if self.best:
@@ -298,7 +302,7 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, ValueError, LookupError, EOFError, struct.error, pickle.UnpicklingError) as error:
         log.warning("%s: damaged (%s); what it belongs to begins anew", path, " ".join(str(error).split())[:100])
         return None
     return state

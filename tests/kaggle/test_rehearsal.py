@@ -30,7 +30,7 @@ from lumbar_kaggle.kaggle.play import (
     tree_hashes,
     why_no_sandbox,
 )
-from lumbar_kaggle.kaggle.rehearse import Transcript, check_submission, ingest, rehearse, unpack_checkpoints
+from lumbar_kaggle.kaggle.rehearse import Transcript, check_submission, ingest, rehearse
 from lumbar_kaggle.tables.submission import validate
 
 ROOT = Path(__file__).parents[2]
@@ -308,17 +308,6 @@ def test_archives_are_unpacked_nested_or_flat(tmp_path: Path) -> None:
     ):
         ingest(BuiltDataset(upload, "", files), mounted, layout)
         assert tree_hashes(mounted).keys() == arrived
-
-
-def test_checkpoints_can_come_back_as_folders(tmp_path: Path) -> None:
-    """A zip named .pt becomes a folder of that name in the copy; the original stays a file."""
-    output = tmp_path / "output" / "run"
-    output.mkdir(parents=True)
-    with zipfile.ZipFile(output / "checkpoint.pt", "w") as archive:
-        archive.writestr("checkpoint/data.pkl", "content")
-    mounted = unpack_checkpoints(tmp_path / "output", tmp_path / "mounted")
-    assert (mounted / "run" / "checkpoint.pt" / "checkpoint" / "data.pkl").read_text() == "content"
-    assert (output / "checkpoint.pt").is_file()
 
 
 @pytest.fixture(scope="module")

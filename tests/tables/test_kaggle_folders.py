@@ -23,14 +23,7 @@ from lumbar_kaggle.inference.bundle import read_manifest
 from lumbar_kaggle.inference.predict import predict
 from lumbar_kaggle.kaggle.datasets import PACKAGE_FOLDER, package_fingerprint
 from lumbar_kaggle.kaggle.kernels import COMPETITION, choose_kernels, make_notebook, read_kernels, write_notebooks
-from lumbar_kaggle.kaggle.session import (
-    find_bundle,
-    find_competition,
-    find_markers,
-    inference_session,
-    repack_checkpoints,
-    session_budget,
-)
+from lumbar_kaggle.kaggle.session import find_bundle, find_competition, find_markers, inference_session, session_budget
 from lumbar_kaggle.tables.submission import validate
 from tests.conftest import SMALL
 
@@ -303,24 +296,6 @@ def test_two_devices_share_the_targets_and_agree_with_one(bundle: Path) -> None:
     two = BaselinePredictor(bundle, manifest, [torch.device("cpu")] * 2)
     assert len({id(model) for _, model in two.replicas}) == 2
     np.testing.assert_allclose(one.grade(images)[0], two.grade(images)[0], atol=1e-7)
-
-
-@pytest.mark.parametrize("nested", [False, True])
-def test_a_checkpoint_that_came_back_as_a_folder_is_a_file_again(tmp_path: Path, nested: bool) -> None:
-    """Kaggle unpacks archives, and torch writes one: the members are packed as torch wrote them."""
-    state = {"weights": torch.arange(5.0), "epoch": 3}
-    torch.save(state, tmp_path / "whole.pt")
-    folder = tmp_path / "run" / "checkpoint.pt"
-    shutil.unpack_archive(tmp_path / "whole.pt", folder, "zip")
-    if not nested:
-        (inside,) = folder.iterdir()
-        for path in inside.iterdir():
-            path.rename(folder / path.name)
-        inside.rmdir()
-    assert repack_checkpoints(tmp_path) == [folder]
-    loaded = torch.load(folder, weights_only=True)
-    assert loaded["epoch"] == 3
-    assert torch.equal(loaded["weights"], state["weights"])
 
 
 def test_an_input_that_is_not_attached_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
