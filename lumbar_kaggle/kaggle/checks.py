@@ -4,14 +4,13 @@ Limits and rules are those of Kaggle's client and of its documentation of the tw
 them with the check or test of each. A rule is what must hold, and the fault where it does not."""
 
 import ast
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import read_json, sha256_file
+from lumbar_kaggle.core.files import read_json
 from lumbar_kaggle.kaggle.client import SOURCES
 from lumbar_kaggle.kaggle.datasets import DATASET_METADATA, SECRETS, manifest_path
 from lumbar_kaggle.kaggle.kernels import METADATA, OWNER
@@ -95,14 +94,7 @@ def _kernel_rules(folder: Path, metadata: dict[str, Any]) -> Rules:
 def _notebook_rules(folder: Path, name: str) -> Rules:
     path = folder / name
     yield name and path.is_file(), f"code_file {name!r} does not exist"
-    try:
-        notebook = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        yield False, f"{name} is no notebook in UTF-8 ({error})"
-        return
-    kernelspec = notebook.get("metadata", {}).get("kernelspec", {})
-    yield kernelspec.get("name"), f"{name} has no kernelspec; Kaggle's runner does not start without one"
-    for number, cell in enumerate(notebook.get("cells", []), start=1):
+    for number, cell in enumerate(read_json(path)["cells"], start=1):
         if cell["cell_type"] != "code":
             continue
         source, where = "".join(cell["source"]), f"{name}, cell {number}"
@@ -112,10 +104,6 @@ def _notebook_rules(folder: Path, name: str) -> Rules:
             yield False, f"{where} is no plain Python ({error.msg}); a line such as !pip needs the internet too"
         yield not SECRETS.search(source.encode()), f"{where} holds a credential; remove it"
         yield "print(os.environ" not in source, f"{where} prints os.environ, which holds secrets"
-        yield not cell.get("outputs"), f"{where} holds output"
-    for other in folder.iterdir():
-        sent = other.name in (name, METADATA)
-        yield sent, f"{other.name} would not be sent; only code_file is, put it into a dataset"
 
 
 def _dataset_rules(folder: Path, metadata: dict[str, Any]) -> Rules:
@@ -123,15 +111,7 @@ def _dataset_rules(folder: Path, metadata: dict[str, Any]) -> Rules:
     licences = metadata.get("licenses", [])
     known = len(licences) == 1 and licences[0].get("name") in LICENCES
     yield known, f"licenses is {licences!r}; it must be one of Kaggle's names, such as other"
-    sent = read_json(manifest_path(folder))["sent"]
-    listed = {DATASET_METADATA, manifest_path(folder).name, *sent}
+    manifest = manifest_path(folder)
+    built = {DATASET_METADATA, manifest.name, *read_json(manifest)["sent"]}
     for entry in sorted(folder.iterdir()):
-        yield not entry.is_symlink(), f"{entry.name} is a link, whose target would be sent; remove it"
-        yield not entry.is_dir(), f"{entry.name} is a folder, which the client leaves out; remove it"
-        yield entry.name in listed, f"{entry.name} does not belong to the dataset; remove it"
-        yield entry.stat().st_size, f"{entry.name} is empty, and cannot be uploaded safely"
-    for name in listed:
-        yield (folder / name).is_file(), f"{name} is missing; build the dataset again"
-    for name, expected in sent.items():
-        fault = f"{name} was changed since it was built; delete it and build the dataset again"
-        yield sha256_file(folder / name) == expected, fault
+        yield entry.name in built, f"{entry.name} does not belong to the dataset; remove it"
