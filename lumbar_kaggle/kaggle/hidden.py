@@ -5,6 +5,7 @@ On submission Kaggle runs the same notebook again with ``test_images``, ``test_s
 identifiers, as often as need be; the first ones are hurt, each in another way. Their files are hard links to the sound
 ones, so what changes is written anew."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,6 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import digest, write_csv
 from lumbar_kaggle.core.targets import SERIES_DESCRIPTIONS, SEVERITIES
 from lumbar_kaggle.dicom.instances import read_instances
-from lumbar_kaggle.kaggle.play import link_tree
 from lumbar_kaggle.tables.competition import submission_rows
 
 KIND, T1 = "series_description", "Sagittal T1"
@@ -124,7 +124,7 @@ def make_hidden(phantom: Path, truth: Path, folder: Path, studies: int, key: str
         raise InputError(f"a hidden set of {studies} studies is too small; give {LEAST_STUDIES} or more")
     competition, table = folder / "competition", "test_series_descriptions.csv"
     shutil.rmtree(folder, ignore_errors=True)
-    link_tree(phantom / "train_images", competition / "train_images")
+    shutil.copytree(phantom / "train_images", competition / "train_images", copy_function=os.link)
     for path in phantom.glob("*.*"):
         shutil.copy2(path, competition / path.name)
     series = pd.read_csv(phantom / table, dtype=str)
@@ -137,10 +137,11 @@ def make_hidden(phantom: Path, truth: Path, folder: Path, studies: int, key: str
     all_rows, all_labels, odd = [], [], []
     for number, injury in enumerate([*INJURIES, *[sound] * (studies - len(INJURIES))]):
         source, study = whole[number % len(whole)], str(1_000_000_007 + 3_571 * number)
-        link_tree(phantom / "test_images" / source, competition / "test_images" / study)
+        images = competition / "test_images" / study
+        shutil.copytree(phantom / "test_images" / source, images, copy_function=os.link)
         rows = series[series["study_id"] == source].assign(study_id=study)
         if injury.files:
-            injury.files(competition / "test_images" / study / rows.loc[rows[KIND] == T1, "series_id"].iloc[0])
+            injury.files(images / rows.loc[rows[KIND] == T1, "series_id"].iloc[0])
         all_rows.append(injury.rows(rows) if injury.rows else rows)
         if injury.outcome != LEFT_OUT:
             all_labels.append(labels.loc[[source]].assign(study_id=study))

@@ -244,15 +244,3 @@ def tree_hashes(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file below a folder, by relative path."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
-
-
-def link_tree(source: Path, target: Path) -> None:
-    """Copy a tree by hard links where the file system has them: a change in place would reach the source."""
-
-    def link(one: str, other: str) -> None:
-        try:
-            Path(other).hardlink_to(one)
-        except OSError:
-            shutil.copy2(one, other)
-
-    shutil.copytree(source, target, copy_function=link)

@@ -18,7 +18,7 @@ import pandas as pd
 
 from lumbar_kaggle import __version__
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import digest, read_json, write_json, write_text
+from lumbar_kaggle.core.files import digest, read_json, write_text
 from lumbar_kaggle.inference.bundle import MANIFEST
 from lumbar_kaggle.inference.predict import log_path
 from lumbar_kaggle.kaggle import play as playing
@@ -68,10 +68,10 @@ def rehearse(folder: Path, settings: RehearsalSettings) -> Path:
 
 
 class Transcript:
-    """What a rehearsal did: told as it goes, closed by a table, left in `folder` as ``transcript.json`` and ``.md``."""
+    """What a rehearsal did: told as it goes, closed by a table, left as the page `path`."""
 
-    def __init__(self, folder: Path, settings: dict[str, Any], sandbox: str) -> None:
-        self.folder, self.settings, self.sandbox = folder, settings, sandbox
+    def __init__(self, path: Path, sandbox: str) -> None:
+        self.path, self.sandbox = path, sandbox
         self.steps: list[dict[str, Any]] = []
         self.checks: list[str] = []
         self.not_covered = [NOT_COVERED, *([PLAIN_COVERS_LESS] if sandbox == "plain" else [])]
@@ -108,17 +108,15 @@ class Transcript:
         return f"{table}\ntotal, without what was done before: {fresh:.1f} s"
 
     def write(self, failure: str = "") -> Path:
-        """Write both files, with why the rehearsal ended early; return the Markdown one."""
-        facts: dict[str, Any] = {"version": __version__, "python": platform.python_version(), "sandbox": self.sandbox}
-        facts |= {"failure": failure, "not_covered": self.not_covered, "settings": self.settings}
-        write_json(self.folder / "transcript.json", {**facts, "steps": self.steps, "checks": self.checks})
-        parts = [f"# Rehearsal of lumbar_kaggle {__version__}", "Python {python}, sandbox {sandbox}.".format(**facts)]
+        """Write the page, with why the rehearsal ended early, and return its path."""
+        parts = [f"# Rehearsal of lumbar_kaggle {__version__}"]
+        parts.append(f"Python {platform.python_version()}, sandbox {self.sandbox}.")
         parts += [f"**Failed:** {failure}"] if failure else []
         parts.append(f"```\n{self.table() if self.steps else ''}\n```")
         for title, sentences in (("Checked", self.checks), ("Not covered", self.not_covered)):
             parts += [f"{title}:", "\n".join(f"* {one}" for one in sentences)]
-        write_text(self.folder / "transcript.md", "\n\n".join(parts) + "\n")
-        return self.folder / "transcript.md"
+        write_text(self.path, "\n\n".join(parts) + "\n")
+        return self.path
 
 
 class Rehearsal:
@@ -131,8 +129,7 @@ class Rehearsal:
         self.only_t1 = bool(small["only_sagittal_t1"])
         given = read_json(settings.config) if settings.config else {settings.recipe: small["settings"]}
         self.config = json.dumps(given)
-        about = {**asdict(settings), "recipes": self.config}
-        self.transcript = Transcript(folder, about, playing.choose_sandbox(settings.sandbox))
+        self.transcript = Transcript(folder / "transcript.md", playing.choose_sandbox(settings.sandbox))
         self.phantom, self.truth, self.key = folder / "phantom", folder / "phantom", ""
         self.datasets: dict[str, BuiltDataset] = {}
         self.outputs: dict[str, Played] = {}

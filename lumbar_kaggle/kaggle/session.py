@@ -75,13 +75,10 @@ def find_bundle(fingerprint: str = "") -> Path:
     folders = find_bundles()
     if not folders:
         raise _not_attached(MANIFEST)
-    found = {"": folders[0]}
-    for folder in folders:
-        found.setdefault(str(read_json(folder / MANIFEST).get("fingerprint")), folder)
-    if fingerprint in found:
-        return found[fingerprint]
-    others = ", ".join(filter(None, found))
-    raise InputError(f"bundle {fingerprint} is not among the inputs, only {others}; {_WAIT}")
+    found = [str(read_json(folder / MANIFEST).get("fingerprint")) for folder in folders]
+    if fingerprint and fingerprint not in found:
+        raise InputError(f"bundle {fingerprint} is not among the inputs, only {', '.join(found)}; {_WAIT}")
+    return folders[found.index(fingerprint) if fingerprint else 0]
 
 
 def take_up(marker: str, names: tuple[str, ...], working: Path) -> None:
