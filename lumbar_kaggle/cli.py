@@ -25,6 +25,8 @@ from lumbar_kaggle.kaggle.ship import ACTIONS
 from lumbar_kaggle.verbs import VERBS, Said, Verb
 
 DESCRIPTION = "Grade lumbar-spine MRI: RSNA 2024 Lumbar Spine Degenerative Classification; --version prints the version"
+# What Python says of an option's value, and in plain words.
+NO_NUMBER = {r"invalid literal for int\(\).*": "a whole number", "could not convert string to float": "a number"}
 SHIP = "Send datasets and kernels to Kaggle, follow them, fetch outputs, submit"
 
 
@@ -82,11 +84,10 @@ def parse(words: Sequence[str]) -> Callable[[], Said]:
         for one, line in (lines if ship else {**lines, "ship": SHIP}).items()
     ]
     form: Any = Union[tuple(forms)]  # noqa: UP007
-    about: Any = {"prog": prog, "description": SHIP if ship else DESCRIPTION, "registry": _plain_numbers()}
     refused = io.StringIO()
     try:
         with contextlib.redirect_stderr(refused):
-            given: Any = tyro.cli(form, args=rest, **about)
+            given: Any = tyro.cli(form, prog=prog, description=SHIP if ship else DESCRIPTION, args=rest)
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -157,33 +158,6 @@ def _shown(value: Any) -> str:
     return "none" if value in (None, (), "") else str(value)
 
 
-def _plain_numbers() -> tyro.constructors.ConstructorRegistry:
-    """Return a rule by which numbers are read: not as Python does, which takes 1_000."""
-    registry = tyro.constructors.ConstructorRegistry()
-
-    @registry.primitive_rule
-    def rule(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
-        if info.type not in (int, float):
-            return None
-        words, pattern = ("a whole number", r"[+-]?\d+") if info.type is int else ("a number", r"[^_]+")
-
-        def read(texts: list[str]) -> Any:
-            with contextlib.suppress(ValueError):
-                if re.fullmatch(pattern, texts[0], re.ASCII):
-                    return info.type(texts[0])
-            raise ValueError(f"{texts[0][:40]!r} is not {words}")
-
-        return tyro.constructors.PrimitiveConstructorSpec(
-            nargs=1,
-            metavar="N" if info.type is int else "X",
-            instance_from_str=read,
-            is_instance=lambda value: isinstance(value, info.type),
-            str_from_instance=lambda value: [str(value)],
-        )
-
-    return registry
-
-
 def _sentence(box: str) -> str:
     """Return the first part of the box that tyro draws about an error, as one sentence. Its title lies in the upper
     edge, or where the terminal is no UTF-8 in a first part of its own."""
@@ -191,4 +165,6 @@ def _sentence(box: str) -> str:
     text = "\n".join("" if re.match(r"[╭╰]|[─-]{5}", line) else line for line in lines)
     parts = [" ".join(part.split()) for part in re.split(r"\n\n+", text) if part.strip()]
     said = parts[0 if box.startswith("╭") else 1].rstrip(".")
+    for python, plain in NO_NUMBER.items():
+        said = re.sub(f"{python}: (.*)", rf"\1 is not {plain}", said)
     return f"{said[:1].lower()}{said[1:]}"

@@ -104,7 +104,7 @@ def test_a_path_of_another_kind_is_one_sentence(
         ["train", "f", "--cache", "c", "--out", "r", "--processes", "0"],
         *(["preprocess", "f", "--cache", "c", "--workers", count] for count in ("0", "-3", "1e3", "9" * 30)),
         ["preprocess", "f", "--cache", "c", "--batch-size", "0"],
-        *(["phantom", "f", "--studies", count] for count in ("-3", "0", "2.5", "1_000")),
+        *(["phantom", "f", "--studies", count] for count in ("-3", "0", "2.5", "1,000")),
         ["phantom", "f", "--seed", "-1"],
         ["grade", "f", "--cache", "c", "--out", "r", "--only-folds", "-1"],
     ],
