@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -222,22 +221,19 @@ def run(
             resource.setrlimit(resource.RLIMIT_AS, (int(limits.memory_gb * GIB),) * 2)
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
 
-    start, about = time.monotonic(), dict[str, Any](env=dict(variables), cwd=stage / "output", start_new_session=True)
+    start, code = time.monotonic(), TIMED_OUT
+    about: dict[str, Any] = {"env": dict(variables), "cwd": stage / "output", "start_new_session": True}
     with (stage / "session.log").open("wb") as stream:
         about |= {"stdin": subprocess.DEVNULL, "stdout": stream, "stderr": subprocess.STDOUT}
         process = subprocess.Popen(command, preexec_fn=limit, **about)
-    end = threading.Timer(seconds, os.killpg, (process.pid, signal.SIGKILL))
-    end.start()
     try:
-        code = process.wait()
-    except BaseException:
+        code = process.wait(seconds)
+    except BaseException as stop:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        raise
-    finally:
-        end.cancel()
-    took = time.monotonic() - start
-    return TIMED_OUT if took >= seconds else code, took
+        if not isinstance(stop, subprocess.TimeoutExpired):
+            raise
+    return code, time.monotonic() - start
 
 
 def tree_hashes(folder: Path) -> dict[str, str]:
