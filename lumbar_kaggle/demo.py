@@ -168,14 +168,13 @@ class _Demo:
         """Return the last lines: the scores, and what there is to look at."""
         total = read_json(self.scores)
         pages = {"study.html": "one patient", "report.html": "the training", "baseline.html": "the baseline"}
-        return "\n".join(
-            [
-                f"Score {total['score']}; knowing nothing {total['prior']}, the best possible {total['oracle']}",
-                f"Skill {total['skill']} (95 % interval {total['interval']}); 0 knows nothing, 1 is perfect",
-                f"Submission: {self.submission.resolve()}",
-                *(f"Page of {what}: {(self.folder / name).resolve()}" for name, what in pages.items()),
-            ]
-        )
+        lines = [
+            f"Score {total['score']}; knowing nothing {total['prior']}, the best possible {total['oracle']}",
+            f"Skill {total['skill']} (95 % interval {total['interval']}); 0 knows nothing, 1 is perfect",
+            f"Submission: {self.submission.resolve()}",
+            *(f"Page of {what}: {(self.folder / name).resolve()}" for name, what in pages.items()),
+        ]
+        return "\n".join(lines)
 
 
 def prior_unseen(labels: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:
