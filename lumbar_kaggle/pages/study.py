@@ -34,18 +34,14 @@ def write_study_page(folder: Path, study_id: str, bundle: Path, out: Path) -> Pa
     located = [(one.view == "axial side", one) for one in explanation.located]
     page = render(
         "study.html",
-        study_id=study_id,
-        notes=explanation.notes,
+        explanation=explanation,
+        manifest=graders.manifest,
         conditions=CONDITIONS,
         grid=_grid(explanation.probabilities, graders.manifest),
         graded=int(np.isfinite(explanation.probabilities).all(axis=1).sum()),
-        fingerprint=graders.manifest.fingerprint,
-        modelled=len(graders.manifest.targets),
         sagittal=[_located(one, SAGITTAL_WIDTH, axial=False) for axial, one in located if not axial],
         axial=[_located(one, AXIAL_WIDTH, axial=True) for axial, one in located if axial],
         levels={level: [card for of, card in cards if of == level] for level in LEVELS if cards},
-        models=explanation.models,
-        networks=explanation.networks,
         far_mm=FAR_MM,
         **explained_slice(explanation, SLICE_WIDTH),
     )
@@ -114,25 +110,14 @@ def _mark(mark: Mark, drawn: dict[str, Any], shape: tuple[int, ...], *, axial: b
 
 
 def _view(one: ExplainedCrop | MissingCrop, probabilities: Floats) -> dict[str, Any]:
-    """Return the slice around a crop with its heat map and the crop's outline, and the window's attention."""
-    title = one.place.capitalize() + (" (canal)" if one.place == "axial middle" else "")
+    """Return a crop and, unless it is missing, the slice around it with its heat map and the crop's outline."""
     if isinstance(one, MissingCrop):
-        return {"title": title, "reason": one.reason}
-    shown, place = one.slice, f"{one.place} {level_words(one.level)}"
-    picture = _drawn(shown, HEAT_WIDTH, f"Grad-CAM of {place}, {_words(shown)}", one.heat)
-    corners = [_pixel(column, row, picture, shown.image.shape) for column, row in one.frame.tolist()]
-    return {
-        "title": title,
-        "reason": "",
-        "severity": SEVERITIES[one.severity],
-        "probability": float(probabilities[TARGET_NAMES.index(one.target), one.severity]),
-        "silent": not one.heat.any(),
-        "facts": shown.facts,
-        "picture": picture | {"frame": corners},
-        "attention": list(zip(one.instances, one.attention, strict=True)),
-        "pictured": one.pictured,
-        "words": f"Slice attention of {place}",
-    }
+        return {"crop": one}
+    words = f"Grad-CAM of {one.place} {level_words(one.level)}, {_words(one.slice)}"
+    picture = _drawn(one.slice, HEAT_WIDTH, words, one.heat)
+    corners = [_pixel(column, row, picture, one.slice.image.shape) for column, row in one.frame.tolist()]
+    probability = float(probabilities[TARGET_NAMES.index(one.target), one.severity])
+    return {"crop": one, "picture": picture | {"frame": corners}, "probability": probability}
 
 
 def _drawn(shown: Slice, width: int, words: str, heat: NDArray[np.float32] | None = None) -> dict[str, Any]:
