@@ -19,11 +19,10 @@ import pandas as pd
 from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.errors import InputError, show_messages
 from lumbar_kaggle.core.files import copy_file, read_json
-from lumbar_kaggle.core.settings import load_config
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES
 from lumbar_kaggle.dicom.preprocess import Summary
 from lumbar_kaggle.dicom.studies import find_studies
-from lumbar_kaggle.inference.bundle import MANIFEST, Manifest, in_the_box
+from lumbar_kaggle.inference.bundle import MANIFEST, in_the_box
 from lumbar_kaggle.inference.predict import GRADED, Outcome, predict
 from lumbar_kaggle.kaggle.datasets import package_fingerprint
 from lumbar_kaggle.tables.submission import Submission, validate
@@ -63,16 +62,11 @@ def find_competition() -> Path:
     raise _not_attached(marker)
 
 
-def find_bundles() -> list[Path]:
-    """Return the folders of the attached exported models. Those that come with the attached package are none of them: a
-    kernel whose own models were forgotten must not grade with others in silence."""
-    return [folder for folder in find_markers(MANIFEST) if not in_the_box(folder)]
-
-
 def find_bundle(fingerprint: str = "") -> Path:
     """Return the folder of the exported models with this `fingerprint`, empty takes the first; raise without it. Kaggle
-    silently mounts the previous version of a dataset whose new one was not ready when the notebook was pushed."""
-    folders = find_bundles()
+    silently mounts the previous version of a dataset whose new one was not ready when the notebook was pushed. What
+    comes with the attached package does not count: without its own models a kernel must not grade with others."""
+    folders = [folder for folder in find_markers(MANIFEST) if not in_the_box(folder)]
     if not folders:
         raise _not_attached(MANIFEST)
     found = [str(read_json(folder / MANIFEST).get("fingerprint")) for folder in folders]
@@ -156,14 +150,15 @@ def preprocessed(work: Callable[[], Summary]) -> bool:
 
 def inference_session(working: Path, *, hours: float = 9.0, bundle: str = "", package: str = "") -> Outcome:
     """Grade the test studies with the attached bundle and write ``submission.csv`` into the folder `working`. A
-    complete submission of priors is there before anything that can fail is begun. `bundle` and `package` are the
+    complete submission, of thirds, is there before anything that can fail is begun. `bundle` and `package` are the
     fingerprints of what is meant, empty takes any; ``LUMBAR_HOURS`` overrules `hours`. Raises `InputError` where an
     input is missing or another version, or the submission is not valid."""
     budget = begin_session(hours, "")
     competition, out = find_competition(), working / "submission.csv"
     if not out.is_file():
-        Submission(out, find_studies(competition, strict=False).studies, _prior()).write()
-        log.info("%s: complete, with the prior in every row", out)
+        thirds = pd.DataFrame(1 / 3, index=pd.Index(TARGET_NAMES, name="target"), columns=list(SEVERITIES))
+        Submission(out, find_studies(competition, strict=False).studies, thirds).write()
+        log.info("%s: complete, with thirds in every row", out)
     check_package(package)
     outcome = predict(competition, find_bundle(bundle), out, budget, strict=False)
     log.info("%s: %s", outcome.path, outcome.sentence())
@@ -173,15 +168,3 @@ def inference_session(working: Path, *, hours: float = 9.0, bundle: str = "", pa
     for fault in validate(outcome.path, competition):
         raise InputError(str(fault))
     return outcome
-
-
-def _prior() -> pd.DataFrame:
-    """Return the first attached bundle's prior; without one, all three severities are equally likely."""
-    for folder in find_bundles()[:1]:
-        try:
-            return load_config(folder / MANIFEST, Manifest).prior_table()
-        except (InputError, KeyError, ValueError) as error:
-            # Its own check will name the fault; this file must be there before that.
-            log.warning("%s: no prior in it (%r)", folder / MANIFEST, error)
-    columns = list(SEVERITIES)
-    return pd.DataFrame(1 / len(columns), index=pd.Index(TARGET_NAMES, name="target"), columns=columns)
