@@ -148,12 +148,9 @@ class Cache:
     def index(self) -> pd.DataFrame:
         """Read the index of a finished cache; raise InputError where it is missing, damaged, or was not finished. Text
         columns, at least ``study_id, series_id, kind, status, reason, file``; `file` is relative to `folder`."""
-        path = self.folder / "index.csv"
-        if not path.is_file():
-            raise InputError(f"{path}: no such file; run lumbar preprocess with this --cache folder first")
-        return _read_index(path)
+        return _read_index(self.folder / "index.csv")
 
 
 def _read_index(path: Path) -> pd.DataFrame:
-    remedy = "delete it and run lumbar preprocess again"
+    remedy = "run lumbar preprocess with this --cache folder, which makes it anew"
     return read_csv(path, ("study_id", "file"), remedy, dtype=str, keep_default_na=False)

@@ -8,6 +8,7 @@ process that meets encoded frames starts one child, which waits on a pipe for th
 import atexit
 import os
 import pickle
+import resource
 import signal
 import struct
 import subprocess
@@ -15,7 +16,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -221,7 +221,7 @@ def decode_in_child(encoded: bytes, layout: Layout) -> NDArray[Any]:
             reply = pickle.load(child.stdout)
         except (EOFError, BrokenPipeError) as error:
             code = _end()
-            if hasattr(signal, "SIGALRM") and code == -signal.SIGALRM:
+            if code == -signal.SIGALRM:
                 raise ValueError(f"its decoder took longer than {FRAME_SECONDS} s") from error
             cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             raise ValueError(f"its decoder died of it ({cause}); the frame is damaged") from error
@@ -266,8 +266,7 @@ def _forget() -> None:
     _child, _lock = None, threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=_forget)
 
 
 def serve() -> None:
@@ -276,32 +275,27 @@ def serve() -> None:
     # Libraries print on standard output, which is the way back.
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    if sys.platform != "win32":
-        import resource
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    parent = os.getppid()
 
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-        parent = os.getppid()
+    def end_with_parent() -> None:
+        # Processes forked from it may hold the pipe open.
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
 
-        def end_with_parent() -> None:
-            # Processes forked from it may hold the pipe open.
-            while os.getppid() == parent:
-                time.sleep(1)
-            os._exit(1)
-
-        threading.Thread(target=end_with_parent, daemon=True).start()
-    # The alarm's default is to end the process, even within C code; Windows has none.
-    alarm: Callable[[int], object] = getattr(signal, "alarm", int)
+    threading.Thread(target=end_with_parent, daemon=True).start()
     while True:
         try:
             encoded, layout = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
-        alarm(FRAME_SECONDS)
+        signal.alarm(FRAME_SECONDS)  # whose default is to end the process, even within C code
         try:
             reply: NDArray[Any] | str = decode_frame(encoded, layout)
         except Exception as error:
             reply = str(error) or type(error).__name__
-        alarm(0)
+        signal.alarm(0)
         pickle.dump(reply, replies, protocol=5)
         replies.flush()

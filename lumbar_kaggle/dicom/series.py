@@ -89,9 +89,7 @@ def _choose_group(found: Sequence[Instance], kind: str, folder: Path) -> list[In
     if not groups:
         planes = " and ".join(sorted({str(plane_of(group)) for group in every}))
         raise UnreadableSeries(f"{folder}: named {KIND_WORDS[kind]}, but its slices are {planes}; it is left out")
-    best = groups[0]
-    if len(groups) > 1:
-        best = max(groups, key=lambda group: (recognise_series(group)[0] == kind, places(group)))
+    best = max(groups, key=lambda group: (recognise_series(group)[0] == kind, places(group)))
     if len(best) > 2 and places(best) == 1 and all(item.position is not None for item in best):
         # Two would be one slice taken twice.
         remark = "ImagePositionPatient is the same in all slices, which cannot be meant; it counts as absent"

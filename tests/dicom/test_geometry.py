@@ -6,9 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lumbar_kaggle.dicom.geometry import plane, reading_direction, slice_normal, to_patient, to_slice
-from tests.support.dicom_files import AXIAL, SAGITTAL
-
-CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
+from tests.support.dicom_files import AXIAL, CORONAL, SAGITTAL
 
 millimetres = st.floats(-300, 300)
 points = st.tuples(millimetres, millimetres, millimetres)

@@ -10,15 +10,7 @@ import pytest
 from lumbar_kaggle.dicom.instances import Instance
 from lumbar_kaggle.dicom.kinds import may_be, plane_of
 from lumbar_kaggle.dicom.series import group_slices, middle_first
-from tests.support.dicom_files import SAGITTAL
-
-CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
-
-
-def tilted(degrees: float) -> tuple[float, ...]:
-    """Axial orientation, turned about the patient's x axis."""
-    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    return (1.0, 0.0, 0.0, 0.0, float(cosine), float(sine))
+from tests.support.dicom_files import CORONAL, SAGITTAL, tilted
 
 
 def slices(

@@ -7,10 +7,9 @@ import pytest
 
 from lumbar_kaggle.dicom.instances import Instance
 from lumbar_kaggle.dicom.kinds import preference, recognise_series
-from tests.support.dicom_files import AXIAL, SAGITTAL
+from tests.support.dicom_files import AXIAL, CORONAL, SAGITTAL
 
 ORDINARY = ("ORIGINAL", "PRIMARY", "M", "NORM", "DIS2D")
-CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 TILTED_AXIAL = (1.0, 0.0, 0.0, 0.0, 0.906308, 0.422618)
 T1_TIMES = {"echo_time_ms": 10.0, "repetition_time_ms": 550.0}
 T2_TIMES = {"echo_time_ms": 102.0, "repetition_time_ms": 3500.0}

@@ -14,7 +14,7 @@ from lumbar_kaggle.dicom.series import UnreadableSeries, read_series
 from lumbar_kaggle.dicom.studies import find_studies
 from lumbar_kaggle.inference.predict import predict
 from lumbar_kaggle.tables.competition import SERIES_COLUMNS, Competition
-from tests.support.dicom_files import AXIAL, SAGITTAL, write_slice
+from tests.support.dicom_files import AXIAL, CORONAL, SAGITTAL, write_slice
 
 T1 = {"SeriesDescription": "SAG T1", "EchoTime": 10, "RepetitionTime": 500, "ScanningSequence": "SE"}
 T2 = {"SeriesDescription": "SAG T2", "EchoTime": 100, "RepetitionTime": 3500, "ScanningSequence": "SE"}
@@ -261,7 +261,7 @@ def test_series_that_cannot_be_used_are_faults_and_their_study_stays(tmp_path: P
     (study / "a_text").mkdir(parents=True)
     (study / "a_text" / "1.dcm").write_text("no image")
     (study / "b_empty").mkdir()
-    series(study / "c_coronal", T2, orientation=(1.0, 0.0, 0.0, 0.0, 0.0, -1.0))
+    series(study / "c_coronal", T2, orientation=CORONAL)
     series(study / "d_no_plane", {**T1, "SeriesDescription": "T1 TSE"}, orientation=None)
     read = find_studies(tmp_path)
     assert read.studies == ("p1",)

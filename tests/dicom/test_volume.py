@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lumbar_kaggle.baseline.images import middle_slice
 from lumbar_kaggle.dicom.series import UnreadableSeries, read_headers, read_series
 from lumbar_kaggle.dicom.volume import Volume
-from tests.support.dicom_files import AXIAL, SAGITTAL, rewrite, write_sagittal, write_slice
+from tests.support.dicom_files import AXIAL, SAGITTAL, rewrite, tilted, write_sagittal, write_slice
 
 FROM_BEHIND = (0.0, -1.0, 0.0, 0.0, 0.0, -1.0)
 """Sagittal slices whose columns run to the front: the normal points to the patient's left."""
@@ -31,24 +31,13 @@ def values(volume: Volume) -> list[int]:
     return [int(image[0, 0]) for image in volume.images]
 
 
-def tilted(degrees: float) -> tuple[float, ...]:
-    """Axial orientation, turned about the patient's x axis."""
-    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    return (1.0, 0.0, 0.0, 0.0, float(cosine), float(sine))
-
-
 def write_stack(folder: Path, degrees: float, centre: tuple[float, float, float], first: int) -> None:
     """Write four axial slices 3 mm apart along their normal; value and instance number rise to the head."""
     normal = np.cross(tilted(degrees)[:3], tilted(degrees)[3:])
     for step in range(4):
         position = tuple(np.array(centre) + 3.0 * step * normal)
-        write_slice(
-            folder / f"{first + step}.dcm",
-            flat(first + step),
-            position=position,
-            orientation=tilted(degrees),
-            number=first + step,
-        )
+        number, place = first + step, {"position": position, "orientation": tilted(degrees)}
+        write_slice(folder / f"{number}.dcm", flat(number), number=number, **place)
 
 
 @pytest.mark.parametrize(
@@ -73,13 +62,8 @@ def test_slices_are_sorted_by_position(
     positions = [tuple(np.array([3.0, 5.0, 9.0]) + place * np.array(step)) for place in range(4)]
     with tempfile.TemporaryDirectory() as folder:
         for place, position in enumerate(positions):
-            write_slice(
-                Path(folder, names[place]),
-                flat(place),
-                position=position,
-                orientation=orientation,
-                number=numbers[place],
-            )
+            header = {"position": position, "orientation": orientation, "number": numbers[place]}
+            write_slice(Path(folder, names[place]), flat(place), **header)
         volume = read_series(Path(folder))
     assert values(volume) == [0, 1, 2, 3]
     assert list(volume.instance_numbers) == numbers

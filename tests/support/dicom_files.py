@@ -24,6 +24,7 @@ from lumbar_kaggle.dicom.instances import Instance, read_instances
 
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 
 NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
 ENCODED = (RLELossless, JPEGLSLossless, JPEGLossless, JPEGLosslessSV1, JPEG2000Lossless)
@@ -32,6 +33,12 @@ GDCM_NAMES = {
     JPEGLosslessSV1: "JPEGLosslessProcess14_1",
     JPEG2000Lossless: "JPEG2000Lossless",
 }
+
+
+def tilted(degrees: float) -> tuple[float, ...]:
+    """Axial orientation, turned about the patient's x axis."""
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return (1.0, 0.0, 0.0, 0.0, float(cosine), float(sine))
 
 
 def write_slice(
