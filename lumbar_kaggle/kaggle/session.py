@@ -25,7 +25,7 @@ from lumbar_kaggle.core.settings import load_config
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES
 from lumbar_kaggle.dicom.preprocess import Summary
 from lumbar_kaggle.dicom.studies import find_studies
-from lumbar_kaggle.inference.bundle import MANIFEST, Manifest, in_the_box
+from lumbar_kaggle.inference.bundle import BOX, MANIFEST, Manifest
 from lumbar_kaggle.inference.predict import GRADED, Outcome, predict
 from lumbar_kaggle.kaggle.datasets import package_fingerprint
 from lumbar_kaggle.tables.submission import Submission, validate
@@ -72,7 +72,7 @@ def find_competition(inputs: Path | None = None) -> Path:
 def find_bundles(inputs: Path | None = None) -> list[Path]:
     """Return the folders of the attached exported models. Those that come with the attached package are none of them: a
     kernel whose own models were forgotten must not grade with others in silence."""
-    return [folder for folder in find_markers(MANIFEST, inputs) if not in_the_box(folder)]
+    return [folder for folder in find_markers(MANIFEST, inputs) if folder.parts[-3:] != BOX.parts[-3:]]
 
 
 def find_bundle(inputs: Path | None = None, fingerprint: str = "") -> Path:
