@@ -177,11 +177,6 @@ def models_in_the_box() -> Path:
     return BOX
 
 
-def in_the_box(bundle: Path) -> bool:
-    """Whether a bundle is that of `models_in_the_box`, of this or of another copy of the package."""
-    return bundle.parts[-3:] == BOX.parts[-3:]
-
-
 def given_or_box(bundle: AnyPath | None) -> Path:
     """Return the bundle that was given, or else that of `models_in_the_box`, and say so."""
     if bundle is not None:

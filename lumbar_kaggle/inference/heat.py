@@ -1,6 +1,6 @@
 """Grad-CAM: where in a picture a network found its evidence."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,9 +17,9 @@ def grad_cam(model: nn.Module, layer: nn.Module, inputs: torch.Tensor) -> tuple[
     in eval mode and gives logits ``[1, outputs]`` for inputs ``[1, 3, rows, columns]``; `layer` is a module in it whose
     output is a feature map. The maps are ``[outputs, feature rows, feature columns]`` float32 in 0 … 1, all 0 when
     nothing speaks for an output."""
-    with captured([layer]) as features:
+    with captured([layer]) as outputs:
         logits = model(inputs)[0]
-        activation = features[0]
+        _, activation = outputs[0]
         gradients = [torch.autograd.grad(logit, activation, retain_graph=True)[0] for logit in logits]
     return logits.detach(), to_unit(weigh(activation, torch.cat(gradients)))
 
@@ -42,33 +42,26 @@ def last_map(encoder: nn.Module, inputs: torch.Tensor) -> nn.Module:
     """Return the module of an encoder in eval mode whose output is the last feature map before the pooling. It gives
     ``[images, features]`` for inputs ``[images, channels, rows, columns]``. Raises ValueError where it has no feature
     map."""
-    found: list[nn.Module] = []
-
-    def note(module: nn.Module, _inputs: object, output: object) -> None:
-        if isinstance(output, torch.Tensor) and output.dim() == 4 and output[0, 0].numel() > 1:
-            found.append(module)
-
-    with _watched(encoder.modules(), note), torch.inference_mode():
+    with captured(encoder.modules()) as outputs, torch.inference_mode():
         encoder(inputs)
+    tensors = [(module, output) for module, output in outputs if isinstance(output, torch.Tensor)]
+    found = [module for module, output in tensors if output.dim() == 4 and output[0, 0].numel() > 1]
     if not found:
         raise ValueError(f"{type(encoder).__name__} has no feature map of more than one place")
     return found[-1]
 
 
 @contextmanager
-def captured(layers: Sequence[nn.Module]) -> Iterator[list[torch.Tensor]]:
-    """Collect the outputs of some modules, in the order in which they are called."""
-    outputs: list[torch.Tensor] = []
-    with _watched(layers, lambda _module, _inputs, output: outputs.append(output)):
-        yield outputs
+def captured(modules: Iterable[nn.Module]) -> Iterator[list[tuple[nn.Module, Any]]]:
+    """Collect some modules with what they give, in the order in which they are called."""
+    outputs: list[tuple[nn.Module, Any]] = []
 
+    def note(module: nn.Module, _inputs: object, output: object) -> None:
+        outputs.append((module, output))
 
-@contextmanager
-def _watched(modules: Iterable[nn.Module], hook: Callable[..., Any]) -> Iterator[None]:
-    """Let a function see what modules are given and give."""
-    handles = [module.register_forward_hook(hook) for module in modules]
+    handles = [module.register_forward_hook(note) for module in modules]
     try:
-        yield
+        yield outputs
     finally:
         for handle in handles:
             handle.remove()

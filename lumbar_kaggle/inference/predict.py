@@ -49,7 +49,6 @@ class Outcome:
 
     path: Path  # the submission
     log: pd.DataFrame  # columns study_id, status, reason, seconds, source, bundle; one row per study
-    already: int  # studies that an earlier, interrupted run had graded
 
     @property
     def failed(self) -> bool:
@@ -81,14 +80,13 @@ def predict(root: Path, bundle: Path, out: Path, budget: Budget, *, strict: bool
     for fault in competition.faults:
         log.info(f"{fault}; the row is left out" if fault.serious else fault)
     run = _Run(out, competition, manifest)
-    already = len(run.entries)
     log.info(f"Grading {len(run.studies)} studies of {competition.root} into {out}")
-    if already:
-        log.info(f"{already} studies are already graded and are skipped")
+    if run.entries:
+        log.info(f"{len(run.entries)} studies are already graded and are skipped")
     run.write()
-    if already < len(run.studies):
+    if len(run.entries) < len(run.studies):
         run.grade(load_predictor(bundle, manifest), budget)
-    return Outcome(out, run.write(), already)
+    return Outcome(out, run.write())
 
 
 class _Graded(NamedTuple):

@@ -93,18 +93,13 @@ def recipe(name: str) -> Recipe:
 
 def later(place: str) -> Callable[..., Any]:
     """Return the function at ``module:name``; the module, and torch with it, is imported when it is called."""
-
-    def call(*arguments: Any, **options: Any) -> Any:
-        return resolve_name(place)(*arguments, **options)
-
-    return call
+    return lambda *arguments, **options: resolve_name(place)(*arguments, **options)
 
 
 def check_preset(name: str, preset: str) -> None:
     """Raise `InputError` where a recipe has no preset of that name; those that there are are named."""
-    presets = {one: recipe(one).PRESETS for one in RECIPES}
-    if preset not in presets[name]:
-        known = "; ".join(f"{one} has {', '.join(names)}" for one, names in presets.items() if names)
+    if preset not in recipe(name).PRESETS:
+        known = "; ".join(f"{one} has {', '.join(names)}" for one in RECIPES if (names := recipe(one).PRESETS))
         raise InputError(f"preset {preset!r} is unknown to the recipe {name}; {known}")
 
 

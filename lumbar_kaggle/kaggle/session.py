@@ -22,7 +22,7 @@ from lumbar_kaggle.core.files import copy_file, read_json
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES
 from lumbar_kaggle.dicom.preprocess import Summary
 from lumbar_kaggle.dicom.studies import find_studies
-from lumbar_kaggle.inference.bundle import MANIFEST, in_the_box
+from lumbar_kaggle.inference.bundle import BOX, MANIFEST
 from lumbar_kaggle.inference.predict import GRADED, Outcome, predict
 from lumbar_kaggle.kaggle.datasets import package_fingerprint
 from lumbar_kaggle.tables.submission import Submission, validate
@@ -66,7 +66,7 @@ def find_bundle(fingerprint: str = "") -> Path:
     """Return the folder of the exported models with this `fingerprint`, empty takes the first; raise without it. Kaggle
     silently mounts the previous version of a dataset whose new one was not ready when the notebook was pushed. What
     comes with the attached package does not count: without its own models a kernel must not grade with others."""
-    folders = [folder for folder in find_markers(MANIFEST) if not in_the_box(folder)]
+    folders = [folder for folder in find_markers(MANIFEST) if folder.parts[-3:] != BOX.parts[-3:]]
     if not folders:
         raise _not_attached(MANIFEST)
     found = [str(read_json(folder / MANIFEST).get("fingerprint")) for folder in folders]

@@ -211,11 +211,11 @@ def attend(network: Grader, batch: Batch, severities: Sequence[int]) -> list[See
     probes = [batch["images"][number][0, :1, :1] for number in first]
     layers = [last_map(encoder, probe) for encoder, probe in zip(network.encoders, probes, strict=True)]
     # cuDNN differentiates a recurrent network in training mode only.
-    with torch.backends.cudnn.flags(enabled=False), captured(layers) as features:
+    with torch.backends.cudnn.flags(enabled=False), captured(layers) as outputs:
         graded = network(batch)
         seen, start = [], dict.fromkeys(PLANES, 0)
         for view, attention in zip(VIEWS, graded["attention"], strict=True):
-            activation = features[PLANES.index(view.plane)]
+            _, activation = outputs[PLANES.index(view.plane)]
             for side, output in enumerate(view.outputs):
                 logit = graded["logits"][0, output, severities[output]]
                 # Without the axial views in the canal's head nothing of the axial middle reaches it: 0.

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, TARGETS
@@ -39,9 +38,7 @@ DISC_MM = 36.0  # from disc to disc of an adult's lumbar spine, along the canal
 Points = dict[str, Floats]  # per study ``[5 places, 5 levels, 3]`` LPS mm in the order of `PLACES`; NaN: there is none
 
 POINT = ["x_mm", "y_mm", "z_mm"]
-COLUMNS = ("study_id", "place", "level", *POINT, "confidence", "origin")  # of the table of annotated points
-MARKED, BY_PLACES, BY_LEVELS = "marked", "from the level's other points", "from another level"  # its origins
-CONFIDENCE = {MARKED: 1.0, BY_PLACES: 0.5, BY_LEVELS: 0.25}
+COLUMNS = ("study_id", "place", "level", *POINT)  # of the table of annotated points
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,15 +199,14 @@ def annotated_places(competition: Competition, cache: Path) -> pd.DataFrame:
     marked = {study: points for study, points in sorted(every.items()) if np.isfinite(points).any()}
     if not marked:
         return pd.DataFrame(columns=list(COLUMNS))
-    points, origin = fill(np.stack(list(marked.values())))
+    points = fill(np.stack(list(marked.values())))
     at = pd.MultiIndex.from_product([marked, PLACES, LEVELS], names=COLUMNS[:3])
-    table = pd.DataFrame(points.reshape(-1, 3), at, POINT).assign(origin=origin.ravel()).dropna().reset_index()
-    return table.assign(confidence=table["origin"].map(CONFIDENCE))[list(COLUMNS)]
+    return pd.DataFrame(points.reshape(-1, 3), at, POINT).dropna().reset_index()
 
 
 def read_places(path: Path) -> pd.DataFrame:
     """Read a table as from `annotated_places`; raises InputError for one that is none, or has no numbers."""
-    return as_numbers(path, read_table(path, COLUMNS), *POINT, "confidence")
+    return as_numbers(path, read_table(path, COLUMNS), *POINT)
 
 
 def to_points(places: pd.DataFrame) -> Points:
@@ -252,31 +248,29 @@ def unsided(places: pd.DataFrame) -> set[str]:
     return set(foramina.loc[unknown, "study_id"].astype(str))
 
 
-def fill(points: Floats) -> tuple[Floats, NDArray[np.str_]]:
+def fill(points: Floats) -> Floats:
     """Fill the gaps, NaN, of points ``[studies, 5 places, 5 levels, 3]``, LPS mm. Studies that have no point at all
-    keep theirs, and so do all where the set never shows two places together. Returned beside the points are their
-    origins ``[studies, 5, 5]``, empty text where there is still none."""
-    filled, origin = points.copy(), np.where(np.isfinite(points).all(axis=-1), MARKED, "").astype("<U32")
+    keep theirs, and so do all where the set never shows two places together."""
     # between[p, q, l]: from place q to place p of one level; steps[p, k, l]: from level k to level l.
     between = _median(points[:, :, None] - points[:, None, :])
     steps = _median(points[:, :, None, :] - points[:, :, :, None])
-    for study in range(len(points)):
-        for source, offsets in ((BY_PLACES, between), (BY_LEVELS, steps), (BY_PLACES, between)):
-            _fill_gaps(filled[study], origin[study], source, offsets)
-    return filled, origin
+    filled = points.copy()
+    for study in filled:
+        _fill_gaps(study, between, same_level=True)
+        _fill_gaps(study, steps, same_level=False)
+        _fill_gaps(study, between, same_level=True)
+    return filled
 
 
-def _fill_gaps(points: Floats, origin: NDArray[np.str_], source: str, offsets: Floats) -> None:
-    """Fill what one source can tell: the mean of the level's places, or the nearest of the place's levels."""
+def _fill_gaps(points: Floats, offsets: Floats, *, same_level: bool) -> None:
+    """Fill a study's gaps: by the mean of the level's places, or by the nearest of the place's levels."""
     known = points.copy()
     for place, level in np.argwhere(np.isnan(known).any(axis=-1)):
-        guesses = (known[:, level] if source == BY_PLACES else known[place]) + offsets[place, :, level]
+        guesses = (known[:, level] if same_level else known[place]) + offsets[place, :, level]
         usable = np.flatnonzero(np.isfinite(guesses).all(axis=-1))
         if len(usable):
-            if source == BY_LEVELS:
-                usable = usable[[np.abs(usable - level).argmin()]]
-            points[place, level] = guesses[usable].mean(axis=0)
-            origin[place, level] = source
+            nearest = np.abs(usable - level).argmin()
+            points[place, level] = guesses[usable].mean(axis=0) if same_level else guesses[usable[nearest]]
 
 
 def _median(offsets: Floats) -> Floats:

@@ -245,11 +245,12 @@ def test_the_last_feature_map_is_found(name: str) -> None:
     """Of encoders of all three sources; pooled, that of the plain residual networks is the description."""
     encoder = build_encoder(name)[0].eval()
     inputs = torch.randn(2, 1, 64, 64)
-    with captured([last_map(encoder, inputs)]) as features:
+    with captured([last_map(encoder, inputs)]) as outputs:
         described = encoder(inputs)
-    assert features[0].shape[2:] == ((4, 4) if name == "small_resnet" else (2, 2))
+    _, features = outputs[0]
+    assert features.shape[2:] == ((4, 4) if name == "small_resnet" else (2, 2))
     if "resnet" in name:
-        np.testing.assert_allclose(features[0].mean(dim=(2, 3)).detach(), described.detach(), atol=1e-5)
+        np.testing.assert_allclose(features.mean(dim=(2, 3)).detach(), described.detach(), atol=1e-5)
 
 
 def test_an_encoder_without_a_map_is_refused() -> None:

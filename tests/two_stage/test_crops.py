@@ -16,7 +16,7 @@ from lumbar_kaggle.two_stage.config import GradeConfig
 from lumbar_kaggle.two_stage.grade import data
 from lumbar_kaggle.two_stage.grade.data import cache_crops
 from lumbar_kaggle.two_stage.grade.views import VIEWS, Crop, crop_study, window
-from lumbar_kaggle.two_stage.study import BY_LEVELS, BY_PLACES, MARKED, CachedStudies, annotated_places, fill, to_points
+from lumbar_kaggle.two_stage.study import CachedStudies, annotated_places, fill, to_points
 from tests.dicom.test_preprocess import folder_bytes
 from tests.support.clock import Clock
 from tests.support.two_stage_studies import AXIAL, SAGITTAL, ball, make_stack, place_points, rotated, write_competition
@@ -255,19 +255,13 @@ def test_the_slice_target_is_the_annotated_slice() -> None:
 
 
 def test_gaps_are_filled_by_what_other_studies_show() -> None:
-    """From the level's other points, and where there are none from the next level; marked as such."""
+    """From the level's other points, and where there are none from the next level."""
     points = np.stack([place_points() + shift for shift in (0.0, 5.0, -3.0)])
     gappy = points.copy()
     gappy[0, 3, 1] = np.nan
     gappy[1, :, 4] = np.nan
-    filled, origin = fill(gappy)
-    np.testing.assert_allclose(filled, points, atol=1e-9)
-    assert origin[0, 3, 1] == BY_PLACES
-    assert set(origin[1, :, 4]) == {BY_LEVELS}
-    assert origin[2, 0, 0] == MARKED
-    nothing, origin = fill(np.full((2, 5, 5, 3), np.nan))
-    assert np.isnan(nothing).all()
-    assert set(origin.ravel()) == {""}
+    np.testing.assert_allclose(fill(gappy), points, atol=1e-9)
+    assert np.isnan(fill(np.full((2, 5, 5, 3), np.nan))).all()
 
 
 def test_annotated_places_are_the_marks_in_the_patient(tmp_path: Path) -> None:
@@ -280,9 +274,6 @@ def test_annotated_places_are_the_marks_in_the_patient(tmp_path: Path) -> None:
     assert set(points) == set(competition.studies)
     for found in points.values():
         assert np.abs(found - place_points()).max() <= 3.0 + 1e-6
-    origin = places.set_index(["study_id", "place"])["origin"]
-    assert set(origin[competition.studies[0], "left recess"]) == {BY_PLACES}
-    assert set(origin[competition.studies[1], "left recess"]) == {MARKED}
 
 
 def test_the_surest_of_several_points_counts() -> None:

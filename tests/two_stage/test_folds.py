@@ -31,7 +31,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> tuple[Competition, Path
 
 def located(studies: tuple[Competition, Path], moved: set[str], *, unplaced: set[str]) -> pd.DataFrame:
     """The annotated points as if they were located; of some studies 12 mm too far to the back."""
-    table = annotated_places(*studies).drop(columns="origin")
+    table = annotated_places(*studies)
     table["y_mm"] += 12.0 * table["study_id"].isin(moved)
     return table.assign(placed=[str(study not in unplaced) for study in table["study_id"]])
 

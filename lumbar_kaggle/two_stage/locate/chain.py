@@ -31,7 +31,7 @@ def best_chain(maps: Floats, cell_mm: float) -> NDArray[np.int64] | None:
         within = (offset[..., 0] > 0) & (length > 0.45) & (length < 2.2)  # others never join two levels
         path, score = _viterbi(level_score, np.where(within, likelihood, -np.inf))
         score -= 0.5 * (np.log(scale) / 0.22) ** 2
-        if path is not None and score > best_score:
+        if score > best_score:
             best, best_score = candidates[path], score
     return best
 
@@ -51,19 +51,18 @@ def _candidates(maps: Floats) -> NDArray[np.int64]:
     return np.array(sorted(chosen), dtype=np.int64).reshape(-1, 2)
 
 
-def _viterbi(level_score: Floats, steps: Floats) -> tuple[NDArray[np.int64] | None, float]:
-    """Return the best path through the candidates, one per level, by the steps' log-likelihoods ``[n, n]``."""
+def _viterbi(level_score: Floats, steps: Floats) -> tuple[list[int], float]:
+    """Return the best path through the candidates, one per level, by the steps' log-likelihoods ``[n, n]``, and its
+    score: -inf where no path is possible."""
     score, came_from = level_score[0], []
     for of_level in level_score[1:]:
         total = score[:, None] + steps
         came_from.append(total.argmax(axis=0))
         score = total.max(axis=0) + of_level
     path = [int(score.argmax())]
-    if not np.isfinite(score[path[0]]):
-        return None, -np.inf
     for before in reversed(came_from):
         path.append(int(before[path[-1]]))
-    return np.array(path[::-1]), float(score.max())
+    return path[::-1], float(score.max())
 
 
 def refine(level_map: Floats, cell: NDArray[np.int64]) -> tuple[Floats, float]:

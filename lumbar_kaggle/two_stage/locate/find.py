@@ -280,7 +280,6 @@ def _spread(study: StudyVolumes) -> Floats:
     pairs = [(volume, k) for volume in study.axial() for k in range(len(volume))]
     middles = [v.to_patient(k, (v.shape[0] - 1) / 2, (v.shape[1] - 1) / 2) for v, k in pairs]
     centres = np.array(middles)
-    head, foot = centres[:, 2].max(), centres[:, 2].min()
-    wanted = head - (np.arange(len(LEVELS)) + 0.5) / len(LEVELS) * (head - foot)
+    wanted = np.linspace(centres[:, 2].max(), centres[:, 2].min(), 2 * len(LEVELS) + 1)[1::2]
     spread: Floats = centres[np.abs(centres[:, 2] - wanted[:, None]).argmin(axis=1)]
     return spread
