@@ -182,7 +182,7 @@ class TwoStagePredictor:
     def grade(self, cropped: CroppedStudy, number: int = 0) -> NDArray[np.float64]:
         """Return the blended probabilities ``[25, 3]``; NaN for levels that no view shows."""
         pairs = zip(self.replicas[number].models, cropped.crops, strict=True)
-        each = [predict_levels(model.networks, levels_of(crops), model.config) for model, crops in pairs]
+        each = [predict_levels(model.networks, [levels_of(crops)], model.config) for model, crops in pairs]
         blended: NDArray[np.float64] = apply_cells(self.blend, np.stack(each))[0]
         if not cropped.sided:
             blended = average_sides(blended)

@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
-from fastai.data.load import DataLoader
 from fastai.torch_core import to_device
 from numpy.typing import NDArray
 
@@ -30,7 +29,7 @@ from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.training.devices import device_of
 from lumbar_kaggle.two_stage.bundle import Model, TwoStagePredictor
 from lumbar_kaggle.two_stage.config import LOCATOR, RERUN, RUN_FILE, GradeConfig, TwoStageConfig
-from lumbar_kaggle.two_stage.grade.data import Batch, cut, levels_of
+from lumbar_kaggle.two_stage.grade.data import Batch, cut, levels_of, take
 from lumbar_kaggle.two_stage.grade.network import PLANES, Grader
 from lumbar_kaggle.two_stage.grade.views import VIEWS, Crop, View, crop_to_slice, nearest_slices
 from lumbar_kaggle.two_stage.study import CELLS, PLACES, choose, read_study
@@ -182,8 +181,9 @@ def where_looked(
 ) -> Iterator[ExplainedCrop | MissingCrop]:
     """Yield where a model looked in a study's crops: of every level, view and side, in that order. `chosen` ``[5
     levels, 5 places]`` is the severity to explain of each grade, in the order of `study.PLACES`."""
-    for level, (cached,) in enumerate(DataLoader(levels_of(crops), bs=1)):
-        batch = cut(to_device(cached, device_of(model.networks[0])), model.config)
+    cached = to_device(levels_of(crops), device_of(model.networks[0]))
+    for level in range(len(LEVELS)):
+        batch = cut(take(cached, slice(level, level + 1)), model.config)
         each = [attend(network, batch, chosen[level].tolist()) for network in model.networks]
         mine = [crop for crop in crops if crop.level == level]
         for one, *seen in zip(mine, *each, strict=True):

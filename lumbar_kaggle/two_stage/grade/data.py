@@ -1,12 +1,12 @@
 """Crops on their way from a study to the network: cached study by study, read level by level, cut and augmented."""
 
-import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import NotRequired, TypedDict, cast
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from lumbar_kaggle.core.budget import Budget, usable_cores
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import alone_on, digest, write_atomic
+from lumbar_kaggle.core.files import alone_on, digest
 from lumbar_kaggle.core.targets import LEVELS, TARGET_NAMES
 from lumbar_kaggle.dicom.cache import Cache, CacheConfig, Source
 from lumbar_kaggle.two_stage.config import GradeConfig
@@ -47,7 +47,7 @@ class Batch(TypedDict):
 def _settings(config: GradeConfig) -> CacheConfig:
     windows = [list(window(view, config)[:5]) for view in VIEWS]  # what is cached follows from these
     settings = {"windows": windows, "step": config.step_mm, "reach": config.reach_mm, "align": config.align}
-    return CacheConfig("crops", 2, settings)  # the version is raised when the same slices would give other crops
+    return CacheConfig("crops", 3, settings)  # the version is raised when the same slices would give other crops
 
 
 def crops_folder(scratch: Path, config: GradeConfig) -> Path:
@@ -68,9 +68,10 @@ def evict_other_crops(folder: Path) -> None:
 @alone_on("folder")
 def cache_crops(
     studies: Studies, points: Points, annotated: Points, folder: Path, config: GradeConfig, budget: Budget
-) -> "CropSet":
+) -> dict[str, Path]:
     """Cut the crops of all studies that have points, or go on where an earlier call stopped; the same from the cache of
-    volumes and from DICOM. For points and annotated ones see `views.crop_study`. Raises InputError: the folder was made
+    volumes and from DICOM. Returns per study the file of its five levels, a `Batch` of pictures as they are cached. For
+    points and annotated ones see `views.crop_study`. Raises InputError: the folder was made
     with other settings, or no study has a point; OutOfTime: the budget, asked between batches, is spent."""
     cache = Cache(folder, "crops")
     cache.open(_settings(config))
@@ -86,93 +87,72 @@ def cache_crops(
     batches = cache.plan(sources, BATCH)
     todo = [batch for batch in batches if cache.entries(batch) is None]
 
-    def write_study(study: str, target: Path) -> pd.DataFrame:
+    def write_study(study: str, target: Path) -> None:
         crops = crop_study(studies.read(study).croppable(), points[study], config, annotated.get(study))
-        pixels = np.concatenate([crop.image.ravel() for crop in crops])
-        write_atomic(target / f"{study}.npy", lambda path: np.save(path, pixels))
-        table = pd.DataFrame([crop.facts() for crop in crops]).assign(file=f"{study}.npy")
-        table.insert(0, "study_id", study)
-        return table
+        torch.save(levels_of(crops), target / f"{study}.pt")
 
     bar = tqdm(total=sum(len(batch.sources) for batch in todo), unit="study", desc="crop", disable=not todo)
     with ThreadPoolExecutor(usable_cores()) as pool, bar:
         for batch in todo:
             budget.check()
-            target = cache.begin(batch)
-            jobs = [pool.submit(write_study, source.study_id, target) for source in batch.sources]
-            cache.commit(batch, pd.concat([job.result() for job in jobs], ignore_index=True))
-            bar.update(len(jobs))
-    return CropSet(cache.folder, cache.finish(batches), config)
+            target, names = cache.begin(batch), [source.study_id for source in batch.sources]
+            list(pool.map(partial(write_study, target=target), names))
+            cache.commit(batch, pd.DataFrame({"study_id": names, "file": [f"{name}.pt" for name in names]}))
+            bar.update(len(names))
+    index = cache.finish(batches)
+    return dict(zip(index["study_id"], (cache.folder / file for file in index["file"]), strict=True))
 
 
-class CropSet:
-    """Cached crops of many studies, read level by level. The `index` of the cache's `folder` has the `Crop.facts` of
-    every crop, with ``study_id`` and ``file``."""
+def levels_of(crops: Sequence[Crop]) -> Batch:
+    """Return a study's crops, as `crop_study` gives them, as a batch of its five levels."""
 
-    def __init__(self, folder: Path, index: pd.DataFrame, config: GradeConfig) -> None:
-        self.folder, self.sizes = folder, [window(view, config) for view in VIEWS]
-        # Per study its file, and of each crop the first and the last slice that exist and the annotated one.
-        numbers = ["first", "last", "target"]
-        groups = index.astype(dict.fromkeys(numbers, np.int64)).groupby("study_id")
-        self.files = {study: (rows["file"].iloc[0], rows[numbers].to_numpy()) for study, rows in groups}
+    def gather(of: Callable[[Crop], object]) -> list[torch.Tensor]:
+        views = [np.array([of(crop) for crop in crops if crop.view == view]) for view in VIEWS]
+        return [torch.from_numpy(one.reshape(len(LEVELS), -1, *one.shape[1:])) for one in views]
 
-    def level(self, study: str, level: int) -> Batch:
-        """Return the crops of a level, 0 to 4."""
-        file, numbers = self.files[study]
-        flat = np.load(self.folder / file, mmap_mode="r")
-        batch: Batch = {"images": [], "present": [], "slices": [], "level": torch.tensor(level)}
-        for view, size in zip(VIEWS, self.sizes, strict=True):
-            shape = (len(LEVELS), view.sides, size.cached_slices, size.cached_px, size.cached_px)
-            pixels, flat = np.split(flat, [math.prod(shape)])
-            mine, numbers = np.split(numbers, [len(LEVELS) * view.sides])
-            first, last, target = mine.reshape(len(LEVELS), view.sides, 3)[level].T
-            at = np.arange(size.cached_slices)
-            batch["images"].append(torch.from_numpy(np.array(pixels.reshape(shape)[level])))
-            batch["present"].append(torch.from_numpy((at >= first[:, None]) & (at <= last[:, None])))
-            batch["slices"].append(torch.from_numpy(target.copy()))
-        return batch
+    return {
+        "images": gather(lambda crop: crop.image),
+        "present": gather(lambda crop: crop.indices >= 0),
+        "slices": gather(lambda crop: crop.target),
+        "level": torch.arange(len(LEVELS)),
+    }
 
 
-def levels_of(crops: Sequence[Crop]) -> list[tuple[Batch]]:
-    """Return the five levels of a study's crops in memory, as the loader takes them."""
-    levels: list[tuple[Batch]] = []
-    for level in range(len(LEVELS)):
-        views = [[crop for crop in crops if (crop.view, crop.level) == (view, level)] for view in VIEWS]
-        batch: Batch = {
-            "images": [torch.from_numpy(np.stack([crop.image for crop in sides])) for sides in views],
-            "present": [torch.from_numpy(np.stack([crop.indices >= 0 for crop in sides])) for sides in views],
-            "slices": [torch.tensor([crop.target for crop in sides]) for sides in views],
-            "level": torch.tensor(level),
-        }
-        levels.append((batch,))
-    return levels
+def take(batch: Batch, index: int | slice) -> Batch:
+    """Return one level of a batch, without the first axis, or some."""
+    parts = {
+        name: [one[index] for one in part] if isinstance(part, list) else part[index] for name, part in batch.items()
+    }
+    return cast(Batch, parts)
 
 
 class Samples:
-    """All levels of some studies as the loader asks for them: each item is a tuple of one `Batch`. The `rows` are
-    `Competition.labels`; without a row in `weights`, columns ``row_id, weight``, a label counts 1."""
+    """All levels of some studies as the loader asks for them: each item is a tuple of one `Batch`. The crops stay in
+    their files until they are looked at. The `rows` are `Competition.labels`; without a row in `weights`, columns
+    ``row_id, weight``, a label counts 1."""
 
     def __init__(
-        self, studies: Sequence[str], crops: CropSet, rows: pd.DataFrame, weights: pd.DataFrame | None = None
+        self, studies: Sequence[str], crops: Mapping[str, Path], rows: pd.DataFrame, weights: pd.DataFrame | None
     ) -> None:
-        self.crops, self.items = crops, [(study, level) for study in studies for level in range(len(LEVELS))]
         weight_of = {} if weights is None else dict(zip(weights["row_id"], weights["weight"], strict=True))
         number, labelled = pd.factorize(rows["study_id"].astype(str))
         cells = np.array(CELLS)[:, rows["target"].map(TARGET_NAMES.index).to_numpy(dtype=np.int64)]
-        severity = np.full((len(labelled), len(LEVELS), len(PLACES)), UNKNOWN)
-        severity[number, *cells] = rows["severity"]
-        weight = np.ones(severity.shape, np.float32)
-        weight[number, *cells] = rows["row_id"].map(weight_of).fillna(1.0)
-        # Per study ``[5 levels, 5 places]`` each.
-        self.labels = dict(zip(labelled, zip(severity, weight, strict=True), strict=True))
+        severity = torch.full((len(labelled), len(LEVELS), len(PLACES)), UNKNOWN)
+        severity[number, *cells] = torch.tensor(rows["severity"].to_numpy())
+        weight = torch.ones(severity.shape)
+        weight[number, *cells] = torch.tensor(rows["row_id"].map(weight_of).fillna(1.0).to_numpy(np.float32))
+        labels = dict(zip(labelled, zip(severity, weight, strict=True), strict=True))
+        self.studies: list[Batch] = []
+        for study in studies:
+            cached: Batch = torch.load(crops[study], mmap=True, weights_only=True)
+            cached["severity"], cached["weight"] = labels[study]
+            self.studies.append(cached)
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.studies) * len(LEVELS)
 
     def __getitem__(self, index: int) -> tuple[Batch]:
-        study, level = self.items[index]
-        severity, weight = (torch.from_numpy(table[level]) for table in self.labels[study])
-        return ({**self.crops.level(study, level), "severity": severity, "weight": weight},)
+        return (take(self.studies[index // len(LEVELS)], index % len(LEVELS)),)
 
 
 def _by_view(batch: Batch, change: Callable[[View, torch.Tensor, torch.Tensor, torch.Tensor], Parts]) -> Batch:

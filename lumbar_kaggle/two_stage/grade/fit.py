@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.training import GradientAccumulation
+from fastai.data.load import DataLoader
 from fastai.learner import Learner
 
 from lumbar_kaggle.core.budget import Budget, OutOfTime
@@ -26,13 +27,15 @@ from lumbar_kaggle.tables.submission import prior_predictions
 from lumbar_kaggle.training.devices import spread, training_device
 from lumbar_kaggle.training.loop import make_learner, train_file, write_network
 from lumbar_kaggle.two_stage.config import GradeConfig, Result, network_file
-from lumbar_kaggle.two_stage.grade.data import Batch, CropSet, Samples, augment, cache_crops, cut, drop_views
+from lumbar_kaggle.two_stage.grade.data import Batch, Samples, augment, cache_crops, cut, drop_views
 from lumbar_kaggle.two_stage.grade.domain import fit_domain
 from lumbar_kaggle.two_stage.grade.network import GradeLoss, Grader, average_sides, load_network, predict_levels
 from lumbar_kaggle.two_stage.start import identity, starting_grader
 from lumbar_kaggle.two_stage.study import CachedStudies, DicomStudies, annotated_places, to_points, unsided
 
 log = logging.getLogger(__name__)
+
+Crops = Mapping[str, Path]  # per study the file of its crops
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +82,7 @@ class GraderRun:
                     spread(_fit_fold, (replace(self, folds=folds), *self._make_crops()), todo, processes)
             return self._result(wanted)
 
-    def _make_crops(self) -> tuple[CropSet, CropSet]:
+    def _make_crops(self) -> tuple[Crops, Crops]:
         """Return the crops around annotated points, and those to judge at."""
         competition, annotated, folder = self.competition, self.annotated, self.crops or self.out
         if annotated is None:
@@ -115,14 +118,14 @@ def predictions_file(out: Path, fold: int) -> Path:
     return out / f"fold-{fold}-predictions.csv"
 
 
-def _fit_fold(shared: tuple[GraderRun, CropSet, CropSet], fold: int) -> None:
+def _fit_fold(shared: tuple[GraderRun, Crops, Crops], fold: int) -> None:
     run, annotated, judged = shared
     run.budget.check()
     folds, out, config, rows = run.folds, run.out, run.config, run.competition.labels
     assert folds is not None
     held_out = set(folds.loc[folds["fold"] == fold, "study_id"])
-    inside = [study for study in folds["study_id"] if study in held_out and study in judged.files]
-    outside = [study for study in folds["study_id"] if study not in held_out and study in annotated.files]
+    inside = [study for study in folds["study_id"] if study in held_out and study in judged]
+    outside = [study for study in folds["study_id"] if study not in held_out and study in annotated]
     if not inside or not outside:
         raise InputError(
             f"{out}: fold {fold} has no study with an annotated point to train on, or none with a located "
@@ -147,9 +150,10 @@ def _fit_fold(shared: tuple[GraderRun, CropSet, CropSet], fold: int) -> None:
     network = load_network(file, config).to(training_device())
     if network.domain is not None:
         weighted = level_prior(rows[seen], weighted=True)
-        fit_domain(network, weighted, training, Samples(inside, judged, rows), config)
+        fit_domain(network, weighted, training, validation, config)
         write_network(file, network.state_dict(), config)
-    found = predict_levels([network], validation, config)
+    loader = DataLoader(validation, bs=2 * config.batch_size)
+    found = predict_levels([network], (batch for (batch,) in loader), config)
     lost = set() if run.places is None else unsided(run.places)
     doubtful = [study in lost for study in inside]
     found[doubtful] = average_sides(found[doubtful])

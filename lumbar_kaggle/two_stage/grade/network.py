@@ -1,12 +1,11 @@
 """The second stage's network: slices → views → the five grades of a level; its loss, and predictions by several."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
 import torch
-from fastai.data.load import DataLoader
 from fastai.torch_core import to_device
 from numpy.typing import NDArray
 from torch import nn
@@ -16,7 +15,7 @@ from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SEVERITIES, SEVERITY_
 from lumbar_kaggle.training.devices import device_of, half_precision
 from lumbar_kaggle.training.encoders import build_encoder, load_weights
 from lumbar_kaggle.two_stage.config import GradeConfig
-from lumbar_kaggle.two_stage.grade.data import SWAPPED, UNKNOWN, Batch, Samples, cut, mirror
+from lumbar_kaggle.two_stage.grade.data import SWAPPED, UNKNOWN, Batch, cut, mirror
 from lumbar_kaggle.two_stage.grade.domain import Domain
 from lumbar_kaggle.two_stage.grade.views import VIEWS
 from lumbar_kaggle.two_stage.study import CELLS, FORAMINA
@@ -200,13 +199,11 @@ def load_network(file: Path, config: GradeConfig) -> Grader:
     return network
 
 
-def predict_levels(
-    networks: Sequence[Grader], levels: Samples | Sequence[tuple[Batch]], config: GradeConfig
-) -> NDArray[np.float64]:
+def predict_levels(networks: Sequence[Grader], batches: Iterable[Batch], config: GradeConfig) -> NDArray[np.float64]:
     """Return probabilities ``[studies, 25, 3]``, rows sum to 1: the mean over networks, turns and mirror images. The
-    networks are of one configuration, on one device, which computes; of each study all five levels are given."""
-    loader = DataLoader(levels, bs=2 * config.batch_size)
-    probabilities = torch.cat([predict_batch(networks, batch, config) for (batch,) in loader]).double().numpy()
+    networks are of one configuration, on one device, which computes; the batches, of crops as they are cached, give
+    study by study all five levels."""
+    probabilities = torch.cat([predict_batch(networks, batch, config) for batch in batches]).double().numpy()
     targets = probabilities.reshape(-1, len(LEVELS), *probabilities.shape[1:])[:, *CELLS]
     return np.asarray(targets / targets.sum(axis=-1, keepdims=True))
 
