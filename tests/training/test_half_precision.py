@@ -34,7 +34,7 @@ from lumbar_kaggle.training.pretraining import pretrain
 from lumbar_kaggle.two_stage.config import LocateConfig
 from lumbar_kaggle.two_stage.grade.data import drop_views
 from lumbar_kaggle.two_stage.grade.fit import GraderRun
-from lumbar_kaggle.two_stage.grade.network import GradeLoss
+from lumbar_kaggle.two_stage.grade.network import grade_loss
 from lumbar_kaggle.two_stage.locate import training
 from lumbar_kaggle.two_stage.locate.find import Locator
 from lumbar_kaggle.two_stage.locate.training import Sample
@@ -100,7 +100,7 @@ def test_absent_slices_and_views_are_safe_in_16_bits() -> None:
     for given in (batch, drop_views(batch, 1.0)):
         network.zero_grad()
         with torch.autocast("cpu", torch.float16):
-            loss = GradeLoss(TINY_GRADER)(network(given), given)
+            loss = grade_loss(network(given), given, TINY_GRADER)
         loss.backward()
         found = [one.grad for one in network.parameters() if one.grad is not None]
         assert torch.isfinite(loss)

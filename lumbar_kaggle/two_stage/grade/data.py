@@ -71,8 +71,8 @@ def cache_crops(
 ) -> dict[str, Path]:
     """Cut the crops of all studies that have points, or go on where an earlier call stopped; the same from the cache of
     volumes and from DICOM. Returns per study the file of its five levels, a `Batch` of pictures as they are cached. For
-    points and annotated ones see `views.crop_study`. Raises InputError: the folder was made
-    with other settings, or no study has a point; OutOfTime: the budget, asked between batches, is spent."""
+    points and annotated ones see `views.crop_study`. Raises InputError: the folder was made with other settings, or no
+    study has a point; OutOfTime: the budget, asked between batches, is spent."""
     cache = Cache(folder, "crops")
     cache.open(_settings(config))
     sources = []
@@ -138,7 +138,7 @@ class Samples:
         number, labelled = pd.factorize(rows["study_id"].astype(str))
         cells = np.array(CELLS)[:, rows["target"].map(TARGET_NAMES.index).to_numpy(dtype=np.int64)]
         severity = torch.full((len(labelled), len(LEVELS), len(PLACES)), UNKNOWN)
-        severity[number, *cells] = torch.tensor(rows["severity"].to_numpy())
+        severity[number, *cells] = torch.tensor(rows["severity"].to_numpy(np.int64))
         weight = torch.ones(severity.shape)
         weight[number, *cells] = torch.tensor(rows["row_id"].map(weight_of).fillna(1.0).to_numpy(np.float32))
         labels = dict(zip(labelled, zip(severity, weight, strict=True), strict=True))

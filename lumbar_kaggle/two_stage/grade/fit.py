@@ -4,6 +4,7 @@ import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -29,7 +30,7 @@ from lumbar_kaggle.training.loop import make_learner, train_file, write_network
 from lumbar_kaggle.two_stage.config import GradeConfig, Result, network_file
 from lumbar_kaggle.two_stage.grade.data import Batch, Samples, augment, cache_crops, cut, drop_views
 from lumbar_kaggle.two_stage.grade.domain import fit_domain
-from lumbar_kaggle.two_stage.grade.network import GradeLoss, Grader, average_sides, load_network, predict_levels
+from lumbar_kaggle.two_stage.grade.network import Grader, average_sides, grade_loss, load_network, predict_levels
 from lumbar_kaggle.two_stage.start import identity, starting_grader
 from lumbar_kaggle.two_stage.study import CachedStudies, DicomStudies, annotated_places, to_points, unsided
 
@@ -185,7 +186,7 @@ def _learner(network: Grader, training: Samples, validation: Samples, folder: Pa
         callbacks.append(Accumulate(min(config.batch_size, len(training)) * config.accumulate))
     if config.channels_last:
         network.to(memory_format=torch.channels_last)
-    parts, loss = (training, validation), GradeLoss(config)
+    parts, loss = (training, validation), partial(grade_loss, config=config)
     return make_learner(network, parts, loss, folder, config, callbacks=callbacks, workers=config.workers)
 
 

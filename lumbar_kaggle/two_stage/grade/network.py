@@ -133,46 +133,26 @@ def _head(inputs: int, width: int, dropout: float) -> nn.Sequential:
     )
 
 
-class GradeLoss:
-    """Cross-entropy with the score's weights, missing labels masked, over a batch. Each group's part is the mean over
-    its labelled outputs of weight × cross-entropy; the parts are added by `GradeConfig.group_weights`, relative to
-    their sum."""
+def grade_loss(graded: Graded, batch: Batch, config: GradeConfig) -> torch.Tensor:
+    """Return the loss of what the network made of a batch: cross-entropy with the score's weights, missing labels
+    masked. Each group's part is the mean over its labelled outputs of weight × cross-entropy; the parts are added by
+    `GradeConfig.group_weights`, relative to their sum. To it come the heads that see one view, and `slice_loss`."""
+    severity, weights = batch["severity"], SEVERITY_WEIGHTS if config.severity_weights else (1.0, 1.0, 1.0)
 
-    def __init__(self, config: GradeConfig) -> None:
-        self.config = config
-        self.severity_weights = SEVERITY_WEIGHTS if config.severity_weights else (1.0, 1.0, 1.0)
+    def mean(logits: torch.Tensor, outputs: Sequence[int]) -> torch.Tensor:
+        """Return the mean of ``[batch, outputs, 3]`` over the labels that there are."""
+        wanted = severity[:, list(outputs)]
+        known, flat = wanted != UNKNOWN, wanted.clamp(min=0).flatten()
+        of_grade = logits.new_tensor(weights, dtype=torch.float32)
+        losses = functional.cross_entropy(logits.float().flatten(0, 1), flat, weight=of_grade, reduction="none")
+        return (losses.view(wanted.shape) * batch["weight"][:, list(outputs)] * known).sum() / known.sum().clamp(min=1)
 
-    def __call__(self, graded: Graded, batch: Batch) -> torch.Tensor:
-        """Return the loss of what the network made of a batch."""
-        severity, weight = batch["severity"], batch["weight"]
-        loss = self.grades(graded["logits"], severity, weight)
-        if self.config.view_loss:
-            loss = loss + self.config.view_loss * self.views(graded["by_view"], severity, weight)
-        if self.config.slice_loss:
-            loss = loss + self.config.slice_loss * slice_loss(graded["slices"], batch["slices"])
-        return loss
-
-    def grades(self, logits: torch.Tensor, severity: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """Return the loss of ``[batch, 5, 3]`` logits."""
-        # The outputs of canal, foramina and recesses: the three pooled conditions of the score.
-        groups = zip(self.config.group_weights, ([0], [1, 2], [3, 4]), strict=True)
-        parts = [self._mean(logits[:, of], severity[:, of], weight[:, of], share) for share, of in groups]
-        return sum(parts, start=logits.new_zeros(())) / sum(self.config.group_weights)
-
-    def views(self, by_view: Sequence[torch.Tensor], severity: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """Return the mean loss of the heads that see one view each, ``[batch, sides, 3]`` logits."""
-        pairs = zip(by_view, (view.outputs for view in VIEWS), strict=True)
-        parts = [self._mean(logits.float(), severity[:, of], weight[:, of]) for logits, of in pairs]
-        return sum(parts, start=by_view[0].new_zeros(())) / len(VIEWS)
-
-    def _mean(
-        self, logits: torch.Tensor, severity: torch.Tensor, weight: torch.Tensor, share: float = 1.0
-    ) -> torch.Tensor:
-        """Return `share` times the mean of the weighted losses of the outputs that have a label."""
-        known, weights = severity != UNKNOWN, logits.new_tensor(self.severity_weights)
-        wanted = severity.clamp(min=0).flatten()
-        losses = functional.cross_entropy(logits.flatten(0, 1), wanted, weight=weights, reduction="none")
-        return share * (losses.view(severity.shape) * weight * known).sum() / known.sum().clamp(min=1)
+    # The outputs of canal, foramina and recesses: the three pooled conditions of the score.
+    groups = zip(config.group_weights, ([0], [1, 2], [3, 4]), strict=True)
+    grades = torch.stack([share * mean(graded["logits"][:, of], of) for share, of in groups]).sum()
+    views = [mean(logits, view.outputs) for logits, view in zip(graded["by_view"], VIEWS, strict=True)]
+    loss = grades / sum(config.group_weights) + config.view_loss * torch.stack(views).mean()
+    return loss + config.slice_loss * slice_loss(graded["slices"], batch["slices"])
 
 
 def slice_loss(scores: Sequence[torch.Tensor], slices: Sequence[torch.Tensor]) -> torch.Tensor:
