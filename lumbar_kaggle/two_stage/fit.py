@@ -27,7 +27,6 @@ from lumbar_kaggle.tables.reading import read_label_weights
 from lumbar_kaggle.tables.submission import read_predictions
 from lumbar_kaggle.two_stage.config import ANNOTATED, LOCATOR, RERUN, RUN_FILE, GradeConfig, TwoStageConfig
 from lumbar_kaggle.two_stage.grade import fit as grading
-from lumbar_kaggle.two_stage.grade.data import crops_folder, evict_other_crops
 from lumbar_kaggle.two_stage.locate.fit import LocatorRun, learned_from, read_points
 from lumbar_kaggle.two_stage.locate.training import CONFIG
 from lumbar_kaggle.two_stage.start import box_for, identity
@@ -128,11 +127,8 @@ class TwoStageRun:
             if models and number not in models:
                 continue
             config = with_measured_jitter(plain, errors)
-            place = None if crops is None else crops_folder(crops, config)
-            if place is not None:
-                evict_other_crops(place)
             trained = grading.GraderRun(
-                *(self.competition, cache, located, out, config, self.budget, weights, annotated, place, shared),
+                *(self.competition, cache, located, out, config, self.budget, weights, annotated, crops, shared),
                 start=start,
             ).train(folds or None, self.processes)
             log.info(trained.text)

@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import NotRequired, TypedDict, cast
@@ -28,7 +27,6 @@ Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # images, present slice
 UNKNOWN = -1  # label of a target that nobody graded, and slice target where no annotated slice is in the window
 BATCH = 32  # studies that are committed together
 SWAPPED = [0, 2, 1, 4, 3]  # order of the five outputs, see `study.PLACES`, of a mirrored patient
-MARKER = ".lumbar-crops"  # lies in a folder that `evict_other_crops` may remove
 
 
 class Batch(TypedDict):
@@ -50,31 +48,20 @@ def _settings(config: GradeConfig) -> CacheConfig:
     return CacheConfig("crops", 3, settings)  # the version is raised when the same slices would give other crops
 
 
-def crops_folder(scratch: Path, config: GradeConfig) -> Path:
-    """Return a configuration's folder in scratch space; models of the same crops share it."""
-    return scratch / digest(asdict(_settings(config)))
-
-
-def evict_other_crops(folder: Path) -> None:
-    """Mark a `crops_folder`, and remove those beside it that are marked; what is somebody else's has no mark. So a
-    session's space need be enough for one model's crops."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MARKER).touch()
-    for other in folder.parent.iterdir():
-        if other != folder and not other.is_symlink() and (other / MARKER).is_file():
-            shutil.rmtree(other)
-
-
 @alone_on("folder")
 def cache_crops(
     studies: Studies, points: Points, annotated: Points, folder: Path, config: GradeConfig, budget: Budget
 ) -> dict[str, Path]:
     """Cut the crops of all studies that have points, or go on where an earlier call stopped; the same from the cache of
     volumes and from DICOM. Returns per study the file of its five levels, a `Batch` of pictures as they are cached. For
-    points and annotated ones see `views.crop_study`. Raises InputError: the folder was made with other settings, or no
-    study has a point; OutOfTime: the budget, asked between batches, is spent."""
+    points and annotated ones see `views.crop_study`. Crops of other settings, of another model, make room for them.
+    Raises InputError: no study has a point; OutOfTime: the budget, asked between batches, is spent."""
     cache = Cache(folder, "crops")
-    cache.open(_settings(config))
+    try:
+        cache.open(_settings(config))
+    except InputError:
+        shutil.rmtree(cache.folder)
+        cache.open(_settings(config))
     sources = []
     for study in (study for study in studies.sources if study in points):
         tables = [one.get(study, np.empty(0)) for one in (points, annotated)]
