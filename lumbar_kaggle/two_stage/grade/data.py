@@ -42,12 +42,6 @@ class Batch(TypedDict):
     weight: NotRequired[torch.Tensor]  # [batch, 5] float, how much each label counts
 
 
-def _settings(config: GradeConfig) -> CacheConfig:
-    windows = [list(window(view, config)[:5]) for view in VIEWS]  # what is cached follows from these
-    settings = {"windows": windows, "step": config.step_mm, "reach": config.reach_mm, "align": config.align}
-    return CacheConfig("crops", 3, settings)  # the version is raised when the same slices would give other crops
-
-
 @alone_on("folder")
 def cache_crops(
     studies: Studies, points: Points, annotated: Points, folder: Path, config: GradeConfig, budget: Budget
@@ -56,12 +50,15 @@ def cache_crops(
     volumes and from DICOM. Returns per study the file of its five levels, a `Batch` of pictures as they are cached. For
     points and annotated ones see `views.crop_study`. Crops of other settings, of another model, make room for them.
     Raises InputError: no study has a point; OutOfTime: the budget, asked between batches, is spent."""
-    cache = Cache(folder, "crops")
+    windows = [list(window(view, config)[:5]) for view in VIEWS]  # what is cached follows from these
+    settings = {"windows": windows, "step": config.step_mm, "reach": config.reach_mm, "align": config.align}
+    # The version is raised when the same slices would give other crops.
+    cache, wanted = Cache(folder, "crops"), CacheConfig("crops", 3, settings)
     try:
-        cache.open(_settings(config))
+        cache.open(wanted)
     except InputError:
         shutil.rmtree(cache.folder)
-        cache.open(_settings(config))
+        cache.open(wanted)
     sources = []
     for study in (study for study in studies.sources if study in points):
         tables = [one.get(study, np.empty(0)) for one in (points, annotated)]
