@@ -4,12 +4,14 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
-from typing import NotRequired, TypedDict, cast
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import pandas as pd
 import torch
+from fastai.torch_core import apply
 from torch.nn import functional
 from tqdm import tqdm
 
@@ -104,10 +106,8 @@ def levels_of(crops: Sequence[Crop]) -> Batch:
 
 def take(batch: Batch, index: int | slice) -> Batch:
     """Return one level of a batch, without the first axis, or some."""
-    parts = {
-        name: [one[index] for one in part] if isinstance(part, list) else part[index] for name, part in batch.items()
-    }
-    return cast(Batch, parts)
+    some: Batch = apply(itemgetter(index), batch)
+    return some
 
 
 class Samples:

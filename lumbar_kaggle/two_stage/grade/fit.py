@@ -87,8 +87,7 @@ class GraderRun:
         """Return the crops around annotated points, and those to judge at."""
         competition, annotated, folder = self.competition, self.annotated, self.crops or self.out
         if annotated is None:
-            if self.cache is None:
-                raise InputError(f"{folder}: neither cached volumes nor a table of annotated points is given")
+            assert self.cache is not None
             annotated = annotated_places(competition, self.cache)
         studies = DicomStudies(competition.series) if self.cache is None else CachedStudies(self.cache)
         marked = to_points(annotated)
@@ -138,7 +137,7 @@ def _fit_fold(shared: tuple[GraderRun, Crops, Crops], fold: int) -> None:
     if not file.is_file():
         train_file(
             file,
-            lambda fresh: _learner(_network(run, fold, prior, fresh=fresh), training, validation, out, config),
+            lambda fresh: _learner(run, fold, (training, validation), prior, fresh=fresh),
             config,
             seed=derive_seed(config.seed, "grade", fold),
             title=f"train fold {fold + 1}/{config.folds}",
@@ -165,13 +164,6 @@ def _fit_fold(shared: tuple[GraderRun, Crops, Crops], fold: int) -> None:
     write_csv(predictions_file(out, fold), table.assign(fold=fold))
 
 
-def _network(run: GraderRun, fold: int, prior: torch.Tensor, *, fresh: bool) -> Grader:
-    """Return a fold's network before its first epoch; of a resumed one, not `fresh`, the checkpoint has the weights."""
-    if fresh and run.start is not None:
-        return load_network(starting_grader(run.start, run.config, fold), run.config)
-    return Grader(run.config, prior, pretrained=fresh)
-
-
 def level_prior(labels: pd.DataFrame, *, weighted: bool) -> torch.Tensor:
     """Return the prior ``[3 groups, 5 levels, 3]`` of labels; `weighted`: by the score's 1, 2 and 4."""
     weights = SEVERITY_WEIGHTS if weighted else (1.0, 1.0, 1.0)
@@ -180,14 +172,20 @@ def level_prior(labels: pd.DataFrame, *, weighted: bool) -> torch.Tensor:
     return torch.from_numpy(prior.reshape(len(CONDITIONS), len(LEVELS), len(SEVERITIES))[[0, 1, 3]])
 
 
-def _learner(network: Grader, training: Samples, validation: Samples, folder: Path, config: GradeConfig) -> Learner:
-    callbacks = [PrepareBatch(config)]
-    if config.accumulate > 1:
-        callbacks.append(Accumulate(min(config.batch_size, len(training)) * config.accumulate))
+def _learner(run: GraderRun, fold: int, parts: tuple[Samples, Samples], prior: torch.Tensor, *, fresh: bool) -> Learner:
+    """Return a fold's learner before its first epoch; of a resumed one, not `fresh`, the checkpoint has the weights."""
+    config = run.config
+    if fresh and run.start is not None:
+        network = load_network(starting_grader(run.start, config, fold), config)
+    else:
+        network = Grader(config, prior, pretrained=fresh)
     if config.channels_last:
         network.to(memory_format=torch.channels_last)
-    parts, loss = (training, validation), partial(grade_loss, config=config)
-    return make_learner(network, parts, loss, folder, config, callbacks=callbacks, workers=config.workers)
+    callbacks = [PrepareBatch(config)]
+    if config.accumulate > 1:
+        callbacks.append(Accumulate(min(config.batch_size, len(parts[0])) * config.accumulate))
+    loss = partial(grade_loss, config=config)
+    return make_learner(network, parts, loss, run.out, config, callbacks=callbacks, workers=config.workers)
 
 
 class PrepareBatch(Callback):  # type: ignore[misc]
@@ -203,12 +201,9 @@ class PrepareBatch(Callback):  # type: ignore[misc]
     def before_batch(self) -> None:
         """Replace the batch; without mixup the loss takes the same one as the network."""
         with torch.no_grad():
+            batch, config = (augment if self.training else cut)(self.xb[0], self.config), self.config
             if self.training:
-                batch = drop_views(
-                    augment(self.xb[0], self.config), self.config.view_dropout, self.config.slice_dropout
-                )
-            else:
-                batch = cut(self.xb[0], self.config)
+                batch = drop_views(batch, config.view_dropout, config.slice_dropout)
         self.learn.xb = self.learn.yb = (batch,)
         if self.training and self.config.mixup:
             share = float(torch.distributions.Beta(self.config.mixup, self.config.mixup).sample())

@@ -85,24 +85,16 @@ class Grader(nn.Module):
 
     def forward(self, batch: Batch) -> Graded:
         """Grade a batch of crops that are cut to the network's size; its labels are not looked at."""
-        described, by_view, best, attention = [], [], [], []
-        features = self._encode(batch["images"])
+        features, parts = self._encode(batch["images"]), []
         for number, present in enumerate(batch["present"]):
             flat = present.flatten(0, 1)
-            one, score, weight = self.pools[number](features[number], flat)
+            one, best, attention = self.pools[number](features[number], flat)
             one = torch.where(flat.any(dim=1)[:, None], one, self.missing[number].to(one.dtype))
-            described.append(one.view(*present.shape[:2], -1))
-            by_view.append(self.view_heads[number](described[-1]))
-            best.append(score.view(present.shape))
-            attention.append(weight.view(present.shape))
+            one = one.view(*present.shape[:2], -1)
+            parts.append((one, self.view_heads[number](one), best.view(present.shape), attention.view(present.shape)))
+        described, by_view, slices, attended = zip(*parts, strict=True)
         logits = self._grade(described, batch["level"])
-        return Graded(
-            logits=logits,
-            by_view=tuple(by_view),
-            slices=tuple(best),
-            described=tuple(described),
-            attention=tuple(attention),
-        )
+        return Graded(logits=logits, by_view=by_view, slices=slices, described=described, attention=attended)
 
     def _encode(self, images: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Return per view ``[batch · sides, slices, features]``; each plane's images in one batch."""
