@@ -76,10 +76,8 @@ class TwoStageRun:
         numbers of folds, or the run was begun with other studies or its locator by other folds."""
         counts, first = [one.folds for one in self.config.grade], self.config.locate
         if set(counts) != {first.folds}:
-            raise InputError(
-                f"the locator has {first.folds} folds and the models of the second stage "
-                f"{', '.join(map(str, counts))}; give all the same number"
-            )
+            others = f"the models of the second stage {', '.join(map(str, counts))}"
+            raise InputError(f"the locator has {first.folds} folds and {others}; give all the same number")
         folds = open_folds(self.folder / "folds.csv", self.competition.labels, first.folds, first.seed)
         path = self.folder / LOCATOR / "folds.csv"
         there = read_folds(path) if path.is_file() else folds

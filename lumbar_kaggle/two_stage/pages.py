@@ -43,10 +43,8 @@ def report(
 ) -> Report:
     """Return what is there of a run; what is not finished yet is said on the page. See `Recipe.report`."""
     if against or bundle or studies:
-        raise InputError(
-            f"{run}: the page of a two-stage run takes no --against, --bundle or --studies; "
-            "lumbar study shows where its models look"
-        )
+        instead = "lumbar study shows where its models look"
+        raise InputError(f"{run}: the page of a two-stage run takes no --against, --bundle or --studies; {instead}")
     config, blend = load_config(run / RUN_FILE, TwoStageConfig), run / "blend.txt"
     names = (f"{LOCATOR}/folds.csv", f"{LOCATOR}/figures.csv", "oof.csv", "noise.csv")
     # As far as they are there; empty cells stay empty text.
@@ -110,18 +108,17 @@ def explain_study(study: Study, predictor: TwoStagePredictor) -> Explanation:
     likeliest = np.zeros((len(LEVELS), len(PLACES)), dtype=np.int64)
     likeliest[CELLS] = probabilities.argmax(axis=1)
 
-    def shown(place: str) -> str:
-        return "foramen of unknown side" if place.endswith("foramen") and not seen.sided else place
+    def shown(one: Any) -> Any:
+        sided = seen.sided or not one.place.endswith("foramen")
+        return one if sided else replace(one, place="foramen of unknown side")
 
+    located = located_slices(seen.volumes, seen.points)
     return Explanation(
         study.study_id,
         probabilities,
         seen.notes,
-        located=tuple(
-            replace(one, marks=tuple(replace(mark, place=shown(mark.place)) for mark in one.marks))
-            for one in located_slices(seen.volumes, seen.points)
-        ),
-        crops=tuple(replace(one, place=shown(one.place)) for one in where_looked(first, seen.crops[0], likeliest)),
+        located=tuple(replace(one, marks=tuple(map(shown, one.marks))) for one in located),
+        crops=tuple(map(shown, where_looked(first, seen.crops[0], likeliest))),
         models=len(predictor.models),
         networks=len(first.networks),
     )
@@ -137,15 +134,9 @@ def edge_letters(orientation: Floats) -> tuple[str, str]:
 
 
 def _cut_slice(volume: Volume, index: int) -> Slice:
-    """Return a slice of a stack."""
-    facts: dict[str, object] = {
-        "series_id": volume.series_id,
-        "kind": volume.kind,
-        "instance_number": volume.instance_numbers[index],
-        "row_mm": float(volume.spacing[index, 0]),
-        "column_mm": float(volume.spacing[index, 1]),
-        "sides": edge_letters(volume.orientation[index]),
-    }
+    facts: dict[str, object] = {"series_id": volume.series_id, "kind": volume.kind}
+    facts |= {"instance_number": volume.instance_numbers[index], "sides": edge_letters(volume.orientation[index])}
+    facts |= dict(zip(("row_mm", "column_mm"), volume.spacing[index].tolist(), strict=True))
     return Slice(np.ascontiguousarray(volume.images[index]), facts)
 
 
@@ -196,20 +187,18 @@ def where_looked(
 
 
 class Seen(NamedTuple):
-    """What a network made of one view of one level and side. Attention ``[slices]`` sums to 1, 0 for absent ones; the
-    heat ``[slices, feature rows, feature columns]`` of Grad-CAM is 0 or more."""
+    """What a network made of one view of one level and side."""
 
-    attention: Floats
-    heat: Floats32
+    attention: Floats  # [slices], sums to 1; of absent ones 0
+    heat: Floats32  # [slices, feature rows, feature columns] of Grad-CAM, 0 or more
 
 
 def attend(network: Grader, batch: Batch, severities: Sequence[int]) -> list[Seen]:
     """Return slice attention and Grad-CAM of every view and side of one level, in that order. The gradient is that of
     the fused logit of what the view is centred on, of the severity given for each of the five outputs: other views
     count in it, too. The network is in eval mode, the level cut to its size and on its device."""
-    first = [next(k for k, view in enumerate(VIEWS) if view.plane == plane) for plane in PLANES]
-    probes = [batch["images"][number][0, :1, :1] for number in first]
-    layers = [last_map(encoder, probe) for encoder, probe in zip(network.encoders, probes, strict=True)]
+    first = [[view.plane for view in VIEWS].index(plane) for plane in PLANES]
+    layers = [last_map(network.encoders[k], batch["images"][view][0, :1, :1]) for k, view in enumerate(first)]
     # cuDNN differentiates a recurrent network in training mode only.
     with torch.backends.cudnn.flags(enabled=False), captured(layers) as features:
         graded = network(batch)

@@ -80,15 +80,11 @@ def train_grade_session(
     run, scratch = working / "run", kaggle.scratch_folder()
     kaggle.take_up(LOCATE_FILE, ("run",), working, inputs)
     if not (run / ANNOTATED).is_file():
-        raise InputError(
-            "no finished first stage is among the inputs; attach the output of the kernel train-locate, "
-            "and if its log says resumable, let that kernel go on first"
-        )
+        remedy = "attach the output of the kernel train-locate; where its log says resumable, let it go on first"
+        raise InputError(f"no finished first stage is among the inputs; {remedy}")
     if load_config(working / LOCATE_FILE, LocateConfig) != config.locate:
-        raise InputError(
-            f"{working / LOCATE_FILE}: the attached first stage was trained with other settings; "
-            "give this kernel the same PRESET and settings, or train the first stage again"
-        )
+        remedy = "give this kernel the same PRESET and settings, or train the first stage again"
+        raise InputError(f"{working / LOCATE_FILE}: the attached first stage was trained with other settings; {remedy}")
     train = read_competition(competition, "train")
     begin_run(run / RUN_FILE, config, data=train.identity())
     chosen = [one for number, one in enumerate(config.grade, start=1) if not models or number in models]

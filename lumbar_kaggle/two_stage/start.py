@@ -72,9 +72,7 @@ def box_for(config: TwoStageConfig) -> Path | None:
 def check_fits(source: Path, there: Any, wanted: Any, shape: Sequence[str]) -> None:
     """Raise InputError where the settings `wanted` are of another network than those of the weights in `source`."""
     if other := [f"{name} {getattr(there, name)}" for name in shape if getattr(there, name) != getattr(wanted, name)]:
-        raise InputError(
-            f"{source}: its networks have {' and '.join(other)}; set the same, or start from other weights"
-        )
+        raise InputError(f"{source}: its networks have {' and '.join(other)}; set the same, or start from others")
 
 
 def starting_grader(bundle: Path, config: GradeConfig, fold: int) -> Path:

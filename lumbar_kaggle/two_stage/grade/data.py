@@ -12,19 +12,21 @@ import numpy as np
 import pandas as pd
 import torch
 from fastai.torch_core import apply
+from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
 from lumbar_kaggle.core.budget import Budget, usable_cores
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import alone_on, digest
-from lumbar_kaggle.core.targets import LEVELS, TARGET_NAMES
+from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.dicom.cache import Cache, CacheConfig, Source
+from lumbar_kaggle.scoring.metric import on_grid
 from lumbar_kaggle.two_stage.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.views import VIEWS, Crop, View, Window, crop_study, window
-from lumbar_kaggle.two_stage.study import CELLS, PLACES, Points, Studies
+from lumbar_kaggle.two_stage.study import PLACES, Points, Studies
 
-Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # images, present slices and annotated slices of a view
+Parts = tuple[Tensor, Tensor, Tensor]  # images, present slices and annotated slices of a view
 
 UNKNOWN = -1  # label of a target that nobody graded, and slice target where no annotated slice is in the window
 BATCH = 32  # studies that are committed together
@@ -36,12 +38,12 @@ class Batch(TypedDict):
     crops as they are cached, larger than what the network sees; `cut` and `augment` give those of its size. Labels are
     not there in prediction."""
 
-    images: list[torch.Tensor]  # per view [batch, sides, slices, px, px]: uint8 as cached, then standardised floats
-    present: list[torch.Tensor]  # per view [batch, sides, slices] bool, whether there is a slice
-    slices: list[torch.Tensor]  # per view [batch, sides] int64 place of the annotated slice, `UNKNOWN` for none
-    level: torch.Tensor  # [batch] int64, 0 to 4
-    severity: NotRequired[torch.Tensor]  # [batch, 5] int64 in the order of `PLACES`, `UNKNOWN` where not graded
-    weight: NotRequired[torch.Tensor]  # [batch, 5] float, how much each label counts
+    images: list[Tensor]  # per view [batch, sides, slices, px, px]: uint8 as cached, then standardised floats
+    present: list[Tensor]  # per view [batch, sides, slices] bool, whether there is a slice
+    slices: list[Tensor]  # per view [batch, sides] int64 place of the annotated slice, `UNKNOWN` for none
+    level: Tensor  # [batch] int64, 0 to 4
+    severity: NotRequired[Tensor]  # [batch, 5] int64 in the order of `PLACES`, `UNKNOWN` where not graded
+    weight: NotRequired[Tensor]  # [batch, 5] float, how much each label counts
 
 
 @alone_on("folder")
@@ -67,9 +69,8 @@ def cache_crops(
         rounded = [np.nan_to_num(table, nan=-1e6).round(3).tolist() for table in tables]
         sources.append(Source(study, "", "crops", "", 0, digest([studies.sources[study], *rounded])))
     if not sources:
-        raise InputError(
-            f"{folder}: no study has a point to crop around; give located points, or fill train_label_coordinates.csv"
-        )
+        remedy = "give located points, or fill train_label_coordinates.csv"
+        raise InputError(f"{folder}: no study has a point to crop around; {remedy}")
     batches = cache.plan(sources, BATCH)
     todo = [batch for batch in batches if cache.entries(batch) is None]
 
@@ -92,7 +93,7 @@ def cache_crops(
 def levels_of(crops: Sequence[Crop]) -> Batch:
     """Return a study's crops, as `crop_study` gives them, as a batch of its five levels."""
 
-    def gather(of: Callable[[Crop], object]) -> list[torch.Tensor]:
+    def gather(of: Callable[[Crop], object]) -> list[Tensor]:
         views = [np.array([of(crop) for crop in crops if crop.view == view]) for view in VIEWS]
         return [torch.from_numpy(one.reshape(len(LEVELS), -1, *one.shape[1:])) for one in views]
 
@@ -118,18 +119,17 @@ class Samples:
     def __init__(
         self, studies: Sequence[str], crops: Mapping[str, Path], rows: pd.DataFrame, weights: pd.DataFrame | None
     ) -> None:
-        weight_of = {} if weights is None else dict(zip(weights["row_id"], weights["weight"], strict=True))
-        number, labelled = pd.factorize(rows["study_id"].astype(str))
-        cells = np.array(CELLS)[:, rows["target"].map(TARGET_NAMES.index).to_numpy(dtype=np.int64)]
-        severity = torch.full((len(labelled), len(LEVELS), len(PLACES)), UNKNOWN)
-        severity[number, *cells] = torch.tensor(rows["severity"].to_numpy(np.int64))
-        weight = torch.ones(severity.shape)
-        weight[number, *cells] = torch.tensor(rows["row_id"].map(weight_of).fillna(1.0).to_numpy(np.float32))
-        labels = dict(zip(labelled, zip(severity, weight, strict=True), strict=True))
+        labelled = rows[rows["study_id"].isin(studies)].assign(weight=1.0)
+        if weights is not None:
+            weight_of = weights.set_index("row_id")["weight"]
+            labelled["weight"] = labelled["row_id"].map(weight_of).fillna(1.0)
+        grid = torch.from_numpy(on_grid(labelled, studies, ("severity", "weight"), UNKNOWN))
+        # Targets are in the order of their conditions, which is that of the places, then of the levels.
+        severity, weight = grid.view(-1, len(PLACES), len(LEVELS), 2).permute(3, 0, 2, 1)
         self.studies: list[Batch] = []
-        for study in studies:
+        for study, *labels in zip(studies, severity.long(), weight.float(), strict=True):
             cached: Batch = torch.load(crops[study], mmap=True, weights_only=True)
-            cached["severity"], cached["weight"] = labels[study]
+            cached["severity"], cached["weight"] = labels
             self.studies.append(cached)
 
     def __len__(self) -> int:
@@ -139,7 +139,7 @@ class Samples:
         return (take(self.studies[index // len(LEVELS)], index % len(LEVELS)),)
 
 
-def _by_view(batch: Batch, change: Callable[[View, torch.Tensor, torch.Tensor, torch.Tensor], Parts]) -> Batch:
+def _by_view(batch: Batch, change: Callable[[View, Tensor, Tensor, Tensor], Parts]) -> Batch:
     """Return a batch with the `Parts` of each view changed; annotated slices beyond the window become `UNKNOWN`."""
     parts = zip(VIEWS, batch["images"], batch["present"], batch["slices"], strict=True)
     images, present, slices = zip(*(change(*one) for one in parts), strict=True)
@@ -151,7 +151,7 @@ def _by_view(batch: Batch, change: Callable[[View, torch.Tensor, torch.Tensor, t
 def cut(batch: Batch, config: GradeConfig, turn: float = 0.0) -> Batch:
     """Cut the middle out of cached crops, turned by some degrees: what validation and inference see."""
 
-    def change(view: View, images: torch.Tensor, present: torch.Tensor, at: torch.Tensor) -> Parts:
+    def change(view: View, images: Tensor, present: Tensor, at: Tensor) -> Parts:
         size = window(view, config)
         middle = slice(size.extra, size.extra + size.slices)
         images, present = images[:, :, middle].float(), present[:, :, middle]
@@ -169,7 +169,7 @@ def cut(batch: Batch, config: GradeConfig, turn: float = 0.0) -> Batch:
 def augment(batch: Batch, config: GradeConfig) -> Batch:
     """Cut shifted, turned, scaled, re-windowed, noisy and mirrored crops out of cached ones."""
 
-    def change(view: View, images: torch.Tensor, present: torch.Tensor, at: torch.Tensor) -> Parts:
+    def change(view: View, images: Tensor, present: Tensor, at: Tensor) -> Parts:
         size, device, px = window(view, config), at.device, images.shape[-1]
         steps = torch.multinomial(torch.tensor(config.slice_shift, device=device), at.numel(), replacement=True)
         first = size.extra + steps.view(at.shape) * (torch.randint(0, 2, at.shape, device=device) * 2 - 1)
@@ -188,13 +188,13 @@ def augment(batch: Batch, config: GradeConfig) -> Batch:
     return mirror(moved, torch.rand(len(batch["level"]), device=batch["level"].device) < 0.5)
 
 
-def mirror(batch: Batch, which: torch.Tensor) -> Batch:
+def mirror(batch: Batch, which: Tensor) -> Batch:
     """Mirror the patients `which`, ``[batch]`` bool, of a cut batch, labels and slice targets included."""
 
-    def choose(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    def choose(before: Tensor, after: Tensor) -> Tensor:
         return torch.where(which.view(-1, *[1] * (before.dim() - 1)), after, before)
 
-    def change(view: View, images: torch.Tensor, present: torch.Tensor, at: torch.Tensor) -> Parts:
+    def change(view: View, images: Tensor, present: Tensor, at: Tensor) -> Parts:
         # Views with sides are stored mirrored on the right, so there the sides only change places.
         if view.sides == 2:
             mirrored = images.flip(1), present.flip(1), at.flip(1)
@@ -222,9 +222,7 @@ def drop_views(batch: Batch, share: float, single: float = 0.0) -> Batch:
     return {**batch, "present": dropped}
 
 
-def _resample(
-    images: torch.Tensor, size: Window, turn: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
-) -> torch.Tensor:
+def _resample(images: Tensor, size: Window, turn: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """Resample cached crops ``[batch, sides, slices, px, px]`` into the network's, one map per crop. Per crop `turn` is
     in radians, `scale` above 1 shows more of it, and `shift` ``[batch · sides, 2]`` is in px."""
     flat = images.flatten(0, 1)
@@ -237,7 +235,7 @@ def _resample(
     return warped.view(*images.shape[:3], size.px, size.px)
 
 
-def _develop(images: torch.Tensor, present: torch.Tensor, config: GradeConfig) -> torch.Tensor:
+def _develop(images: Tensor, present: Tensor, config: GradeConfig) -> Tensor:
     """Change the tone of crops ``[batch, sides, slices, px, px]`` of 0 to 255, standardise, add noise."""
     like = images.new_empty(*images.shape[:2], 1, 1, 1)
     gamma = torch.exp(torch.randn_like(like) * config.contrast)
@@ -249,7 +247,7 @@ def _develop(images: torch.Tensor, present: torch.Tensor, config: GradeConfig) -
     return noisy * present[..., None, None]
 
 
-def _standardise(images: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+def _standardise(images: Tensor, present: Tensor) -> Tensor:
     """Return crops of mean 0 and deviation 1 over their present slices; absent slices are 0 throughout."""
     mask = present[..., None, None].to(images.dtype)
     count = (mask.sum(dim=(2, 3, 4), keepdim=True) * images.shape[3] * images.shape[4]).clamp(min=1)

@@ -127,10 +127,8 @@ def _fit_fold(shared: tuple[GraderRun, Crops, Crops], fold: int) -> None:
     inside = [study for study in folds["study_id"] if study in held_out and study in judged]
     outside = [study for study in folds["study_id"] if study not in held_out and study in annotated]
     if not inside or not outside:
-        raise InputError(
-            f"{out}: fold {fold} has no study with an annotated point to train on, or none with a located "
-            "one to judge on; use fewer folds"
-        )
+        lacking = "no study with an annotated point to train on, or none with a located one to judge on"
+        raise InputError(f"{out}: fold {fold} has {lacking}; use fewer folds")
     seen, weights = ~rows["study_id"].isin(held_out), run.weights
     training, validation = Samples(outside, annotated, rows, weights), Samples(inside, judged, rows, weights)
     file, prior = network_file(out, "fold", fold), level_prior(rows[seen], weighted=config.severity_weights)

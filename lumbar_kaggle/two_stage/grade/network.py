@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from fastai.torch_core import to_device
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SEVERITIES, SEVERITY_WEIGHTS
@@ -26,11 +26,11 @@ PLANES = ("sagittal", "axial")
 class Graded(TypedDict):
     """What the network says of a batch: a dictionary, which fastai can take apart and put together again."""
 
-    logits: torch.Tensor  # [batch, 5, 3] in the order of `study.PLACES`
-    by_view: tuple[torch.Tensor, ...]  # per view [batch, sides, 3] logits from that view alone
-    slices: tuple[torch.Tensor, ...]  # per view [batch, sides, slices] scores of showing the place best; absent: -inf
-    described: tuple[torch.Tensor, ...]  # per view [batch, sides, width], what its slices come to
-    attention: tuple[torch.Tensor, ...]  # per view [batch, sides, slices] weights of the slices; absent: 0
+    logits: Tensor  # [batch, 5, 3] in the order of `study.PLACES`
+    by_view: tuple[Tensor, ...]  # per view [batch, sides, 3] logits from that view alone
+    slices: tuple[Tensor, ...]  # per view [batch, sides, slices] scores of showing the place best; absent: -inf
+    described: tuple[Tensor, ...]  # per view [batch, sides, width], what its slices come to
+    attention: tuple[Tensor, ...]  # per view [batch, sides, slices] weights of the slices; absent: 0
 
 
 class SlicePool(nn.Module):
@@ -45,7 +45,7 @@ class SlicePool(nn.Module):
         self.value, self.gate = nn.Linear(width, width // 2), nn.Linear(width, width // 2)
         self.score, self.best = nn.Linear(width // 2, 1), nn.Linear(width // 2, 1)
 
-    def forward(self, features: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(self, features: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return description ``[views, width]``, slice scores and attention ``[views, slices]`` each. Of `features`
         ``[views, slices, features]``; a view without any slice `present` has attention 0 throughout."""
         hidden = self.enter(features) * present[..., None]
@@ -64,7 +64,7 @@ class Grader(nn.Module):
     from the probabilities `prior` ``[3 groups, 5 levels, 3]``, groups as in `targets.SCORE_GROUPS`; the encoders, if
     `pretrained`, from the weights of the configuration."""
 
-    def __init__(self, config: GradeConfig, prior: torch.Tensor | None = None, *, pretrained: bool = False) -> None:
+    def __init__(self, config: GradeConfig, prior: Tensor | None = None, *, pretrained: bool = False) -> None:
         super().__init__()
         self.config = config
         weights = config.weights if pretrained else ("none", "none")
@@ -96,7 +96,7 @@ class Grader(nn.Module):
         logits = self._grade(described, batch["level"])
         return Graded(logits=logits, by_view=by_view, slices=slices, described=described, attention=attended)
 
-    def _encode(self, images: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def _encode(self, images: Sequence[Tensor]) -> list[Tensor]:
         """Return per view ``[batch · sides, slices, features]``; each plane's images in one batch."""
         encoded = []
         for plane, encoder in zip(PLANES, self.encoders, strict=True):  # `VIEWS` has the planes in this order
@@ -108,7 +108,7 @@ class Grader(nn.Module):
             encoded += [one.view(-1, part.shape[2], one.shape[1]) for one, part in zip(parts, mine, strict=True)]
         return encoded
 
-    def _grade(self, described: Sequence[torch.Tensor], level: torch.Tensor) -> torch.Tensor:
+    def _grade(self, described: Sequence[Tensor], level: Tensor) -> Tensor:
         canal, foramen, middle, side = described
         canal, middle = canal[:, 0], middle[:, 0]
         spinal = torch.cat([canal, middle, side.mean(dim=1)], dim=1) if self.config.axial_for_canal else canal
@@ -125,13 +125,13 @@ def _head(inputs: int, width: int, dropout: float) -> nn.Sequential:
     )
 
 
-def grade_loss(graded: Graded, batch: Batch, config: GradeConfig) -> torch.Tensor:
+def grade_loss(graded: Graded, batch: Batch, config: GradeConfig) -> Tensor:
     """Return the loss of what the network made of a batch: cross-entropy with the score's weights, missing labels
     masked. Each group's part is the mean over its labelled outputs of weight × cross-entropy; the parts are added by
     `GradeConfig.group_weights`, relative to their sum. To it come the heads that see one view, and `slice_loss`."""
     severity, weights = batch["severity"], SEVERITY_WEIGHTS if config.severity_weights else (1.0, 1.0, 1.0)
 
-    def mean(logits: torch.Tensor, outputs: Sequence[int]) -> torch.Tensor:
+    def mean(logits: Tensor, outputs: Sequence[int]) -> Tensor:
         """Return the mean of ``[batch, outputs, 3]`` over the labels that there are."""
         wanted = severity[:, list(outputs)]
         known, flat = wanted != UNKNOWN, wanted.clamp(min=0).flatten()
@@ -147,7 +147,7 @@ def grade_loss(graded: Graded, batch: Batch, config: GradeConfig) -> torch.Tenso
     return loss + config.slice_loss * slice_loss(graded["slices"], batch["slices"])
 
 
-def slice_loss(scores: Sequence[torch.Tensor], slices: Sequence[torch.Tensor]) -> torch.Tensor:
+def slice_loss(scores: Sequence[Tensor], slices: Sequence[Tensor]) -> Tensor:
     """Return the cross-entropy of the annotated slice among those of its window, mean over views. Per view `scores` are
     ``[batch, sides, slices]``, -inf for absent slices, and `slices` ``[batch, sides]`` the annotated slice, `UNKNOWN`
     for none."""
@@ -181,7 +181,7 @@ def predict_levels(networks: Sequence[Grader], batches: Iterable[Batch], config:
 
 
 @torch.inference_mode()
-def predict_batch(networks: Sequence[Grader], batch: Batch, config: GradeConfig) -> torch.Tensor:
+def predict_batch(networks: Sequence[Grader], batch: Batch, config: GradeConfig) -> Tensor:
     """Return probabilities ``[batch, 5, 3]`` of crops as they are cached, the mean as in `predict_levels`."""
     device, found = device_of(networks[0]), []
     cached = to_device(batch, device)
@@ -198,9 +198,9 @@ def predict_batch(networks: Sequence[Grader], batch: Batch, config: GradeConfig)
     return torch.stack(found).mean(dim=0).cpu()
 
 
-def _probabilities(network: Grader, batch: Batch) -> torch.Tensor:
+def _probabilities(network: Grader, batch: Batch) -> Tensor:
     graded = network(batch)
-    probabilities: torch.Tensor = graded["logits"].softmax(dim=2)
+    probabilities: Tensor = graded["logits"].softmax(dim=2)
     if network.domain is not None:
         distance = network.domain.distance(graded["described"], batch["present"])
         probabilities = network.domain(probabilities, distance, batch["level"])

@@ -25,15 +25,7 @@ from lumbar_kaggle.training.devices import spread, training_device
 from lumbar_kaggle.training.loop import make_learner, train_file, write_network
 from lumbar_kaggle.two_stage.config import LocateConfig, Result, network_file
 from lumbar_kaggle.two_stage.locate.find import COLUMNS, Locator, locate_studies
-from lumbar_kaggle.two_stage.locate.training import (
-    CONFIG,
-    SAMPLES,
-    Sample,
-    Slices,
-    load_locator,
-    load_networks,
-    map_loss,
-)
+from lumbar_kaggle.two_stage.locate.training import CONFIG, SAMPLES, Sample, Slices, load_locator, load_networks, loss
 from lumbar_kaggle.two_stage.start import LOCATOR_SHAPE, check_fits, identity
 from lumbar_kaggle.two_stage.study import PLACES, RECESSES, StudyVolumes, read_marked_studies, tell_unused
 
@@ -116,9 +108,8 @@ class LocatorRun:
         begun with other settings or on other data."""
         out, config, weights = self.out, self.config, self.weights
         if weights is None and not config.epochs:
-            raise InputError(
-                f"{out}: nothing is to be trained, so a trained locator is needed: --weights, or --from-models"
-            )
+            needed = "a trained locator is needed: --weights, or --from-models"
+            raise InputError(f"{out}: nothing is to be trained, so {needed}")
         studies = [one for one in read_marked_studies(self.competition, self.cache) if one.sagittal() or one.axial()]
         tell_unused(self.competition, learned_marks(studies), "sagittal or placed axial")
         with locked(out):
@@ -137,9 +128,8 @@ class LocatorRun:
             errors = point_errors(points, studies)
             write_csv(out / "errors.csv", errors)
             if errors.empty:
-                return Result(
-                    f"{out}/points.csv: located; no point is marked in this folder, so nothing is judged", True
-                )
+                why = "no point is marked in this folder, so nothing is judged"
+                return Result(f"{out}/points.csv: located; {why}", True)
             figures = _summary(errors)
             write_csv(out / "figures.csv", figures.reset_index())
         shares = ("within_5_mm", "within_10_mm", "off_by_level", "not_found", "median_relative")
@@ -215,16 +205,15 @@ def train_network(
                 # Fold k from fold k: where both are dealt out alike, it has not seen what is held out either.
                 network.load_state_dict(networks[name][fold % len(networks[name])].state_dict())
             elif not config.epochs:
-                raise InputError(
-                    f"{run.weights}: has no {name} network to take as it is; train one, with epochs above 0"
-                )
+                remedy = "train one, with epochs above 0"
+                raise InputError(f"{run.weights}: has no {name} network to take as it is; {remedy}")
         return network
 
     def make(fresh: bool) -> Learner:
         network = first() if fresh else Locator(config.channels, outputs)
         network.to(memory_format=torch.channels_last)  # a third faster on a CPU
         parts = Slices(training, training=True), Slices(validation, training=False)
-        return make_learner(network, parts, map_loss, run.out, config)
+        return make_learner(network, parts, loss, run.out, config)
 
     if not config.epochs:
         write_network(file, first().state_dict(), config)

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.settings import load_config
@@ -192,7 +193,7 @@ class Slices:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    def __getitem__(self, index: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         sample = self.samples[index]
         if self.training:
             # From NumPy's own generator, which `SeedEpochs` seeds at the start of each epoch.
@@ -201,7 +202,7 @@ class Slices:
         return to_input(sample.image[None])[0], (torch.from_numpy(maps), torch.from_numpy(weights))
 
 
-def map_loss(log_probabilities: torch.Tensor, targets: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+def loss(log_probabilities: Tensor, targets: tuple[Tensor, Tensor]) -> Tensor:
     """Return the cross-entropy of the heat maps over the channels of which something is known."""
     maps, weights = targets
     each = -(maps * log_probabilities).sum(dim=2)
