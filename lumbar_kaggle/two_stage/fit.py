@@ -10,6 +10,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -51,9 +52,8 @@ def fit(
     data = {**competition.identity(), "images": Cache(cache, "volumes").identity()} | identity(box_for(config))
     with locked(run):
         begin_run(run / RUN_FILE, config, data=data)
-        whole, left = TwoStageRun(competition, run, config, budget, processes), "the locator and what follows it are"
-        if whole.locate(cache):
-            left = whole.grade(cache, weights=weights)
+        whole = TwoStageRun(competition, run, config, budget, cache, weights, processes=processes)
+        left = whole.grade() if whole.locate() else "the locator and what follows it are"
         if left:
             return f"{run}: {left} left; resumable, run the same command again"
         whole.blend()
@@ -62,13 +62,16 @@ def fit(
 
 @dataclass(frozen=True, eq=False)
 class TwoStageRun:
-    """A run folder, and the split that it is trained on; for `processes` see `devices.spread`."""
+    """A run folder, and what it is trained on; for fields that are not explained here see `grade.fit.GraderRun`."""
 
     competition: Competition
     folder: Path
     config: TwoStageConfig
     budget: Budget
-    processes: int | None = None
+    cache: Path | None = None  # needed by the first stage
+    weights: pd.DataFrame | None = None
+    crops: Path | None = None  # it holds one model's at a time
+    processes: int | None = None  # see `devices.spread`
 
     def folds(self) -> pd.DataFrame:
         """Return the fold table by which the locator and every model are trained. Fold k of each model holds out the
@@ -85,11 +88,11 @@ class TwoStageRun:
             raise InputError(f"{path}: this locator was begun with other folds or studies; choose another --out")
         return folds
 
-    def locate(self, cache: Path) -> bool:
-        """Train the first stage on cached volumes, or go on, and write what the second one needs of it; return whether
-        it came to its end. Raises InputError: the cache is missing, or the locator was begun with other settings or on
-        other data."""
+    def locate(self) -> bool:
+        """Train the first stage, or go on, and write what the second one needs of it; return whether it came to its
+        end. Raises InputError: the cache is missing, or the locator was begun with other settings or on other data."""
         competition, out, folds, start = self.competition, self.folder / LOCATOR, self.folds(), box_for(self.config)
+        cache = cast(Path, self.cache)
         if (out / "errors.csv").is_file():
             tie(out / CONFIG, learned_from(competition, cache) | identity(start))
         else:
@@ -102,19 +105,10 @@ class TwoStageRun:
             write_csv(self.folder / ANNOTATED, annotated_places(competition, cache))
         return True
 
-    def grade(
-        self,
-        cache: Path | None,
-        *,
-        models: Sequence[int] = (),
-        folds: Sequence[int] = (),
-        crops: Path | None = None,
-        weights: pd.DataFrame | None = None,
-    ) -> str:
+    def grade(self, models: Sequence[int] = (), folds: Sequence[int] = ()) -> str:
         """Train the second stage of a run whose first one is finished, or go on; return what is left of it, or empty.
-        Now trained are those of the numbers `models`, from 1, and `folds`, from 0; empty: all. `crops`: scratch folder
-        for the crops in place of the run folder; it holds one model's at a time. For the rest see
-        `grade.fit.GraderRun`. Raises InputError: the first stage is not finished, or there is no such model or fold."""
+        Now trained are those of the numbers `models`, from 1, and `folds`, from 0; empty: all. Raises InputError: the
+        first stage is not finished, or there is no such model or fold."""
         run, count = self.folder, len(self.config.grade)
         located, annotated = read_points(run / LOCATOR / "points.csv"), read_places(run / ANNOTATED)
         errors = read_csv(run / LOCATOR / "errors.csv", ("found", "error_mm", "depth_mm"), RERUN)
@@ -125,10 +119,8 @@ class TwoStageRun:
             if models and number not in models:
                 continue
             config = with_measured_jitter(plain, errors)
-            trained = grading.GraderRun(
-                *(self.competition, cache, located, out, config, self.budget, weights, annotated, crops, shared),
-                start=start,
-            ).train(folds or None, self.processes)
+            mine = self.competition, self.cache, located, out, config, self.budget, self.weights, annotated, self.crops
+            trained = grading.GraderRun(*mine, shared, start).train(folds or None, self.processes)
             log.info(trained.text)
             if not trained.finished:
                 return f"folds of model {number} of {count} are"

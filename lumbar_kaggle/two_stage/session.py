@@ -56,7 +56,7 @@ def train_locate_session(
     workers = 4 * usable_cores()
     if not kaggle.preprocessed(lambda: preprocess(competition, cache, workers=workers, budget=budget)):
         return False
-    finished = TwoStageRun(read_competition(competition, "train"), working / "run", config, budget).locate(cache)
+    finished = TwoStageRun(read_competition(competition, "train"), working / "run", config, budget, cache).locate()
     log.info("%s", f"{working / 'run'}: the first stage is trained" if finished else kaggle.RESUMABLE)
     return finished
 
@@ -93,8 +93,7 @@ def train_grade_session(
             kaggle.copy_pretrained(name, scratch / PRETRAINED / f"{name}.safetensors", inputs)
     # The weights are named relative to the scratch folder, since the next session may have another one.
     with contextlib.chdir(scratch):
-        whole = TwoStageRun(train, run, config, budget)
-        left = whole.grade(None, models=models, folds=folds, crops=scratch / "crops")
+        left = TwoStageRun(train, run, config, budget, crops=scratch / "crops").grade(models, folds)
     log.info("%s", f"{run}: {left} left\n{kaggle.RESUMABLE}" if left else f"{run}: all that was asked for is trained")
     return not left
 

@@ -168,8 +168,8 @@ def _locate_with(weights: Path, studies: Sequence[StudyVolumes]) -> pd.DataFrame
     return locate_studies(studies, networks["sagittal"], networks["axial"], config)
 
 
+# Of each plane the samples, of each study the fold that holds it out.
 Shared = tuple[LocatorRun, Sequence[StudyVolumes], dict[str, list[Sample]], dict[str, int]]
-"""What all folds share: of each plane the samples, of each study the fold that holds it out."""
 
 
 def _fit_fold(shared: Shared, fold: int) -> None:
