@@ -144,7 +144,7 @@ def located_slices(stacks: Sequence[Volume], points: pd.DataFrame) -> list[Locat
     """Return the canal, the left and the right foramina on a sagittal slice each, the recesses per level. Those of a
     study for whose located `points` (columns `find.COLUMNS`) there is a slice of a suitable series; of several rows of
     a point the one that the crops lie around counts."""
-    chosen = choose(points)
+    chosen = choose(points).sort_values(["level", "place"])
     canal, foramen, _, recess = VIEWS
     wanted = [(canal, chosen["place"] == "canal")]
     wanted += [(foramen, chosen["place"] == place) for place in foramen.places]
@@ -163,7 +163,6 @@ def _located_slice(stacks: Sequence[Volume], view: View, rows: pd.DataFrame) -> 
         row, column, distance = stack.to_slice(index, points)
         places = zip(rows["place"], rows["level"], row, column, np.abs(distance), rows["confidence"], strict=True)
         marks = [Mark(place, level, *map(float, numbers)) for place, level, *numbers in places]
-        marks.sort(key=lambda mark: (LEVELS.index(mark.level), view.places.index(mark.place)))
         yield LocatedSlice(view.name, _cut_slice(stack, index), tuple(marks))
 
 
