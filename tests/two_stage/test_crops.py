@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.targets import CONDITIONS, LEVELS
 from lumbar_kaggle.dicom.volume import SPACING, Volume
 from lumbar_kaggle.two_stage.config import GradeConfig
 from lumbar_kaggle.two_stage.grade import data
-from lumbar_kaggle.two_stage.grade.data import cache_crops
+from lumbar_kaggle.two_stage.grade.data import Samples, cache_crops
 from lumbar_kaggle.two_stage.grade.views import VIEWS, Crop, crop_study, window
 from lumbar_kaggle.two_stage.study import BY_LEVELS, BY_PLACES, MARKED, CachedStudies, annotated_places, fill, to_points
 from tests.dicom.test_preprocess import folder_bytes
@@ -315,3 +316,25 @@ def test_an_interrupted_cache_goes_on_and_ends_the_same(tmp_path: Path, monkeypa
     one, other = (torch.load(files[study]) for files in (whole, cut))
     assert all(map(torch.equal, one["images"], other["images"]))
     assert one["present"][0].tolist() == [[[True] * 7]] * 5
+
+
+def test_levels_come_with_their_labels(tmp_path: Path) -> None:
+    """Each label and its weight at the place of its target; a target without one is unknown."""
+    competition = write_competition(tmp_path, 2)
+    points = dict.fromkeys(competition.studies, place_points())
+    config = replace(CONFIG, sagittal_px=16, axial_px=16)
+    files = cache_crops(CachedStudies(tmp_path), points, points, tmp_path / "crops", config, Budget())
+    lost, lighter = "right_neural_foraminal_narrowing_l2_l3", "left_subarticular_stenosis_l5_s1"
+    rows = competition.labels[competition.labels["target"] != lost]
+    study = competition.studies[1]
+    weights = pd.DataFrame({"row_id": [f"{study}_{lighter}"], "weight": [0.3]})
+    samples = Samples([study], files, rows, weights)
+    labels = rows[rows["study_id"] == study].set_index("target")["severity"]
+    assert len(samples) == len(LEVELS)
+    for index, level in enumerate(LEVELS):
+        (found,) = samples[index]
+        wanted = [labels.get(f"{condition}_{level}", -1) for condition in CONDITIONS]
+        assert found["severity"].tolist() == wanted
+        assert found["level"] == index
+    assert samples[1][0]["severity"][2] == -1
+    torch.testing.assert_close(samples[4][0]["weight"], torch.tensor([1.0, 1.0, 1.0, 0.3, 1.0]))
