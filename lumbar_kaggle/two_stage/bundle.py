@@ -53,8 +53,7 @@ def export(run: Path, bundle: Path) -> Manifest:
     settings = [run / group / "grade.json" for group in graders]
     sources = [*files.values(), *settings, *([blend] if blend.is_file() else [])]
     source = digest([sha256_file(path) for path in sources])
-    before = open_bundle(bundle, source)
-    if before is not None:
+    if before := open_bundle(bundle, source):
         return before
     log.info("Exporting %d networks into %s", len(files), bundle)
     for name, path in files.items():

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -91,11 +90,12 @@ class TwoStageRun:
     def locate(self) -> bool:
         """Train the first stage, or go on, and write what the second one needs of it; return whether it came to its
         end. Raises InputError: the cache is missing, or the locator was begun with other settings or on other data."""
-        competition, out, folds, start = self.competition, self.folder / LOCATOR, self.folds(), box_for(self.config)
-        cache = cast(Path, self.cache)
+        competition, cache, out, folds = self.competition, self.cache, self.folder / LOCATOR, self.folds()
+        assert cache is not None
         if (out / "errors.csv").is_file():
-            tie(out / CONFIG, learned_from(competition, cache) | identity(start))
+            tie(out / CONFIG, learned_from(competition, cache) | identity(box_for(self.config)))
         else:
+            start = box_for(self.config)
             run = LocatorRun(competition, cache, out, self.config.locate, self.budget, start, folds)
             located = run.train(self.processes)
             log.info(located.text)

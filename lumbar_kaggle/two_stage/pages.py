@@ -32,10 +32,9 @@ from lumbar_kaggle.two_stage.config import LOCATOR, RERUN, RUN_FILE, GradeConfig
 from lumbar_kaggle.two_stage.grade.data import Batch, cut, levels_of, take
 from lumbar_kaggle.two_stage.grade.network import PLANES, Grader
 from lumbar_kaggle.two_stage.grade.views import VIEWS, Crop, View, crop_to_slice, nearest_slices
-from lumbar_kaggle.two_stage.study import CELLS, PLACES, choose, read_study
+from lumbar_kaggle.two_stage.study import PLACES, choose, read_study
 
 SURROUNDINGS = 1.5  # side of the pictured part of a slice, in sides of the crop
-_TARGET_OF = dict(zip(zip(*CELLS, strict=True), TARGET_NAMES, strict=True))  # level and place, as numbers → target
 
 
 def report(
@@ -105,8 +104,8 @@ def explain_study(study: Study, predictor: TwoStagePredictor) -> Explanation:
     """Grade one study and show what of it was looked at; a study that cannot be read gives notes."""
     seen = predictor.crop(read_study(study))
     probabilities, first = predictor.grade(seen), predictor.models[0]
-    likeliest = np.zeros((len(LEVELS), len(PLACES)), dtype=np.int64)
-    likeliest[CELLS] = probabilities.argmax(axis=1)
+    # Targets are in the order of their conditions, which is that of the places, then of the levels.
+    likeliest = probabilities.argmax(axis=1).reshape(len(PLACES), len(LEVELS)).T
 
     def shown(one: Any) -> Any:
         sided = seen.sided or not one.place.endswith("foramen")
@@ -178,7 +177,7 @@ def where_looked(
         mine = [crop for crop in crops if crop.level == level]
         for one, *seen in zip(mine, *each, strict=True):
             output = one.view.outputs[one.side]
-            place = LEVELS[level], one.place, _TARGET_OF[level, output]
+            place = LEVELS[level], one.place, TARGET_NAMES[output * len(LEVELS) + level]
             if one.volume is None:
                 yield MissingCrop(*place, one.reason)
             else:

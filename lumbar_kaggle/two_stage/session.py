@@ -53,8 +53,7 @@ def train_locate_session(
     budget = kaggle.begin_session(hours, package)
     config, competition, cache = two_stage_config(preset), kaggle.find_competition(inputs), kaggle.scratch_folder()
     kaggle.take_up(LOCATE_FILE, ("run",), working, inputs)
-    workers = 4 * usable_cores()
-    if not kaggle.preprocessed(lambda: preprocess(competition, cache, workers=workers, budget=budget)):
+    if not kaggle.preprocessed(lambda: preprocess(competition, cache, workers=4 * usable_cores(), budget=budget)):
         return False
     finished = TwoStageRun(read_competition(competition, "train"), working / "run", config, budget, cache).locate()
     log.info("%s", f"{working / 'run'}: the first stage is trained" if finished else kaggle.RESUMABLE)

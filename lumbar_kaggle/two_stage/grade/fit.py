@@ -73,8 +73,7 @@ class GraderRun:
             if not set(wanted) <= set(range(count)):
                 raise InputError(f"folds {' '.join(map(str, wanted))}: there are those from 0 to {count - 1}")
             folds = self.folds
-            if folds is None:
-                folds = open_folds(out / "folds.csv", labels, count, self.config.seed)
+            folds = open_folds(out / "folds.csv", labels, count, self.config.seed) if folds is None else folds
             write_csv(out / "folds.csv", folds)
             write_csv(out / "prior.csv", weighted_prior(labels, smoothing=PRIOR_SMOOTHING).reset_index())
             todo = [fold for fold in wanted if not predictions_file(out, fold).is_file()]

@@ -115,7 +115,11 @@ class LocatorRun:
         with locked(out):
             try:
                 if weights is not None and not config.epochs and self.folds is None:
-                    points = _locate_with(weights, studies)
+                    settings, networks = load_networks(weights)
+                    if not networks["sagittal"]:
+                        remedy = "run lumbar locate with it as --out"
+                        raise InputError(f"{weights}: no fold of this locator is finished; {remedy}")
+                    points = locate_studies(studies, networks["sagittal"], networks["axial"], settings)
                 else:
                     if weights is not None:
                         check_fits(weights, load_networks(weights)[0], config, LOCATOR_SHAPE)
@@ -159,13 +163,6 @@ class LocatorRun:
         spread(_fit_fold, (self, studies, samples, fold_of), todo, processes)
         parts = [read_points(file) for file in files]
         return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
-
-
-def _locate_with(weights: Path, studies: Sequence[StudyVolumes]) -> pd.DataFrame:
-    config, networks = load_networks(weights)
-    if not networks["sagittal"]:
-        raise InputError(f"{weights}: no fold of this locator is finished; run lumbar locate with it as --out")
-    return locate_studies(studies, networks["sagittal"], networks["axial"], config)
 
 
 # Of each plane the samples, of each study the fold that holds it out.
