@@ -53,8 +53,7 @@ def export(run: Path, bundle: Path) -> Manifest:
     settings = [run / group / "grade.json" for group in graders]
     sources = [*files.values(), *settings, *([blend] if blend.is_file() else [])]
     source = digest([sha256_file(path) for path in sources])
-    before = open_bundle(bundle, source)
-    if before is not None:
+    if before := open_bundle(bundle, source):
         return before
     log.info("Exporting %d networks into %s", len(files), bundle)
     for name, path in files.items():
@@ -182,7 +181,7 @@ class TwoStagePredictor:
     def grade(self, cropped: CroppedStudy, number: int = 0) -> NDArray[np.float64]:
         """Return the blended probabilities ``[25, 3]``; NaN for levels that no view shows."""
         pairs = zip(self.replicas[number].models, cropped.crops, strict=True)
-        each = [predict_levels(model.networks, levels_of(crops), model.config) for model, crops in pairs]
+        each = [predict_levels(model.networks, [levels_of(crops)], model.config) for model, crops in pairs]
         blended: NDArray[np.float64] = apply_cells(self.blend, np.stack(each))[0]
         if not cropped.sided:
             blended = average_sides(blended)

@@ -77,9 +77,7 @@ class GradeConfig(Validated):
         (44.0, 40.0, 64.0, 44.0), "side of the crops in mm, per view", metavar="MM", count=4, above=0, most=1000
     )
     slices: tuple[int, ...] = option((5, 5, 3, 3), "slices per view, odd", count=4, most=63, **_COUNT)
-    step_mm: float = option(
-        4.0, "wanted distance of the slices; denser stacks are thinned", metavar="MM", above=0, most=100
-    )
+    step_mm: float = option(4.0, "wanted distance of slices; denser ones are thinned", metavar="MM", above=0, most=100)
     reach_mm: float = option(6.0, "a point further from any slice is not in the picture", **_MM)
     margin_mm: float = option(6.0, "cached around each crop, for shifts and turns", **_MM)
     extra_slices: int = option(1, "cached on both sides of each window, for shifts", metavar="N", least=0, most=15)
@@ -105,9 +103,7 @@ class GradeConfig(Validated):
     channels_last: bool = option(True, "memory order that convolutions like")
 
     severity_weights: bool = option(True, "weights 1, 2 and 4 in the loss, as in the score")
-    group_weights: tuple[float, ...] = option(
-        (1.5, 1.0, 1.0), "of canal, foramina and recesses in the loss", count=3, **_WEIGHT
-    )
+    group_weights: tuple[float, ...] = option((1.5, 1.0, 1.0), "loss of canal, foramina, recesses", count=3, **_WEIGHT)
     view_loss: float = option(0.3, "weight of the heads that see one view only", **_WEIGHT)
     slice_loss: float = option(0.2, "weight of the loss on the slice attention", **_WEIGHT)
 
@@ -135,10 +131,8 @@ class GradeConfig(Validated):
             # Half of it is each direction's of the recurrence along the slices.
             raise InputError(f"features is {self.features}; it must be even")
         if len(self.slice_shift) > self.extra_slices + 1 or abs(sum(self.slice_shift) - 1) > 1e-6:
-            raise InputError(
-                f"slice_shift is {self.slice_shift}; give probabilities that add up to 1, "
-                f"for shifts up to extra_slices, which is {self.extra_slices}"
-            )
+            wanted = f"probabilities that add up to 1, for shifts up to extra_slices, which is {self.extra_slices}"
+            raise InputError(f"slice_shift is {self.slice_shift}; give {wanted}")
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ from lumbar_kaggle.tables.reading import read_label_weights
 from lumbar_kaggle.tables.submission import read_predictions
 from lumbar_kaggle.two_stage.config import ANNOTATED, LOCATOR, RERUN, RUN_FILE, GradeConfig, TwoStageConfig
 from lumbar_kaggle.two_stage.grade import fit as grading
-from lumbar_kaggle.two_stage.grade.data import crops_folder, evict_other_crops
 from lumbar_kaggle.two_stage.locate.fit import LocatorRun, learned_from, read_points
 from lumbar_kaggle.two_stage.locate.training import CONFIG
 from lumbar_kaggle.two_stage.start import box_for, identity
@@ -52,9 +51,8 @@ def fit(
     data = {**competition.identity(), "images": Cache(cache, "volumes").identity()} | identity(box_for(config))
     with locked(run):
         begin_run(run / RUN_FILE, config, data=data)
-        whole, left = TwoStageRun(competition, run, config, budget, processes), "the locator and what follows it are"
-        if whole.locate(cache):
-            left = whole.grade(cache, weights=weights)
+        whole = TwoStageRun(competition, run, config, budget, cache, weights, processes=processes)
+        left = whole.grade() if whole.locate() else "the locator and what follows it are"
         if left:
             return f"{run}: {left} left; resumable, run the same command again"
         whole.blend()
@@ -63,13 +61,16 @@ def fit(
 
 @dataclass(frozen=True, eq=False)
 class TwoStageRun:
-    """A run folder, and the split that it is trained on; for `processes` see `devices.spread`."""
+    """A run folder, and what it is trained on; for fields that are not explained here see `grade.fit.GraderRun`."""
 
     competition: Competition
     folder: Path
     config: TwoStageConfig
     budget: Budget
-    processes: int | None = None
+    cache: Path | None = None  # needed by the first stage
+    weights: pd.DataFrame | None = None
+    crops: Path | None = None  # it holds one model's at a time
+    processes: int | None = None  # see `devices.spread`
 
     def folds(self) -> pd.DataFrame:
         """Return the fold table by which the locator and every model are trained. Fold k of each model holds out the
@@ -77,10 +78,8 @@ class TwoStageRun:
         numbers of folds, or the run was begun with other studies or its locator by other folds."""
         counts, first = [one.folds for one in self.config.grade], self.config.locate
         if set(counts) != {first.folds}:
-            raise InputError(
-                f"the locator has {first.folds} folds and the models of the second stage "
-                f"{', '.join(map(str, counts))}; give all the same number"
-            )
+            others = f"the models of the second stage {', '.join(map(str, counts))}"
+            raise InputError(f"the locator has {first.folds} folds and {others}; give all the same number")
         folds = open_folds(self.folder / "folds.csv", self.competition.labels, first.folds, first.seed)
         path = self.folder / LOCATOR / "folds.csv"
         there = read_folds(path) if path.is_file() else folds
@@ -88,14 +87,15 @@ class TwoStageRun:
             raise InputError(f"{path}: this locator was begun with other folds or studies; choose another --out")
         return folds
 
-    def locate(self, cache: Path) -> bool:
-        """Train the first stage on cached volumes, or go on, and write what the second one needs of it; return whether
-        it came to its end. Raises InputError: the cache is missing, or the locator was begun with other settings or on
-        other data."""
-        competition, out, folds, start = self.competition, self.folder / LOCATOR, self.folds(), box_for(self.config)
+    def locate(self) -> bool:
+        """Train the first stage, or go on, and write what the second one needs of it; return whether it came to its
+        end. Raises InputError: the cache is missing, or the locator was begun with other settings or on other data."""
+        competition, cache, out, folds = self.competition, self.cache, self.folder / LOCATOR, self.folds()
+        assert cache is not None
         if (out / "errors.csv").is_file():
-            tie(out / CONFIG, learned_from(competition, cache) | identity(start))
+            tie(out / CONFIG, learned_from(competition, cache) | identity(box_for(self.config)))
         else:
+            start = box_for(self.config)
             run = LocatorRun(competition, cache, out, self.config.locate, self.budget, start, folds)
             located = run.train(self.processes)
             log.info(located.text)
@@ -105,19 +105,10 @@ class TwoStageRun:
             write_csv(self.folder / ANNOTATED, annotated_places(competition, cache))
         return True
 
-    def grade(
-        self,
-        cache: Path | None,
-        *,
-        models: Sequence[int] = (),
-        folds: Sequence[int] = (),
-        crops: Path | None = None,
-        weights: pd.DataFrame | None = None,
-    ) -> str:
+    def grade(self, models: Sequence[int] = (), folds: Sequence[int] = ()) -> str:
         """Train the second stage of a run whose first one is finished, or go on; return what is left of it, or empty.
-        Now trained are those of the numbers `models`, from 1, and `folds`, from 0; empty: all. `crops`: scratch folder
-        for the crops in place of the run folder; it holds one model's at a time. For the rest see
-        `grade.fit.GraderRun`. Raises InputError: the first stage is not finished, or there is no such model or fold."""
+        Now trained are those of the numbers `models`, from 1, and `folds`, from 0; empty: all. Raises InputError: the
+        first stage is not finished, or there is no such model or fold."""
         run, count = self.folder, len(self.config.grade)
         located, annotated = read_points(run / LOCATOR / "points.csv"), read_places(run / ANNOTATED)
         errors = read_csv(run / LOCATOR / "errors.csv", ("found", "error_mm", "depth_mm"), RERUN)
@@ -128,13 +119,8 @@ class TwoStageRun:
             if models and number not in models:
                 continue
             config = with_measured_jitter(plain, errors)
-            place = None if crops is None else crops_folder(crops, config)
-            if place is not None:
-                evict_other_crops(place)
-            trained = grading.GraderRun(
-                *(self.competition, cache, located, out, config, self.budget, weights, annotated, place, shared),
-                start=start,
-            ).train(folds or None, self.processes)
+            mine = self.competition, self.cache, located, out, config, self.budget, self.weights, annotated, self.crops
+            trained = grading.GraderRun(*mine, shared, start).train(folds or None, self.processes)
             log.info(trained.text)
             if not trained.finished:
                 return f"folds of model {number} of {count} are"

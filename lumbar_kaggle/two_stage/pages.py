@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
-from fastai.data.load import DataLoader
 from fastai.torch_core import to_device
 from numpy.typing import NDArray
 
@@ -30,13 +29,12 @@ from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.training.devices import device_of
 from lumbar_kaggle.two_stage.bundle import Model, TwoStagePredictor
 from lumbar_kaggle.two_stage.config import LOCATOR, RERUN, RUN_FILE, GradeConfig, TwoStageConfig
-from lumbar_kaggle.two_stage.grade.data import Batch, cut, levels_of
+from lumbar_kaggle.two_stage.grade.data import Batch, cut, levels_of, take
 from lumbar_kaggle.two_stage.grade.network import PLANES, Grader
 from lumbar_kaggle.two_stage.grade.views import VIEWS, Crop, View, crop_to_slice, nearest_slices
-from lumbar_kaggle.two_stage.study import CELLS, PLACES, choose, read_study
+from lumbar_kaggle.two_stage.study import PLACES, choose, read_study
 
 SURROUNDINGS = 1.5  # side of the pictured part of a slice, in sides of the crop
-_TARGET_OF = dict(zip(zip(*CELLS, strict=True), TARGET_NAMES, strict=True))  # level and place, as numbers → target
 
 
 def report(
@@ -44,10 +42,8 @@ def report(
 ) -> Report:
     """Return what is there of a run; what is not finished yet is said on the page. See `Recipe.report`."""
     if against or bundle or studies:
-        raise InputError(
-            f"{run}: the page of a two-stage run takes no --against, --bundle or --studies; "
-            "lumbar study shows where its models look"
-        )
+        instead = "lumbar study shows where its models look"
+        raise InputError(f"{run}: the page of a two-stage run takes no --against, --bundle or --studies; {instead}")
     config, blend = load_config(run / RUN_FILE, TwoStageConfig), run / "blend.txt"
     names = (f"{LOCATOR}/folds.csv", f"{LOCATOR}/figures.csv", "oof.csv", "noise.csv")
     # As far as they are there; empty cells stay empty text.
@@ -108,21 +104,20 @@ def explain_study(study: Study, predictor: TwoStagePredictor) -> Explanation:
     """Grade one study and show what of it was looked at; a study that cannot be read gives notes."""
     seen = predictor.crop(read_study(study))
     probabilities, first = predictor.grade(seen), predictor.models[0]
-    likeliest = np.zeros((len(LEVELS), len(PLACES)), dtype=np.int64)
-    likeliest[CELLS] = probabilities.argmax(axis=1)
+    # Targets are in the order of their conditions, which is that of the places, then of the levels.
+    likeliest = probabilities.argmax(axis=1).reshape(len(PLACES), len(LEVELS)).T
 
-    def shown(place: str) -> str:
-        return "foramen of unknown side" if place.endswith("foramen") and not seen.sided else place
+    def shown(one: Any) -> Any:
+        sided = seen.sided or not one.place.endswith("foramen")
+        return one if sided else replace(one, place="foramen of unknown side")
 
+    located = located_slices(seen.volumes, seen.points)
     return Explanation(
         study.study_id,
         probabilities,
         seen.notes,
-        located=tuple(
-            replace(one, marks=tuple(replace(mark, place=shown(mark.place)) for mark in one.marks))
-            for one in located_slices(seen.volumes, seen.points)
-        ),
-        crops=tuple(replace(one, place=shown(one.place)) for one in where_looked(first, seen.crops[0], likeliest)),
+        located=tuple(replace(one, marks=tuple(map(shown, one.marks))) for one in located),
+        crops=tuple(map(shown, where_looked(first, seen.crops[0], likeliest))),
         models=len(predictor.models),
         networks=len(first.networks),
     )
@@ -138,15 +133,9 @@ def edge_letters(orientation: Floats) -> tuple[str, str]:
 
 
 def _cut_slice(volume: Volume, index: int) -> Slice:
-    """Return a slice of a stack."""
-    facts: dict[str, object] = {
-        "series_id": volume.series_id,
-        "kind": volume.kind,
-        "instance_number": volume.instance_numbers[index],
-        "row_mm": float(volume.spacing[index, 0]),
-        "column_mm": float(volume.spacing[index, 1]),
-        "sides": edge_letters(volume.orientation[index]),
-    }
+    facts: dict[str, object] = {"series_id": volume.series_id, "kind": volume.kind}
+    facts |= {"instance_number": volume.instance_numbers[index], "sides": edge_letters(volume.orientation[index])}
+    facts |= dict(zip(("row_mm", "column_mm"), volume.spacing[index].tolist(), strict=True))
     return Slice(np.ascontiguousarray(volume.images[index]), facts)
 
 
@@ -154,7 +143,7 @@ def located_slices(stacks: Sequence[Volume], points: pd.DataFrame) -> list[Locat
     """Return the canal, the left and the right foramina on a sagittal slice each, the recesses per level. Those of a
     study for whose located `points` (columns `find.COLUMNS`) there is a slice of a suitable series; of several rows of
     a point the one that the crops lie around counts."""
-    chosen = choose(points)
+    chosen = choose(points).sort_values(["level", "place"])
     canal, foramen, _, recess = VIEWS
     wanted = [(canal, chosen["place"] == "canal")]
     wanted += [(foramen, chosen["place"] == place) for place in foramen.places]
@@ -173,7 +162,6 @@ def _located_slice(stacks: Sequence[Volume], view: View, rows: pd.DataFrame) -> 
         row, column, distance = stack.to_slice(index, points)
         places = zip(rows["place"], rows["level"], row, column, np.abs(distance), rows["confidence"], strict=True)
         marks = [Mark(place, level, *map(float, numbers)) for place, level, *numbers in places]
-        marks.sort(key=lambda mark: (LEVELS.index(mark.level), view.places.index(mark.place)))
         yield LocatedSlice(view.name, _cut_slice(stack, index), tuple(marks))
 
 
@@ -182,13 +170,14 @@ def where_looked(
 ) -> Iterator[ExplainedCrop | MissingCrop]:
     """Yield where a model looked in a study's crops: of every level, view and side, in that order. `chosen` ``[5
     levels, 5 places]`` is the severity to explain of each grade, in the order of `study.PLACES`."""
-    for level, (cached,) in enumerate(DataLoader(levels_of(crops), bs=1)):
-        batch = cut(to_device(cached, device_of(model.networks[0])), model.config)
+    cached = to_device(levels_of(crops), device_of(model.networks[0]))
+    for level in range(len(LEVELS)):
+        batch = cut(take(cached, slice(level, level + 1)), model.config)
         each = [attend(network, batch, chosen[level].tolist()) for network in model.networks]
         mine = [crop for crop in crops if crop.level == level]
         for one, *seen in zip(mine, *each, strict=True):
             output = one.view.outputs[one.side]
-            place = LEVELS[level], one.place, _TARGET_OF[level, output]
+            place = LEVELS[level], one.place, TARGET_NAMES[output * len(LEVELS) + level]
             if one.volume is None:
                 yield MissingCrop(*place, one.reason)
             else:
@@ -196,20 +185,18 @@ def where_looked(
 
 
 class Seen(NamedTuple):
-    """What a network made of one view of one level and side. Attention ``[slices]`` sums to 1, 0 for absent ones; the
-    heat ``[slices, feature rows, feature columns]`` of Grad-CAM is 0 or more."""
+    """What a network made of one view of one level and side."""
 
-    attention: Floats
-    heat: Floats32
+    attention: Floats  # [slices], sums to 1; of absent ones 0
+    heat: Floats32  # [slices, feature rows, feature columns] of Grad-CAM, 0 or more
 
 
 def attend(network: Grader, batch: Batch, severities: Sequence[int]) -> list[Seen]:
     """Return slice attention and Grad-CAM of every view and side of one level, in that order. The gradient is that of
     the fused logit of what the view is centred on, of the severity given for each of the five outputs: other views
     count in it, too. The network is in eval mode, the level cut to its size and on its device."""
-    first = [next(k for k, view in enumerate(VIEWS) if view.plane == plane) for plane in PLANES]
-    probes = [batch["images"][number][0, :1, :1] for number in first]
-    layers = [last_map(encoder, probe) for encoder, probe in zip(network.encoders, probes, strict=True)]
+    first = [[view.plane for view in VIEWS].index(plane) for plane in PLANES]
+    layers = [last_map(network.encoders[k], batch["images"][view][0, :1, :1]) for k, view in enumerate(first)]
     # cuDNN differentiates a recurrent network in training mode only.
     with torch.backends.cudnn.flags(enabled=False), captured(layers) as outputs:
         graded = network(batch)

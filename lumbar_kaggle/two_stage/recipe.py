@@ -7,13 +7,9 @@ from lumbar_kaggle.dicom.preprocess import VOLUMES, Summary, volume_worker
 from lumbar_kaggle.inference.recipes import fill_cache, later
 from lumbar_kaggle.tables.competition import read_marked
 from lumbar_kaggle.two_stage import config
-from lumbar_kaggle.two_stage.config import RUN_FILE as RUN_FILE
-from lumbar_kaggle.two_stage.config import TwoStageConfig
-from lumbar_kaggle.two_stage.config import configure as configure
 
-NAME = "two-stage"
-SETTINGS = TwoStageConfig
-PRESETS = tuple(config.PRESETS)
+NAME, RUN_FILE = "two-stage", config.RUN_FILE
+SETTINGS, PRESETS, configure = config.TwoStageConfig, tuple(config.PRESETS), config.configure
 
 fit = later("lumbar_kaggle.two_stage.fit:fit")
 export = later("lumbar_kaggle.two_stage.bundle:export")

@@ -50,10 +50,9 @@ def train_locate_session(working: Path, *, hours: float, preset: str, package: s
     budget = kaggle.begin_session(hours, package)
     config, competition, cache = two_stage_config(preset), kaggle.find_competition(), kaggle.scratch_folder()
     kaggle.take_up(LOCATE_FILE, ("run",), working)
-    workers = 4 * usable_cores()
-    if not kaggle.preprocessed(lambda: preprocess(competition, cache, workers=workers, budget=budget)):
+    if not kaggle.preprocessed(lambda: preprocess(competition, cache, workers=4 * usable_cores(), budget=budget)):
         return False
-    finished = TwoStageRun(read_competition(competition, "train"), working / "run", config, budget).locate(cache)
+    finished = TwoStageRun(read_competition(competition, "train"), working / "run", config, budget, cache).locate()
     log.info("%s", f"{working / 'run'}: the first stage is trained" if finished else kaggle.RESUMABLE)
     return finished
 
@@ -76,15 +75,11 @@ def train_grade_session(
     run, scratch = working / "run", kaggle.scratch_folder()
     kaggle.take_up(LOCATE_FILE, ("run",), working)
     if not (run / ANNOTATED).is_file():
-        raise InputError(
-            "no finished first stage is among the inputs; attach the output of the kernel train-locate, "
-            "and if its log says resumable, let that kernel go on first"
-        )
+        remedy = "attach the output of the kernel train-locate; where its log says resumable, let it go on first"
+        raise InputError(f"no finished first stage is among the inputs; {remedy}")
     if load_config(working / LOCATE_FILE, LocateConfig) != config.locate:
-        raise InputError(
-            f"{working / LOCATE_FILE}: the attached first stage was trained with other settings; "
-            "give this kernel the same PRESET and settings, or train the first stage again"
-        )
+        remedy = "give this kernel the same PRESET and settings, or train the first stage again"
+        raise InputError(f"{working / LOCATE_FILE}: the attached first stage was trained with other settings; {remedy}")
     train = read_competition(competition, "train")
     begin_run(run / RUN_FILE, config, data=train.identity())
     chosen = [one for number, one in enumerate(config.grade, start=1) if not models or number in models]
@@ -93,8 +88,7 @@ def train_grade_session(
             kaggle.copy_pretrained(name, scratch / PRETRAINED / f"{name}.safetensors")
     # The weights are named relative to the scratch folder, since the next session may have another one.
     with contextlib.chdir(scratch):
-        whole = TwoStageRun(train, run, config, budget)
-        left = whole.grade(None, models=models, folds=folds, crops=scratch / "crops")
+        left = TwoStageRun(train, run, config, budget, crops=scratch / "crops").grade(models, folds)
     log.info("%s", f"{run}: {left} left\n{kaggle.RESUMABLE}" if left else f"{run}: all that was asked for is trained")
     return not left
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -72,19 +73,13 @@ def box_for(config: TwoStageConfig) -> Path | None:
 def check_fits(source: Path, there: Any, wanted: Any, shape: Sequence[str]) -> None:
     """Raise InputError where the settings `wanted` are of another network than those of the weights in `source`."""
     if other := [f"{name} {getattr(there, name)}" for name in shape if getattr(there, name) != getattr(wanted, name)]:
-        raise InputError(
-            f"{source}: its networks have {' and '.join(other)}; set the same, or start from other weights"
-        )
+        raise InputError(f"{source}: its networks have {' and '.join(other)}; set the same, or start from others")
 
 
 def starting_grader(bundle: Path, config: GradeConfig, fold: int) -> Path:
     """Return the weights that a fold of a model starts from: of the first model in the bundle whose architecture it
     has. InputError: there is none, or no usable bundle."""
-    models = parse_models(bundle, read_manifest(bundle))[1].grade
-
-    def alike(one: GradeModel) -> bool:
-        return all(getattr(one.config, name) == getattr(config, name) for name in GRADER_SHAPE)
-
-    chosen = next(filter(alike, models), models[0])
+    models, shape = parse_models(bundle, read_manifest(bundle))[1].grade, attrgetter(*GRADER_SHAPE)
+    chosen = next((one for one in models if shape(one.config) == shape(config)), models[0])
     check_fits(bundle, chosen.config, config, GRADER_SHAPE)
     return bundle / chosen.folds[fold % len(chosen.folds)]

@@ -123,9 +123,9 @@ def test_a_finished_locator_of_other_data_is_not_taken(tmp_path: Path) -> None:
     tie(folder / "locate.json", learned_from(split, tmp_path))
     (folder / "errors.csv").write_text("found\n")
     config = configure({"locate": {"folds": 2}, "grade": {"folds": 2}})
-    assert TwoStageRun(with_other_label(split), tmp_path / "run", config, Budget()).locate(tmp_path)
+    assert TwoStageRun(with_other_label(split), tmp_path / "run", config, Budget(), tmp_path).locate()
     with pytest.raises(InputError, match="begun with other coordinates;"):
-        TwoStageRun(with_other_mark(split), tmp_path / "run", config, Budget()).locate(tmp_path)
+        TwoStageRun(with_other_mark(split), tmp_path / "run", config, Budget(), tmp_path).locate()
 
 
 @contextmanager

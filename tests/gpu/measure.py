@@ -130,10 +130,10 @@ def measure_two_stage(root: Path, size: Size, device: torch.device) -> Iterator[
     begin_run(run / RUN_FILE, config, data=train.identity())
 
     def locate(budget: Budget) -> bool:
-        return TwoStageRun(train, run, config, budget, processes=1).locate(cache)
+        return TwoStageRun(train, run, config, budget, cache, processes=1).locate()
 
     def grade(budget: Budget) -> bool:
-        return not TwoStageRun(train, run, config, budget, processes=1).grade(cache, folds=[0])
+        return not TwoStageRun(train, run, config, budget, cache, processes=1).grade(folds=[0])
 
     located = train_twice("locator", locate, device, size.stops[0], size.minutes[0])
     yield located

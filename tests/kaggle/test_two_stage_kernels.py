@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,8 @@ from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.settings import STANDARD_SETS, PhantomSet
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.training.encoders import body_state, build_body
-from lumbar_kaggle.two_stage.config import GradeConfig, preset
-from lumbar_kaggle.two_stage.grade.data import cache_crops, crops_folder, evict_other_crops
+from lumbar_kaggle.two_stage.config import GradeConfig
+from lumbar_kaggle.two_stage.grade.data import cache_crops
 from lumbar_kaggle.two_stage.session import blend_session, train_grade_session, train_locate_session
 from lumbar_kaggle.two_stage.study import CachedStudies, DicomStudies, annotated_places, read_places, to_points
 from tests.dicom.test_preprocess import folder_bytes
@@ -77,7 +78,7 @@ def sessions(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setti
 
 
 def test_crops_are_the_same_from_the_cache_and_from_dicom(place: Path, tmp_path: Path) -> None:
-    """Every byte, the table of facts included; a study that cannot be read is said and has no picture."""
+    """Every byte; a study that cannot be read is said and has no picture."""
     competition = read_competition(place / "competition", "train")
     points = to_points(annotated_places(competition, place / "cache"))
     config = GradeConfig(sagittal_px=16, axial_px=16)
@@ -86,33 +87,21 @@ def test_crops_are_the_same_from_the_cache_and_from_dicom(place: Path, tmp_path:
     assert folder_bytes(tmp_path / "cached") == folder_bytes(tmp_path / "fresh") != {}
 
 
-def test_scratch_space_holds_the_crops_of_one_model(tmp_path: Path) -> None:
-    """Three models of a preset need the room of one; two with the same crops do not cut them twice."""
-    first, second, third = preset("t4x2-gold").grade
-    folder = crops_folder(tmp_path, first)
-    evict_other_crops(folder)
-    (folder / "located").mkdir()
-    assert crops_folder(tmp_path, second) == folder
-    assert (folder / "located").is_dir()
-    other = crops_folder(tmp_path, third)
-    assert other != folder
-    assert (folder / "located").is_dir()  # asking for a name removes nothing
-    evict_other_crops(other)
-    assert list(tmp_path.iterdir()) == [other]
-
-
-def test_what_is_no_folder_of_crops_stays(tmp_path: Path) -> None:
-    """Scratch space is shared: neither strangers' folders nor files nor links are removed."""
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "text.txt").write_text("years of work")
-    (tmp_path / "note").write_text("x")
-    away = tmp_path.parent / f"{tmp_path.name}-away"
-    evict_other_crops(away / "crops")
-    (tmp_path / "link").symlink_to(away / "crops")
-    evict_other_crops(crops_folder(tmp_path, preset("cpu").grade[0]))
-    assert (tmp_path / "thesis" / "text.txt").is_file()
-    assert {path.name for path in tmp_path.iterdir()} >= {"thesis", "note", "link"}
-    assert (away / "crops").is_dir()
+def test_scratch_space_holds_the_crops_of_one_model(place: Path, tmp_path: Path) -> None:
+    """Models need the room of one; two with the same crops do not cut them twice, and nothing else is removed."""
+    competition, studies = read_competition(place / "competition", "train"), CachedStudies(place / "cache")
+    points = to_points(annotated_places(competition, place / "cache"))
+    first, third = GradeConfig(sagittal_px=16, axial_px=16), GradeConfig(sagittal_px=24, axial_px=16)
+    (tmp_path / "thesis.txt").write_text("years of work")
+    files = cache_crops(studies, points, points, tmp_path, first, Budget())
+    before = {path.stat().st_mtime_ns for path in files.values()}
+    again = cache_crops(studies, points, points, tmp_path, replace(first, lr=1.0), Budget())
+    assert {path.stat().st_mtime_ns for path in again.values()} == before
+    larger = cache_crops(studies, points, points, tmp_path, third, Budget())
+    found = set(tmp_path.rglob("*.pt"))
+    assert found == set(larger.values())
+    assert not before & {path.stat().st_mtime_ns for path in found}
+    assert (tmp_path / "thesis.txt").is_file()
 
 
 def test_annotated_points_are_read_back_as_they_were_written(place: Path) -> None:
@@ -140,7 +129,7 @@ def test_sessions_end_with_the_bundle_of_one_command(
         working, _ = sessions.begin(located, stopped)
         assert train_grade_session(working, hours=1.0, preset="cpu", models=(1,), folds=(fold,))
         assert "resumable" not in capsys.readouterr().out
-        assert not list((working / "run").rglob("*.npy")), "crops are no output"
+        assert not list((working / "run").rglob("crops")), "crops are no output"
         graded.append(working)
     half, _ = sessions.begin(graded[0])
     blend_session(half)

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,8 +36,8 @@ from lumbar_kaggle.training.pretraining import pretrain
 from lumbar_kaggle.two_stage.config import LocateConfig
 from lumbar_kaggle.two_stage.grade.data import drop_views
 from lumbar_kaggle.two_stage.grade.fit import GraderRun
-from lumbar_kaggle.two_stage.grade.network import GradeLoss
-from lumbar_kaggle.two_stage.locate import training
+from lumbar_kaggle.two_stage.grade.network import grade_loss
+from lumbar_kaggle.two_stage.locate import fit
 from lumbar_kaggle.two_stage.locate.find import Locator
 from lumbar_kaggle.two_stage.locate.training import Sample
 from tests.baseline.test_training import ONE, lasting
@@ -103,7 +104,7 @@ def test_absent_slices_and_views_are_safe_in_16_bits() -> None:
     for given in (batch, drop_views(batch, 1.0)):
         network.zero_grad()
         with torch.autocast("cpu", torch.float16):
-            loss = GradeLoss(TINY_GRADER)(network(given), given)
+            loss = grade_loss(network(given), given, TINY_GRADER)
         loss.backward()
         found = [one.grad for one in network.parameters() if one.grad is not None]
         assert torch.isfinite(loss)
@@ -125,14 +126,19 @@ def test_what_is_resumed_goes_to_the_models_device(tmp_path: Path) -> None:
     assert {value.device for value in moments if torch.is_tensor(value)} == {devices.CPU}
 
 
+def locator_run(out: Path, config: LocateConfig, budget: Budget) -> fit.LocatorRun:
+    """A run that trains a network on samples at hand: neither tables nor a cache are looked at."""
+    nothing: Any = None
+    return fit.LocatorRun(nothing, nothing, out, config, budget)
+
+
 def test_networks_come_to_the_device_of_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A locator that is trained already is used where it would have been trained, not on the CPU."""
     config = LocateConfig(folds=2, channels=(2, 4, 4, 8, 8))
     safetensors.torch.save_file(Locator(config.channels, 3).state_dict(), tmp_path / "sagittal-0.safetensors")
     sample = Sample("1", np.zeros((32, 32), np.uint8), np.zeros((3, 2)), np.ones(3, int))
-    monkeypatch.setattr(training, "training_device", lambda: torch.device("meta"))
-    parts = ([sample], [sample])
-    network = training.train_network("sagittal", 0, parts, tmp_path, config, Budget(), None)
+    monkeypatch.setattr(fit, "training_device", lambda: torch.device("meta"))
+    network = fit.train_network(locator_run(tmp_path, config, Budget()), "sagittal", 0, [sample], [sample])
     assert devices.device_of(network).type == "meta"
 
 
@@ -199,7 +205,7 @@ def test_the_locator_trains_and_resumes(tmp_path: Path) -> None:
     def train(out: Path, budget: Budget) -> bool:
         out.mkdir(exist_ok=True)
         try:
-            training.train_network("sagittal", 0, (samples[:8], samples[8:]), out, config, budget, None)
+            fit.train_network(locator_run(out, config, budget), "sagittal", 0, samples[:8], samples[8:])
         except OutOfTime:
             return False
         return True

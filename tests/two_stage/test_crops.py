@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.targets import CONDITIONS, LEVELS
 from lumbar_kaggle.dicom.volume import SPACING, Volume
 from lumbar_kaggle.two_stage.config import GradeConfig
 from lumbar_kaggle.two_stage.grade import data
-from lumbar_kaggle.two_stage.grade.data import cache_crops
+from lumbar_kaggle.two_stage.grade.data import Samples, cache_crops
 from lumbar_kaggle.two_stage.grade.views import VIEWS, Crop, crop_study, window
 from lumbar_kaggle.two_stage.study import CachedStudies, annotated_places, fill, to_points
 from tests.dicom.test_preprocess import folder_bytes
@@ -180,27 +182,27 @@ def test_the_nearest_of_several_stacks_is_taken() -> None:
     upper = fine_stack(scene, "axial", slices=9, centre=(0, 0, 69.0))
     lower = replace(fine_stack(scene, "axial", slices=9, centre=(0, 0, -71.0)), series_id="8")
     crops = crop_study([upper, lower], points, CONFIG)
-    assert crop_of(crops, "axial side", 0).facts()["series_id"] == "7"
-    assert crop_of(crops, "axial side", 4).facts()["series_id"] == "8"
+    assert crop_of(crops, "axial side", 0).volume is upper
+    assert crop_of(crops, "axial side", 4).volume is lower
     assert crop_of(crops, "axial side", 2).reason == "no axial_t2 slice within 6 mm of the point"
 
 
 def test_missing_series_are_replaced_or_flagged() -> None:
     """Without T2 the canal is cut from T1; without axial series those views are empty and say so."""
     points = place_points()
-    crops = crop_study([fine_stack(ball(points[0, 0]), "sagittal", kind="sagittal_t1")], points, CONFIG)
+    stack = fine_stack(ball(points[0, 0]), "sagittal", kind="sagittal_t1")
+    crops = crop_study([stack], points, CONFIG)
     for crop in crops:
-        facts = crop.facts()
         if crop.view.plane == "axial":
             assert crop.reason
-            assert (facts["first"], facts["last"]) == (0, -1)
+            assert (crop.indices == -1).all()
             assert not crop.image.any()
         else:
-            assert facts["kind"] == "sagittal_t1"
+            assert crop.volume is stack
     unknown = points.copy()
     unknown[0, 0] = np.nan
     first = crop_study([fine_stack(ball(points[0, 0]), "sagittal")], unknown, CONFIG)[0]
-    assert (first.reason, first.facts()["last"]) == ("the point was not found", -1)
+    assert (first.reason, first.volume) == ("the point was not found", None)
 
 
 def test_slices_beyond_the_stack_are_absent() -> None:
@@ -208,7 +210,7 @@ def test_slices_beyond_the_stack_are_absent() -> None:
     points = place_points()
     stack = fine_stack(ball(points[3, 0]), "axial", slices=40, centre=(0, 0, -10.0))
     crop = crop_of(crop_study([stack], points, CONFIG), "axial side", 0)
-    assert (crop.facts()["first"], crop.facts()["last"]) == (2, 4)
+    assert (crop.indices >= 0).tolist() == [False, False, True, True, True]
     assert not crop.image[:2].any()
     assert crop.image[2].max() > 150
 
@@ -289,7 +291,7 @@ def test_the_surest_of_several_points_counts() -> None:
 
 
 def test_an_interrupted_cache_goes_on_and_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped after a batch, then finished: the same bytes as at one go; other settings are refused."""
+    """Stopped after a batch, then finished: the same bytes as at one go."""
     monkeypatch.setattr(data, "BATCH", 2)
     competition = write_competition(tmp_path, 5)
     volumes = CachedStudies(tmp_path)
@@ -302,8 +304,28 @@ def test_an_interrupted_cache_goes_on_and_ends_the_same(tmp_path: Path, monkeypa
     cut = cache_crops(volumes, points, points, tmp_path / "cut", config, Budget())
     assert folder_bytes(tmp_path / "cut") == folder_bytes(tmp_path / "whole")
     study = competition.studies[-1]
-    for one, other in zip(whole.level(study, 2)["images"], cut.level(study, 2)["images"], strict=True):
-        assert np.array_equal(one, other)
-    assert whole.level(study, 2)["present"][0].tolist() == [[True] * 7]
-    with pytest.raises(InputError, match="other settings"):
-        cache_crops(volumes, points, points, tmp_path / "cut", replace(config, margin_mm=9.0), Budget())
+    one, other = (torch.load(files[study]) for files in (whole, cut))
+    assert all(map(torch.equal, one["images"], other["images"]))
+    assert one["present"][0].tolist() == [[[True] * 7]] * 5
+
+
+def test_levels_come_with_their_labels(tmp_path: Path) -> None:
+    """Each label and its weight at the place of its target; a target without one is unknown."""
+    competition = write_competition(tmp_path, 2)
+    points = dict.fromkeys(competition.studies, place_points())
+    config = replace(CONFIG, sagittal_px=16, axial_px=16)
+    files = cache_crops(CachedStudies(tmp_path), points, points, tmp_path / "crops", config, Budget())
+    lost, lighter = "right_neural_foraminal_narrowing_l2_l3", "left_subarticular_stenosis_l5_s1"
+    rows = competition.labels[competition.labels["target"] != lost]
+    study = competition.studies[1]
+    weights = pd.DataFrame({"row_id": [f"{study}_{lighter}"], "weight": [0.3]})
+    samples = Samples([study], files, rows, weights)
+    labels = rows[rows["study_id"] == study].set_index("target")["severity"]
+    assert len(samples) == len(LEVELS)
+    for index, level in enumerate(LEVELS):
+        (found,) = samples[index]
+        wanted = [labels.get(f"{condition}_{level}", -1) for condition in CONDITIONS]
+        assert found["severity"].tolist() == wanted
+        assert found["level"] == index
+    assert samples[1][0]["severity"][2] == -1
+    torch.testing.assert_close(samples[4][0]["weight"], torch.tensor([1.0, 1.0, 1.0, 0.3, 1.0]))

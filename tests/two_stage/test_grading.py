@@ -22,7 +22,7 @@ from lumbar_kaggle.training.loop import MovingAverage
 from lumbar_kaggle.two_stage.config import PRESETS, GradeConfig, Result, preset
 from lumbar_kaggle.two_stage.grade.data import SWAPPED, Batch, augment, cut, drop_views, mirror
 from lumbar_kaggle.two_stage.grade.fit import GraderRun, level_prior
-from lumbar_kaggle.two_stage.grade.network import GradeLoss, Grader, predict_batch, slice_loss
+from lumbar_kaggle.two_stage.grade.network import Grader, grade_loss, predict_batch, slice_loss
 from lumbar_kaggle.two_stage.grade.views import VIEWS, window
 from tests.dicom.test_preprocess import folder_bytes
 from tests.support.clock import Clock
@@ -155,7 +155,7 @@ def test_missing_labels_do_not_reach_the_loss() -> None:
     network, batch = network_and_batch()
     graded = network(batch)
     graded["logits"].retain_grad()
-    loss = GradeLoss(TINY)(graded, batch)
+    loss = grade_loss(graded, batch, TINY)
     loss.backward()  # type: ignore[no-untyped-call]
     unknown = batch["severity"] == -1
     assert unknown.any()
@@ -163,17 +163,20 @@ def test_missing_labels_do_not_reach_the_loss() -> None:
     assert not graded["logits"].grad[unknown].any()
     assert graded["logits"].grad[~unknown].any(dim=1).all()
     nothing: Batch = {**batch, "severity": torch.full_like(batch["severity"], -1)}
-    bare = GradeLoss(replace(TINY, slice_loss=0.0))(graded, nothing)
+    bare = grade_loss(graded, nothing, replace(TINY, slice_loss=0.0))
     assert bare.item() == 0.0
 
 
 def test_the_loss_is_the_scores_own() -> None:
     """Weights 1, 2, 4 per label, label weights on top, conditions pooled over the sides."""
     generator = torch.Generator().manual_seed(3)
-    logits = torch.randn(7, 5, 3, generator=generator)
-    severity = torch.randint(0, 3, (7, 5), generator=generator)
-    weight = torch.rand(7, 5, generator=generator)
-    loss = GradeLoss(replace(TINY, group_weights=(2.0, 1.0, 1.0))).grades(logits, severity, weight)
+    network, batch = network_and_batch()
+    logits = torch.randn(6, 5, 3, generator=generator)
+    severity = torch.randint(0, 3, (6, 5), generator=generator)
+    weight = torch.rand(6, 5, generator=generator)
+    graded, labels = network(batch) | {"logits": logits}, {"severity": severity, "weight": weight}
+    config = replace(TINY, group_weights=(2.0, 1.0, 1.0), view_loss=0.0, slice_loss=0.0)
+    loss = grade_loss(graded, {**batch, **labels}, config)
     picked = logits.log_softmax(dim=2).gather(2, severity[..., None])[..., 0]
     each = -picked * torch.tensor([1.0, 2.0, 4.0])[severity] * weight
     expected = (2 * each[:, 0].mean() + each[:, 1:3].mean() + each[:, 3:5].mean()) / 4

@@ -21,7 +21,7 @@ from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.settings import STANDARD_SETS, PhantomSet
 from lumbar_kaggle.training import loop
 from lumbar_kaggle.two_stage.grade import fit as grading
-from lumbar_kaggle.two_stage.locate import training as locating
+from lumbar_kaggle.two_stage.locate import fit as locating
 from lumbar_kaggle.two_stage.session import two_stage_config
 from tests.support.two_stage_studies import SETTINGS
 

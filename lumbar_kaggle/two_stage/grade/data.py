@@ -1,34 +1,36 @@
 """Crops on their way from a study to the network: cached study by study, read level by level, cut and augmented."""
 
-import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
 import numpy as np
 import pandas as pd
 import torch
+from fastai.torch_core import apply
+from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
 from lumbar_kaggle.core.budget import Budget, usable_cores
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import alone_on, digest, write_atomic
-from lumbar_kaggle.core.targets import LEVELS, TARGET_NAMES
+from lumbar_kaggle.core.files import alone_on, digest
+from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.dicom.cache import Cache, CacheConfig, Source
+from lumbar_kaggle.scoring.metric import on_grid
 from lumbar_kaggle.two_stage.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.views import VIEWS, Crop, View, Window, crop_study, window
-from lumbar_kaggle.two_stage.study import CELLS, PLACES, Points, Studies
+from lumbar_kaggle.two_stage.study import PLACES, Points, Studies
 
-Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # images, present slices and annotated slices of a view
+Parts = tuple[Tensor, Tensor, Tensor]  # images, present slices and annotated slices of a view
 
 UNKNOWN = -1  # label of a target that nobody graded, and slice target where no annotated slice is in the window
 BATCH = 32  # studies that are committed together
 SWAPPED = [0, 2, 1, 4, 3]  # order of the five outputs, see `study.PLACES`, of a mirrored patient
-MARKER = ".lumbar-crops"  # lies in a folder that `evict_other_crops` may remove
 
 
 class Batch(TypedDict):
@@ -36,146 +38,108 @@ class Batch(TypedDict):
     crops as they are cached, larger than what the network sees; `cut` and `augment` give those of its size. Labels are
     not there in prediction."""
 
-    images: list[torch.Tensor]  # per view [batch, sides, slices, px, px]: uint8 as cached, then standardised floats
-    present: list[torch.Tensor]  # per view [batch, sides, slices] bool, whether there is a slice
-    slices: list[torch.Tensor]  # per view [batch, sides] int64 place of the annotated slice, `UNKNOWN` for none
-    level: torch.Tensor  # [batch] int64, 0 to 4
-    severity: NotRequired[torch.Tensor]  # [batch, 5] int64 in the order of `PLACES`, `UNKNOWN` where not graded
-    weight: NotRequired[torch.Tensor]  # [batch, 5] float, how much each label counts
-
-
-def _settings(config: GradeConfig) -> CacheConfig:
-    windows = [list(window(view, config)[:5]) for view in VIEWS]  # what is cached follows from these
-    settings = {"windows": windows, "step": config.step_mm, "reach": config.reach_mm, "align": config.align}
-    return CacheConfig("crops", 2, settings)  # the version is raised when the same slices would give other crops
-
-
-def crops_folder(scratch: Path, config: GradeConfig) -> Path:
-    """Return a configuration's folder in scratch space; models of the same crops share it."""
-    return scratch / digest(asdict(_settings(config)))
-
-
-def evict_other_crops(folder: Path) -> None:
-    """Mark a `crops_folder`, and remove those beside it that are marked; what is somebody else's has no mark. So a
-    session's space need be enough for one model's crops."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MARKER).touch()
-    for other in folder.parent.iterdir():
-        if other != folder and not other.is_symlink() and (other / MARKER).is_file():
-            shutil.rmtree(other)
+    images: list[Tensor]  # per view [batch, sides, slices, px, px]: uint8 as cached, then standardised floats
+    present: list[Tensor]  # per view [batch, sides, slices] bool, whether there is a slice
+    slices: list[Tensor]  # per view [batch, sides] int64 place of the annotated slice, `UNKNOWN` for none
+    level: Tensor  # [batch] int64, 0 to 4
+    severity: NotRequired[Tensor]  # [batch, 5] int64 in the order of `PLACES`, `UNKNOWN` where not graded
+    weight: NotRequired[Tensor]  # [batch, 5] float, how much each label counts
 
 
 @alone_on("folder")
 def cache_crops(
     studies: Studies, points: Points, annotated: Points, folder: Path, config: GradeConfig, budget: Budget
-) -> "CropSet":
+) -> dict[str, Path]:
     """Cut the crops of all studies that have points, or go on where an earlier call stopped; the same from the cache of
-    volumes and from DICOM. For points and annotated ones see `views.crop_study`. Raises InputError: the folder was made
-    with other settings, or no study has a point; OutOfTime: the budget, asked between batches, is spent."""
-    cache = Cache(folder, "crops")
-    cache.open(_settings(config))
+    volumes and from DICOM. Returns per study the file of its five levels, a `Batch` of pictures as they are cached. For
+    points and annotated ones see `views.crop_study`. Crops of other settings, of another model, make room for them.
+    Raises InputError: no study has a point; OutOfTime: the budget, asked between batches, is spent."""
+    windows = [list(window(view, config)[:5]) for view in VIEWS]  # what is cached follows from these
+    settings = {"windows": windows, "step": config.step_mm, "reach": config.reach_mm, "align": config.align}
+    # The version is raised when the same slices would give other crops.
+    cache, wanted = Cache(folder, "crops"), CacheConfig("crops", 3, settings)
+    try:
+        cache.open(wanted)
+    except InputError:
+        shutil.rmtree(cache.folder)
+        cache.open(wanted)
     sources = []
     for study in (study for study in studies.sources if study in points):
         tables = [one.get(study, np.empty(0)) for one in (points, annotated)]
         rounded = [np.nan_to_num(table, nan=-1e6).round(3).tolist() for table in tables]
         sources.append(Source(study, "", "crops", "", 0, digest([studies.sources[study], *rounded])))
     if not sources:
-        raise InputError(
-            f"{folder}: no study has a point to crop around; give located points, or fill train_label_coordinates.csv"
-        )
+        remedy = "give located points, or fill train_label_coordinates.csv"
+        raise InputError(f"{folder}: no study has a point to crop around; {remedy}")
     batches = cache.plan(sources, BATCH)
     todo = [batch for batch in batches if cache.entries(batch) is None]
 
-    def write_study(study: str, target: Path) -> pd.DataFrame:
+    def write_study(study: str, target: Path) -> None:
         crops = crop_study(studies.read(study).croppable(), points[study], config, annotated.get(study))
-        pixels = np.concatenate([crop.image.ravel() for crop in crops])
-        write_atomic(target / f"{study}.npy", lambda path: np.save(path, pixels))
-        table = pd.DataFrame([crop.facts() for crop in crops]).assign(file=f"{study}.npy")
-        table.insert(0, "study_id", study)
-        return table
+        torch.save(levels_of(crops), target / f"{study}.pt")
 
     bar = tqdm(total=sum(len(batch.sources) for batch in todo), unit="study", desc="crop", disable=not todo)
     with ThreadPoolExecutor(usable_cores()) as pool, bar:
         for batch in todo:
             budget.check()
-            target = cache.begin(batch)
-            jobs = [pool.submit(write_study, source.study_id, target) for source in batch.sources]
-            cache.commit(batch, pd.concat([job.result() for job in jobs], ignore_index=True))
-            bar.update(len(jobs))
-    return CropSet(cache.folder, cache.finish(batches), config)
+            target, names = cache.begin(batch), [source.study_id for source in batch.sources]
+            list(pool.map(partial(write_study, target=target), names))
+            cache.commit(batch, pd.DataFrame({"study_id": names, "file": [f"{name}.pt" for name in names]}))
+            bar.update(len(names))
+    index = cache.finish(batches)
+    return dict(zip(index["study_id"], (cache.folder / file for file in index["file"]), strict=True))
 
 
-class CropSet:
-    """Cached crops of many studies, read level by level. The `index` of the cache's `folder` has the `Crop.facts` of
-    every crop, with ``study_id`` and ``file``."""
+def levels_of(crops: Sequence[Crop]) -> Batch:
+    """Return a study's crops, as `crop_study` gives them, as a batch of its five levels."""
 
-    def __init__(self, folder: Path, index: pd.DataFrame, config: GradeConfig) -> None:
-        self.folder, self.sizes = folder, [window(view, config) for view in VIEWS]
-        # Per study its file, and of each crop the first and the last slice that exist and the annotated one.
-        numbers = ["first", "last", "target"]
-        groups = index.astype(dict.fromkeys(numbers, np.int64)).groupby("study_id")
-        self.files = {study: (rows["file"].iloc[0], rows[numbers].to_numpy()) for study, rows in groups}
+    def gather(of: Callable[[Crop], object]) -> list[Tensor]:
+        views = [np.array([of(crop) for crop in crops if crop.view == view]) for view in VIEWS]
+        return [torch.from_numpy(one.reshape(len(LEVELS), -1, *one.shape[1:])) for one in views]
 
-    def level(self, study: str, level: int) -> Batch:
-        """Return the crops of a level, 0 to 4."""
-        file, numbers = self.files[study]
-        flat = np.load(self.folder / file, mmap_mode="r")
-        batch: Batch = {"images": [], "present": [], "slices": [], "level": torch.tensor(level)}
-        for view, size in zip(VIEWS, self.sizes, strict=True):
-            shape = (len(LEVELS), view.sides, size.cached_slices, size.cached_px, size.cached_px)
-            pixels, flat = np.split(flat, [math.prod(shape)])
-            mine, numbers = np.split(numbers, [len(LEVELS) * view.sides])
-            first, last, target = mine.reshape(len(LEVELS), view.sides, 3)[level].T
-            at = np.arange(size.cached_slices)
-            batch["images"].append(torch.from_numpy(np.array(pixels.reshape(shape)[level])))
-            batch["present"].append(torch.from_numpy((at >= first[:, None]) & (at <= last[:, None])))
-            batch["slices"].append(torch.from_numpy(target.copy()))
-        return batch
+    return {
+        "images": gather(lambda crop: crop.image),
+        "present": gather(lambda crop: crop.indices >= 0),
+        "slices": gather(lambda crop: crop.target),
+        "level": torch.arange(len(LEVELS)),
+    }
 
 
-def levels_of(crops: Sequence[Crop]) -> list[tuple[Batch]]:
-    """Return the five levels of a study's crops in memory, as the loader takes them."""
-    levels: list[tuple[Batch]] = []
-    for level in range(len(LEVELS)):
-        views = [[crop for crop in crops if (crop.view, crop.level) == (view, level)] for view in VIEWS]
-        batch: Batch = {
-            "images": [torch.from_numpy(np.stack([crop.image for crop in sides])) for sides in views],
-            "present": [torch.from_numpy(np.stack([crop.indices >= 0 for crop in sides])) for sides in views],
-            "slices": [torch.tensor([crop.target for crop in sides]) for sides in views],
-            "level": torch.tensor(level),
-        }
-        levels.append((batch,))
-    return levels
+def take(batch: Batch, index: int | slice) -> Batch:
+    """Return one level of a batch, without the first axis, or some."""
+    some: Batch = apply(itemgetter(index), batch)
+    return some
 
 
 class Samples:
-    """All levels of some studies as the loader asks for them: each item is a tuple of one `Batch`. The `rows` are
-    `Competition.labels`; without a row in `weights`, columns ``row_id, weight``, a label counts 1."""
+    """All levels of some studies as the loader asks for them: each item is a tuple of one `Batch`. The crops stay in
+    their files until they are looked at. The `rows` are `Competition.labels`; without a row in `weights`, columns
+    ``row_id, weight``, a label counts 1."""
 
     def __init__(
-        self, studies: Sequence[str], crops: CropSet, rows: pd.DataFrame, weights: pd.DataFrame | None = None
+        self, studies: Sequence[str], crops: Mapping[str, Path], rows: pd.DataFrame, weights: pd.DataFrame | None
     ) -> None:
-        self.crops, self.items = crops, [(study, level) for study in studies for level in range(len(LEVELS))]
-        weight_of = {} if weights is None else dict(zip(weights["row_id"], weights["weight"], strict=True))
-        number, labelled = pd.factorize(rows["study_id"].astype(str))
-        cells = np.array(CELLS)[:, rows["target"].map(TARGET_NAMES.index).to_numpy(dtype=np.int64)]
-        severity = np.full((len(labelled), len(LEVELS), len(PLACES)), UNKNOWN)
-        severity[number, *cells] = rows["severity"]
-        weight = np.ones(severity.shape, np.float32)
-        weight[number, *cells] = rows["row_id"].map(weight_of).fillna(1.0)
-        # Per study ``[5 levels, 5 places]`` each.
-        self.labels = dict(zip(labelled, zip(severity, weight, strict=True), strict=True))
+        labelled = rows[rows["study_id"].isin(studies)].assign(weight=1.0)
+        if weights is not None:
+            weight_of = weights.set_index("row_id")["weight"]
+            labelled["weight"] = labelled["row_id"].map(weight_of).fillna(1.0)
+        grid = torch.from_numpy(on_grid(labelled, studies, ("severity", "weight"), float(UNKNOWN)))
+        # Targets are in the order of their conditions, which is that of the places, then of the levels.
+        severity, weight = grid.view(-1, len(PLACES), len(LEVELS), 2).permute(3, 0, 2, 1)
+        self.studies: list[Batch] = []
+        for study, *labels in zip(studies, severity.long(), weight.float(), strict=True):
+            cached: Batch = torch.load(crops[study], mmap=True, weights_only=True)
+            cached["severity"], cached["weight"] = labels
+            self.studies.append(cached)
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.studies) * len(LEVELS)
 
     def __getitem__(self, index: int) -> tuple[Batch]:
-        study, level = self.items[index]
-        severity, weight = (torch.from_numpy(table[level]) for table in self.labels[study])
-        return ({**self.crops.level(study, level), "severity": severity, "weight": weight},)
+        return (take(self.studies[index // len(LEVELS)], index % len(LEVELS)),)
 
 
-def _by_view(batch: Batch, change: Callable[[View, torch.Tensor, torch.Tensor, torch.Tensor], Parts]) -> Batch:
+def _by_view(batch: Batch, change: Callable[[View, Tensor, Tensor, Tensor], Parts]) -> Batch:
     """Return a batch with the `Parts` of each view changed; annotated slices beyond the window become `UNKNOWN`."""
     parts = zip(VIEWS, batch["images"], batch["present"], batch["slices"], strict=True)
     images, present, slices = zip(*(change(*one) for one in parts), strict=True)
@@ -187,7 +151,7 @@ def _by_view(batch: Batch, change: Callable[[View, torch.Tensor, torch.Tensor, t
 def cut(batch: Batch, config: GradeConfig, turn: float = 0.0) -> Batch:
     """Cut the middle out of cached crops, turned by some degrees: what validation and inference see."""
 
-    def change(view: View, images: torch.Tensor, present: torch.Tensor, at: torch.Tensor) -> Parts:
+    def change(view: View, images: Tensor, present: Tensor, at: Tensor) -> Parts:
         size = window(view, config)
         middle = slice(size.extra, size.extra + size.slices)
         images, present = images[:, :, middle].float(), present[:, :, middle]
@@ -205,7 +169,7 @@ def cut(batch: Batch, config: GradeConfig, turn: float = 0.0) -> Batch:
 def augment(batch: Batch, config: GradeConfig) -> Batch:
     """Cut shifted, turned, scaled, re-windowed, noisy and mirrored crops out of cached ones."""
 
-    def change(view: View, images: torch.Tensor, present: torch.Tensor, at: torch.Tensor) -> Parts:
+    def change(view: View, images: Tensor, present: Tensor, at: Tensor) -> Parts:
         size, device, px = window(view, config), at.device, images.shape[-1]
         steps = torch.multinomial(torch.tensor(config.slice_shift, device=device), at.numel(), replacement=True)
         first = size.extra + steps.view(at.shape) * (torch.randint(0, 2, at.shape, device=device) * 2 - 1)
@@ -224,13 +188,13 @@ def augment(batch: Batch, config: GradeConfig) -> Batch:
     return mirror(moved, torch.rand(len(batch["level"]), device=batch["level"].device) < 0.5)
 
 
-def mirror(batch: Batch, which: torch.Tensor) -> Batch:
+def mirror(batch: Batch, which: Tensor) -> Batch:
     """Mirror the patients `which`, ``[batch]`` bool, of a cut batch, labels and slice targets included."""
 
-    def choose(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    def choose(before: Tensor, after: Tensor) -> Tensor:
         return torch.where(which.view(-1, *[1] * (before.dim() - 1)), after, before)
 
-    def change(view: View, images: torch.Tensor, present: torch.Tensor, at: torch.Tensor) -> Parts:
+    def change(view: View, images: Tensor, present: Tensor, at: Tensor) -> Parts:
         # Views with sides are stored mirrored on the right, so there the sides only change places.
         if view.sides == 2:
             mirrored = images.flip(1), present.flip(1), at.flip(1)
@@ -258,9 +222,7 @@ def drop_views(batch: Batch, share: float, single: float = 0.0) -> Batch:
     return {**batch, "present": dropped}
 
 
-def _resample(
-    images: torch.Tensor, size: Window, turn: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
-) -> torch.Tensor:
+def _resample(images: Tensor, size: Window, turn: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """Resample cached crops ``[batch, sides, slices, px, px]`` into the network's, one map per crop. Per crop `turn` is
     in radians, `scale` above 1 shows more of it, and `shift` ``[batch · sides, 2]`` is in px."""
     flat = images.flatten(0, 1)
@@ -273,7 +235,7 @@ def _resample(
     return warped.view(*images.shape[:3], size.px, size.px)
 
 
-def _develop(images: torch.Tensor, present: torch.Tensor, config: GradeConfig) -> torch.Tensor:
+def _develop(images: Tensor, present: Tensor, config: GradeConfig) -> Tensor:
     """Change the tone of crops ``[batch, sides, slices, px, px]`` of 0 to 255, standardise, add noise."""
     like = images.new_empty(*images.shape[:2], 1, 1, 1)
     gamma = torch.exp(torch.randn_like(like) * config.contrast)
@@ -285,7 +247,7 @@ def _develop(images: torch.Tensor, present: torch.Tensor, config: GradeConfig) -
     return noisy * present[..., None, None]
 
 
-def _standardise(images: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+def _standardise(images: Tensor, present: Tensor) -> Tensor:
     """Return crops of mean 0 and deviation 1 over their present slices; absent slices are 0 throughout."""
     mask = present[..., None, None].to(images.dtype)
     count = (mask.sum(dim=(2, 3, 4), keepdim=True) * images.shape[3] * images.shape[4]).clamp(min=1)

@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from fastai.data.load import DataLoader
 from fastai.torch_core import to_device
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from lumbar_kaggle.core.targets import LEVELS, SEVERITIES
@@ -39,13 +39,13 @@ class Domain(nn.Module):
     each group ``[3]`` the distances `low` and `high` between which the prior's share grows from `least` to `most`; and
     the `prior` ``[3 groups, 5 levels, 3]``."""
 
-    mean: torch.Tensor
-    whiten: torch.Tensor
-    low: torch.Tensor
-    high: torch.Tensor
-    least: torch.Tensor
-    most: torch.Tensor
-    prior: torch.Tensor
+    mean: Tensor
+    whiten: Tensor
+    low: Tensor
+    high: Tensor
+    least: Tensor
+    most: Tensor
+    prior: Tensor
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Domain(nn.Module):
             self.register_buffer(name, torch.full((3,), value))
         self.register_buffer("prior", torch.full((3, len(LEVELS), len(SEVERITIES)), 1 / len(SEVERITIES)))
 
-    def distance(self, described: tuple[torch.Tensor, ...], present: list[torch.Tensor]) -> torch.Tensor:
+    def distance(self, described: tuple[Tensor, ...], present: list[Tensor]) -> Tensor:
         """Return ``[batch, 5]``, around 1 for pictures like those of the training: the greatest one over the views of
         an output; views without a picture do not count. `described` is that of `network.Graded`."""
         far = []
@@ -64,23 +64,21 @@ class Domain(nn.Module):
             far.append(scaled.square().mean(dim=2).sqrt() * there.any(dim=2))
         return torch.stack([torch.stack([far[v][:, s] for v, s in seen]).amax(dim=0) for seen in SEEN], dim=1)
 
-    def forward(self, probabilities: torch.Tensor, distance: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+    def forward(self, probabilities: Tensor, distance: Tensor, level: Tensor) -> Tensor:
         """Return probabilities ``[batch, 5, 3]`` with the prior's share in them."""
         of = list(GROUP)
         limits = self.low[of], self.high[of], self.least[of], self.most[of]
         return _fallen(probabilities, distance, self.prior[of][:, level].transpose(0, 1), limits)
 
 
-def _fallen(
-    probabilities: torch.Tensor, distance: torch.Tensor, prior: torch.Tensor, limits: tuple[torch.Tensor, ...]
-) -> torch.Tensor:
+def _fallen(probabilities: Tensor, distance: Tensor, prior: Tensor, limits: tuple[Tensor, ...]) -> Tensor:
     low, high, least, most = limits
     share = torch.lerp(least, most, ((distance - low) / (high - low)).clamp(0, 1))[..., None]
     return (1 - share) * probabilities + share * prior
 
 
 @torch.inference_mode()
-def fit_domain(network: Any, prior: torch.Tensor, training: Samples, held_out: Samples, config: GradeConfig) -> None:
+def fit_domain(network: Any, prior: Tensor, training: Samples, held_out: Samples, config: GradeConfig) -> None:
     """Teach a network's `domain` what it has learned from, and what its answers are worth elsewhere."""
     domain = cast(Domain, network.domain)
     domain.load_state_dict(Domain(config.features).state_dict())
@@ -88,7 +86,7 @@ def fit_domain(network: Any, prior: torch.Tensor, training: Samples, held_out: S
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         some = [training[index] for index in range(0, len(training), max(1, len(training) // LEARNED))]
-        rows: list[list[torch.Tensor]] = [[] for _ in VIEWS]
+        rows: list[list[Tensor]] = [[] for _ in VIEWS]
         for batch in _batches(network, some, config, cut):
             described = network(batch)["described"]
             for found, one, there in zip(rows, described, batch["present"], strict=True):
@@ -125,7 +123,7 @@ def spoil(batch: Batch, config: GradeConfig) -> Batch:
     return {**moved, "images": images}
 
 
-def _whitening(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _whitening(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean ``[width]`` of rows, and the matrix ``[width, width]`` after which they deviate by 1 anywhere."""
     covariance = torch.cov(rows.T)
     width = len(covariance)
@@ -134,7 +132,7 @@ def _whitening(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return rows.mean(dim=0), vectors * values.clamp(min=1e-6).rsqrt()
 
 
-def _judged(network: Any, batches: Iterator[Batch]) -> tuple[torch.Tensor, ...]:
+def _judged(network: Any, batches: Iterator[Batch]) -> tuple[Tensor, ...]:
     """Return probabilities ``[n, 5, 3]``, and distances, severities and levels ``[n, 5]``."""
     parts = []
     for batch in batches:
@@ -145,7 +143,7 @@ def _judged(network: Any, batches: Iterator[Batch]) -> tuple[torch.Tensor, ...]:
     return tuple(torch.cat(column).cpu() for column in zip(*parts, strict=True))
 
 
-def _fit_group(domain: Domain, group: int, parts: list[tuple[torch.Tensor, ...]]) -> None:
+def _fit_group(domain: Domain, group: int, parts: list[tuple[Tensor, ...]]) -> None:
     """Choose a group's distances and shares by the loss; where no share lowers it, and `GAP` asks for none, none."""
     (_, usual, *_), (_, other, *_) = parts
     low = usual.quantile(0.95)
@@ -161,7 +159,7 @@ def _fit_group(domain: Domain, group: int, parts: list[tuple[torch.Tensor, ...]]
     domain.low[group] = low
 
 
-def _loss(part: tuple[torch.Tensor, ...], prior: torch.Tensor, limits: tuple[torch.Tensor, ...]) -> float:
+def _loss(part: tuple[Tensor, ...], prior: Tensor, limits: tuple[Tensor, ...]) -> float:
     probabilities, distance, severity, level = part
     mixed = _fallen(probabilities, distance, prior[level], limits).clamp(min=1e-6)
     loss, weight = weighted_losses(mixed.double().numpy(), severity.numpy()).reshape(-1, 2).sum(axis=0)

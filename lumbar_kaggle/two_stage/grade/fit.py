@@ -2,14 +2,16 @@
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.training import GradientAccumulation
+from fastai.data.load import DataLoader
 from fastai.learner import Learner
 
 from lumbar_kaggle.core.budget import Budget, OutOfTime
@@ -26,13 +28,15 @@ from lumbar_kaggle.tables.submission import prior_predictions
 from lumbar_kaggle.training.devices import spread, training_device
 from lumbar_kaggle.training.loop import make_learner, train_file, write_network
 from lumbar_kaggle.two_stage.config import GradeConfig, Result, network_file
-from lumbar_kaggle.two_stage.grade.data import Batch, CropSet, Samples, augment, cache_crops, cut, drop_views
+from lumbar_kaggle.two_stage.grade.data import Batch, Samples, augment, cache_crops, cut, drop_views
 from lumbar_kaggle.two_stage.grade.domain import fit_domain
-from lumbar_kaggle.two_stage.grade.network import GradeLoss, Grader, average_sides, load_network, predict_levels
+from lumbar_kaggle.two_stage.grade.network import Grader, average_sides, grade_loss, load_network, predict_levels
 from lumbar_kaggle.two_stage.start import identity, starting_grader
 from lumbar_kaggle.two_stage.study import CachedStudies, DicomStudies, annotated_places, to_points, unsided
 
 log = logging.getLogger(__name__)
+
+Crops = Mapping[str, Path]  # per study the file of its crops
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +73,7 @@ class GraderRun:
             if not set(wanted) <= set(range(count)):
                 raise InputError(f"folds {' '.join(map(str, wanted))}: there are those from 0 to {count - 1}")
             folds = self.folds
-            if folds is None:
-                folds = open_folds(out / "folds.csv", labels, count, self.config.seed)
+            folds = open_folds(out / "folds.csv", labels, count, self.config.seed) if folds is None else folds
             write_csv(out / "folds.csv", folds)
             write_csv(out / "prior.csv", weighted_prior(labels, smoothing=PRIOR_SMOOTHING).reset_index())
             todo = [fold for fold in wanted if not predictions_file(out, fold).is_file()]
@@ -79,12 +82,11 @@ class GraderRun:
                     spread(_fit_fold, (replace(self, folds=folds), *self._make_crops()), todo, processes)
             return self._result(wanted)
 
-    def _make_crops(self) -> tuple[CropSet, CropSet]:
+    def _make_crops(self) -> tuple[Crops, Crops]:
         """Return the crops around annotated points, and those to judge at."""
         competition, annotated, folder = self.competition, self.annotated, self.crops or self.out
         if annotated is None:
-            if self.cache is None:
-                raise InputError(f"{folder}: neither cached volumes nor a table of annotated points is given")
+            assert self.cache is not None
             annotated = annotated_places(competition, self.cache)
         studies = DicomStudies(competition.series) if self.cache is None else CachedStudies(self.cache)
         marked = to_points(annotated)
@@ -115,26 +117,24 @@ def predictions_file(out: Path, fold: int) -> Path:
     return out / f"fold-{fold}-predictions.csv"
 
 
-def _fit_fold(shared: tuple[GraderRun, CropSet, CropSet], fold: int) -> None:
+def _fit_fold(shared: tuple[GraderRun, Crops, Crops], fold: int) -> None:
     run, annotated, judged = shared
     run.budget.check()
     folds, out, config, rows = run.folds, run.out, run.config, run.competition.labels
     assert folds is not None
     held_out = set(folds.loc[folds["fold"] == fold, "study_id"])
-    inside = [study for study in folds["study_id"] if study in held_out and study in judged.files]
-    outside = [study for study in folds["study_id"] if study not in held_out and study in annotated.files]
+    inside = [study for study in folds["study_id"] if study in held_out and study in judged]
+    outside = [study for study in folds["study_id"] if study not in held_out and study in annotated]
     if not inside or not outside:
-        raise InputError(
-            f"{out}: fold {fold} has no study with an annotated point to train on, or none with a located "
-            "one to judge on; use fewer folds"
-        )
+        lacking = "no study with an annotated point to train on, or none with a located one to judge on"
+        raise InputError(f"{out}: fold {fold} has {lacking}; use fewer folds")
     seen, weights = ~rows["study_id"].isin(held_out), run.weights
     training, validation = Samples(outside, annotated, rows, weights), Samples(inside, judged, rows, weights)
     file, prior = network_file(out, "fold", fold), level_prior(rows[seen], weighted=config.severity_weights)
     if not file.is_file():
         train_file(
             file,
-            lambda fresh: _learner(_network(run, fold, prior, fresh=fresh), training, validation, out, config),
+            lambda fresh: _learner(run, fold, (training, validation), prior, fresh=fresh),
             config,
             seed=derive_seed(config.seed, "grade", fold),
             title=f"train fold {fold + 1}/{config.folds}",
@@ -147,9 +147,10 @@ def _fit_fold(shared: tuple[GraderRun, CropSet, CropSet], fold: int) -> None:
     network = load_network(file, config).to(training_device())
     if network.domain is not None:
         weighted = level_prior(rows[seen], weighted=True)
-        fit_domain(network, weighted, training, Samples(inside, judged, rows), config)
+        fit_domain(network, weighted, training, validation, config)
         write_network(file, network.state_dict(), config)
-    found = predict_levels([network], validation, config)
+    loader = DataLoader(validation, bs=2 * config.batch_size)
+    found = predict_levels([network], (batch for (batch,) in loader), config)
     lost = set() if run.places is None else unsided(run.places)
     doubtful = [study in lost for study in inside]
     found[doubtful] = average_sides(found[doubtful])
@@ -160,13 +161,6 @@ def _fit_fold(shared: tuple[GraderRun, CropSet, CropSet], fold: int) -> None:
     write_csv(predictions_file(out, fold), table.assign(fold=fold))
 
 
-def _network(run: GraderRun, fold: int, prior: torch.Tensor, *, fresh: bool) -> Grader:
-    """Return a fold's network before its first epoch; of a resumed one, not `fresh`, the checkpoint has the weights."""
-    if fresh and run.start is not None:
-        return load_network(starting_grader(run.start, run.config, fold), run.config)
-    return Grader(run.config, prior, pretrained=fresh)
-
-
 def level_prior(labels: pd.DataFrame, *, weighted: bool) -> torch.Tensor:
     """Return the prior ``[3 groups, 5 levels, 3]`` of labels; `weighted`: by the score's 1, 2 and 4."""
     weights = SEVERITY_WEIGHTS if weighted else (1.0, 1.0, 1.0)
@@ -175,14 +169,20 @@ def level_prior(labels: pd.DataFrame, *, weighted: bool) -> torch.Tensor:
     return torch.from_numpy(prior.reshape(len(CONDITIONS), len(LEVELS), len(SEVERITIES))[[0, 1, 3]])
 
 
-def _learner(network: Grader, training: Samples, validation: Samples, folder: Path, config: GradeConfig) -> Learner:
-    callbacks = [PrepareBatch(config)]
-    if config.accumulate > 1:
-        callbacks.append(Accumulate(min(config.batch_size, len(training)) * config.accumulate))
+def _learner(run: GraderRun, fold: int, parts: tuple[Samples, Samples], prior: torch.Tensor, *, fresh: bool) -> Learner:
+    """Return a fold's learner before its first epoch; of a resumed one, not `fresh`, the checkpoint has the weights."""
+    config = run.config
+    if fresh and run.start is not None:
+        network = load_network(starting_grader(run.start, config, fold), config)
+    else:
+        network = Grader(config, prior, pretrained=fresh)
     if config.channels_last:
         network.to(memory_format=torch.channels_last)
-    parts, loss = (training, validation), GradeLoss(config)
-    return make_learner(network, parts, loss, folder, config, callbacks=callbacks, workers=config.workers)
+    callbacks = [PrepareBatch(config)]
+    if config.accumulate > 1:
+        callbacks.append(Accumulate(min(config.batch_size, len(parts[0])) * config.accumulate))
+    loss = partial(grade_loss, config=config)
+    return make_learner(network, parts, loss, run.out, config, callbacks=callbacks, workers=config.workers)
 
 
 class PrepareBatch(Callback):  # type: ignore[misc]
@@ -198,12 +198,9 @@ class PrepareBatch(Callback):  # type: ignore[misc]
     def before_batch(self) -> None:
         """Replace the batch; without mixup the loss takes the same one as the network."""
         with torch.no_grad():
+            batch, config = (augment if self.training else cut)(self.xb[0], self.config), self.config
             if self.training:
-                batch = drop_views(
-                    augment(self.xb[0], self.config), self.config.view_dropout, self.config.slice_dropout
-                )
-            else:
-                batch = cut(self.xb[0], self.config)
+                batch = drop_views(batch, config.view_dropout, config.slice_dropout)
         self.learn.xb = self.learn.yb = (batch,)
         if self.training and self.config.mixup:
             share = float(torch.distributions.Beta(self.config.mixup, self.config.mixup).sample())

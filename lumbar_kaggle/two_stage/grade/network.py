@@ -1,22 +1,21 @@
 """The second stage's network: slices → views → the five grades of a level; its loss, and predictions by several."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
 import torch
-from fastai.data.load import DataLoader
 from fastai.torch_core import to_device
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SEVERITIES, SEVERITY_WEIGHTS
 from lumbar_kaggle.training.devices import device_of, half_precision
 from lumbar_kaggle.training.encoders import build_encoder, load_weights
 from lumbar_kaggle.two_stage.config import GradeConfig
-from lumbar_kaggle.two_stage.grade.data import SWAPPED, UNKNOWN, Batch, Samples, cut, mirror
+from lumbar_kaggle.two_stage.grade.data import SWAPPED, UNKNOWN, Batch, cut, mirror
 from lumbar_kaggle.two_stage.grade.domain import Domain
 from lumbar_kaggle.two_stage.grade.views import VIEWS
 from lumbar_kaggle.two_stage.study import CELLS, FORAMINA
@@ -27,11 +26,11 @@ PLANES = ("sagittal", "axial")
 class Graded(TypedDict):
     """What the network says of a batch: a dictionary, which fastai can take apart and put together again."""
 
-    logits: torch.Tensor  # [batch, 5, 3] in the order of `study.PLACES`
-    by_view: tuple[torch.Tensor, ...]  # per view [batch, sides, 3] logits from that view alone
-    slices: tuple[torch.Tensor, ...]  # per view [batch, sides, slices] scores of showing the place best; absent: -inf
-    described: tuple[torch.Tensor, ...]  # per view [batch, sides, width], what its slices come to
-    attention: tuple[torch.Tensor, ...]  # per view [batch, sides, slices] weights of the slices; absent: 0
+    logits: Tensor  # [batch, 5, 3] in the order of `study.PLACES`
+    by_view: tuple[Tensor, ...]  # per view [batch, sides, 3] logits from that view alone
+    slices: tuple[Tensor, ...]  # per view [batch, sides, slices] scores of showing the place best; absent: -inf
+    described: tuple[Tensor, ...]  # per view [batch, sides, width], what its slices come to
+    attention: tuple[Tensor, ...]  # per view [batch, sides, slices] weights of the slices; absent: 0
 
 
 class SlicePool(nn.Module):
@@ -46,7 +45,7 @@ class SlicePool(nn.Module):
         self.value, self.gate = nn.Linear(width, width // 2), nn.Linear(width, width // 2)
         self.score, self.best = nn.Linear(width // 2, 1), nn.Linear(width // 2, 1)
 
-    def forward(self, features: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(self, features: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return description ``[views, width]``, slice scores and attention ``[views, slices]`` each. Of `features`
         ``[views, slices, features]``; a view without any slice `present` has attention 0 throughout."""
         hidden = self.enter(features) * present[..., None]
@@ -65,7 +64,7 @@ class Grader(nn.Module):
     from the probabilities `prior` ``[3 groups, 5 levels, 3]``, groups as in `targets.SCORE_GROUPS`; the encoders, if
     `pretrained`, from the weights of the configuration."""
 
-    def __init__(self, config: GradeConfig, prior: torch.Tensor | None = None, *, pretrained: bool = False) -> None:
+    def __init__(self, config: GradeConfig, prior: Tensor | None = None, *, pretrained: bool = False) -> None:
         super().__init__()
         self.config = config
         weights = config.weights if pretrained else ("none", "none")
@@ -86,26 +85,18 @@ class Grader(nn.Module):
 
     def forward(self, batch: Batch) -> Graded:
         """Grade a batch of crops that are cut to the network's size; its labels are not looked at."""
-        described, by_view, best, attention = [], [], [], []
-        features = self._encode(batch["images"])
+        features, parts = self._encode(batch["images"]), []
         for number, present in enumerate(batch["present"]):
             flat = present.flatten(0, 1)
-            one, score, weight = self.pools[number](features[number], flat)
+            one, best, attention = self.pools[number](features[number], flat)
             one = torch.where(flat.any(dim=1)[:, None], one, self.missing[number].to(one.dtype))
-            described.append(one.view(*present.shape[:2], -1))
-            by_view.append(self.view_heads[number](described[-1]))
-            best.append(score.view(present.shape))
-            attention.append(weight.view(present.shape))
+            one = one.view(*present.shape[:2], -1)
+            parts.append((one, self.view_heads[number](one), best.view(present.shape), attention.view(present.shape)))
+        described, by_view, slices, attended = zip(*parts, strict=True)
         logits = self._grade(described, batch["level"])
-        return Graded(
-            logits=logits,
-            by_view=tuple(by_view),
-            slices=tuple(best),
-            described=tuple(described),
-            attention=tuple(attention),
-        )
+        return Graded(logits=logits, by_view=by_view, slices=slices, described=described, attention=attended)
 
-    def _encode(self, images: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def _encode(self, images: Sequence[Tensor]) -> list[Tensor]:
         """Return per view ``[batch · sides, slices, features]``; each plane's images in one batch."""
         encoded = []
         for plane, encoder in zip(PLANES, self.encoders, strict=True):  # `VIEWS` has the planes in this order
@@ -117,7 +108,7 @@ class Grader(nn.Module):
             encoded += [one.view(-1, part.shape[2], one.shape[1]) for one, part in zip(parts, mine, strict=True)]
         return encoded
 
-    def _grade(self, described: Sequence[torch.Tensor], level: torch.Tensor) -> torch.Tensor:
+    def _grade(self, described: Sequence[Tensor], level: Tensor) -> Tensor:
         canal, foramen, middle, side = described
         canal, middle = canal[:, 0], middle[:, 0]
         spinal = torch.cat([canal, middle, side.mean(dim=1)], dim=1) if self.config.axial_for_canal else canal
@@ -134,49 +125,29 @@ def _head(inputs: int, width: int, dropout: float) -> nn.Sequential:
     )
 
 
-class GradeLoss:
-    """Cross-entropy with the score's weights, missing labels masked, over a batch. Each group's part is the mean over
-    its labelled outputs of weight × cross-entropy; the parts are added by `GradeConfig.group_weights`, relative to
-    their sum."""
+def grade_loss(graded: Graded, batch: Batch, config: GradeConfig) -> Tensor:
+    """Return the loss of what the network made of a batch: cross-entropy with the score's weights, missing labels
+    masked. Each group's part is the mean over its labelled outputs of weight × cross-entropy; the parts are added by
+    `GradeConfig.group_weights`, relative to their sum. To it come the heads that see one view, and `slice_loss`."""
+    severity, weights = batch["severity"], SEVERITY_WEIGHTS if config.severity_weights else (1.0, 1.0, 1.0)
 
-    def __init__(self, config: GradeConfig) -> None:
-        self.config = config
-        self.severity_weights = SEVERITY_WEIGHTS if config.severity_weights else (1.0, 1.0, 1.0)
+    def mean(logits: Tensor, outputs: Sequence[int]) -> Tensor:
+        """Return the mean of ``[batch, outputs, 3]`` over the labels that there are."""
+        wanted = severity[:, list(outputs)]
+        known, flat = wanted != UNKNOWN, wanted.clamp(min=0).flatten()
+        of_grade = logits.new_tensor(weights, dtype=torch.float32)
+        losses = functional.cross_entropy(logits.float().flatten(0, 1), flat, weight=of_grade, reduction="none")
+        return (losses.view(wanted.shape) * batch["weight"][:, list(outputs)] * known).sum() / known.sum().clamp(min=1)
 
-    def __call__(self, graded: Graded, batch: Batch) -> torch.Tensor:
-        """Return the loss of what the network made of a batch."""
-        severity, weight = batch["severity"], batch["weight"]
-        loss = self.grades(graded["logits"], severity, weight)
-        if self.config.view_loss:
-            loss = loss + self.config.view_loss * self.views(graded["by_view"], severity, weight)
-        if self.config.slice_loss:
-            loss = loss + self.config.slice_loss * slice_loss(graded["slices"], batch["slices"])
-        return loss
-
-    def grades(self, logits: torch.Tensor, severity: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """Return the loss of ``[batch, 5, 3]`` logits."""
-        # The outputs of canal, foramina and recesses: the three pooled conditions of the score.
-        groups = zip(self.config.group_weights, ([0], [1, 2], [3, 4]), strict=True)
-        parts = [self._mean(logits[:, of], severity[:, of], weight[:, of], share) for share, of in groups]
-        return sum(parts, start=logits.new_zeros(())) / sum(self.config.group_weights)
-
-    def views(self, by_view: Sequence[torch.Tensor], severity: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """Return the mean loss of the heads that see one view each, ``[batch, sides, 3]`` logits."""
-        pairs = zip(by_view, (view.outputs for view in VIEWS), strict=True)
-        parts = [self._mean(logits.float(), severity[:, of], weight[:, of]) for logits, of in pairs]
-        return sum(parts, start=by_view[0].new_zeros(())) / len(VIEWS)
-
-    def _mean(
-        self, logits: torch.Tensor, severity: torch.Tensor, weight: torch.Tensor, share: float = 1.0
-    ) -> torch.Tensor:
-        """Return `share` times the mean of the weighted losses of the outputs that have a label."""
-        known, weights = severity != UNKNOWN, logits.new_tensor(self.severity_weights)
-        wanted = severity.clamp(min=0).flatten()
-        losses = functional.cross_entropy(logits.flatten(0, 1), wanted, weight=weights, reduction="none")
-        return share * (losses.view(severity.shape) * weight * known).sum() / known.sum().clamp(min=1)
+    # The outputs of canal, foramina and recesses: the three pooled conditions of the score.
+    groups = zip(config.group_weights, ([0], [1, 2], [3, 4]), strict=True)
+    grades = torch.stack([share * mean(graded["logits"][:, of], of) for share, of in groups]).sum()
+    views = [mean(logits, view.outputs) for logits, view in zip(graded["by_view"], VIEWS, strict=True)]
+    loss = grades / sum(config.group_weights) + config.view_loss * torch.stack(views).mean()
+    return loss + config.slice_loss * slice_loss(graded["slices"], batch["slices"])
 
 
-def slice_loss(scores: Sequence[torch.Tensor], slices: Sequence[torch.Tensor]) -> torch.Tensor:
+def slice_loss(scores: Sequence[Tensor], slices: Sequence[Tensor]) -> Tensor:
     """Return the cross-entropy of the annotated slice among those of its window, mean over views. Per view `scores` are
     ``[batch, sides, slices]``, -inf for absent slices, and `slices` ``[batch, sides]`` the annotated slice, `UNKNOWN`
     for none."""
@@ -200,19 +171,17 @@ def load_network(file: Path, config: GradeConfig) -> Grader:
     return network
 
 
-def predict_levels(
-    networks: Sequence[Grader], levels: Samples | Sequence[tuple[Batch]], config: GradeConfig
-) -> NDArray[np.float64]:
+def predict_levels(networks: Sequence[Grader], batches: Iterable[Batch], config: GradeConfig) -> NDArray[np.float64]:
     """Return probabilities ``[studies, 25, 3]``, rows sum to 1: the mean over networks, turns and mirror images. The
-    networks are of one configuration, on one device, which computes; of each study all five levels are given."""
-    loader = DataLoader(levels, bs=2 * config.batch_size)
-    probabilities = torch.cat([predict_batch(networks, batch, config) for (batch,) in loader]).double().numpy()
+    networks are of one configuration, on one device, which computes; the batches, of crops as they are cached, give
+    study by study all five levels."""
+    probabilities = torch.cat([predict_batch(networks, batch, config) for batch in batches]).double().numpy()
     targets = probabilities.reshape(-1, len(LEVELS), *probabilities.shape[1:])[:, *CELLS]
     return np.asarray(targets / targets.sum(axis=-1, keepdims=True))
 
 
 @torch.inference_mode()
-def predict_batch(networks: Sequence[Grader], batch: Batch, config: GradeConfig) -> torch.Tensor:
+def predict_batch(networks: Sequence[Grader], batch: Batch, config: GradeConfig) -> Tensor:
     """Return probabilities ``[batch, 5, 3]`` of crops as they are cached, the mean as in `predict_levels`."""
     device, found = device_of(networks[0]), []
     cached = to_device(batch, device)
@@ -229,9 +198,9 @@ def predict_batch(networks: Sequence[Grader], batch: Batch, config: GradeConfig)
     return torch.stack(found).mean(dim=0).cpu()
 
 
-def _probabilities(network: Grader, batch: Batch) -> torch.Tensor:
+def _probabilities(network: Grader, batch: Batch) -> Tensor:
     graded = network(batch)
-    probabilities: torch.Tensor = graded["logits"].softmax(dim=2)
+    probabilities: Tensor = graded["logits"].softmax(dim=2)
     if network.domain is not None:
         distance = network.domain.distance(graded["described"], batch["present"])
         probabilities = network.domain(probabilities, distance, batch["level"])

@@ -23,7 +23,7 @@ from lumbar_kaggle.two_stage.study import CANAL, DISC_MM, PLACES, RECESSES
 class View(NamedTuple):
     """One kind of picture of a level."""
 
-    name: str  # for tables
+    name: str
     plane: str  # "sagittal" or "axial"
     kinds: tuple[str, ...]  # of series to take it from; the next one where the first is missing
     places: tuple[str, ...]  # that each side's crop is centred on, the patient's left first; one: no sides
@@ -92,19 +92,6 @@ class Crop:
             for k in np.flatnonzero(self.indices >= 0):
                 image[k] = _resample(self.volume, int(self.indices[k]), self)
         return image
-
-    def facts(self) -> dict[str, object]:
-        """Return its row of the cache's table: of the window, slices ``first`` to ``last`` exist; none: 0 to -1."""
-        facts: dict[str, object] = {"view": self.view.name, "level": LEVELS[self.level], "side": self.side}
-        facts |= {"series_id": "", "kind": "", "instance_number": None, "row": -1.0, "column": -1.0}
-        facts |= {"distance_mm": -1.0, "first": 0, "last": -1, "target": self.target, "reason": self.reason}
-        if self.volume is not None:
-            there, nearest = np.flatnonzero(self.indices >= 0), int(self.indices[len(self.indices) // 2])
-            row, column, distance = (round(float(number), 3) for number in self.volume.to_slice(nearest, self.point))
-            facts |= {"series_id": self.volume.series_id, "kind": self.volume.kind}
-            facts |= {"instance_number": self.volume.instance_numbers[nearest], "row": row, "column": column}
-            facts |= {"distance_mm": abs(distance), "first": int(there[0]), "last": int(there[-1])}
-        return facts
 
 
 def with_middle(points: Floats) -> dict[str, Floats]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from fastai.learner import Learner
 
 from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.errors import InputError
@@ -17,12 +19,13 @@ from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.dicom.cache import Cache
 from lumbar_kaggle.dicom.volume import Floats
 from lumbar_kaggle.tables.competition import Competition
-from lumbar_kaggle.tables.folds import open_folds
+from lumbar_kaggle.tables.folds import derive_seed, open_folds
 from lumbar_kaggle.tables.reading import as_numbers, read_table
-from lumbar_kaggle.training.devices import spread
-from lumbar_kaggle.two_stage.config import LocateConfig, Result
+from lumbar_kaggle.training.devices import spread, training_device
+from lumbar_kaggle.training.loop import make_learner, train_file, write_network
+from lumbar_kaggle.two_stage.config import LocateConfig, Result, network_file
 from lumbar_kaggle.two_stage.locate.find import COLUMNS, Locator, locate_studies
-from lumbar_kaggle.two_stage.locate.training import CONFIG, SAMPLES, Sample, load_networks, train_network
+from lumbar_kaggle.two_stage.locate.training import CONFIG, SAMPLES, Sample, Slices, load_locator, load_networks, loss
 from lumbar_kaggle.two_stage.start import LOCATOR_SHAPE, check_fits, identity
 from lumbar_kaggle.two_stage.study import PLACES, RECESSES, StudyVolumes, read_marked_studies, tell_unused
 
@@ -105,15 +108,18 @@ class LocatorRun:
         begun with other settings or on other data."""
         out, config, weights = self.out, self.config, self.weights
         if weights is None and not config.epochs:
-            raise InputError(
-                f"{out}: nothing is to be trained, so a trained locator is needed: --weights, or --from-models"
-            )
+            needed = "a trained locator is needed: --weights, or --from-models"
+            raise InputError(f"{out}: nothing is to be trained, so {needed}")
         studies = [one for one in read_marked_studies(self.competition, self.cache) if one.sagittal() or one.axial()]
         tell_unused(self.competition, learned_marks(studies), "sagittal or placed axial")
         with locked(out):
             try:
                 if weights is not None and not config.epochs and self.folds is None:
-                    points = _locate_with(weights, studies)
+                    settings, networks = load_networks(weights)
+                    if not networks["sagittal"]:
+                        remedy = "run lumbar locate with it as --out"
+                        raise InputError(f"{weights}: no fold of this locator is finished; {remedy}")
+                    points = locate_studies(studies, networks["sagittal"], networks["axial"], settings)
                 else:
                     if weights is not None:
                         check_fits(weights, load_networks(weights)[0], config, LOCATOR_SHAPE)
@@ -126,9 +132,8 @@ class LocatorRun:
             errors = point_errors(points, studies)
             write_csv(out / "errors.csv", errors)
             if errors.empty:
-                return Result(
-                    f"{out}/points.csv: located; no point is marked in this folder, so nothing is judged", True
-                )
+                why = "no point is marked in this folder, so nothing is judged"
+                return Result(f"{out}/points.csv: located; {why}", True)
             figures = _summary(errors)
             write_csv(out / "figures.csv", figures.reset_index())
         shares = ("within_5_mm", "within_10_mm", "off_by_level", "not_found", "median_relative")
@@ -160,15 +165,8 @@ class LocatorRun:
         return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
 
 
-def _locate_with(weights: Path, studies: Sequence[StudyVolumes]) -> pd.DataFrame:
-    config, networks = load_networks(weights)
-    if not networks["sagittal"]:
-        raise InputError(f"{weights}: no fold of this locator is finished; run lumbar locate with it as --out")
-    return locate_studies(studies, networks["sagittal"], networks["axial"], config)
-
-
+# Of each plane the samples, of each study the fold that holds it out.
 Shared = tuple[LocatorRun, Sequence[StudyVolumes], dict[str, list[Sample]], dict[str, int]]
-"""What all folds share: of each plane the samples, of each study the fold that holds it out."""
 
 
 def _fit_fold(shared: Shared, fold: int) -> None:
@@ -180,13 +178,47 @@ def _fit_fold(shared: Shared, fold: int) -> None:
         # With few marks the held-out studies may have none: then the loss is that of the training.
         validation = [sample for sample in some if fold_of[sample.study_id] == fold] or training
         if training:
-            parts = training, validation
-            networks[name].append(train_network(name, fold, parts, run.out, run.config, run.budget, run.weights))
+            networks[name].append(train_network(run, name, fold, training, validation))
         elif some:
             log.info("Fold %d: all marked %s slices are of the studies that it holds out; no network", fold, name)
     held_out = [one for one in studies if fold_of[one.study_id] == fold]
     points = locate_studies(held_out, networks["sagittal"], networks["axial"], run.config)
     write_csv(run.out / f"points-{fold}.csv", points)
+
+
+def train_network(
+    run: LocatorRun, name: str, fold: int, training: Sequence[Sample], validation: Sequence[Sample]
+) -> Locator:
+    """Train one fold's network, or take it up where it was, save it, and return it on the training's device. `name` is
+    ``sagittal`` or ``axial``, samples are not empty. With no epochs the network of the run's weights is taken as it is;
+    InputError: they have none of that name."""
+    config, outputs, file = run.config, len(training[0].state), network_file(run.out, name, fold)
+
+    def first() -> Locator:
+        network = Locator(config.channels, outputs)
+        if run.weights is not None:
+            _, networks = load_networks(run.weights)
+            if networks[name]:
+                # Fold k from fold k: where both are dealt out alike, it has not seen what is held out either.
+                network.load_state_dict(networks[name][fold % len(networks[name])].state_dict())
+            elif not config.epochs:
+                remedy = "train one, with epochs above 0"
+                raise InputError(f"{run.weights}: has no {name} network to take as it is; {remedy}")
+        return network
+
+    def make(fresh: bool) -> Learner:
+        network = first() if fresh else Locator(config.channels, outputs)
+        network.to(memory_format=torch.channels_last)  # a third faster on a CPU
+        parts = Slices(training, training=True), Slices(validation, training=False)
+        return make_learner(network, parts, loss, run.out, config)
+
+    if not config.epochs:
+        write_network(file, first().state_dict(), config)
+    elif not file.is_file():
+        seed, title = derive_seed(config.seed, name, str(fold)), f"train {name} fold {fold + 1}/{config.folds}"
+        train_file(file, make, config, seed=seed, title=title, phase=name, budget=run.budget)
+    # As a resumed run has it: the order of the weights in memory shows in the last digits of the points.
+    return load_locator(file, config, outputs).to(training_device())
 
 
 def read_points(path: Path) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Slices to train on with their targets and augmentation, and the training of one locator network."""
+"""What a locator network learns from: slices with their targets, augmentation and the loss; and trained ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,20 +7,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from fastai.learner import Learner
 from numpy.typing import NDArray
+from torch import Tensor
 
-from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.settings import load_config
 from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.dicom.volume import ASSUMED_STEP_MM, Floats, Volume
 from lumbar_kaggle.inference.bundle import MANIFEST, read_manifest
 from lumbar_kaggle.inference.heat import Floats32
-from lumbar_kaggle.tables.folds import derive_seed
 from lumbar_kaggle.training.devices import training_device
 from lumbar_kaggle.training.encoders import load_weights
-from lumbar_kaggle.training.loop import make_learner, train_file, write_network
 from lumbar_kaggle.two_stage.config import LocateConfig, network_file
 from lumbar_kaggle.two_stage.locate.find import CHANNELS, REACH_MM, STRIDE, Locator, Picture, slices_near, to_input
 from lumbar_kaggle.two_stage.start import parse_models
@@ -186,49 +183,8 @@ def load_networks(folder: Path) -> tuple[LocateConfig, dict[str, list[Locator]]]
     }
 
 
-def train_network(
-    name: str,
-    fold: int,
-    parts: tuple[Sequence[Sample], Sequence[Sample]],
-    run: Path,
-    config: LocateConfig,
-    budget: Budget,
-    start: Path | None,
-) -> Locator:
-    """Train one fold's network, or take it up where it was, save it, and return it on the training's device. `name` is
-    ``sagittal`` or ``axial``, `parts` are the samples to train on and those to validate on, not empty, and `start` is a
-    trained locator to start from, a bundle or a run folder, which with no epochs is taken as it is; `budget` is asked
-    before each batch. InputError: `start` has no such network where one is to be taken."""
-    outputs, file = len(parts[0][0].state), network_file(run, name, fold)
-
-    def first() -> Locator:
-        network = Locator(config.channels, outputs)
-        if start is not None:
-            _, networks = load_networks(start)
-            if networks[name]:
-                # Fold k from fold k: where both are dealt out alike, it has not seen what is held out either.
-                network.load_state_dict(networks[name][fold % len(networks[name])].state_dict())
-            elif not config.epochs:
-                raise InputError(f"{start}: has no {name} network to take as it is; train one, with epochs above 0")
-        return network
-
-    def make(fresh: bool) -> Learner:
-        network = first() if fresh else Locator(config.channels, outputs)
-        network.to(memory_format=torch.channels_last)  # a third faster on a CPU
-        slices = _Slices(parts[0], training=True), _Slices(parts[1], training=False)
-        return make_learner(network, slices, _loss, run, config)
-
-    if not config.epochs:
-        write_network(file, first().state_dict(), config)
-    elif not file.is_file():
-        seed, title = derive_seed(config.seed, name, str(fold)), f"train {name} fold {fold + 1}/{config.folds}"
-        train_file(file, make, config, seed=seed, title=title, phase=name, budget=budget)
-    # As a resumed run has it: the order of the weights in memory shows in the last digits of the points.
-    return load_locator(file, config, outputs).to(training_device())
-
-
 @dataclass(frozen=True)
-class _Slices:
+class Slices:
     """Samples as the loader asks for them: augmented for training, as they are for validation."""
 
     samples: Sequence[Sample]
@@ -237,7 +193,7 @@ class _Slices:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    def __getitem__(self, index: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         sample = self.samples[index]
         if self.training:
             # From NumPy's own generator, which `SeedEpochs` seeds at the start of each epoch.
@@ -246,7 +202,7 @@ class _Slices:
         return to_input(sample.image[None])[0], (torch.from_numpy(maps), torch.from_numpy(weights))
 
 
-def _loss(log_probabilities: torch.Tensor, targets: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+def loss(log_probabilities: Tensor, targets: tuple[Tensor, Tensor]) -> Tensor:
     """Return the cross-entropy of the heat maps over the channels of which something is known."""
     maps, weights = targets
     each = -(maps * log_probabilities).sum(dim=2)
