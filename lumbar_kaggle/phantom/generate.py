@@ -27,7 +27,7 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked, read_json, write_csv, write_json
 from lumbar_kaggle.phantom.acquisition import SeriesPlan, Weighting
 from lumbar_kaggle.phantom.imaging import Scan
-from lumbar_kaggle.phantom.settings import FORMAT, SPLITS, Defects, PhantomSet, Reader
+from lumbar_kaggle.phantom.settings import FORMAT, SPLITS, PhantomSet
 from lumbar_kaggle.phantom.study import Part, Rows, StudyPlan, make_table, plan_study, read_study, study_id
 
 log = logging.getLogger(__name__)
@@ -52,34 +52,29 @@ _TIMES = {Weighting.T1: (600.0, 10.0), Weighting.T2: (3600.0, 105.0), Weighting.
 
 
 class Request:
-    """What is to be written, and where; `clean` is without the real set's defects in studies and tables."""
+    """What is to be written, and where."""
 
-    def __init__(self, folder: Path, patients: PhantomSet, clean: bool = False) -> None:
-        self.folder, self.patients, self.clean = folder, patients, clean
+    def __init__(self, folder: Path, patients: PhantomSet) -> None:
+        self.folder, self.patients = folder, patients
         self.truth = folder.with_name(f"{folder.name}-truth")  # of what Kaggle would not show
         self.partial = self.truth / ".partial"  # where everything is written before it is moved into place
         self.numbers = {"train": range(patients.studies), "test": range(patients.test_studies)}  # of the studies
-        self.defects, self.reader = (Defects.clean(), Reader.clean()) if clean else (Defects(), Reader())
-
-    def plan(self, split: str, index: int) -> StudyPlan:
-        """Return the plan of one study."""
-        return plan_study(self.patients.seed, split, index, self.defects, self.patients.scanners, self.reader)
 
     def manifest(self, *, complete: bool) -> dict[str, Any]:
         """Return what is written to `MANIFEST`."""
         of = self.patients
         numbers = {"studies": of.studies, "test_studies": of.test_studies, "complete": complete}
-        return {"format": FORMAT, "set": of.name, "seed": of.seed, "clean": self.clean, **numbers}
+        return {"format": FORMAT, "set": of.name, "seed": of.seed, "clean": of.clean, **numbers}
 
 
-def write_set(folder: Path, patients: PhantomSet, *, clean: bool = False, workers: int | None = None) -> Path:
+def write_set(folder: Path, patients: PhantomSet, *, workers: int | None = None) -> Path:
     """Write synthetic patients as a competition folder; continue where an interrupted run stopped. `folder` gets
     ``train_images/``, ``test_images/`` and the five tables, nothing else; with fewer studies of the same seed in it, it
-    grows. One that holds something else is an `InputError`. Study k of a split depends on seed, scanners and `clean`
-    (no defect of the real set, see `settings`), and on nothing else. `workers` are processes: None for one per usable
-    core, 1 for none but this. Returned is the folder ``{folder.name}-truth`` beside it, with ``test.csv``,
-    ``test_label_coordinates.csv``, ``oracle.csv`` (of all studies of both splits) and the manifest."""
-    request = Request(Path(folder).resolve(), patients, clean)
+    grows. One that holds something else is an `InputError`. What a study depends on: see `plan_study`. `workers` are
+    processes: None for one per usable core, 1 for none but this. Returned is the folder ``{folder.name}-truth`` beside
+    it, with ``test.csv``, ``test_label_coordinates.csv``, ``oracle.csv`` (of all studies of both splits) and the
+    manifest."""
+    request = Request(Path(folder).resolve(), patients)
     number = f"{patients.studies} + {patients.test_studies}"
 
     def put(path: Path, write: Callable[[Path, Any], None], content: object) -> None:
@@ -113,13 +108,10 @@ def _is_complete(request: Request) -> bool:
     needed: dict[Path, set[str]] = {folder: set(), truth: set()}
     if (truth / MANIFEST).exists():
         found = read_json(truth / MANIFEST)
-        others = {
-            "format": "of another version", "clean": "made with the other choice of --clean",
-            "set": "that is another set", "seed": "of another seed",
-        }  # fmt: skip
-        for key, other in others.items():
-            if not isinstance(found, dict) or found.get(key) != wanted[key]:
-                raise InputError(f"{folder}: holds a phantom {other}; {advice}")
+        for key in ("format", "set", "seed", "clean"):
+            value = found.get(key) if isinstance(found, dict) else None
+            if value != wanted[key]:
+                raise InputError(f"{folder}: holds a phantom whose {key} is {value!r}, not {wanted[key]!r}; {advice}")
         if found["studies"] > wanted["studies"] or found["test_studies"] > wanted["test_studies"]:
             size = f"{found['studies']} + {found['test_studies']} studies"
             raise InputError(f"{folder}: holds a larger phantom ({size}); {advice}")
@@ -155,14 +147,14 @@ def _start_worker() -> None:
 
 def make_study(request: Request, split: str, index: int) -> Rows:
     """Write one study unless it is there, and return its part of the tables."""
-    study = request.plan(split, index)
+    study = plan_study(request.patients, split, index)
     place = request.folder / f"{split}_images" / str(study.study_id)
     if not place.exists():
         half = request.partial / f"{study.study_id}.{os.getpid()}"
         shutil.rmtree(half, ignore_errors=True)
         write_images(half, study)
         os.replace(half, place)
-    return read_study(study, request.reader)
+    return read_study(study)
 
 
 def write_images(folder: Path, study: StudyPlan) -> None:
@@ -281,5 +273,5 @@ def _decimal(value: float) -> str:
 
 def _uid(study: StudyPlan, *what: str | int) -> str:
     """Return a valid UID that depends on the study and on what it names."""
-    text = repr((study.seed, study.split, study.index, *what))
+    text = repr((study.patients.seed, study.split, study.index, *what))
     return uid.PYDICOM_ROOT_UID + str(int(hashlib.sha256(text.encode()).hexdigest(), 16))[:36].lstrip("0")

@@ -18,7 +18,7 @@ from lumbar_kaggle.dicom.volume import windowed
 from lumbar_kaggle.phantom.acquisition import Plane, SeriesPlan, Weighting
 from lumbar_kaggle.phantom.artefacts import EVERY, Artefacts, Coil, enlarged
 from lumbar_kaggle.phantom.rendering import Scene
-from lumbar_kaggle.phantom.settings import Contrast, Scanners, Singles
+from lumbar_kaggle.phantom.settings import Contrast, PhantomSet, Scanners, Singles
 from lumbar_kaggle.phantom.study import Part, StudyPlan, plan_study
 
 _TIMES = {  # ms: repetition, echo and inversion times from which a series' are drawn
@@ -75,7 +75,7 @@ class Scan:
     def slice(self, number: int, k: int) -> NDArray[np.uint16]:
         """Return the stored pixels ``[rows, columns]`` of slice `k` of series `number`, both from 0."""
         series = self._study.series[number]
-        setting = Setting(self._study.rng(Part.IMAGES, number), series, self._study.scanners)
+        setting = Setting(self._study.rng(Part.IMAGES, number), series, self._study.patients.scanners)
         rng = self._study.rng(Part.IMAGES, number, k + 1)
         return take_image(self._scene, series.planes[k], series.thickness, setting, rng)
 
@@ -192,7 +192,7 @@ def draw_middle_slices(
 def draw_middle_slice(seed: int, index: int, *, side: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
     """Draw one patient's slice; None where the study has no sagittal T1 series."""
     cv2.setNumThreads(1)
-    study = plan_study(seed, "train", index)
+    study = plan_study(PhantomSet(seed=seed), "train", index)
     for number, series in enumerate(study.series):
         if series.kind == "sagittal_t1":
             pixels = Scan(study).slice(number, len(series.planes) // 2)

@@ -26,7 +26,7 @@ from lumbar_kaggle.dicom.geometry import to_patient
 from lumbar_kaggle.dicom.volume import windowed
 from lumbar_kaggle.phantom.grades import FREQUENCIES, GROUP_OF_TARGET, STANDARD, best_submission, reader_probabilities
 from lumbar_kaggle.phantom.imaging import Scan
-from lumbar_kaggle.phantom.settings import Defects, Floats
+from lumbar_kaggle.phantom.settings import Floats, PhantomSet
 from lumbar_kaggle.phantom.study import StudyPlan, make_table, plan_study, read_study, true_point
 from lumbar_kaggle.scoring.metric import NAMES, part_scores, study_sums
 
@@ -62,7 +62,7 @@ def log_statistics(studies: int, seed: int) -> None:
     """Make the label tables of so many training studies and log them beside the real figures."""
     if studies < 100:
         raise InputError(f"phantom: {studies} studies tell nothing; give --statistics 100 or more")
-    plans = (plan_study(seed, "train", index) for index in range(studies))
+    plans = (plan_study(PhantomSet(seed=seed), "train", index) for index in range(studies))
     tables = make_tables(tqdm(plans, total=studies, unit="study", desc="tables", file=sys.stderr))
     log.info(statistics_text(figures(tables), studies))
     log.info(scores_text(tables))
@@ -282,7 +282,7 @@ def contact_sheet(seed: int = 1) -> NDArray[np.uint8]:
 
 def choose_studies(seed: int, candidates: int = 80) -> tuple[StudyPlan, StudyPlan, StudyPlan]:
     """Return those of the seed's training studies with the least, a middling, the greatest sum of g."""
-    studies = [plan_study(seed, "train", index, Defects.clean()) for index in range(candidates)]
+    studies = [plan_study(PhantomSet(seed=seed, clean=True), "train", index) for index in range(candidates)]
     sums = np.array([study.grades.severity.sum() for study in studies])
     middle = np.abs(sums - (sums.min() + sums.max()) / 2)  # the median would look like the least, as most have little
     return studies[int(sums.argmin())], studies[int(middle.argmin())], studies[int(sums.argmax())]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.settings import Validated, option
 
 FORMAT = "phantom-1"  # version of the phantom; the same version, seed and index give the same bytes
 SPLITS = ("train", "test")
@@ -207,20 +208,20 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class PhantomSet:
-    """Which patients are written, and how they are scanned; a number out of range is an `InputError`."""
+class PhantomSet(Validated):
+    """Which patients are written, how they are scanned and read; a number out of range is an `InputError`."""
 
-    name: str  # of the standard set, empty for any other
-    seed: int  # of all randomness
-    studies: int
-    test_studies: int
+    name: str = ""  # of the standard set, empty for any other
+    seed: int = option(1, "of all randomness", least=0)
+    studies: int = option(40, "of the training split", least=1)
+    test_studies: int = option(10, "of the test split", least=0)
     scanners: Scanners = field(default_factory=Scanners)
+    clean: bool = option(False, "without the real set's defects in studies and tables")
 
-    def __post_init__(self) -> None:
-        for name, least in (("seed", 0), ("studies", 1), ("test_studies", 0)):
-            if (value := getattr(self, name)) < least:
-                words = name if name == "seed" else f"number of {name.replace('_', ' ')}"
-                raise InputError(f"phantom: the {words} must be at least {least}, not {value}")
+    @property
+    def folder(self) -> Path | None:
+        """Where a standard set goes when no folder is named; None where it is no standard set."""
+        return Path(f"phantom-{self.name}{'-clean' if self.clean else ''}") if self.name else None
 
 
 # Part of the format: any change of one is a new `FORMAT`. No seed of a default (1 of `lumbar phantom` and the demo,
@@ -235,20 +236,14 @@ STANDARD_SETS = {
 }  # fmt: skip
 
 
-def choose_set(name: str | None, studies: int | None, test_studies: int | None, seed: int | None) -> PhantomSet:
-    """Return the standard set `name`, or without a name the set of the given sizes and seed (None: 40 + 10 and 1)."""
+def choose_set(name: str | None, clean: bool, **sizes: int | None) -> PhantomSet:
+    """Return the standard set `name`, or without a name that of the given ``studies``, ``test_studies``, ``seed``."""
+    given: dict[str, Any] = {key: number for key, number in sizes.items() if number is not None}
     if name is None:
-        given = zip((seed, studies, test_studies), (1, 40, 10), strict=True)
-        seed, studies, test_studies = (usual if number is None else number for number, usual in given)
-        return PhantomSet("", seed, studies, test_studies)
+        return PhantomSet(**given, clean=clean)
     if name not in STANDARD_SETS:
         raise InputError(f"phantom: there is no set {name}; the sets are {', '.join(STANDARD_SETS)}")
-    if (studies, test_studies, seed) != (None, None, None):
+    if given:
         remedy = "leave out --set, or leave out --studies, --test-studies and --seed"
         raise InputError(f"phantom: set {name} has its own sizes and seed; {remedy}")
-    return STANDARD_SETS[name]
-
-
-def default_folder(chosen: PhantomSet, clean: bool) -> Path | None:
-    """Return where a standard set goes when no folder is named; None where it is no standard set."""
-    return Path(f"phantom-{chosen.name}{'-clean' if clean else ''}") if chosen.name else None
+    return replace(STANDARD_SETS[name], clean=clean)

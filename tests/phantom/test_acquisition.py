@@ -16,7 +16,7 @@ from lumbar_kaggle.phantom.artefacts import Artefacts, draw_artefacts
 from lumbar_kaggle.phantom.generate import SYNTAXES, write_instance
 from lumbar_kaggle.phantom.grades import draw_grades
 from lumbar_kaggle.phantom.patient import Patient, Spine
-from lumbar_kaggle.phantom.settings import VENDORS, Defects, Reader, Scanners
+from lumbar_kaggle.phantom.settings import VENDORS, Defects, PhantomSet, Reader, Scanners
 from lumbar_kaggle.phantom.study import plan_study
 
 STUDIES = 600
@@ -269,7 +269,7 @@ def test_a_missing_series_comes_once_in_so_many() -> None:
 
 def written(series: SeriesPlan, pixels: np.ndarray, *, standard: bool, number: int | None = None) -> pydicom.Dataset:
     """A slice of a study that has only this series, written and read back."""
-    study = replace(plan_study(0, "train", 0), series=(series,), series_ids=(77,), standard=standard)
+    study = replace(plan_study(PhantomSet(seed=0), "train", 0), series=(series,), series_ids=(77,), standard=standard)
     buffer = io.BytesIO()
     write_instance(buffer, pixels, study=study, series=0, instance=number or series.numbers[0])
     return pydicom.dcmread(io.BytesIO(buffer.getvalue()))

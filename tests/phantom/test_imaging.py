@@ -11,13 +11,13 @@ import pytest
 from lumbar_kaggle.phantom.acquisition import Plane, SeriesPlan
 from lumbar_kaggle.phantom.artefacts import Artefacts, Coil
 from lumbar_kaggle.phantom.imaging import Setting, acquired_plane, reconstruct, take_image
-from lumbar_kaggle.phantom.settings import VENDORS, Defects, Scanners
+from lumbar_kaggle.phantom.settings import VENDORS, PhantomSet, Scanners
 from lumbar_kaggle.phantom.study import plan_study
 
 
 def a_series() -> SeriesPlan:
     """A sagittal T1 series without defects."""
-    return plan_study(0, "train", 0, Defects.clean()).series[0]
+    return plan_study(PhantomSet(seed=0, clean=True), "train", 0).series[0]
 
 
 class Bottle:
