@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lumbar_kaggle.phantom.settings import Defects, Singles, Vendor
+from lumbar_kaggle.phantom.settings import Defects, Singles, Stored, Vendor
 
 EVERY = 4  # smooth fields are computed at every fourth pixel
 
@@ -130,7 +130,7 @@ class Artefacts:
             for sign in (-1, 1):
                 image += np.float32(part) * np.roll(source, sign * order * shift, self.phase_axis)
 
-    def blank_border(self, stored: NDArray[np.uint16]) -> None:
+    def blank_border(self, stored: Stored) -> None:
         """Set the stored pixels ``[rows, columns]`` outside a circle, frame or columns to zero, in place."""
         rows, columns = stored.shape
         if self.border == "circle":

@@ -16,7 +16,6 @@ from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from pydicom import dcmwrite, uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
@@ -27,7 +26,7 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked, read_json, write_csv, write_json
 from lumbar_kaggle.phantom.acquisition import SeriesPlan, Weighting
 from lumbar_kaggle.phantom.imaging import Scan
-from lumbar_kaggle.phantom.settings import FORMAT, SPLITS, PhantomSet
+from lumbar_kaggle.phantom.settings import FORMAT, SPLITS, PhantomSet, Stored
 from lumbar_kaggle.phantom.study import Part, Rows, StudyPlan, make_table, plan_study, read_study, study_id
 
 log = logging.getLogger(__name__)
@@ -168,9 +167,7 @@ def write_images(folder: Path, study: StudyPlan) -> None:
             write_instance(file, pixels, study=study, series=number, instance=instance)
 
 
-def write_instance(
-    path: Path | BinaryIO, pixels: NDArray[np.uint16], *, study: StudyPlan, series: int, instance: int
-) -> None:
+def write_instance(path: Path | BinaryIO, pixels: Stored, *, study: StudyPlan, series: int, instance: int) -> None:
     """Write one slice, ``[rows, columns]`` of at most 12 bits (11 when the series is signed). `series` is a number
     within the study, from 0; `instance` is one of its `SeriesPlan.numbers`."""
     plan, header = study.series[series], _scanner_header if study.standard else _competition_header
@@ -223,7 +220,7 @@ def _scanner_header(study: StudyPlan, series: int, instance: int) -> dict[str, A
     }  # fmt: skip
 
 
-def _image_header(plan: SeriesPlan, pixels: NDArray[np.uint16], instance: int) -> dict[str, Any]:
+def _image_header(plan: SeriesPlan, pixels: Stored, instance: int) -> dict[str, Any]:
     """Return where the slice lies, and how its pixels are stored and shown."""
     plane = plan.planes[plan.numbers.index(instance)]
     low, high = np.percentile(pixels[::4, ::4], plan.machine.vendor.window_percentiles)
@@ -241,7 +238,7 @@ def _image_header(plan: SeriesPlan, pixels: NDArray[np.uint16], instance: int) -
     }  # fmt: skip
 
 
-def _encoded(pixels: NDArray[np.uint16], plan: SeriesPlan) -> bytes:
+def _encoded(pixels: Stored, plan: SeriesPlan) -> bytes:
     """Return one frame compressed without loss; GDCM does all four syntaxes, in a few milliseconds."""
     import gdcm
 

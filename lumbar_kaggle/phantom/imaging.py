@@ -18,7 +18,7 @@ from lumbar_kaggle.dicom.volume import windowed
 from lumbar_kaggle.phantom.acquisition import Plane, SeriesPlan, Weighting
 from lumbar_kaggle.phantom.artefacts import EVERY, Artefacts, Coil, enlarged
 from lumbar_kaggle.phantom.rendering import Scene
-from lumbar_kaggle.phantom.settings import Contrast, PhantomSet, Scanners, Singles
+from lumbar_kaggle.phantom.settings import Contrast, PhantomSet, Scanners, Singles, Stored
 from lumbar_kaggle.phantom.study import Part, StudyPlan, plan_study
 
 _TIMES = {  # ms: repetition, echo and inversion times from which a series' are drawn
@@ -72,7 +72,7 @@ class Scan:
         self._study = study
         self._scene = Scene(study.patient, study.rng(Part.ROOTLETS))
 
-    def slice(self, number: int, k: int) -> NDArray[np.uint16]:
+    def slice(self, number: int, k: int) -> Stored:
         """Return the stored pixels ``[rows, columns]`` of slice `k` of series `number`, both from 0."""
         series = self._study.series[number]
         setting = Setting(self._study.rng(Part.IMAGES, number), series, self._study.patients.scanners)
@@ -109,9 +109,7 @@ class Setting:
         self.tone = float(rng.uniform(*scanners.tone))  # bend of the scale: mid values are brighter (+) or darker (-)
 
 
-def take_image(
-    scene: Scene, plane: Plane, thickness: float, setting: Setting, rng: np.random.Generator
-) -> NDArray[np.uint16]:
+def take_image(scene: Scene, plane: Plane, thickness: float, setting: Setting, rng: np.random.Generator) -> Stored:
     """Return the stored pixels ``[rows, columns]`` of a slice with its middle in `plane`; `thickness` is in mm."""
     artefacts = setting.artefacts
     acquired, extra = acquired_plane(plane, setting.detail, artefacts)

@@ -16,6 +16,7 @@ SPLITS = ("train", "test")
 
 Floats = NDArray[np.float64]  # of plans and tables
 Singles = NDArray[np.float32]  # of images
+Stored = NDArray[np.uint16]  # pixels in a file
 # Brightness of each of `imaging.TISSUES`, 0 (air) to 1; ``flow`` is how much pulsation darkens parts of the fluid.
 Contrast = dict[str, float]
 Sizes = tuple[tuple[tuple[int, int], float], ...]  # (rows, columns) in pixels, and how often

@@ -12,9 +12,10 @@ from lumbar_kaggle.core.files import write_csv
 from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES
 from lumbar_kaggle.scoring.blend import BlendModel, Cells, cross_fitted, fit_blend, gather, save_blend
 from lumbar_kaggle.scoring.comparison import interval_texts, read_labelled
-from lumbar_kaggle.scoring.metric import NAMES, RESAMPLES, TARGETS_OF, Floats, as_table, labels_from, resampled_scores
+from lumbar_kaggle.scoring.metric import NAMES, RESAMPLES, TARGETS_OF, Floats, as_table, resampled_scores
 from lumbar_kaggle.scoring.steps import NUMBERS, GroupBlend, plain_mean
 from lumbar_kaggle.tables.folds import read_folds
+from lumbar_kaggle.tables.reading import read_labels
 
 CERTAINTY = 0.9  # A blend is used when at least this share of the resamples finds it better than the plain mean.
 NOISE_ABOVE = 0.8  # A label is contradicted when its probability is less than 1 minus this.
@@ -135,7 +136,7 @@ def blend_files(
             raise InputError(f"{path}: named twice among what is read and written; name another file")
     if not 0 < noise_above < 1:
         raise InputError(f"--noise-above is {noise_above:g}; it must lie between 0 and 1")
-    known = labels_from(labels)
+    known = read_labels(labels)
     # Without folders, where that tells the files apart.
     apart = len({path.name for path in files}) == len(files)
     tables = {path.name if apart else str(path): read_labelled(path, known, str(labels))[0] for path in files}

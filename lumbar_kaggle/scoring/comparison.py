@@ -9,7 +9,8 @@ import pandas as pd
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import SEVERITIES
 from lumbar_kaggle.scoring import metric
-from lumbar_kaggle.scoring.metric import NAMES, Floats, Score, evaluate_targets, labels_from, weighted_prior
+from lumbar_kaggle.scoring.metric import NAMES, Floats, Score, evaluate_targets, weighted_prior
+from lumbar_kaggle.tables.reading import read_labels
 from lumbar_kaggle.tables.submission import prior_predictions, read_predictions
 
 
@@ -123,11 +124,10 @@ def compare_files(
     predictions, only the rows that both have are scored. Raises `InputError` where a file is unreadable, nothing is in
     common, or the oracle lacks a row."""
     labels, prior = _read_truth(truth, prior_from)
-    tables, wanted = {}, "files of the same studies"
-    tables["score"], labels = read_labelled(predictions, labels, str(truth), wanted)
+    tables = {}
+    tables["score"], labels = read_labelled(predictions, labels, str(truth))
     if against:
-        source = f"{truth} and a row in {predictions}"
-        tables["against"], labels = read_labelled(against, labels, source, wanted)
+        tables["against"], labels = read_labelled(against, labels, f"{truth} and a row in {predictions}")
     tables["prior"] = prior_predictions(prior, labels)
     if oracle:
         tables["oracle"] = read_predictions(oracle)
@@ -147,21 +147,19 @@ def compare_files(
     return Comparison(scores, len(labels), len(studies[0]), prior_from or truth)
 
 
-def read_labelled(
-    path: Path, labels: pd.DataFrame, source: str, wanted: str = "predictions of its studies"
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_labelled(path: Path, labels: pd.DataFrame, source: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return a file's predictions, and the labels whose rows it has; raise where there are none in `source`."""
     table = read_predictions(path)
     common = labels[labels["row_id"].isin(table["row_id"])]
     if common.empty:
-        raise InputError(f"{path}: none of its {len(table)} rows has a label in {source}; give {wanted}")
+        raise InputError(f"{path}: none of its {len(table)} rows has a label in {source}; give one of the same studies")
     return table, common
 
 
 def _read_truth(truth: Path, prior_from: Path | None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the labels of the truth, and the prior of `prior_from`, by default of the same."""
-    labels = labels_from(truth)
+    labels = read_labels(truth)
     if prior_from is None or prior_from == truth:
         return labels, weighted_prior(labels)
     # A severity that another label table lacks at a level may well occur in the truth.
-    return labels, weighted_prior(labels_from(prior_from), smoothing=metric.PRIOR_SMOOTHING)
+    return labels, weighted_prior(read_labels(prior_from), smoothing=metric.PRIOR_SMOOTHING)

@@ -17,7 +17,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, r
 
 from lumbar_kaggle.core.files import AnyPath
 from lumbar_kaggle.core.targets import LEVELS, SCORE_GROUPS, SEVERITIES, SEVERITY_WEIGHTS, TARGET_NAMES, TARGETS, row_id
-from lumbar_kaggle.tables.reading import label_rows, read_labels, refuse
+from lumbar_kaggle.tables.reading import label_rows, read_labels
 from lumbar_kaggle.tables.submission import read_predictions
 
 Floats = NDArray[np.float64]
@@ -133,7 +133,7 @@ def score(predictions: pd.DataFrame | AnyPath, truth: pd.DataFrame | AnyPath) ->
     if not isinstance(predictions, pd.DataFrame):
         predictions = read_predictions(predictions)
     if not isinstance(truth, pd.DataFrame):
-        truth = labels_from(Path(truth))
+        truth = read_labels(Path(truth))
     elif "row_id" not in truth.columns:
         truth = label_rows(truth.fillna("").astype({"study_id": str}))
     given = predictions[["row_id", *SEVERITIES]].dropna()
@@ -149,13 +149,6 @@ def score(predictions: pd.DataFrame | AnyPath, truth: pd.DataFrame | AnyPath) ->
         missed=len(truth) - scored,
         rescaled=int((np.abs(summed - 1) > 1e-6).sum()),
     )
-
-
-def labels_from(path: Path) -> pd.DataFrame:
-    """Read a label table as `reading.label_rows`; raise `InputError` with its first fault."""
-    labels, faults = read_labels(path)
-    refuse(faults)
-    return labels
 
 
 def to_arrays(predictions: pd.DataFrame, truth: pd.DataFrame) -> tuple[tuple[str, ...], Floats, Integers]:

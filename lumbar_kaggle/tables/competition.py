@@ -48,10 +48,6 @@ class Competition:
         labels, coordinates = (digest(table.to_csv(index=False)) for table in (self.labels, self.coordinates))
         return {"studies": digest(self.studies), "labels": labels, "coordinates": coordinates}
 
-    def rows(self) -> pd.DataFrame:
-        """Return the `submission_rows`."""
-        return submission_rows(self.studies)
-
 
 def submission_rows(studies: Iterable[str]) -> pd.DataFrame:
     """Return 25 rows ``row_id, study_id, target`` per study, in the sample's order of targets."""

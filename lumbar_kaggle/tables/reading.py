@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from lumbar_kaggle.core import targets
-from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.errors import InputError, system_sentence
 from lumbar_kaggle.core.files import AnyPath, shown
 from lumbar_kaggle.core.targets import SERIES_DESCRIPTIONS, SEVERITY_WORDS, TARGET_NAMES, row_id
 
@@ -81,17 +81,13 @@ def read_table(path: AnyPath, columns: Sequence[str], *, whole: bool = False) ->
         content = b"" if path.suffix.lower() in ARCHIVES else path.read_bytes()
         source = BytesIO(content) if content else path
         table = pd.read_csv(source, dtype=str, keep_default_na=False, skip_blank_lines=False)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: a folder, where a CSV file was expected") from None
     except pd.errors.EmptyDataError:
         raise InputError(f"{path}: the file is empty; it needs the columns {', '.join(columns)}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a CSV file (no text in UTF-8: {error.reason}); save it as UTF-8") from None
     except Exception as error:
         if isinstance(error, OSError) and error.errno:
-            raise
+            raise InputError(system_sentence(error)) from None
         # Each kind of archive fails in a way of its own, and a file may only be called one.
         reason = clipped(" ".join(str(error).split()), 160) or type(error).__name__
         raise InputError(f"{path}: not a CSV file ({reason}); give one, or a whole archive of one") from error
@@ -126,10 +122,11 @@ def label_rows(train: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"row_id": identifiers, "study_id": studies, "target": names, "severity": severity})
 
 
-def read_labels(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
-    """Read a label table (``train.csv`` or a truth file) as `label_rows`; else as `read_label_table`."""
+def read_labels(path: Path) -> pd.DataFrame:
+    """Read a label table (``train.csv`` or a truth file) as `label_rows`; its first fault is an `InputError`."""
     table, faults = read_label_table(path)
-    return label_rows(table), faults
+    refuse(faults)
+    return label_rows(table)
 
 
 def read_label_table(path: Path) -> tuple[pd.DataFrame, list[Fault]]:

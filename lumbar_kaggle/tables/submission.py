@@ -61,7 +61,7 @@ def validate(path: AnyPath, competition: AnyPath) -> list[Fault]:
     checked, numbers = _check_rows(path, text)
     off = checked.sound()[["row_id"]].join(numbers.sum(axis=1).rename("total"))
     off = off[(off["total"] - 1).abs() > SUM_TOLERANCE]
-    wanted = read_split(competition, "test").rows()["row_id"]
+    wanted = submission_rows(read_split(competition, "test").studies)["row_id"]
     extra = text[~text["row_id"].isin(wanted)]
     faults = [
         *checked.faults,

@@ -47,7 +47,7 @@ def test_the_command_prints_the_scores_and_writes_the_result(
     shown = dict(zip(starts, lines[1:6], strict=True))
     assert all(line.startswith(start) for start, line in shown.items())
     assert "The result is the blend: it is better than the plain mean in 100% of the resamples." in lines
-    labels, _ = read_labels(tmp_path / "train.csv")
+    labels = read_labels(tmp_path / "train.csv")
     for name, file in (("a.csv", "a.csv"), ("b.csv", "b.csv"), ("blend, cross-fitted", "blended.csv")):
         official = score(read_predictions(tmp_path / file), labels)
         assert shown[name].split(name)[1].split()[0::4] == [

@@ -65,7 +65,7 @@ def world(tmp_path: Path) -> dict[str, Path]:
 def test_the_columns_are_official_scores_and_the_skill_runs_from_prior_to_oracle(
     world: dict[str, Path], tmp_path: Path
 ) -> None:
-    labels, _ = read_labels(world["truth"])
+    labels = read_labels(world["truth"])
     prior = prior_predictions(weighted_prior(labels), labels)
     world |= write(tmp_path, prior=prior)
     for name, skill in (("oracle", 1.0), ("prior", 0.0)):

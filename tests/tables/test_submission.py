@@ -39,7 +39,7 @@ def truth(tmp_path: Path) -> Path:
 @pytest.fixture
 def prior(truth: Path) -> pd.DataFrame:
     """A strictly positive prior."""
-    return weighted_prior(read_labels(truth)[0], smoothing=0.5)
+    return weighted_prior(read_labels(truth), smoothing=0.5)
 
 
 @pytest.fixture
@@ -266,7 +266,7 @@ def test_a_rounding_error_in_a_sum_is_no_fault(submission: Path, competition: Pa
 
 def test_the_rows_of_a_competition_are_what_is_validated(competition: Path) -> None:
     """Test rows are 25 per study of the sample, in its order."""
-    rows = read_competition(competition, "test").rows()
+    rows = submission_rows(read_competition(competition, "test").studies)
     assert rows.equals(submission_rows(STUDIES))
     assert rows["row_id"].is_unique
 
@@ -289,7 +289,7 @@ def test_the_printed_score_has_four_parts_and_a_total(
     path = random_predictions(tmp_path / "predictions.csv")
     assert main(["score", str(path), "--truth", str(truth)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    labels, _ = read_labels(truth)
+    labels = read_labels(truth)
     expected = score(pd.read_csv(path), labels)
     prior = score(prior_predictions(weighted_prior(labels), labels), labels)
     printed = {line.split()[0]: line.split()[1:] for line in lines[1:6]}
@@ -331,8 +331,8 @@ def test_the_prior_may_come_from_another_file(tmp_path: Path, truth: Path) -> No
     other = write_truth(tmp_path / "train.csv", ("1", "2", "3"), seed=1)
     path = random_predictions(tmp_path / "predictions.csv")
     scoring = score_file(path, truth, other)
-    labels = read_labels(truth)[0]
-    prior = weighted_prior(read_labels(other)[0], smoothing=0.5)
+    labels = read_labels(truth)
+    prior = weighted_prior(read_labels(other), smoothing=0.5)
     assert scoring.prior.total == pytest.approx(score(prior_predictions(prior, labels), labels).total)
     assert scoring.prior.total < 5
     assert str(other) in scoring.text()
