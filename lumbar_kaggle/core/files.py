@@ -30,8 +30,7 @@ JUNK = {
 
 
 def write_atomic(path: AnyPath, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then move it into place in one step. A process killed in between
-    leaves the old file, or none, but never half of one."""
+    """Let `write` fill a temporary file beside `path`, then move it into place: a kill never leaves half a file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The temporary name keeps the suffix, since some writers choose the format by it.

@@ -1,7 +1,6 @@
 """The plan of a study's series: how each is weighted, where its slices lie, how it is stored.
 
-How many slices there are never depends on the patient's spine, only where they lie: their number must not tell of
-degenerated discs."""
+Where slices lie depends on the patient's spine, their number never: it must not tell of degenerated discs."""
 
 from dataclasses import dataclass, replace
 from enum import Enum

@@ -111,9 +111,8 @@ class Artefacts:
         return 1 - self.band * _sigmoid(behind * (1 / self.band_softness)).astype(np.float32)
 
     def add_replicas(self, image: Singles, gain: Singles, x: Singles, y: Singles, rng: np.random.Generator) -> None:
-        """Add faint replicas of the breathing front and of the vessels along the phase axis, in place. `image` is
-        ``[rows, columns]`` with the coil's `gain` in it; `x` and `y` are mm to the left and to the back of the canal at
-        L3/L4, at every `EVERY`-th pixel."""
+        """Add faint replicas of the breathing front and of the vessels along the phase axis, in place. `image` has the
+        coil's `gain` in it; `x` and `y` are mm left of and behind the canal at L3/L4, at every `EVERY`-th pixel."""
         turns = rng.uniform(0.0, 2 * np.pi, 2)
         if not (self.front_ghost or self.vessel_ghost):
             return
@@ -149,8 +148,7 @@ def _sigmoid(x: NDArray[Any]) -> NDArray[Any]:
 
 
 def draw_artefacts(rng: np.random.Generator, kind: str, defects: Defects) -> Artefacts:
-    """Draw what a series of one of `targets.SERIES_KINDS` suffers from. The number of draws does not depend on the
-    outcome of any, so one share can be changed alone."""
+    """Draw what a series of a kind suffers from. Every draw is made, so that one share can be changed alone."""
     axial = kind == "axial_t2"
     wrapped, moved, flowing, saturated, clipped, masked, padded, frame = rng.random(8)
     # Against the heart beat of the fluid, sagittal phase mostly runs from head to foot.

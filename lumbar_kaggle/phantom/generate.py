@@ -71,8 +71,7 @@ def write_set(folder: Path, patients: PhantomSet, *, workers: int | None = None)
     ``train_images/``, ``test_images/`` and the five tables, nothing else; with fewer studies of the same seed in it, it
     grows. One that holds something else is an `InputError`. What a study depends on: see `plan_study`. `workers` are
     processes: None for one per usable core, 1 for none but this. Returned is the folder ``{folder.name}-truth`` beside
-    it, with ``test.csv``, ``test_label_coordinates.csv``, ``oracle.csv`` (of all studies of both splits) and the
-    manifest."""
+    it, with ``test.csv``, ``test_label_coordinates.csv``, ``oracle.csv`` (of both splits) and the manifest."""
     request = Request(Path(folder).resolve(), patients)
     number = f"{patients.studies} + {patients.test_studies}"
 

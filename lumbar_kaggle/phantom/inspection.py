@@ -1,7 +1,6 @@
 """A phantom before it is written: its label tables against the real ones, and a contact sheet of three patients.
 
-The tables follow from the plans of the studies, without an image. The real figures were counted in public copies of the
-competition's tables (1,975 studies)."""
+The tables follow from plans, without an image. The real figures were counted in public copies of the competition's."""
 
 import logging
 import sys
@@ -90,8 +89,7 @@ def figures(tables: Tables) -> pd.DataFrame:
 
 
 def share(values: Floats) -> tuple[float, float]:
-    """Return the mean of the values ``[n studies, k]`` that are not NaN, and its standard error. The studies are
-    independent, the values of one study are not."""
+    """Return mean and standard error of values ``[n studies, k]`` without NaN; those of one study are dependent."""
     mean = float(np.nanmean(values))
     misses = np.nansum(values - mean, axis=1)
     return mean, float(np.sqrt((misses**2).sum()) / np.isfinite(values).sum())
@@ -99,8 +97,7 @@ def share(values: Floats) -> tuple[float, float]:
 
 def correlation(first: Floats, second: Floats) -> tuple[float, float]:
     """Return the Pearson correlation of values ``[n studies, k]`` and its standard error. Pairs with a NaN are left
-    out. The error is that of the influence function, which holds for any distribution; the studies are independent, the
-    values of one study are not."""
+    out. The error is that of the influence function, for any distribution; the values of one study are dependent."""
     known = ~np.isnan(first) & ~np.isnan(second)
     with np.errstate(invalid="ignore"):  # where all are alike there is no correlation: NaN
         x, y = (np.where(known, (v - v[known].mean()) / v[known].std(), 0.0) for v in (first, second))

@@ -2,8 +2,7 @@
 
 The dimensions are the distractors: disc height, hydration, fat, inborn canal width, wear of facet joints and end plates
 vary independently, only loosely tied to the 25 grades, so that none of them gives a grade away. A *frame* is an origin
-and three unit axes: to the patient's left, to the back, and upwards along the spine, all in LPS mm. Local coordinates
-(x, y, z) are measured along them."""
+and three unit axes in LPS mm, along which x, y, z are measured: to the left, to the back, and up along the spine."""
 
 import numpy as np
 from numpy.typing import NDArray

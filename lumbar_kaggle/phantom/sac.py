@@ -1,7 +1,6 @@
 """What runs along the canal: the thecal sac with its fluid, the cord, the roots, and the fat around.
 
-Everything is tabulated along the centre line of the canal and evaluated in its curved coordinates: mm to the left, to
-the back, and along (see `patient.Spine.curved`)."""
+All is tabulated along the canal's centre line and evaluated in its curved coordinates (`patient.Spine.curved`)."""
 
 from itertools import product
 

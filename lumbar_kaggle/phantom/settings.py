@@ -97,8 +97,7 @@ class Defects:
     """How often each quirk of the real data occurs, as shares of studies or of series; `clean` has none. Counted in the
     competition's tables or told by its entrants: number of axial series, missing levels, extra and coronal series,
     order of the instances, gaps. The others are estimates. Fields that end in ``_every`` are not drawn: one study in so
-    many has the defect (0: none), so that a folder of a few studies has it too; a deliberate exaggeration, as the real
-    set lacks three series in 1,975 studies."""
+    many has the defect (0: none), a deliberate exaggeration (really 3 in 1,975), so that a small folder has it too."""
 
     # The study
     missing_series_every: int = 32  # studies; one of the three series is absent
@@ -151,8 +150,7 @@ class Scanners:
     vendors: tuple[Vendor, ...] = VENDORS
     sagittal_sizes: tuple[int, ...] = ()  # pixels of square matrices in place of the vendors' own; none: theirs
     axial_sizes: tuple[int, ...] = ()
-    # The planes. Fields are the longer side; their lengths follow from the labels' distances as parts of the image
-    # (0.442 from L1/L2 to L5/S1, 0.094 between the recesses).
+    # The planes. Fields are the longer side, by the labels' distances (0.442 L1/L2 to L5/S1, 0.094 between recesses).
     sagittal_field_mm: tuple[float, float] = (284.0, 24.0)  # mean, standard deviation
     sagittal_spacing_mm: tuple[float, float] = (0.27, 1.18)
     sagittal_slices: tuple[int, int] = (8, 38)
@@ -226,8 +224,7 @@ class PhantomSet(Validated):
 
 
 # Part of the format: any change of one is a new `FORMAT`. No seed of a default (1 of `lumbar phantom` and the demo,
-# 20,000,001 of `lumbar pretrain`), nor a small number that somebody would type: what was pretrained or tuned on must
-# not come back as a test patient.
+# 20,000,001 of `lumbar pretrain`), nor one that somebody would type: what was trained on must not be tested on.
 STANDARD_SETS = {
     "tiny": PhantomSet("tiny", 240_701, 12, 6, Scanners(  # for tests, in seconds; still reaches both foramina
         sagittal_sizes=(128,), axial_sizes=(128,), sagittal_slices=(11, 12), axial_slices_per_disc=(3, 3),

@@ -58,9 +58,8 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Scores of one file beside those of others on the same rows. `scores` holds, as from `metric.resampled_scores`,
-    ``score``, ``prior``, where they were given ``oracle`` and ``against``, and what is made of them: ``skill``, (prior
-    - score) / (prior - oracle), and ``difference``."""
+    """`metric.resampled_scores` of one file and others on the same rows: ``score``, ``prior``, where they were given
+    ``oracle``, with ``skill``, (prior - score) / (prior - oracle), and ``against``, with ``difference``."""
 
     scores: dict[str, Floats]
     rows: int
@@ -96,8 +95,8 @@ def interval_texts(scores: Floats) -> list[str]:
 def score_beside_prior(
     predictions: pd.DataFrame, labels: pd.DataFrame, prior: pd.DataFrame | None = None, source: str = ""
 ) -> Scoring:
-    """Score predictions and the prior on the same labelled rows. Without `prior` it is that of `labels`, the best that
-    a constant can do; `source` names it in the text."""
+    """Score predictions and the prior on the same labelled rows. The prior is by default
+    that of `labels`, the best that a constant can do; `source` names it in the text."""
     known = labels[labels["row_id"].isin(predictions["row_id"])]
     constant = prior_predictions(weighted_prior(labels) if prior is None else prior, known)
     losses = evaluate_targets(constant, known).set_index("target")["weighted_log_loss"]
@@ -107,9 +106,8 @@ def score_beside_prior(
 
 
 def score_file(predictions: Path, truth: Path, prior_from: Path | None = None) -> Scoring:
-    """Score a file of predictions against a label table with the columns of ``train.csv``. `prior_from` is the label
-    table that the prior is taken from; by default the truth itself, the prior's best case. Raises `InputError` where a
-    file is unreadable, or the two have no row in common."""
+    """Score a file of predictions against a label table with the columns of ``train.csv``. The prior is that of
+    the labels `prior_from`, by default the truth, its best case. Without a row in common they are an `InputError`."""
     labels, prior = _read_truth(truth, prior_from)
     table, _ = read_labelled(predictions, labels, str(truth))
     return score_beside_prior(table, labels, prior, str(prior_from or truth))
@@ -120,9 +118,8 @@ def compare_files(
 ) -> Comparison:
     """Score a file, see `score_file`, beside the prior, an oracle and another file, with paired intervals. Studies are
     resampled with replacement, the same ones for every file, always in the same way. The oracle, the best predictions
-    that are possible as ``lumbar phantom`` writes them, must have every row that is scored; of `against`, other
-    predictions, only the rows that both have are scored. Raises `InputError` where a file is unreadable, nothing is in
-    common, or the oracle lacks a row."""
+    possible as ``lumbar phantom`` writes them, must have every row that is scored; of `against`, other predictions,
+    only the rows that both have are scored. Raises `InputError` where that leaves nothing or the oracle lacks a row."""
     labels, prior = _read_truth(truth, prior_from)
     tables = {}
     tables["score"], labels = read_labelled(predictions, labels, str(truth))

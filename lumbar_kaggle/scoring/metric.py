@@ -128,8 +128,7 @@ def score(predictions: pd.DataFrame | AnyPath, truth: pd.DataFrame | AnyPath) ->
     columns ``row_id, normal_mild, moderate, severe``, or are a CSV of them; row identifiers are unique, a row with NaN
     is none. The truth is a table like ``train.csv``, or its path; or labelled rows only, with the columns ``row_id,
     study_id, target, severity`` and severity 0, 1, 2, as `Competition.labels` has them. Raises `InputError` where a
-    file is missing or faulty.
-    """
+    file is missing or faulty."""
     if not isinstance(predictions, pd.DataFrame):
         predictions = read_predictions(predictions)
     if not isinstance(truth, pd.DataFrame):
@@ -152,9 +151,8 @@ def score(predictions: pd.DataFrame | AnyPath, truth: pd.DataFrame | AnyPath) ->
 
 
 def to_arrays(predictions: pd.DataFrame, truth: pd.DataFrame) -> tuple[tuple[str, ...], Floats, Integers]:
-    """Return the labelled rows that are predicted, both tables as in `score`, as arrays. These are their studies,
-    sorted; probabilities `[studies, 25, 3]` as given, NaN where there is no such row; labels `[studies, 25]`, -1
-    there."""
+    """Return the labelled rows that are predicted, both tables as in `score`: their studies, sorted; probabilities
+    `[studies, 25, 3]` as given, NaN where there is no such row; labels `[studies, 25]`, -1 there."""
     rows = truth.merge(predictions[["row_id", *SEVERITIES]], on="row_id", how="inner", validate="1:1")
     studies = tuple(sorted(rows["study_id"].unique()))
     return studies, on_grid(rows, studies), on_grid(rows, studies, ("severity",), -1)[..., 0].astype(np.int64)
@@ -209,8 +207,7 @@ def evaluate(probabilities: ArrayLike, severity: ArrayLike) -> dict[str, float]:
     """Return the figures of one target as a flat dictionary; arguments as `confusion`. Keys: ``rows``, ``accuracy``,
     ``always_normal`` (accuracy of answering normal/mild each time), ``precision``, ``recall`` (means over the
     severities that occur), ``weighted_log_loss``, and per severity ``precision_*``, ``recall_*``, ``auc_*``. Precision
-    of a severity never predicted is 0; the area under the ROC curve of one against the other two is NaN where it has no
-    row, or all rows."""
+    of a severity never predicted is 0; the area under the ROC curve, against the other two, is NaN without both."""
     scores, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(severity, dtype=np.int64)
     predicted = scores.argmax(axis=1)
     by_severity = precision_recall_fscore_support(labels, predicted, labels=[0, 1, 2], zero_division=0.0)

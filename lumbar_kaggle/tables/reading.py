@@ -142,8 +142,7 @@ def read_label_table(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
 
 
 def read_series_table(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
-    """Read a table of series descriptions: text columns `SERIES_COLUMNS` and ``kind``, of `targets.SERIES_KINDS`. An
-    unknown description is serious. Raises as `read_table`."""
+    """Read a table of series descriptions: text `SERIES_COLUMNS` and ``kind``. An unknown description is serious."""
     checked = Checked(path, read_table(path, SERIES_COLUMNS)).identifiers("study_id", "series_id")
     table = checked.table
     sentence = "series {series_id} of study {study_id} is there a second time; the row is left out"

@@ -54,8 +54,7 @@ def read_predictions(path: AnyPath) -> pd.DataFrame:
 
 def validate(path: AnyPath, competition: AnyPath) -> list[Fault]:
     """Check a submission against a competition folder, whose test studies it must cover. Returned is every fault, in
-    the order of the file, then what is missing from it; a file that is missing or lacks its columns is an
-    `InputError`."""
+    the order of the file, then what is missing from it. Raises as `read_table`."""
     path = Path(path)
     text = read_table(path, COLUMNS, whole=True)
     checked, numbers = _check_rows(path, text)
