@@ -287,7 +287,7 @@ def blend(
     """One prediction from several, fitted on out-of-fold predictions, cross-fitted."""
     from lumbar_kaggle.scoring.blend_files import blend_files
 
-    blended = blend_files(files, labels, folds, out, model=model, noise=noise, noise_above=noise_above)
+    blended = blend_files(files, labels, folds, out, model, noise, noise_above)
     return blended.text(noise=noise is not None)
 
 

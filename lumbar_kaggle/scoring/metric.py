@@ -155,14 +155,13 @@ def to_arrays(predictions: pd.DataFrame, truth: pd.DataFrame) -> tuple[tuple[str
     `[studies, 25, 3]` as given, NaN where there is no such row; labels `[studies, 25]`, -1 there."""
     rows = truth.merge(predictions[["row_id", *SEVERITIES]], on="row_id", how="inner", validate="1:1")
     studies = tuple(sorted(rows["study_id"].unique()))
-    return studies, on_grid(rows, studies), on_grid(rows, studies, ("severity",), -1)[..., 0].astype(np.int64)
+    severity = np.nan_to_num(on_grid(rows, studies, ("severity",))[..., 0], nan=-1)
+    return studies, on_grid(rows, studies), severity.astype(np.int64)
 
 
-def on_grid(
-    rows: pd.DataFrame, studies: Sequence[str], columns: Sequence[str] = SEVERITIES, missing: float = np.nan
-) -> Floats:
-    """Return `[studies, 25, columns]` of rows with ``study_id`` and ``target``; `missing` where there is no row."""
-    grid = np.full((len(studies), len(TARGETS), len(columns)), missing)
+def on_grid(rows: pd.DataFrame, studies: Sequence[str], columns: Sequence[str] = SEVERITIES) -> Floats:
+    """Return `[studies, 25, columns]` of rows with ``study_id`` and ``target``; NaN where there is no row."""
+    grid = np.full((len(studies), len(TARGETS), len(columns)), np.nan)
     study = pd.Index(studies).get_indexer(pd.Index(rows["study_id"]))
     target = rows["target"].map(_PLACE).to_numpy(dtype=np.int64)
     grid[study, target] = rows[list(columns)].to_numpy(dtype=np.float64)

@@ -166,15 +166,12 @@ def read_coordinates(path: Path, studies: set[str], described: pd.DataFrame) -> 
         wanted = f"one of {', '.join(words)}"
         checked.fault(~table[column].isin(list(words)), f"{column} is {{{column}!r}}; it must be {wanted}")
     numbers = table[["instance_number", "x", "y"]].apply(to_floats).astype(np.float64)
-    for name in ("instance_number", "x", "y"):
-        values = numbers[name]
-        # Negative pixels are outside of every image, whatever its size.
-        wrong, wanted = ~(values >= 0) | ~np.isfinite(values), "a number, 0 or more"
-        if name == "instance_number":
-            # The standard's integer strings are of 32 bits (DICOM PS3.5, 6.2).
-            wrong |= (values % 1 != 0) | (values >= 2**31)
-            wanted = "a whole number, 0 or more and of 32 bits"
-        checked.fault(wrong, f"{name} is {{{name}!r}}; it must be {wanted}; the row is left out", False)
+    # Negative pixels are outside of every image; integer strings are of 32 bits (DICOM PS3.5, 6.2).
+    sound = (numbers >= 0) & (numbers < np.inf)
+    sound["instance_number"] &= (numbers["instance_number"] % 1 == 0) & (numbers["instance_number"] < 2**31)
+    for name in numbers:
+        wanted = "a whole number, 0 or more and of 32 bits" if name == "instance_number" else "a number, 0 or more"
+        checked.fault(~sound[name], f"{name} is {{{name}!r}}; it must be {wanted}; the row is left out", False)
     unknown = ~table["study_id"].isin(studies)
     checked.fault(unknown, "study {study_id} is not in train.csv; the row is left out", False)
     pairs = [pd.MultiIndex.from_frame(one[["study_id", "series_id"]]) for one in (table, described)]
