@@ -201,7 +201,7 @@ def _competition_header(study: StudyPlan, series: int, instance: int) -> dict[st
 def _scanner_header(study: StudyPlan, series: int, instance: int) -> dict[str, Any]:
     """Return identifiers, sequence and scanner as a hospital's archive has them."""
     plan = study.series[series]
-    inverted, vendor = plan.weighting is Weighting.STIR, plan.machine.vendor
+    inverted, vendor = plan.weighting is Weighting.STIR, plan.vendor
     repetition, echo = _TIMES[plan.weighting] * study.rng(Part.HEADER, 1, series).normal(1.0, 0.08, 2)
     weighted = plan.weighting.value + ("" if inverted else f" {vendor.spin_echo}")
     rescaled = study.rng(Part.HEADER, 2).random() < 0.4  # the attributes change nothing
@@ -210,7 +210,7 @@ def _scanner_header(study: StudyPlan, series: int, instance: int) -> dict[str, A
         "StudyInstanceUID": _uid(study, "study"), "SeriesInstanceUID": _uid(study, "series", series),
         "FrameOfReferenceUID": _uid(study, "frame"), "SeriesNumber": series + 1,
         "PatientName": "PHANTOM", "PatientID": f"P{study.study_id}", "BodyPartExamined": "LSPINE",
-        "Modality": "MR", "Manufacturer": vendor.name, "MagneticFieldStrength": plan.machine.tesla,
+        "Modality": "MR", "Manufacturer": vendor.name, "MagneticFieldStrength": plan.tesla,
         "SeriesDescription": f"{'AX' if plan.kind == 'axial_t2' else 'SAG'} {weighted}",
         "ScanningSequence": ["SE", "IR"] if inverted else "SE", "MRAcquisitionType": "2D",
         "RepetitionTime": round(float(repetition)), "EchoTime": round(float(echo), 1),
@@ -222,7 +222,7 @@ def _scanner_header(study: StudyPlan, series: int, instance: int) -> dict[str, A
 def _image_header(plan: SeriesPlan, pixels: Stored, instance: int) -> dict[str, Any]:
     """Return where the slice lies, and how its pixels are stored and shown."""
     plane = plan.planes[plan.numbers.index(instance)]
-    low, high = np.percentile(pixels[::4, ::4], plan.machine.vendor.window_percentiles)
+    low, high = np.percentile(pixels[::4, ::4], plan.vendor.window_percentiles)
     rows, columns = pixels.shape
     return {
         "InstanceNumber": instance, "PatientPosition": "HFS",

@@ -87,7 +87,7 @@ class Setting:
         def between(ends: tuple[float, float]) -> float:  # on a logarithmic scale
             return float(np.exp(rng.uniform(*np.log(ends))))
 
-        vendor = series.machine.vendor
+        vendor = series.vendor
         self.artefacts = series.artefacts
         self.limit = 2047 if series.signed else 4095  # highest stored value, of 12 bits
         self.scale = min(0.95 * self.limit, between(vendor.full_scale))  # of brightness 1 where the coil sees most
@@ -97,7 +97,7 @@ class Setting:
         self.detail = float(rng.uniform(*details))  # mm of an acquired pixel, never below the stored one's
         # Fat is displaced along the axis that is not phase-encoded, to either side: mm down the columns. Its resonance
         # and that of water differ by 3.4 ppm of 42.58 MHz per tesla.
-        pixels = series.machine.tesla * 145.0 / between(scanners.bandwidth_hz)
+        pixels = series.tesla * 145.0 / between(scanners.bandwidth_hz)
         side = rng.choice((-1.0, 1.0)) * (self.artefacts.phase_axis == 1)
         self.fat_shift = float(side * pixels * self.detail)
         self.contrast = draw_contrast(rng, series.weighting)

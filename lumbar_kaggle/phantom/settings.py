@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,13 +44,6 @@ class Vendor:
     sharpen: tuple[float, float]  # gain that an edge filter adds there
     spin_echo: str  # the vendor's word for a fast spin echo
     window_percentiles: tuple[float, float]  # of the pixels, between which the header's window lies
-
-
-class Machine(NamedTuple):
-    """The scanner of one study."""
-
-    vendor: Vendor
-    tesla: float
 
 
 def _sizes(shares: dict[int | tuple[int, int], float]) -> Sizes:

@@ -84,10 +84,7 @@ def _check_rows(path: Path, text: pd.DataFrame) -> tuple[Checked, pd.DataFrame]:
     checked.fault(too_long, "row {row_id} has an identifier of too many characters")
     checked.fault(text["row_id"].duplicated(), "row {row_id} is there a second time; keep one")
     for name, value in numbers.items():
-        finite = np.isfinite(value)
-        checked.fault(~finite, f"row {{row_id}}: {name} is {{{name}!r}}; it must be a number")
-        checked.fault(value < 0, f"row {{row_id}}: {name} is {{{name}}}; it must be 0 or more")
-        checked.fault(finite & (value > 1), f"row {{row_id}}: {name} is {{{name}}}; it must be 1 or less")
+        checked.fault(~value.between(0, 1), f"row {{row_id}}: {name} is {{{name}!r}}; it must be a number from 0 to 1")
     zero = (numbers.sum(axis=1) <= 0) & ~checked.wrong
     checked.fault(zero, "row {row_id}: all three are 0; they must sum to 1")
     return checked, numbers

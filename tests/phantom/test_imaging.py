@@ -175,8 +175,7 @@ def test_settings_vary_widely() -> None:
     series = a_series()
     settings = []
     for k in range(200):
-        vendor = series.machine._replace(vendor=VENDORS[k % 4])
-        settings.append(Setting(np.random.default_rng(k), replace(series, machine=vendor), Scanners()))
+        settings.append(Setting(np.random.default_rng(k), replace(series, vendor=VENDORS[k % 4]), Scanners()))
     scales = np.array([one.scale for one in settings])
     assert scales.min() < 300
     assert scales.max() > 3500

@@ -157,10 +157,10 @@ FAULTS = {
     "text": (3, f"{ROW},0.5,0.5,low", f"row {ROW}: severe is 'low'; it must be a number"),
     "infinite": (3, f"{ROW},0.5,0.5,inf", f"row {ROW}: severe is 'inf'; it must be a number"),
     "short row": (3, f"{ROW},0.5,0.5", f"row {ROW}: severe is ''; it must be a number"),
-    "negative": (3, f"{ROW},-0.1,0.6,0.5", f"row {ROW}: normal_mild is -0.1; it must be 0 or more"),
+    "negative": (3, f"{ROW},-0.1,0.6,0.5", f"row {ROW}: normal_mild is '-0.1'; it must be a number from 0 to 1"),
     "all zero": (3, f"{ROW},0,0,0.0", f"row {ROW}: all three are 0; they must sum to 1"),
     "sum too small": (3, f"{ROW},0.5,0.25,0.2", f"row {ROW} sums to 0.95; it must be 1"),
-    "above one": (3, f"{ROW},1.5,0.25,0.2", f"row {ROW}: normal_mild is 1.5; it must be 1 or less"),
+    "above one": (3, f"{ROW},1.5,0.25,0.2", f"row {ROW}: normal_mild is '1.5'; it must be a number from 0 to 1"),
     "sum too great": (3, f"{ROW},1,1,1", f"row {ROW} sums to 3; it must be 1"),
 }
 
