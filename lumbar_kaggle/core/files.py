@@ -117,8 +117,7 @@ def write_csv(path: AnyPath, frame: "pd.DataFrame") -> None:
 
 
 def read_csv(path: AnyPath, columns: Iterable[str], remedy: str, **options: Any) -> "pd.DataFrame":
-    """Read a table that `write_csv` wrote and that must have `columns`. Raises `InputError` where it is missing or
-    damaged, such as one that was cut off; `remedy` is what to do."""
+    """Read a table of `write_csv` with `columns`; a missing or damaged one is an `InputError` with `remedy`."""
     import pandas as pd
 
     try:

@@ -24,14 +24,12 @@ def load_config(path: Path, kind: type[Config]) -> Config:
 def begin_run(path: Path, config: Any, free: tuple[str, ...] = (), data: Mapping[str, str] = {}) -> None:
     """Write the configuration into a run folder, or check that the run was begun with the same. Fields in `free` may
     differ; `data` is what the run is made from, see `tie`. Any other difference is an `InputError` that names it."""
-    if path.is_file():
-        before, now = asdict(load_config(path, type(config))), asdict(config)
-        changed = [name for name, value in now.items() if name not in free and before[name] != value]
-        if changed:
-            names = ", ".join(changed)
-            raise InputError(f"{path}: this run was begun with another {names}; choose another --out folder")
+    now = asdict(config)
+    before = asdict(load_config(path, type(config))) if path.is_file() else now
+    if changed := ", ".join(name for name, value in now.items() if name not in free and before[name] != value):
+        raise InputError(f"{path}: this run was begun with another {changed}; choose another --out folder")
     tie(path, data)
-    write_json(path, asdict(config))
+    write_json(path, now)
 
 
 def tie(path: Path, data: Mapping[str, str]) -> None:
@@ -41,8 +39,7 @@ def tie(path: Path, data: Mapping[str, str]) -> None:
     before = read_json(beside) if beside.is_file() else {}
     if not isinstance(before, dict):
         raise InputError(f"{beside}: not a table of digests; choose another --out folder")
-    changed = [name for name, value in data.items() if before.get(name, value) != value]
-    if changed:
+    if changed := [name for name, value in data.items() if before.get(name, value) != value]:
         remedy = "choose another --out folder, or delete this one to begin anew"
         raise InputError(f"{path.parent}: this run was begun with other {' and '.join(changed)}; {remedy}")
     if data:

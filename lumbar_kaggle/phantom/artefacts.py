@@ -24,8 +24,7 @@ class Coil:
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         lengths = rng.uniform(160.0, 600.0, (3, 1))
         amplitudes, phases = rng.uniform(0.0, 0.12, (3, 1)), rng.uniform(0.0, 2 * np.pi, (3, 1))
-        # [waves, 5] amplitude, phase, and radians per mm to the left, back and upwards of the slow variations that
-        # remain (standing waves, imperfect correction).
+        # [waves, 5] amplitude, phase, and radians per mm to the left, back and up of what remains (standing waves).
         self.waves = np.hstack([amplitudes, phases, directions * (2 * np.pi / lengths)])
         # Part of the signal that comes from the evenly sensitive coil around the body.
         self.body = float(rng.uniform(0.4, 0.9) if rng.random() < 0.25 else rng.uniform(0.0, 0.12))

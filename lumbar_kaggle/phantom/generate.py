@@ -167,8 +167,7 @@ def write_images(folder: Path, study: StudyPlan) -> None:
 
 
 def write_instance(path: Path | BinaryIO, pixels: Stored, *, study: StudyPlan, series: int, instance: int) -> None:
-    """Write one slice, ``[rows, columns]`` of at most 12 bits (11 when the series is signed). `series` is a number
-    within the study, from 0; `instance` is one of its `SeriesPlan.numbers`."""
+    """Write a slice, at most 12 bits (11 if signed), of series number `series`; `instance` is one of its `numbers`."""
     plan, header = study.series[series], _scanner_header if study.standard else _competition_header
     dataset = Dataset()
     for name, value in (header(study, series, instance) | _image_header(plan, pixels, instance)).items():

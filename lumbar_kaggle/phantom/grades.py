@@ -28,8 +28,7 @@ FREQUENCIES = np.array((
     (1680, 110, 24), (1577, 243, 73), (1322, 454, 197), (891, 622, 460), (1399, 396, 173),  # right recess
 ), np.float64)  # fmt: skip
 FREQUENCIES /= FREQUENCIES.sum(axis=1, keepdims=True)
-# [25, 25], which turns independent normals into correlated latent grades. It is a table, as the last digits of the fit
-# in ``tests/support/phantom_fit.py`` depend on the processor.
+# [25, 25], independent normals to correlated latent grades: a table, as the fit's last digits depend on the processor.
 LATENT_FACTOR: Floats = np.loadtxt(Path(__file__).with_name("latent_factor.csv"), delimiter=",")
 GROUP_OF_TARGET = np.array([SCORE_GROUPS.index(target.score_group) for target in TARGETS])  # [25]
 OTHER_SIDE = (0, 2, 1, 4, 3)  # index of each condition's counterpart on the other side; the canal's is itself

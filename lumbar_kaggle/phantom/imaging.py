@@ -26,10 +26,9 @@ _TIMES = {  # ms: repetition, echo and inversion times from which a series' are 
     Weighting.T2: ((2300.0, 6000.0), (78.0, 132.0), (0.0, 0.0)),
     Weighting.STIR: ((2800.0, 5600.0), (28.0, 82.0), (135.0, 190.0)),
 }
-# Proton density (0 to 1), and T1 and T2 at 1.5 T in ms, of each tissue. Relaxation times are rounded from published
-# ones (Stanisz et al., Magn Reson Med 54:507, 2005; de Bazelaire et al., Radiology 230:652, 2004); those of fat are
-# lengthened, as trains of echoes do. ``epidural`` is the mixture of fat and veins around the sac; flow voids most of
-# ``vessel``.
+# Proton density (0 to 1), and T1 and T2 at 1.5 T in ms, of each tissue, rounded from published ones (Stanisz et al.,
+# Magn Reson Med 54:507, 2005; de Bazelaire et al., Radiology 230:652, 2004); those of fat are longer, as trains of
+# echoes make them. ``epidural`` is the mixture of fat and veins around the sac; flow voids most of ``vessel``.
 TISSUES = {
     "fat": (0.95, 285, 125), "marrow_fatty": (0.88, 340, 105), "marrow_red": (0.70, 760, 72),
     "marrow_water": (0.85, 1100, 110), "cortex": (0.10, 500, 25), "disc_wet": (0.95, 1350, 140),
@@ -95,8 +94,7 @@ class Setting:
             self.scale = 0.95 * self.limit * self.artefacts.clipped
         details = scanners.axial_detail_mm if series.kind == "axial_t2" else scanners.sagittal_detail_mm
         self.detail = float(rng.uniform(*details))  # mm of an acquired pixel, never below the stored one's
-        # Fat is displaced along the axis that is not phase-encoded, to either side: mm down the columns. Its resonance
-        # and that of water differ by 3.4 ppm of 42.58 MHz per tesla.
+        # mm down the columns, if they are not the phase's; fat and water differ by 3.4 ppm of 42.58 MHz per tesla.
         pixels = series.tesla * 145.0 / between(scanners.bandwidth_hz)
         side = rng.choice((-1.0, 1.0)) * (self.artefacts.phase_axis == 1)
         self.fat_shift = float(side * pixels * self.detail)

@@ -45,6 +45,7 @@ SIDES_POOLED = {(1, 2): 0.438, (3, 4): 0.582}  # the same over all levels
 # Two conditions at the same level, all five levels taken together.
 POOLED = {(0, 1): 0.278, (0, 2): 0.284, (0, 3): 0.570, (0, 4): 0.559, (1, 3): 0.396, (2, 4): 0.433}
 
+CELLS = [(condition_words(target.condition), level_words(target.level)) for target in TARGETS]  # in words
 SEVERITIES_KIND = "Shares of the severities"
 
 
@@ -72,9 +73,8 @@ def make_tables(studies: Iterable[StudyPlan]) -> Tables:
     latent, rows = zip(*((study.grades.latent, read_study(study)) for study in studies), strict=True)
     words, points = (make_table(list(rows), part) for part in ("labels", "coordinates"))
     words = words.set_index("study_id")
-    names = [(condition_words(target.condition), level_words(target.level)) for target in TARGETS]
     marked = points.value_counts(["study_id", "condition", "level"]).unstack(["condition", "level"])
-    has_point = marked.reindex(index=words.index, columns=names).notna().to_numpy()
+    has_point = marked.reindex(index=words.index, columns=CELLS).notna().to_numpy()
     severity = {word: grade for grade, word in enumerate(SEVERITY_WORDS)}
     return Tables(words.map(severity.get).to_numpy(np.float64), has_point, points, np.array(latent))
 
@@ -298,9 +298,8 @@ def _draw(ax: Axes, panel: Panel, study: StudyPlan, scan: Scan) -> None:
     ax.imshow(windowed(scan.slice(number, k)), "gray", vmin=0, vmax=255, extent=extent, interpolation="bilinear")
     (high, wide), dark = np.divide(SIZES_MM[panel.kind], 2), {"facecolor": "black", "alpha": 0.5, "pad": 1}
     ax.set(xlim=(-wide, wide), ylim=(high, -high), facecolor="black", xticks=[], yticks=[])
-    places_of = {(condition_words(target.condition), level_words(target.level)): k for k, target in enumerate(TARGETS)}
     for _, series_id, instance, condition, level, column_px, row_px in read_study(study).coordinates:
-        at = places_of[str(condition), str(level)]
+        at = CELLS.index((str(condition), str(level)))
         series = study.series[study.series_ids.index(int(series_id))]
         marked = series.planes[series.numbers.index(int(instance))]
         point = to_patient(float(row_px), float(column_px), marked.position, marked.orientation, marked.spacing)

@@ -133,8 +133,7 @@ def load_blend(path: Path) -> BlendModel:
 
 
 def cross_fitted(cells: Cells) -> Floats:
-    """Return `[studies, 25, 3]` where the rows of each fold come from a blend of the other folds. No label of a fold
-    has any influence on the rows of that fold, not through the choice of steps either."""
+    """Return `[studies, 25, 3]` where the rows of each fold come from a blend, chosen steps too, of the other folds."""
     blended = np.full((*cells.severity.shape, 3), np.nan)
     for fold in np.unique(cells.fold):
         model = fit_blend(cells.part(np.flatnonzero(cells.fold != fold)))

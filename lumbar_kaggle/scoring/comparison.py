@@ -95,8 +95,7 @@ def interval_texts(scores: Floats) -> list[str]:
 def score_beside_prior(
     predictions: pd.DataFrame, labels: pd.DataFrame, prior: pd.DataFrame | None = None, source: str = ""
 ) -> Scoring:
-    """Score predictions and the prior on the same labelled rows. The prior is by default
-    that of `labels`, the best that a constant can do; `source` names it in the text."""
+    """Score predictions and the prior, by default that of `labels`, on the same rows; `source` names it in the text."""
     known = labels[labels["row_id"].isin(predictions["row_id"])]
     constant = prior_predictions(weighted_prior(labels) if prior is None else prior, known)
     losses = evaluate_targets(constant, known).set_index("target")["weighted_log_loss"]
