@@ -148,7 +148,9 @@ def read_labelled(path: Path, labels: pd.DataFrame, source: str) -> tuple[pd.Dat
     table = read_predictions(path)
     common = labels[labels["row_id"].isin(table["row_id"])]
     if common.empty:
-        raise InputError(f"{path}: none of its {len(table)} rows has a label in {source}; give one of the same studies")
+        raise InputError(
+            f"{path}: none of its {len(table)} rows has a label in {source}; give predictions of its studies"
+        )
     return table, common
 
 

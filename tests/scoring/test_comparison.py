@@ -145,7 +145,7 @@ def test_a_lacking_or_foreign_file_is_refused(world: dict[str, Path], tmp_path: 
         compare_files(world["mine"], world["truth"], None, oracle=world["short"])
     with pytest.raises(InputError, match=r"foreign\.csv: none of its 2000 rows has a label in .*truth\.csv"):
         compare_files(world["foreign"], world["truth"], None, oracle=world["oracle"])
-    with pytest.raises(InputError, match=r"foreign\.csv: none .* and a row in .*mine\.csv; give files"):
+    with pytest.raises(InputError, match=r"foreign\.csv: none .* and a row in .*mine\.csv; give predictions of its"):
         compare_files(world["mine"], world["truth"], None, against=world["foreign"])
 
 
