@@ -379,7 +379,7 @@ def test_a_file_without_a_labelled_row_is_refused(
     [
         (f"{ROW},1,0,0", "a second time"),
         ("9_x,a,0,0", "normal_mild is 'a'"),
-        ("9_x,1,-1,0", "moderate is -1"),
+        ("9_x,1,-1,0", "moderate is '-1'"),
         ("9_x,0,0,0", "all three are 0"),
     ],
 )
