@@ -104,8 +104,7 @@ def apply_step(step: str, settings: GroupBlend, files: Floats, before: Floats, g
 
 
 def normalised(logs: Floats) -> Floats:
-    """Return probabilities `[..., 3]` in proportion to the exponentials of `logs`; NaN stays NaN. The three are added
-    one by one: numpy's sums along so short an axis take most of the time of a fit."""
+    """Return probabilities `[..., 3]` in proportion to exp(`logs`), NaN as it is; summed as in `weighted_losses`."""
     top = np.maximum(np.maximum(logs[..., 0], logs[..., 1]), logs[..., 2])
     raised = np.exp(logs - top[..., None])
     return np.asarray(raised / (raised[..., 0] + raised[..., 1] + raised[..., 2])[..., None])

@@ -130,8 +130,7 @@ def read_labels(path: Path) -> pd.DataFrame:
 
 
 def read_label_table(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
-    """Read a label table as it stands, text columns ``study_id`` and the 25 targets, without the rows at fault. Unknown
-    severities and duplicate studies are serious. Raises as `read_table`."""
+    """Read a label table's text, ``study_id`` and 25 targets, without the rows at fault; raises as `read_table`."""
     checked = Checked(path, read_table(path, ("study_id", *TARGET_NAMES))).identifiers("study_id")
     table = checked.table
     checked.fault(table["study_id"].duplicated(), "study {study_id} is there a second time; keep one row")

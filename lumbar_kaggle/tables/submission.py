@@ -32,8 +32,7 @@ class Submission:
         self._place = {identifier: place for place, identifier in enumerate(self.table["row_id"])}
 
     def replace(self, study_id: str, probabilities: NDArray[np.float64]) -> int:
-        """Replace a study's rows by its graded ones, and return how many that were. `probabilities` are ``[25, 3]`` in
-        the order of `targets.TARGETS`; rows with a NaN keep the prior."""
+        """Replace a study's rows by those ``[25, 3]``, as `targets.TARGETS`, without NaN; return how many that were."""
         graded = np.flatnonzero(np.isfinite(probabilities).all(axis=1))
         places = [self._place[row_id(study_id, TARGET_NAMES[index])] for index in graded]
         self.table.loc[places, list(SEVERITIES)] = probabilities[graded]
@@ -45,8 +44,7 @@ class Submission:
 
 
 def read_predictions(path: AnyPath) -> pd.DataFrame:
-    """Read a file of predictions for scoring: `COLUMNS` of unique rows with numbers from 0 to 1, whatever their sum.
-    Further columns are left out; the first fault, when there is one, is an `InputError`."""
+    """Read `COLUMNS` of predictions for scoring: unique rows of numbers from 0 to 1; a fault is an `InputError`."""
     checked, numbers = _check_rows(Path(path), read_table(path, COLUMNS))
     refuse(checked.faults)
     return checked.sound()[["row_id"]].join(numbers)
