@@ -105,9 +105,9 @@ def phantom(
     """Write a competition folder of synthetic patients."""
     from lumbar_kaggle.phantom import write_set
     from lumbar_kaggle.phantom.inspection import log_statistics, write_preview
-    from lumbar_kaggle.phantom.settings import choose_set, default_folder
+    from lumbar_kaggle.phantom.settings import choose_set
 
-    patients, said = choose_set(set, studies, test_studies, seed), []
+    patients, said = choose_set(set, clean, studies=studies, test_studies=test_studies, seed=seed), []
     if preview is not None:
         (sheet,) = preview or (Path("phantom.png"),)
         said.append(str(write_preview(sheet, patients.seed).resolve()))
@@ -115,10 +115,10 @@ def phantom(
         log_statistics(statistics, patients.seed)
     if folder is None and (said or statistics):
         return "\n".join(said)
-    folder = folder or default_folder(patients, clean)
+    folder = folder or patients.folder
     if folder is None:
         raise InputError("phantom: name the folder to write, or a set, or give --preview or --statistics alone")
-    truth = write_set(folder, patients, clean=clean, workers=workers)
+    truth = write_set(folder, patients, workers=workers)
     return "\n".join([*said, f"The competition folder is {folder}; the test truth is in {truth}"])
 
 
@@ -287,7 +287,7 @@ def blend(
     """One prediction from several, fitted on out-of-fold predictions, cross-fitted."""
     from lumbar_kaggle.scoring.blend_files import blend_files
 
-    blended = blend_files(files, labels, folds, out, model=model, noise=noise, noise_above=noise_above)
+    blended = blend_files(files, labels, folds, out, model, noise, noise_above)
     return blended.text(noise=noise is not None)
 
 

@@ -42,8 +42,7 @@ def start_method() -> str:
 
 
 def end_with_parent() -> None:
-    """Let this worker process end when the run that started it is killed. A pool's idle workers would wait for ever,
-    and busy ones go on writing beside the run that resumes theirs."""
+    """Let this worker process end with the run that started it; else it waits for ever, or writes beside the next."""
     parent = parent_process()
     assert parent is not None
 

@@ -30,8 +30,7 @@ JUNK = {
 
 
 def write_atomic(path: AnyPath, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then move it into place in one step. A process killed in between
-    leaves the old file, or none, but never half of one."""
+    """Let `write` fill a temporary file beside `path`, then move it into place: a kill never leaves half a file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The temporary name keeps the suffix, since some writers choose the format by it.
@@ -118,8 +117,7 @@ def write_csv(path: AnyPath, frame: "pd.DataFrame") -> None:
 
 
 def read_csv(path: AnyPath, columns: Iterable[str], remedy: str, **options: Any) -> "pd.DataFrame":
-    """Read a table that `write_csv` wrote and that must have `columns`. Raises `InputError` where it is missing or
-    damaged, such as one that was cut off; `remedy` is what to do."""
+    """Read a table of `write_csv` with `columns`; a missing or damaged one is an `InputError` with `remedy`."""
     import pandas as pd
 
     try:

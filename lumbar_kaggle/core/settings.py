@@ -1,8 +1,7 @@
 """Settings: frozen dataclasses, made from a dictionary of changes wherever that comes from.
 
 A command line, a JSON file, a kernel's ``LUMBAR_CONFIG`` and a rehearsal all give such a dictionary, by the same names.
-A setting's type is its annotation, what it may be is in its field's metadata (see `option`). Both are checked in one
-place, where the object is made (`Validated`)."""
+What a setting may be is in its annotation and field's metadata (`option`), checked where it is made (`Validated`)."""
 
 import math
 from collections.abc import Mapping
@@ -24,28 +23,23 @@ def load_config(path: Path, kind: type[Config]) -> Config:
 
 def begin_run(path: Path, config: Any, free: tuple[str, ...] = (), data: Mapping[str, str] = {}) -> None:
     """Write the configuration into a run folder, or check that the run was begun with the same. Fields in `free` may
-    differ from the earlier ones; `data` is what the run is made from, see `tie`. Any other difference is an
-    `InputError` that names it."""
-    if path.is_file():
-        before, now = asdict(load_config(path, type(config))), asdict(config)
-        changed = [name for name, value in now.items() if name not in free and before[name] != value]
-        if changed:
-            names = ", ".join(changed)
-            raise InputError(f"{path}: this run was begun with another {names}; choose another --out folder")
+    differ; `data` is what the run is made from, see `tie`. Any other difference is an `InputError` that names it."""
+    now = asdict(config)
+    before = asdict(load_config(path, type(config))) if path.is_file() else now
+    if changed := ", ".join(name for name, value in now.items() if name not in free and before[name] != value):
+        raise InputError(f"{path}: this run was begun with another {changed}; choose another --out folder")
     tie(path, data)
-    write_json(path, asdict(config))
+    write_json(path, now)
 
 
 def tie(path: Path, data: Mapping[str, str]) -> None:
     """Note beside a run's configuration `path` what the run is made from, or check that it is the same. `data` are
-    digests by what they are of, in words: ``labels``, ``images`` and so on. What an earlier call did not name is added;
-    another one than before is an `InputError`."""
+    digests by what they are of: ``labels``, ``images`` … New ones are added; a changed one is an `InputError`."""
     beside = path.with_name(f"{path.stem}-data.json")
     before = read_json(beside) if beside.is_file() else {}
     if not isinstance(before, dict):
         raise InputError(f"{beside}: not a table of digests; choose another --out folder")
-    changed = [name for name, value in data.items() if before.get(name, value) != value]
-    if changed:
+    if changed := [name for name, value in data.items() if before.get(name, value) != value]:
         remedy = "choose another --out folder, or delete this one to begin anew"
         raise InputError(f"{path.parent}: this run was begun with other {' and '.join(changed)}; {remedy}")
     if data:
@@ -71,8 +65,7 @@ def merged(changes: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any
 
 def from_dict(values: Any, kind: type[Config], source: str = "") -> Config:
     """Build the dataclass `kind` from a dictionary as JSON gives it; lists become tuples. No dictionary, an unknown or
-    missing key, or a value of another type than the field's is an `InputError` with the key and the `source`, where
-    there is one."""
+    missing key, or a value of another type than the field's is an `InputError` with the key and the `source`."""
     try:
         if not isinstance(values, dict):
             raise InputError(f"{_clipped(values)} where an object of settings is wanted")
@@ -89,9 +82,8 @@ def from_dict(values: Any, kind: type[Config], source: str = "") -> Config:
 
 
 class Validated:
-    """Base of dataclasses whose fields are checked where an object is made, wherever its values come from. They are
-    checked by annotation and metadata. Whole numbers become floats where the annotation says float. A value of another
-    type, not finite, or out of its range is an `InputError` with field and value."""
+    """Base of dataclasses whose fields are checked, by annotation and metadata, where an object is made. Whole numbers
+    become floats where one is wanted. Another type, not finite, out of range: an `InputError` with field and value."""
 
     def __post_init__(self) -> None:
         hints, every = get_type_hints(type(self)), fields(self)  # type: ignore[arg-type]

@@ -1,7 +1,6 @@
 """The plan of a study's series: how each is weighted, where its slices lie, how it is stored.
 
-How many slices there are never depends on the patient's spine, only where they lie: their number must not tell of
-degenerated discs."""
+Where slices lie depends on the patient's spine, their number never: it must not tell of degenerated discs."""
 
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -15,7 +14,7 @@ from lumbar_kaggle.core.targets import LEVELS, SERIES_KINDS
 from lumbar_kaggle.dicom.geometry import slice_normal
 from lumbar_kaggle.phantom.artefacts import Artefacts, draw_artefacts
 from lumbar_kaggle.phantom.patient import Spine
-from lumbar_kaggle.phantom.settings import Defects, Floats, Machine, Scanners, Singles, draw_from
+from lumbar_kaggle.phantom.settings import Defects, Floats, Scanners, Singles, Vendor, draw_from
 
 Weighting = Enum("Weighting", {"T1": "T1", "T2": "T2", "STIR": "STIR"})
 
@@ -73,7 +72,8 @@ class SeriesPlan:
     step: float  # mm; what the header says lies between two slices' middles
     syntax: str  # name of a transfer syntax, see `generate.SYNTAXES`
     signed: bool  # stored as signed numbers
-    machine: Machine
+    vendor: Vendor  # of the scanner, one for all series of a study
+    tesla: float  # of its field
     artefacts: Artefacts
     numbers: tuple[int, ...]  # InstanceNumber of each slice, ascending
     absent: tuple[str, ...]  # attributes that the headers lack
@@ -114,8 +114,8 @@ class Planner:
 
     def __init__(self, rng: np.random.Generator, spine: Spine, defects: Defects, scanners: Scanners) -> None:
         self.rng, self.spine, self.defects, self.scanners = rng, spine, defects, scanners
-        vendor = draw_from(rng, [(vendor, vendor.share) for vendor in scanners.vendors])
-        self.machine = Machine(vendor, draw_from(rng, vendor.fields))
+        self.vendor = draw_from(rng, [(vendor, vendor.share) for vendor in scanners.vendors])
+        self.tesla = draw_from(rng, self.vendor.fields)
 
     def plan(self, index: int) -> tuple[SeriesPlan, ...]:
         """Return the series in the order of `SERIES_KINDS`; the study's number decides what one in so many has."""
@@ -140,7 +140,7 @@ class Planner:
     def _size(self, plane: str) -> tuple[int, int]:
         """Return a stored size: one of the vendor's, or a square of the scanners'."""
         squares = tuple(((side, side), 1.0) for side in getattr(self.scanners, f"{plane}_sizes"))
-        return draw_from(self.rng, squares or getattr(self.machine.vendor, plane))
+        return draw_from(self.rng, squares or getattr(self.vendor, plane))
 
     def _sagittal_field(self) -> float:
         return float(np.clip(self.rng.normal(*self.scanners.sagittal_field_mm), 225.0, 400.0))
@@ -276,7 +276,7 @@ class Planner:
         some = rng.random(len(OPTIONAL_TAGS)) < 0.4
         absent = tuple(np.array(OPTIONAL_TAGS)[some].tolist()) if lacking < defects.absent_tags else ()
         return SeriesPlan(
-            kind, weighting, tuple(planes), thickness, step, syntax, signed, self.machine,
+            kind, weighting, tuple(planes), thickness, step, syntax, signed, self.vendor, self.tesla,
             draw_artefacts(rng, kind, defects), tuple(numbers.tolist()), absent,
         )  # fmt: skip
 

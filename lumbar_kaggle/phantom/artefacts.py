@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lumbar_kaggle.phantom.settings import Defects, Singles, Vendor
+from lumbar_kaggle.phantom.settings import Defects, Singles, Stored, Vendor
 
 EVERY = 4  # smooth fields are computed at every fourth pixel
 
@@ -24,8 +24,7 @@ class Coil:
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         lengths = rng.uniform(160.0, 600.0, (3, 1))
         amplitudes, phases = rng.uniform(0.0, 0.12, (3, 1)), rng.uniform(0.0, 2 * np.pi, (3, 1))
-        # [waves, 5] amplitude, phase, and radians per mm to the left, back and upwards of the slow variations that
-        # remain (standing waves, imperfect correction).
+        # [waves, 5] amplitude, phase, and radians per mm to the left, back and up of what remains (standing waves).
         self.waves = np.hstack([amplitudes, phases, directions * (2 * np.pi / lengths)])
         # Part of the signal that comes from the evenly sensitive coil around the body.
         self.body = float(rng.uniform(0.4, 0.9) if rng.random() < 0.25 else rng.uniform(0.0, 0.12))
@@ -111,9 +110,8 @@ class Artefacts:
         return 1 - self.band * _sigmoid(behind * (1 / self.band_softness)).astype(np.float32)
 
     def add_replicas(self, image: Singles, gain: Singles, x: Singles, y: Singles, rng: np.random.Generator) -> None:
-        """Add faint replicas of the breathing front and of the vessels along the phase axis, in place. `image` is
-        ``[rows, columns]`` with the coil's `gain` in it; `x` and `y` are mm to the left and to the back of the canal at
-        L3/L4, at every `EVERY`-th pixel."""
+        """Add faint replicas of the breathing front and of the vessels along the phase axis, in place. `image` has the
+        coil's `gain` in it; `x` and `y` are mm left of and behind the canal at L3/L4, at every `EVERY`-th pixel."""
         turns = rng.uniform(0.0, 2 * np.pi, 2)
         if not (self.front_ghost or self.vessel_ghost):
             return
@@ -130,7 +128,7 @@ class Artefacts:
             for sign in (-1, 1):
                 image += np.float32(part) * np.roll(source, sign * order * shift, self.phase_axis)
 
-    def blank_border(self, stored: NDArray[np.uint16]) -> None:
+    def blank_border(self, stored: Stored) -> None:
         """Set the stored pixels ``[rows, columns]`` outside a circle, frame or columns to zero, in place."""
         rows, columns = stored.shape
         if self.border == "circle":
@@ -149,8 +147,7 @@ def _sigmoid(x: NDArray[Any]) -> NDArray[Any]:
 
 
 def draw_artefacts(rng: np.random.Generator, kind: str, defects: Defects) -> Artefacts:
-    """Draw what a series of one of `targets.SERIES_KINDS` suffers from. The number of draws does not depend on the
-    outcome of any, so one share can be changed alone."""
+    """Draw what a series of a kind suffers from. Every draw is made, so that one share can be changed alone."""
     axial = kind == "axial_t2"
     wrapped, moved, flowing, saturated, clipped, masked, padded, frame = rng.random(8)
     # Against the heart beat of the fluid, sagittal phase mostly runs from head to foot.

@@ -16,7 +16,6 @@ from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from pydicom import dcmwrite, uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
@@ -27,7 +26,7 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked, read_json, write_csv, write_json
 from lumbar_kaggle.phantom.acquisition import SeriesPlan, Weighting
 from lumbar_kaggle.phantom.imaging import Scan
-from lumbar_kaggle.phantom.settings import FORMAT, SPLITS, Defects, PhantomSet, Reader
+from lumbar_kaggle.phantom.settings import FORMAT, SPLITS, PhantomSet, Stored
 from lumbar_kaggle.phantom.study import Part, Rows, StudyPlan, make_table, plan_study, read_study, study_id
 
 log = logging.getLogger(__name__)
@@ -52,34 +51,28 @@ _TIMES = {Weighting.T1: (600.0, 10.0), Weighting.T2: (3600.0, 105.0), Weighting.
 
 
 class Request:
-    """What is to be written, and where; `clean` is without the real set's defects in studies and tables."""
+    """What is to be written, and where."""
 
-    def __init__(self, folder: Path, patients: PhantomSet, clean: bool = False) -> None:
-        self.folder, self.patients, self.clean = folder, patients, clean
+    def __init__(self, folder: Path, patients: PhantomSet) -> None:
+        self.folder, self.patients = folder, patients
         self.truth = folder.with_name(f"{folder.name}-truth")  # of what Kaggle would not show
         self.partial = self.truth / ".partial"  # where everything is written before it is moved into place
         self.numbers = {"train": range(patients.studies), "test": range(patients.test_studies)}  # of the studies
-        self.defects, self.reader = (Defects.clean(), Reader.clean()) if clean else (Defects(), Reader())
-
-    def plan(self, split: str, index: int) -> StudyPlan:
-        """Return the plan of one study."""
-        return plan_study(self.patients.seed, split, index, self.defects, self.patients.scanners, self.reader)
 
     def manifest(self, *, complete: bool) -> dict[str, Any]:
         """Return what is written to `MANIFEST`."""
         of = self.patients
         numbers = {"studies": of.studies, "test_studies": of.test_studies, "complete": complete}
-        return {"format": FORMAT, "set": of.name, "seed": of.seed, "clean": self.clean, **numbers}
+        return {"format": FORMAT, "set": of.name, "seed": of.seed, "clean": of.clean, **numbers}
 
 
-def write_set(folder: Path, patients: PhantomSet, *, clean: bool = False, workers: int | None = None) -> Path:
+def write_set(folder: Path, patients: PhantomSet, *, workers: int | None = None) -> Path:
     """Write synthetic patients as a competition folder; continue where an interrupted run stopped. `folder` gets
     ``train_images/``, ``test_images/`` and the five tables, nothing else; with fewer studies of the same seed in it, it
-    grows. One that holds something else is an `InputError`. Study k of a split depends on seed, scanners and `clean`
-    (no defect of the real set, see `settings`), and on nothing else. `workers` are processes: None for one per usable
-    core, 1 for none but this. Returned is the folder ``{folder.name}-truth`` beside it, with ``test.csv``,
-    ``test_label_coordinates.csv``, ``oracle.csv`` (of all studies of both splits) and the manifest."""
-    request = Request(Path(folder).resolve(), patients, clean)
+    grows. One that holds something else is an `InputError`. What a study depends on: see `plan_study`. `workers` are
+    processes: None for one per usable core, 1 for none but this. Returned is the folder ``{folder.name}-truth`` beside
+    it, with ``test.csv``, ``test_label_coordinates.csv``, ``oracle.csv`` (of both splits) and the manifest."""
+    request = Request(Path(folder).resolve(), patients)
     number = f"{patients.studies} + {patients.test_studies}"
 
     def put(path: Path, write: Callable[[Path, Any], None], content: object) -> None:
@@ -113,13 +106,10 @@ def _is_complete(request: Request) -> bool:
     needed: dict[Path, set[str]] = {folder: set(), truth: set()}
     if (truth / MANIFEST).exists():
         found = read_json(truth / MANIFEST)
-        others = {
-            "format": "of another version", "clean": "made with the other choice of --clean",
-            "set": "that is another set", "seed": "of another seed",
-        }  # fmt: skip
-        for key, other in others.items():
-            if not isinstance(found, dict) or found.get(key) != wanted[key]:
-                raise InputError(f"{folder}: holds a phantom {other}; {advice}")
+        for key in ("format", "set", "seed", "clean"):
+            value = found.get(key) if isinstance(found, dict) else None
+            if value != wanted[key]:
+                raise InputError(f"{folder}: holds a phantom whose {key} is {value!r}, not {wanted[key]!r}; {advice}")
         if found["studies"] > wanted["studies"] or found["test_studies"] > wanted["test_studies"]:
             size = f"{found['studies']} + {found['test_studies']} studies"
             raise InputError(f"{folder}: holds a larger phantom ({size}); {advice}")
@@ -155,14 +145,14 @@ def _start_worker() -> None:
 
 def make_study(request: Request, split: str, index: int) -> Rows:
     """Write one study unless it is there, and return its part of the tables."""
-    study = request.plan(split, index)
+    study = plan_study(request.patients, split, index)
     place = request.folder / f"{split}_images" / str(study.study_id)
     if not place.exists():
         half = request.partial / f"{study.study_id}.{os.getpid()}"
         shutil.rmtree(half, ignore_errors=True)
         write_images(half, study)
         os.replace(half, place)
-    return read_study(study, request.reader)
+    return read_study(study)
 
 
 def write_images(folder: Path, study: StudyPlan) -> None:
@@ -176,11 +166,8 @@ def write_images(folder: Path, study: StudyPlan) -> None:
             write_instance(file, pixels, study=study, series=number, instance=instance)
 
 
-def write_instance(
-    path: Path | BinaryIO, pixels: NDArray[np.uint16], *, study: StudyPlan, series: int, instance: int
-) -> None:
-    """Write one slice, ``[rows, columns]`` of at most 12 bits (11 when the series is signed). `series` is a number
-    within the study, from 0; `instance` is one of its `SeriesPlan.numbers`."""
+def write_instance(path: Path | BinaryIO, pixels: Stored, *, study: StudyPlan, series: int, instance: int) -> None:
+    """Write a slice, at most 12 bits (11 if signed), of series number `series`; `instance` is one of its `numbers`."""
     plan, header = study.series[series], _scanner_header if study.standard else _competition_header
     dataset = Dataset()
     for name, value in (header(study, series, instance) | _image_header(plan, pixels, instance)).items():
@@ -213,7 +200,7 @@ def _competition_header(study: StudyPlan, series: int, instance: int) -> dict[st
 def _scanner_header(study: StudyPlan, series: int, instance: int) -> dict[str, Any]:
     """Return identifiers, sequence and scanner as a hospital's archive has them."""
     plan = study.series[series]
-    inverted, vendor = plan.weighting is Weighting.STIR, plan.machine.vendor
+    inverted, vendor = plan.weighting is Weighting.STIR, plan.vendor
     repetition, echo = _TIMES[plan.weighting] * study.rng(Part.HEADER, 1, series).normal(1.0, 0.08, 2)
     weighted = plan.weighting.value + ("" if inverted else f" {vendor.spin_echo}")
     rescaled = study.rng(Part.HEADER, 2).random() < 0.4  # the attributes change nothing
@@ -222,7 +209,7 @@ def _scanner_header(study: StudyPlan, series: int, instance: int) -> dict[str, A
         "StudyInstanceUID": _uid(study, "study"), "SeriesInstanceUID": _uid(study, "series", series),
         "FrameOfReferenceUID": _uid(study, "frame"), "SeriesNumber": series + 1,
         "PatientName": "PHANTOM", "PatientID": f"P{study.study_id}", "BodyPartExamined": "LSPINE",
-        "Modality": "MR", "Manufacturer": vendor.name, "MagneticFieldStrength": plan.machine.tesla,
+        "Modality": "MR", "Manufacturer": vendor.name, "MagneticFieldStrength": plan.tesla,
         "SeriesDescription": f"{'AX' if plan.kind == 'axial_t2' else 'SAG'} {weighted}",
         "ScanningSequence": ["SE", "IR"] if inverted else "SE", "MRAcquisitionType": "2D",
         "RepetitionTime": round(float(repetition)), "EchoTime": round(float(echo), 1),
@@ -231,10 +218,10 @@ def _scanner_header(study: StudyPlan, series: int, instance: int) -> dict[str, A
     }  # fmt: skip
 
 
-def _image_header(plan: SeriesPlan, pixels: NDArray[np.uint16], instance: int) -> dict[str, Any]:
+def _image_header(plan: SeriesPlan, pixels: Stored, instance: int) -> dict[str, Any]:
     """Return where the slice lies, and how its pixels are stored and shown."""
     plane = plan.planes[plan.numbers.index(instance)]
-    low, high = np.percentile(pixels[::4, ::4], plan.machine.vendor.window_percentiles)
+    low, high = np.percentile(pixels[::4, ::4], plan.vendor.window_percentiles)
     rows, columns = pixels.shape
     return {
         "InstanceNumber": instance, "PatientPosition": "HFS",
@@ -249,7 +236,7 @@ def _image_header(plan: SeriesPlan, pixels: NDArray[np.uint16], instance: int) -
     }  # fmt: skip
 
 
-def _encoded(pixels: NDArray[np.uint16], plan: SeriesPlan) -> bytes:
+def _encoded(pixels: Stored, plan: SeriesPlan) -> bytes:
     """Return one frame compressed without loss; GDCM does all four syntaxes, in a few milliseconds."""
     import gdcm
 
@@ -281,5 +268,5 @@ def _decimal(value: float) -> str:
 
 def _uid(study: StudyPlan, *what: str | int) -> str:
     """Return a valid UID that depends on the study and on what it names."""
-    text = repr((study.seed, study.split, study.index, *what))
+    text = repr((study.patients.seed, study.split, study.index, *what))
     return uid.PYDICOM_ROOT_UID + str(int(hashlib.sha256(text.encode()).hexdigest(), 16))[:36].lstrip("0")

@@ -3,9 +3,8 @@
 A study has 25 latent grades, standard normal, such that the labels have the correlations of ``train.csv``. Each becomes
 a severity ``g >= 0`` that shapes the anatomy: a reader without noise calls it Normal/Mild below 1, Severe above 2. A
 reading is the latent grade, plus how strict this study's reader is, plus noise of the cell, cut at two thresholds that
-give the standard reader's labels the real class frequencies exactly. Three rare faults follow: the discs of a score
-group are counted one too high or too low, left and right are swapped, or a label has nothing to do with the disc.
-Rates and sources: `settings.Reader`."""
+give the standard reader's labels the real class frequencies exactly. Three rare faults follow (`settings.Reader`): the
+discs of a score group are counted one too high or low, sides are swapped, a label has nothing to do with the disc."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -29,8 +28,7 @@ FREQUENCIES = np.array((
     (1680, 110, 24), (1577, 243, 73), (1322, 454, 197), (891, 622, 460), (1399, 396, 173),  # right recess
 ), np.float64)  # fmt: skip
 FREQUENCIES /= FREQUENCIES.sum(axis=1, keepdims=True)
-# [25, 25], which turns independent normals into correlated latent grades. It is a table, as the last digits of the fit
-# in ``tests/support/phantom_fit.py`` depend on the processor.
+# [25, 25], independent normals to correlated latent grades: a table, as the fit's last digits depend on the processor.
 LATENT_FACTOR: Floats = np.loadtxt(Path(__file__).with_name("latent_factor.csv"), delimiter=",")
 GROUP_OF_TARGET = np.array([SCORE_GROUPS.index(target.score_group) for target in TARGETS])  # [25]
 OTHER_SIDE = (0, 2, 1, 4, 3)  # index of each condition's counterpart on the other side; the canal's is itself
@@ -113,8 +111,7 @@ def thresholds() -> Floats:
 
 
 def read_grades(rng: np.random.Generator, latent: Floats, reader: Reader) -> Grades:
-    """Return the grades of a patient with one reading of them, from the latent ones ``[5, 5]``. The number of draws
-    does not depend on what is drawn."""
+    """Return the grades of a patient with one reading of them, from the latent ones ``[5, 5]``; every draw is made."""
     strict = reader.strictness * rng.standard_normal()
     strict_here = np.asarray(reader.group_strictness) * rng.standard_normal(len(SCORE_GROUPS))
     noise = per_target(reader.noise) * rng.standard_normal(25)
@@ -144,7 +141,6 @@ def reader_probabilities(latent: Floats, reader: Reader) -> Floats:
 def best_submission(probabilities: Floats) -> Floats:
     """Return what scores best in expectation when labels have the given probabilities ``[..., 3]``. A label of severity
     k costs its sample weight times -log q of it, so the expected loss of a row is least at q proportional to
-    probability times weight. For the any-severe term, which is read off the same rows by a maximum, that is a reference
-    and not a strict bound."""
+    probability times weight. For the any-severe term, a maximum over rows, that is no strict bound."""
     weighted = probabilities * np.asarray(SEVERITY_WEIGHTS)
     return weighted / weighted.sum(axis=-1, keepdims=True)

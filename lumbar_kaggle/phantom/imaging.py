@@ -18,7 +18,7 @@ from lumbar_kaggle.dicom.volume import windowed
 from lumbar_kaggle.phantom.acquisition import Plane, SeriesPlan, Weighting
 from lumbar_kaggle.phantom.artefacts import EVERY, Artefacts, Coil, enlarged
 from lumbar_kaggle.phantom.rendering import Scene
-from lumbar_kaggle.phantom.settings import Contrast, Scanners, Singles
+from lumbar_kaggle.phantom.settings import Contrast, PhantomSet, Scanners, Singles, Stored
 from lumbar_kaggle.phantom.study import Part, StudyPlan, plan_study
 
 _TIMES = {  # ms: repetition, echo and inversion times from which a series' are drawn
@@ -26,10 +26,9 @@ _TIMES = {  # ms: repetition, echo and inversion times from which a series' are 
     Weighting.T2: ((2300.0, 6000.0), (78.0, 132.0), (0.0, 0.0)),
     Weighting.STIR: ((2800.0, 5600.0), (28.0, 82.0), (135.0, 190.0)),
 }
-# Proton density (0 to 1), and T1 and T2 at 1.5 T in ms, of each tissue. Relaxation times are rounded from published
-# ones (Stanisz et al., Magn Reson Med 54:507, 2005; de Bazelaire et al., Radiology 230:652, 2004); those of fat are
-# lengthened, as trains of echoes do. ``epidural`` is the mixture of fat and veins around the sac; flow voids most of
-# ``vessel``.
+# Proton density (0 to 1), and T1 and T2 at 1.5 T in ms, of each tissue, rounded from published ones (Stanisz et al.,
+# Magn Reson Med 54:507, 2005; de Bazelaire et al., Radiology 230:652, 2004); those of fat are longer, as trains of
+# echoes make them. ``epidural`` is the mixture of fat and veins around the sac; flow voids most of ``vessel``.
 TISSUES = {
     "fat": (0.95, 285, 125), "marrow_fatty": (0.88, 340, 105), "marrow_red": (0.70, 760, 72),
     "marrow_water": (0.85, 1100, 110), "cortex": (0.10, 500, 25), "disc_wet": (0.95, 1350, 140),
@@ -72,10 +71,10 @@ class Scan:
         self._study = study
         self._scene = Scene(study.patient, study.rng(Part.ROOTLETS))
 
-    def slice(self, number: int, k: int) -> NDArray[np.uint16]:
+    def slice(self, number: int, k: int) -> Stored:
         """Return the stored pixels ``[rows, columns]`` of slice `k` of series `number`, both from 0."""
         series = self._study.series[number]
-        setting = Setting(self._study.rng(Part.IMAGES, number), series, self._study.scanners)
+        setting = Setting(self._study.rng(Part.IMAGES, number), series, self._study.patients.scanners)
         rng = self._study.rng(Part.IMAGES, number, k + 1)
         return take_image(self._scene, series.planes[k], series.thickness, setting, rng)
 
@@ -87,7 +86,7 @@ class Setting:
         def between(ends: tuple[float, float]) -> float:  # on a logarithmic scale
             return float(np.exp(rng.uniform(*np.log(ends))))
 
-        vendor = series.machine.vendor
+        vendor = series.vendor
         self.artefacts = series.artefacts
         self.limit = 2047 if series.signed else 4095  # highest stored value, of 12 bits
         self.scale = min(0.95 * self.limit, between(vendor.full_scale))  # of brightness 1 where the coil sees most
@@ -95,9 +94,8 @@ class Setting:
             self.scale = 0.95 * self.limit * self.artefacts.clipped
         details = scanners.axial_detail_mm if series.kind == "axial_t2" else scanners.sagittal_detail_mm
         self.detail = float(rng.uniform(*details))  # mm of an acquired pixel, never below the stored one's
-        # Fat is displaced along the axis that is not phase-encoded, to either side: mm down the columns. Its resonance
-        # and that of water differ by 3.4 ppm of 42.58 MHz per tesla.
-        pixels = series.machine.tesla * 145.0 / between(scanners.bandwidth_hz)
+        # mm down the columns, if they are not the phase's; fat and water differ by 3.4 ppm of 42.58 MHz per tesla.
+        pixels = series.tesla * 145.0 / between(scanners.bandwidth_hz)
         side = rng.choice((-1.0, 1.0)) * (self.artefacts.phase_axis == 1)
         self.fat_shift = float(side * pixels * self.detail)
         self.contrast = draw_contrast(rng, series.weighting)
@@ -109,9 +107,7 @@ class Setting:
         self.tone = float(rng.uniform(*scanners.tone))  # bend of the scale: mid values are brighter (+) or darker (-)
 
 
-def take_image(
-    scene: Scene, plane: Plane, thickness: float, setting: Setting, rng: np.random.Generator
-) -> NDArray[np.uint16]:
+def take_image(scene: Scene, plane: Plane, thickness: float, setting: Setting, rng: np.random.Generator) -> Stored:
     """Return the stored pixels ``[rows, columns]`` of a slice with its middle in `plane`; `thickness` is in mm."""
     artefacts = setting.artefacts
     acquired, extra = acquired_plane(plane, setting.detail, artefacts)
@@ -192,7 +188,7 @@ def draw_middle_slices(
 def draw_middle_slice(seed: int, index: int, *, side: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
     """Draw one patient's slice; None where the study has no sagittal T1 series."""
     cv2.setNumThreads(1)
-    study = plan_study(seed, "train", index)
+    study = plan_study(PhantomSet(seed=seed), "train", index)
     for number, series in enumerate(study.series):
         if series.kind == "sagittal_t1":
             pixels = Scan(study).slice(number, len(series.planes) // 2)

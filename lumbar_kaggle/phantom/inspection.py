@@ -1,7 +1,6 @@
 """A phantom before it is written: its label tables against the real ones, and a contact sheet of three patients.
 
-The tables follow from the plans of the studies, without an image. The real figures were counted in public copies of the
-competition's tables (1,975 studies)."""
+The tables follow from plans, without an image. The real figures were counted in public copies of the competition's."""
 
 import logging
 import sys
@@ -26,7 +25,7 @@ from lumbar_kaggle.dicom.geometry import to_patient
 from lumbar_kaggle.dicom.volume import windowed
 from lumbar_kaggle.phantom.grades import FREQUENCIES, GROUP_OF_TARGET, STANDARD, best_submission, reader_probabilities
 from lumbar_kaggle.phantom.imaging import Scan
-from lumbar_kaggle.phantom.settings import Defects, Floats
+from lumbar_kaggle.phantom.settings import Floats, PhantomSet
 from lumbar_kaggle.phantom.study import StudyPlan, make_table, plan_study, read_study, true_point
 from lumbar_kaggle.scoring.metric import NAMES, part_scores, study_sums
 
@@ -46,6 +45,7 @@ SIDES_POOLED = {(1, 2): 0.438, (3, 4): 0.582}  # the same over all levels
 # Two conditions at the same level, all five levels taken together.
 POOLED = {(0, 1): 0.278, (0, 2): 0.284, (0, 3): 0.570, (0, 4): 0.559, (1, 3): 0.396, (2, 4): 0.433}
 
+CELLS = [(condition_words(target.condition), level_words(target.level)) for target in TARGETS]  # in words
 SEVERITIES_KIND = "Shares of the severities"
 
 
@@ -62,7 +62,7 @@ def log_statistics(studies: int, seed: int) -> None:
     """Make the label tables of so many training studies and log them beside the real figures."""
     if studies < 100:
         raise InputError(f"phantom: {studies} studies tell nothing; give --statistics 100 or more")
-    plans = (plan_study(seed, "train", index) for index in range(studies))
+    plans = (plan_study(PhantomSet(seed=seed), "train", index) for index in range(studies))
     tables = make_tables(tqdm(plans, total=studies, unit="study", desc="tables", file=sys.stderr))
     log.info(statistics_text(figures(tables), studies))
     log.info(scores_text(tables))
@@ -73,9 +73,8 @@ def make_tables(studies: Iterable[StudyPlan]) -> Tables:
     latent, rows = zip(*((study.grades.latent, read_study(study)) for study in studies), strict=True)
     words, points = (make_table(list(rows), part) for part in ("labels", "coordinates"))
     words = words.set_index("study_id")
-    names = [(condition_words(target.condition), level_words(target.level)) for target in TARGETS]
     marked = points.value_counts(["study_id", "condition", "level"]).unstack(["condition", "level"])
-    has_point = marked.reindex(index=words.index, columns=names).notna().to_numpy()
+    has_point = marked.reindex(index=words.index, columns=CELLS).notna().to_numpy()
     severity = {word: grade for grade, word in enumerate(SEVERITY_WORDS)}
     return Tables(words.map(severity.get).to_numpy(np.float64), has_point, points, np.array(latent))
 
@@ -90,8 +89,7 @@ def figures(tables: Tables) -> pd.DataFrame:
 
 
 def share(values: Floats) -> tuple[float, float]:
-    """Return the mean of the values ``[n studies, k]`` that are not NaN, and its standard error. The studies are
-    independent, the values of one study are not."""
+    """Return mean and standard error of values ``[n studies, k]`` without NaN; those of one study are dependent."""
     mean = float(np.nanmean(values))
     misses = np.nansum(values - mean, axis=1)
     return mean, float(np.sqrt((misses**2).sum()) / np.isfinite(values).sum())
@@ -99,8 +97,7 @@ def share(values: Floats) -> tuple[float, float]:
 
 def correlation(first: Floats, second: Floats) -> tuple[float, float]:
     """Return the Pearson correlation of values ``[n studies, k]`` and its standard error. Pairs with a NaN are left
-    out. The error is that of the influence function, which holds for any distribution; the studies are independent, the
-    values of one study are not."""
+    out. The error is that of the influence function, for any distribution; the values of one study are dependent."""
     known = ~np.isnan(first) & ~np.isnan(second)
     with np.errstate(invalid="ignore"):  # where all are alike there is no correlation: NaN
         x, y = (np.where(known, (v - v[known].mean()) / v[known].std(), 0.0) for v in (first, second))
@@ -282,7 +279,7 @@ def contact_sheet(seed: int = 1) -> NDArray[np.uint8]:
 
 def choose_studies(seed: int, candidates: int = 80) -> tuple[StudyPlan, StudyPlan, StudyPlan]:
     """Return those of the seed's training studies with the least, a middling, the greatest sum of g."""
-    studies = [plan_study(seed, "train", index, Defects.clean()) for index in range(candidates)]
+    studies = [plan_study(PhantomSet(seed=seed, clean=True), "train", index) for index in range(candidates)]
     sums = np.array([study.grades.severity.sum() for study in studies])
     middle = np.abs(sums - (sums.min() + sums.max()) / 2)  # the median would look like the least, as most have little
     return studies[int(sums.argmin())], studies[int(middle.argmin())], studies[int(sums.argmax())]
@@ -301,9 +298,8 @@ def _draw(ax: Axes, panel: Panel, study: StudyPlan, scan: Scan) -> None:
     ax.imshow(windowed(scan.slice(number, k)), "gray", vmin=0, vmax=255, extent=extent, interpolation="bilinear")
     (high, wide), dark = np.divide(SIZES_MM[panel.kind], 2), {"facecolor": "black", "alpha": 0.5, "pad": 1}
     ax.set(xlim=(-wide, wide), ylim=(high, -high), facecolor="black", xticks=[], yticks=[])
-    places_of = {(condition_words(target.condition), level_words(target.level)): k for k, target in enumerate(TARGETS)}
     for _, series_id, instance, condition, level, column_px, row_px in read_study(study).coordinates:
-        at = places_of[str(condition), str(level)]
+        at = CELLS.index((str(condition), str(level)))
         series = study.series[study.series_ids.index(int(series_id))]
         marked = series.planes[series.numbers.index(int(instance))]
         point = to_patient(float(row_px), float(column_px), marked.position, marked.orientation, marked.spacing)

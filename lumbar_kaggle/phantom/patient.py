@@ -2,8 +2,7 @@
 
 The dimensions are the distractors: disc height, hydration, fat, inborn canal width, wear of facet joints and end plates
 vary independently, only loosely tied to the 25 grades, so that none of them gives a grade away. A *frame* is an origin
-and three unit axes: to the patient's left, to the back, and upwards along the spine, all in LPS mm. Local coordinates
-(x, y, z) are measured along them."""
+and three unit axes in LPS mm, along which x, y, z are measured: to the left, to the back, and up along the spine."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,8 +39,7 @@ class Patient:
         self.severity = grades.severity  # [5, 5] g, see `grades.Grades`
         self.size = near(0.06, 0.85, 1.15)  # body scale, 1 for an average adult
         age = rng.uniform()
-        # The first vertebra that is shaped like the sacrum: 8, 9 with six lumbar-type vertebrae, 7 with a sacralised
-        # fifth; and the disc that the reader calls L1/L2, the other four follow.
+        # The first vertebra like the sacrum: 8, or 9, 7 (six, four lumbar ones); the disc that the reader calls L1/L2.
         self.first_sacral, self.first_disc = _draw_count(rng)
         mean = {name: self.size * _by_vertebra(values, self.first_sacral) for name, values in _MEANS_MM.items()}
         worst = np.zeros(N_VERTEBRAE - 1)

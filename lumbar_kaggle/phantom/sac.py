@@ -1,7 +1,6 @@
 """What runs along the canal: the thecal sac with its fluid, the cord, the roots, and the fat around.
 
-Everything is tabulated along the centre line of the canal and evaluated in its curved coordinates: mm to the left, to
-the back, and along (see `patient.Spine.curved`)."""
+All is tabulated along the canal's centre line and evaluated in its curved coordinates (`patient.Spine.curved`)."""
 
 from itertools import product
 
@@ -34,8 +33,7 @@ class Sac:
         self._front, self._rear = np.float32(-patient.canal_half), np.float32(patient.canal_half + 7.0 * size)
         inner = patient.pedicle - patient.pedicle_half_width
         half_width = np.interp(along, spine.vertebra_at[::-1], inner[::-1])
-        # Inner surface of the ligamentum flavum, in front of which lies fat, then the sac: its place in the middle (mm
-        # behind the line), and how far it comes forward per mm to the side.
+        # Inner surface of the ligamentum flavum, before which lies fat: mm behind the line, and forwards per mm aside.
         pad, slope = np.full(len(along), 0.7), np.full(len(along), 0.42)
         for k, at in enumerate(spine.disc_at[:sacral]):
             g, near = float(patient.disc_severity(k)[0]), _hill(along - at - 3.0, 8.5)

@@ -3,18 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.settings import Validated, option
 
 FORMAT = "phantom-1"  # version of the phantom; the same version, seed and index give the same bytes
 SPLITS = ("train", "test")
 
 Floats = NDArray[np.float64]  # of plans and tables
 Singles = NDArray[np.float32]  # of images
+Stored = NDArray[np.uint16]  # pixels in a file
 # Brightness of each of `imaging.TISSUES`, 0 (air) to 1; ``flow`` is how much pulsation darkens parts of the fluid.
 Contrast = dict[str, float]
 Sizes = tuple[tuple[tuple[int, int], float], ...]  # (rows, columns) in pixels, and how often
@@ -42,13 +44,6 @@ class Vendor:
     sharpen: tuple[float, float]  # gain that an edge filter adds there
     spin_echo: str  # the vendor's word for a fast spin echo
     window_percentiles: tuple[float, float]  # of the pixels, between which the header's window lies
-
-
-class Machine(NamedTuple):
-    """The scanner of one study."""
-
-    vendor: Vendor
-    tesla: float
 
 
 def _sizes(shares: dict[int | tuple[int, int], float]) -> Sizes:
@@ -95,8 +90,7 @@ class Defects:
     """How often each quirk of the real data occurs, as shares of studies or of series; `clean` has none. Counted in the
     competition's tables or told by its entrants: number of axial series, missing levels, extra and coronal series,
     order of the instances, gaps. The others are estimates. Fields that end in ``_every`` are not drawn: one study in so
-    many has the defect (0: none), so that a folder of a few studies has it too; a deliberate exaggeration, as the real
-    set lacks three series in 1,975 studies."""
+    many has the defect (0: none), a deliberate exaggeration (really 3 in 1,975), so that a small folder has it too."""
 
     # The study
     missing_series_every: int = 32  # studies; one of the three series is absent
@@ -149,8 +143,7 @@ class Scanners:
     vendors: tuple[Vendor, ...] = VENDORS
     sagittal_sizes: tuple[int, ...] = ()  # pixels of square matrices in place of the vendors' own; none: theirs
     axial_sizes: tuple[int, ...] = ()
-    # The planes. Fields are the longer side; their lengths follow from the labels' distances as parts of the image
-    # (0.442 from L1/L2 to L5/S1, 0.094 between the recesses).
+    # The planes. Fields are the longer side, by the labels' distances (0.442 L1/L2 to L5/S1, 0.094 between recesses).
     sagittal_field_mm: tuple[float, float] = (284.0, 24.0)  # mean, standard deviation
     sagittal_spacing_mm: tuple[float, float] = (0.27, 1.18)
     sagittal_slices: tuple[int, int] = (8, 38)
@@ -207,25 +200,24 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class PhantomSet:
-    """Which patients are written, and how they are scanned; a number out of range is an `InputError`."""
+class PhantomSet(Validated):
+    """Which patients are written, how they are scanned and read; a number out of range is an `InputError`."""
 
-    name: str  # of the standard set, empty for any other
-    seed: int  # of all randomness
-    studies: int
-    test_studies: int
+    name: str = ""  # of the standard set, empty for any other
+    seed: int = option(1, "of all randomness", least=0)
+    studies: int = option(40, "of the training split", least=1)
+    test_studies: int = option(10, "of the test split", least=0)
     scanners: Scanners = field(default_factory=Scanners)
+    clean: bool = option(False, "without the real set's defects in studies and tables")
 
-    def __post_init__(self) -> None:
-        for name, least in (("seed", 0), ("studies", 1), ("test_studies", 0)):
-            if (value := getattr(self, name)) < least:
-                words = name if name == "seed" else f"number of {name.replace('_', ' ')}"
-                raise InputError(f"phantom: the {words} must be at least {least}, not {value}")
+    @property
+    def folder(self) -> Path | None:
+        """Where a standard set goes when no folder is named; None where it is no standard set."""
+        return Path(f"phantom-{self.name}{'-clean' if self.clean else ''}") if self.name else None
 
 
 # Part of the format: any change of one is a new `FORMAT`. No seed of a default (1 of `lumbar phantom` and the demo,
-# 20,000,001 of `lumbar pretrain`), nor a small number that somebody would type: what was pretrained or tuned on must
-# not come back as a test patient.
+# 20,000,001 of `lumbar pretrain`), nor one that somebody would type: what was trained on must not be tested on.
 STANDARD_SETS = {
     "tiny": PhantomSet("tiny", 240_701, 12, 6, Scanners(  # for tests, in seconds; still reaches both foramina
         sagittal_sizes=(128,), axial_sizes=(128,), sagittal_slices=(11, 12), axial_slices_per_disc=(3, 3),
@@ -235,20 +227,14 @@ STANDARD_SETS = {
 }  # fmt: skip
 
 
-def choose_set(name: str | None, studies: int | None, test_studies: int | None, seed: int | None) -> PhantomSet:
-    """Return the standard set `name`, or without a name the set of the given sizes and seed (None: 40 + 10 and 1)."""
+def choose_set(name: str | None, clean: bool, **sizes: int | None) -> PhantomSet:
+    """Return the standard set `name`, or without a name that of the given ``studies``, ``test_studies``, ``seed``."""
+    given: dict[str, Any] = {key: number for key, number in sizes.items() if number is not None}
     if name is None:
-        given = zip((seed, studies, test_studies), (1, 40, 10), strict=True)
-        seed, studies, test_studies = (usual if number is None else number for number, usual in given)
-        return PhantomSet("", seed, studies, test_studies)
+        return PhantomSet(**given, clean=clean)
     if name not in STANDARD_SETS:
         raise InputError(f"phantom: there is no set {name}; the sets are {', '.join(STANDARD_SETS)}")
-    if (studies, test_studies, seed) != (None, None, None):
+    if given:
         remedy = "leave out --set, or leave out --studies, --test-studies and --seed"
         raise InputError(f"phantom: set {name} has its own sizes and seed; {remedy}")
-    return STANDARD_SETS[name]
-
-
-def default_folder(chosen: PhantomSet, clean: bool) -> Path | None:
-    """Return where a standard set goes when no folder is named; None where it is no standard set."""
-    return Path(f"phantom-{chosen.name}{'-clean' if clean else ''}") if chosen.name else None
+    return replace(STANDARD_SETS[name], clean=clean)

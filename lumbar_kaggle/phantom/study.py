@@ -18,7 +18,7 @@ from lumbar_kaggle.dicom.geometry import to_slice
 from lumbar_kaggle.phantom.acquisition import Planner, SeriesPlan
 from lumbar_kaggle.phantom.grades import ORACLE_COLUMNS, Grades, best_submission, draw_grades, reader_probabilities
 from lumbar_kaggle.phantom.patient import Patient, Spine
-from lumbar_kaggle.phantom.settings import SPLITS, Defects, Floats, Reader, Scanners
+from lumbar_kaggle.phantom.settings import SPLITS, Defects, Floats, PhantomSet, Reader
 from lumbar_kaggle.tables.reading import COORDINATE_COLUMNS, SERIES_COLUMNS
 
 # Field of `Rows` → the columns of its table.
@@ -36,7 +36,7 @@ Part = IntEnum("Part", "IDENTIFIERS GRADES PATIENT SERIES ROOTLETS READER HEADER
 class StudyPlan:
     """Everything about a study but its pixels and tables."""
 
-    seed: int
+    patients: PhantomSet
     split: str
     index: int
     study_id: int  # up to ten digits
@@ -46,11 +46,11 @@ class StudyPlan:
     series: tuple[SeriesPlan, ...]
     series_ids: tuple[int, ...]
     standard: bool  # whether headers are a scanner's rather than the competition's
-    scanners: Scanners
+    reader: Reader
 
     def rng(self, part: Part, *more: int) -> np.random.Generator:
         """Return a fresh stream of the study."""
-        return np.random.default_rng([self.seed, SPLITS.index(self.split), self.index, part, *more])
+        return np.random.default_rng([self.patients.seed, SPLITS.index(self.split), self.index, part, *more])
 
     def slices(self, kind: str, points: Floats) -> tuple[list[tuple[int, int]], Floats]:
         """Return indices of series and plane of every slice of a kind, and mm ``[slices, n]`` from LPS ``[n, 3]``."""
@@ -63,15 +63,10 @@ def study_id(seed: int, split: str, index: int) -> int:
     return _scatter(seed, 0, index * len(SPLITS) + SPLITS.index(split))
 
 
-def plan_study(
-    seed: int,
-    split: str,
-    index: int,
-    defects: Defects = Defects(),  # noqa: B008
-    scanners: Scanners = Scanners(),  # noqa: B008
-    reader: Reader = Reader(),  # noqa: B008
-) -> StudyPlan:
-    """Return study number `index` of a split; it depends on nothing but the arguments."""
+def plan_study(patients: PhantomSet, split: str, index: int) -> StudyPlan:
+    """Return study number `index` of a split; it depends on the set's seed, scanners and cleanness, not on its size."""
+    seed, scanners = patients.seed, patients.scanners
+    defects, reader = (Defects.clean(), Reader.clean()) if patients.clean else (Defects(), Reader())
     rngs = {part: np.random.default_rng([seed, SPLITS.index(split), index, part]) for part in Part}
     grades = draw_grades(rngs[Part.GRADES], reader)
     patient = Patient(rngs[Part.PATIENT], grades)
@@ -81,7 +76,7 @@ def plan_study(
     series_ids = tuple(_scatter(seed, 1, number * 8 + k) for k in range(len(series)))
     standard = bool(rngs[Part.HEADER].random() < defects.standard_headers)
     own_id = study_id(seed, split, index)
-    return StudyPlan(seed, split, index, own_id, grades, patient, spine, series, series_ids, standard, scanners)
+    return StudyPlan(patients, split, index, own_id, grades, patient, spine, series, series_ids, standard, reader)
 
 
 def _scatter(seed: int, kind: int, number: int) -> int:
@@ -126,9 +121,9 @@ def true_point(study: StudyPlan, target: Target, shift: int = 0) -> Floats:
     return spine.place(spine.level_at(level), local)
 
 
-def read_study(study: StudyPlan, reader: Reader = Reader()) -> Rows:  # noqa: B008
+def read_study(study: StudyPlan) -> Rows:
     """Return what the simulated reader writes down about a study."""
-    rng, shifts = study.rng(Part.READER), study.grades.shifts
+    rng, reader, shifts = study.rng(Part.READER), study.reader, study.grades.shifts
     labels: list[int | str | None] = [study.study_id]
     coordinates = []
     scanned = _choose_slices(study, (0, 0, 0))

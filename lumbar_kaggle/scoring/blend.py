@@ -17,6 +17,7 @@ from lumbar_kaggle.core.settings import from_dict
 from lumbar_kaggle.core.targets import SCORE_GROUPS, split_row_id
 from lumbar_kaggle.scoring.metric import EPSILON, PARTS_OF, TARGETS_OF, Floats, Integers, as_table, on_grid, study_sums
 from lumbar_kaggle.scoring.steps import STEPS, GroupBlend, apply_step, fit_step, plain_mean
+from lumbar_kaggle.tables.folds import read_folds
 
 LEAST_GAIN = 1e-5  # A step is not worth having for less, however sure: two equal files differ by their rounding.
 FORMAT = 1  # raised when a model of an earlier format can no longer be read
@@ -38,23 +39,22 @@ class Cells:
         return Cells(self.names, studies, self.files[:, chosen], self.severity[chosen], self.fold[chosen])
 
 
-def gather(
-    tables: Mapping[str, pd.DataFrame], labels: pd.DataFrame, folds: pd.DataFrame, source: object = "folds"
-) -> Cells:
-    """Join tables of out-of-fold predictions by name, as in `apply_blend`, with labels and folds. Labels have columns
-    ``study_id, target, severity``, folds ``study_id, fold``. Studies without a table are left out. Raises `InputError`
-    where a row identifier is wrong, a study has no fold, or all are in one; `source` names these."""
+def gather(tables: Mapping[str, pd.DataFrame], labels: pd.DataFrame, folds: Path) -> Cells:
+    """Join tables of out-of-fold predictions by name, as in `apply_blend`, with labels ``study_id, target, severity``
+    and the file of the folds. Studies without a table are left out. Raises `InputError` where a row identifier is
+    wrong, a study has no fold, or all are in one."""
     studies, files = _arrange(tables)
-    fold = folds.set_index("study_id")["fold"].reindex(studies)
+    fold = read_folds(folds).set_index("study_id")["fold"].reindex(studies)
     for name, probabilities in zip(tables, files, strict=True):
         lost = np.flatnonzero(fold.isna() & np.isfinite(probabilities).any(axis=(1, 2)))
         if len(lost):
             what = f"{len(lost)} of its studies have no fold, the first is {studies[lost[0]]}"
             raise InputError(f"{name}: {what}; give the folds.csv by which these predictions were made")
     if fold.nunique() < 2:
-        raise InputError(f"{source}: two folds or more are needed among the predicted studies; nothing can be held out")
-    severity = on_grid(labels[labels["study_id"].isin(studies)], studies, ("severity",), -1)[..., 0]
-    return Cells(tuple(tables), studies, files, severity.astype(np.int64), fold.to_numpy(dtype=np.int64))
+        raise InputError(f"{folds}: two folds or more are needed among the predicted studies; nothing can be held out")
+    known = on_grid(labels[labels["study_id"].isin(studies)], studies, ("severity",))[..., 0]
+    severity = np.nan_to_num(known, nan=-1).astype(np.int64)
+    return Cells(tuple(tables), studies, files, severity, fold.to_numpy(dtype=np.int64))
 
 
 def _arrange(tables: Mapping[str, pd.DataFrame]) -> tuple[tuple[str, ...], Floats]:
@@ -133,8 +133,7 @@ def load_blend(path: Path) -> BlendModel:
 
 
 def cross_fitted(cells: Cells) -> Floats:
-    """Return `[studies, 25, 3]` where the rows of each fold come from a blend of the other folds. No label of a fold
-    has any influence on the rows of that fold, not through the choice of steps either."""
+    """Return `[studies, 25, 3]` where the rows of each fold come from a blend, chosen steps too, of the other folds."""
     blended = np.full((*cells.severity.shape, 3), np.nan)
     for fold in np.unique(cells.fold):
         model = fit_blend(cells.part(np.flatnonzero(cells.fold != fold)))

@@ -12,9 +12,9 @@ from lumbar_kaggle.core.files import write_csv
 from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES
 from lumbar_kaggle.scoring.blend import BlendModel, Cells, cross_fitted, fit_blend, gather, save_blend
 from lumbar_kaggle.scoring.comparison import interval_texts, read_labelled
-from lumbar_kaggle.scoring.metric import NAMES, RESAMPLES, TARGETS_OF, Floats, as_table, labels_from, resampled_scores
+from lumbar_kaggle.scoring.metric import NAMES, RESAMPLES, TARGETS_OF, Floats, as_table, resampled_scores
 from lumbar_kaggle.scoring.steps import NUMBERS, GroupBlend, plain_mean
-from lumbar_kaggle.tables.folds import read_folds
+from lumbar_kaggle.tables.reading import read_labels
 
 CERTAINTY = 0.9  # A blend is used when at least this share of the resamples finds it better than the plain mean.
 NOISE_ABOVE = 0.8  # A label is contradicted when its probability is less than 1 minus this.
@@ -32,7 +32,7 @@ class Blending:
     scores: dict[str, Floats]  # `metric.resampled_scores` of the files, the plain mean, the blend, and their difference
     certainty: float  # share of the bootstrap resamples in which the blend is better than the plain mean
     kept: bool  # whether the blend is the result, and not the plain mean
-    noise_above: float  # see `find_noise`
+    above: float  # see `find_noise`
 
     @property
     def model(self) -> BlendModel:
@@ -52,7 +52,7 @@ class Blending:
         if model is not None:
             save_blend(model, self.model)
         if noise is not None:
-            write_csv(noise, find_noise(self.cells, self.result, self.noise_above)[0])
+            write_csv(noise, find_noise(self.cells, self.result, self.above)[0])
 
     def text(self, *, noise: bool = False) -> str:
         """Return what the command prints, with or without the contradicted labels."""
@@ -74,7 +74,7 @@ class Blending:
             verdict = f"The result is the blend: it is {found}."
         elif self.certainty >= CERTAINTY:
             verdict = "The result is the plain mean: fitted on all folds, no step helps."
-        contradicted = [find_noise(self.cells, self.result, self.noise_above)[1]] if noise else []
+        contradicted = [find_noise(self.cells, self.result, self.above)[1]] if noise else []
         return "\n\n".join([scores, steps, verdict, *contradicted])
 
     def score_table(self) -> pd.DataFrame:
@@ -102,7 +102,7 @@ class Blending:
         return table.rename_axis(columns=f"{'step':<13}condition")
 
 
-def cross_fit(cells: Cells, noise_above: float = NOISE_ABOVE) -> Blending:
+def cross_fit(cells: Cells, above: float = NOISE_ABOVE) -> Blending:
     """Fit a blend, and judge it against the plain mean: one thing that all folds decide together."""
     plain, blended = plain_mean(cells.files), cross_fitted(cells)
     scores = resampled_scores([*cells.files, plain, blended], cells.severity)
@@ -113,33 +113,26 @@ def cross_fit(cells: Cells, noise_above: float = NOISE_ABOVE) -> Blending:
     named["blend - plain mean"] = scores[-1] - scores[-2]
     fitted = fit_blend(cells)
     kept = certainty >= CERTAINTY and set(fitted.groups) != {GroupBlend()}
-    return Blending(cells, fitted, plain, blended, named, certainty, kept, noise_above)
+    return Blending(cells, fitted, plain, blended, named, certainty, kept, above)
 
 
 def blend_files(
-    files: Sequence[Path],
-    labels: Path,
-    folds: Path,
-    out: Path,
-    *,
-    model: Path | None = None,
-    noise: Path | None = None,
-    noise_above: float = NOISE_ABOVE,
+    files: Sequence[Path], labels: Path, folds: Path, out: Path, model: Path | None, noise: Path | None, above: float
 ) -> Blending:
     """Blend files of out-of-fold predictions and write the cross-fitted result, see `Blending.write`. Labels have the
-    columns of ``train.csv``, folds ``study_id, fold``, by which the predictions were made. Raises `InputError` where a
-    file is unreadable, named twice, without a labelled row, or has studies without a fold."""
+    columns of ``train.csv``; for `above` see `find_noise`. Raises `InputError` where a file is unreadable, named twice,
+    without a labelled row, or has studies without a fold."""
     paths = [*files, labels, folds, *(path for path in (out, model, noise) if path is not None)]
     for number, path in enumerate(paths):
         if path.resolve() in [other.resolve() for other in paths[:number]]:
             raise InputError(f"{path}: named twice among what is read and written; name another file")
-    if not 0 < noise_above < 1:
-        raise InputError(f"--noise-above is {noise_above:g}; it must lie between 0 and 1")
-    known = labels_from(labels)
+    if not 0 < above < 1:
+        raise InputError(f"--noise-above is {above:g}; it must lie between 0 and 1")
+    known = read_labels(labels)
     # Without folders, where that tells the files apart.
     apart = len({path.name for path in files}) == len(files)
     tables = {path.name if apart else str(path): read_labelled(path, known, str(labels))[0] for path in files}
-    blended = cross_fit(gather(tables, known, read_folds(folds), folds), noise_above)
+    blended = cross_fit(gather(tables, known, folds), above)
     blended.write(out, model, noise)
     return blended
 

@@ -9,7 +9,8 @@ import pandas as pd
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import SEVERITIES
 from lumbar_kaggle.scoring import metric
-from lumbar_kaggle.scoring.metric import NAMES, Floats, Score, evaluate_targets, labels_from, weighted_prior
+from lumbar_kaggle.scoring.metric import NAMES, Floats, Score, evaluate_targets, weighted_prior
+from lumbar_kaggle.tables.reading import read_labels
 from lumbar_kaggle.tables.submission import prior_predictions, read_predictions
 
 
@@ -57,9 +58,8 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Scores of one file beside those of others on the same rows. `scores` holds, as from `metric.resampled_scores`,
-    ``score``, ``prior``, where they were given ``oracle`` and ``against``, and what is made of them: ``skill``, (prior
-    - score) / (prior - oracle), and ``difference``."""
+    """`metric.resampled_scores` of one file and others on the same rows: ``score``, ``prior``, where they were given
+    ``oracle``, with ``skill``, (prior - score) / (prior - oracle), and ``against``, with ``difference``."""
 
     scores: dict[str, Floats]
     rows: int
@@ -95,8 +95,7 @@ def interval_texts(scores: Floats) -> list[str]:
 def score_beside_prior(
     predictions: pd.DataFrame, labels: pd.DataFrame, prior: pd.DataFrame | None = None, source: str = ""
 ) -> Scoring:
-    """Score predictions and the prior on the same labelled rows. Without `prior` it is that of `labels`, the best that
-    a constant can do; `source` names it in the text."""
+    """Score predictions and the prior, by default that of `labels`, on the same rows; `source` names it in the text."""
     known = labels[labels["row_id"].isin(predictions["row_id"])]
     constant = prior_predictions(weighted_prior(labels) if prior is None else prior, known)
     losses = evaluate_targets(constant, known).set_index("target")["weighted_log_loss"]
@@ -106,9 +105,8 @@ def score_beside_prior(
 
 
 def score_file(predictions: Path, truth: Path, prior_from: Path | None = None) -> Scoring:
-    """Score a file of predictions against a label table with the columns of ``train.csv``. `prior_from` is the label
-    table that the prior is taken from; by default the truth itself, the prior's best case. Raises `InputError` where a
-    file is unreadable, or the two have no row in common."""
+    """Score a file of predictions against a label table with the columns of ``train.csv``. The prior is that of
+    the labels `prior_from`, by default the truth, its best case. Without a row in common they are an `InputError`."""
     labels, prior = _read_truth(truth, prior_from)
     table, _ = read_labelled(predictions, labels, str(truth))
     return score_beside_prior(table, labels, prior, str(prior_from or truth))
@@ -119,15 +117,13 @@ def compare_files(
 ) -> Comparison:
     """Score a file, see `score_file`, beside the prior, an oracle and another file, with paired intervals. Studies are
     resampled with replacement, the same ones for every file, always in the same way. The oracle, the best predictions
-    that are possible as ``lumbar phantom`` writes them, must have every row that is scored; of `against`, other
-    predictions, only the rows that both have are scored. Raises `InputError` where a file is unreadable, nothing is in
-    common, or the oracle lacks a row."""
+    possible as ``lumbar phantom`` writes them, must have every row that is scored; of `against`, other predictions,
+    only the rows that both have are scored. Raises `InputError` where that leaves nothing or the oracle lacks a row."""
     labels, prior = _read_truth(truth, prior_from)
-    tables, wanted = {}, "files of the same studies"
-    tables["score"], labels = read_labelled(predictions, labels, str(truth), wanted)
+    tables = {}
+    tables["score"], labels = read_labelled(predictions, labels, str(truth))
     if against:
-        source = f"{truth} and a row in {predictions}"
-        tables["against"], labels = read_labelled(against, labels, source, wanted)
+        tables["against"], labels = read_labelled(against, labels, f"{truth} and a row in {predictions}")
     tables["prior"] = prior_predictions(prior, labels)
     if oracle:
         tables["oracle"] = read_predictions(oracle)
@@ -147,21 +143,21 @@ def compare_files(
     return Comparison(scores, len(labels), len(studies[0]), prior_from or truth)
 
 
-def read_labelled(
-    path: Path, labels: pd.DataFrame, source: str, wanted: str = "predictions of its studies"
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_labelled(path: Path, labels: pd.DataFrame, source: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return a file's predictions, and the labels whose rows it has; raise where there are none in `source`."""
     table = read_predictions(path)
     common = labels[labels["row_id"].isin(table["row_id"])]
     if common.empty:
-        raise InputError(f"{path}: none of its {len(table)} rows has a label in {source}; give {wanted}")
+        raise InputError(
+            f"{path}: none of its {len(table)} rows has a label in {source}; give predictions of its studies"
+        )
     return table, common
 
 
 def _read_truth(truth: Path, prior_from: Path | None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the labels of the truth, and the prior of `prior_from`, by default of the same."""
-    labels = labels_from(truth)
+    labels = read_labels(truth)
     if prior_from is None or prior_from == truth:
         return labels, weighted_prior(labels)
     # A severity that another label table lacks at a level may well occur in the truth.
-    return labels, weighted_prior(labels_from(prior_from), smoothing=metric.PRIOR_SMOOTHING)
+    return labels, weighted_prior(read_labels(prior_from), smoothing=metric.PRIOR_SMOOTHING)

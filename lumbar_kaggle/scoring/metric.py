@@ -17,7 +17,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, r
 
 from lumbar_kaggle.core.files import AnyPath
 from lumbar_kaggle.core.targets import LEVELS, SCORE_GROUPS, SEVERITIES, SEVERITY_WEIGHTS, TARGET_NAMES, TARGETS, row_id
-from lumbar_kaggle.tables.reading import label_rows, read_labels, refuse
+from lumbar_kaggle.tables.reading import label_rows, read_labels
 from lumbar_kaggle.tables.submission import read_predictions
 
 Floats = NDArray[np.float64]
@@ -128,12 +128,11 @@ def score(predictions: pd.DataFrame | AnyPath, truth: pd.DataFrame | AnyPath) ->
     columns ``row_id, normal_mild, moderate, severe``, or are a CSV of them; row identifiers are unique, a row with NaN
     is none. The truth is a table like ``train.csv``, or its path; or labelled rows only, with the columns ``row_id,
     study_id, target, severity`` and severity 0, 1, 2, as `Competition.labels` has them. Raises `InputError` where a
-    file is missing or faulty.
-    """
+    file is missing or faulty."""
     if not isinstance(predictions, pd.DataFrame):
         predictions = read_predictions(predictions)
     if not isinstance(truth, pd.DataFrame):
-        truth = labels_from(Path(truth))
+        truth = read_labels(Path(truth))
     elif "row_id" not in truth.columns:
         truth = label_rows(truth.fillna("").astype({"study_id": str}))
     given = predictions[["row_id", *SEVERITIES]].dropna()
@@ -151,27 +150,18 @@ def score(predictions: pd.DataFrame | AnyPath, truth: pd.DataFrame | AnyPath) ->
     )
 
 
-def labels_from(path: Path) -> pd.DataFrame:
-    """Read a label table as `reading.label_rows`; raise `InputError` with its first fault."""
-    labels, faults = read_labels(path)
-    refuse(faults)
-    return labels
-
-
 def to_arrays(predictions: pd.DataFrame, truth: pd.DataFrame) -> tuple[tuple[str, ...], Floats, Integers]:
-    """Return the labelled rows that are predicted, both tables as in `score`, as arrays. These are their studies,
-    sorted; probabilities `[studies, 25, 3]` as given, NaN where there is no such row; labels `[studies, 25]`, -1
-    there."""
+    """Return the labelled rows that are predicted, both tables as in `score`: their studies, sorted; probabilities
+    `[studies, 25, 3]` as given, NaN where there is no such row; labels `[studies, 25]`, -1 there."""
     rows = truth.merge(predictions[["row_id", *SEVERITIES]], on="row_id", how="inner", validate="1:1")
     studies = tuple(sorted(rows["study_id"].unique()))
-    return studies, on_grid(rows, studies), on_grid(rows, studies, ("severity",), -1)[..., 0].astype(np.int64)
+    severity = np.nan_to_num(on_grid(rows, studies, ("severity",))[..., 0], nan=-1)
+    return studies, on_grid(rows, studies), severity.astype(np.int64)
 
 
-def on_grid(
-    rows: pd.DataFrame, studies: Sequence[str], columns: Sequence[str] = SEVERITIES, missing: float = np.nan
-) -> Floats:
-    """Return `[studies, 25, columns]` of rows with ``study_id`` and ``target``; `missing` where there is no row."""
-    grid = np.full((len(studies), len(TARGETS), len(columns)), missing)
+def on_grid(rows: pd.DataFrame, studies: Sequence[str], columns: Sequence[str] = SEVERITIES) -> Floats:
+    """Return `[studies, 25, columns]` of rows with ``study_id`` and ``target``; NaN where there is no row."""
+    grid = np.full((len(studies), len(TARGETS), len(columns)), np.nan)
     study = pd.Index(studies).get_indexer(pd.Index(rows["study_id"]))
     target = rows["target"].map(_PLACE).to_numpy(dtype=np.int64)
     grid[study, target] = rows[list(columns)].to_numpy(dtype=np.float64)
@@ -216,8 +206,7 @@ def evaluate(probabilities: ArrayLike, severity: ArrayLike) -> dict[str, float]:
     """Return the figures of one target as a flat dictionary; arguments as `confusion`. Keys: ``rows``, ``accuracy``,
     ``always_normal`` (accuracy of answering normal/mild each time), ``precision``, ``recall`` (means over the
     severities that occur), ``weighted_log_loss``, and per severity ``precision_*``, ``recall_*``, ``auc_*``. Precision
-    of a severity never predicted is 0; the area under the ROC curve of one against the other two is NaN where it has no
-    row, or all rows."""
+    of a severity never predicted is 0; the area under the ROC curve, against the other two, is NaN without both."""
     scores, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(severity, dtype=np.int64)
     predicted = scores.argmax(axis=1)
     by_severity = precision_recall_fscore_support(labels, predicted, labels=[0, 1, 2], zero_division=0.0)

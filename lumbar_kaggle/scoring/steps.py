@@ -1,8 +1,7 @@
 """The steps of a blend: each fits one setting of one score group and changes its probabilities by it.
 
 Order: weights of the files, stacking, temperature, the canal's worst level. A step whose setting is at its default
-changes nothing, so that a blend without settings is the plain mean. All are fitted by the official weighted log loss.
-"""
+changes nothing, so a blend without settings is the plain mean. All are fitted by the official weighted log loss."""
 
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, replace
@@ -22,11 +21,9 @@ STEPS = {"weights": (0, 1, 2), "stacking": (0, 1, 2), "temperature": (0, 1, 2), 
 SHARES = (0.5, 0.25, 0.75, 1.0)  # of the stack that are tried, the rest being the base; the first is the default
 INPUTS = 19  # of the stack's regression, see `stack_inputs`
 
-# Of squared coefficients, beside the sum of the weighted losses: each is expected within around ± 0.2 per standard
-# deviation of its input, whatever the number of studies.
+# Of squared coefficients, beside the summed losses: each is expected within ± 0.2 per standard deviation of its input.
 PENALTY = 30.0
-# Probabilities below this count as this before their logarithm is taken; and a file's least weight: nothing beside
-# others, everything in a row that it alone has.
+# Least probability whose logarithm is taken; and a file's least weight: nothing beside others, all in a row of its own.
 LEAST = 1e-6
 
 _PAIR = {1: (1, 2), 2: (3, 4)}  # score group → places of its left and its right condition in `CONDITIONS`
@@ -71,8 +68,7 @@ def fit_step(
 ) -> list[GroupBlend]:
     """Return the variants of a score group's settings to choose from, best guess first. `files` are `[files, studies,
     25, 3]`, `before` `[studies, 25, 3]` the probabilities that the steps before have led to, NaN for a missing cell;
-    severity is `[studies, 25]`, -1 without a label. At least one of the group's cells has both. `group` is a place in
-    `targets.SCORE_GROUPS`."""
+    severity is `[studies, 25]`, -1 without a label. Some cell of the group, a place in `SCORE_GROUPS`, has both."""
     if step == "weights":
         if len(files) == 1:
             return []
@@ -108,8 +104,7 @@ def apply_step(step: str, settings: GroupBlend, files: Floats, before: Floats, g
 
 
 def normalised(logs: Floats) -> Floats:
-    """Return probabilities `[..., 3]` in proportion to the exponentials of `logs`; NaN stays NaN. The three are added
-    one by one: numpy's sums along so short an axis take most of the time of a fit."""
+    """Return probabilities `[..., 3]` in proportion to exp(`logs`), NaN as it is; summed as in `weighted_losses`."""
     top = np.maximum(np.maximum(logs[..., 0], logs[..., 1]), logs[..., 2])
     raised = np.exp(logs - top[..., None])
     return np.asarray(raised / (raised[..., 0] + raised[..., 1] + raised[..., 2])[..., None])

@@ -48,10 +48,6 @@ class Competition:
         labels, coordinates = (digest(table.to_csv(index=False)) for table in (self.labels, self.coordinates))
         return {"studies": digest(self.studies), "labels": labels, "coordinates": coordinates}
 
-    def rows(self) -> pd.DataFrame:
-        """Return the `submission_rows`."""
-        return submission_rows(self.studies)
-
 
 def submission_rows(studies: Iterable[str]) -> pd.DataFrame:
     """Return 25 rows ``row_id, study_id, target`` per study, in the sample's order of targets."""
@@ -60,10 +56,8 @@ def submission_rows(studies: Iterable[str]) -> pd.DataFrame:
 
 
 def read_competition(root: AnyPath, split: str = "train", *, graded: bool = True) -> Competition:
-    """Read one split, ``train`` or ``test``, of a folder with ``train.csv``, ``train_images`` and so on.
-
-    A training split need not be `graded`, see `read_split`. Raises `InputError` where a table is missing or faulty.
-    """
+    """Read one split, ``train`` or ``test``, of a folder with ``train.csv``, ``train_images`` and so on. A training
+    split need not be `graded`, see `read_split`. Raises `InputError` where a table is missing or faulty."""
     competition = read_split(root, split, graded=graded)
     serious = [fault for fault in competition.faults if fault.serious]
     reading.refuse(serious, f" (and {len(serious) - 1} more: lumbar check {root})" if len(serious) > 1 else "")

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from lumbar_kaggle.core import targets
-from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.errors import InputError, system_sentence
 from lumbar_kaggle.core.files import AnyPath, shown
 from lumbar_kaggle.core.targets import SERIES_DESCRIPTIONS, SEVERITY_WORDS, TARGET_NAMES, row_id
 
@@ -81,17 +81,13 @@ def read_table(path: AnyPath, columns: Sequence[str], *, whole: bool = False) ->
         content = b"" if path.suffix.lower() in ARCHIVES else path.read_bytes()
         source = BytesIO(content) if content else path
         table = pd.read_csv(source, dtype=str, keep_default_na=False, skip_blank_lines=False)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: a folder, where a CSV file was expected") from None
     except pd.errors.EmptyDataError:
         raise InputError(f"{path}: the file is empty; it needs the columns {', '.join(columns)}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a CSV file (no text in UTF-8: {error.reason}); save it as UTF-8") from None
     except Exception as error:
         if isinstance(error, OSError) and error.errno:
-            raise
+            raise InputError(system_sentence(error)) from None
         # Each kind of archive fails in a way of its own, and a file may only be called one.
         reason = clipped(" ".join(str(error).split()), 160) or type(error).__name__
         raise InputError(f"{path}: not a CSV file ({reason}); give one, or a whole archive of one") from error
@@ -126,15 +122,15 @@ def label_rows(train: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"row_id": identifiers, "study_id": studies, "target": names, "severity": severity})
 
 
-def read_labels(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
-    """Read a label table (``train.csv`` or a truth file) as `label_rows`; else as `read_label_table`."""
+def read_labels(path: Path) -> pd.DataFrame:
+    """Read a label table (``train.csv`` or a truth file) as `label_rows`; its first fault is an `InputError`."""
     table, faults = read_label_table(path)
-    return label_rows(table), faults
+    refuse(faults)
+    return label_rows(table)
 
 
 def read_label_table(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
-    """Read a label table as it stands, text columns ``study_id`` and the 25 targets, without the rows at fault. Unknown
-    severities and duplicate studies are serious. Raises as `read_table`."""
+    """Read a label table's text, ``study_id`` and 25 targets, without the rows at fault; raises as `read_table`."""
     checked = Checked(path, read_table(path, ("study_id", *TARGET_NAMES))).identifiers("study_id")
     table = checked.table
     checked.fault(table["study_id"].duplicated(), "study {study_id} is there a second time; keep one row")
@@ -145,8 +141,7 @@ def read_label_table(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
 
 
 def read_series_table(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
-    """Read a table of series descriptions: text columns `SERIES_COLUMNS` and ``kind``, of `targets.SERIES_KINDS`. An
-    unknown description is serious. Raises as `read_table`."""
+    """Read a table of series descriptions: text `SERIES_COLUMNS` and ``kind``. An unknown description is serious."""
     checked = Checked(path, read_table(path, SERIES_COLUMNS)).identifiers("study_id", "series_id")
     table = checked.table
     sentence = "series {series_id} of study {study_id} is there a second time; the row is left out"
@@ -170,15 +165,12 @@ def read_coordinates(path: Path, studies: set[str], described: pd.DataFrame) -> 
         wanted = f"one of {', '.join(words)}"
         checked.fault(~table[column].isin(list(words)), f"{column} is {{{column}!r}}; it must be {wanted}")
     numbers = table[["instance_number", "x", "y"]].apply(to_floats).astype(np.float64)
-    for name in ("instance_number", "x", "y"):
-        values = numbers[name]
-        # Negative pixels are outside of every image, whatever its size.
-        wrong, wanted = ~(values >= 0) | ~np.isfinite(values), "a number, 0 or more"
-        if name == "instance_number":
-            # The standard's integer strings are of 32 bits (DICOM PS3.5, 6.2).
-            wrong |= (values % 1 != 0) | (values >= 2**31)
-            wanted = "a whole number, 0 or more and of 32 bits"
-        checked.fault(wrong, f"{name} is {{{name}!r}}; it must be {wanted}; the row is left out", False)
+    # Negative pixels are outside of every image; integer strings are of 32 bits (DICOM PS3.5, 6.2).
+    sound = (numbers >= 0) & (numbers < np.inf)
+    sound["instance_number"] &= (numbers["instance_number"] % 1 == 0) & (numbers["instance_number"] < 2**31)
+    for name in numbers:
+        wanted = "a whole number, 0 or more and of 32 bits" if name == "instance_number" else "a number, 0 or more"
+        checked.fault(~sound[name], f"{name} is {{{name}!r}}; it must be {wanted}; the row is left out", False)
     unknown = ~table["study_id"].isin(studies)
     checked.fault(unknown, "study {study_id} is not in train.csv; the row is left out", False)
     pairs = [pd.MultiIndex.from_frame(one[["study_id", "series_id"]]) for one in (table, described)]

@@ -32,8 +32,7 @@ class Submission:
         self._place = {identifier: place for place, identifier in enumerate(self.table["row_id"])}
 
     def replace(self, study_id: str, probabilities: NDArray[np.float64]) -> int:
-        """Replace a study's rows by its graded ones, and return how many that were. `probabilities` are ``[25, 3]`` in
-        the order of `targets.TARGETS`; rows with a NaN keep the prior."""
+        """Replace a study's rows by those ``[25, 3]``, as `targets.TARGETS`, without NaN; return how many that were."""
         graded = np.flatnonzero(np.isfinite(probabilities).all(axis=1))
         places = [self._place[row_id(study_id, TARGET_NAMES[index])] for index in graded]
         self.table.loc[places, list(SEVERITIES)] = probabilities[graded]
@@ -45,8 +44,7 @@ class Submission:
 
 
 def read_predictions(path: AnyPath) -> pd.DataFrame:
-    """Read a file of predictions for scoring: `COLUMNS` of unique rows with numbers from 0 to 1, whatever their sum.
-    Further columns are left out; the first fault, when there is one, is an `InputError`."""
+    """Read `COLUMNS` of predictions for scoring: unique rows of numbers from 0 to 1; a fault is an `InputError`."""
     checked, numbers = _check_rows(Path(path), read_table(path, COLUMNS))
     refuse(checked.faults)
     return checked.sound()[["row_id"]].join(numbers)
@@ -54,14 +52,13 @@ def read_predictions(path: AnyPath) -> pd.DataFrame:
 
 def validate(path: AnyPath, competition: AnyPath) -> list[Fault]:
     """Check a submission against a competition folder, whose test studies it must cover. Returned is every fault, in
-    the order of the file, then what is missing from it; a file that is missing or lacks its columns is an
-    `InputError`."""
+    the order of the file, then what is missing from it. Raises as `read_table`."""
     path = Path(path)
     text = read_table(path, COLUMNS, whole=True)
     checked, numbers = _check_rows(path, text)
     off = checked.sound()[["row_id"]].join(numbers.sum(axis=1).rename("total"))
     off = off[(off["total"] - 1).abs() > SUM_TOLERANCE]
-    wanted = read_split(competition, "test").rows()["row_id"]
+    wanted = submission_rows(read_split(competition, "test").studies)["row_id"]
     extra = text[~text["row_id"].isin(wanted)]
     faults = [
         *checked.faults,
@@ -85,10 +82,7 @@ def _check_rows(path: Path, text: pd.DataFrame) -> tuple[Checked, pd.DataFrame]:
     checked.fault(too_long, "row {row_id} has an identifier of too many characters")
     checked.fault(text["row_id"].duplicated(), "row {row_id} is there a second time; keep one")
     for name, value in numbers.items():
-        finite = np.isfinite(value)
-        checked.fault(~finite, f"row {{row_id}}: {name} is {{{name}!r}}; it must be a number")
-        checked.fault(value < 0, f"row {{row_id}}: {name} is {{{name}}}; it must be 0 or more")
-        checked.fault(finite & (value > 1), f"row {{row_id}}: {name} is {{{name}}}; it must be 1 or less")
+        checked.fault(~value.between(0, 1), f"row {{row_id}}: {name} is {{{name}!r}}; it must be a number from 0 to 1")
     zero = (numbers.sum(axis=1) <= 0) & ~checked.wrong
     checked.fault(zero, "row {row_id}: all three are 0; they must sum to 1")
     return checked, numbers

@@ -142,7 +142,7 @@ class TwoStageRun:
         """Blend the models' out-of-fold predictions; see `blend_files.cross_fit`."""
         run = self.folder
         tables = {out.name: read_predictions(out / "oof.csv") for _, out, _ in self.config.models(run)}
-        blended = cross_fit(gather(tables, self.competition.labels, read_folds(run / "folds.csv")))
+        blended = cross_fit(gather(tables, self.competition.labels, run / "folds.csv"))
         blended.write(run / "oof.csv", run / "blend.json", run / "noise.csv")
         text = blended.text(noise=True)
         write_text(run / "blend.txt", text + "\n")

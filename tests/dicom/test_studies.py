@@ -13,7 +13,7 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.dicom.series import UnreadableSeries, read_series
 from lumbar_kaggle.dicom.studies import find_studies
 from lumbar_kaggle.inference.predict import predict
-from lumbar_kaggle.tables.competition import SERIES_COLUMNS, Competition
+from lumbar_kaggle.tables.competition import SERIES_COLUMNS, Competition, submission_rows
 from tests.support.dicom_files import AXIAL, CORONAL, SAGITTAL, write_slice
 
 T1 = {"SeriesDescription": "SAG T1", "EchoTime": 10, "RepetitionTime": 500, "ScanningSequence": "SE"}
@@ -241,7 +241,7 @@ def test_studies_are_found_without_tables(tmp_path: Path) -> None:
     assert (read.faults, read.split) == ((), "test")
     assert read.labels.empty
     assert read.coordinates.empty
-    rows = read.rows()
+    rows = submission_rows(read.studies)
     assert len(rows) == 50
     assert rows["row_id"].iloc[-1] == "patient_7_left_spinal_canal_stenosis_l5_s1"
     assert set(rows["study_id"]) == {"anna", "patient_7_left"}

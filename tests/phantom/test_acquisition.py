@@ -16,7 +16,7 @@ from lumbar_kaggle.phantom.artefacts import Artefacts, draw_artefacts
 from lumbar_kaggle.phantom.generate import SYNTAXES, write_instance
 from lumbar_kaggle.phantom.grades import draw_grades
 from lumbar_kaggle.phantom.patient import Patient, Spine
-from lumbar_kaggle.phantom.settings import VENDORS, Defects, Reader, Scanners
+from lumbar_kaggle.phantom.settings import VENDORS, Defects, PhantomSet, Reader, Scanners
 from lumbar_kaggle.phantom.study import plan_study
 
 STUDIES = 600
@@ -235,9 +235,9 @@ def test_the_defaults_have_every_defect_at_its_rate(plans: list[tuple[SeriesPlan
         assert_share(found, getattr(ALL, name), len(sagittal if name == "saturation" else images))
     assert {one.syntax for one in every} == set(SYNTAXES)
     assert any(one.signed for one in every)
-    assert {one.machine.vendor.name for one in every} == {vendor.name for vendor in VENDORS}
+    assert {one.vendor.name for one in every} == {vendor.name for vendor in VENDORS}
     for study in plans:
-        assert len({one.machine for one in study}) == 1
+        assert len({(one.vendor, one.tesla) for one in study}) == 1
 
 
 def test_clean_has_no_defect() -> None:
@@ -269,7 +269,7 @@ def test_a_missing_series_comes_once_in_so_many() -> None:
 
 def written(series: SeriesPlan, pixels: np.ndarray, *, standard: bool, number: int | None = None) -> pydicom.Dataset:
     """A slice of a study that has only this series, written and read back."""
-    study = replace(plan_study(0, "train", 0), series=(series,), series_ids=(77,), standard=standard)
+    study = replace(plan_study(PhantomSet(seed=0), "train", 0), series=(series,), series_ids=(77,), standard=standard)
     buffer = io.BytesIO()
     write_instance(buffer, pixels, study=study, series=0, instance=number or series.numbers[0])
     return pydicom.dcmread(io.BytesIO(buffer.getvalue()))
@@ -284,9 +284,9 @@ def test_headers_of_the_competition_and_of_a_scanner() -> None:
     assert plain.SeriesInstanceUID == f"{plain.PatientID}.77"
     assert plain.SeriesDescription == "T2"
     assert full.Modality == "MR"
-    assert full.Manufacturer == series.machine.vendor.name
-    assert full.MagneticFieldStrength == pytest.approx(series.machine.tesla)
-    assert full.SeriesDescription == f"AX T2 {series.machine.vendor.spin_echo}"
+    assert full.Manufacturer == series.vendor.name
+    assert full.MagneticFieldStrength == pytest.approx(series.tesla)
+    assert full.SeriesDescription == f"AX T2 {series.vendor.spin_echo}"
     for dataset in (plain, full):
         assert (dataset.BitsAllocated, dataset.BitsStored, dataset.PixelRepresentation) == (16, 12, 0)
         assert dataset.SpacingBetweenSlices == pytest.approx(series.step)

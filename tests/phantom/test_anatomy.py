@@ -14,6 +14,7 @@ from lumbar_kaggle.phantom.grades import Grades
 from lumbar_kaggle.phantom.imaging import contrast_of
 from lumbar_kaggle.phantom.patient import USUAL_SACRAL, Patient
 from lumbar_kaggle.phantom.rendering import Scene
+from lumbar_kaggle.phantom.settings import PhantomSet
 from lumbar_kaggle.phantom.study import plan_study, read_study
 
 STEPS = (0.0, 0.7, 1.4, 2.1, 2.8)
@@ -108,7 +109,7 @@ def test_the_recess_fills_on_its_own_side(side: str, sign: int) -> None:
 
 
 def test_every_peculiarity_occurs() -> None:
-    studies = [plan_study(0, "train", k) for k in range(160)]
+    studies = [plan_study(PhantomSet(seed=0), "train", k) for k in range(160)]
     kinds = [[series.kind for series in study.series] for study in studies]
     every = [series for study in studies for series in study.series]
     assert sum(len(set(one)) < 3 for one in kinds) == 5
@@ -137,7 +138,7 @@ def test_what_was_not_scanned_is_not_labelled() -> None:
     lost = set()
     short = 0
     for k in range(160):
-        study = plan_study(0, "train", k)
+        study = plan_study(PhantomSet(seed=0), "train", k)
         rows = read_study(study)
         for kind in set(group) - {series.kind for series in study.series}:
             assert set(rows.labels[group[kind]]) == {None}
@@ -148,7 +149,7 @@ def test_what_was_not_scanned_is_not_labelled() -> None:
 
 
 def test_standard_headers_are_valid() -> None:
-    study = next(s for s in (plan_study(0, "train", k) for k in range(60)) if s.standard)
+    study = next(s for s in (plan_study(PhantomSet(seed=0), "train", k) for k in range(60)) if s.standard)
     buffer = io.BytesIO()
     rows, columns = study.series[0].planes[0].shape
     pixels = np.arange(rows * columns, dtype=np.uint16).reshape(rows, columns) % 2000
@@ -165,7 +166,7 @@ def test_standard_headers_are_valid() -> None:
     ("syntax", "signed"), [*((name, False) for name in SYNTAXES), ("rle", True), ("explicit", True)]
 )
 def test_every_syntax_keeps_the_pixels(syntax: str, signed: bool) -> None:
-    study = plan_study(0, "train", 0)
+    study = plan_study(PhantomSet(seed=0), "train", 0)
     first = replace(study.series[0], syntax=syntax, signed=signed)
     study = replace(study, series=(first, *study.series[1:]))
     pixels = np.random.default_rng(0).integers(0, 2048, first.planes[0].shape).astype(np.uint16)

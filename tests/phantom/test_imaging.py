@@ -11,13 +11,13 @@ import pytest
 from lumbar_kaggle.phantom.acquisition import Plane, SeriesPlan
 from lumbar_kaggle.phantom.artefacts import Artefacts, Coil
 from lumbar_kaggle.phantom.imaging import Setting, acquired_plane, reconstruct, take_image
-from lumbar_kaggle.phantom.settings import VENDORS, Defects, Scanners
+from lumbar_kaggle.phantom.settings import VENDORS, PhantomSet, Scanners
 from lumbar_kaggle.phantom.study import plan_study
 
 
 def a_series() -> SeriesPlan:
     """A sagittal T1 series without defects."""
-    return plan_study(0, "train", 0, Defects.clean()).series[0]
+    return plan_study(PhantomSet(seed=0, clean=True), "train", 0).series[0]
 
 
 class Bottle:
@@ -175,8 +175,7 @@ def test_settings_vary_widely() -> None:
     series = a_series()
     settings = []
     for k in range(200):
-        vendor = series.machine._replace(vendor=VENDORS[k % 4])
-        settings.append(Setting(np.random.default_rng(k), replace(series, machine=vendor), Scanners()))
+        settings.append(Setting(np.random.default_rng(k), replace(series, vendor=VENDORS[k % 4]), Scanners()))
     scales = np.array([one.scale for one in settings])
     assert scales.min() < 300
     assert scales.max() > 3500

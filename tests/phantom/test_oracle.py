@@ -24,6 +24,7 @@ from lumbar_kaggle.phantom.grades import (
     reader_probabilities,
     severity_of,
 )
+from lumbar_kaggle.phantom.settings import PhantomSet
 from lumbar_kaggle.phantom.study import make_table, plan_study, read_study
 from lumbar_kaggle.scoring.metric import PARTS, part_scores, study_sums
 from lumbar_kaggle.tables.submission import read_predictions
@@ -255,7 +256,7 @@ def test_the_severities_tell_nearly_all_that_the_oracle_knows() -> None:
 
 
 def test_the_table_is_a_submission_with_the_plain_probabilities_beside(tmp_path: Path) -> None:
-    studies = [plan_study(0, split, k) for split in ("train", "test") for k in range(3)]
+    studies = [plan_study(PhantomSet(seed=0), split, k) for split in ("train", "test") for k in range(3)]
     table = make_table([read_study(study) for study in studies], "oracle")
     assert list(table) == list(ORACLE_COLUMNS)
     assert list(ORACLE_COLUMNS[4:]) == [f"reader_{name}" for name in SEVERITIES]

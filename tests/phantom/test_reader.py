@@ -23,7 +23,7 @@ from lumbar_kaggle.phantom.grades import (
     thresholds,
 )
 from lumbar_kaggle.phantom.inspection import NEXT_LEVEL, POOLED, SIDES, correlation, figures, make_tables, share
-from lumbar_kaggle.phantom.settings import Reader
+from lumbar_kaggle.phantom.settings import PhantomSet, Reader
 from lumbar_kaggle.phantom.study import Part, plan_study, read_study, true_point
 from tests.support.phantom_fit import fit_latent_factor, label_correlation
 
@@ -167,10 +167,10 @@ def test_the_faults_are_as_frequent_as_they_should_be() -> None:
 
 def test_points_lie_on_the_disc_that_was_read() -> None:
     """A shifted group's points are those of the next disc; labels of the others stay where they are."""
-    study = plan_study(0, "train", 1)
+    study = plan_study(PhantomSet(seed=0), "train", 1)
     reader = replace(STANDARD, missing_label=0.0, missing_coordinate=0.0, point_jitter_px=0.0)
-    plain = read_study(replace(study, grades=replace(study.grades, shifts=(0, 0, 0))), reader)
-    lower = read_study(replace(study, grades=replace(study.grades, shifts=(1, 0, 0))), reader)
+    plain = read_study(replace(study, reader=reader, grades=replace(study.grades, shifts=(0, 0, 0))))
+    lower = read_study(replace(study, reader=reader, grades=replace(study.grades, shifts=(1, 0, 0))))
     assert plain.labels == lower.labels
     assert plain.coordinates[5:] == lower.coordinates[5:]
     rows = [row[-1] for row in plain.coordinates[:5]]
@@ -183,7 +183,7 @@ def test_points_lie_on_the_disc_that_was_read() -> None:
 
 
 def test_labels_do_not_depend_on_the_other_streams() -> None:
-    study = plan_study(0, "test", 3)
+    study = plan_study(PhantomSet(seed=0), "test", 3)
     again = draw_grades(study.rng(Part.GRADES), STANDARD)
     np.testing.assert_array_equal(again.labels, study.grades.labels)
     np.testing.assert_array_equal(again.latent, study.grades.latent)
@@ -209,7 +209,7 @@ def test_standard_errors_are_those_of_repeated_samples() -> None:
 
 
 def test_the_figures_are_counted_from_the_tables() -> None:
-    studies = [plan_study(0, "train", k) for k in range(130)]
+    studies = [plan_study(PhantomSet(seed=0), "train", k) for k in range(130)]
     rows = [read_study(study) for study in studies]
     found = {(one.kind, one.name): one for one in figures(make_tables(studies)).itertuples()}
     words = [one.labels[1 + 3] for one in rows]  # the canal at l4_l5

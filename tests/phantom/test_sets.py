@@ -13,9 +13,9 @@ from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import SERIES_KINDS
 from lumbar_kaggle.phantom import write_set
-from lumbar_kaggle.phantom.generate import MANIFEST, Request
-from lumbar_kaggle.phantom.settings import FORMAT, STANDARD_SETS, PhantomSet, choose_set, default_folder
-from lumbar_kaggle.phantom.study import read_study
+from lumbar_kaggle.phantom.generate import MANIFEST
+from lumbar_kaggle.phantom.settings import FORMAT, STANDARD_SETS, PhantomSet, choose_set
+from lumbar_kaggle.phantom.study import plan_study, read_study
 from lumbar_kaggle.training.pretraining import PretrainConfig
 
 
@@ -33,24 +33,24 @@ def test_the_sizes_are_those_that_are_promised() -> None:
 
 def test_the_first_patients_of_a_set_never_change() -> None:
     """The sets are part of the format: who changes a seed must change `FORMAT`."""
-    first = {name: Request(Path("unused"), one).plan("train", 0).study_id for name, one in STANDARD_SETS.items()}
+    first = {name: plan_study(one, "train", 0).study_id for name, one in STANDARD_SETS.items()}
     assert first == {"tiny": 1633885775, "small": 180580188, "standard": 1371846622}
 
 
 def test_a_set_excludes_sizes_and_seed() -> None:
-    assert choose_set("small", None, None, None) is STANDARD_SETS["small"]
-    assert choose_set(None, None, 3, None) == PhantomSet("", 1, 40, 3)
-    for numbers in ((5, None, None), (None, 5, None), (None, None, 0)):
+    assert choose_set("small", False, studies=None) == STANDARD_SETS["small"]
+    assert choose_set(None, False, studies=None, test_studies=3) == PhantomSet("", 1, 40, 3)
+    for number in ({"studies": 5}, {"test_studies": 5}, {"seed": 0}):
         with pytest.raises(InputError, match="leave out --set, or leave out --studies"):
-            choose_set("small", *numbers)
+            choose_set("small", False, **number)
     with pytest.raises(InputError, match="the sets are tiny, small, standard"):
-        choose_set("huge", None, None, None)
+        choose_set("huge", False)
 
 
 def test_a_set_has_a_folder_of_its_own() -> None:
-    assert default_folder(STANDARD_SETS["small"], clean=False) == Path("phantom-small")
-    assert default_folder(STANDARD_SETS["small"], clean=True) == Path("phantom-small-clean")
-    assert default_folder(PhantomSet("", 1, 1, 1), clean=False) is None
+    assert STANDARD_SETS["small"].folder == Path("phantom-small")
+    assert choose_set("small", True).folder == Path("phantom-small-clean")
+    assert PhantomSet("", 1, 1, 1).folder is None
 
 
 def test_the_command_writes_a_set_and_records_it(
@@ -75,15 +75,15 @@ def test_the_command_writes_a_set_and_records_it(
     }
     assert len(list((tmp_path / "phantom-tiny" / "train_images").iterdir())) == 1
     assert main(["phantom", "phantom-tiny", "--studies", "1", "--seed", str(few.seed)]) == 2
-    assert "another set" in capsys.readouterr().err
+    assert "whose set is 'tiny', not ''" in capsys.readouterr().err
     assert main(["phantom", "phantom-tiny", "--set", "tiny", "--clean"]) == 2
-    assert "other choice of --clean" in capsys.readouterr().err
+    assert "whose clean is False, not True" in capsys.readouterr().err
 
 
 def test_a_clean_phantom_has_no_defects(tmp_path: Path) -> None:
-    few = PhantomSet("", 5, 3, 1, STANDARD_SETS["tiny"].scanners)
+    few = PhantomSet("", 5, 3, 1, STANDARD_SETS["tiny"].scanners, clean=True)
     folder = tmp_path / "clean"
-    write_set(folder, few, clean=True, workers=1)
+    write_set(folder, few, workers=1)
     series = pd.read_csv(folder / "train_series_descriptions.csv")
     assert (series.groupby("study_id").size() == len(SERIES_KINDS)).all()
     assert pd.read_csv(folder / "train.csv").notna().all(axis=None)
@@ -94,27 +94,25 @@ def test_a_clean_phantom_has_no_defects(tmp_path: Path) -> None:
 
 
 def test_clean_plans_are_whole_and_regular() -> None:
-    request = Request(Path("unused"), STANDARD_SETS["small"], clean=True)
     for index in range(40):
-        study = request.plan("train", index)
+        study = plan_study(choose_set("small", True), "train", index)
         assert [series.kind for series in study.series] == list(SERIES_KINDS)
         for series in study.series:
             steps = np.diff([plane.position for plane in series.planes], axis=0)
             assert (np.linalg.norm(steps, axis=1) > 0.5).all()
             assert not series.signed
-        rows = read_study(study, request.reader)
+        rows = read_study(study)
         assert None not in rows.labels
         assert len(rows.coordinates) == 25
 
 
 def test_clean_does_not_change_who_the_patients_are() -> None:
-    one = STANDARD_SETS["small"]
     for index in range(5):
-        plain, clean = (Request(Path("unused"), one, choice).plan("test", index) for choice in (False, True))
+        plain, clean = (plan_study(choose_set("small", choice), "test", index) for choice in (False, True))
         assert plain.study_id == clean.study_id
         np.testing.assert_array_equal(plain.grades.severity, clean.grades.severity)
 
 
 def test_a_size_out_of_range_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the seed must be at least 0, not -1"):
+    with pytest.raises(InputError, match="seed is -1; it must be 0 or more"):
         write_set(tmp_path / "x", PhantomSet("", -1, 1, 0))

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.files import write_csv
 from lumbar_kaggle.core.targets import SCORE_GROUPS, SEVERITIES, TARGET_NAMES
 from lumbar_kaggle.phantom.grades import OTHER_SIDE
 from lumbar_kaggle.scoring.blend import (
@@ -275,17 +276,19 @@ def test_contradicted_labels_are_listed() -> None:
     assert len(find_noise(replace(cells, severity=severity), sure, 0.7)[0]) == 3
 
 
-def test_gathering_joins_tables_labels_and_folds() -> None:
+def test_gathering_joins_tables_labels_and_folds(tmp_path: Path) -> None:
     cells = make_independent(6, 51)
     table = as_table(cells.studies, cells.files[0]).sample(frac=1, random_state=1)
     labels = label_rows(labels_of(cells))
     folds = pd.DataFrame({"study_id": cells.studies, "fold": cells.fold})
-    joined = gather({"x": table}, labels, folds)
+    write_csv(tmp_path / "folds.csv", folds)
+    joined = gather({"x": table}, labels, tmp_path / "folds.csv")
     order = [cells.studies.index(study) for study in joined.studies]
     assert order != sorted(order)
     np.testing.assert_allclose(joined.files[0], cells.files[0][order], rtol=1e-12)
     np.testing.assert_array_equal(joined.severity, cells.severity[order])
     np.testing.assert_array_equal(joined.fold, cells.fold[order])
     assert list(as_table(joined.studies, joined.files[0])) == ["row_id", *SEVERITIES]
-    with pytest.raises(InputError, match="two folds or more are needed among the predicted studies"):
-        gather({"x": table}, labels, folds.assign(fold=2))
+    write_csv(tmp_path / "folds.csv", folds.assign(fold=2))
+    with pytest.raises(InputError, match=r"folds\.csv: two folds or more are needed among the predicted studies"):
+        gather({"x": table}, labels, tmp_path / "folds.csv")

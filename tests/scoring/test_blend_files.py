@@ -47,7 +47,7 @@ def test_the_command_prints_the_scores_and_writes_the_result(
     shown = dict(zip(starts, lines[1:6], strict=True))
     assert all(line.startswith(start) for start, line in shown.items())
     assert "The result is the blend: it is better than the plain mean in 100% of the resamples." in lines
-    labels, _ = read_labels(tmp_path / "train.csv")
+    labels = read_labels(tmp_path / "train.csv")
     for name, file in (("a.csv", "a.csv"), ("b.csv", "b.csv"), ("blend, cross-fitted", "blended.csv")):
         official = score(read_predictions(tmp_path / file), labels)
         assert shown[name].split(name)[1].split()[0::4] == [
@@ -72,7 +72,9 @@ def test_the_intervals_are_those_of_the_score_command(tmp_path: Path) -> None:
     cells = make_world(120, 4)
     words = write(tmp_path, cells)
     files = [tmp_path / name for name in cells.names]
-    result = blend_files(files, tmp_path / "train.csv", tmp_path / "folds.csv", tmp_path / "blended.csv")
+    result = blend_files(
+        files, tmp_path / "train.csv", tmp_path / "folds.csv", tmp_path / "blended.csv", None, None, 0.8
+    )
     compared = compare_files(Path(words[1]), tmp_path / "train.csv", None, against=tmp_path / "blended.csv").scores
     np.testing.assert_allclose(result.scores["a.csv"][0], compared["score"][0], rtol=1e-10)
     np.testing.assert_allclose(intervals(result.scores["a.csv"]), intervals(compared["score"]), rtol=0.02)
@@ -95,7 +97,9 @@ def test_files_of_one_condition_each_have_dashes_for_the_others(tmp_path: Path) 
     cells.files[1, :, :5] = np.nan
     write(tmp_path, cells)
     files = [tmp_path / name for name in cells.names]
-    result = blend_files(files, tmp_path / "train.csv", tmp_path / "folds.csv", tmp_path / "blended.csv")
+    result = blend_files(
+        files, tmp_path / "train.csv", tmp_path / "folds.csv", tmp_path / "blended.csv", None, None, 0.8
+    )
     shown = result.score_table() == "-"
     assert shown.loc["a.csv"].tolist() == [False, True, True, False, True]
     assert shown.loc["b.csv"].tolist() == [True, False, False, True, True]
@@ -151,9 +155,9 @@ def test_no_file_is_overwritten_that_is_read(tmp_path: Path) -> None:
     before = a.read_bytes()
     for files, out in (([a], a), ([a, a], tmp_path / "out.csv"), ([a], labels)):
         with pytest.raises(InputError, match="named twice among what is read and written; name another"):
-            blend_files(files, labels, folds, out)
+            blend_files(files, labels, folds, out, None, None, 0.8)
     with pytest.raises(InputError, match=r"--noise-above is 1\.5; it must lie between 0 and 1"):
-        blend_files([a], labels, folds, tmp_path / "out.csv", noise_above=1.5)
+        blend_files([a], labels, folds, tmp_path / "out.csv", None, None, 1.5)
     assert a.read_bytes() == before
 
 

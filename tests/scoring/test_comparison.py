@@ -65,7 +65,7 @@ def world(tmp_path: Path) -> dict[str, Path]:
 def test_the_columns_are_official_scores_and_the_skill_runs_from_prior_to_oracle(
     world: dict[str, Path], tmp_path: Path
 ) -> None:
-    labels, _ = read_labels(world["truth"])
+    labels = read_labels(world["truth"])
     prior = prior_predictions(weighted_prior(labels), labels)
     world |= write(tmp_path, prior=prior)
     for name, skill in (("oracle", 1.0), ("prior", 0.0)):
@@ -145,7 +145,7 @@ def test_a_lacking_or_foreign_file_is_refused(world: dict[str, Path], tmp_path: 
         compare_files(world["mine"], world["truth"], None, oracle=world["short"])
     with pytest.raises(InputError, match=r"foreign\.csv: none of its 2000 rows has a label in .*truth\.csv"):
         compare_files(world["foreign"], world["truth"], None, oracle=world["oracle"])
-    with pytest.raises(InputError, match=r"foreign\.csv: none .* and a row in .*mine\.csv; give files"):
+    with pytest.raises(InputError, match=r"foreign\.csv: none .* and a row in .*mine\.csv; give predictions of its"):
         compare_files(world["mine"], world["truth"], None, against=world["foreign"])
 
 

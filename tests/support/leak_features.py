@@ -19,7 +19,7 @@ from lumbar_kaggle.dicom.volume import windowed
 from lumbar_kaggle.phantom.acquisition import Plane
 from lumbar_kaggle.phantom.generate import write_instance
 from lumbar_kaggle.phantom.imaging import Scan
-from lumbar_kaggle.phantom.settings import Defects, Scanners
+from lumbar_kaggle.phantom.settings import PhantomSet, Scanners
 from lumbar_kaggle.phantom.study import StudyPlan, plan_study, read_study, true_point
 
 Features = dict[str, float]
@@ -76,7 +76,7 @@ class Sample:
 def header_sample(seed: int, index: int) -> Sample:
     """Return a study's headers as they are written, with black pixels: nothing is rendered."""
     cv2.setNumThreads(1)
-    study = plan_study(seed, "train", index)
+    study = plan_study(PhantomSet(seed=seed), "train", index)
     scanned = [_written(study, number, None) for number in range(len(study.series))]
     return _sample(study, {"headers": header_features(scanned)}, np.full((25, 1, 1), np.nan))
 
@@ -84,7 +84,7 @@ def header_sample(seed: int, index: int) -> Sample:
 def rendered_sample(seed: int, index: int) -> Sample:
     """Return a study's features of every family: the middle slices, and the slices of its targets."""
     cv2.setNumThreads(1)
-    study = plan_study(seed, "train", index, Defects(), SMALL_SCANNERS)
+    study = plan_study(PhantomSet(seed=seed, scanners=SMALL_SCANNERS), "train", index)
     scan = Scan(study)
     scanned = [_written(study, number, scan) for number in range(len(study.series))]
     families = {

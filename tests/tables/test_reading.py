@@ -10,8 +10,8 @@ from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import SAMPLE_ORDER, TARGET_NAMES
 from lumbar_kaggle.dicom.studies import check, fault_table
-from lumbar_kaggle.tables.competition import Competition, read_competition, read_split
-from lumbar_kaggle.tables.reading import Fault, label_rows, read_labels, read_table
+from lumbar_kaggle.tables.competition import Competition, read_competition, read_split, submission_rows
+from lumbar_kaggle.tables.reading import Fault, label_rows, read_label_table, read_labels, read_table
 from tests.support.dicom_files import write_slice
 
 TRAIN = "train.csv"
@@ -106,7 +106,7 @@ def test_a_sound_folder_is_read(root: Path) -> None:
 def test_the_test_split_has_25_rows_per_study_in_sample_order(root: Path) -> None:
     """Its rows are those of the sample submission, and it has neither labels nor coordinates."""
     test = read_competition(root, "test")
-    assert list(test.rows()["row_id"]) == list(pd.read_csv(root / SAMPLE)["row_id"])
+    assert list(submission_rows(test.studies)["row_id"]) == list(pd.read_csv(root / SAMPLE)["row_id"])
     assert test.labels.empty
     assert test.coordinates.empty
 
@@ -161,7 +161,7 @@ def test_a_missing_table_and_a_folder_in_its_place_are_told_apart(tmp_path: Path
     """Each has its own sentence."""
     with pytest.raises(InputError, match=r"absent\.csv: no such file"):
         read_table(tmp_path / "absent.csv", ("x",))
-    with pytest.raises(InputError, match="a folder, where a CSV file was expected"):
+    with pytest.raises(InputError, match="a folder, where a file was expected"):
         read_table(tmp_path, ("x",))
 
 
@@ -319,7 +319,7 @@ def test_a_missing_training_table_is_a_serious_fault(root: Path, name: str, caps
     (root / name).unlink()
     (fault,) = check(root)
     assert fault.serious
-    assert fault.message == f"{root / name}: no such file"
+    assert fault.message == f"{root / name}: no such file or folder; check the path"
     with pytest.raises(InputError, match="no such file"):
         read_competition(root, "train")
     assert main(["check", str(root)]) == 2
@@ -412,7 +412,8 @@ def test_label_rows_have_severities_in_column_order() -> None:
 def test_labels_are_read_without_the_rows_at_fault(root: Path) -> None:
     """A study with an unknown grade gives no label at all, and the fault says why."""
     put(root / TRAIN, 3, "Normal/Mild", "mild")
-    labels, faults = read_labels(root / TRAIN)
+    table, faults = read_label_table(root / TRAIN)
+    labels = label_rows(table)
     assert set(labels["study_id"]) == {STUDIES[0]}
     assert len(labels) == 24
     assert [(fault.line, fault.serious) for fault in faults] == [(3, True)]
@@ -422,15 +423,13 @@ def test_a_table_without_rows_has_no_labels(tmp_path: Path) -> None:
     """A header alone is a sound table of nothing."""
     path = tmp_path / "train.csv"
     path.write_text("study_id," + ",".join(TARGET_NAMES) + "\n")
-    labels, faults = read_labels(path)
-    assert labels.empty
-    assert faults == []
+    assert read_labels(path).empty
 
 
 def test_a_competition_is_compared_by_its_rows(root: Path) -> None:
-    """`Competition.rows` names 25 rows of each study, in the sample's order of targets."""
+    """`submission_rows` names 25 rows of each study, in the sample's order of targets."""
     train: Competition = read_competition(root, "train")
-    rows = train.rows()
+    rows = submission_rows(train.studies)
     assert len(rows) == 50
     assert rows["target"].tolist() == [*SAMPLE_ORDER, *SAMPLE_ORDER]
     assert rows["row_id"][25] == f"{STUDIES[1]}_{SAMPLE_ORDER[0]}"

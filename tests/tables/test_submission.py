@@ -39,7 +39,7 @@ def truth(tmp_path: Path) -> Path:
 @pytest.fixture
 def prior(truth: Path) -> pd.DataFrame:
     """A strictly positive prior."""
-    return weighted_prior(read_labels(truth)[0], smoothing=0.5)
+    return weighted_prior(read_labels(truth), smoothing=0.5)
 
 
 @pytest.fixture
@@ -157,10 +157,10 @@ FAULTS = {
     "text": (3, f"{ROW},0.5,0.5,low", f"row {ROW}: severe is 'low'; it must be a number"),
     "infinite": (3, f"{ROW},0.5,0.5,inf", f"row {ROW}: severe is 'inf'; it must be a number"),
     "short row": (3, f"{ROW},0.5,0.5", f"row {ROW}: severe is ''; it must be a number"),
-    "negative": (3, f"{ROW},-0.1,0.6,0.5", f"row {ROW}: normal_mild is -0.1; it must be 0 or more"),
+    "negative": (3, f"{ROW},-0.1,0.6,0.5", f"row {ROW}: normal_mild is '-0.1'; it must be a number from 0 to 1"),
     "all zero": (3, f"{ROW},0,0,0.0", f"row {ROW}: all three are 0; they must sum to 1"),
     "sum too small": (3, f"{ROW},0.5,0.25,0.2", f"row {ROW} sums to 0.95; it must be 1"),
-    "above one": (3, f"{ROW},1.5,0.25,0.2", f"row {ROW}: normal_mild is 1.5; it must be 1 or less"),
+    "above one": (3, f"{ROW},1.5,0.25,0.2", f"row {ROW}: normal_mild is '1.5'; it must be a number from 0 to 1"),
     "sum too great": (3, f"{ROW},1,1,1", f"row {ROW} sums to 3; it must be 1"),
 }
 
@@ -266,7 +266,7 @@ def test_a_rounding_error_in_a_sum_is_no_fault(submission: Path, competition: Pa
 
 def test_the_rows_of_a_competition_are_what_is_validated(competition: Path) -> None:
     """Test rows are 25 per study of the sample, in its order."""
-    rows = read_competition(competition, "test").rows()
+    rows = submission_rows(read_competition(competition, "test").studies)
     assert rows.equals(submission_rows(STUDIES))
     assert rows["row_id"].is_unique
 
@@ -289,7 +289,7 @@ def test_the_printed_score_has_four_parts_and_a_total(
     path = random_predictions(tmp_path / "predictions.csv")
     assert main(["score", str(path), "--truth", str(truth)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    labels, _ = read_labels(truth)
+    labels = read_labels(truth)
     expected = score(pd.read_csv(path), labels)
     prior = score(prior_predictions(weighted_prior(labels), labels), labels)
     printed = {line.split()[0]: line.split()[1:] for line in lines[1:6]}
@@ -331,8 +331,8 @@ def test_the_prior_may_come_from_another_file(tmp_path: Path, truth: Path) -> No
     other = write_truth(tmp_path / "train.csv", ("1", "2", "3"), seed=1)
     path = random_predictions(tmp_path / "predictions.csv")
     scoring = score_file(path, truth, other)
-    labels = read_labels(truth)[0]
-    prior = weighted_prior(read_labels(other)[0], smoothing=0.5)
+    labels = read_labels(truth)
+    prior = weighted_prior(read_labels(other), smoothing=0.5)
     assert scoring.prior.total == pytest.approx(score(prior_predictions(prior, labels), labels).total)
     assert scoring.prior.total < 5
     assert str(other) in scoring.text()
@@ -379,7 +379,7 @@ def test_a_file_without_a_labelled_row_is_refused(
     [
         (f"{ROW},1,0,0", "a second time"),
         ("9_x,a,0,0", "normal_mild is 'a'"),
-        ("9_x,1,-1,0", "moderate is -1"),
+        ("9_x,1,-1,0", "moderate is '-1'"),
         ("9_x,0,0,0", "all three are 0"),
     ],
 )
