@@ -5,20 +5,26 @@ import os
 # Two test workers on two cores: torch's own threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import json
+import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from lumbar_kaggle.baseline.bundle import export
 from lumbar_kaggle.baseline.recipe import BaselineConfig
 from lumbar_kaggle.baseline.run import fit
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.inference.recipes import recipe
+from lumbar_kaggle.phantom import write_set
+from lumbar_kaggle.phantom.settings import STANDARD_SETS
 from lumbar_kaggle.tables.competition import read_competition
 from tests.support.ship_desk import Desk, close_desk, open_desk
 from tests.support.small_competition import write_small_competition
+from tests.support.two_stage_studies import SETTINGS
 
 warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
 
@@ -66,6 +72,42 @@ def bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundles") / "bundle"
     export(run, folder)
     return folder
+
+
+def once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
+    """Return a folder that one of pytest-xdist's workers builds for all; the tests only read it."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    built = folder.with_suffix(".built")
+    with FileLock(folder.with_suffix(".lock")):
+        if not built.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            build(folder)
+            built.touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The phantom's tiny set."""
+    return once(tmp_path_factory, "tiny-set", lambda root: write_set(root, STANDARD_SETS["tiny"], workers=1))
+
+
+@pytest.fixture(scope="session")
+def two_stage(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with that competition, its cached volumes, settings, a run of the two-stage recipe and its bundle."""
+
+    def build(root: Path) -> None:
+        root.mkdir()
+        (root / "competition").symlink_to(tiny_set)
+        (root / "settings.json").write_text(json.dumps(SETTINGS))
+        chosen = recipe("two-stage")
+        chosen.preprocess(root / "competition", root / "cache")
+        settings = chosen.configure(SETTINGS)
+        assert "resumable" not in chosen.fit(root / "competition", root / "cache", root / "run", Budget(), settings)
+        chosen.export(root / "run", root / "bundle")
+
+    return once(tmp_path_factory, "two-stage", build)
 
 
 @pytest.fixture

@@ -104,11 +104,9 @@ def write_baseline(bundle: Path, prior: pd.DataFrame) -> None:
 BUNDLES = {"two-stage": write_two_stage, "baseline": write_baseline}
 
 
-def submit(recipe: str, place: Path) -> pd.DataFrame:
+def submit(recipe: str, competition: Path, place: Path) -> pd.DataFrame:
     """Grade the tiny phantom's test studies with a recipe's made-up bundle."""
-    competition, bundle = place / "competition", place / recipe
-    if not competition.is_dir():
-        write_set(competition, STANDARD_SETS["tiny"], workers=1)
+    bundle = place / recipe
     BUNDLES[recipe](bundle, weighted_prior(read_competition(competition, "train").labels, smoothing=PRIOR_SMOOTHING))
     outcome = predict(competition, bundle, place / f"{recipe}.csv", Budget())
     assert set(outcome.log["status"]) == {"graded"}
@@ -116,9 +114,9 @@ def submit(recipe: str, place: Path) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("recipe", sorted(BUNDLES))
-def test_the_submission_is_the_known_one(recipe: str, tmp_path: Path) -> None:
+def test_the_submission_is_the_known_one(recipe: str, tiny_set: Path, tmp_path: Path) -> None:
     """Row by row, within 1e-6."""
-    found, known = submit(recipe, tmp_path), pd.read_csv(GOLDEN / f"{recipe}.csv")
+    found, known = submit(recipe, tiny_set, tmp_path), pd.read_csv(GOLDEN / f"{recipe}.csv")
     assert found["row_id"].tolist() == known["row_id"].tolist()
     columns = list(SEVERITIES)
     assert np.abs(found[columns].to_numpy() - known[columns].to_numpy()).max() <= 1e-6
@@ -128,6 +126,9 @@ def test_the_submission_is_the_known_one(recipe: str, tmp_path: Path) -> None:
 if __name__ == "__main__":
     import tempfile
 
-    for recipe in BUNDLES:
-        with tempfile.TemporaryDirectory() as place:
-            submit(recipe, Path(place)).to_csv(GOLDEN / f"{recipe}.csv", index=False, float_format="%.8f")
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        write_set(place / "competition", STANDARD_SETS["tiny"], workers=1)
+        for recipe in BUNDLES:
+            table = submit(recipe, place / "competition", place)
+            table.to_csv(GOLDEN / f"{recipe}.csv", index=False, float_format="%.8f")

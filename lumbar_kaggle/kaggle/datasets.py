@@ -65,7 +65,8 @@ def package_fingerprint() -> str:
 
 def build_package(out: Path, owner: str) -> BuiltDataset:
     """Build the dataset that carries the package, for `owner`, below the ``dist`` folder `out`."""
-    folder, files, fingerprint = out / "datasets" / PACKAGE, package_files(), package_fingerprint()
+    folder, files = out / "datasets" / PACKAGE, package_files()
+    fingerprint = digest(files)
     archive = folder / "lumbar_kaggle.zip"
     if not archive.is_file() or _manifest(folder).get("fingerprint") != fingerprint:
         members = {f"lumbar_kaggle/{name}": PACKAGE_FOLDER / name for name in files}

@@ -50,6 +50,14 @@ def lasting(folder: Path) -> dict[str, bytes]:
     return content
 
 
+@pytest.fixture(scope="module")
+def whole(competition: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run of `ONE`."""
+    folder = tmp_path_factory.mktemp("one") / "whole"
+    train(competition, cache, folder, ONE, Budget())
+    return folder
+
+
 def test_what_a_run_leaves(run: Path) -> None:
     """Per target and fold: history, predictions, weights; over the run: OOF, calibration, table, folds."""
     for result in Run(run).records:
@@ -136,9 +144,10 @@ def test_the_reports_rule(accuracy: float, epochs: int | None) -> None:
     assert BaselineConfig().epochs_after_short_run(accuracy) == epochs
 
 
-def test_a_run_stopped_by_its_budget_ends_with_the_same_weights(competition: Path, cache: Path, tmp_path: Path) -> None:
+def test_a_run_stopped_by_its_budget_ends_with_the_same_weights(
+    competition: Path, cache: Path, whole: Path, tmp_path: Path
+) -> None:
     """Stopped again and again, between any two batches: the finished run equals an uninterrupted one."""
-    train(competition, cache, tmp_path / "whole", ONE, Budget())
     stops = 0
     while True:
         # The first session has time for the finder's 30 batches, the others for little more than an epoch.
@@ -150,11 +159,11 @@ def test_a_run_stopped_by_its_budget_ends_with_the_same_weights(competition: Pat
         stops += 1
         assert stops < 60
     assert stops >= 3
-    assert lasting(tmp_path / "cut") == lasting(tmp_path / "whole")
+    assert lasting(tmp_path / "cut") == lasting(whole)
 
 
-def test_a_killed_run_ends_with_the_same_weights(competition: Path, cache: Path, tmp_path: Path) -> None:
-    """kill -9 in the middle of an epoch, then once more: the same bytes as the uninterrupted run."""
+def test_a_killed_run_ends_with_the_same_weights(competition: Path, cache: Path, whole: Path, tmp_path: Path) -> None:
+    """kill -9 in the middle of the second fold, then once more: the same bytes as the uninterrupted run."""
     options = []
     for name, value in asdict(ONE).items():
         if name == "mixed_precision":
@@ -163,16 +172,15 @@ def test_a_killed_run_ends_with_the_same_weights(competition: Path, cache: Path,
             options += ["--" + name.replace("_", "-"), *map(str, value if isinstance(value, tuple) else [value])]
     command = [sys.executable, "-m", "lumbar_kaggle", "train", str(competition), "--cache", str(cache)]
     command += ["--out", str(tmp_path / "killed"), *options]
-    for awaited in ("short/fold-0/checkpoint.pt", "short/fold-1/checkpoint.pt"):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        checkpoint = tmp_path / "killed" / "targets" / ONE.targets[0] / awaited
-        while process.poll() is None and not checkpoint.is_file():
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    subprocess.run(command, check=True, capture_output=True)
-    train(competition, cache, tmp_path / "whole", ONE, Budget())
-    assert lasting(tmp_path / "killed") == lasting(tmp_path / "whole")
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    checkpoint = tmp_path / "killed" / "targets" / ONE.targets[0] / "short/fold-1/checkpoint.pt"
+    while process.poll() is None and not checkpoint.is_file():
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert checkpoint.is_file()
+    train(competition, cache, tmp_path / "killed", ONE, Budget())
+    assert lasting(tmp_path / "killed") == lasting(whole)
 
 
 def test_the_head_phase_is_resumed_too(competition: Path, cache: Path, tmp_path: Path) -> None:

@@ -388,6 +388,8 @@ def test_a_rehearsal_goes_on_where_it_was_killed(rehearsed: Path, caplog: pytest
 def test_the_two_stage_kernels_end_with_the_hidden_set(rehearsed: Path) -> None:
     """Locate, grade, blend, the same inference notebook: it grades what has lost only its sagittal T1."""
     folder = rehearsed / "two-stage"
+    for name in ("phantom", "phantom-truth"):  # both recipes are rehearsed on the same patients
+        shutil.copytree(rehearsed / "all" / name, folder / name)
     rehearse(folder, settings(rehearsed, variant="hidden", recipe="two-stage"))
     assert {path.name for path in (folder / "sessions").iterdir()} == {
         "train-locate",

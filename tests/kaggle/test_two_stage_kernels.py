@@ -12,10 +12,7 @@ import torch
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.inference.bundle import read_manifest
-from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.kaggle.session import RESUMABLE
-from lumbar_kaggle.phantom import write_set
-from lumbar_kaggle.phantom.settings import STANDARD_SETS, PhantomSet
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.training.encoders import body_state, build_body
 from lumbar_kaggle.two_stage.config import GradeConfig
@@ -28,17 +25,9 @@ from tests.tables.test_kaggle_folders import mount, session
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(two_stage: Path) -> Path:
     """A phantom competition, its cached volumes, and the bundle that one command makes of them."""
-    root = tmp_path_factory.mktemp("two-stage-kernels")
-    patients = PhantomSet("kernels", 4, 8, 1, STANDARD_SETS["tiny"].scanners)
-    write_set(root / "competition", patients, workers=1)
-    recipe("two-stage").preprocess(root / "competition", root / "cache")
-    (root / "settings.json").write_text(json.dumps(SETTINGS))
-    two_stage = recipe("two-stage")
-    two_stage.fit(root / "competition", root / "cache", root / "run", Budget(), two_stage.configure(SETTINGS))
-    recipe("two-stage").export(root / "run", root / "bundle")
-    return root
+    return two_stage
 
 
 @pytest.fixture

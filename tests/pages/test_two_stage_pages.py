@@ -19,7 +19,8 @@ from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.pages.render import fixed, percent, write_report
 from lumbar_kaggle.pages.study import write_study_page
 from lumbar_kaggle.phantom import write_set
-from lumbar_kaggle.phantom.settings import PhantomSet
+    patients = PhantomSet("", 3, 6, 1, STANDARD_SETS["tiny"].scanners, clean=True)
+    write_set(root / "set", patients, workers=1)
 from lumbar_kaggle.scoring.metric import score
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.two_stage.bundle import TwoStagePredictor
@@ -37,7 +38,8 @@ TINY = {stage: {**settings, "epochs": 1} for stage, settings in SETTINGS.items()
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a set of phantoms, a run and its bundle."""
     root = tmp_path_factory.mktemp("two-stage-pages")
-    write_set(root / "set", PhantomSet("", 3, 6, 1, clean=True), workers=1)
+    patients = PhantomSet("", 3, 6, 1, STANDARD_SETS["tiny"].scanners, clean=True)
+    write_set(root / "set", patients, workers=1)
     two_stage = recipe("two-stage")
     settings = two_stage.configure(TINY)
     two_stage.preprocess(root / "set", root / "cache")

@@ -21,10 +21,12 @@ from lumbar_kaggle.core.targets import LEVELS, SAMPLE_ORDER, SERIES_DESCRIPTIONS
 from lumbar_kaggle.dicom.geometry import to_patient
 from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.generate import MANIFEST, Request, make_study
-from lumbar_kaggle.phantom.settings import PhantomSet
+from lumbar_kaggle.phantom.settings import STANDARD_SETS, PhantomSet
 
 STUDIES, TEST_STUDIES, SEED = 2, 1, 7
 PATIENTS = PhantomSet("", SEED, STUDIES, TEST_STUDIES)
+QUICK = PhantomSet("", SEED, 3, TEST_STUDIES, STANDARD_SETS["tiny"].scanners)
+"""Other patients on a scanner of small pictures, written in seconds."""
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -41,6 +43,13 @@ def contents(folder: Path) -> dict[str, str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("phantom") / "competition"
     write_set(place, PATIENTS, workers=1)
+    return place
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("quick") / "competition"
+    write_set(place, QUICK, workers=1)
     return place
 
 
@@ -146,32 +155,32 @@ def test_left_is_left_and_the_series_agree(folder: Path) -> None:
             assert np.abs(canal.up.mean() - recess.up.mean()) < 8
 
 
-def test_bytes_do_not_depend_on_workers_nor_on_the_size(folder: Path, tmp_path: Path) -> None:
+def test_bytes_do_not_depend_on_workers_nor_on_the_size(quick: Path, tmp_path: Path) -> None:
     again = tmp_path / "competition"
-    write_set(again, replace(PATIENTS, studies=1), workers=2)
-    write_set(again, PATIENTS, workers=2)
-    assert contents(again) == contents(folder)
+    write_set(again, replace(QUICK, studies=1), workers=2)
+    write_set(again, QUICK, workers=2)
+    assert contents(again) == contents(quick)
 
 
-def test_a_killed_run_continues_to_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+def test_a_killed_run_continues_to_the_same_bytes(quick: Path, tmp_path: Path) -> None:
     again = tmp_path / "competition"
     script = (
         "import sys; from pathlib import Path; from lumbar_kaggle.phantom import write_set\n"
-        "from lumbar_kaggle.phantom.settings import PhantomSet\n"
-        f"write_set(Path(sys.argv[1]), PhantomSet('', {SEED}, {STUDIES}, {TEST_STUDIES}), workers=1)"
+        "from tests.phantom.test_phantom import QUICK\n"
+        "write_set(Path(sys.argv[1]), QUICK, workers=1)"
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(again)], stderr=subprocess.DEVNULL)
     partial = tmp_path / "competition-truth" / ".partial"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
         done = len(list(again.glob("train_images/*")))
-        if done == 1 and len(list(partial.glob("*/*"))) > 1:  # in the middle of the second study
+        if done in (1, 2) and len(list(partial.glob("*/*"))) > 1:  # in the middle of the second study, or the third
             break
-        time.sleep(0.02)
+        time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    write_set(again, PATIENTS, workers=1)
-    assert contents(again) == contents(folder)
+    write_set(again, QUICK, workers=1)
+    assert contents(again) == contents(quick)
 
 
 def test_a_complete_folder_is_left_alone(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -183,13 +192,13 @@ def test_a_complete_folder_is_left_alone(folder: Path, caplog: pytest.LogCapture
     assert "already complete" in caplog.text
 
 
-def test_a_deleted_study_is_written_again(folder: Path, tmp_path: Path) -> None:
+def test_a_deleted_study_is_written_again(quick: Path, tmp_path: Path) -> None:
     copy = tmp_path / "competition"
-    shutil.copytree(folder, copy)
-    shutil.copytree(folder.with_name("competition-truth"), tmp_path / "competition-truth")
+    shutil.copytree(quick, copy)
+    shutil.copytree(quick.with_name("competition-truth"), tmp_path / "competition-truth")
     shutil.rmtree(next((copy / "test_images").iterdir()))
-    write_set(copy, PATIENTS, workers=1)
-    assert contents(copy) == contents(folder)
+    write_set(copy, QUICK, workers=1)
+    assert contents(copy) == contents(quick)
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def test_preprocessed_then_cut_then_resumed_then_inference(
     assert {path.name for path in fourth.iterdir()} == names
 
 
-@pytest.mark.parametrize("name", ["preprocess", "train-baseline", "train-locate"])
+@pytest.mark.parametrize("name", ["preprocess", "train-baseline"])
 def test_a_kernel_without_time_stops_cleanly_and_says_so(
     attach: Callable[..., Path], name: str, competition: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,8 +21,6 @@ from lumbar_kaggle.inference.base import Study, study_rows
 from lumbar_kaggle.inference.bundle import read_manifest
 from lumbar_kaggle.inference.predict import log_path, predict
 from lumbar_kaggle.inference.recipes import recipe
-from lumbar_kaggle.phantom import write_set
-from lumbar_kaggle.phantom.settings import STANDARD_SETS
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.tables.submission import validate
 from lumbar_kaggle.two_stage.bundle import TwoStagePredictor
@@ -31,19 +29,12 @@ from lumbar_kaggle.two_stage.fit import with_measured_jitter
 from lumbar_kaggle.two_stage.study import CachedStudies, read_study
 from tests.support.clock import Clock
 from tests.support.dicom_files import rewrite
-from tests.support.two_stage_studies import SETTINGS
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(two_stage: Path) -> Path:
     """A folder with a phantom competition, its cached volumes, settings, a trained run and its bundle."""
-    root = tmp_path_factory.mktemp("two-stage")
-    write_set(root / "competition", STANDARD_SETS["tiny"], workers=1)
-    recipe("two-stage").preprocess(root / "competition", root / "cache")
-    (root / "settings.json").write_text(json.dumps(SETTINGS))
-    assert "resumable" not in train(root, root / "run")
-    recipe("two-stage").export(root / "run", root / "bundle")
-    return root
+    return two_stage
 
 
 def train(root: Path, run: Path, budget: Budget | None = None) -> str:

@@ -17,8 +17,6 @@ from lumbar_kaggle.core.files import digest, read_json
 from lumbar_kaggle.inference import bundle as in_the_box
 from lumbar_kaggle.inference.bundle import read_manifest
 from lumbar_kaggle.inference.recipes import recipe
-from lumbar_kaggle.phantom import write_set
-from lumbar_kaggle.phantom.settings import STANDARD_SETS, PhantomSet
 from lumbar_kaggle.training import loop
 from lumbar_kaggle.two_stage.grade import fit as grading
 from lumbar_kaggle.two_stage.locate import fit as locating
@@ -27,14 +25,9 @@ from tests.support.two_stage_studies import SETTINGS
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(two_stage: Path) -> Path:
     """A folder with a competition, its cached volumes, and a bundle to be put into the box."""
-    root = tmp_path_factory.mktemp("start")
-    write_set(root / "competition", PhantomSet("", 6, 8, 1, STANDARD_SETS["tiny"].scanners), workers=1)
-    recipe("two-stage").preprocess(root / "competition", root / "cache")
-    fit(root, root / "first")
-    recipe("two-stage").export(root / "first", root / "bundle")
-    return root
+    return two_stage
 
 
 @pytest.fixture

@@ -123,7 +123,7 @@ class Samples:
         if weights is not None:
             weight_of = weights.set_index("row_id")["weight"]
             labelled["weight"] = labelled["row_id"].map(weight_of).fillna(1.0)
-        grid = torch.from_numpy(on_grid(labelled, studies, ("severity", "weight"), float(UNKNOWN)))
+        grid = torch.from_numpy(on_grid(labelled, studies, ("severity", "weight"))).nan_to_num(UNKNOWN)
         # Targets are in the order of their conditions, which is that of the places, then of the levels.
         severity, weight = grid.view(-1, len(PLACES), len(LEVELS), 2).permute(3, 0, 2, 1)
         self.studies: list[Batch] = []
