@@ -19,8 +19,7 @@ from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.pages.render import fixed, percent, write_report
 from lumbar_kaggle.pages.study import write_study_page
 from lumbar_kaggle.phantom import write_set
-    patients = PhantomSet("", 3, 6, 1, STANDARD_SETS["tiny"].scanners, clean=True)
-    write_set(root / "set", patients, workers=1)
+from lumbar_kaggle.phantom.settings import STANDARD_SETS, PhantomSet
 from lumbar_kaggle.scoring.metric import score
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.two_stage.bundle import TwoStagePredictor
