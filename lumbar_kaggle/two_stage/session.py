@@ -12,7 +12,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from lumbar_kaggle.core.budget import usable_cores
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import copy_file
 from lumbar_kaggle.core.settings import begin_run, load_config
@@ -53,8 +52,7 @@ def train_locate_session(
     budget = kaggle.begin_session(hours, package)
     config, competition, cache = two_stage_config(preset), kaggle.find_competition(inputs), kaggle.scratch_folder()
     kaggle.take_up(LOCATE_FILE, ("run",), working, inputs)
-    workers = 4 * usable_cores()
-    if not kaggle.preprocessed(lambda: preprocess(competition, cache, workers=workers, budget=budget)):
+    if not kaggle.preprocessed(lambda: preprocess(competition, cache, budget=budget)):
         return False
     finished = TwoStageRun(read_competition(competition, "train"), working / "run", config, budget).locate(cache)
     log.info("%s", f"{working / 'run'}: the first stage is trained" if finished else kaggle.RESUMABLE)
