@@ -32,7 +32,7 @@ NOISE = "row_id, weight: as of lumbar blend --noise"
 TABLE = "labels, with the columns of train.csv"
 PREDICTIONS = "predictions: row_id, normal_mild, moderate, severe; any conditions, any rows"
 BUNDLE = "bundle of lumbar export; none: the models that come with the package"
-POOLS = ("threads", "processes")
+POOLS = ("auto", "threads", "processes")
 
 
 def argument(text: str, default: Any = MISSING, **more: Any) -> Any:
@@ -134,8 +134,8 @@ def preprocess(
     folder: Path = argument(COMPETITION),
     cache: Path = needed("folder for the cache"),
     kind: str = option("baseline", "middle sagittal T1 slices, or all series", choices=("baseline", "volumes")),
-    pool: str = option("threads", "threads hide a slow mount, processes decode faster", choices=POOLS),
-    workers: int = count(8, "size of the pool"),
+    pool: str = option("auto", "threads hide a slow mount, processes decode; auto tries both", choices=POOLS),
+    workers: int | None = count(None, "size of the pool; none: by the number of cores"),
     batch_size: int = count(64, "series per commit"),
 ) -> Said:
     """Read the series once and cache what training needs."""

@@ -37,15 +37,18 @@ def rank_series(series: pd.DataFrame) -> pd.DataFrame:
     return ranked[list(SERIES_COLUMNS)].reset_index(drop=True)
 
 
-def middle_slice(folder: Path, files: Sequence[str] = (), kind: str = "") -> Picture:
+def middle_slice(
+    folder: Path, files: Sequence[str] = (), kind: str = "", *, contents: dict[Path, bytes] | None = None
+) -> Picture:
     """Read the middle slice of a series, windowed, or the nearest one that can be decoded. Arguments and errors are
-    those of `series.read_series`, but only the headers and one slice are read. Padding takes no part in the window and
-    becomes 0."""
-    headers, skipped = read_headers(folder, files, kind)
+    those of `series.read_series`, but only one slice is decoded. Padding takes no part in the window and becomes 0.
+    `contents` becomes the bytes of all files."""
+    contents = {} if contents is None else contents
+    headers, skipped = read_headers(folder, files, kind, keep=contents.__setitem__)
     reason = ""
     for header in middle_first(headers):
         try:
-            one = read_instances(header.path, pixels=True)[header.frame]
+            one = read_instances(header.path, pixels=True, content=contents[header.path])[header.frame]
         except UnreadableInstance as error:
             reason = reason or f"{shown(header.path.name)}: {error}"
             continue
@@ -86,11 +89,12 @@ def square(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def image_worker(source: Source, folder: Path) -> dict[str, object]:
     """Cache one study's picture as PNG; a `preprocess.Worker`. Raises `UnreadableSeries`."""
-    image, facts = middle_slice(Path(source.folder), source.files, source.kind)
+    contents: dict[Path, bytes] = {}
+    image, facts = middle_slice(Path(source.folder), source.files, source.kind, contents=contents)
     name = f"{source.study_id}_{source.series_id}.png"
     _, encoded = cv2.imencode(".png", square(image))
     (folder / name).write_bytes(encoded.tobytes())
-    return {"file": name, **facts}
+    return {"source": source.fingerprint(contents), "file": name, **facts}
 
 
 def cached_images(cache_folder: Path) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from typing import Any
 
 from lumbar_kaggle.baseline import recipe
 from lumbar_kaggle.baseline.run import fit
-from lumbar_kaggle.core.budget import Budget, usable_cores
+from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.inference.recipes import session_of
 from lumbar_kaggle.kaggle import session
 from lumbar_kaggle.pages.render import write_report
@@ -60,7 +60,7 @@ def _begin(working: Path, hours: float, package: str) -> tuple[Budget, Path]:
 
 
 def _preprocess(working: Path, budget: Budget, competition: Path) -> bool:
-    fill = partial(recipe.preprocess, competition, working / "cache", workers=4 * usable_cores(), budget=budget)
+    fill = partial(recipe.preprocess, competition, working / "cache", budget=budget)
     return session.preprocessed(fill)
 
 

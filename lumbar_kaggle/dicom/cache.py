@@ -6,9 +6,10 @@ Layout::
     CACHE/{kind}/batches/{number}-{digest}/   one committed batch: its files and its index.csv
     CACHE/{kind}/index.csv                    all entries, written when every batch is there
 
-A batch is named by a digest of its sources, so a batch that is already there is the one wanted, and a source that
-changed makes a new one. Sources are compared by the names, sizes and first bytes of their files, which hold the
-identifiers: a mount may give other times to the same files, and reading every byte would cost what the work saves.
+A batch is named by a digest of its sources, so a batch that is already there is the one wanted, and a source with
+other files makes a new one. Sources are compared by the names and sizes of their files and, in the index, by the first
+bytes, which hold the identifiers: a mount may give other times to the same files, and reading every byte would cost
+what the work saves.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -25,9 +26,10 @@ import pandas as pd
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import digest, list_folder, read_csv, read_json, write_csv, write_json
+from lumbar_kaggle.dicom.headers import UnreadableInstance, read_content
+from lumbar_kaggle.dicom.plain import HEAD_BYTES
 
 OK = "ok"  # status of an entry that can be used; any other status has a reason beside it
-HEAD_BYTES = 16384  # of a file, for its fingerprint: the header with all identifiers, as a rule the first pixels
 # Of a batch's folder, with a dot before it is committed; whatever else lies there is not ours.
 _BATCH_NAME = re.compile(r"\.?\d{5,}-[0-9a-f]{16}")
 
@@ -41,24 +43,33 @@ class Source:
     kind: str
     folder: str
     slices: int  # number of files
-    fingerprint: str  # digest of their names and sizes, and of the heads of the first and the last
+    state: str  # digest of their names and sizes, or of what else determines the entry
     files: tuple[str, ...] = ()  # those that are of the series, relative to the folder; none: all
+    ends: tuple[str, ...] = ()  # names of the first and the last of the files
 
     @staticmethod
     def scan(study_id: str, series_id: str, kind: str, folder: str, only: tuple[str, ...] = ()) -> "Source":
         """List the series folder; a folder that is missing or unreadable counts as empty."""
         # What cannot be listed cannot be read either, and the entry's reason will say why.
         files = list(only) or sorted(path.name for path in list_folder(Path(folder)).files)
-        sizes = dict.fromkeys(files, -1)  # and no head: what cannot be read differs from what it is once it can
-        heads = dict.fromkeys([*files[:1], *files[-1:]], "")
+        sizes = dict.fromkeys(files, -1)  # what cannot be read differs from what it is once it can
         for name in files:
             with contextlib.suppress(OSError):
                 sizes[name] = Path(folder, name).stat().st_size
-                if name in heads:
-                    with Path(folder, name).open("rb", buffering=0) as file:
-                        heads[name] = hashlib.sha256(file.read(HEAD_BYTES)).hexdigest()
-        fingerprint = digest([list(sizes.items()), list(heads.values())])
-        return Source(study_id, series_id, kind, folder, len(files), fingerprint, only)
+        ends = tuple(dict.fromkeys([*files[:1], *files[-1:]]))
+        return Source(study_id, series_id, kind, folder, len(files), digest(list(sizes.items())), only, ends)
+
+    def fingerprint(self, contents: Mapping[Path, bytes] | None = None) -> str:
+        """Return a digest of the state, and of the heads of the first and the last file: out of `contents` by path, or
+        else, once more, from the disk. A file that cannot be read has no head."""
+        heads = []
+        for path in (Path(self.folder, name) for name in self.ends):
+            try:
+                content = read_content(path, HEAD_BYTES) if contents is None else contents[path]
+                heads.append(hashlib.sha256(content[:HEAD_BYTES]).hexdigest())
+            except (UnreadableInstance, KeyError):
+                heads.append("")
+        return digest([self.state, heads])
 
 
 class Batch(NamedTuple):
@@ -96,7 +107,7 @@ class Cache:
     def plan(self, sources: list[Source], batch_size: int) -> list[Batch]:
         """Cut the sources, in order, into batches of `batch_size`."""
         cuts = [tuple(sources[start : start + batch_size]) for start in range(0, len(sources), batch_size)]
-        keys = [[(one.study_id, one.series_id, one.kind, one.fingerprint) for one in members] for members in cuts]
+        keys = [[(one.study_id, one.series_id, one.kind, one.state) for one in members] for members in cuts]
         return [Batch(f"{number:05d}-{digest(keys[number])}", members) for number, members in enumerate(cuts)]
 
     def entries(self, batch: Batch) -> pd.DataFrame | None:

@@ -30,7 +30,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels.decoders.base import get_decoder
 
-from lumbar_kaggle.dicom.headers import PIXEL_DATA
+from lumbar_kaggle.dicom.plain import PIXEL_DATA, Plain
 
 JPEG, JPEG_2000 = (*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes), uid.JPEG2000TransferSyntaxes
 
@@ -61,8 +61,10 @@ class Layout:
     raw: bool = True
 
 
-def stored_frame(dataset: Dataset, layout: Layout, frame: int) -> NDArray[Any]:
+def stored_frame(dataset: Dataset | Plain, layout: Layout, frame: int) -> NDArray[Any]:
     """Return the values of a frame, numbered from 0, of a dataset with PixelData; raises as `decode_frame`."""
+    if isinstance(dataset, Plain):
+        return _plain_frame(dataset.value(PIXEL_DATA), layout)
     big = not getattr(dataset.get_item(PIXEL_DATA), "is_little_endian", True)
     element = dataset["PixelData"]
     syntax = uid.UID(layout.syntax or (uid.ExplicitVRBigEndian if big else uid.ImplicitVRLittleEndian))
@@ -79,7 +81,19 @@ def stored_frame(dataset: Dataset, layout: Layout, frame: int) -> NDArray[Any]:
     table = [dataset.get(f"ExtendedOffsetTable{part}") for part in ("", "Lengths")]
     offsets = (table[0], table[1]) if all(table) else None
     encoded = get_frame(element.value, frame, number_of_frames=layout.number_of_frames, extended_offsets=offsets)
-    return (decode_frame if syntax == uid.RLELossless else decode_in_child)(encoded, layout)
+    return _decode(encoded, layout)
+
+
+def _plain_frame(pixels: bytes, layout: Layout) -> NDArray[Any]:
+    if layout.syntax != uid.ExplicitVRLittleEndian:
+        return _decode(pixels, layout)
+    kind, count = f"<{'ui'[layout.pixel_representation]}{layout.bits_allocated // 8}", layout.rows * layout.columns
+    values = np.frombuffer(pixels, kind, count).reshape(layout.rows, layout.columns)
+    return stored(values, layout, layout.bits_allocated)
+
+
+def _decode(encoded: bytes, layout: Layout) -> NDArray[Any]:
+    return (decode_frame if layout.syntax == uid.RLELossless else decode_in_child)(encoded, layout)
 
 
 def decode_frame(encoded: bytes, layout: Layout) -> NDArray[Any]:
@@ -100,8 +114,13 @@ def stored(values: NDArray[Any], layout: Layout, precision: int) -> NDArray[Any]
     `precision` is the bits per pixel that the frame states. Decoders disagree on width, sign, and what stands above."""
     bytes_each = max(layout.bits_allocated, 16) // 8
     wide = values.astype(f"{'ui'[layout.pixel_representation]}{bytes_each}", copy=False)
-    unused = 8 * bytes_each - min(layout.bits_stored, precision)
-    return (wide << unused) >> unused if unused else wide
+    bits = min(layout.bits_stored, precision)
+    unused = 8 * bytes_each - bits
+    if not unused or (not layout.pixel_representation and not int(wide.max()) >> bits):
+        return wide
+    shifted = wide << unused
+    shifted >>= unused
+    return shifted
 
 
 @cache
@@ -162,6 +181,11 @@ def decode_with(name: str, encoded: bytes, layout: Layout) -> NDArray[Any]:
     """Return what one of the `decoders` makes of a frame, ``[rows, columns]``."""
     syntax = uid.UID(layout.syntax)
     if name not in READERS:
+        if syntax == uid.RLELossless and name == "pylibjpeg":
+            from rle.utils import decode_pixel_data
+
+            decoded = decode_pixel_data(encoded, version=2, **vars(layout))
+            return np.frombuffer(decoded, f"<u{layout.bits_allocated // 8}").reshape(layout.rows, layout.columns)
         options = vars(layout) | {"number_of_frames": 1, "validate": False, "decoding_plugin": name}
         values, _ = get_decoder(syntax).as_array(encapsulate([encoded], has_bot=False), index=0, **options)
         return np.asarray(values)

@@ -17,8 +17,9 @@ AXES = ("sagittal", "coronal", "axial")  # plane whose slice normal lies mostly 
 
 def slice_normal(orientation: ArrayLike) -> Floats:
     """Return unit normals ``[..., 3]`` of direction cosines ``[..., 6]``: row × column direction."""
-    cosines = np.asarray(orientation, dtype=np.float64)
-    normal = np.cross(cosines[..., :3], cosines[..., 3:])
+    row, column = np.split(np.asarray(orientation, dtype=np.float64), 2, axis=-1)
+    # As np.cross, which takes five times as long for one pair, and each slice asks.
+    normal = row[..., [1, 2, 0]] * column[..., [2, 0, 1]] - row[..., [2, 0, 1]] * column[..., [1, 2, 0]]
     return normal / np.linalg.norm(normal, axis=-1, keepdims=True)
 
 

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
-from functools import partial
+from functools import lru_cache, partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,12 +24,13 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset, read_sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
+from lumbar_kaggle.dicom import plain
+from lumbar_kaggle.dicom.plain import HEAD_BYTES, PIXEL_DATA, PIXEL_GROUP, Plain
+
 MAX_BYTES = 256 * 2**20  # of one file's pixels, decoded; a lumbar series takes a tenth
 MAX_FILE_BYTES = MAX_BYTES + 64 * 2**20  # of a file, with all besides its pixels
 MAX_READS = 500_000  # more than any header takes, its sequences included; ten thousand frames would
 MAX_ZEROS = 16  # zero reads in a row: between zero values stand tags
-
-PIXEL_GROUP, PIXEL_DATA = 0x7FE00000, 0x7FE00010
 
 # NumPy's names of the value representations that hold binary numbers.
 BINARY = {"US": "u2", "SS": "i2", "UL": "u4", "SL": "i4", "UV": "u8", "SV": "i8", "FL": "f4", "FD": "f8"}
@@ -58,15 +59,25 @@ def damage(what: str) -> Iterator[None]:
         raise UnreadableInstance(f"{what} ({type(error).__name__}: {text})") from error
 
 
-def read_file(path: Path, *, pixels: bool) -> tuple[Dataset, str]:
-    """Return a file's dataset, with or without PixelData, and its transfer syntax UID, empty where it names none. Files
-    without preamble or file meta information are read, too. Raises UnreadableInstance where the file cannot be opened,
-    is no DICOM file, is damaged or too large."""
-    with damage("header is damaged"), path.open("rb") as file:
-        if pixels and os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
+def read_content(path: Path, most: int = MAX_FILE_BYTES + 1) -> bytes:
+    """Return a file's bytes, by default one more than a file may have that is read; raises as `read_file`."""
+    with damage("cannot be read"), path.open("rb") as file:
+        return file.read(most)
+
+
+def read_file(path: Path, *, pixels: bool, content: bytes | None = None) -> tuple[Dataset | Plain, str]:
+    """Return a file's dataset, read by pydicom unless the file is `plain`, with or without PixelData, and its transfer
+    syntax UID, empty where it names none. Files without preamble or file meta information are read, too. It is not
+    opened where its `content` was read before. Raises UnreadableInstance where the file cannot be opened, is no DICOM
+    file, is damaged or too large."""
+    with damage("header is damaged"), path.open("rb") if content is None else BytesIO(content) as file:
+        start = file.read(MAX_FILE_BYTES + 1 if pixels else HEAD_BYTES)
+        if len(start) > MAX_FILE_BYTES:
             raise UnreadableInstance(f"larger than {MAX_FILE_BYTES >> 20} MiB, which no series of slices is")
-        content = _Watched(BytesIO(file.read()) if pixels else file)
-        return _parse(content, PIXEL_DATA if pixels else PIXEL_GROUP)
+        if found := plain.parse(start, pixels=pixels):
+            return found
+        file.seek(0)
+        return _parse(_Watched(BytesIO(start) if pixels else file), PIXEL_DATA if pixels else PIXEL_GROUP)
 
 
 class _Watched:
@@ -127,7 +138,7 @@ class Header:
     """Values of one slice's header by keyword; of several datasets the first that has a keyword counts. `remarks` has a
     sentence for each value that was asked for, is there, and cannot be meant."""
 
-    def __init__(self, datasets: Sequence[Dataset]) -> None:
+    def __init__(self, datasets: Sequence[Dataset | Plain]) -> None:
         self.datasets = datasets
         self.remarks: list[str] = []
 
@@ -174,23 +185,30 @@ class Header:
     def _texts(self, *keywords: str) -> tuple[str, list[str] | None]:
         """Return the first keyword that is there and its values as text, without what fills them up, an empty one
         ``""``; None where all are absent."""
-        there = ((keyword, one) for keyword in keywords for one in self.datasets if keyword in one)
-        keyword, dataset = next(there, (keywords[0], None))
-        if dataset is None:
-            return keyword, None
-        element = dataset.get_item(keyword)
-        if not isinstance(element, RawDataElement):
-            return keyword, [""]  # a sequence, where there should be a value
-        raw = element.value or b""
-        kind = BINARY.get(_vr(element).removesuffix(" or SS"), "")
-        if kind and len(raw) % int(kind[1]) == 0:
-            order = "<" if element.is_little_endian else ">"
-            return keyword, [str(number) for number in np.frombuffer(raw, order + kind).tolist()] or [""]
-        if raw.isascii() and b"\x1b" not in raw:
-            text = raw.decode("ascii")
-        else:
-            text = charset.decode_bytes(raw, charset.convert_encodings(dataset.get("SpecificCharacterSet")), set())
-        return keyword, [part.strip(" \0\t\r\n") for part in text.split("\\")]
+        for keyword in keywords:
+            for dataset in self.datasets:
+                if keyword in dataset:
+                    return keyword, _values(dataset, keyword)
+        return keywords[0], None
+
+
+def _values(dataset: Dataset | Plain, keyword: str) -> list[str]:
+    element = dataset.get_item(keyword)
+    if not isinstance(element, RawDataElement):
+        return [""]  # a sequence, where there should be a value
+    raw = element.value or b""
+    kind = BINARY.get(_vr(element).removesuffix(" or SS"), "")
+    if kind and len(raw) % int(kind[1]) == 0:
+        order = "<" if element.is_little_endian else ">"
+        return [str(number) for number in np.frombuffer(raw, order + kind).tolist()] or [""]
+    if raw.isascii() and b"\x1b" not in raw:
+        return _parts(raw.decode("ascii"))
+    return _parts(charset.decode_bytes(raw, charset.convert_encodings(dataset.get("SpecificCharacterSet")), set()))
+
+
+@lru_cache(4096)  # most values are the same in all slices of a series
+def _parts(text: str) -> list[str]:
+    return [part.strip(" \0\t\r\n") for part in text.split("\\")]
 
 
 def functional_groups(items: Sequence[Dataset]) -> list[Dataset]:
@@ -212,6 +230,7 @@ def _vr(element: DataElement | RawDataElement) -> str:
     return str(element.VR if known else dictionary_VR(element.tag))
 
 
+@lru_cache(4096)
 def _number(text: str) -> float:
     """Return the number that a text is, NaN if it is none."""
     if text.count(",") == 1 and "." not in text:

@@ -5,7 +5,7 @@ MR storage class on plain single frames), so nothing here asks for more than it 
 (DICOM PS3.3, C.7.6.16) counts before what stands beside them."""
 
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -70,17 +70,18 @@ class Instance:
     # [rows, columns], True outside of the picture; None: picture throughout
     padding: NDArray[np.bool_] | None = field(default=None, compare=False, repr=False)
 
-    @property
+    @cached_property
     def plane(self) -> str | None:
         """``"sagittal"``, ``"coronal"`` or ``"axial"``, whichever is nearest; None without orientation."""
         return None if self.orientation is None else geometry.plane(self.orientation)
 
 
-def read_instances(path: AnyPath, *, pixels: bool = False) -> list[Instance]:
-    """Read one file, opening it once: an instance per frame, with `pixels` its picture too. UnreadableInstance says why
-    it is no image of an MR slice or, with `pixels`, that these are missing, damaged, or in an unknown encoding."""
+def read_instances(path: AnyPath, *, pixels: bool = False, content: bytes | None = None) -> list[Instance]:
+    """Read one file: an instance per frame, with `pixels` its picture too. It is opened once, or never where `content`
+    is its bytes. UnreadableInstance says why it is no image of an MR slice or, with `pixels`, that these are missing,
+    damaged, or in an unknown encoding."""
     path = Path(path)
-    dataset, syntax = read_file(path, pixels=pixels)
+    dataset, syntax = read_file(path, pixels=pixels, content=content)
     if pixels and "PixelData" not in dataset:
         raise UnreadableInstance("no pixels in it (PixelData is absent, or the file is cut off)")
     with damage("header is damaged"):

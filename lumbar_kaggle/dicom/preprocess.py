@@ -1,16 +1,12 @@
-"""Series → cache, in batches over a pool of workers; stopped at any moment, it goes on where it was.
-
-Threads hide the latency of a slow mount, which is where the competition's images lie. Decoding holds the interpreter's
-lock, so where the files are in memory a pool of processes is faster (`tests/benchmarks` measures both)."""
+"""Series → cache, in batches over a pool of workers; stopped at any moment, it goes on where it was."""
 
 import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +15,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from lumbar_kaggle.core.budget import Budget, start_method
+from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import locked, read_json, shown, write_atomic, write_json
+from lumbar_kaggle.core.files import locked, read_json, shown, write_atomic, write_text
 from lumbar_kaggle.dicom.cache import OK, Cache, CacheConfig, Source
+from lumbar_kaggle.dicom.plain import HEAD_BYTES
+from lumbar_kaggle.dicom.pools import Pools
 from lumbar_kaggle.dicom.series import UnreadableSeries, read_series
 from lumbar_kaggle.dicom.volume import GEOMETRY, HIGH, LOW, Volume
 from lumbar_kaggle.tables.competition import SERIES_COLUMNS
@@ -52,13 +50,6 @@ class Summary:
         return text
 
 
-def make_pool(kind: str, workers: int) -> Executor:
-    """Return a pool of `workers` (1 or more) ``"threads"`` or ``"processes"``."""
-    return (
-        ThreadPoolExecutor(workers) if kind == "threads" else ProcessPoolExecutor(workers, get_context(start_method()))
-    )
-
-
 def scan_sources(series: pd.DataFrame, pool: Executor) -> list[Source]:
     """List the files of every series of `competition.Competition.series`, in its order."""
     return list(pool.map(Source.scan, *(series[name] for name in SERIES_COLUMNS)))
@@ -69,7 +60,7 @@ def preprocess(
     cache: Cache,
     config: CacheConfig,
     worker: Worker,
-    pool: Executor,
+    pools: Pools,
     *,
     batch_size: int = 64,
     budget: Budget | None = None,
@@ -77,17 +68,22 @@ def preprocess(
     """Fill a cache with the entries that `worker`, a module-level function, makes of the sources, in their order.
     Batches of `batch_size` series are worked on one after the other and their members side by side, so memory does not
     grow with the number of studies, and a killed run loses at most one batch. The result does not depend on where a run
-    was interrupted, nor on the pool. Entries that failed are made again when their files are there: a mount may have
-    been away. Raises InputError where the folder was made with other settings or another run is at work on it, and
-    OutOfTime where the budget, asked before each batch, is spent; the batches so far are kept."""
+    was interrupted, nor on the pools. Entries that failed are made again when their files are there, for a mount may
+    have been away; so are those of files that changed. Raises InputError where the folder was made with other settings
+    or another run is at work on it, and OutOfTime where the budget, asked before each batch, is spent; the batches so
+    far are kept."""
     with locked(cache.folder):
         cache.open(config)
         batches, todo = cache.plan(sources, batch_size), []
         for batch in batches:
             before = cache.entries(batch)
             rows: list[Any] = [{}] * len(batch.sources) if before is None else before.to_dict("records")
-            pairs = enumerate(zip(rows, batch.sources, strict=True))
-            missing = {k: source for k, (row, source) in pairs if not row or (row["status"] != OK and source.slices)}
+            known = [""] * len(rows) if before is None else pools.threads.map(Source.fingerprint, batch.sources)
+            missing = {
+                number: source
+                for number, (row, source, now) in enumerate(zip(rows, batch.sources, known, strict=True))
+                if not row or (row["source"] != now if row["status"] == OK else source.slices)
+            }
             todo += [(batch, rows, missing)] if missing else []
         log.info("Preprocessing %d series into %s", len(sources), cache.folder)
         if done := len(batches) - len(todo):
@@ -97,11 +93,15 @@ def preprocess(
             for batch, rows, missing in todo:
                 if budget:
                     budget.check()
-                folder = cache.begin(batch)
-                futures = {pool.submit(_entry, worker, source, folder): index for index, source in missing.items()}
-                for future in as_completed(futures):
-                    rows[futures[future]] = future.result()
-                    progress.update(missing[futures[future]].slices)
+                folder, kind = cache.begin(batch), pools.choose(total - progress.n)
+                work = {pools.pool(kind).submit(_entry, worker, one, folder): index for index, one in missing.items()}
+                first: tuple[int, float] | None = None  # slices and time when the workers were at work for sure
+                for future in as_completed(work):
+                    rows[work[future]] = future.result()
+                    progress.update(missing[work[future]].slices)
+                    first = first or (progress.n, time.perf_counter())
+                if first:
+                    pools.tell(kind, progress.n - first[0], time.perf_counter() - first[1])
                 # As objects: a failed entry has no numbers, and would turn those of the others into floats.
                 cache.commit(batch, pd.DataFrame(rows, dtype=object))
         index = cache.finish(batches) if batches else pd.DataFrame({"status": []})
@@ -111,7 +111,7 @@ def preprocess(
 
 def _entry(worker: Worker, source: Source, folder: Path) -> dict[str, object]:
     entry: dict[str, object] = {"study_id": source.study_id, "series_id": source.series_id, "kind": source.kind}
-    entry |= {"source": source.fingerprint, "status": OK, "reason": ""}
+    entry |= {"source": source.state, "status": OK, "reason": ""}
     try:
         return {**entry, **worker(source, folder)}
     except UnreadableSeries as error:
@@ -157,12 +157,22 @@ def windowed_stacks(volume: Volume) -> list[Volume]:
 
 def volume_worker(source: Source, folder: Path) -> dict[str, object]:
     """Cache a whole series; a `Worker` that raises UnreadableSeries where there is no usable slice."""
-    volume = read_series(Path(source.folder), source.files, source.kind).windowed()
+    heads: dict[Path, bytes] = {}
+
+    def keep(path: Path, content: bytes) -> None:
+        heads[path] = content[:HEAD_BYTES]
+
+    volume = read_series(Path(source.folder), source.files, source.kind, keep=keep).windowed()
     stacks, name = volume.stacks(), f"{source.study_id}_{source.series_id}"
     write_volumes(folder, name, stacks)
     counts = {"file": f"{name}.json", "slices": sum(map(len, stacks)), "stacks": len(stacks)}
     skipped = [{"file": shown(one.path.name), "reason": one.reason} for one in volume.skipped]
-    return {**counts, "skipped": json.dumps(skipped), "notes": "; ".join(volume.notes)}
+    return {
+        "source": source.fingerprint(heads),
+        **counts,
+        "skipped": json.dumps(skipped),
+        "notes": "; ".join(volume.notes),
+    }
 
 
 def write_volumes(folder: Path, name: str, stacks: list[Volume]) -> None:
@@ -176,7 +186,7 @@ def write_volumes(folder: Path, name: str, stacks: list[Volume]) -> None:
         tables = {name: np.where(np.isnan(rows), np.array(None), rows).tolist() for name, rows in known.items()}
         entries.append({"file": file, **tables, "instance_numbers": list(stack.instance_numbers)})
     window = stacks[0].window if stacks else None
-    write_json(folder / f"{name}.json", {"format": FORMAT, "window": window, "stacks": entries})
+    write_text(folder / f"{name}.json", json.dumps({"format": FORMAT, "window": window, "stacks": entries}))
 
 
 def read_volumes(folder: Path, file: str, series_id: str = "", kind: str = "") -> list[Volume]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from lumbar_kaggle.core.files import Folder, list_folder, natural, shown
 from lumbar_kaggle.dicom import geometry
-from lumbar_kaggle.dicom.headers import UnreadableInstance
+from lumbar_kaggle.dicom.headers import UnreadableInstance, read_content
 from lumbar_kaggle.dicom.instances import Instance, read_instances
 from lumbar_kaggle.dicom.kinds import KIND_WORDS, contents, may_be, places, plane_of, recognise_series
 from lumbar_kaggle.dicom.volume import Skipped, Volume
@@ -32,9 +32,15 @@ class UnreadableSeries(Exception):
 
 
 def read_headers(
-    folder: Path, files: Sequence[str] = (), kind: str = "", *, pixels: bool = False
+    folder: Path,
+    files: Sequence[str] = (),
+    kind: str = "",
+    *,
+    pixels: bool = False,
+    keep: Callable[[Path, bytes], object] | None = None,
 ) -> tuple[list[Instance], list[Skipped]]:
-    """Read the headers of a series, with `pixels` its pictures too, sorted as `Volume` is; each file is opened once.
+    """Read the headers of a series, with `pixels` its pictures too, sorted as `Volume` is; each file is opened once,
+    and `keep`, if there is one, called with its path and bytes.
     `files` are relative to `folder`; none: every file that lies in it, where what is no slice is skipped and listed.
     Where they are of several series, `kind` (one of `targets.SERIES_KINDS`, or empty) tells which one is meant. Raises
     UnreadableSeries where no file is a usable slice, or none is of the kind's plane."""
@@ -45,7 +51,10 @@ def read_headers(
     skipped: list[Skipped] = []
     for path in listed.files:
         try:
-            found += read_instances(path, pixels=pixels)
+            content = read_content(path) if keep else None
+            if keep and content is not None:
+                keep(path, content)
+            found += read_instances(path, pixels=pixels, content=content)
         except UnreadableInstance as error:
             skipped.append(Skipped(path, str(error)))
     if not found:
@@ -57,9 +66,11 @@ def read_headers(
     return sort_instances(chosen), skipped
 
 
-def read_series(folder: Path, files: Sequence[str] = (), kind: str = "") -> Volume:
+def read_series(
+    folder: Path, files: Sequence[str] = (), kind: str = "", *, keep: Callable[[Path, bytes], object] | None = None
+) -> Volume:
     """Read the slices of one series; arguments and errors as of `read_headers`."""
-    kept, skipped = read_headers(folder, files, kind, pixels=True)
+    kept, skipped = read_headers(folder, files, kind, pixels=True, keep=keep)
     return Volume(
         images=tuple(item.image for item in kept),
         kind=kind,
@@ -197,7 +208,8 @@ def sort_instances(instances: list[Instance]) -> list[Instance]:
     placed = [item for item in instances if item.position and item.orientation]
     common = Counter(item.plane for item in placed).most_common(1)
     planar = [item.orientation or () for item in placed if item.plane == common[0][0]]
-    direction = np.mean([geometry.reading_direction(one) for one in planar], axis=0) if planar else None
+    directions = {one: geometry.reading_direction(one) for one in set(planar)}
+    direction = np.mean([directions[one] for one in planar], axis=0) if planar else None
 
     def key(item: Instance) -> tuple[Any, ...]:
         number, place = item.instance_number, None

@@ -154,8 +154,7 @@ class Volume:
     def windowed(self) -> "Volume":
         """Return the slices in 8 bits, by one window over the series; padding takes no part in it and becomes 0."""
         pairs = list(zip(self.images, self.padding or (None,) * len(self), strict=True))
-        inside = [image.ravel() if mask is None else image[~mask] for image, mask in pairs]
-        low, high = percentiles(np.concatenate(inside))
+        low, high = percentiles(*(image if mask is None else image[~mask] for image, mask in pairs))
         images = tuple(to_8bit(image, low, high, mask) for image, mask in pairs)
         return replace(self, images=images, padding=(), window=(low, high))
 
@@ -163,12 +162,11 @@ class Volume:
         """Split into groups of parallel slices that lie over each other and have one size and spacing. Within a stack
         the slices are sorted along its own normal, and of slices at the same position only the first stays. Stacks come
         in the order of their first slice. Slices without geometry form one stack per size."""
-        groups: list[list[int]] = []
-        for index in range(len(self)):
-            group = next((group for group in groups if self._same_stack(group[0], index)), [])
-            if not group:
-                groups.append(group)
-            group.append(index)
+        groups, rest = [], np.arange(len(self))
+        while len(rest):
+            same = self._same_stack(rest)
+            groups.append(rest[same].tolist())
+            rest = rest[~same]
         return [self.take(self._along_normal(group)) for group in groups]
 
     def completed(self) -> "Volume":
@@ -198,20 +196,20 @@ class Volume:
             assumed=frozenset(name for name, known in ((PLACE, placed), (SPACING, measured)) if not known),
         )
 
-    def _same_stack(self, first: int, second: int) -> bool:
-        if self.images[first].shape != self.images[second].shape:
-            return False
-        if not np.allclose(self.spacing[first], self.spacing[second], rtol=0.01, equal_nan=True):
-            return False
-        known = self._placed([first, second])
-        if not known.all():
-            return not known.any()
-        axes, others = self.orientation[[first, second]].reshape(2, 2, 3)
-        parallel = (axes * others).sum(axis=1).min() >= np.cos(np.radians(SAME_ORIENTATION_DEGREES))
-        offset = self.positions[second] - self.positions[first]
-        return bool(parallel and np.abs(axes @ offset).max() < SAME_COLUMN_MM)
+    def _same_stack(self, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each of the slices is of the stack of the first of them, ``[indices]``."""
+        first, sizes, spacing = indices[0], [self.images[index].shape for index in indices], self.spacing[indices]
+        same = (np.array(sizes) == sizes[0]).all(axis=1)
+        same &= np.isclose(spacing[0], spacing, rtol=0.01, equal_nan=True).all(axis=1)
+        known = self._placed(indices)
+        if not known[0]:
+            return same & ~known
+        axes, others = self.orientation[first].reshape(2, 3), self.orientation[indices].reshape(-1, 2, 3)
+        parallel = (axes * others).sum(axis=2).min(axis=1) >= np.cos(np.radians(SAME_ORIENTATION_DEGREES))
+        offset = self.positions[indices] - self.positions[first]
+        return same & known & parallel & (np.abs(offset @ axes.T).max(axis=1) < SAME_COLUMN_MM)
 
-    def _placed(self, indices: Sequence[int]) -> NDArray[np.bool_]:
+    def _placed(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether each of the slices has both position and orientation, ``[indices]``."""
         known = np.hstack([self.positions[indices], self.orientation[indices]])
         return np.asarray(np.isfinite(known).all(axis=1))
@@ -234,16 +232,36 @@ def _first_known(rows: Floats) -> Floats:
     return known[0] if len(known) else np.full(rows.shape[1], np.nan)
 
 
-def percentiles(image: NDArray[Any], padding: Mask = None) -> tuple[float, float]:
-    """Return the intensities at `LOW` and `HIGH` of an image of any shape; both 0 where no pixel counts. Pixels that
-    are not finite do not count, nor do those where `padding` is True."""
-    if padding is not None:
-        image = image[~padding]
-    if not np.issubdtype(image.dtype, np.integer):
-        image = image[np.isfinite(image)]
-    if not image.size:
+def percentiles(*images: NDArray[Any]) -> tuple[float, float]:
+    """Return the intensities at `LOW` and `HIGH` of all pixels of images of any shapes, as `numpy.percentile` gives
+    them; both 0 where no pixel counts. Pixels that are not finite do not count."""
+    kinds = {image.dtype for image in images}
+    if kinds in ({np.dtype(np.uint8)}, {np.dtype(np.uint16)}, {np.dtype(np.int16)}):
+        return _by_histogram(images, kinds.pop())
+    image = np.concatenate([one.ravel() for one in images])
+    image = image[np.isfinite(image)]
+    low, high = np.percentile(image, [LOW, HIGH]) if image.size else (0, 0)
+    return float(low), float(high)
+
+
+def _by_histogram(images: Sequence[NDArray[Any]], kind: np.dtype[Any]) -> tuple[float, float]:
+    """Return `percentiles` of images of one type of at most 16 bits, in a quarter of the time that sorting takes."""
+    values = np.iinfo(kind)
+    counts = np.zeros(values.max - values.min + 1, dtype=np.int64)
+    for image in images:
+        found = np.bincount(image.ravel().view(f"u{kind.itemsize}"))
+        counts[: len(found)] += found
+    counts = np.roll(counts, -values.min)  # the negative ones, which have the greatest codes, come first
+    total = counts.cumsum()
+    if not total[-1]:
         return 0.0, 0.0
-    low, high = np.percentile(image, [LOW, HIGH])
+    place = (total[-1] - 1) * (np.array([LOW, HIGH]) / 100)
+    before = np.floor(place).astype(np.int64)
+    after = np.minimum(before + 1, total[-1] - 1)
+    first, second = ((np.searchsorted(total, rank, "right") + values.min).astype(kind) for rank in (before, after))
+    # NumPy's interpolation, to the last bit.
+    share, step = place - before, second - first
+    low, high = np.where(share < 0.5, first + step * share, second - step * (1 - share))
     return float(low), float(high)
 
 
@@ -253,9 +271,15 @@ def to_8bit(image: NDArray[Any], low: float, high: float, padding: Mask = None) 
     and becomes 0 throughout."""
     if not high > low:
         return np.zeros(image.shape, dtype=np.uint8)
-    scaled = (image.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
-    rounded = np.rint(np.clip(np.nan_to_num(scaled, nan=0.0, posinf=255.0, neginf=0.0), 0, 255))
-    image8: NDArray[np.uint8] = rounded.astype(np.uint8)
+    # In place: new arrays of this size cost more than what is calculated.
+    scaled = np.asarray(image.astype(np.float32))
+    scaled -= np.float32(low)
+    scaled *= np.float32(255 / (high - low))
+    np.clip(scaled, 0, 255, out=scaled)
+    np.rint(scaled, out=scaled)
+    if image.dtype.kind == "f":
+        scaled[np.isnan(scaled)] = 0
+    image8: NDArray[np.uint8] = scaled.astype(np.uint8)
     if padding is not None:
         image8[padding] = 0
     return image8
@@ -263,4 +287,4 @@ def to_8bit(image: NDArray[Any], low: float, high: float, padding: Mask = None) 
 
 def windowed(image: NDArray[Any], padding: Mask = None) -> NDArray[np.uint8]:
     """Map one image to 8 bit between its own 1st and 99th percentile; padding is left out, and 0."""
-    return to_8bit(image, *percentiles(image, padding), padding)
+    return to_8bit(image, *percentiles(image if padding is None else image[~padding]), padding)

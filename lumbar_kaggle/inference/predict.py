@@ -211,4 +211,4 @@ class _Run:
 
 
 def _fingerprint(study: Study) -> str:
-    return digest([Source.scan(*row).fingerprint for row in study.series[list(SERIES_COLUMNS)].to_numpy()])
+    return digest([Source.scan(*row).fingerprint() for row in study.series[list(SERIES_COLUMNS)].to_numpy()])

@@ -14,7 +14,8 @@ import pandas as pd
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.dicom.cache import Cache, CacheConfig
-from lumbar_kaggle.dicom.preprocess import Summary, Worker, make_pool, scan_sources
+from lumbar_kaggle.dicom.pools import Pools
+from lumbar_kaggle.dicom.preprocess import Summary, Worker, scan_sources
 from lumbar_kaggle.dicom.preprocess import preprocess as fill
 from lumbar_kaggle.inference.base import Predictor
 
@@ -133,16 +134,16 @@ def fill_cache(
     config: CacheConfig,
     worker: Worker,
     *,
-    pool_kind: str = "threads",
-    workers: int = 8,
+    pool_kind: str = "auto",
+    workers: int | None = None,
     **how: Any,
 ) -> Summary:
     """Cache some series of a competition folder's training split: the body of `Recipe.preprocess`. Series are the rows
-    wanted of `competition.Competition.series`, in an error they are called `what`; `pool_kind` is ``"threads"`` or
-    ``"processes"``; the rest goes to `dicom.preprocess.preprocess`. Raises `InputError` where there are no pictures, or
-    the cache was made with other settings, `OutOfTime` when the budget is spent."""
+    wanted of `competition.Competition.series`, in an error they are called `what`; for `pool_kind` and `workers` see
+    `dicom.pools.Pools`; the rest goes to `dicom.preprocess.preprocess`. Raises `InputError` where there are no
+    pictures, or the cache was made with other settings, `OutOfTime` when the budget is spent."""
     if series.empty:
         raise InputError(f"{root / 'train_images'}: holds no {what} that the tables name; download the pictures too")
-    with make_pool(pool_kind, workers) as pool:
-        sources, folder = scan_sources(series, pool), Cache(cache, config.kind)
-        return fill(sources, folder, config, worker, pool, **how)
+    with Pools(pool_kind, workers) as pools:
+        sources, folder = scan_sources(series, pools.threads), Cache(cache, config.kind)
+        return fill(sources, folder, config, worker, pools, **how)

@@ -12,7 +12,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from lumbar_kaggle.core.budget import usable_cores
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import copy_file
 from lumbar_kaggle.core.settings import begin_run, load_config
@@ -50,7 +49,7 @@ def train_locate_session(working: Path, *, hours: float, preset: str, package: s
     budget = kaggle.begin_session(hours, package)
     config, competition, cache = two_stage_config(preset), kaggle.find_competition(), kaggle.scratch_folder()
     kaggle.take_up(LOCATE_FILE, ("run",), working)
-    if not kaggle.preprocessed(lambda: preprocess(competition, cache, workers=4 * usable_cores(), budget=budget)):
+    if not kaggle.preprocessed(lambda: preprocess(competition, cache, budget=budget)):
         return False
     finished = TwoStageRun(read_competition(competition, "train"), working / "run", config, budget, cache).locate()
     log.info("%s", f"{working / 'run'}: the first stage is trained" if finished else kaggle.RESUMABLE)

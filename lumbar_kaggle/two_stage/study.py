@@ -16,7 +16,7 @@ import pandas as pd
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, TARGETS
-from lumbar_kaggle.dicom.cache import OK, Cache
+from lumbar_kaggle.dicom.cache import OK, Cache, Source
 from lumbar_kaggle.dicom.preprocess import read_volumes, scan_sources, windowed_stacks
 from lumbar_kaggle.dicom.series import UnreadableSeries, read_series
 from lumbar_kaggle.dicom.volume import Floats, Volume
@@ -122,8 +122,9 @@ class DicomStudies:
         self.rows = dict(list(series.groupby("study_id", sort=False)))
         self.sources: dict[str, list[str]] = {}
         with ThreadPoolExecutor(16) as pool:  # so many hide the latency of a slow mount
-            for source in scan_sources(series, pool):
-                self.sources.setdefault(source.study_id, []).append(source.fingerprint)
+            sources = scan_sources(series, pool)
+            for source, fingerprint in zip(sources, pool.map(Source.fingerprint, sources), strict=True):
+                self.sources.setdefault(source.study_id, []).append(fingerprint)
 
     def read(self, study: str) -> StudyVolumes:
         """Read a study; what cannot be read is logged."""

@@ -47,7 +47,7 @@ def write(path: Path, syntax: str, allocated: int, bits: int, signed: bool, **ta
 def frame_of(path: Path) -> tuple[bytes, Layout]:
     """The one encoded frame of a file, and its layout."""
     dataset, syntax = read_file(path, pixels=True)
-    return get_frame(dataset.PixelData, 0, number_of_frames=1), read_layout(Header([dataset]), syntax)
+    return get_frame(pydicom.dcmread(path).PixelData, 0, number_of_frames=1), read_layout(Header([dataset]), syntax)
 
 
 @pytest.mark.parametrize("signed", [False, True])

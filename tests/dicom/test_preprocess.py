@@ -19,15 +19,8 @@ from lumbar_kaggle.baseline.images import cached_images, middle_slice, rank_seri
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked
 from lumbar_kaggle.dicom.cache import Cache
-from lumbar_kaggle.dicom.preprocess import (
-    VOLUMES,
-    Summary,
-    make_pool,
-    preprocess,
-    read_volumes,
-    scan_sources,
-    volume_worker,
-)
+from lumbar_kaggle.dicom.pools import Pools
+from lumbar_kaggle.dicom.preprocess import VOLUMES, Summary, preprocess, read_volumes, scan_sources, volume_worker
 from lumbar_kaggle.dicom.series import UnreadableSeries, read_series
 from lumbar_kaggle.dicom.studies import check
 from lumbar_kaggle.dicom.volume import to_8bit, windowed
@@ -243,11 +236,11 @@ def test_series_that_were_away_are_read_when_they_are_back(tmp_path: Path) -> No
     preprocess_folder(root, tmp_path / "whole", kind="volumes")
     cache = Cache(tmp_path / "cache", "volumes")
     images = sorted((root / "train_images").iterdir())[1:3]
-    with make_pool("threads", 2) as pool:
-        sources = scan_sources(read_competition(root, "train").series, pool)
+    with Pools("threads", 2) as pools:
+        sources = scan_sources(read_competition(root, "train").series, pools.threads)
         for folder in images:
             folder.rename(tmp_path / folder.name)
-        assert preprocess(sources, cache, VOLUMES, volume_worker, pool).failed == 2
+        assert preprocess(sources, cache, VOLUMES, volume_worker, pools).failed == 2
         for folder in images:
             (tmp_path / folder.name).rename(folder)
     summary = preprocess_folder(root, tmp_path / "cache", kind="volumes")

@@ -1,0 +1,54 @@
+"""Which workers read a folder fastest: threads hide the latency of a slow mount, processes decode side by side."""
+
+import logging
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from types import TracebackType
+
+from lumbar_kaggle.core.budget import start_method, usable_cores
+
+log = logging.getLogger(__name__)
+
+AUTO, THREADS, PROCESSES = "auto", "threads", "processes"
+TRIAL_SECONDS = 30.0  # of work left to threads; for less, starting processes takes as long as they save
+
+
+class Pools:
+    """Threads or processes, or with ``"auto"`` both, until a batch of each has told which is the faster. `workers` are
+    of either kind; None: four threads per core and at least eight, one process per core. Processes start when they are
+    first asked for."""
+
+    def __init__(self, kind: str = AUTO, workers: int | None = None) -> None:
+        cores = usable_cores()
+        self.kinds = (THREADS, PROCESSES) if kind == AUTO and cores > 1 else (THREADS if kind == AUTO else kind,)
+        self.threads = ThreadPoolExecutor(workers or max(8, 4 * cores))
+        self._processes = ProcessPoolExecutor(workers or cores, get_context(start_method()))
+        self.speeds: dict[str, float] = {}  # slices per second, of the kinds that were tried
+
+    def __enter__(self) -> "Pools":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.threads.shutdown(cancel_futures=True)
+        self._processes.shutdown(cancel_futures=True)
+
+    def choose(self, slices: int) -> str:
+        """Return the kind of workers for the next batch, where so many slices are left."""
+        if len(self.kinds) == 1 or THREADS not in self.speeds:
+            return self.kinds[0]
+        if PROCESSES not in self.speeds:
+            return PROCESSES if slices > TRIAL_SECONDS * self.speeds[THREADS] else THREADS
+        return max(self.speeds, key=lambda kind: self.speeds[kind])
+
+    def pool(self, kind: str) -> Executor:
+        """Return the workers of a kind."""
+        return self.threads if kind == THREADS else self._processes
+
+    def tell(self, kind: str, slices: int, seconds: float) -> None:
+        """Learn how fast a batch was, without the start of its workers."""
+        new = kind not in self.speeds and len(self.kinds) == 2
+        if slices and seconds > 0:
+            self.speeds[kind] = slices / seconds
+        if new and len(self.speeds) == 2:
+            tried = ", ".join(f"{name} {speed:.0f}" for name, speed in self.speeds.items())
+            log.info("Slices per second here: %s; going on with %s (--pool chooses)", tried, self.choose(0))
