@@ -17,7 +17,7 @@ from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.settings import PhantomSet
 from lumbar_kaggle.two_stage.bundle import Networks, TwoStagePredictor
 from lumbar_kaggle.two_stage.grade.network import load_network
-from lumbar_kaggle.two_stage.locate.find import CHANNELS
+from lumbar_kaggle.two_stage.locate.find import CHANNELS, LOOKS
 from lumbar_kaggle.two_stage.locate.training import load_locator
 from lumbar_kaggle.two_stage.start import parse_models
 
@@ -31,12 +31,14 @@ def as_it_was(networks: Networks, calls: Calls) -> Calls:
     box = models_in_the_box()
     config, models = parse_models(box, read_manifest(box))
 
-    def given(network: torch.nn.Module) -> list[Any]:
-        return [inputs for asked, inputs in calls if asked is network]
+    def given(*asked: torch.nn.Module) -> list[Any]:
+        return [inputs for network, inputs in calls if network in asked]
 
     made: Calls = []
     for plane, names in (("sagittal", models.sagittal), ("axial", models.axial)):
-        pictures = torch.cat(given(getattr(networks, plane)[0])).contiguous().split(16)
+        asked = getattr(networks, plane)
+        looks = min(LOOKS, len(asked))
+        pictures = torch.split(torch.cat(given(*asked))[::looks].contiguous(), 16)
         plain = [load_locator(box / name, config.locate, CHANNELS[plane]).eval() for name in names]
         made += [(network, batch) for batch in pictures for network in plain]
     for model, of_model in zip(models.grade, networks.models, strict=True):
