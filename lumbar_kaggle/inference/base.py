@@ -1,6 +1,6 @@
 """A study, what a recipe gives to grade it (a predictor), and what a predictor says: needs no torch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -186,10 +186,10 @@ class Explanation:
 class Predictor(Protocol):
     """The exported models, ready for inference."""
 
-    batch_size: int  # studies that `predict` is best given at once
+    batch_size: int | None  # studies that `predict` is best given at once; None: all that there are
 
-    def predict(self, studies: Sequence[Study]) -> list[Prediction]:
-        """Grade some studies; a study that cannot be read gives a reason, not an exception."""
+    def predict(self, studies: Sequence[Study]) -> Iterable[Prediction]:
+        """Grade some studies, in their order; one that cannot be read gives a reason, not an exception."""
 
     def explain(self, study: Study, targets: Sequence[str] | None = None) -> Explanation:
         """Grade one study and show where the models looked; of one that cannot be read, say why. Where heat maps are

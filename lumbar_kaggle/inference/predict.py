@@ -12,6 +12,7 @@ import os
 import time
 import traceback
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ OUT_OF_TIME = "the time budget was spent"
 # The submission and its log are rewritten after so many seconds, and not before so many times the seconds that it took
 # to write them: in between the journal has what was graded.
 REST_S, REST = 30.0, 20
+SINGLY = 8  # so many studies are given to a predictor one by one after it failed
 
 
 @dataclass(frozen=True)
@@ -143,30 +145,38 @@ class _Run:
             self.entries[name] = {"status": GRADED, "reason": one.reason, "seconds": one.seconds}
 
     def grade(self, predictor: Predictor, budget: Budget) -> None:
-        """Grade the studies that are left, batch by batch, as far as the time suffices."""
+        """Grade the studies that are left, as far as the time suffices."""
         self.errors.unlink(missing_ok=True)
         left = [study for study in self.studies if study.study_id not in self.entries]
-        with tqdm(total=len(left), unit="study", desc="predict") as progress:
-            while left and budget.left_s() > 0:
-                batch, left = left[: predictor.batch_size], left[predictor.batch_size :]
-                start = time.perf_counter()
-                predictions = self._predict(predictor, batch)
-                self._add(batch, predictions, (time.perf_counter() - start) / len(batch))
-                progress.update(len(batch))
-        for study in left:
-            self.entries[study.study_id] = {"status": PRIOR, "reason": OUT_OF_TIME, "seconds": 0.0}
+        found = self._predict(predictor, left)
+        for study in tqdm(left, unit="study", desc="predict"):
+            if budget.left_s() <= 0:
+                break
+            start = time.perf_counter()
+            prediction = next(found)
+            self._add(study.study_id, prediction, time.perf_counter() - start)
+        for study in self.studies:
+            self.entries.setdefault(study.study_id, {"status": PRIOR, "reason": OUT_OF_TIME, "seconds": 0.0})
 
-    def _predict(self, predictor: Predictor, batch: list[Study]) -> list[Prediction]:
-        """Grade a batch; where it fails, study by study, so that one odd study costs no other its rows. Nothing is
-        known of the studies of a scoring run: whatever a study raised becomes its reason in the log."""
-        try:
-            return predictor.predict(batch)
-        except Exception as error:
-            if len(batch) > 1:
-                return [prediction for study in batch for prediction in self._predict(predictor, [study])]
-            reason = self._note(batch[0].study_id, error)
-            log.info(f"study {batch[0].study_id} cannot be graded ({reason})")
-            return [Prediction(np.full((len(TARGET_NAMES), len(SEVERITIES)), np.nan), reason)]
+    def _predict(self, predictor: Predictor, studies: Sequence[Study]) -> Iterator[Prediction]:
+        """Yield what a predictor says of each study. Where it fails, the next ones are given to it one by one, so that
+        an odd study costs no other its rows. Nothing is known of the studies of a scoring run: whatever one raises
+        becomes its reason in the log."""
+        done = singly = 0
+        while done < len(studies):
+            batch = studies[done:][: 1 if done < singly else predictor.batch_size]
+            try:
+                for _, prediction in zip(batch, predictor.predict(batch), strict=True):
+                    done += 1
+                    yield prediction
+            except Exception as error:
+                if len(batch) > 1:
+                    singly = done + SINGLY
+                else:
+                    reason = self._note(studies[done].study_id, error)
+                    log.info(f"study {studies[done].study_id} cannot be graded ({reason})")
+                    done += 1
+                    yield Prediction(np.full((len(TARGET_NAMES), len(SEVERITIES)), np.nan), reason)
 
     def _note(self, study_id: str, error: Exception) -> str:
         """Return the reason for the log; the first traceback of each kind of failure goes into a file."""
@@ -177,20 +187,19 @@ class _Run:
             write_text(self.errors, "\n".join(self.seen_errors.values()))
         return f"{name}: {' '.join(str(error).split())} (traceback in {self.errors.name})"
 
-    def _add(self, batch: list[Study], predictions: list[Prediction], seconds: float) -> None:
-        """Take in a graded batch; it is on the disk when this returns."""
-        lines = []
-        for (name, _), (probabilities, why) in zip(batch, predictions, strict=True):
-            graded = self.submission.replace(name, probabilities) > 0
-            reason = "; ".join(filter(None, (why, self.competition.reasons(name))))
-            self.entries[name] = {"status": GRADED if graded else PRIOR, "reason": reason, "seconds": seconds}
-            if graded:
-                kept = [[v if np.isfinite(v) else None for v in row] for row in probabilities.tolist()]
-                lines.append(_Graded(name, self.sources[name], self.bundle, reason, seconds, kept).line())
-        with self.journal.open("ab") as file:
-            file.write("".join(lines).encode())
-            file.flush()
-            os.fsync(file.fileno())
+    def _add(self, name: str, prediction: Prediction, seconds: float) -> None:
+        """Take in a graded study; it is on the disk when this returns."""
+        probabilities, why = prediction
+        graded = self.submission.replace(name, probabilities) > 0
+        reason = "; ".join(filter(None, (why, self.competition.reasons(name))))
+        self.entries[name] = {"status": GRADED if graded else PRIOR, "reason": reason, "seconds": seconds}
+        if graded:
+            kept = [[v if np.isfinite(v) else None for v in row] for row in probabilities.tolist()]
+            line = _Graded(name, self.sources[name], self.bundle, reason, seconds, kept).line()
+            with self.journal.open("ab") as file:
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
         if time.monotonic() >= self.due_s:
             self.write()
 

@@ -2,17 +2,17 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from queue import SimpleQueue
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import alone_on, digest, read_csv, read_json, sha256_file
@@ -22,6 +22,7 @@ from lumbar_kaggle.dicom.preprocess import VOLUMES
 from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.inference.base import Explanation, Prediction, Study
 from lumbar_kaggle.inference.bundle import Manifest, open_bundle, write_manifest
+from lumbar_kaggle.inference.networks import Net, ahead, ready
 from lumbar_kaggle.scoring.blend import BlendModel, apply_cells, load_blend, save_blend
 from lumbar_kaggle.training.devices import usable_devices
 from lumbar_kaggle.training.encoders import export_weights
@@ -37,8 +38,6 @@ from lumbar_kaggle.two_stage.study import StudyVolumes, read_study, to_points, u
 log = logging.getLogger(__name__)
 
 BLEND = "weights/blend.json"
-
-Net = TypeVar("Net", bound=nn.Module)
 
 
 @alone_on("bundle", file=True)
@@ -123,15 +122,16 @@ class CroppedStudy(NamedTuple):
 
 class TwoStagePredictor:
     """Grades studies with the networks of a bundle; see `inference.base.Predictor`. Every device, by default every GPU
-    or the CPU, has networks of its own and takes its share of the studies; while it grades one, the next is read. On a
-    GPU the networks compute in 16-bit floats."""
+    or the CPU, has networks of its own and takes the next study when it is free; meanwhile the one after that is read.
+    On a GPU the networks compute in 16-bit floats."""
+
+    batch_size: int | None = None
 
     def __init__(self, bundle: Path, manifest: Manifest, devices: Sequence[torch.device] | None = None) -> None:
         config, trained = parse_models(bundle, manifest)
         self.config = config.locate
         self.replicas = [self._load(bundle, trained, device) for device in devices or usable_devices()]
         self.models = self.replicas[0].models
-        self.batch_size = 8 * len(self.replicas)  # only the first study of a device must be waited for
         blend = load_blend(bundle / BLEND) if BLEND in manifest.weights else None
         # A bundle that was exported before all models were trained has a blend of others, or none.
         fits = blend is not None and len(blend.files) == len(self.models)
@@ -139,7 +139,7 @@ class TwoStagePredictor:
 
     def _load(self, bundle: Path, trained: Models, device: torch.device) -> Networks:
         def load(read: Callable[..., Net], names: Sequence[str], *how: object) -> tuple[Net, ...]:
-            return tuple(_watched(read(bundle / name, *how).to(device).eval(), bundle / name) for name in names)
+            return tuple(ready(read(bundle / name, *how), device, bundle / name) for name in names)
 
         return Networks(
             load(load_locator, trained.sagittal, self.config, CHANNELS["sagittal"]),
@@ -147,20 +147,25 @@ class TwoStagePredictor:
             tuple(Model(one.config, load(load_network, one.folds, one.config)) for one in trained.grade),
         )
 
-    def predict(self, studies: Sequence[Study]) -> list[Prediction]:
+    def predict(self, studies: Sequence[Study]) -> Iterator[Prediction]:
         """Grade some studies; levels that no view shows are left to the prior, and the reason says so. Raises
         InputError: the weights of a file give no numbers. Raises Exception: a study has something that nobody thought
         of; the others are best given again without."""
+        free = SimpleQueue[int]()
+        for number in range(len(self.replicas)):
+            free.put(number)
+
+        def grade(study: StudyVolumes) -> Prediction:
+            number = free.get()
+            try:
+                cropped = self.crop(study, number)
+                return Prediction(self.grade(cropped, number), "; ".join(cropped.notes))
+            finally:
+                free.put(number)
+
         count = len(self.replicas)
-
-        def grade_share(number: int) -> list[Prediction]:
-            with ThreadPoolExecutor(1) as reader:
-                crops = (self.crop(study, number) for study in reader.map(read_study, studies[number::count]))
-                return [Prediction(self.grade(one, number), "; ".join(one.notes)) for one in crops]
-
-        with ThreadPoolExecutor(count) as pool:
-            shares = list(pool.map(grade_share, range(count)))
-        return [shares[index % count][index // count] for index in range(len(studies))]
+        with ThreadPoolExecutor(count) as readers, ThreadPoolExecutor(count) as graders:
+            yield from ahead(graders, grade, ahead(readers, read_study, studies, count), count)
 
     def explain(self, study: Study, targets: Sequence[str] | None = None) -> Explanation:
         """Grade one study and show what of it was looked at, all targets of it."""
@@ -204,15 +209,3 @@ def _notes(study: StudyVolumes, crops: Sequence[Crop], *, sided: bool) -> tuple[
         notes.append("the side of the foramina is not known: both get the mean of the two")
     whole, missing = (Counter(one.view.name for one in some) for some in (crops, [one for one in crops if one.reason]))
     return *notes, *(f"{view}: {count} of {whole[view]} crops without a picture" for view, count in missing.items())
-
-
-def _watched(network: Net, file: Path) -> Net:
-    """Let a network say when its weights give no numbers, and which file they are from."""
-
-    def check(_module: nn.Module, _inputs: object, output: Any) -> None:
-        values = output["logits"] if isinstance(output, dict) else output
-        if not torch.isfinite(values).all():
-            raise InputError(f"{file}: these weights give no finite numbers; train and export them again")
-
-    network.register_forward_hook(check)
-    return network

@@ -108,7 +108,7 @@ def test_studies_shared_out_over_devices_are_graded_as_alone(place: Path, predic
     """Read ahead, and by two replicas: the same probabilities and reasons, in the order of the studies."""
     split = read_competition(place / "competition", "train")
     studies = [study_rows(split, study) for study in split.studies[:5]]
-    alone = [predictor.predict([study])[0] for study in studies]
+    alone = [next(predictor.predict([study])) for study in studies]
     cpus = [torch.device("cpu")] * 2
     shared = TwoStagePredictor(place / "bundle", read_manifest(place / "bundle"), cpus)
     for one in (predictor, shared):
@@ -129,7 +129,7 @@ def test_weights_that_give_no_numbers_are_named(part: str, place: Path, study: S
     safetensors.torch.save_file(bad, tmp_path / "bundle" / name)
     broken = TwoStagePredictor(tmp_path / "bundle", manifest)
     with pytest.raises(InputError, match=f"{name}: these weights give no finite numbers"):
-        broken.predict([study])
+        next(broken.predict([study]))
 
 
 def test_predictions_do_not_depend_on_the_order_of_series(study: Study, predictor: TwoStagePredictor) -> None:
@@ -151,8 +151,8 @@ def test_the_blend_of_the_bundle_is_applied(place: Path, study: Study, tmp_path:
     with pytest.raises(InputError, match="SHA-256"):
         read_manifest(tmp_path / "bundle")
     manifest = read_manifest(place / "bundle")
-    plain = TwoStagePredictor(place / "bundle", manifest).predict([study])[0].probabilities
-    soft = TwoStagePredictor(tmp_path / "bundle", manifest).predict([study])[0].probabilities
+    plain = next(TwoStagePredictor(place / "bundle", manifest).predict([study])).probabilities
+    soft = next(TwoStagePredictor(tmp_path / "bundle", manifest).predict([study])).probabilities
     expected = plain ** (1 / 3)
     np.testing.assert_allclose(soft, expected / expected.sum(axis=1, keepdims=True), rtol=1e-6)
 
@@ -338,8 +338,8 @@ def test_an_unfinished_run_exports_what_it_has(place: Path, study: Study, tmp_pa
         (tmp_path / "run" / name).unlink()
     manifest = recipe("two-stage").export(tmp_path / "run", tmp_path / "bundle")
     assert len(manifest.networks) == 5
-    found = TwoStagePredictor(tmp_path / "bundle", manifest).predict([study])
-    assert np.isfinite(found[0].probabilities).all()
+    found = next(TwoStagePredictor(tmp_path / "bundle", manifest).predict([study]))
+    assert np.isfinite(found.probabilities).all()
     (tmp_path / "run" / "grade-1" / "fold-0.safetensors").unlink()
     with pytest.raises(InputError, match="no fold of the second stage"):
         recipe("two-stage").export(tmp_path / "run", tmp_path / "other")

@@ -1,0 +1,50 @@
+"""Networks made ready to predict, and studies read while they do."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from lumbar_kaggle.core.errors import InputError
+
+Net = TypeVar("Net", bound=nn.Module)
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def ready(network: Net, device: torch.device, file: Path) -> Net:
+    """Return the network on its device, to predict and never to train again: in eval mode, norms merged into the
+    convolutions before them, which changes the last digits, and the channels of its pictures last. It raises
+    `InputError` when its weights give no numbers, and names their `file`."""
+
+    def check(_module: nn.Module, _inputs: object, output: Any) -> None:
+        values = output["logits"] if isinstance(output, dict) else output
+        if not torch.isfinite(values).all():
+            raise InputError(f"{file}: these weights give no finite numbers; train and export them again")
+
+    network.eval()
+    for steps in [one for one in network.modules() if isinstance(one, nn.Sequential)]:
+        for at in reversed(range(1, len(steps))):
+            before, norm = steps[at - 1], steps[at]
+            if type(before) is nn.Conv2d and type(norm) is nn.BatchNorm2d:
+                steps[at - 1] = fuse_conv_bn_eval(before, norm)
+                del steps[at]
+    network.register_forward_hook(check)
+    return network.to(device).to(memory_format=torch.channels_last)
+
+
+def ahead(pool: Executor, work: Callable[[Item], Result], items: Iterable[Item], count: int) -> Iterator[Result]:
+    """Yield what a pool makes of some items, in their order; up to `count` of them are begun before they are asked for,
+    and no more, so that memory stays bounded."""
+    begun: deque[Future[Result]] = deque()
+    for item in items:
+        begun.append(pool.submit(work, item))
+        if len(begun) > count:
+            yield begun.popleft().result()
+    while begun:
+        yield begun.popleft().result()
