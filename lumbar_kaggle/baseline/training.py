@@ -2,7 +2,7 @@
 
 Each finished piece of a target is committed by its last file, so a killed run goes on where it stopped::
 
-    {target}/lr.json                         the finder's suggestions
+    {target}/lr.json                         the finder's suggestion and the rate used
     {target}/{short|long}/fold-{k}/          checkpoint.pt while training; then
         history.csv  predictions.csv  weights.safetensors  record.json (last)
     {target}/target.json                     which stage was kept; the target is finished
@@ -10,7 +10,6 @@ Each finished piece of a target is committed by its last file, so a killed run g
 
 import contextlib
 import io
-import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +19,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from fastai.vision import all as fastai
+from numpy.typing import NDArray
 from PIL import Image
 from sklearn.model_selection import KFold
 
@@ -31,9 +30,9 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json, write_csv, write_json
 from lumbar_kaggle.core.targets import SEVERITIES
 from lumbar_kaggle.tables.folds import balance, derive_seed
-from lumbar_kaggle.training.devices import train_in_half_precision, training_device
 from lumbar_kaggle.training.encoders import build_network, load_pretrained
 from lumbar_kaggle.training.loop import WithinBudget, history_of, read_checkpoint, train, write_network
+from lumbar_kaggle.training.pictures import picture_learner
 
 
 @dataclass(frozen=True)
@@ -73,29 +72,18 @@ class Job:
         return derive_seed(self.config.seed, self.target)
 
     def _find_rates(self) -> dict[str, float | None]:
-        """Return the suggestions of fastai's finder on the first fold, and the rate ``used``: by default the valley.
-        None stands for one for which a curve that ended early is too short; without a valley fastai's default is
-        used."""
+        """Return the valley of fastai's finder on the first fold, None where its curve ended too early, and the rate
+        that is ``used``: the configured one, or else the valley, or else fastai's default."""
         self.tell(f"{self.target} learning rate")
-        rows, steps = split_rows(self.rows, 0, self.config, self._seed), self.config.lr_find_iterations
+        rows = split_rows(self.rows, 0, self.config, self._seed)
         learner, _ = make_learner(rows, self.config, self.folder, self._seed)
         learner.add_cb(WithinBudget(self.budget))
         fastai.set_seed(self._seed)
-        with learner.no_bar(), warnings.catch_warnings():
+        valley = None
+        with learner.no_bar(), warnings.catch_warnings(), contextlib.suppress(IndexError):  # of a curve without a point
             warnings.simplefilter("ignore")
-            learner.lr_find(num_it=steps, show_plot=False, suggest_funcs=None)
-        # The same cut as fastai's own: a tenth at the start, and the last five, where the loss explodes.
-        rates = torch.tensor(learner.recorder.lrs[steps // 10 : -5])
-        losses = torch.tensor([float(loss) for loss in learner.recorder.losses[steps // 10 : -5]])
-        finite = torch.isfinite(losses)
-        found: dict[str, float | None] = {}
-        for suggest in (fastai.minimum, fastai.steep, fastai.valley, fastai.slide):
-            rate = math.nan
-            # A curve that diverged at once is too short.
-            with contextlib.suppress(IndexError, ValueError, RuntimeError):
-                rate = float(suggest(rates[finite], losses[finite], steps)[0])
-            found[suggest.__name__] = rate if math.isfinite(rate) else None
-        return {**found, "used": self.config.lr or found["valley"] or float(learner.lr)}
+            valley = learner.lr_find(num_it=self.config.lr_find_iterations, show_plot=False).valley
+        return {"valley": valley, "used": self.config.lr or valley or float(learner.lr)}
 
     def _train_fold(self, stage: str, fold: int, epochs: int, rate: float) -> dict[str, Any]:
         """Train one fold and return the content of its ``record.json``."""
@@ -166,35 +154,24 @@ def split_rows(rows: pd.DataFrame, fold: int, config: BaselineConfig, seed: int)
 
 
 @lru_cache(maxsize=8192)
-def _picture(path: str, side: int) -> Image.Image:
+def _picture(path: str, side: int) -> NDArray[np.uint8]:
     """Read a cached picture once for all targets and epochs, at the size that is trained, as fastai's `Resize` does."""
     with Image.open(path) as picture:
-        return picture.resize((side, side), Image.Resampling.BILINEAR)
+        return np.array(picture.resize((side, side), Image.Resampling.BILINEAR))
 
 
 def make_learner(rows: pd.DataFrame, config: BaselineConfig, folder: Path, seed: int) -> tuple[fastai.Learner, bool]:
-    """Return the learner of one target and fold (rows of `split_rows`), and whether its body is pretrained. A
-    horizontal flip would show a patient who faces the other way, which no sagittal slice does, and in other planes it
-    would exchange left and right; the report had it on, and its protocol has it still. The seed is of the random
+    """Return the learner of one target and fold (rows of `split_rows`), and whether its body is pretrained. The report
+    flipped pictures horizontally, which no sagittal slice is, and its protocol does so still. The seed is of the random
     weights; fastai's own temporary files go to the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     fastai.set_seed(seed)
-    network, device = build_network(config.arch), training_device()
+    network = build_network(config.arch)
     pretrained = bool(load_pretrained(network.model[0], config.arch, config.weights))
-    normalise = fastai.Normalize.from_stats(network.mean, network.std)
-    block = fastai.DataBlock(
-        blocks=(fastai.ImageBlock, fastai.CategoryBlock(vocab=list(SEVERITIES), sort=False)),
-        get_x=lambda row: fastai.PILImage(_picture(row["image"], config.image_size).convert("RGB")),
-        get_y=lambda row: SEVERITIES[row["severity"]],
-        splitter=fastai.ColSplitter("is_valid"),
-        item_tfms=fastai.Resize(config.image_size),
-        batch_tfms=[*fastai.aug_transforms(do_flip=config.protocol == "report"), normalise],
-    )
-    batch = min(config.batch_size, int((~rows["is_valid"]).sum()))  # a smaller, last batch of the training is dropped
-    loaders = block.dataloaders(rows, bs=batch, val_bs=config.batch_size, num_workers=0, device=device)
-    options = {"splitter": network.split, "metrics": fastai.accuracy, "path": folder, "model_dir": "."}
-    learner = fastai.Learner(loaders, network.model.to(device), fastai.CrossEntropyLossFlat(), **options)
-    return train_in_half_precision(learner, wanted=config.mixed_precision), pretrained
+    pictures = [_picture(path, config.image_size) for path in rows["image"]]
+    options = {"flip": config.protocol == "report", "splitter": network.split, "metrics": fastai.accuracy}
+    labels, held_out, loss = rows["severity"], rows["is_valid"].to_numpy(), fastai.CrossEntropyLossFlat()
+    return picture_learner(network, pictures, labels, held_out, loss, folder, config, **options), pretrained
 
 
 def _finish_fold(folder: Path, learner: fastai.Learner, rows: pd.DataFrame, fold: int) -> dict[str, Any]:

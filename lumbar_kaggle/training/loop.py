@@ -10,7 +10,7 @@ import math
 import pickle
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -48,19 +48,20 @@ def make_learner(
     folder: Path,
     config: Any,
     *,
-    callbacks: Sequence[Callback] = (),
     workers: int = 0,
+    **options: Any,
 ) -> Learner:
     """Return a learner on the training's device, in 16 bits where that is faster and ``mixed_precision`` allows it.
     Parts are datasets to train and to validate on: anything with a length and items. Of the configuration its
-    ``batch_size`` counts; `folder` is for fastai's own temporary files, `workers` are processes that load."""
+    ``batch_size`` counts; `folder` is for fastai's own temporary files, `workers` are processes that load, and options
+    are those of ``Learner``."""
     device = training_device()
     # The training loader drops its last, smaller batch: with fewer items than one batch nothing is left.
     shared = {"bs": min(config.batch_size, len(parts[0])), "num_workers": workers}
     training = DataLoader(parts[0], shuffle=True, drop_last=True, **shared)
     loaders = DataLoaders(training, DataLoader(parts[1], **shared)).to(device)
     network.to(device)
-    learner = Learner(loaders, network, loss_func=loss, path=folder, model_dir=".", cbs=list(callbacks))
+    learner = Learner(loaders, network, loss_func=loss, path=folder, model_dir=".", **options)
     return train_in_half_precision(learner, wanted=getattr(config, "mixed_precision", True))
 
 

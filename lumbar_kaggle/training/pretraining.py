@@ -62,25 +62,15 @@ def pretrain(out: Path, config: PretrainConfig) -> float:
 def _make_learner(config: PretrainConfig, folder: Path) -> "Learner":
     import numpy as np
     import torch
-    from fastai.data.transforms import IntToFloatTensor, Normalize, Pipeline
-    from fastai.torch_core import TensorImage
-    from fastai.vision.augment import aug_transforms
     from torch import nn
 
     from lumbar_kaggle.phantom.imaging import draw_middle_slices
     from lumbar_kaggle.training.encoders import build_network
-    from lumbar_kaggle.training.loop import make_learner
+    from lumbar_kaggle.training.pictures import picture_learner
 
     network = build_network(config.arch)
     images, severities = draw_middle_slices(config.seed, config.patients, config.image_size)
     canal = [index for index, target in enumerate(TARGETS) if target.side is None]
-    rows = [
-        (TensorImage(torch.from_numpy(image)[None].expand(3, -1, -1)), torch.from_numpy(grades))
-        for image, grades in zip(images, severities[:, canal], strict=True)
-    ]
-    held_out = np.arange(len(rows)) % HELD_OUT == 0
-    parts = ([rows[k] for k in np.flatnonzero(~held_out)], [rows[k] for k in np.flatnonzero(held_out)])
-    whole = [IntToFloatTensor(), *aug_transforms(do_flip=False), Normalize.from_stats(network.mean, network.std)]
 
     def loss(logits: torch.Tensor, severity: torch.Tensor) -> torch.Tensor:
         weights = torch.tensor(SEVERITY_WEIGHTS, device=logits.device)
@@ -89,8 +79,6 @@ def _make_learner(config: PretrainConfig, folder: Path) -> "Learner":
     body = network.model[0]
     with torch.no_grad():
         features = body.eval()(torch.zeros(1, 3, config.image_size, config.image_size)).shape[1]
-    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, 3 * len(canal)))
-    learner = make_learner(nn.Sequential(body, head), parts, loss, folder, config)
-    for number, loader in enumerate(learner.dls):  # fastai augments where the number is 0, the training's
-        loader.after_batch = Pipeline(whole, split_idx=number)
-    return learner
+    network.model[1] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, 3 * len(canal)))
+    held_out = np.arange(len(images)) % HELD_OUT == 0
+    return picture_learner(network, images, severities[:, canal], held_out, loss, folder, config)

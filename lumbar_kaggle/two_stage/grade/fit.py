@@ -182,7 +182,7 @@ def _learner(network: Grader, training: Samples, validation: Samples, folder: Pa
     if config.channels_last:
         network.to(memory_format=torch.channels_last)
     parts, loss = (training, validation), GradeLoss(config)
-    return make_learner(network, parts, loss, folder, config, callbacks=callbacks, workers=config.workers)
+    return make_learner(network, parts, loss, folder, config, cbs=callbacks, workers=config.workers)
 
 
 class PrepareBatch(Callback):  # type: ignore[misc]
