@@ -31,8 +31,7 @@ from lumbar_kaggle.core.files import read_json, write_csv, write_json
 from lumbar_kaggle.core.targets import SEVERITIES
 from lumbar_kaggle.tables.folds import balance, derive_seed
 from lumbar_kaggle.training.encoders import build_network, load_pretrained
-from lumbar_kaggle.training.loop import WithinBudget, history_of, read_checkpoint, train, write_network
-from lumbar_kaggle.training.pictures import picture_learner
+from lumbar_kaggle.training.loop import WithinBudget, history_of, picture_learner, read_checkpoint, train, write_network
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def _make_learner(config: PretrainConfig, folder: Path) -> "Learner":
 
     from lumbar_kaggle.phantom.imaging import draw_middle_slices
     from lumbar_kaggle.training.encoders import build_network
-    from lumbar_kaggle.training.pictures import picture_learner
+    from lumbar_kaggle.training.loop import picture_learner
 
     network = build_network(config.arch)
     images, severities = draw_middle_slices(config.seed, config.patients, config.image_size)
