@@ -148,7 +148,7 @@ def preprocess(
 def pretrain(
     *, out: Path = argument("safetensors file to write, for lumbar train --weights"), config: PretrainConfig
 ) -> Said:
-    """Weights from phantom slices, where those of ImageNet are not at hand."""
+    """Weights for the baseline that have seen spines: those of the slices of phantom patients."""
     from lumbar_kaggle.training import pretraining
 
     return f"{out}: validation loss {pretraining.pretrain(out, config):.4f}"

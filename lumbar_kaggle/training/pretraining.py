@@ -1,8 +1,8 @@
-"""``lumbar pretrain``: a body that has seen spines, for machines without ImageNet weights.
+"""``lumbar pretrain``: a body that has seen spines.
 
-Trains the body of a network on the middle T1 slices of phantom patients to grade the canal at all five levels at once
-(nothing else can be seen on that slice), and saves it as a file for ``--weights``. The patients are drawn from a seed
-of their own and are never those of a benchmark. Heavy libraries are imported inside: the command line comes by here."""
+Trains a network, from ImageNet's weights on, to grade all 25 targets at once on the middle T1 slices of phantom
+patients, and saves its body as a file for ``--weights``. The patients are drawn from a seed of their own and are never
+those of a benchmark. Heavy libraries are imported inside: the command line comes by here."""
 
 import logging
 from dataclasses import asdict, dataclass
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked, write_json
 from lumbar_kaggle.core.settings import Validated, load_config, option
-from lumbar_kaggle.core.targets import SEVERITY_WEIGHTS, TARGETS
+from lumbar_kaggle.core.targets import SEVERITIES, SEVERITY_WEIGHTS, TARGETS
 
 if TYPE_CHECKING:
     from fastai.learner import Learner
@@ -25,18 +25,19 @@ HELD_OUT = 10  # One patient in ten is kept aside and tells whether it learns.
 class PretrainConfig(Validated):
     """What determines the weights."""
 
-    arch: str = option("resnet10t", "any torchvision or timm model", metavar="NAME")
-    patients: int = option(5000, "patients to draw, 20 or more", metavar="N", least=2 * HELD_OUT, most=1_000_000)
-    image_size: int = option(96, "side of the input in px", metavar="PX", least=32, most=1024)
-    batch_size: int = option(48, "images per training step", metavar="N", least=2, most=4096)
-    epochs: int = option(3, "passes over the patients", metavar="N", least=1, most=10_000)
-    lr: float = option(3e-3, "greatest learning rate", metavar="RATE", above=0, most=10)
+    arch: str = option("tf_efficientnet_lite0", "any torchvision or timm model", metavar="NAME")
+    weights: str = option("auto", "to start from: auto (ImageNet's), none, or a file", metavar="auto|none|FILE")
+    patients: int = option(4000, "patients to draw, 20 or more", metavar="N", least=2 * HELD_OUT, most=1_000_000)
+    image_size: int = option(160, "side of the input in px", metavar="PX", least=32, most=1024)
+    batch_size: int = option(32, "images per training step", metavar="N", least=2, most=4096)
+    epochs: int = option(4, "passes over the patients", metavar="N", least=1, most=10_000)
+    lr: float = option(1e-3, "greatest learning rate", metavar="RATE", above=0, most=10)
     seed: int = option(20_000_001, "of the patients and the training", metavar="N", least=0, most=2**63 - 1)
 
 
 def pretrain(out: Path, config: PretrainConfig) -> float:
     """Train a body and save it as safetensors, its configuration beside; an interrupted run goes on at its last epoch.
-    Return the last epoch's validation loss: weighted cross-entropy, mean over the canal's five levels. Raises
+    Return the last epoch's validation loss: weighted cross-entropy, mean over the targets. Raises
     `InputError` where the architecture is unknown, or `out` was made with another configuration."""
     from lumbar_kaggle.training.encoders import body_state
     from lumbar_kaggle.training.loop import train_file
@@ -65,20 +66,16 @@ def _make_learner(config: PretrainConfig, folder: Path) -> "Learner":
     from torch import nn
 
     from lumbar_kaggle.phantom.imaging import draw_middle_slices
-    from lumbar_kaggle.training.encoders import build_network
+    from lumbar_kaggle.training.encoders import build_network, load_pretrained
     from lumbar_kaggle.training.loop import picture_learner
 
-    network = build_network(config.arch)
+    network = build_network(config.arch, len(TARGETS) * len(SEVERITIES))
+    load_pretrained(network.model[0], config.arch, config.weights)
     images, severities = draw_middle_slices(config.seed, config.patients, config.image_size)
-    canal = [index for index, target in enumerate(TARGETS) if target.side is None]
 
     def loss(logits: torch.Tensor, severity: torch.Tensor) -> torch.Tensor:
         weights = torch.tensor(SEVERITY_WEIGHTS, device=logits.device)
         return nn.functional.cross_entropy(logits.reshape(-1, 3), severity.reshape(-1), weight=weights)
 
-    body = network.model[0]
-    with torch.no_grad():
-        features = body.eval()(torch.zeros(1, 3, config.image_size, config.image_size)).shape[1]
-    network.model[1] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, 3 * len(canal)))
     held_out = np.arange(len(images)) % HELD_OUT == 0
-    return picture_learner(network, images, severities[:, canal], held_out, loss, folder, config)
+    return picture_learner(network, images, severities, held_out, loss, folder, config)
