@@ -158,7 +158,9 @@ def train(
     run: Training,
     *,
     recipe: str = option(DEFAULT_RECIPE, "baseline or two-stage; its settings are the options below", metavar="NAME"),
-    preset: str | None = option(None, f"named settings of two-stage: {', '.join(PRESETS)}; none: cpu", metavar="NAME"),
+    preset: str | None = option(
+        None, f"named settings: cpu of the baseline; {', '.join(PRESETS)} of two-stage, none: cpu", metavar="NAME"
+    ),
     config: Path | None = option(None, "settings by the names below; options go before", metavar="FILE.json"),
     label_weights: Path | None = option(None, NOISE, metavar="NOISE.csv"),
     changes: Annotated[dict[str, Any], named_recipe],

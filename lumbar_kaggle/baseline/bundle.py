@@ -12,11 +12,10 @@ import numpy as np
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from lumbar_kaggle.baseline.images import CACHE_CONFIG, square, study_slice
+from lumbar_kaggle.baseline.images import CACHE_CONFIG, resize, square, study_slice
 from lumbar_kaggle.baseline.recipe import NAME, BaselineConfig
 from lumbar_kaggle.baseline.run import RERUN, Calibration, Run, calibrate
 from lumbar_kaggle.core.errors import InputError
@@ -108,9 +107,8 @@ class BaselinePredictor:
         self.trained = from_dict(manifest.models, Models, f"{path}, models")
         size = {"image_size": manifest.input.get("image_size")}
         self.image_size = from_dict(size, BaselineConfig, f"{path}, input").image_size
-        network = build_network(self.trained.arch)
-        self.network = network.model.to(training_device()).eval()
-        self.mean, self.std = (torch.tensor(values)[:, None, None] for values in (network.mean, network.std))
+        self.network = build_network(self.trained.arch)
+        self.network.model.to(training_device()).eval()
         self.prior = manifest.prior_table()
         for name in manifest.targets:
             files = [fold.file for fold in self.trained.folds.get(name, [])]
@@ -119,7 +117,7 @@ class BaselinePredictor:
                 raise InputError(f"{path}, models: target {name} has no {lacking}; export it again")
             manifest.check_files(bundle, files)
             for file in files:  # damaged weights end the run now; later loads of the same files need no check
-                load_weights(self.network, bundle / file, "export the bundle again")
+                load_weights(self.network.model, bundle / file, "export the bundle again")
 
     def predict(self, studies: Sequence[Study]) -> list[Prediction]:
         """Grade some studies; one without a readable sagittal T1 series gives a reason."""
@@ -153,15 +151,13 @@ class BaselinePredictor:
     def models(self, name: str) -> Iterator[tuple[Fold, nn.Sequential]]:
         """Yield each fold of a target and the network, always the same, with its weights."""
         for fold in self.trained.folds[name]:
-            self.network.load_state_dict(safetensors.torch.load_file(self.bundle / fold.file))
-            yield fold, self.network
+            self.network.model.load_state_dict(safetensors.torch.load_file(self.bundle / fold.file))
+            yield fold, self.network.model
 
     def normalise(self, images: NDArray[np.uint8]) -> torch.Tensor:
         """Turn pictures ``[studies, 256, 256]`` into the network's input ``[studies, 3, side, side]``."""
-        side = (self.image_size, self.image_size)  # the same resampling as fastai's `Resize` on a square picture
-        resized = [np.asarray(Image.fromarray(image).resize(side, Image.Resampling.BILINEAR)) for image in images]
-        gray = torch.from_numpy(np.stack(resized)).float().div(255)[:, None].expand(-1, 3, -1, -1)
-        return ((gray - self.mean) / self.std).to(device_of(self.network))
+        resized = np.stack([resize(image, self.image_size) for image in images])
+        return self.network.inputs(resized).to(device_of(self.network.model))
 
     def calibrate(self, name: str, fold: Fold, raw: Floats) -> Floats:
         """Calibrate one fold's softmax ``[studies, 3]`` of a target; see `run.calibrate`."""

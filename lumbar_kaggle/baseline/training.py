@@ -14,24 +14,37 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from fastai.vision import all as fastai
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.model_selection import KFold
+from torch import nn
 
+from lumbar_kaggle.baseline.images import resize
 from lumbar_kaggle.baseline.recipe import BaselineConfig
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json, write_csv, write_json
 from lumbar_kaggle.core.targets import SEVERITIES
 from lumbar_kaggle.tables.folds import balance, derive_seed
-from lumbar_kaggle.training.encoders import build_network, load_pretrained
-from lumbar_kaggle.training.loop import WithinBudget, history_of, picture_learner, read_checkpoint, train, write_network
+from lumbar_kaggle.training.devices import training_device
+from lumbar_kaggle.training.encoders import Network, build_network, load_pretrained
+from lumbar_kaggle.training.loop import (
+    WithinBudget,
+    history_of,
+    make_learner,
+    picture_learner,
+    read_checkpoint,
+    train,
+    write_network,
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +88,7 @@ class Job:
         that is ``used``: the configured one, or else the valley, or else fastai's default."""
         self.tell(f"{self.target} learning rate")
         rows = split_rows(self.rows, 0, self.config, self._seed)
-        learner, _ = make_learner(rows, self.config, self.folder, self._seed)
+        learner, *_ = classifier_learner(rows, self.config, self.folder, self._seed)
         learner.add_cb(WithinBudget(self.budget))
         fastai.set_seed(self._seed)
         valley = None
@@ -92,13 +105,14 @@ class Job:
         def work() -> dict[str, Any]:
             self.budget.check()
             rows = split_rows(self.rows, fold, self.config, self._seed)
-            learner, pretrained = make_learner(rows, self.config, folder, seed)
+            learner, model, pretrained = classifier_learner(rows, self.config, folder, seed)
             words = f"{self.target} {stage} fold {fold + 1}/{self.config.folds}"
             self.tell(words)
             record = {"stage": stage, "epochs_planned": epochs, "pretrained": pretrained, "lr": rate, "seed": seed}
             with contextlib.redirect_stdout(io.StringIO()):  # early stopping prints
                 seconds = self._fit(learner, checkpoint, record, words)
-            return {**record, "seconds_per_epoch": float(np.mean(seconds)), **_finish_fold(folder, learner, rows, fold)}
+            figures = _finish_fold(folder, learner, model, rows, fold)
+            return {**record, "seconds_per_epoch": float(np.mean(seconds)), **figures}
 
         record = _once(folder / "record.json", work)
         checkpoint.unlink(missing_ok=True)
@@ -119,8 +133,8 @@ class Job:
             self.tell(f"{words} epoch {epoch + 1}/{epochs} valid {figures[1]:.3f}")
 
         whole = partial(fit, epochs, phase="train", seed=derive_seed(seed, "train"), tell=tell)
-        if not record["pretrained"]:
-            return whole(rate)  # a random body has nothing to keep, so it is trained whole from the start at one rate
+        if self.config.frozen or not record["pretrained"]:
+            return whole(rate)  # there is a head alone, or a random body, which has nothing to keep
         # The fits of ``Learner.fine_tune``, one by one, so that a resumed run can enter at either: the body is
         # frozen for one epoch while the new head learns, then all is trained with rates that fall towards the
         # first layers; fastai's own constants.
@@ -154,26 +168,60 @@ def split_rows(rows: pd.DataFrame, fold: int, config: BaselineConfig, seed: int)
 
 @lru_cache(maxsize=8192)
 def _picture(path: str, side: int) -> NDArray[np.uint8]:
-    """Read a cached picture once for all targets and epochs, at the size that is trained, as fastai's `Resize` does."""
+    """Read a cached picture once for all targets and epochs, at the size that is trained."""
     with Image.open(path) as picture:
-        return np.array(picture.resize((side, side), Image.Resampling.BILINEAR))
+        return resize(np.asarray(picture), side)
 
 
-def make_learner(rows: pd.DataFrame, config: BaselineConfig, folder: Path, seed: int) -> tuple[fastai.Learner, bool]:
-    """Return the learner of one target and fold (rows of `split_rows`), and whether its body is pretrained. The report
-    flipped pictures horizontally, which no sagittal slice is, and its protocol does so still. The seed is of the random
-    weights; fastai's own temporary files go to the folder."""
+@lru_cache(maxsize=1)
+def _pretrained(arch: str, weights: str) -> Network | None:
+    """Build the network with its pretrained body once for all targets; None where there are no weights."""
+    network = build_network(arch)
+    return network if load_pretrained(network.model.eval()[0], arch, weights) else None
+
+
+@lru_cache(maxsize=8192)
+def _features(path: str, side: int, arch: str, weights: str) -> torch.Tensor:
+    """Return the pretrained body's features of a cached picture ``[channels, rows, columns]``, once for all targets."""
+    network = _pretrained(arch, weights)
+    if network is None:
+        raise InputError("frozen is true, so only the head is trained; give weights of a pretrained body")
+    device = training_device()
+    with torch.no_grad():
+        maps: torch.Tensor = network.model[0].to(device)(network.inputs(_picture(path, side)[None]).to(device))
+    return maps[0].cpu()
+
+
+def classifier_learner(
+    rows: pd.DataFrame, config: BaselineConfig, folder: Path, seed: int
+) -> tuple[fastai.Learner, nn.Sequential, bool]:
+    """Return the learner of one target and fold (rows of `split_rows`), the classifier that it trains, and whether the
+    body of that is pretrained. Of a frozen one the learner has the head alone, and pictures are not augmented. The
+    report flipped them horizontally, which no sagittal slice is, and its protocol does so still. The seed is of the
+    random weights; fastai's own temporary files go to the folder."""
     folder.mkdir(parents=True, exist_ok=True)
+    pretrained = _pretrained(config.arch, config.weights)
     fastai.set_seed(seed)
     network = build_network(config.arch)
-    pretrained = bool(load_pretrained(network.model[0], config.arch, config.weights))
-    pictures = [_picture(path, config.image_size) for path in rows["image"]]
-    options = {"flip": config.protocol == "report", "splitter": network.split, "metrics": fastai.accuracy}
-    labels, held_out, loss = rows["severity"], rows["is_valid"].to_numpy(), fastai.CrossEntropyLossFlat()
-    return picture_learner(network, pictures, labels, held_out, loss, folder, config, **options), pretrained
+    if pretrained is not None:
+        network.model[0].load_state_dict(pretrained.model[0].state_dict())
+    labels, held_out, size = rows["severity"], rows["is_valid"].to_numpy(), config.image_size
+    loss, metrics = fastai.CrossEntropyLossFlat(), fastai.accuracy
+    if config.frozen:
+        features = [_features(path, size, config.arch, config.weights) for path in rows["image"]]
+        items = list(zip(features, map(torch.tensor, labels), strict=True))
+        parts = list(compress(items, ~held_out)), list(compress(items, held_out))
+        learner = make_learner(network.model[1], parts, loss, folder, config, metrics=metrics)
+    else:
+        pictures = [_picture(path, size) for path in rows["image"]]
+        options = {"flip": config.protocol == "report", "splitter": network.split, "metrics": metrics}
+        learner = picture_learner(network, pictures, labels, held_out, loss, folder, config, **options)
+    return learner, network.model, pretrained is not None
 
 
-def _finish_fold(folder: Path, learner: fastai.Learner, rows: pd.DataFrame, fold: int) -> dict[str, Any]:
+def _finish_fold(
+    folder: Path, learner: fastai.Learner, model: nn.Module, rows: pd.DataFrame, fold: int
+) -> dict[str, Any]:
     """Write history, validation predictions and weights of a trained fold; return their figures."""
     history = history_of(learner)
     write_csv(folder / "history.csv", history)
@@ -184,7 +232,7 @@ def _finish_fold(folder: Path, learner: fastai.Learner, rows: pd.DataFrame, fold
     predictions = pd.DataFrame({"row_id": held_out["row_id"].to_numpy(), "fold": fold, "truth": truth})
     predictions[list(SEVERITIES)] = probabilities / probabilities.sum(axis=1, keepdims=True)
     write_csv(folder / "predictions.csv", predictions)
-    write_network(folder / "weights.safetensors", learner.model.state_dict())
+    write_network(folder / "weights.safetensors", model.state_dict())
     return {
         "fold": fold,
         "accuracy": float((probabilities.argmax(axis=1) == truth).mean()),

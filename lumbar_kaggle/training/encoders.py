@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import timm
 import torch
 import torchvision
 from fastai.vision.learner import TimmBody, _default_meta, add_head, create_body, default_split, model_meta
 from fastai.vision.learner import num_features_model as count_features
+from numpy.typing import NDArray
 from torch import nn
 
 from lumbar_kaggle.core.errors import InputError
@@ -39,6 +41,11 @@ class Network:
     split: Callable[[nn.Module], Any]  # cuts the parameters into groups for discriminative learning rates
     mean: tuple[float, ...]  # with the next, normalises images in 0 … 1
     std: tuple[float, ...]
+
+    def inputs(self, pictures: NDArray[np.uint8]) -> torch.Tensor:
+        """Return grey pictures ``[images, rows, columns]`` as the model takes them."""
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (torch.from_numpy(pictures).float().div(255)[:, None].expand(-1, 3, -1, -1) - mean) / std
 
 
 def build_network(name: str, outputs: int = 3) -> Network:

@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +87,9 @@ def picture_learner(
     fastai's usual transforms, train it. A horizontal `flip` is none of them by default: it would show a patient who
     faces the other way. For the
     other arguments see `make_learner`."""
-    images = [TensorImage(torch.from_numpy(picture)[None].expand(3, -1, -1)) for picture in pictures]
+    images = (TensorImage(torch.from_numpy(picture)[None].expand(3, -1, -1)) for picture in pictures)
     items = list(zip(images, map(torch.as_tensor, labels), strict=True))
-    training, validation = ([items[k] for k in np.flatnonzero(part)] for part in (~held_out, held_out))
+    training, validation = (list(compress(items, part)) for part in (~held_out, held_out))
     learner = make_learner(network.model, (training, validation), loss, folder, config, **options)
     batchwise = [IntToFloatTensor(), *aug_transforms(do_flip=flip), Normalize.from_stats(network.mean, network.std)]
     for number, loader in enumerate(learner.dls):  # fastai augments where the number is 0, the training's

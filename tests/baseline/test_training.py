@@ -15,13 +15,16 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
+from PIL import Image
 
-from lumbar_kaggle.baseline.bundle import export
+from lumbar_kaggle.baseline.bundle import BaselinePredictor, export
+from lumbar_kaggle.baseline.images import cached_images
 from lumbar_kaggle.baseline.recipe import BaselineConfig, expand_targets
 from lumbar_kaggle.baseline.run import Run, fit
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json
+from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.training.encoders import build_body, build_network, load_pretrained
 from tests.conftest import SMALL
@@ -192,6 +195,44 @@ def test_the_head_phase_is_resumed_too(competition: Path, cache: Path, tmp_path:
     assert Run(tmp_path / "cut").records[0]["folds"][0]["pretrained"] is True
 
 
+def test_of_a_frozen_body_only_the_head_is_trained(competition: Path, cache: Path, tmp_path: Path) -> None:
+    """Every classifier has the body of the weights' file; what training sees of it is what prediction sees."""
+    weights = tmp_path / "body.safetensors"
+    torch.manual_seed(0)
+    body = build_network(ONE.arch).model[0].model.state_dict()
+    safetensors.torch.save_file(body, weights)
+    config = replace(ONE, weights=str(weights), frozen=True, short_epochs=1, long_epochs=2)
+    trained = train(competition, cache, tmp_path / "run", config, Budget())
+    (record,) = trained.records
+    for fold in record["folds"]:
+        found = safetensors.torch.load_file(trained.fold_folder(record, fold["fold"]) / "weights.safetensors")
+        assert all(torch.equal(found[f"0.model.{name}"], value) for name, value in body.items())
+    bundle = tmp_path / "bundle"
+    predictor = BaselinePredictor(bundle, export(tmp_path / "run", bundle))
+    rows = trained.predictions.merge(
+        cached_images(cache).assign(row_id=lambda one: one["study_id"] + "_" + ONE.targets[0])
+    )
+    for (_, network), (_, part) in zip(predictor.models(ONE.targets[0]), rows.groupby("fold"), strict=True):
+        pictures = np.stack([np.asarray(Image.open(path)) for path in part["image"]])
+        with torch.inference_mode():
+            found = network(predictor.normalise(pictures)).softmax(1).numpy()
+        np.testing.assert_allclose(found, part[["normal_mild", "moderate", "severe"]], atol=0.01)
+
+
+def test_a_frozen_body_must_be_pretrained(competition: Path, cache: Path, tmp_path: Path) -> None:
+    """Random features are none to learn from."""
+    with pytest.raises(InputError, match="frozen is true, so only the head is trained; give weights"):
+        train(competition, cache, tmp_path / "run", replace(ONE, frozen=True), Budget())
+
+
+def test_a_preset_of_the_baseline_can_be_changed() -> None:
+    """Its settings are the preset's but for what is given; an unknown one is named with those that there are."""
+    config = recipe("baseline").configure({"preset": "cpu", "folds": 3})
+    assert (config.frozen, config.arch, config.folds) == (True, "tf_efficientnet_lite0", 3)
+    with pytest.raises(InputError, match="preset 'gpu' is unknown to the recipe baseline; baseline has cpu"):
+        recipe("baseline").configure({"preset": "gpu"})
+
+
 def test_finished_targets_are_not_trained_again(
     competition: Path, cache: Path, run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -222,7 +263,6 @@ def test_the_report_protocol_is_not_exported(competition: Path, cache: Path, tmp
 
 def test_the_network_learns_what_is_visible(tmp_path: Path) -> None:
     """On discs of three sizes the canal's classifier separates severe from normal/mild."""
-    from lumbar_kaggle.inference.recipes import recipe
     from lumbar_kaggle.scoring.metric import evaluate
     from tests.support.small_competition import write_small_competition
 
