@@ -160,10 +160,11 @@ def test_a_killed_run_ends_with_the_same_weights(competition: Path, cache: Path,
     """kill -9 in the middle of an epoch, then once more: the same bytes as the uninterrupted run."""
     options = []
     for name, value in asdict(ONE).items():
-        if name == "mixed_precision":
-            options.append("--no-mixed-precision")
+        word = name.replace("_", "-")
+        if isinstance(value, bool):
+            options.append(f"--{word}" if value else f"--no-{word}")
         else:
-            options += ["--" + name.replace("_", "-"), *map(str, value if isinstance(value, tuple) else [value])]
+            options += [f"--{word}", *map(str, value if isinstance(value, tuple) else [value])]
     command = [sys.executable, "-m", "lumbar_kaggle", "train", str(competition), "--cache", str(cache)]
     command += ["--out", str(tmp_path / "killed"), *options]
     for awaited in ("short/fold-0/checkpoint.pt", "short/fold-1/checkpoint.pt"):
