@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from lumbar_kaggle.baseline.images import CACHE_CONFIG, resize, square, study_slice
 from lumbar_kaggle.baseline.recipe import NAME, BaselineConfig
-from lumbar_kaggle.baseline.run import RERUN, Calibration, Run, calibrate
+from lumbar_kaggle.baseline.run import BODY, RERUN, Calibration, Run, calibrate
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import alone_on, digest, read_csv, read_json
 from lumbar_kaggle.core.settings import Validated, from_dict, option
@@ -27,7 +27,7 @@ from lumbar_kaggle.inference.base import Explanation, Floats, HeatMap, Predictio
 from lumbar_kaggle.inference.bundle import MANIFEST, Manifest, open_bundle, write_manifest
 from lumbar_kaggle.inference.heat import grad_cam
 from lumbar_kaggle.training.devices import device_of, training_device
-from lumbar_kaggle.training.encoders import build_network, export_weights, load_weights
+from lumbar_kaggle.training.encoders import build_network, export_weights, load_pretrained, load_weights
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ class Models:
     arch: str  # of all networks
     folds: dict[str, list[Fold]]  # per target its classifiers
     calibration: dict[str, Calibration]  # per score group
+    body: str = ""  # weight file of the body that all share; without it, each classifier's file holds its own
     source: str = ""  # digest of the run; see `bundle.open_bundle`
 
 
@@ -81,6 +82,12 @@ def export(run: Path, bundle: Path) -> Manifest:
             file = f"weights/{name}-fold-{one['fold']}.safetensors"
             export_weights(trained.fold_folder(record, one["fold"]) / "weights.safetensors", bundle / file)
             folds[name].append({"file": file, "severities_seen": one["severities_seen"]})
+    files = [fold["file"] for entries in folds.values() for fold in entries]
+    models = {"arch": config["arch"], "folds": folds, "calibration": calibration, "source": source}
+    if trained.config.frozen:
+        models["body"] = "weights/body.safetensors"
+        export_weights(run / BODY, bundle / models["body"])
+        files.append(models["body"])
     return write_manifest(
         bundle,
         recipe=NAME,
@@ -89,8 +96,8 @@ def export(run: Path, bundle: Path) -> Manifest:
         contract={**asdict(CACHE_CONFIG), "image_size": config["image_size"], "scale": "0 to 1, then mean and std"},
         prior=prior,
         metrics=metrics,
-        weights=[fold["file"] for entries in folds.values() for fold in entries],
-        models={"arch": config["arch"], "folds": folds, "calibration": calibration, "source": source},
+        weights=files,
+        models=models,
     )
 
 
@@ -109,6 +116,11 @@ class BaselinePredictor:
         self.image_size = from_dict(size, BaselineConfig, f"{path}, input").image_size
         self.network = build_network(self.trained.arch)
         self.network.model.to(training_device()).eval()
+        if self.trained.body:
+            manifest.check_files(bundle, [self.trained.body])
+            load_pretrained(self.network.model[0], self.trained.arch, str(bundle / self.trained.body))
+        # What the file of one classifier holds.
+        self.own = self.network.model[1] if self.trained.body else self.network.model
         self.prior = manifest.prior_table()
         for name in manifest.targets:
             files = [fold.file for fold in self.trained.folds.get(name, [])]
@@ -117,7 +129,7 @@ class BaselinePredictor:
                 raise InputError(f"{path}, models: target {name} has no {lacking}; export it again")
             manifest.check_files(bundle, files)
             for file in files:  # damaged weights end the run now; later loads of the same files need no check
-                load_weights(self.network.model, bundle / file, "export the bundle again")
+                load_weights(self.own, bundle / file, "export the bundle again")
 
     def predict(self, studies: Sequence[Study]) -> list[Prediction]:
         """Grade some studies; one without a readable sagittal T1 series gives a reason."""
@@ -138,9 +150,11 @@ class BaselinePredictor:
         ``[studies, 25, 3]`` calibrated, the mean over folds; NaN where no model gives numbers."""
         inputs, faults = self.normalise(images), []
         graded = np.full((len(images), len(TARGET_NAMES), 3), np.nan)
+        with torch.inference_mode():
+            given = self.network.model[0](inputs) if self.trained.body else inputs
         for name in self.manifest.targets:
             with torch.inference_mode():
-                raw = [(fold, _softmax(network(inputs))) for fold, network in self.models(name)]
+                raw = [(fold, _softmax(self.own(given))) for fold, _ in self.models(name)]
             wrong = [fold.file for fold, probabilities in raw if not np.isfinite(probabilities).all()]
             if wrong:
                 faults.append(f"{name} keeps the prior, for {wrong[0]} gives no finite numbers")
@@ -151,7 +165,7 @@ class BaselinePredictor:
     def models(self, name: str) -> Iterator[tuple[Fold, nn.Sequential]]:
         """Yield each fold of a target and the network, always the same, with its weights."""
         for fold in self.trained.folds[name]:
-            self.network.model.load_state_dict(safetensors.torch.load_file(self.bundle / fold.file))
+            self.own.load_state_dict(safetensors.torch.load_file(self.bundle / fold.file))
             yield fold, self.network.model
 
     def normalise(self, images: NDArray[np.uint8]) -> torch.Tensor:

@@ -25,7 +25,6 @@ from fastai.vision import all as fastai
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.model_selection import KFold
-from torch import nn
 
 from lumbar_kaggle.baseline.images import resize
 from lumbar_kaggle.baseline.recipe import BaselineConfig
@@ -35,7 +34,7 @@ from lumbar_kaggle.core.files import read_json, write_csv, write_json
 from lumbar_kaggle.core.targets import SEVERITIES
 from lumbar_kaggle.tables.folds import balance, derive_seed
 from lumbar_kaggle.training.devices import training_device
-from lumbar_kaggle.training.encoders import Network, build_network, load_pretrained
+from lumbar_kaggle.training.encoders import Network, body_state, build_network, load_pretrained
 from lumbar_kaggle.training.loop import (
     WithinBudget,
     history_of,
@@ -88,7 +87,7 @@ class Job:
         that is ``used``: the configured one, or else the valley, or else fastai's default."""
         self.tell(f"{self.target} learning rate")
         rows = split_rows(self.rows, 0, self.config, self._seed)
-        learner, *_ = classifier_learner(rows, self.config, self.folder, self._seed)
+        learner, _ = classifier_learner(rows, self.config, self.folder, self._seed)
         learner.add_cb(WithinBudget(self.budget))
         fastai.set_seed(self._seed)
         valley = None
@@ -105,14 +104,13 @@ class Job:
         def work() -> dict[str, Any]:
             self.budget.check()
             rows = split_rows(self.rows, fold, self.config, self._seed)
-            learner, model, pretrained = classifier_learner(rows, self.config, folder, seed)
+            learner, pretrained = classifier_learner(rows, self.config, folder, seed)
             words = f"{self.target} {stage} fold {fold + 1}/{self.config.folds}"
             self.tell(words)
             record = {"stage": stage, "epochs_planned": epochs, "pretrained": pretrained, "lr": rate, "seed": seed}
             with contextlib.redirect_stdout(io.StringIO()):  # early stopping prints
                 seconds = self._fit(learner, checkpoint, record, words)
-            figures = _finish_fold(folder, learner, model, rows, fold)
-            return {**record, "seconds_per_epoch": float(np.mean(seconds)), **figures}
+            return {**record, "seconds_per_epoch": float(np.mean(seconds)), **_finish_fold(folder, learner, rows, fold)}
 
         record = _once(folder / "record.json", work)
         checkpoint.unlink(missing_ok=True)
@@ -183,22 +181,28 @@ def _pretrained(arch: str, weights: str) -> Network | None:
 @lru_cache(maxsize=8192)
 def _features(path: str, side: int, arch: str, weights: str) -> torch.Tensor:
     """Return the pretrained body's features of a cached picture ``[channels, rows, columns]``, once for all targets."""
-    network = _pretrained(arch, weights)
-    if network is None:
-        raise InputError("frozen is true, so only the head is trained; give weights of a pretrained body")
-    device = training_device()
+    network, device = _pretrained(arch, weights), training_device()
+    assert network is not None  # see `write_body`
     with torch.no_grad():
         maps: torch.Tensor = network.model[0].to(device)(network.inputs(_picture(path, side)[None]).to(device))
     return maps[0].cpu()
 
 
+def write_body(path: Path, config: BaselineConfig) -> None:
+    """Write the frozen body that all classifiers of a run share; raise `InputError` where none is pretrained."""
+    network = _pretrained(config.arch, config.weights)
+    if network is None:
+        raise InputError("frozen is true, so only the heads are trained; give weights of a pretrained body")
+    write_network(path, body_state(network.model[0], config.arch))
+
+
 def classifier_learner(
     rows: pd.DataFrame, config: BaselineConfig, folder: Path, seed: int
-) -> tuple[fastai.Learner, nn.Sequential, bool]:
-    """Return the learner of one target and fold (rows of `split_rows`), the classifier that it trains, and whether the
-    body of that is pretrained. Of a frozen one the learner has the head alone, and pictures are not augmented. The
-    report flipped them horizontally, which no sagittal slice is, and its protocol does so still. The seed is of the
-    random weights; fastai's own temporary files go to the folder."""
+) -> tuple[fastai.Learner, bool]:
+    """Return the learner of one target and fold (rows of `split_rows`), and whether the body is pretrained. With a
+    frozen one it has the head alone, and pictures are not augmented. The report flipped them horizontally, which no
+    sagittal slice is, and its protocol does so still. The seed is of the random weights; fastai's own temporary files
+    go to the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     pretrained = _pretrained(config.arch, config.weights)
     fastai.set_seed(seed)
@@ -216,12 +220,10 @@ def classifier_learner(
         pictures = [_picture(path, size) for path in rows["image"]]
         options = {"flip": config.protocol == "report", "splitter": network.split, "metrics": metrics}
         learner = picture_learner(network, pictures, labels, held_out, loss, folder, config, **options)
-    return learner, network.model, pretrained is not None
+    return learner, pretrained is not None
 
 
-def _finish_fold(
-    folder: Path, learner: fastai.Learner, model: nn.Module, rows: pd.DataFrame, fold: int
-) -> dict[str, Any]:
+def _finish_fold(folder: Path, learner: fastai.Learner, rows: pd.DataFrame, fold: int) -> dict[str, Any]:
     """Write history, validation predictions and weights of a trained fold; return their figures."""
     history = history_of(learner)
     write_csv(folder / "history.csv", history)
@@ -232,7 +234,7 @@ def _finish_fold(
     predictions = pd.DataFrame({"row_id": held_out["row_id"].to_numpy(), "fold": fold, "truth": truth})
     predictions[list(SEVERITIES)] = probabilities / probabilities.sum(axis=1, keepdims=True)
     write_csv(folder / "predictions.csv", predictions)
-    write_network(folder / "weights.safetensors", model.state_dict())
+    write_network(folder / "weights.safetensors", learner.model.state_dict())
     return {
         "fold": fold,
         "accuracy": float((probabilities.argmax(axis=1) == truth).mean()),

@@ -196,33 +196,33 @@ def test_the_head_phase_is_resumed_too(competition: Path, cache: Path, tmp_path:
     assert Run(tmp_path / "cut").records[0]["folds"][0]["pretrained"] is True
 
 
-def test_of_a_frozen_body_only_the_head_is_trained(competition: Path, cache: Path, tmp_path: Path) -> None:
-    """Every classifier has the body of the weights' file; what training sees of it is what prediction sees."""
-    weights = tmp_path / "body.safetensors"
+def test_of_a_frozen_body_only_the_heads_are_trained(competition: Path, cache: Path, tmp_path: Path) -> None:
+    """The bundle has the body once, as the weights' file had it; what training saw of it is what prediction sees."""
+    weights, bundle = tmp_path / "body.safetensors", tmp_path / "bundle"
     torch.manual_seed(0)
     body = build_network(ONE.arch).model[0].model.state_dict()
     safetensors.torch.save_file(body, weights)
     config = replace(ONE, weights=str(weights), frozen=True, short_epochs=1, long_epochs=2)
     trained = train(competition, cache, tmp_path / "run", config, Budget())
-    (record,) = trained.records
-    for fold in record["folds"]:
-        found = safetensors.torch.load_file(trained.fold_folder(record, fold["fold"]) / "weights.safetensors")
-        assert all(torch.equal(found[f"0.model.{name}"], value) for name, value in body.items())
-    bundle = tmp_path / "bundle"
     predictor = BaselinePredictor(bundle, export(tmp_path / "run", bundle))
-    rows = trained.predictions.merge(
-        cached_images(cache).assign(row_id=lambda one: one["study_id"] + "_" + ONE.targets[0])
-    )
+    shared = predictor.network.model[0].model.state_dict()
+    for name, value in body.items():
+        torch.testing.assert_close(shared[name], value, rtol=1e-3, atol=1e-6)
+    pictures = cached_images(cache).assign(row_id=lambda one: one["study_id"] + "_" + ONE.targets[0])
+    rows = trained.predictions.merge(pictures, on="row_id")
     for (_, network), (_, part) in zip(predictor.models(ONE.targets[0]), rows.groupby("fold"), strict=True):
-        pictures = np.stack([np.asarray(Image.open(path)) for path in part["image"]])
+        inputs = predictor.normalise(np.stack([np.asarray(Image.open(path)) for path in part["image"]]))
         with torch.inference_mode():
-            found = network(predictor.normalise(pictures)).softmax(1).numpy()
+            found = network(inputs).softmax(1).numpy()
         np.testing.assert_allclose(found, part[["normal_mild", "moderate", "severe"]], atol=0.01)
+    graded, faults = predictor.grade(np.asarray(Image.open(pictures["image"][0]))[None])
+    assert np.isfinite(graded).all(axis=2).sum() == 1
+    assert not faults
 
 
 def test_a_frozen_body_must_be_pretrained(competition: Path, cache: Path, tmp_path: Path) -> None:
     """Random features are none to learn from."""
-    with pytest.raises(InputError, match="frozen is true, so only the head is trained; give weights"):
+    with pytest.raises(InputError, match="frozen is true, so only the heads are trained; give weights"):
         train(competition, cache, tmp_path / "run", replace(ONE, frozen=True), Budget())
 
 
