@@ -74,10 +74,8 @@ def export(run: Path, bundle: Path) -> Manifest:
         return before
     log.info("Exporting %d targets into %s", len(trained.records), bundle)
     folds: dict[str, list[dict[str, Any]]] = {name: [] for name in trained.targets}
-    metrics = {}
     for record in tqdm(trained.records, unit="target"):
-        name, accuracies = record["target"], [one["accuracy"] for one in record["folds"]]
-        metrics[name] = {"accuracy": sum(accuracies) / len(accuracies), "folds": float(len(accuracies))}
+        name = record["target"]
         for one in record["folds"]:
             file = f"weights/{name}-fold-{one['fold']}.safetensors"
             export_weights(trained.fold_folder(record, one["fold"]) / "weights.safetensors", bundle / file)
@@ -95,7 +93,7 @@ def export(run: Path, bundle: Path) -> Manifest:
         targets=trained.targets,
         contract={**asdict(CACHE_CONFIG), "image_size": config["image_size"], "scale": "0 to 1, then mean and std"},
         prior=prior,
-        metrics=metrics,
+        metrics=trained.summary.set_index("label")[["accuracy", "folds"]].to_dict("index"),
         weights=files,
         models=models,
     )

@@ -33,17 +33,9 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json, write_csv, write_json
 from lumbar_kaggle.core.targets import SEVERITIES
 from lumbar_kaggle.tables.folds import balance, derive_seed
+from lumbar_kaggle.training import loop
 from lumbar_kaggle.training.devices import training_device
 from lumbar_kaggle.training.encoders import Network, body_state, build_network, load_pretrained
-from lumbar_kaggle.training.loop import (
-    WithinBudget,
-    history_of,
-    make_learner,
-    picture_learner,
-    read_checkpoint,
-    train,
-    write_network,
-)
 
 
 @dataclass(frozen=True)
@@ -88,7 +80,7 @@ class Job:
         self.tell(f"{self.target} learning rate")
         rows = split_rows(self.rows, 0, self.config, self._seed)
         learner, _ = classifier_learner(rows, self.config, self.folder, self._seed)
-        learner.add_cb(WithinBudget(self.budget))
+        learner.add_cb(loop.WithinBudget(self.budget))
         fastai.set_seed(self._seed)
         valley = None
         with learner.no_bar(), warnings.catch_warnings(), contextlib.suppress(IndexError):  # of a curve without a point
@@ -125,7 +117,7 @@ class Job:
         epochs, rate, seed = record["epochs_planned"], record["lr"], record["seed"]
         report = self.config.protocol == "report"
         patience = self.config.patience if report else None
-        fit = partial(train, learner, checkpoint, budget=self.budget, patience=patience)
+        fit = partial(loop.train, learner, checkpoint, budget=self.budget, patience=patience)
 
         def tell(epoch: int, figures: list[float]) -> None:
             self.tell(f"{words} epoch {epoch + 1}/{epochs} valid {figures[1]:.3f}")
@@ -136,7 +128,7 @@ class Job:
         # The fits of ``Learner.fine_tune``, one by one, so that a resumed run can enter at either: the body is
         # frozen for one epoch while the new head learns, then all is trained with rates that fall towards the
         # first layers; fastai's own constants.
-        if (read_checkpoint(checkpoint) or {}).get("phase") != "train":
+        if (loop.read_checkpoint(checkpoint) or {}).get("phase") != "train":
             learner.freeze()
             fit(1, slice(rate), phase="head", seed=derive_seed(seed, "head"), pct_start=0.99)
             learner.unfreeze()
@@ -193,7 +185,7 @@ def write_body(path: Path, config: BaselineConfig) -> None:
     network = _pretrained(config.arch, config.weights)
     if network is None:
         raise InputError("frozen is true, so only the heads are trained; give weights of a pretrained body")
-    write_network(path, body_state(network.model[0], config.arch))
+    loop.write_network(path, body_state(network.model[0], config.arch))
 
 
 def classifier_learner(
@@ -215,17 +207,17 @@ def classifier_learner(
         features = [_features(path, size, config.arch, config.weights) for path in rows["image"]]
         items = list(zip(features, map(torch.tensor, labels), strict=True))
         parts = list(compress(items, ~held_out)), list(compress(items, held_out))
-        learner = make_learner(network.model[1], parts, loss, folder, config, metrics=metrics)
+        learner = loop.make_learner(network.model[1], parts, loss, folder, config, metrics=metrics)
     else:
         pictures = [_picture(path, size) for path in rows["image"]]
         options = {"flip": config.protocol == "report", "splitter": network.split, "metrics": metrics}
-        learner = picture_learner(network, pictures, labels, held_out, loss, folder, config, **options)
+        learner = loop.picture_learner(network, pictures, labels, held_out, loss, folder, config, **options)
     return learner, pretrained is not None
 
 
 def _finish_fold(folder: Path, learner: fastai.Learner, rows: pd.DataFrame, fold: int) -> dict[str, Any]:
     """Write history, validation predictions and weights of a trained fold; return their figures."""
-    history = history_of(learner)
+    history = loop.history_of(learner)
     write_csv(folder / "history.csv", history)
     with learner.no_bar():
         probabilities = learner.get_preds(dl=learner.dls.valid)[0].double().numpy()
@@ -234,7 +226,7 @@ def _finish_fold(folder: Path, learner: fastai.Learner, rows: pd.DataFrame, fold
     predictions = pd.DataFrame({"row_id": held_out["row_id"].to_numpy(), "fold": fold, "truth": truth})
     predictions[list(SEVERITIES)] = probabilities / probabilities.sum(axis=1, keepdims=True)
     write_csv(folder / "predictions.csv", predictions)
-    write_network(folder / "weights.safetensors", learner.model.state_dict())
+    loop.write_network(folder / "weights.safetensors", learner.model.state_dict())
     return {
         "fold": fold,
         "accuracy": float((probabilities.argmax(axis=1) == truth).mean()),

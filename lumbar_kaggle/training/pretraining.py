@@ -7,15 +7,12 @@ those of a benchmark. Heavy libraries are imported inside: the command line come
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked, write_json
 from lumbar_kaggle.core.settings import Validated, load_config, option
 from lumbar_kaggle.core.targets import SEVERITIES, SEVERITY_WEIGHTS, TARGETS
-
-if TYPE_CHECKING:
-    from fastai.learner import Learner
 
 log = logging.getLogger(__name__)
 HELD_OUT = 10  # One patient in ten is kept aside and tells whether it learns.
@@ -37,10 +34,29 @@ class PretrainConfig(Validated):
 
 def pretrain(out: Path, config: PretrainConfig) -> float:
     """Train a body and save it as safetensors, its configuration beside; an interrupted run goes on at its last epoch.
-    Return the last epoch's validation loss: weighted cross-entropy, mean over the targets. Raises
-    `InputError` where the architecture is unknown, or `out` was made with another configuration."""
-    from lumbar_kaggle.training.encoders import body_state
-    from lumbar_kaggle.training.loop import train_file
+    Return the last epoch's validation loss: weighted cross-entropy, mean over the targets. Raises `InputError`
+    where the architecture is unknown, or `out` was made with another configuration."""
+    import numpy as np
+    import torch
+    from torch import nn
+
+    from lumbar_kaggle.phantom.imaging import draw_middle_slices
+    from lumbar_kaggle.training.encoders import body_state, build_network, load_pretrained
+    from lumbar_kaggle.training.loop import picture_learner, train_file
+
+    def loss(logits: torch.Tensor, severity: torch.Tensor) -> torch.Tensor:
+        weights = torch.tensor(SEVERITY_WEIGHTS, device=logits.device)
+        return nn.functional.cross_entropy(logits.reshape(-1, 3), severity.reshape(-1), weight=weights)
+
+    def make(_fresh: bool) -> Any:
+        network = build_network(config.arch, len(TARGETS) * len(SEVERITIES))
+        load_pretrained(network.model[0], config.arch, config.weights)
+        images, severities = draw_middle_slices(config.seed, config.patients, config.image_size)
+        held_out = np.arange(len(images)) % HELD_OUT == 0
+        return picture_learner(network, images, severities, held_out, loss, out.parent, config)
+
+    def keep(model: nn.Sequential) -> dict[str, torch.Tensor]:
+        return body_state(model[0], config.arch)  # under the names that the whole model has for its weights
 
     beside = out.with_suffix(".json")
     if beside.is_file() and load_config(beside, PretrainConfig) != config:
@@ -48,34 +64,5 @@ def pretrain(out: Path, config: PretrainConfig) -> float:
     write_json(beside, asdict(config))
     log.info("Pretraining %s on %d phantom patients into %s", config.arch, config.patients, out)
     with locked(out, file=True):
-        history = train_file(
-            out,
-            lambda _: _make_learner(config, out.parent),
-            config,
-            seed=config.seed,
-            title="pretrain",
-            # The body alone, under the names that the whole model has for its weights.
-            keep=lambda model: body_state(model[0], config.arch),
-        )
+        history = train_file(out, make, config, seed=config.seed, title="pretrain", keep=keep)
     return float(history["valid_loss"].iloc[-1])
-
-
-def _make_learner(config: PretrainConfig, folder: Path) -> "Learner":
-    import numpy as np
-    import torch
-    from torch import nn
-
-    from lumbar_kaggle.phantom.imaging import draw_middle_slices
-    from lumbar_kaggle.training.encoders import build_network, load_pretrained
-    from lumbar_kaggle.training.loop import picture_learner
-
-    network = build_network(config.arch, len(TARGETS) * len(SEVERITIES))
-    load_pretrained(network.model[0], config.arch, config.weights)
-    images, severities = draw_middle_slices(config.seed, config.patients, config.image_size)
-
-    def loss(logits: torch.Tensor, severity: torch.Tensor) -> torch.Tensor:
-        weights = torch.tensor(SEVERITY_WEIGHTS, device=logits.device)
-        return nn.functional.cross_entropy(logits.reshape(-1, 3), severity.reshape(-1), weight=weights)
-
-    held_out = np.arange(len(images)) % HELD_OUT == 0
-    return picture_learner(network, images, severities, held_out, loss, folder, config)
