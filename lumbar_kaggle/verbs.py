@@ -148,7 +148,7 @@ def preprocess(
 def pretrain(
     *, out: Path = argument("safetensors file to write, for lumbar train --weights"), config: PretrainConfig
 ) -> Said:
-    """Weights from phantom slices, where those of ImageNet are not at hand."""
+    """Weights for the baseline that have seen spines: those of the slices of phantom patients."""
     from lumbar_kaggle.training import pretraining
 
     return f"{out}: validation loss {pretraining.pretrain(out, config):.4f}"
@@ -158,7 +158,9 @@ def train(
     run: Training,
     *,
     recipe: str = option(DEFAULT_RECIPE, "baseline or two-stage; its settings are the options below", metavar="NAME"),
-    preset: str | None = option(None, f"named settings of two-stage: {', '.join(PRESETS)}; none: cpu", metavar="NAME"),
+    preset: str | None = option(
+        None, f"named settings: cpu of the baseline; {', '.join(PRESETS)} of two-stage, none: cpu", metavar="NAME"
+    ),
     config: Path | None = option(None, "settings by the names below; options go before", metavar="FILE.json"),
     label_weights: Path | None = option(None, NOISE, metavar="NOISE.csv"),
     changes: Annotated[dict[str, Any], named_recipe],

@@ -12,13 +12,12 @@ import numpy as np
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from lumbar_kaggle.baseline.images import CACHE_CONFIG, square, study_slice
+from lumbar_kaggle.baseline.images import CACHE_CONFIG, resize, square, study_slice
 from lumbar_kaggle.baseline.recipe import NAME, BaselineConfig
-from lumbar_kaggle.baseline.run import RERUN, Calibration, Run, calibrate
+from lumbar_kaggle.baseline.run import BODY, RERUN, Calibration, Run, calibrate
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import alone_on, digest, read_csv, read_json
 from lumbar_kaggle.core.settings import Validated, from_dict, option
@@ -27,8 +26,8 @@ from lumbar_kaggle.dicom.series import UnreadableSeries
 from lumbar_kaggle.inference.base import Explanation, Floats, HeatMap, Prediction, Slice, Study
 from lumbar_kaggle.inference.bundle import MANIFEST, Manifest, open_bundle, write_manifest
 from lumbar_kaggle.inference.heat import grad_cam
-from lumbar_kaggle.training.devices import usable_devices
-from lumbar_kaggle.training.encoders import build_network, export_weights, load_weights
+from lumbar_kaggle.training.devices import device_of, training_device
+from lumbar_kaggle.training.encoders import build_network, export_weights, load_pretrained, load_weights
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +47,7 @@ class Models:
     arch: str  # of all networks
     folds: dict[str, list[Fold]]  # per target its classifiers
     calibration: dict[str, Calibration]  # per score group
+    body: str = ""  # weight file of the body that all share; without it, each classifier's file holds its own
     source: str = ""  # digest of the run; see `bundle.open_bundle`
 
 
@@ -74,14 +74,18 @@ def export(run: Path, bundle: Path) -> Manifest:
         return before
     log.info("Exporting %d targets into %s", len(trained.records), bundle)
     folds: dict[str, list[dict[str, Any]]] = {name: [] for name in trained.targets}
-    metrics = {}
     for record in tqdm(trained.records, unit="target"):
-        name, accuracies = record["target"], [one["accuracy"] for one in record["folds"]]
-        metrics[name] = {"accuracy": sum(accuracies) / len(accuracies), "folds": float(len(accuracies))}
+        name = record["target"]
         for one in record["folds"]:
             file = f"weights/{name}-fold-{one['fold']}.safetensors"
             export_weights(trained.fold_folder(record, one["fold"]) / "weights.safetensors", bundle / file)
             folds[name].append({"file": file, "severities_seen": one["severities_seen"]})
+    files = [fold["file"] for entries in folds.values() for fold in entries]
+    models = {"arch": config["arch"], "folds": folds, "calibration": calibration, "source": source}
+    if trained.config.frozen:
+        models["body"] = "weights/body.safetensors"
+        export_weights(run / BODY, bundle / models["body"])
+        files.append(models["body"])
     return write_manifest(
         bundle,
         recipe=NAME,
@@ -89,29 +93,32 @@ def export(run: Path, bundle: Path) -> Manifest:
         targets=trained.targets,
         contract={**asdict(CACHE_CONFIG), "image_size": config["image_size"], "scale": "0 to 1, then mean and std"},
         prior=prior,
-        metrics=metrics,
-        weights=[fold["file"] for entries in folds.values() for fold in entries],
-        models={"arch": config["arch"], "folds": folds, "calibration": calibration, "source": source},
+        metrics=trained.summary.set_index("label")[["accuracy", "folds"]].to_dict("index"),
+        weights=files,
+        models=models,
     )
 
 
 class BaselinePredictor:
-    """Grades studies with the classifiers of a bundle; see `inference.base.Predictor`. One network is built per device,
-    by default every GPU or the CPU; the weights of each target and fold are loaded into it in turn, so memory does not
-    grow with their number. Several devices share the targets out."""
+    """Grades studies with the classifiers of a bundle; see `inference.base.Predictor`. One network is built, on a GPU
+    where there is one; the weights of each target and fold are loaded into it in turn, so memory does not grow with
+    their number."""
 
     batch_size = 64
 
-    def __init__(self, bundle: Path, manifest: Manifest, devices: Sequence[torch.device] | None = None) -> None:
+    def __init__(self, bundle: Path, manifest: Manifest) -> None:
         self.bundle, self.manifest = bundle, manifest
         path = bundle / MANIFEST
         self.trained = from_dict(manifest.models, Models, f"{path}, models")
         size = {"image_size": manifest.input.get("image_size")}
         self.image_size = from_dict(size, BaselineConfig, f"{path}, input").image_size
-        networks = [(device, build_network(self.trained.arch)) for device in devices or usable_devices()]
-        self.replicas = [(device, network.model.to(device).eval()) for device, network in networks]
-        self.device, network = networks[0]
-        self.mean, self.std = (torch.tensor(values)[:, None, None] for values in (network.mean, network.std))
+        self.network = build_network(self.trained.arch)
+        self.network.model.to(training_device()).eval()
+        if self.trained.body:
+            manifest.check_files(bundle, [self.trained.body])
+            load_pretrained(self.network.model[0], self.trained.arch, str(bundle / self.trained.body))
+        # What the file of one classifier holds.
+        self.own = self.network.model[1] if self.trained.body else self.network.model
         self.prior = manifest.prior_table()
         for name in manifest.targets:
             files = [fold.file for fold in self.trained.folds.get(name, [])]
@@ -120,7 +127,7 @@ class BaselinePredictor:
                 raise InputError(f"{path}, models: target {name} has no {lacking}; export it again")
             manifest.check_files(bundle, files)
             for file in files:  # damaged weights end the run now; later loads of the same files need no check
-                load_weights(network.model, bundle / file, "export the bundle again")
+                load_weights(self.own, bundle / file, "export the bundle again")
 
     def predict(self, studies: Sequence[Study]) -> list[Prediction]:
         """Grade some studies; one without a readable sagittal T1 series gives a reason."""
@@ -139,38 +146,30 @@ class BaselinePredictor:
     def grade(self, images: NDArray[np.uint8]) -> tuple[Floats, list[str]]:
         """Grade cached pictures ``[studies, 256, 256]``; return what is wrong with the weights, too. Probabilities are
         ``[studies, 25, 3]`` calibrated, the mean over folds; NaN where no model gives numbers."""
-        inputs, graded = self.normalise(images), np.full((len(images), len(TARGET_NAMES), 3), np.nan)
-        with ThreadPoolExecutor(len(self.replicas)) as pool:
-            shares = pool.map(lambda number: self._grade_share(number, inputs, graded), range(len(self.replicas)))
-            return graded, [fault for faults in shares for fault in faults]
-
-    def _grade_share(self, number: int, inputs: torch.Tensor, graded: Floats) -> list[str]:
-        """Grade on device `number` its share of the targets, every n-th of them; return what is wrong with them."""
-        device, model = self.replicas[number]
-        moved, faults = inputs.to(device), []
-        for name in self.manifest.targets[number :: len(self.replicas)]:
+        inputs, faults = self.normalise(images), []
+        graded = np.full((len(images), len(TARGET_NAMES), 3), np.nan)
+        with torch.inference_mode():
+            given = self.network.model[0](inputs) if self.trained.body else inputs
+        for name in self.manifest.targets:
             with torch.inference_mode():
-                raw = [(fold, _softmax(network(moved))) for fold, network in self.models(name, model)]
+                raw = [(fold, _softmax(self.own(given))) for fold, _ in self.models(name)]
             wrong = [fold.file for fold, probabilities in raw if not np.isfinite(probabilities).all()]
             if wrong:
                 faults.append(f"{name} keeps the prior, for {wrong[0]} gives no finite numbers")
                 continue
             graded[:, TARGET_NAMES.index(name)] = np.mean([self.calibrate(name, *one) for one in raw], axis=0)
-        return faults
+        return graded, faults
 
-    def models(self, name: str, model: nn.Sequential | None = None) -> Iterator[tuple[Fold, nn.Sequential]]:
-        """Yield each fold of a target and the network, always the same, by default the first, with its weights."""
-        network = self.replicas[0][1] if model is None else model
+    def models(self, name: str) -> Iterator[tuple[Fold, nn.Sequential]]:
+        """Yield each fold of a target and the network, always the same, with its weights."""
         for fold in self.trained.folds[name]:
-            network.load_state_dict(safetensors.torch.load_file(self.bundle / fold.file))
-            yield fold, network
+            self.own.load_state_dict(safetensors.torch.load_file(self.bundle / fold.file))
+            yield fold, self.network.model
 
     def normalise(self, images: NDArray[np.uint8]) -> torch.Tensor:
         """Turn pictures ``[studies, 256, 256]`` into the network's input ``[studies, 3, side, side]``."""
-        side = (self.image_size, self.image_size)  # the same resampling as fastai's `Resize` on a square picture
-        resized = [np.asarray(Image.fromarray(image).resize(side, Image.Resampling.BILINEAR)) for image in images]
-        gray = torch.from_numpy(np.stack(resized)).float().div(255)[:, None].expand(-1, 3, -1, -1)
-        return ((gray - self.mean) / self.std).to(self.device)
+        resized = np.stack([resize(image, self.image_size) for image in images])
+        return self.network.inputs(resized).to(device_of(self.network.model))
 
     def calibrate(self, name: str, fold: Fold, raw: Floats) -> Floats:
         """Calibrate one fold's softmax ``[studies, 3]`` of a target; see `run.calibrate`."""

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from PIL import Image
 
 from lumbar_kaggle.core.files import list_folder, shown
 from lumbar_kaggle.dicom.cache import OK, Cache, CacheConfig, Source
@@ -85,6 +86,11 @@ def study_slice(study: Study) -> Picture:
 def square(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Resize to the cached size ``[256, 256]``, stretched whatever the shape."""
     return cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.uint8)
+
+
+def resize(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Resize a square picture to the network's input ``[side, side]``, as fastai does."""
+    return np.array(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
 
 
 def image_worker(source: Source, folder: Path) -> dict[str, object]:

@@ -11,7 +11,7 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.settings import Validated, from_dict, option
 from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, TARGET_NAMES, TARGETS
 from lumbar_kaggle.dicom.preprocess import Summary
-from lumbar_kaggle.inference.recipes import fill_cache, later
+from lumbar_kaggle.inference.recipes import check_preset, fill_cache, later
 from lumbar_kaggle.tables.competition import read_competition
 
 NAME = "baseline"
@@ -30,6 +30,7 @@ class BaselineConfig(Validated):
     )
     arch: str = option("resnet34", "any torchvision or timm model", metavar="NAME")
     weights: str = option("auto", "pretrained weights: auto (from the hub), none, or a file", metavar="auto|none|FILE")
+    frozen: bool = option(False, "train the head alone, on the pretrained body's features of the plain pictures")
     image_size: int = option(256, "side of the network's input in px", metavar="PX", least=32, most=1024)
     batch_size: int = option(64, "images per training step", metavar="N", least=2, most=4096)
     folds: int = option(5, "folds of the cross-validation, 2 or more", metavar="N", least=2, most=100)
@@ -53,8 +54,11 @@ class BaselineConfig(Validated):
         return self.middle_epochs if accuracy >= 0.91 else self.long_epochs
 
 
+# A laptop: with the body that `lumbar pretrain` makes as weights, all targets train in minutes.
+_PRESETS = {"cpu": {"arch": "tf_efficientnet_lite0", "image_size": 160, "frozen": True, "lr": 2e-4}}
+
 SETTINGS = BaselineConfig
-PRESETS = ()
+PRESETS = tuple(_PRESETS)
 
 export = later("lumbar_kaggle.baseline.bundle:export")
 load = later("lumbar_kaggle.baseline.bundle:BaselinePredictor")
@@ -76,8 +80,13 @@ def expand_targets(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def configure(changes: Mapping[str, Any], source: str = "") -> BaselineConfig:
-    """Return the configuration, with some settings changed."""
-    return from_dict(dict(changes), BaselineConfig, source)
+    """Return the configuration, or that of a ``preset``, with some settings changed."""
+    changed = dict(changes) if isinstance(changes, Mapping) else {"": changes}
+    preset = changed.pop("preset", None)
+    if preset is not None:
+        check_preset(NAME, preset)
+        changed = {**_PRESETS[preset], **changed}
+    return from_dict(changed, BaselineConfig, source)
 
 
 def preprocess(root: Path, cache: Path, **how: Any) -> Summary:

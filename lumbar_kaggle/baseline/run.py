@@ -1,6 +1,7 @@
 """Training all targets of a run, what is concluded from them, and what lies where in the run's folder::
 
 config.json  folds.csv  prior.csv     written first
+body.safetensors                      where it is frozen: all classifiers share it, and have but heads of their own
 targets/{target}/                     see `training`
 oof.csv  calibration.json             honest protocol only, over the finished targets
 summary.csv                           the report's table
@@ -33,6 +34,7 @@ from lumbar_kaggle.tables.folds import make_folds
 
 log = logging.getLogger(__name__)
 
+BODY = "body.safetensors"
 RERUN = "delete the folder of its target, or the run, and run lumbar train again"  # where a table of it is damaged
 
 
@@ -168,8 +170,10 @@ def _open_run(train: Competition, cache: Path, run: Path, config: BaselineConfig
 def _train(todo: list[str], rows: pd.DataFrame, run: Path, config: BaselineConfig, budget: Budget) -> None:
     """Train one target after the other until the budget is spent."""
     # Here and not above: importing torch and fastai takes seconds, and a finished run needs neither.
-    from lumbar_kaggle.baseline.training import Job
+    from lumbar_kaggle.baseline.training import Job, write_body
 
+    if config.frozen:
+        write_body(run / BODY, config)
     pause_s = 1.0 if sys.stderr.isatty() else 10.0  # between what a terminal, or a log file, is told
     what = f"train ({config.protocol})"
     with tqdm(total=len(todo), unit="target", desc=what, mininterval=pause_s, miniters=0) as progress:

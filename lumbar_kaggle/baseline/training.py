@@ -2,7 +2,7 @@
 
 Each finished piece of a target is committed by its last file, so a killed run goes on where it stopped::
 
-    {target}/lr.json                         the finder's suggestions
+    {target}/lr.json                         the finder's suggestion and the rate used
     {target}/{short|long}/fold-{k}/          checkpoint.pt while training; then
         history.csv  predictions.csv  weights.safetensors  record.json (last)
     {target}/target.json                     which stage was kept; the target is finished
@@ -10,11 +10,11 @@ Each finished piece of a target is committed by its last file, so a killed run g
 
 import contextlib
 import io
-import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,20 @@ import numpy as np
 import pandas as pd
 import torch
 from fastai.vision import all as fastai
+from numpy.typing import NDArray
 from PIL import Image
 from sklearn.model_selection import KFold
 
+from lumbar_kaggle.baseline.images import resize
 from lumbar_kaggle.baseline.recipe import BaselineConfig
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json, write_csv, write_json
 from lumbar_kaggle.core.targets import SEVERITIES
 from lumbar_kaggle.tables.folds import balance, derive_seed
-from lumbar_kaggle.training.devices import train_in_half_precision, training_device
-from lumbar_kaggle.training.encoders import build_network, load_pretrained
-from lumbar_kaggle.training.loop import WithinBudget, history_of, read_checkpoint, train, write_network
+from lumbar_kaggle.training import loop
+from lumbar_kaggle.training.devices import training_device
+from lumbar_kaggle.training.encoders import Network, body_state, build_network, load_pretrained
 
 
 @dataclass(frozen=True)
@@ -73,29 +75,18 @@ class Job:
         return derive_seed(self.config.seed, self.target)
 
     def _find_rates(self) -> dict[str, float | None]:
-        """Return the suggestions of fastai's finder on the first fold, and the rate ``used``: by default the valley.
-        None stands for one for which a curve that ended early is too short; without a valley fastai's default is
-        used."""
+        """Return the valley of fastai's finder on the first fold, None where its curve ended too early, and the rate
+        that is ``used``: the configured one, or else the valley, or else fastai's default."""
         self.tell(f"{self.target} learning rate")
-        rows, steps = split_rows(self.rows, 0, self.config, self._seed), self.config.lr_find_iterations
-        learner, _ = make_learner(rows, self.config, self.folder, self._seed)
-        learner.add_cb(WithinBudget(self.budget))
+        rows = split_rows(self.rows, 0, self.config, self._seed)
+        learner, _ = classifier_learner(rows, self.config, self.folder, self._seed)
+        learner.add_cb(loop.WithinBudget(self.budget))
         fastai.set_seed(self._seed)
-        with learner.no_bar(), warnings.catch_warnings():
+        valley = None
+        with learner.no_bar(), warnings.catch_warnings(), contextlib.suppress(IndexError):  # of a curve without a point
             warnings.simplefilter("ignore")
-            learner.lr_find(num_it=steps, show_plot=False, suggest_funcs=None)
-        # The same cut as fastai's own: a tenth at the start, and the last five, where the loss explodes.
-        rates = torch.tensor(learner.recorder.lrs[steps // 10 : -5])
-        losses = torch.tensor([float(loss) for loss in learner.recorder.losses[steps // 10 : -5]])
-        finite = torch.isfinite(losses)
-        found: dict[str, float | None] = {}
-        for suggest in (fastai.minimum, fastai.steep, fastai.valley, fastai.slide):
-            rate = math.nan
-            # A curve that diverged at once is too short.
-            with contextlib.suppress(IndexError, ValueError, RuntimeError):
-                rate = float(suggest(rates[finite], losses[finite], steps)[0])
-            found[suggest.__name__] = rate if math.isfinite(rate) else None
-        return {**found, "used": self.config.lr or found["valley"] or float(learner.lr)}
+            valley = learner.lr_find(num_it=self.config.lr_find_iterations, show_plot=False).valley
+        return {"valley": valley, "used": self.config.lr or valley or float(learner.lr)}
 
     def _train_fold(self, stage: str, fold: int, epochs: int, rate: float) -> dict[str, Any]:
         """Train one fold and return the content of its ``record.json``."""
@@ -105,7 +96,7 @@ class Job:
         def work() -> dict[str, Any]:
             self.budget.check()
             rows = split_rows(self.rows, fold, self.config, self._seed)
-            learner, pretrained = make_learner(rows, self.config, folder, seed)
+            learner, pretrained = classifier_learner(rows, self.config, folder, seed)
             words = f"{self.target} {stage} fold {fold + 1}/{self.config.folds}"
             self.tell(words)
             record = {"stage": stage, "epochs_planned": epochs, "pretrained": pretrained, "lr": rate, "seed": seed}
@@ -126,18 +117,18 @@ class Job:
         epochs, rate, seed = record["epochs_planned"], record["lr"], record["seed"]
         report = self.config.protocol == "report"
         patience = self.config.patience if report else None
-        fit = partial(train, learner, checkpoint, budget=self.budget, patience=patience)
+        fit = partial(loop.train, learner, checkpoint, budget=self.budget, patience=patience)
 
         def tell(epoch: int, figures: list[float]) -> None:
             self.tell(f"{words} epoch {epoch + 1}/{epochs} valid {figures[1]:.3f}")
 
         whole = partial(fit, epochs, phase="train", seed=derive_seed(seed, "train"), tell=tell)
-        if not record["pretrained"]:
-            return whole(rate)  # a random body has nothing to keep, so it is trained whole from the start at one rate
+        if self.config.frozen or not record["pretrained"]:
+            return whole(rate)  # there is a head alone, or a random body, which has nothing to keep
         # The fits of ``Learner.fine_tune``, one by one, so that a resumed run can enter at either: the body is
         # frozen for one epoch while the new head learns, then all is trained with rates that fall towards the
         # first layers; fastai's own constants.
-        if (read_checkpoint(checkpoint) or {}).get("phase") != "train":
+        if (loop.read_checkpoint(checkpoint) or {}).get("phase") != "train":
             learner.freeze()
             fit(1, slice(rate), phase="head", seed=derive_seed(seed, "head"), pct_start=0.99)
             learner.unfreeze()
@@ -166,40 +157,67 @@ def split_rows(rows: pd.DataFrame, fold: int, config: BaselineConfig, seed: int)
 
 
 @lru_cache(maxsize=8192)
-def _picture(path: str, side: int) -> Image.Image:
-    """Read a cached picture once for all targets and epochs, at the size that is trained, as fastai's `Resize` does."""
+def _picture(path: str, side: int) -> NDArray[np.uint8]:
+    """Read a cached picture once for all targets and epochs, at the size that is trained."""
     with Image.open(path) as picture:
-        return picture.resize((side, side), Image.Resampling.BILINEAR)
+        return resize(np.asarray(picture), side)
 
 
-def make_learner(rows: pd.DataFrame, config: BaselineConfig, folder: Path, seed: int) -> tuple[fastai.Learner, bool]:
-    """Return the learner of one target and fold (rows of `split_rows`), and whether its body is pretrained. A
-    horizontal flip would show a patient who faces the other way, which no sagittal slice does, and in other planes it
-    would exchange left and right; the report had it on, and its protocol has it still. The seed is of the random
-    weights; fastai's own temporary files go to the folder."""
+@lru_cache(maxsize=1)
+def _pretrained(arch: str, weights: str) -> Network | None:
+    """Build the network with its pretrained body once for all targets; None where there are no weights."""
+    network = build_network(arch)
+    return network if load_pretrained(network.model.eval()[0], arch, weights) else None
+
+
+@lru_cache(maxsize=8192)
+def _features(path: str, side: int, arch: str, weights: str) -> torch.Tensor:
+    """Return the pretrained body's features of a cached picture ``[channels, rows, columns]``, once for all targets."""
+    network, device = _pretrained(arch, weights), training_device()
+    assert network is not None  # see `write_body`
+    with torch.no_grad():
+        maps: torch.Tensor = network.model[0].to(device)(network.inputs(_picture(path, side)[None]).to(device))
+    return maps[0].cpu()
+
+
+def write_body(path: Path, config: BaselineConfig) -> None:
+    """Write the frozen body that all classifiers of a run share; raise `InputError` where none is pretrained."""
+    network = _pretrained(config.arch, config.weights)
+    if network is None:
+        raise InputError("frozen is true, so only the heads are trained; give weights of a pretrained body")
+    loop.write_network(path, body_state(network.model[0], config.arch))
+
+
+def classifier_learner(
+    rows: pd.DataFrame, config: BaselineConfig, folder: Path, seed: int
+) -> tuple[fastai.Learner, bool]:
+    """Return the learner of one target and fold (rows of `split_rows`), and whether the body is pretrained. With a
+    frozen one it has the head alone, and pictures are not augmented. The report flipped them horizontally, which no
+    sagittal slice is, and its protocol does so still. The seed is of the random weights; fastai's own temporary files
+    go to the folder."""
     folder.mkdir(parents=True, exist_ok=True)
+    pretrained = _pretrained(config.arch, config.weights)
     fastai.set_seed(seed)
-    network, device = build_network(config.arch), training_device()
-    pretrained = bool(load_pretrained(network.model[0], config.arch, config.weights))
-    normalise = fastai.Normalize.from_stats(network.mean, network.std)
-    block = fastai.DataBlock(
-        blocks=(fastai.ImageBlock, fastai.CategoryBlock(vocab=list(SEVERITIES), sort=False)),
-        get_x=lambda row: fastai.PILImage(_picture(row["image"], config.image_size).convert("RGB")),
-        get_y=lambda row: SEVERITIES[row["severity"]],
-        splitter=fastai.ColSplitter("is_valid"),
-        item_tfms=fastai.Resize(config.image_size),
-        batch_tfms=[*fastai.aug_transforms(do_flip=config.protocol == "report"), normalise],
-    )
-    batch = min(config.batch_size, int((~rows["is_valid"]).sum()))  # a smaller, last batch of the training is dropped
-    loaders = block.dataloaders(rows, bs=batch, val_bs=config.batch_size, num_workers=0, device=device)
-    options = {"splitter": network.split, "metrics": fastai.accuracy, "path": folder, "model_dir": "."}
-    learner = fastai.Learner(loaders, network.model.to(device), fastai.CrossEntropyLossFlat(), **options)
-    return train_in_half_precision(learner, wanted=config.mixed_precision), pretrained
+    network = build_network(config.arch)
+    if pretrained is not None:
+        network.model[0].load_state_dict(pretrained.model[0].state_dict())
+    labels, held_out, size = rows["severity"], rows["is_valid"].to_numpy(), config.image_size
+    loss, metrics = fastai.CrossEntropyLossFlat(), fastai.accuracy
+    if config.frozen:
+        features = [_features(path, size, config.arch, config.weights) for path in rows["image"]]
+        items = list(zip(features, map(torch.tensor, labels), strict=True))
+        parts = list(compress(items, ~held_out)), list(compress(items, held_out))
+        learner = loop.make_learner(network.model[1], parts, loss, folder, config, metrics=metrics)
+    else:
+        pictures = [_picture(path, size) for path in rows["image"]]
+        options = {"flip": config.protocol == "report", "splitter": network.split, "metrics": metrics}
+        learner = loop.picture_learner(network, pictures, labels, held_out, loss, folder, config, **options)
+    return learner, pretrained is not None
 
 
 def _finish_fold(folder: Path, learner: fastai.Learner, rows: pd.DataFrame, fold: int) -> dict[str, Any]:
     """Write history, validation predictions and weights of a trained fold; return their figures."""
-    history = history_of(learner)
+    history = loop.history_of(learner)
     write_csv(folder / "history.csv", history)
     with learner.no_bar():
         probabilities = learner.get_preds(dl=learner.dls.valid)[0].double().numpy()
@@ -208,7 +226,7 @@ def _finish_fold(folder: Path, learner: fastai.Learner, rows: pd.DataFrame, fold
     predictions = pd.DataFrame({"row_id": held_out["row_id"].to_numpy(), "fold": fold, "truth": truth})
     predictions[list(SEVERITIES)] = probabilities / probabilities.sum(axis=1, keepdims=True)
     write_csv(folder / "predictions.csv", predictions)
-    write_network(folder / "weights.safetensors", learner.model.state_dict())
+    loop.write_network(folder / "weights.safetensors", learner.model.state_dict())
     return {
         "fold": fold,
         "accuracy": float((probabilities.argmax(axis=1) == truth).mean()),

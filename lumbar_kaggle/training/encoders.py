@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import timm
 import torch
 import torchvision
 from fastai.vision.learner import TimmBody, _default_meta, add_head, create_body, default_split, model_meta
 from fastai.vision.learner import num_features_model as count_features
+from numpy.typing import NDArray
 from torch import nn
 
 from lumbar_kaggle.core.errors import InputError
@@ -35,20 +37,25 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "net.")  # of every name, by Data
 class Network:
     """A classifier and what must travel with it."""
 
-    model: nn.Sequential  # body and fastai's head: float [images, 3, rows, columns] → logits [images, 3]
+    model: nn.Sequential  # body and fastai's head: float [images, 3, rows, columns] → logits [images, outputs]
     split: Callable[[nn.Module], Any]  # cuts the parameters into groups for discriminative learning rates
     mean: tuple[float, ...]  # with the next, normalises images in 0 … 1
     std: tuple[float, ...]
 
+    def inputs(self, pictures: NDArray[np.uint8]) -> torch.Tensor:
+        """Return grey pictures ``[images, rows, columns]`` as the model takes them."""
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (torch.from_numpy(pictures).float().div(255)[:, None].expand(-1, 3, -1, -1) - mean) / std
 
-def build_network(name: str) -> Network:
-    """Build an untrained classifier into the three severities; raise `InputError` where no library has such a model."""
+
+def build_network(name: str, outputs: int = 3) -> Network:
+    """Build an untrained classifier, by default into severities; raise `InputError` where no library has the model."""
     body = build_body(name, 3)
     if isinstance(body, TimmBody):
         settings = body.model.default_cfg
-        model = add_head(body, body.model.num_features, 3, pool=body.needs_pool)
+        model = add_head(body, body.model.num_features, outputs, pool=body.needs_pool)
         return Network(model, default_split, tuple(settings["mean"]), tuple(settings["std"]))
-    model = add_head(body, count_features(nn.Sequential(*body.children())), 3)
+    model = add_head(body, count_features(nn.Sequential(*body.children())), outputs)
     return Network(model, _meta(name)["split"], (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # ImageNet's
 
 

@@ -15,13 +15,16 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
+from PIL import Image
 
-from lumbar_kaggle.baseline.bundle import export
+from lumbar_kaggle.baseline.bundle import BaselinePredictor, export
+from lumbar_kaggle.baseline.images import cached_images
 from lumbar_kaggle.baseline.recipe import BaselineConfig, expand_targets
 from lumbar_kaggle.baseline.run import Run, fit
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json
+from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.training.encoders import build_body, build_network, load_pretrained
 from tests.conftest import SMALL
@@ -85,10 +88,10 @@ def test_each_row_is_predicted_by_a_model_that_never_saw_its_study(run: Path) ->
     assert (oof["fold"].to_numpy() == folds[study].to_numpy()).all()
 
 
-def test_the_finder_gives_four_suggestions(run: Path) -> None:
-    """Minimum, steep, valley and slide are recorded; the rate used is the configured one here."""
+def test_the_finder_is_recorded_beside_the_rate_used(run: Path) -> None:
+    """Its valley is what the report's table shows; the rate used is the configured one here."""
     rates = Run(run).records[0]["lr"]
-    assert set(rates) == {"minimum", "steep", "valley", "slide", "used"}
+    assert set(rates) == {"valley", "used"}
     assert rates["used"] == SMALL.lr
     assert 1e-7 <= rates["valley"] <= 10
 
@@ -166,10 +169,11 @@ def test_a_killed_run_ends_with_the_same_weights(competition: Path, cache: Path,
     """kill -9 in the middle of the second fold, then once more: the same bytes as the uninterrupted run."""
     options = []
     for name, value in asdict(ONE).items():
-        if name == "mixed_precision":
-            options.append("--no-mixed-precision")
+        word = name.replace("_", "-")
+        if isinstance(value, bool):
+            options.append(f"--{word}" if value else f"--no-{word}")
         else:
-            options += ["--" + name.replace("_", "-"), *map(str, value if isinstance(value, tuple) else [value])]
+            options += [f"--{word}", *map(str, value if isinstance(value, tuple) else [value])]
     command = [sys.executable, "-m", "lumbar_kaggle", "train", str(competition), "--cache", str(cache)]
     command += ["--out", str(tmp_path / "killed"), *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -198,6 +202,44 @@ def test_the_head_phase_is_resumed_too(competition: Path, cache: Path, tmp_path:
     assert session >= 2
     assert lasting(tmp_path / "cut") == lasting(tmp_path / "whole")
     assert Run(tmp_path / "cut").records[0]["folds"][0]["pretrained"] is True
+
+
+def test_of_a_frozen_body_only_the_heads_are_trained(competition: Path, cache: Path, tmp_path: Path) -> None:
+    """The bundle has the body once, as the weights' file had it; what training saw of it is what prediction sees."""
+    weights, bundle = tmp_path / "body.safetensors", tmp_path / "bundle"
+    torch.manual_seed(0)
+    body = build_network(ONE.arch).model[0].model.state_dict()
+    safetensors.torch.save_file(body, weights)
+    config = replace(ONE, weights=str(weights), frozen=True, short_epochs=1, long_epochs=2)
+    trained = train(competition, cache, tmp_path / "run", config, Budget())
+    predictor = BaselinePredictor(bundle, export(tmp_path / "run", bundle))
+    shared = predictor.network.model[0].model.state_dict()
+    for name, value in body.items():
+        torch.testing.assert_close(shared[name], value, rtol=1e-3, atol=1e-6)
+    pictures = cached_images(cache).assign(row_id=lambda one: one["study_id"] + "_" + ONE.targets[0])
+    rows = trained.predictions.merge(pictures, on="row_id")
+    for (_, network), (_, part) in zip(predictor.models(ONE.targets[0]), rows.groupby("fold"), strict=True):
+        inputs = predictor.normalise(np.stack([np.asarray(Image.open(path)) for path in part["image"]]))
+        with torch.inference_mode():
+            found = network(inputs).softmax(1).numpy()
+        np.testing.assert_allclose(found, part[["normal_mild", "moderate", "severe"]], atol=0.01)
+    graded, faults = predictor.grade(np.asarray(Image.open(pictures["image"][0]))[None])
+    assert np.isfinite(graded).all(axis=2).sum() == 1
+    assert not faults
+
+
+def test_a_frozen_body_must_be_pretrained(competition: Path, cache: Path, tmp_path: Path) -> None:
+    """Random features are none to learn from."""
+    with pytest.raises(InputError, match="frozen is true, so only the heads are trained; give weights"):
+        train(competition, cache, tmp_path / "run", replace(ONE, frozen=True), Budget())
+
+
+def test_a_preset_of_the_baseline_can_be_changed() -> None:
+    """Its settings are the preset's but for what is given; an unknown one is named with those that there are."""
+    config = recipe("baseline").configure({"preset": "cpu", "folds": 3})
+    assert (config.frozen, config.arch, config.folds) == (True, "tf_efficientnet_lite0", 3)
+    with pytest.raises(InputError, match="preset 'gpu' is unknown to the recipe baseline; baseline has cpu"):
+        recipe("baseline").configure({"preset": "gpu"})
 
 
 def test_finished_targets_are_not_trained_again(
@@ -230,7 +272,6 @@ def test_the_report_protocol_is_not_exported(competition: Path, cache: Path, tmp
 
 def test_the_network_learns_what_is_visible(tmp_path: Path) -> None:
     """On discs of three sizes the canal's classifier separates severe from normal/mild."""
-    from lumbar_kaggle.inference.recipes import recipe
     from lumbar_kaggle.scoring.metric import evaluate
     from tests.support.small_competition import write_small_competition
 

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import numpy as np
 import pandas as pd
 import pytest
-import torch
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
@@ -284,16 +282,6 @@ def test_one_odd_study_costs_no_other_its_rows(
     others = ~rows[0].index.str.startswith(odd)
     pd.testing.assert_frame_equal(rows[0][others], rows[1][others], atol=1e-6)
     assert plain.log["status"].eq("graded").all()
-
-
-def test_two_devices_share_the_targets_and_agree_with_one(bundle: Path) -> None:
-    """Every second target each; the same probabilities."""
-    manifest = read_manifest(bundle)
-    images = np.random.default_rng(0).integers(0, 256, (3, 256, 256)).astype(np.uint8)
-    one = BaselinePredictor(bundle, manifest, [torch.device("cpu")])
-    two = BaselinePredictor(bundle, manifest, [torch.device("cpu")] * 2)
-    assert len({id(model) for _, model in two.replicas}) == 2
-    np.testing.assert_allclose(one.grade(images)[0], two.grade(images)[0], atol=1e-7)
 
 
 def test_an_input_that_is_not_attached_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,9 @@ from lumbar_kaggle.phantom.imaging import draw_middle_slices
 from lumbar_kaggle.training.encoders import body_state, build_network, load_pretrained
 from lumbar_kaggle.training.pretraining import PretrainConfig, pretrain
 
-TINY = PretrainConfig(arch="mobilenetv3_small_050", patients=24, image_size=32, batch_size=8, epochs=2, seed=3)
+TINY = PretrainConfig(
+    arch="mobilenetv3_small_050", weights="none", patients=24, image_size=32, batch_size=8, epochs=2, seed=3
+)
 
 
 def test_slices_are_windowed_squares_with_their_labels() -> None:

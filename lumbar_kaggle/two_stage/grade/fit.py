@@ -182,7 +182,7 @@ def _learner(run: GraderRun, fold: int, parts: tuple[Samples, Samples], prior: t
     if config.accumulate > 1:
         callbacks.append(Accumulate(min(config.batch_size, len(parts[0])) * config.accumulate))
     loss = partial(grade_loss, config=config)
-    return make_learner(network, parts, loss, run.out, config, callbacks=callbacks, workers=config.workers)
+    return make_learner(network, parts, loss, run.out, config, cbs=callbacks, workers=config.workers)
 
 
 class PrepareBatch(Callback):  # type: ignore[misc]
