@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from multiprocessing import connection, parent_process
+from typing import Any
 
 
 class OutOfTime(Exception):
@@ -20,6 +21,14 @@ class Budget:
     ) -> None:
         self._clock = clock
         self._end = float("inf") if hours is None else clock() + hours * 3600 - reserve_minutes * 60
+
+    def __getstate__(self) -> dict[str, Any]:
+        # To another machine goes what is left: its clock counts from another moment.
+        return {"left_s": self.left_s()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._clock = time.monotonic
+        self._end = self._clock() + state["left_s"]
 
     def left_s(self) -> float:
         """Return the seconds left for work; infinite without a limit, never below 0."""

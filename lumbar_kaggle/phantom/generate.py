@@ -8,9 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,9 +19,10 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from tqdm import tqdm
 
-from lumbar_kaggle.core.budget import end_with_parent, start_method, usable_cores
+from lumbar_kaggle.core.budget import end_with_parent, usable_cores
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked, read_json, write_csv, write_json
+from lumbar_kaggle.core.pools import on_cluster, open_pool
 from lumbar_kaggle.phantom.acquisition import SeriesPlan, Weighting
 from lumbar_kaggle.phantom.imaging import Scan
 from lumbar_kaggle.phantom.settings import FORMAT, SPLITS, PhantomSet, Stored
@@ -130,10 +129,10 @@ def _write_studies(request: Request, workers: int) -> list[tuple[str, Rows]]:
     splits, indices = zip(*((split, k) for split, numbers in request.numbers.items() for k in numbers), strict=True)
     make = partial(make_study, request)
     bar = partial(tqdm, total=len(splits), unit="study", desc="phantom", file=sys.stderr)
-    if workers == 1:
+    if workers == 1 and not on_cluster():
         rows = list(bar(map(make, splits, indices)))
     else:
-        with ProcessPoolExecutor(workers, get_context(start_method()), _start_worker) as pool:
+        with open_pool("processes", workers, _start_worker) as pool:
             rows = list(bar(pool.map(make, splits, indices)))
     return sorted(zip(splits, rows, strict=True), key=lambda pair: pair[1].study_id)
 

@@ -1,0 +1,157 @@
+"""Where work is done side by side: in threads, in processes of this machine, or by the workers of a dask scheduler.
+
+A scheduler is in force while the block of `on_scheduler` runs: then `open_pool` gives its workers, whatever was asked
+for. They see the same files by the same names as this process, and write what they make there; what is finished is
+committed as on one machine, so a worker that dies costs its task, which another one does again, and a scheduler that
+dies costs a restart of the same command."""
+
+import contextlib
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextvars import ContextVar
+from multiprocessing import get_context
+from typing import Any, TypeVar
+
+from lumbar_kaggle import __version__
+from lumbar_kaggle.core.budget import start_method, usable_cores
+from lumbar_kaggle.core.errors import InputError
+
+ANSWER_S = 10  # in which a scheduler answers
+WORKERS_S = 60  # in which its first worker is there: an import of the libraries from a slow mount takes its time
+
+RETRIES = 2  # of a task that raised: on another worker what the network raised may not come again
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+_client: ContextVar[Any] = ContextVar("scheduler", default=None)
+
+
+def open_pool(kind: str, workers: int, begin: Callable[[], None] | None = None) -> Executor:
+    """Return a pool of `workers` (1 or more) ``"threads"`` or ``"processes"``, which call `begin` first; with a
+    scheduler in force all of its workers in their place. Only functions of modules can be handed to it."""
+    if client := _client.get():
+        return _Workers(client)
+    if kind == "threads":
+        return ThreadPoolExecutor(workers, initializer=begin)
+    return ProcessPoolExecutor(workers, get_context(start_method()), begin)
+
+
+class _Workers(Executor):
+    """A scheduler's workers. Unlike dask's own executor this one lets go of a result once it is here: what a worker
+    still holds when it dies is done again."""
+
+    def __init__(self, client: Any, resources: dict[str, float] | None = None) -> None:
+        self._client, self._resources = client, resources
+        self._there: dict[Future[Any], Any] = {}
+
+    def submit(self, work: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        options = {"pure": False, "retries": RETRIES, "resources": self._resources}
+        here: Future[T] = Future()
+        self._there[here] = there = self._client.submit(work, *args, **options, **kwargs)
+
+        def finish(there: Any) -> None:
+            if here.set_running_or_notify_cancel():
+                try:
+                    here.set_result(there.result())
+                except BaseException as error:
+                    here.set_exception(error)
+            del self._there[here]
+
+        there.add_done_callback(finish)
+        return here
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        for here, there in list(self._there.items()):
+            if cancel_futures:
+                there.cancel()
+            elif wait:
+                here.exception()
+
+
+@contextlib.contextmanager
+def on_scheduler(address: str | None) -> Iterator[None]:
+    """Put the dask scheduler at an address (``tcp://host:port``) in force; None: everything stays on this machine.
+    Raises InputError where distributed is not installed, no scheduler answers, it has no worker, a worker has another
+    version of this package, or the scheduler is lost while the block runs."""
+    if address is None:
+        yield
+        return
+    try:
+        from distributed import Client, KilledWorker
+        from distributed.comm.addressing import get_address_host_port
+        from distributed.comm.core import CommClosedError
+    except ImportError:
+        raise InputError("--scheduler needs dask: pip install 'lumbar_kaggle[cluster]'") from None
+    try:
+        # A client that fails to connect goes on trying until the interpreter ends.
+        socket.create_connection(get_address_host_port(address, strict=True), ANSWER_S).close()
+        client = Client(address, timeout=ANSWER_S, set_as_default=False, name="lumbar")
+    except (OSError, ValueError, TimeoutError):
+        how = "start one with: dask scheduler; and workers with: dask worker ADDRESS --nthreads 1"
+        raise InputError(f"{address}: no dask scheduler answers there; {how}") from None
+    token = _client.set(client)
+    try:
+        with client:
+            _check_workers(client, address)
+            yield
+    except KilledWorker as error:
+        raise InputError(f"{address}: a task ended each of the workers that tried it ({error}); see their logs") from None
+    except (CancelledError, CommClosedError, TimeoutError):
+        kept = "what was finished is kept, and the same command goes on from there"
+        raise InputError(f"{address}: the scheduler was lost; {kept}") from None
+    finally:
+        _client.reset(token)
+
+
+def _check_workers(client: Any, address: str) -> None:
+    with contextlib.suppress(TimeoutError):
+        client.wait_for_workers(1, timeout=WORKERS_S)
+    try:
+        versions = client.run(package_version)
+    except ImportError:  # what a worker raises, this raises
+        raise InputError(f"{address}: a worker does not have lumbar_kaggle; install {__version__} there") from None
+    if not versions:
+        raise InputError(f"{address}: the scheduler has no worker; start some with: dask worker {address} --nthreads 1")
+    for worker, version in versions.items():
+        if version != __version__:
+            raise InputError(f"{worker}: has lumbar_kaggle {version}, and this is {__version__}; install the same")
+
+
+def package_version() -> str:
+    """Return the version of this package in the process that is asked."""
+    return __version__
+
+
+def on_cluster() -> bool:
+    """Whether a scheduler is in force."""
+    return _client.get() is not None
+
+
+def run_there(work: Callable[[S, T], None], shared: S, items: Sequence[T]) -> None:
+    """Call ``work(shared, item)`` for every item on the workers of the scheduler in force, on those with a GPU (``dask
+    worker --resources GPU=1``) where there are any; `shared` travels once. Raises what the first item that failed
+    raised."""
+    client = _client.get()
+    found = client.scheduler_info(n_workers=-1)["workers"].values()
+    beside = Counter(one["host"] for one in found)
+    with _Workers(client, {"GPU": 1} if any("GPU" in one["resources"] for one in found) else None) as pool:
+        given = client.scatter(shared, hash=False)
+        futures = [pool.submit(_with_threads, item, work=work, shared=given, beside=beside) for item in items]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _with_threads(item: Any, *, work: Callable[[Any, Any], None], shared: Any, beside: dict[str, int]) -> None:
+    """Do one item with this worker's share of its machine's cores."""
+    import torch
+    from distributed import get_worker
+
+    torch.set_num_threads(max(1, usable_cores() // beside.get(get_worker().ip, 1)))
+    work(shared, item)

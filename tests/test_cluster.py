@@ -1,0 +1,117 @@
+"""Work on a dask scheduler: real processes, the same results as on one machine, and what happens when some of them die."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import as_completed
+from pathlib import Path
+
+import pytest
+
+from lumbar_kaggle.core import pools
+from lumbar_kaggle.core.budget import Budget, OutOfTime
+from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.training.devices import spread
+
+pytest.importorskip("distributed", reason="install the extra [cluster]")
+ROOT = Path(__file__).parents[1]
+
+
+class Cluster:
+    """A scheduler and two workers with a thread each, all processes of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.log = (folder / "log.txt").open("wb")
+        place = folder / "scheduler.json"
+        self.scheduler = self._start("dask_scheduler", "--port", "0", "--scheduler-file", str(place))
+        wait_until(place.is_file)
+        self.address: str = json.loads(place.read_text())["address"]
+        # Not as children of a nanny: that one would start a worker again that a test has ended.
+        self.workers = [self._start("dask_worker", self.address, "--nthreads", "1", "--no-nanny") for _ in range(2)]
+
+    def _start(self, command: str, *options: str) -> subprocess.Popen[bytes]:
+        words = [sys.executable, "-m", f"distributed.cli.{command}", "--no-dashboard", *options]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.Popen(words, env=environment, stdout=self.log, stderr=self.log, cwd=ROOT)
+
+    def end(self) -> None:
+        for process in (*self.workers, self.scheduler):
+            process.kill()
+            process.wait()
+        self.log.close()
+
+
+def wait_until(true: object) -> None:
+    """Wait for a condition, a minute at most."""
+    deadline = time.monotonic() + 60
+    while not true():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    one = Cluster(tmp_path_factory.mktemp("cluster"))
+    yield one
+    one.end()
+
+
+def note(folder: Path, item: int) -> int:
+    """Leave a file that tells the process, then take a moment."""
+    (folder / f"{item}.{os.getpid()}").touch()
+    time.sleep(0.2)
+    if item < 0:
+        raise OutOfTime("the time budget is spent")
+    return item * item
+
+
+def test_a_worker_that_dies_loses_nothing_and_a_scheduler_that_dies_is_said(cluster: Cluster, tmp_path: Path) -> None:
+    """Both workers share the tasks; one killed midway leaves them to the other; without a scheduler there is a sentence."""
+    with pytest.raises(InputError, match="the scheduler was lost; what was finished is kept"), pools.on_scheduler(
+        cluster.address
+    ):
+        wait_until(lambda: len(pools._client.get().scheduler_info()["workers"]) == 2)
+        pool = pools.open_pool("processes", 1)
+        futures = [pool.submit(note, tmp_path, item) for item in range(12)]
+        next(as_completed(futures))
+        wait_until(lambda: len({path.suffix for path in tmp_path.iterdir()}) == 2)
+        cluster.workers[0].send_signal(signal.SIGKILL)
+        assert sorted(future.result() for future in futures) == [item * item for item in range(12)]
+
+        shared = tmp_path / "spread"
+        shared.mkdir()
+        spread(note, shared, [1, 2, 3])
+        assert {path.stem for path in shared.iterdir()} == {"1", "2", "3"}
+        assert {path.suffix[1:] for path in shared.iterdir()} == {str(cluster.workers[1].pid)}
+        with pytest.raises(OutOfTime):
+            spread(note, shared, [-1])
+
+        lost = [pool.submit(note, tmp_path, item) for item in range(100, 110)]
+        next(as_completed(lost))
+        cluster.scheduler.send_signal(signal.SIGKILL)
+        for future in lost:
+            future.result()
+    assert not pools.on_cluster()
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense", "tcp://no-such-host.invalid:8786"])
+def test_where_no_scheduler_answers_the_sentence_says_how_to_start_one(address: str) -> None:
+    """At once, and without a traceback."""
+    with pytest.raises(InputError, match=r"no dask scheduler answers there; start one with"), pools.on_scheduler(address):
+        raise AssertionError("never entered")
+
+
+def test_a_budget_travels_as_what_is_left_of_it() -> None:
+    """Clocks of two machines count from different moments."""
+    import pickle
+
+    now = [1000.0]
+    budget = Budget(1.0, reserve_minutes=30, clock=lambda: now[0])
+    now[0] += 600
+    there: Budget = pickle.loads(pickle.dumps(budget))
+    assert there.left_s() == pytest.approx(1200, abs=30)
+    assert pickle.loads(pickle.dumps(Budget(None))).left_s() == float("inf")
