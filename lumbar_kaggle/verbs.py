@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from lumbar_kaggle.core.budget import Budget
+from lumbar_kaggle.core.cluster import on_scheduler
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json
 from lumbar_kaggle.core.settings import Validated, from_dict, merged, option
@@ -50,6 +51,11 @@ def count(default: int | None, text: str, **more: Any) -> Any:
     return option(default, text, **{"metavar": "N", "least": 1, "most": 1_000_000, **more})
 
 
+SCHEDULER = option(
+    None, "dask scheduler whose workers do it, such as tcp://HOST:8786; none: this machine", metavar="ADDRESS"
+)
+
+
 @dataclass(frozen=True)
 class Training(Validated):
     """The options that every verb has which trains within a time budget."""
@@ -60,6 +66,7 @@ class Training(Validated):
     hours: float | None = option(None, "time budget; then stop cleanly, resumable", metavar="H", above=0)
     reserve_minutes: float = option(5.0, "kept for the clean stop", metavar="MIN", least=0)
     processes: int | None = count(None, "folds trained at once; none: one per GPU, or one")
+    scheduler: str | None = SCHEDULER
 
     def budget(self) -> Budget:
         """Return the budget, which begins now."""
@@ -95,6 +102,7 @@ def phantom(
     ),
     clean: bool = option(False, "without the real set's defects: gaps, odd headers, odd orders"),
     workers: int | None = count(None, "processes; none: one per core"),
+    scheduler: str | None = SCHEDULER,
     preview: tuple[Path, ...] | None = option(
         None, "draw three patients on one sheet (phantom.png); folder may be left out", metavar="[FILE.png]", empty=True
     ),
@@ -118,7 +126,8 @@ def phantom(
     folder = folder or patients.folder
     if folder is None:
         raise InputError("phantom: name the folder to write, or a set, or give --preview or --statistics alone")
-    truth = write_set(folder, patients, workers=workers)
+    with on_scheduler(scheduler):
+        truth = write_set(folder, patients, workers=workers)
     return "\n".join([*said, f"The competition folder is {folder}; the test truth is in {truth}"])
 
 
@@ -137,12 +146,14 @@ def preprocess(
     pool: str = option("auto", "threads hide a slow mount, processes decode; auto tries both", choices=POOLS),
     workers: int | None = count(None, "size of the pool; none: by the number of cores"),
     batch_size: int = count(64, "series per commit"),
+    scheduler: str | None = SCHEDULER,
 ) -> Said:
     """Read the series once and cache what training needs."""
     from lumbar_kaggle.inference.recipes import recipe
 
     chosen = recipe("two-stage" if kind == "volumes" else kind)
-    return chosen.preprocess(folder, cache, pool_kind=pool, workers=workers, batch_size=batch_size).sentence()
+    with on_scheduler(scheduler):
+        return chosen.preprocess(folder, cache, pool_kind=pool, workers=workers, batch_size=batch_size).sentence()
 
 
 def pretrain(
@@ -178,7 +189,8 @@ def train(
         changes = merged(content, changes) if isinstance(content, dict) else content
     settings = chosen.configure(changes, str(config or ""))
     given = (run.folder, run.cache, run.out, run.budget(), settings)
-    return chosen.fit(*given, label_weights=label_weights, processes=run.processes)
+    with on_scheduler(run.scheduler):
+        return chosen.fit(*given, label_weights=label_weights, processes=run.processes)
 
 
 def locate(
@@ -198,7 +210,8 @@ def locate(
         weights = models_in_the_box()
     competition = read_marked(run.folder)
     locator = LocatorRun(competition, run.cache, run.out, config, run.budget(), weights)
-    return locator.train(run.processes).text
+    with on_scheduler(run.scheduler):
+        return locator.train(run.processes).text
 
 
 def grade(
@@ -224,7 +237,8 @@ def grade(
         out = run.out if len(models) == 1 else run.out / f"model-{number}"
         config = from_dict(merged(asdict(base), changes), GradeConfig)
         grader = GraderRun(competition, run.cache, located, out, config, budget, weights)
-        told.append(grader.train(only_folds, run.processes).text)
+        with on_scheduler(run.scheduler):
+            told.append(grader.train(only_folds, run.processes).text)
     return "\n".join(told)
 
 
@@ -241,12 +255,14 @@ def predict(
     bundle: Path | None = option(None, BUNDLE),
     out: Path = option(Path("submission.csv"), "submission to write"),
     hours: float | None = option(None, "time budget; what is left keeps the prior", metavar="H", above=0),
+    scheduler: str | None = SCHEDULER,
 ) -> Said:
     """Grade the test studies and write the submission; exit code 3 where none could be graded."""
     from lumbar_kaggle.inference import predict as inference
     from lumbar_kaggle.inference.bundle import given_or_box
 
-    outcome = inference.predict(folder, given_or_box(bundle), out, Budget(hours))
+    with on_scheduler(scheduler):
+        outcome = inference.predict(folder, given_or_box(bundle), out, Budget(hours))
     return f"{outcome.path}: {outcome.sentence()}", 3 if outcome.failed else 0
 
 

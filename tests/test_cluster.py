@@ -1,4 +1,4 @@
-"""Work on a dask scheduler: real processes, the same results as on one machine, and what happens when some of them die."""
+"""Work on a dask scheduler: real processes, the results of one machine, and what happens when some of them die."""
 
 import json
 import os
@@ -10,11 +10,17 @@ from collections.abc import Iterator
 from concurrent.futures import as_completed
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from lumbar_kaggle.core import pools
+from lumbar_kaggle.cli import main
+from lumbar_kaggle.core import cluster as scheduling
 from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.targets import SEVERITIES
+from lumbar_kaggle.kaggle.play import tree_hashes
+from lumbar_kaggle.tables.submission import read_predictions
 from lumbar_kaggle.training.devices import spread
 
 pytest.importorskip("distributed", reason="install the extra [cluster]")
@@ -69,39 +75,83 @@ def note(folder: Path, item: int) -> int:
     return item * item
 
 
-def test_a_worker_that_dies_loses_nothing_and_a_scheduler_that_dies_is_said(cluster: Cluster, tmp_path: Path) -> None:
-    """Both workers share the tasks; one killed midway leaves them to the other; without a scheduler there is a sentence."""
-    with pytest.raises(InputError, match="the scheduler was lost; what was finished is kept"), pools.on_scheduler(
-        cluster.address
-    ):
-        wait_until(lambda: len(pools._client.get().scheduler_info()["workers"]) == 2)
-        pool = pools.open_pool("processes", 1)
-        futures = [pool.submit(note, tmp_path, item) for item in range(12)]
+def use_until_it_dies(cluster: Cluster, folder: Path) -> None:
+    """Work with both workers, then with one, then without a scheduler."""
+    with scheduling.on_scheduler(cluster.address), scheduling.open_pool(1) as pool:
+        futures = [pool.submit(note, folder, item) for item in range(12)]
         next(as_completed(futures))
-        wait_until(lambda: len({path.suffix for path in tmp_path.iterdir()}) == 2)
+        wait_until(lambda: len({path.suffix for path in folder.iterdir()}) == 2)
         cluster.workers[0].send_signal(signal.SIGKILL)
         assert sorted(future.result() for future in futures) == [item * item for item in range(12)]
 
-        shared = tmp_path / "spread"
+        shared = folder / "spread"
         shared.mkdir()
         spread(note, shared, [1, 2, 3])
-        assert {path.stem for path in shared.iterdir()} == {"1", "2", "3"}
-        assert {path.suffix[1:] for path in shared.iterdir()} == {str(cluster.workers[1].pid)}
+        assert {path.name for path in shared.iterdir()} == {f"{item}.{cluster.workers[1].pid}" for item in (1, 2, 3)}
         with pytest.raises(OutOfTime):
             spread(note, shared, [-1])
 
-        lost = [pool.submit(note, tmp_path, item) for item in range(100, 110)]
+        lost = [pool.submit(note, folder, item) for item in range(100, 110)]
         next(as_completed(lost))
         cluster.scheduler.send_signal(signal.SIGKILL)
         for future in lost:
             future.result()
-    assert not pools.on_cluster()
+
+
+def test_a_worker_that_dies_loses_nothing_and_a_scheduler_that_dies_is_said(cluster: Cluster, tmp_path: Path) -> None:
+    """One worker killed midway leaves its tasks to the other; without a scheduler there is a sentence."""
+    with pytest.raises(InputError, match="the scheduler was lost; what was finished is kept"):
+        use_until_it_dies(cluster, tmp_path)
+    assert not scheduling.on_cluster()
+
+
+def test_every_stage_leaves_what_it_leaves_on_one_machine(
+    cluster: Cluster,
+    two_stage: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Phantom and cache byte for byte, trained networks and predictions as far as other cores compute them."""
+    monkeypatch.chdir(tmp_path)
+    there = ("--scheduler", cluster.address)
+
+    def lumbar(*words: object) -> str:
+        assert main([*map(str, words)]) == 0
+        return capsys.readouterr().out
+
+    for name, more in (("here", ("--workers", 1)), ("there", there)):
+        lumbar("phantom", f"{name}/set", "--studies", 3, "--test-studies", 1, *more)
+        lumbar("preprocess", "here/set", "--cache", f"{name}/cache", "--kind", "volumes", *more[:2])
+    assert tree_hashes(tmp_path / "here" / "set") == tree_hashes(tmp_path / "there" / "set") != {}
+    assert tree_hashes(tmp_path / "here" / "cache") == tree_hashes(tmp_path / "there" / "cache") != {}
+
+    competition, cache = two_stage / "competition", two_stage / "cache"
+    for name, more in (("here", ()), ("there", there)):
+        lumbar("predict", competition, "--bundle", two_stage / "bundle", "--out", f"{name}/submission.csv", *more)
+        use = ("--weights", two_stage / "bundle", "--epochs", 0)
+        lumbar("locate", competition, "--cache", cache, "--out", f"{name}/located", *more, *use)
+    for name, columns in (("submission.csv", list(SEVERITIES)), ("located/points.csv", ["x_mm", "y_mm", "z_mm"])):
+        here, elsewhere = (pd.read_csv(tmp_path / place / name) for place in ("here", "there"))
+        assert here.drop(columns=columns).equals(elsewhere.drop(columns=columns)) or name.endswith("points.csv")
+        np.testing.assert_allclose(here[columns], elsewhere[columns], atol=1e-4)
+    assert "graded" in lumbar("predict", competition, "--bundle", two_stage / "bundle", "--out", "here/submission.csv")
+
+    settings = two_stage / "settings.json"
+    lumbar(
+        "train", competition, "--cache", cache, "--out", "run", "--recipe", "two-stage", "--config", settings, *there
+    )
+    trained, before = (read_predictions(run / "oof.csv") for run in (tmp_path / "run", two_stage / "run"))
+    np.testing.assert_allclose(trained[list(SEVERITIES)], before[list(SEVERITIES)], atol=1e-3)
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense", "tcp://no-such-host.invalid:8786"])
 def test_where_no_scheduler_answers_the_sentence_says_how_to_start_one(address: str) -> None:
     """At once, and without a traceback."""
-    with pytest.raises(InputError, match=r"no dask scheduler answers there; start one with"), pools.on_scheduler(address):
+    with (
+        pytest.raises(InputError, match=r"no dask scheduler answers there; start one with"),
+        scheduling.on_scheduler(address),
+    ):
         raise AssertionError("never entered")
 
 

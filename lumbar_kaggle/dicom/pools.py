@@ -1,11 +1,11 @@
 """Which workers read a folder fastest: threads hide the latency of a slow mount, processes decode side by side."""
 
 import logging
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures import Executor, ThreadPoolExecutor
 from types import TracebackType
 
-from lumbar_kaggle.core.budget import start_method, usable_cores
+from lumbar_kaggle.core.budget import usable_cores
+from lumbar_kaggle.core.cluster import on_cluster, open_pool
 
 log = logging.getLogger(__name__)
 
@@ -16,13 +16,14 @@ TRIAL_SECONDS = 30.0  # of work left to threads; for less, starting processes ta
 class Pools:
     """Threads or processes, or with ``"auto"`` both, until a batch of each has told which is the faster. `workers` are
     of either kind; None: four threads per core and at least eight, one process per core. Processes start when they are
-    first asked for."""
+    first asked for; a scheduler's workers take their place, see `core.cluster`, and then nothing is tried."""
 
     def __init__(self, kind: str = AUTO, workers: int | None = None) -> None:
         cores = usable_cores()
         self.kinds = (THREADS, PROCESSES) if kind == AUTO and cores > 1 else (THREADS if kind == AUTO else kind,)
+        self.kinds = (PROCESSES,) if on_cluster() else self.kinds
         self.threads = ThreadPoolExecutor(workers or max(8, 4 * cores))
-        self._processes = ProcessPoolExecutor(workers or cores, get_context(start_method()))
+        self._processes = open_pool(workers or cores)
         self.speeds: dict[str, float] = {}  # slices per second, of the kinds that were tried
 
     def __enter__(self) -> "Pools":

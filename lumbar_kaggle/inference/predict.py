@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from lumbar_kaggle.core.budget import Budget
+from lumbar_kaggle.core.cluster import AHEAD, on_cluster, open_pool
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import alone_on, digest, write_csv, write_text
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES
@@ -30,6 +32,7 @@ from lumbar_kaggle.dicom.cache import Source
 from lumbar_kaggle.dicom.studies import find_studies
 from lumbar_kaggle.inference.base import Prediction, Predictor, Study
 from lumbar_kaggle.inference.bundle import Manifest, read_manifest
+from lumbar_kaggle.inference.networks import ahead
 from lumbar_kaggle.inference.recipes import load_predictor
 from lumbar_kaggle.tables.competition import SERIES_COLUMNS, Competition
 from lumbar_kaggle.tables.submission import Submission
@@ -87,8 +90,34 @@ def predict(root: Path, bundle: Path, out: Path, budget: Budget, *, strict: bool
         log.info(f"{len(run.entries)} studies are already graded and are skipped")
     run.write()
     if len(run.entries) < len(run.studies):
-        run.grade(load_predictor(bundle, manifest), budget)
+        predictor = _Elsewhere(bundle, manifest) if on_cluster() else load_predictor(bundle, manifest)
+        run.grade(predictor, budget)
     return Outcome(out, run.write())
+
+
+class _Elsewhere:
+    """A bundle's predictor on the workers of the scheduler in force, see `core.cluster`."""
+
+    batch_size: int | None = None
+
+    def __init__(self, bundle: Path, manifest: Manifest) -> None:
+        self._grade = partial(_grade_there, bundle, manifest.fingerprint)
+
+    def predict(self, studies: Sequence[Study]) -> Iterator[Prediction]:
+        """Grade some studies, as `base.Predictor` says; some are begun before they are asked for."""
+        with open_pool(1) as pool:
+            yield from ahead(pool, self._grade, studies, AHEAD)
+
+
+@lru_cache(maxsize=1)
+def _predictor(bundle: Path, fingerprint: str) -> Predictor:
+    """Return the predictor of a worker, which keeps it from study to study."""
+    return load_predictor(bundle, read_manifest(bundle))
+
+
+def _grade_there(bundle: Path, fingerprint: str, study: Study) -> Prediction:
+    (prediction,) = _predictor(bundle, fingerprint).predict([study])
+    return prediction
 
 
 class _Graded(NamedTuple):
@@ -144,7 +173,7 @@ class _Run:
             self.submission.replace(name, np.array(one.probabilities, dtype=np.float64))
             self.entries[name] = {"status": GRADED, "reason": one.reason, "seconds": one.seconds}
 
-    def grade(self, predictor: Predictor, budget: Budget) -> None:
+    def grade(self, predictor: "Predictor | _Elsewhere", budget: Budget) -> None:
         """Grade the studies that are left, as far as the time suffices."""
         self.errors.unlink(missing_ok=True)
         left = [study for study in self.studies if study.study_id not in self.entries]
@@ -158,7 +187,7 @@ class _Run:
         for study in self.studies:
             self.entries.setdefault(study.study_id, {"status": PRIOR, "reason": OUT_OF_TIME, "seconds": 0.0})
 
-    def _predict(self, predictor: Predictor, studies: Sequence[Study]) -> Iterator[Prediction]:
+    def _predict(self, predictor: "Predictor | _Elsewhere", studies: Sequence[Study]) -> Iterator[Prediction]:
         """Yield what a predictor says of each study. Where it fails, the next ones are given to it one by one, so that
         an odd study costs no other its rows. Nothing is known of the studies of a scoring run: whatever one raises
         becomes its reason in the log."""

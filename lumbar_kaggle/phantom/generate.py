@@ -20,9 +20,9 @@ from pydicom.encaps import encapsulate
 from tqdm import tqdm
 
 from lumbar_kaggle.core.budget import end_with_parent, usable_cores
+from lumbar_kaggle.core.cluster import on_cluster, open_pool
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked, read_json, write_csv, write_json
-from lumbar_kaggle.core.pools import on_cluster, open_pool
 from lumbar_kaggle.phantom.acquisition import SeriesPlan, Weighting
 from lumbar_kaggle.phantom.imaging import Scan
 from lumbar_kaggle.phantom.settings import FORMAT, SPLITS, PhantomSet, Stored
@@ -132,7 +132,7 @@ def _write_studies(request: Request, workers: int) -> list[tuple[str, Rows]]:
     if workers == 1 and not on_cluster():
         rows = list(bar(map(make, splits, indices)))
     else:
-        with open_pool("processes", workers, _start_worker) as pool:
+        with open_pool(workers, _start_worker) as pool:
             rows = list(bar(pool.map(make, splits, indices)))
     return sorted(zip(splits, rows, strict=True), key=lambda pair: pair[1].study_id)
 

@@ -11,7 +11,7 @@ from fastai.callback import fp16 as _fp16  # noqa: F401 — gives Learner its to
 from fastai.learner import Learner
 
 from lumbar_kaggle.core.budget import end_with_parent, start_method, usable_cores
-from lumbar_kaggle.core.pools import on_cluster, run_there
+from lumbar_kaggle.core.cluster import on_cluster, run_there
 
 Shared = TypeVar("Shared")
 Item = TypeVar("Item")
@@ -50,8 +50,9 @@ def spread(
 ) -> None:
     """Call ``work(shared, item)``, a function of a module, for every item; what it makes, it leaves in files. With one
     process everything happens here, in order. With several, by default as many as there are GPUs, each owns one device,
-    or its share of the cores, gets `shared` once, and takes the next item when it is free; with a scheduler in force its
-    workers do, see `core.pools.run_there`. Raises what the first item that failed raised, `OutOfTime` too; items that had begun have ended by then."""
+    or its share of the cores, gets `shared` once, and takes the next item when it is free; with a scheduler in force
+    its workers do, see `core.cluster.run_there`. Raises what the first item that failed raised, `OutOfTime` too; items
+    that had begun have ended by then."""
     if on_cluster():
         return run_there(work, shared, items)
     count = min(max(1, torch.cuda.device_count()) if processes is None else processes, len(items))

@@ -1,8 +1,8 @@
 """A day of a cluster in half a minute: the real scheduler, 64 workers, 10,000 tasks that only wait; and failures.
 
-``python -m tests.scale.cluster`` prints one Markdown table. Lengths are drawn around the seconds that a study takes to be
-graded, and shortened by one factor for all; workers die and come back, and some tasks raise what a mount raises that was
-away. It shows what the scheduler itself costs, not what the work does."""
+``python -m tests.scale.cluster`` prints one Markdown table. Lengths are drawn around the seconds that a study takes to
+be graded, and shortened by one factor for all; workers die and come back, and some tasks raise what a mount raises that
+was away. It shows what the scheduler itself costs, not what the work does."""
 
 import argparse
 import time
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from distributed import LocalCluster
 
-from lumbar_kaggle.core.pools import on_scheduler, open_pool
+from lumbar_kaggle.core.cluster import on_scheduler, open_pool
 
 SPREAD = 0.5  # standard deviation of the logarithm of a task's length: studies have 20 to 300 slices
 
@@ -53,7 +53,13 @@ def simulate(day: Day) -> dict[str, float]:
     lengths = day.mean_s / day.faster * np.exp(rng.normal(-(SPREAD**2) / 2, SPREAD, day.tasks))
     fails = rng.random(day.tasks) < day.failing
     expected = float(lengths.sum()) / day.workers
-    options = {"n_workers": day.workers, "threads_per_worker": 1, "processes": False, "protocol": "tcp", "dashboard_address": None}
+    options = {
+        "n_workers": day.workers,
+        "threads_per_worker": 1,
+        "processes": False,
+        "protocol": "tcp",
+        "dashboard_address": None,
+    }
     with LocalCluster(**options) as cluster, on_scheduler(cluster.scheduler_address), open_pool("processes", 1) as pool:
         begin, busy = time.perf_counter(), time.process_time()
         futures = [pool.submit(wait, *task) for task in zip(range(day.tasks), lengths, fails, strict=True)]

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,17 @@ import numpy as np
 import pandas as pd
 import torch
 from fastai.learner import Learner
+from tqdm import tqdm
 
 from lumbar_kaggle.core.budget import Budget, OutOfTime
+from lumbar_kaggle.core.cluster import AHEAD, on_cluster, open_pool
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked, write_csv
 from lumbar_kaggle.core.settings import begin_run
 from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.dicom.cache import Cache
 from lumbar_kaggle.dicom.volume import Floats
+from lumbar_kaggle.inference.networks import ahead
 from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.folds import derive_seed, open_folds
 from lumbar_kaggle.tables.reading import as_numbers, read_table
@@ -115,11 +119,7 @@ class LocatorRun:
         with locked(out):
             try:
                 if weights is not None and not config.epochs and self.folds is None:
-                    settings, networks = load_networks(weights)
-                    if not networks["sagittal"]:
-                        remedy = "run lumbar locate with it as --out"
-                        raise InputError(f"{weights}: no fold of this locator is finished; {remedy}")
-                    points = locate_studies(studies, networks["sagittal"], networks["axial"], settings)
+                    points = _locate_with(weights, studies)
                 else:
                     if weights is not None:
                         check_fits(weights, load_networks(weights)[0], config, LOCATOR_SHAPE)
@@ -163,6 +163,30 @@ class LocatorRun:
         spread(_fit_fold, (self, studies, samples, fold_of), todo, processes)
         parts = [read_points(file) for file in files]
         return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
+
+
+def _locate_with(weights: Path, studies: Sequence[StudyVolumes]) -> pd.DataFrame:
+    """Return what a trained locator finds; with a scheduler in force its workers look, study by study."""
+    if on_cluster():
+        with open_pool(1) as pool:
+            found = ahead(pool, partial(_locate_there, weights), studies, AHEAD)
+            parts = list(tqdm(found, total=len(studies), unit="study", desc="locate"))
+            return pd.concat(parts, ignore_index=True)
+    settings, networks = load_networks(weights)
+    if not networks["sagittal"]:
+        raise InputError(f"{weights}: no fold of this locator is finished; run lumbar locate with it as --out")
+    return locate_studies(studies, networks["sagittal"], networks["axial"], settings)
+
+
+def _locate_there(weights: Path, study: StudyVolumes) -> pd.DataFrame:
+    settings, networks = _kept_networks(weights)
+    return locate_studies([study], networks["sagittal"], networks["axial"], settings)
+
+
+@lru_cache(maxsize=1)
+def _kept_networks(weights: Path) -> tuple[LocateConfig, dict[str, list[Locator]]]:
+    """Return the networks of a worker, which keeps them from study to study."""
+    return load_networks(weights)
 
 
 # Of each plane the samples, of each study the fold that holds it out.

@@ -1,18 +1,19 @@
-"""Where work is done side by side: in threads, in processes of this machine, or by the workers of a dask scheduler.
+"""Work on several machines: the workers of a dask scheduler in place of the processes of this one.
 
-A scheduler is in force while the block of `on_scheduler` runs: then `open_pool` gives its workers, whatever was asked
-for. They see the same files by the same names as this process, and write what they make there; what is finished is
-committed as on one machine, so a worker that dies costs its task, which another one does again, and a scheduler that
-dies costs a restart of the same command."""
+A scheduler is in force while the block of `on_scheduler` runs: then `open_pool` gives its workers. They see the same
+files by the same names as this process, from the same working folder on, and write what they make there. What is
+finished is committed as on one machine, so a worker that dies costs its task, which another one does again, and a
+scheduler that dies costs a restart of the same command."""
 
 import contextlib
+import os
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
 from contextvars import ContextVar
 from multiprocessing import get_context
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from lumbar_kaggle import __version__
 from lumbar_kaggle.core.budget import start_method, usable_cores
@@ -21,6 +22,7 @@ from lumbar_kaggle.core.errors import InputError
 ANSWER_S = 10  # in which a scheduler answers
 WORKERS_S = 60  # in which its first worker is there: an import of the libraries from a slow mount takes its time
 
+AHEAD = 256  # studies that are with the workers at once, where they are handed out one by one
 RETRIES = 2  # of a task that raised: on another worker what the network raised may not come again
 
 S = TypeVar("S")
@@ -29,14 +31,12 @@ T = TypeVar("T")
 _client: ContextVar[Any] = ContextVar("scheduler", default=None)
 
 
-def open_pool(kind: str, workers: int, begin: Callable[[], None] | None = None) -> Executor:
-    """Return a pool of `workers` (1 or more) ``"threads"`` or ``"processes"``, which call `begin` first; with a
-    scheduler in force all of its workers in their place. Only functions of modules can be handed to it."""
+def open_pool(processes: int, begin: Callable[[], None] | None = None) -> Executor:
+    """Return a pool of so many processes, which call `begin` first, or with a scheduler in force all of its workers,
+    which do not. Only functions of modules can be handed to it."""
     if client := _client.get():
         return _Workers(client)
-    if kind == "threads":
-        return ThreadPoolExecutor(workers, initializer=begin)
-    return ProcessPoolExecutor(workers, get_context(start_method()), begin)
+    return ProcessPoolExecutor(processes, get_context(start_method()), begin)
 
 
 class _Workers(Executor):
@@ -50,7 +50,8 @@ class _Workers(Executor):
     def submit(self, work: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         options = {"pure": False, "retries": RETRIES, "resources": self._resources}
         here: Future[T] = Future()
-        self._there[here] = there = self._client.submit(work, *args, **options, **kwargs)
+        there = self._client.submit(_from_folder, os.getcwd(), work, *args, **options, **kwargs)
+        self._there[here] = there
 
         def finish(there: Any) -> None:
             if here.set_running_or_notify_cancel():
@@ -71,6 +72,12 @@ class _Workers(Executor):
                 here.exception()
 
 
+def _from_folder(folder: str, work: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+    """Do a task where relative paths mean what they mean to the command."""
+    os.chdir(folder)
+    return work(*args, **kwargs)
+
+
 @contextlib.contextmanager
 def on_scheduler(address: str | None) -> Iterator[None]:
     """Put the dask scheduler at an address (``tcp://host:port``) in force; None: everything stays on this machine.
@@ -88,7 +95,7 @@ def on_scheduler(address: str | None) -> Iterator[None]:
     try:
         # A client that fails to connect goes on trying until the interpreter ends.
         socket.create_connection(get_address_host_port(address, strict=True), ANSWER_S).close()
-        client = Client(address, timeout=ANSWER_S, set_as_default=False, name="lumbar")
+        client = cast(Any, Client)(address, timeout=ANSWER_S, set_as_default=False, name="lumbar")
     except (OSError, ValueError, TimeoutError):
         how = "start one with: dask scheduler; and workers with: dask worker ADDRESS --nthreads 1"
         raise InputError(f"{address}: no dask scheduler answers there; {how}") from None
@@ -98,7 +105,9 @@ def on_scheduler(address: str | None) -> Iterator[None]:
             _check_workers(client, address)
             yield
     except KilledWorker as error:
-        raise InputError(f"{address}: a task ended each of the workers that tried it ({error}); see their logs") from None
+        raise InputError(
+            f"{address}: a task ended each of the workers that tried it ({error}); see their logs"
+        ) from None
     except (CancelledError, CommClosedError, TimeoutError):
         kept = "what was finished is kept, and the same command goes on from there"
         raise InputError(f"{address}: the scheduler was lost; {kept}") from None
