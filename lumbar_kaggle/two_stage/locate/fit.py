@@ -170,7 +170,7 @@ def _locate_with(weights: Path, studies: Sequence[StudyVolumes]) -> pd.DataFrame
     if on_cluster():
         with open_pool(1) as pool:
             found = ahead(pool, partial(_locate_there, weights), studies, AHEAD)
-            parts = list(tqdm(found, total=len(studies), unit="study", desc="locate"))
+            parts: list[pd.DataFrame] = list(tqdm(found, total=len(studies), unit="study", desc="locate"))
             return pd.concat(parts, ignore_index=True)
     settings, networks = load_networks(weights)
     if not networks["sagittal"]:
