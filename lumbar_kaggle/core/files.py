@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from lumbar_kaggle.core.errors import InputError
 
@@ -176,11 +176,33 @@ def shown(name: object) -> str:
     return str(name).encode(errors="backslashreplace").decode()
 
 
+def as_path(place: AnyPath) -> Path:
+    """Return a place as a path. One with a scheme (``s3://bucket/folder``, also as `Path` writes it, with a slash less)
+    is one of universal_pathlib, which is read by the same methods; InputError: that is not installed, or it does not
+    know the scheme."""
+    address = re.fullmatch(r"([a-z][a-z0-9+-]+):/+(.*)", str(place), re.DOTALL)
+    if not address:
+        return Path(place)
+    try:
+        from upath import UPath
+
+        return cast(Path, UPath(f"{address[1]}://{address[2]}"))
+    except (ImportError, ValueError) as error:
+        raise InputError(f"{place}: cannot be read ({error}); pip install 'lumbar_kaggle[storage]'") from None
+
+
+def is_folder(path: Path) -> bool:
+    """Tell whether there is a folder; no is also said of a name that no folder can have, or may not be looked at."""
+    with contextlib.suppress(OSError, ValueError):
+        return path.is_dir()
+    return False
+
+
 def list_folder(path: Path) -> Folder:
     """List one folder; one that is missing or may not be read has a problem."""
     folders, files = [], []
     try:
-        with os.scandir(path) as entries:
+        with os.scandir(path) if isinstance(path, Path) else contextlib.nullcontext(path.iterdir()) as entries:
             for entry in sorted(entries, key=lambda one: (natural(one.name), one.name)):
                 if entry.name.startswith(".") or entry.name.lower() in JUNK:
                     continue
@@ -203,7 +225,7 @@ def walk(path: Path) -> Iterator[Folder]:
     seen, pending = set(), [path]
     while pending:
         folder = list_folder(pending.pop())
-        if (known := os.path.realpath(folder.path)) not in seen:
+        if (known := str(folder.path.resolve())) not in seen:
             seen.add(known)
             yield folder
             pending += reversed(folder.folders)

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import digest, list_folder, read_csv, read_json, write_csv, write_json
+from lumbar_kaggle.core.files import as_path, digest, list_folder, read_csv, read_json, write_csv, write_json
 from lumbar_kaggle.dicom.headers import UnreadableInstance, read_content
 from lumbar_kaggle.dicom.plain import HEAD_BYTES
 
@@ -51,11 +51,14 @@ class Source:
     def scan(study_id: str, series_id: str, kind: str, folder: str, only: tuple[str, ...] = ()) -> "Source":
         """List the series folder; a folder that is missing or unreadable counts as empty."""
         # What cannot be listed cannot be read either, and the entry's reason will say why.
-        files = list(only) or sorted(path.name for path in list_folder(Path(folder)).files)
-        sizes = dict.fromkeys(files, -1)  # what cannot be read differs from what it is once it can
+        files = list(only) or sorted(path.name for path in list_folder(as_path(folder)).files)
+        place, sizes = (
+            as_path(folder),
+            dict.fromkeys(files, -1),
+        )  # what cannot be read differs from what it is once it can
         for name in files:
             with contextlib.suppress(OSError):
-                sizes[name] = Path(folder, name).stat().st_size
+                sizes[name] = (place / name).stat().st_size
         ends = tuple(dict.fromkeys([*files[:1], *files[-1:]]))
         return Source(study_id, series_id, kind, folder, len(files), digest(list(sizes.items())), only, ends)
 
@@ -63,7 +66,7 @@ class Source:
         """Return a digest of the state, and of the heads of the first and the last file: out of `contents` by path, or
         else, once more, from the disk. A file that cannot be read has no head."""
         heads = []
-        for path in (Path(self.folder, name) for name in self.ends):
+        for path in (as_path(self.folder) / name for name in self.ends):
             try:
                 content = read_content(path, HEAD_BYTES) if contents is None else contents[path]
                 heads.append(hashlib.sha256(content[:HEAD_BYTES]).hexdigest())

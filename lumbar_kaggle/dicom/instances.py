@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lumbar_kaggle.core.files import AnyPath
+from lumbar_kaggle.core.files import AnyPath, as_path
 from lumbar_kaggle.dicom import geometry
 from lumbar_kaggle.dicom.decoders import Layout, stored_frame
 from lumbar_kaggle.dicom.headers import MAX_BYTES, Header, UnreadableInstance, damage, functional_groups, read_file
@@ -80,7 +80,7 @@ def read_instances(path: AnyPath, *, pixels: bool = False, content: bytes | None
     """Read one file: an instance per frame, with `pixels` its picture too. It is opened once, or never where `content`
     is its bytes. UnreadableInstance says why it is no image of an MR slice or, with `pixels`, that these are missing,
     damaged, or in an unknown encoding."""
-    path = Path(path)
+    path = as_path(path)
     dataset, syntax = read_file(path, pixels=pixels, content=content)
     if pixels and "PixelData" not in dataset:
         raise UnreadableInstance("no pixels in it (PixelData is absent, or the file is cut off)")

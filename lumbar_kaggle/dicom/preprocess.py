@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import locked, read_json, shown, write_atomic, write_text
+from lumbar_kaggle.core.files import as_path, locked, read_json, shown, write_atomic, write_text
 from lumbar_kaggle.dicom.cache import OK, Cache, CacheConfig, Source
 from lumbar_kaggle.dicom.plain import HEAD_BYTES
 from lumbar_kaggle.dicom.pools import Pools
@@ -162,7 +162,7 @@ def volume_worker(source: Source, folder: Path) -> dict[str, object]:
     def keep(path: Path, content: bytes) -> None:
         heads[path] = content[:HEAD_BYTES]
 
-    volume = read_series(Path(source.folder), source.files, source.kind, keep=keep).windowed()
+    volume = read_series(as_path(source.folder), source.files, source.kind, keep=keep).windowed()
     stacks, name = volume.stacks(), f"{source.study_id}_{source.series_id}"
     write_volumes(folder, name, stacks)
     counts = {"file": f"{name}.json", "slices": sum(map(len, stacks)), "stacks": len(stacks)}

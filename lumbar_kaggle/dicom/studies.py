@@ -3,7 +3,6 @@
 A hospital's own studies lie as an archive, a disc or a zip file gives them: any depth of folders, one study or several,
 one series per folder or many. Files are grouped by their headers, see `series`."""
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -16,7 +15,7 @@ from tqdm import tqdm
 from tqdm.contrib.concurrent import thread_map
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import AnyPath, Folder, list_folder, shown, walk
+from lumbar_kaggle.core.files import AnyPath, Folder, as_path, is_folder, list_folder, shown, walk
 from lumbar_kaggle.dicom.headers import UnreadableInstance
 from lumbar_kaggle.dicom.instances import Instance, read_instances
 from lumbar_kaggle.dicom.kinds import KIND_WORDS, may_be, plane_of, preference, recognise_series
@@ -50,11 +49,11 @@ def find_studies(root: AnyPath, *, strict: bool = True) -> Competition:
     same study, `root` is that study. Series that could not be used are among the faults and the notes. With `strict`, a
     serious fault in a table is refused; otherwise its row is left out. InputError: there is no such folder, no study in
     it, or a serious fault in its tables."""
-    root = Path(root)
-    if os.path.isfile(root / "test_series_descriptions.csv"):
+    root = as_path(root)
+    if (root / "test_series_descriptions.csv").is_file():
         # A scoring run's hidden tables may be odd; the sound rows are graded, and the rest gets the prior.
         return competition.read_competition(root, "test") if strict else competition.read_split(root, "test")
-    images = root / "test_images" if os.path.isdir(root / "test_images") else root
+    images = root / "test_images" if is_folder(root / "test_images") else root
     top = list_folder(images)
     if top.problem:
         raise InputError(f"{images}: {top.problem}; give a competition folder or a folder of studies")
@@ -194,7 +193,8 @@ def _choose_series(every: Sequence[_Found]) -> tuple[list[tuple[_Found, str]], l
 
 
 def _common_folder(slices: Sequence[Instance]) -> Path:
-    return Path(os.path.commonpath([item.path.parent for item in slices]))
+    parents = [[folder, *folder.parents] for folder in {item.path.parent for item in slices}]
+    return next(folder for folder in parents[0] if all(folder in one for one in parents))
 
 
 def _below(path: Path, root: Path) -> str:
@@ -215,7 +215,7 @@ def check(root: AnyPath) -> list[Fault]:
     cannot be read at all is one serious fault, and the other split is still read. Coordinates are looked for in their
     images, and the kind of each series in its orientation. A folder without any of the competition's series tables is
     an `InputError`."""
-    root = Path(root)
+    root = as_path(root)
     marks = {"train": ("train_series_descriptions.csv", "train.csv"), "test": ("test_series_descriptions.csv",)}
     splits = [split for split, names in marks.items() if any((root / name).is_file() for name in names)]
     if not splits:

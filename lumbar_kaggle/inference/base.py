@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -11,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import AnyPath, shown
+from lumbar_kaggle.core.files import AnyPath, as_path, shown
 from lumbar_kaggle.core.targets import SERIES_DESCRIPTIONS
 from lumbar_kaggle.dicom import series as dicom_series
 from lumbar_kaggle.dicom.series import UnreadableSeries, read_headers
@@ -34,7 +33,7 @@ class Study(NamedTuple):
         said = []
         for row in self.series.to_dict("records"):
             try:
-                count = len(read_headers(Path(row["folder"]), row["files"], row["kind"])[0])
+                count = len(read_headers(as_path(row["folder"]), row["files"], row["kind"])[0])
                 slices = f"{count} slice{'s' if count > 1 else ''}"
             except UnreadableSeries:
                 slices = "unreadable"
@@ -46,7 +45,7 @@ class Study(NamedTuple):
         figures = []
         for row in self.series.to_dict("records"):
             try:
-                volume = dicom_series.read_series(Path(row["folder"]), row["files"], row["kind"])
+                volume = dicom_series.read_series(as_path(row["folder"]), row["files"], row["kind"])
                 figures.append(volume._repr_html_())
             except UnreadableSeries as error:
                 figures.append(f"<small>{escape(str(error))}</small>")
@@ -66,7 +65,7 @@ def read_study(path: AnyPath, study_id: str = "") -> Study:
     """Read which series a study has; their pixels are read when they are needed. The path is the study's folder, in a
     competition folder or anywhere; or a competition folder (its test split) or a folder of studies. Where that holds
     several, `study_id` names the one wanted; `InputError` where it does not."""
-    path = Path(path)
+    path = as_path(path)
     split, root = path.parent.name.removesuffix("_images"), path.parent.parent
     if not study_id and (root / f"{split}_series_descriptions.csv").is_file():
         # Of a competition folder: its tables say what the series are.
@@ -83,7 +82,7 @@ def read_series(path: AnyPath, kind: str = "") -> Volume:
     files. Where they are of several series, `kind`, one of `targets.SERIES_KINDS`, tells which. Raises `InputError`
     where no file is a usable slice."""
     try:
-        return dicom_series.read_series(Path(path), kind=kind)
+        return dicom_series.read_series(as_path(path), kind=kind)
     except UnreadableSeries as error:
         raise InputError(str(error)) from error
 

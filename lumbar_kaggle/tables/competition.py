@@ -3,8 +3,8 @@
 Identifiers are strings throughout: the competition's are integers up to ten digits, a hospital's may be anything that
 names a folder."""
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import AnyPath, digest, list_folder, shown
+from lumbar_kaggle.core.files import AnyPath, as_path, digest, is_folder, list_folder, shown
 from lumbar_kaggle.core.targets import SAMPLE_ORDER, TARGET_NAMES, row_id, split_row_id
 from lumbar_kaggle.tables import reading
 from lumbar_kaggle.tables.reading import Fault, faults_of
@@ -66,14 +66,14 @@ def read_competition(root: AnyPath, split: str = "train", *, graded: bool = True
 
 def read_marked(root: AnyPath) -> Competition:
     """Read the training split for its labelled points, which must be there; grades need not be."""
-    return read_competition(root, "train", graded=(Path(root) / "train.csv").is_file())
+    return read_competition(root, "train", graded=(as_path(root) / "train.csv").is_file())
 
 
 def read_split(root: AnyPath, split: str, *, graded: bool = True) -> Competition:
     """Read one split, ``train`` or ``test``, with all its faults, the serious ones too; see `read_competition`. A
     training split's studies are those of ``train.csv`` or, where it is not `graded`, of the series table; then the
     table of coordinates must be there. A table that is missing or lacks a column is an `InputError`."""
-    root = Path(root)
+    root = as_path(root)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the folder that holds train.csv and test_images")
     series_table = root / f"{split}_series_descriptions.csv"
@@ -125,7 +125,8 @@ def _locate(
 ) -> tuple[pd.DataFrame, list[Fault], dict[str, list[str]]]:
     """Add the folder of each series, and leave out those that are not on disk, with a note per study."""
     folders = [images / study / series for study, series in described[["study_id", "series_id"]].to_numpy()]
-    there = np.array([os.path.isdir(folder) for folder in folders], dtype=bool)
+    with ThreadPoolExecutor(16) as pool:  # a slow mount is waited for side by side
+        there = np.array(list(pool.map(is_folder, folders)), dtype=bool)
     missing = described[~there]
     place = str(images).replace("{", "{{").replace("}", "}}")
     sentence = f"series {{series_id}} of study {{study_id}} has no folder in {place}; it is left out"

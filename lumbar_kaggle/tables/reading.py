@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from lumbar_kaggle.core import targets
 from lumbar_kaggle.core.errors import InputError, system_sentence
-from lumbar_kaggle.core.files import AnyPath, shown
+from lumbar_kaggle.core.files import AnyPath, as_path, shown
 from lumbar_kaggle.core.targets import SERIES_DESCRIPTIONS, SEVERITY_WORDS, TARGET_NAMES, row_id
 
 COORDINATE_COLUMNS = ("study_id", "series_id", "instance_number", "condition", "level", "x", "y")
@@ -76,7 +76,7 @@ def read_table(path: AnyPath, columns: Sequence[str], *, whole: bool = False) ->
     """Read a CSV as text and check that it has `columns`; further columns stay only with `whole`. Returned are text
     columns, empty text where nothing stands, and an index that gives ``line - 2``. A file that is missing, empty, no
     CSV, lacks a column or has one twice, or has a line break or NUL in a field is an `InputError`."""
-    path, columns, content = Path(path), list(columns), b""
+    path, columns, content = as_path(path), list(columns), b""
     try:
         content = b"" if path.suffix.lower() in ARCHIVES else path.read_bytes()
         source = BytesIO(content) if content else path

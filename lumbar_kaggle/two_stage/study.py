@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.files import as_path
 from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, TARGETS
 from lumbar_kaggle.dicom.cache import OK, Cache, Source
 from lumbar_kaggle.dicom.preprocess import read_volumes, scan_sources, windowed_stacks
@@ -142,7 +143,7 @@ def read_study(study: Study) -> StudyVolumes:
 
     def read(name: object, folder: str, files: Sequence[str], kind: str) -> tuple[list[Volume], tuple[str, ...]]:
         try:
-            volume = replace(read_series(Path(folder), files, kind), series_id=str(name))
+            volume = replace(read_series(as_path(folder), files, kind), series_id=str(name))
         except UnreadableSeries as error:
             return [], (str(error),)
         return windowed_stacks(volume), volume.notes
