@@ -98,7 +98,7 @@ def test_every_public_function_is_documented() -> None:
 def test_third_party_imports_are_declared() -> None:
     """Whatever the package imports stands in setup.py."""
     declared = {re.split(r"[<>=\[;]", line)[0].lower() for line in requires("lumbar_kaggle") or []}
-    names = {"cv2": "opencv-python-headless", "sklearn": "scikit-learn", "gdcm": "python-gdcm"}
+    names = {"cv2": "opencv-python-headless", "sklearn": "scikit-learn", "gdcm": "python-gdcm", "rle": "pylibjpeg-rle"}
     # matplotlib and pillow are fastai's own, requests is kaggle's, SimpleITK is a fallback used where it
     # happens to be installed.
     allowed = {"matplotlib", "pil", "requests", "simpleitk"}

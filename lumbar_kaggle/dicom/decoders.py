@@ -64,7 +64,7 @@ class Layout:
 def stored_frame(dataset: Dataset | Plain, layout: Layout, frame: int) -> NDArray[Any]:
     """Return the values of a frame, numbered from 0, of a dataset with PixelData; raises as `decode_frame`."""
     if isinstance(dataset, Plain):
-        return _plain_frame(dataset.value(PIXEL_DATA), layout)
+        return plain_frame(dataset.value(PIXEL_DATA), layout)
     big = not getattr(dataset.get_item(PIXEL_DATA), "is_little_endian", True)
     element = dataset["PixelData"]
     syntax = uid.UID(layout.syntax or (uid.ExplicitVRBigEndian if big else uid.ImplicitVRLittleEndian))
@@ -84,7 +84,8 @@ def stored_frame(dataset: Dataset | Plain, layout: Layout, frame: int) -> NDArra
     return _decode(encoded, layout)
 
 
-def _plain_frame(pixels: bytes, layout: Layout) -> NDArray[Any]:
+def plain_frame(pixels: bytes, layout: Layout) -> NDArray[Any]:
+    """Return the values of the one frame of a `plain` file; raises as `decode_frame`."""
     if layout.syntax != uid.ExplicitVRLittleEndian:
         return _decode(pixels, layout)
     kind, count = f"<{'ui'[layout.pixel_representation]}{layout.bits_allocated // 8}", layout.rows * layout.columns

@@ -1,42 +1,209 @@
-"""Speed, as ratios within one run: `make benchmark`. Never part of the tests."""
+"""Preprocessing against its limit, reading and decoding the same files and nothing else: `make benchmark`, as a table
+of ratios within one run. Never part of the tests.
 
+Seconds are processor time of all processes, which other work on the machine leaves alone, and by the clock where files
+are waited for. With the environment variable LUMBAR_BENCHMARK_FOLDER the first studies of that competition folder are
+taken instead of new ones."""
+
+import os
+import subprocess
+import sys
 import time
+from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import psutil
+import pydicom
 import pytest
 
-from lumbar_kaggle.dicom.preprocess import Summary
-from lumbar_kaggle.inference.recipes import recipe
+from lumbar_kaggle.baseline.images import CACHE_CONFIG, image_worker, rank_series
+from lumbar_kaggle.dicom import headers, plain
+from lumbar_kaggle.dicom.cache import Cache, CacheConfig, Source
+from lumbar_kaggle.dicom.decoders import Layout, plain_frame
+from lumbar_kaggle.dicom.headers import Header, read_file
+from lumbar_kaggle.dicom.instances import read_layout
+from lumbar_kaggle.dicom.pools import Pools
+from lumbar_kaggle.dicom.preprocess import VOLUMES, Worker, preprocess, scan_sources, volume_worker
+from lumbar_kaggle.dicom.series import middle_first, read_headers, read_series
+from lumbar_kaggle.dicom.volume import percentiles
 from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.settings import PhantomSet
+from lumbar_kaggle.tables.competition import read_competition
 
-STUDIES = 24
+STUDIES = int(os.environ.get("LUMBAR_BENCHMARK_STUDIES", "24"))
+ROUNDS = 3  # each thing is done in turn so many times, and the fastest counts
+LATENCY = 0.005  # s, of opening a file on a slow mount
+
+Plan = list[
+    tuple[Path, int, Layout]
+]  # of a series: each file, where its one frame begins, how it is stored; 0: not read
+
+
+def processor_seconds() -> float:
+    """Of this process and all below it."""
+    me = psutil.Process()
+    times = [one.cpu_times() for one in (me, *me.children(recursive=True))]
+    return sum(one.user + one.system for one in times)
+
+
+def fastest(*works: Callable[[], object], clock: Callable[[], float] = processor_seconds) -> list[float]:
+    """Do several things in turn; return the seconds of each one's fastest round."""
+    seconds = [float("inf")] * len(works)
+    for _ in range(ROUNDS):
+        for number, work in enumerate(works):
+            start = clock()
+            work()
+            seconds[number] = min(seconds[number], clock() - start)
+    return seconds
+
+
+def row(what: str, unit: str, ours: float, limit: float) -> None:
+    """Print a row of the table."""
+    print(f"| {what} | {ours:.3g} {unit} | {limit:.3g} {unit} | {ours / limit:.2f} |")
 
 
 @pytest.fixture(scope="module")
-def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Phantom studies, all series; prints how fast they are made."""
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A competition folder."""
+    if given := os.environ.get("LUMBAR_BENCHMARK_FOLDER"):
+        return Path(given)
     folder = tmp_path_factory.mktemp("bench") / "competition"
-    start = time.perf_counter()
-    write_set(folder, PhantomSet("", 1, STUDIES, 1), workers=1)
-    seconds = (time.perf_counter() - start) / (STUDIES + 1)
-    print(f"\nphantom: {seconds:.2f} s per study on one core")
+    write_set(folder, PhantomSet("", 1, STUDIES, 1))
     return folder
 
 
-def timed(studies: Path, cache: Path, kind: str, pool: str, workers: int) -> Summary:
-    """Preprocess once; the images are in the operating system's memory by then."""
-    chosen = recipe("two-stage" if kind == "volumes" else kind)
-    return chosen.preprocess(studies, cache, pool_kind=pool, workers=workers, batch_size=24)
+@pytest.fixture(scope="module")
+def sources(root: Path) -> list[Source]:
+    """All series of the first studies; prints the head of the table."""
+    series = read_competition(root, "train").series
+    with Pools("threads") as pools:
+        found = scan_sources(series[series["study_id"].isin(series["study_id"].unique()[:STUDIES])], pools.threads)
+    print(f"\n{sum(one.slices for one in found)} slices of {STUDIES} studies\n")
+    print("| what | ours | limit | ratio |\n|---|---|---|---|")
+    return found
 
 
-@pytest.mark.parametrize("kind", ["baseline", "volumes"])
-def test_pools(studies: Path, tmp_path: Path, kind: str) -> None:
-    """One thread, eight threads, two processes: slices per second and the ratio to one thread."""
-    timed(studies, tmp_path / "warm", kind, "threads", 1)
-    rows = []
-    for pool, workers in (("threads", 1), ("threads", 8), ("processes", 2)):
-        summary = timed(studies, tmp_path / f"{pool}-{workers}", kind, pool, workers)
-        rows.append((f"{workers} {pool}", summary.slices / summary.seconds))
-    for name, speed in rows:
-        print(f"{kind}: {name:<12} {speed:7.0f} slices per second, {speed / rows[0][1]:.2f} of one thread")
+def plan_of(source: Source, *, middle: bool = False) -> Plan:
+    """Say how to decode a series, or its middle slice alone."""
+    plans = []
+    for path in sorted(Path(source.folder).iterdir()):
+        dataset, syntax = read_file(path, pixels=True)
+        assert isinstance(dataset, plain.Plain)
+        start = path.read_bytes().index(dataset.value(plain.PIXEL_DATA))
+        plans.append((path, start, read_layout(Header([dataset]), syntax)))
+    if middle:
+        chosen = middle_first(read_headers(Path(source.folder))[0])[0].path
+        plans = [(path, start * (path == chosen), layout) for path, start, layout in plans]
+    return plans
+
+
+def decode(plan: Plan) -> None:
+    """Read and decode, and nothing else."""
+    for path, start, layout in plan:
+        content = headers.read_content(path)
+        if start:
+            plain_frame(content[start : None if layout.syntax == plain.ExplicitVRLittleEndian else -8], layout)
+
+
+def decode_by_pydicom(plan: Plan) -> None:
+    """The plain way."""
+    for path, *_ in plan:
+        pydicom.dcmread(path).pixel_array  # noqa: B018
+
+
+@pytest.fixture
+def fill(tmp_path: Path) -> Callable[..., None]:
+    """Fills a new cache of some sources."""
+    number = iter(range(10**6))
+
+    def fill(sources: list[Source], config: CacheConfig, worker: Worker, pools: Pools) -> None:
+        preprocess(sources, Cache(tmp_path / str(next(number)), config.kind), config, worker, pools, batch_size=10**4)
+
+    return fill
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+@pytest.mark.parametrize("encoding", ["all files", "native and RLE"])
+def test_volumes(sources: list[Source], fill: Callable[..., None], kind: str, encoding: str) -> None:
+    """Whole series to the cache, with one thread or two processes."""
+    plans = [plan_of(source) for source in sources]
+    fast = {"native and RLE": {plain.ExplicitVRLittleEndian, plain.RLELossless}}
+    chosen = [
+        (source, plan)
+        for source, plan in zip(sources, plans, strict=True)
+        if {one.syntax for *_, one in plan} <= fast.get(encoding, plain.ENCODED | {plain.ExplicitVRLittleEndian})
+    ]
+    some, mine = [source for source, _ in chosen], [plan for _, plan in chosen]
+    workers = {"threads": 1, "processes": 2}[kind]
+    with Pools(kind, workers) as pools:
+        pool = pools.pool(kind)
+        list(pool.map(decode_by_pydicom, mine))  # the workers have started, and what they need is imported
+        fill(some, VOLUMES, volume_worker, pools)
+        ours, limit, theirs = fastest(
+            lambda: fill(some, VOLUMES, volume_worker, pools),
+            lambda: list(pool.map(decode, mine)),
+            lambda: list(pool.map(decode_by_pydicom, mine)),
+        )
+    row(f"volumes, {encoding}, {workers} {kind}", "s", ours, limit)
+    row(f"volumes, {encoding}, {workers} {kind}, against dcmread and pixel_array", "s", ours, theirs)
+
+
+@pytest.mark.parametrize("latency", [0, LATENCY])
+def test_pictures(
+    root: Path, sources: list[Source], fill: Callable[..., None], latency: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The baseline's pictures, in memory with one thread, and on a slow mount with eight."""
+    known = {one.series_id: one for one in sources}
+    ranked = rank_series(read_competition(root, "train").series)["series_id"]
+    some = [known[one] for one in ranked if one in known]
+    plans = [plan_of(source, middle=True) for source in some]
+    plainly = Path.open
+
+    def slowly(path: Path, *args: Any, **how: Any) -> Any:
+        if path.suffix == ".dcm":
+            time.sleep(latency)
+        return plainly(path, *args, **how)
+
+    if latency:
+        monkeypatch.setattr(Path, "open", slowly)
+    with Pools("threads", 8 if latency else 1) as pools:
+        ours, limit = fastest(
+            lambda: fill(some, CACHE_CONFIG, image_worker, pools),
+            lambda: list(pools.threads.map(decode, plans)),
+            clock=time.perf_counter if latency else time.process_time,
+        )
+    row("baseline, 5 ms per file, 8 threads, by the clock" if latency else "baseline, 1 thread", "s", ours, limit)
+
+
+def test_window(sources: list[Source]) -> None:
+    """The percentiles of a series against NumPy's."""
+    images = list(read_series(Path(sources[0].folder)).images)
+    ours, limit = fastest(
+        lambda: [percentiles(*images) for _ in range(5)],
+        lambda: [np.percentile(np.concatenate([one.ravel() for one in images]), [1, 99]) for _ in range(5)],
+        clock=time.process_time,
+    )
+    row("percentiles of a series, against numpy.percentile", "s", ours, limit)
+
+
+def test_memory(root: Path, sources: list[Source], tmp_path: Path) -> None:
+    """The most that threads hold above the interpreter with the package, against 300 MB."""
+    folders = list(dict.fromkeys(chain.from_iterable([source.study_id] for source in sources)))
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from lumbar_kaggle.inference.recipes import recipe, fill_cache\n"
+        "from lumbar_kaggle.dicom.preprocess import VOLUMES, volume_worker\n"
+        "from lumbar_kaggle.tables.competition import read_competition\n"
+        "root, cache, *studies = sys.argv[1:]; series = read_competition(Path(root), 'train').series\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+        "before = peak()\n"
+        "some = series[series['study_id'].isin(studies)]\n"
+        "fill_cache(Path(root), some, 'series', Path(cache), VOLUMES, volume_worker, pool_kind='threads', workers=8)\n"
+        "print(peak() - before)\n"
+    )
+    command = [sys.executable, "-c", code, str(root), str(tmp_path / "cache"), *folders]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    row("memory above the interpreter, 8 threads", "MB", float(done.stdout), 300)
