@@ -45,7 +45,7 @@ REACH_MM = 8.0  # slices whose plane is further from the level's point do not sh
 FORAMEN_MM, FORAMEN_REACH_MM = (-6.0, -4.0), 18.0
 # Tried on pictures of unknown scale, as parts of the assumed one: the spine is looked for at each.
 ZOOMS = (0.6, 0.75, 0.9, 1.0, 1.15, 1.35)
-BATCH = {"cpu": 4}  # pictures at once: what a core's cache holds
+BATCH = {"cpu": 8}  # pictures at once: what a core's cache holds
 LOOKS = 2  # networks that look at each of a sagittal series' slices
 STRIDE = 2  # pixels of the picture per cell of a heat map
 
