@@ -95,9 +95,9 @@ class Picture:
         return np.asarray(pixels[..., ::-1])
 
 
-def to_input(images: NDArray[np.uint8]) -> torch.Tensor:
-    """Return ``[n, 1, rows, columns]`` float, around -1 to 1, of ``[n, rows, columns]`` uint8."""
-    return (torch.from_numpy(np.ascontiguousarray(images)).float() / 255 - 0.3)[:, None] * 2
+def to_input(images: torch.Tensor) -> torch.Tensor:
+    """Return ``[n, 1, rows, columns]`` float, around -1 to 1, of ``[n, rows, columns]`` of 0 to 255."""
+    return (images.float() / 255 - 0.3)[:, None] * 2
 
 
 class Locator(nn.Module):
@@ -143,7 +143,8 @@ def predict_maps(pictures: Sequence[Picture], networks: Sequence[Locator]) -> Fl
     """Return the probabilities ``[n, channels, rows / STRIDE, columns / STRIDE]`` of pictures of one shape. They are
     the mean over the networks, all on one device; what is missing to 1 is that of a point not on the picture."""
     device, parts = device_of(networks[0]), []
-    for batch in torch.split(to_input(np.stack([one.image() for one in pictures])), 16):
+    images = torch.from_numpy(np.stack([one.image() for one in pictures]))
+    for batch in torch.split(to_input(images), 16):
         with half_precision(device):
             found = [network.eval()(batch.to(device)).exp() for network in networks]
         parts.append(torch.stack(found).mean(dim=0)[..., :-1].cpu())
