@@ -24,7 +24,7 @@ from lumbar_kaggle.two_stage.locate.chain import best_chain, refine
 from lumbar_kaggle.two_stage.locate.find import COLUMNS as POINT_COLUMNS
 from lumbar_kaggle.two_stage.locate.find import Locator, Picture, locate_sagittal
 from lumbar_kaggle.two_stage.locate.fit import LocatorRun
-from lumbar_kaggle.two_stage.locate.training import PRESENT, Slices, augment, compressed, heat_maps
+from lumbar_kaggle.two_stage.locate.training import PRESENT, augment, compressed, heat_maps
 from tests.support.dicom_files import AXIAL, SAGITTAL, rewrite, write_slice
 
 SMALL = LocateConfig(
@@ -167,17 +167,17 @@ def test_augmentation_moves_image_and_points_together() -> None:
     images = torch.zeros(60, 64, 96, dtype=torch.uint8)
     images[:, 18:23, 48:53] = 255
     places = torch.tensor([[50.0, 20.0], [20.0, 50.0]]).expand(60, 2, 2)
-    moved = augment(Slices(images, places, torch.full((60, 2), PRESENT)))
+    pictures, points, _ = augment((images, places, torch.full((60, 2), PRESENT)))
     mirrored = 0
-    for image, found in zip(moved.images.numpy(), moved.places.numpy(), strict=True):
+    for image, found in zip(pictures.numpy(), points.numpy(), strict=True):
         bright = cv2.GaussianBlur(image, (0, 0), 2.0)
         row, column = np.unravel_index(int(bright.argmax()), bright.shape)
         distances = np.linalg.norm(found - (column, row), axis=1)
         assert distances.min() < 3
         mirrored += int(distances.argmin() == 1)
     assert 15 < mirrored < 45
-    plain = augment(Slices(images, places.repeat(1, 5, 1), torch.full((60, 10), PRESENT)))
-    assert (plain.places[:, 0, 0] > plain.places[:, 1, 0]).all()
+    _, points, _ = augment((images, places.repeat(1, 5, 1), torch.full((60, 10), PRESENT)))
+    assert (points[:, 0, 0] > points[:, 1, 0]).all()
 
 
 def test_compression_loses_detail_as_jpeg_does() -> None:
@@ -199,7 +199,7 @@ def test_compression_loses_detail_as_jpeg_does() -> None:
 def test_heat_maps_are_probabilities() -> None:
     """Every known channel sums to 1, its peak at the point; a point off the picture is 'not on this slice'."""
     places = torch.tensor([[[10.5, 20.5], [200.0, 10.0], [torch.nan, torch.nan]]])
-    maps, weights = heat_maps(Slices(torch.zeros(1, 32, 48), places, torch.tensor([[1, 1, -1]])))
+    maps, weights = heat_maps((torch.zeros(1, 32, 48), places, torch.tensor([[1, 1, -1]])))
     torch.testing.assert_close(maps[0].sum(dim=1), torch.ones(3))
     assert divmod(int(maps[0, 0].argmax()), 24) == (10, 5)
     assert maps[0, 0, -1] == 0

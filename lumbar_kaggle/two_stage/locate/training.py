@@ -10,6 +10,7 @@ from fastai.callback.core import Callback
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
+from torchvision.transforms.v2.functional import gaussian_blur
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.settings import load_config
@@ -41,12 +42,8 @@ class Sample(NamedTuple):
     state: NDArray[np.int64]  # [channels] `UNKNOWN`, `ABSENT` or `PRESENT`
 
 
-class Slices(NamedTuple):
-    """Samples of one plane on a device."""
-
-    images: Tensor  # [n, rows, columns] of 0 to 255: uint8 until they are augmented
-    places: Tensor  # [n, channels, 2] float32
-    state: Tensor  # [n, channels]
+# Samples of one plane on a device: images ``[n, rows, columns]`` of 0 to 255, places ``[n, channels, 2]`` and states.
+Slices = tuple[Tensor, Tensor, Tensor]
 
 
 def sagittal_samples(study: StudyVolumes, config: LocateConfig) -> list[Sample]:
@@ -135,39 +132,29 @@ def augment(slices: Slices) -> Slices:
     border = torch.empty(count, 1, 1, 1, device=device).uniform_(0, 90)
     border = border * (torch.rand_like(border) < 0.15)
     warped = functional.grid_sample(images[:, None] - border, grid, align_corners=False) + border
-    return Slices(_develop(warped)[:, 0], moved, state)
+    return _develop(warped)[:, 0], moved, state
 
 
 def _develop(pictures: Tensor) -> Tensor:
     """Return pictures ``[n, 1, rows, columns]`` of 0 to 255, some of them blurred, with another window, tone, shading
     and noise, and some as JPEG leaves them."""
-    count, device = len(pictures), pictures.device
 
-    def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return torch.empty(*(shape or (count, 1, 1, 1)), device=device).uniform_(low, high)
+    def uniform(low: float, high: float, like: Tensor, side: int = 1) -> Tensor:
+        return like.new_empty(len(like), 1, side, side).uniform_(low, high)
 
-    def change(share: float, how: Callable[[Tensor, int], Tensor]) -> None:
+    def change(share: float, how: Callable[[Tensor], Tensor]) -> None:
         """Change a share of the pictures, drawn without having to ask the device how many they are."""
-        some = torch.randperm(count, device=device)[: round(share * count)]
-        pictures[some] = how(pictures[some], len(some))
+        some = torch.randperm(len(pictures), device=pictures.device)[: round(share * len(pictures))]
+        pictures[some] = how(pictures[some])
 
-    def blur(plain: Tensor, n: int) -> Tensor:
-        wave = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=device) / 16
-        padded = functional.pad(plain, (2, 2, 2, 2), mode="replicate")
-        return torch.lerp(
-            plain, functional.conv2d(padded, torch.outer(wave, wave)[None, None]), uniform(0.1, 1, n, 1, 1, 1)
-        )
-
-    def shade(plain: Tensor, n: int) -> Tensor:
-        return plain * functional.interpolate(uniform(0.4, 1.2, n, 1, 3, 3), plain.shape[2:], mode="bicubic")
-
-    change(0.4, blur)
-    low, high = uniform(0.0, 0.12), uniform(0.55, 1.0)
+    change(0.4, lambda some: torch.lerp(some, gaussian_blur(some, [5, 5], [1.0, 1.0]), uniform(0.1, 1.0, some)))
+    low, high = uniform(0.0, 0.12, pictures), uniform(0.55, 1.0, pictures)
     pictures = ((pictures / 255 - low) / (high - low)).clamp(0, 1) ** torch.exp(torch.randn_like(low) * 0.35) * 255
-    change(0.4, shade)
-    change(0.4, lambda plain, n: plain + uniform(0, 0.08 * 255, n, 1, 1, 1) * torch.randn_like(plain))
+    sides = pictures.shape[2:]
+    change(0.4, lambda some: some * functional.interpolate(uniform(0.4, 1.2, some, 3), sides, mode="bicubic"))
+    change(0.4, lambda some: some + uniform(0.0, 0.08 * 255, some) * torch.randn_like(some))
     pictures = pictures.clamp(0, 255)
-    change(0.35, lambda plain, n: compressed(plain, uniform(25, 90, n, 1, 1, 1)))
+    change(0.35, lambda some: compressed(some, uniform(25, 90, some)))
     return pictures
 
 
@@ -185,16 +172,17 @@ def compressed(pictures: Tensor, quality: Tensor) -> Tensor:
 def heat_maps(slices: Slices) -> tuple[Tensor, Tensor]:
     """Return the network's targets: probabilities ``[n, channels, cells + 1]`` and weights ``[n, channels]``. A point
     that augmentation moved off the picture is not on it; the weight is 0 where nothing is known."""
-    sides = [side // STRIDE for side in slices.images.shape[:0:-1]]  # columns and rows of cells
-    spots = (slices.places - (STRIDE - 1) / 2) / STRIDE
-    there = (slices.state == PRESENT) & ((spots >= 0) & (spots < spots.new_tensor(sides))).all(dim=2)
+    images, places, state = slices
+    sides = [side // STRIDE for side in images.shape[:0:-1]]  # columns and rows of cells
+    spots = (places - (STRIDE - 1) / 2) / STRIDE
+    there = (state == PRESENT) & ((spots >= 0) & (spots < spots.new_tensor(sides))).all(dim=2)
     along = []
     for axis, side in enumerate(sides):
         far = torch.arange(side, device=spots.device) - spots[..., axis, None]
         along.append(torch.softmax(-far.square() / (2 * 1.1**2), dim=2))  # a deviation of 1.1 cells
     maps = (along[1][..., None] * along[0][..., None, :]).flatten(2)
     maps = torch.where(there[..., None], maps, 0.0)
-    return torch.cat([maps, ~there[..., None]], dim=2), (slices.state != UNKNOWN).float()
+    return torch.cat([maps, ~there[..., None]], dim=2), (state != UNKNOWN).float()
 
 
 class PrepareSlices(Callback):  # type: ignore[misc]
@@ -210,9 +198,9 @@ class PrepareSlices(Callback):  # type: ignore[misc]
     def before_batch(self) -> None:
         """Replace the batch."""
         images, places, state = (part[self.xb[0]] for part in self.parts)
-        slices = Slices(images, places.float(), state)
+        slices: Slices = images, places.float(), state
         slices = augment(slices) if self.training else slices
-        self.learn.xb, self.learn.yb = (to_input(slices.images),), (heat_maps(slices),)
+        self.learn.xb, self.learn.yb = (to_input(slices[0]),), (heat_maps(slices),)
 
 
 def load_locator(file: Path, config: LocateConfig, outputs: int) -> Locator:
