@@ -8,16 +8,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fastai.data.load import DataLoader
 from numpy.typing import NDArray
 
 from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import CONDITIONS, LEVELS
 from lumbar_kaggle.dicom.volume import SPACING, Volume
-from lumbar_kaggle.two_stage.config import GradeConfig
+from lumbar_kaggle.two_stage.config import PRESETS, GradeConfig, preset
 from lumbar_kaggle.two_stage.grade import data
 from lumbar_kaggle.two_stage.grade.data import Samples, cache_crops
-from lumbar_kaggle.two_stage.grade.views import VIEWS, Crop, crop_study, window
+from lumbar_kaggle.two_stage.grade.views import VIEWS, Crop, bytes_of_study, crop_study, window
 from lumbar_kaggle.two_stage.study import CachedStudies, annotated_places, fill, to_points
 from tests.dicom.test_preprocess import folder_bytes
 from tests.support.clock import Clock
@@ -329,3 +330,34 @@ def test_levels_come_with_their_labels(tmp_path: Path) -> None:
         assert found["level"] == index
     assert samples[1][0]["severity"][2] == -1
     torch.testing.assert_close(samples[4][0]["weight"], torch.tensor([1.0, 1.0, 1.0, 0.3, 1.0]))
+
+
+def test_crops_lie_on_a_device_that_has_room_for_them(tmp_path: Path) -> None:
+    """Then the loader gives numbers, and the batches are the same; with less than twice their size they stay."""
+    competition = write_competition(tmp_path, 3)
+    points = dict.fromkeys(competition.studies, place_points())
+    config = replace(CONFIG, sagittal_px=16, axial_px=16)
+    files = cache_crops(CachedStudies(tmp_path), points, points, tmp_path / "crops", config, Budget())
+    cached, moved = (Samples(competition.studies, files, competition.labels, None) for _ in range(2))
+    needed = 2 * len(competition.studies) * bytes_of_study(config)
+    moved.bring(torch.device("cpu"), needed - 1)
+    assert moved.whole is None
+    moved.bring(torch.device("cpu"), needed)
+    assert moved[7] == (7,)
+    batches = []
+    for samples in (cached, moved):
+        (items,) = next(iter(DataLoader(samples, bs=4)))
+        batches.append(samples.batch(items))
+    assert isinstance(items, torch.Tensor)
+    for name in ("images", "present", "slices"):
+        assert all(map(torch.equal, batches[0][name], batches[1][name]))
+    for name in ("level", "severity", "weight"):
+        assert torch.equal(batches[0][name], batches[1][name])
+
+
+def test_the_room_that_crops_take_is_the_documents() -> None:
+    """GB for the competition's 1,975 studies, as docs/two_stage.md has them."""
+    found = {name: [round(1975 * bytes_of_study(one) / 1e9, 1) for one in preset(name).grade] for name in PRESETS}
+    assert found == {"cpu": [2.4], "t4x2-single": [15.4], "t4x2-gold": [15.4, 15.4, 8.6]}
+    text = Path("docs/two_stage.md").read_text()
+    assert all(f"{', '.join(map(str, sizes))} GB" in text for sizes in found.values())

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lumbar_kaggle.two_stage.grade.data import Batch, cut
+from lumbar_kaggle.two_stage.grade.data import Samples, cut
 from lumbar_kaggle.two_stage.grade.domain import Domain, fit_domain, spoil
 from lumbar_kaggle.two_stage.grade.network import Grader, predict_batch
 from tests.two_stage.test_grading import TINY, cached_batch
@@ -14,15 +14,14 @@ CONFIG = replace(TINY, fallback=True)
 PRIOR = torch.tensor([0.8, 0.15, 0.05]).expand(3, 5, 3)
 
 
-def samples(seed: int) -> list[tuple[Batch]]:
-    """Sixty levels, one by one, as the loader asks for them."""
-    whole = cached_batch(CONFIG, count=60, seed=seed)
+class Levels(Samples):
+    """Sixty levels that lie in memory."""
 
-    def one(index: int) -> Batch:
-        views = {name: [part[index] for part in whole[name]] for name in ("images", "present", "slices")}
-        return {**views, **{name: whole[name][index] for name in ("level", "severity", "weight")}}
+    def __init__(self, seed: int) -> None:
+        self.studies, self.whole = [], cached_batch(CONFIG, count=60, seed=seed)
 
-    return [(one(index),) for index in range(60)]
+    def __len__(self) -> int:
+        return 60
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +32,7 @@ def fitted() -> Grader:
     with torch.no_grad():
         for head in network.heads:
             head[-1].weight *= 40
-    fit_domain(network, PRIOR, samples(1), samples(2), CONFIG)
+    fit_domain(network, PRIOR, Levels(1), Levels(2), CONFIG)
     return network
 
 

@@ -24,7 +24,7 @@ from lumbar_kaggle.two_stage.locate.chain import best_chain, refine
 from lumbar_kaggle.two_stage.locate.find import COLUMNS as POINT_COLUMNS
 from lumbar_kaggle.two_stage.locate.find import Locator, Picture, locate_sagittal
 from lumbar_kaggle.two_stage.locate.fit import LocatorRun
-from lumbar_kaggle.two_stage.locate.training import PRESENT, Sample, augment, heat_maps
+from lumbar_kaggle.two_stage.locate.training import PRESENT, augment, compressed, heat_maps
 from tests.support.dicom_files import AXIAL, SAGITTAL, rewrite, write_slice
 
 SMALL = LocateConfig(
@@ -163,30 +163,48 @@ def test_points_go_to_the_patient_and_back_with_and_without_geometry(tmp_path: P
 
 def test_augmentation_moves_image_and_points_together() -> None:
     """A bright spot stays under its point, mirrored or not; mirrored channels change places."""
-    rng = np.random.default_rng(3)
-    image = np.zeros((64, 64), np.uint8)
-    image[18:23, 38:43] = 255
-    places = np.array([[40.0, 20.0], [10.0, 50.0]])
-    sample = Sample("1", image, places, np.array([PRESENT, PRESENT]), sided=True)
+    torch.manual_seed(3)
+    images = torch.zeros(60, 64, 96, dtype=torch.uint8)
+    images[:, 18:23, 48:53] = 255
+    places = torch.tensor([[50.0, 20.0], [20.0, 50.0]]).expand(60, 2, 2)
+    pictures, points, _ = augment((images, places, torch.full((60, 2), PRESENT)))
     mirrored = 0
-    for _ in range(30):
-        moved = augment(sample, rng)
-        bright = cv2.GaussianBlur(moved.image.astype(np.float32), (0, 0), 2.0)
+    for image, found in zip(pictures.numpy(), points.numpy(), strict=True):
+        bright = cv2.GaussianBlur(image, (0, 0), 2.0)
         row, column = np.unravel_index(int(bright.argmax()), bright.shape)
-        distances = np.linalg.norm(moved.places - (column, row), axis=1)
+        distances = np.linalg.norm(found - (column, row), axis=1)
         assert distances.min() < 3
         mirrored += int(distances.argmin() == 1)
-    assert 5 < mirrored < 25
+    assert 15 < mirrored < 45
+    _, points, _ = augment((images, places.repeat(1, 5, 1), torch.full((60, 10), PRESENT)))
+    assert (points[:, 0, 0] > points[:, 1, 0]).all()
+
+
+def test_compression_loses_detail_as_jpeg_does() -> None:
+    """Of a picture with fine structure about as much as the real one, block by block, and less at higher quality."""
+    rng = np.random.default_rng(0)
+    image = cv2.GaussianBlur(rng.uniform(0, 255, (64, 64)).astype(np.float32), (0, 0), 1.5)
+    image = np.clip((image - 127) * 4 + 127, 0, 255).astype(np.uint8)
+    qualities, lost = (30, 60, 90), []
+    ours = compressed(torch.from_numpy(image).float().expand(3, 1, 64, 64), torch.tensor(qualities).view(3, 1, 1, 1))
+    for quality, mine in zip(qualities, ours[:, 0].numpy(), strict=True):
+        packed = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        theirs = cv2.imdecode(packed, cv2.IMREAD_GRAYSCALE).astype(np.float32)
+        errors = [float(np.sqrt(np.mean((one - image) ** 2))) for one in (mine, theirs)]
+        assert errors[0] == pytest.approx(errors[1], rel=0.5)
+        lost.append(errors[0])
+    assert lost[0] > lost[1] > lost[2] > 0
 
 
 def test_heat_maps_are_probabilities() -> None:
-    """Every known channel sums to 1; a point off the picture is 'not on this slice'."""
-    places = np.array([[10.0, 10.0], [200.0, 10.0], [np.nan, np.nan]])
-    maps, weights = heat_maps(places, np.array([1, 1, -1]), (32, 32))
-    np.testing.assert_allclose(maps[:2].sum(axis=1), 1, rtol=1e-5)
-    assert maps[0, -1] == 0
-    assert maps[1, -1] == 1
-    np.testing.assert_array_equal(weights, [1, 1, 0])
+    """Every known channel sums to 1, its peak at the point; a point off the picture is 'not on this slice'."""
+    places = torch.tensor([[[10.5, 20.5], [200.0, 10.0], [torch.nan, torch.nan]]])
+    maps, weights = heat_maps((torch.zeros(1, 32, 48), places, torch.tensor([[1, 1, -1]])))
+    torch.testing.assert_close(maps[0].sum(dim=1), torch.ones(3))
+    assert divmod(int(maps[0, 0].argmax()), 24) == (10, 5)
+    assert maps[0, 0, -1] == 0
+    assert maps[0, 1, -1] == 1
+    assert weights.tolist() == [[1, 1, 0]]
 
 
 def write_patient(root: Path, study: int, rng: np.random.Generator, *, slices: int, axial: bool) -> list[tuple]:

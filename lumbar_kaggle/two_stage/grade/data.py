@@ -6,14 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import NotRequired, TypedDict, cast
 
 import numpy as np
 import pandas as pd
 import torch
-from fastai.torch_core import apply
+from fastai.torch_core import apply, to_device
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from lumbar_kaggle.core.budget import Budget, usable_cores
@@ -105,16 +106,16 @@ def levels_of(crops: Sequence[Crop]) -> Batch:
     }
 
 
-def take(batch: Batch, index: int | slice) -> Batch:
+def take(batch: Batch, index: int | slice | Tensor) -> Batch:
     """Return one level of a batch, without the first axis, or some."""
     some: Batch = apply(itemgetter(index), batch)
     return some
 
 
 class Samples:
-    """All levels of some studies as the loader asks for them: each item is a tuple of one `Batch`. The crops stay in
-    their files until they are looked at. The `rows` are `Competition.labels`; without a row in `weights`, columns
-    ``row_id, weight``, a label counts 1."""
+    """All levels of some studies as the loader asks for them: each item is a tuple of one `Batch`, out of files that
+    the system keeps in memory, or of one number, by which `batch` takes it from a GPU. The `rows` are
+    `Competition.labels`; without a row in `weights`, columns ``row_id, weight``, a label counts 1."""
 
     def __init__(
         self, studies: Sequence[str], crops: Mapping[str, Path], rows: pd.DataFrame, weights: pd.DataFrame | None
@@ -127,6 +128,7 @@ class Samples:
         # Targets are in the order of their conditions, which is that of the places, then of the levels.
         severity, weight = grid.view(-1, len(PLACES), len(LEVELS), 2).permute(3, 0, 2, 1)
         self.studies: list[Batch] = []
+        self.whole: Batch | None = None
         for study, *labels in zip(studies, severity.long(), weight.float(), strict=True):
             cached: Batch = torch.load(crops[study], mmap=True, weights_only=True)
             cached["severity"], cached["weight"] = labels
@@ -135,8 +137,18 @@ class Samples:
     def __len__(self) -> int:
         return len(self.studies) * len(LEVELS)
 
-    def __getitem__(self, index: int) -> tuple[Batch]:
-        return (take(self.studies[index // len(LEVELS)], index % len(LEVELS)),)
+    def __getitem__(self, index: int) -> tuple[Batch | int]:
+        return (index if self.whole else take(self.studies[index // len(LEVELS)], index % len(LEVELS)),)
+
+    def bring(self, device: torch.device, room: int) -> None:
+        """Keep all on a device with `room` bytes, if half of that is enough: the network needs the rest."""
+        if 2 * sum(image.numel() for study in self.studies for image in study["images"]) <= room:
+            studies = default_collate([to_device(study, device) for study in self.studies])
+            self.whole = apply(lambda part: part.flatten(0, 1), studies)
+
+    def batch(self, items: Tensor | Batch) -> Batch:
+        """Return the batch of a loader's items."""
+        return take(self.whole, items) if isinstance(items, Tensor) and self.whole else cast(Batch, items)
 
 
 def _by_view(batch: Batch, change: Callable[[View, Tensor, Tensor, Tensor], Parts]) -> Batch:

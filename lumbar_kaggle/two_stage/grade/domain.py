@@ -85,9 +85,9 @@ def fit_domain(network: Any, prior: Tensor, training: Samples, held_out: Samples
     domain.prior.copy_(prior)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        some = [training[index] for index in range(0, len(training), max(1, len(training) // LEARNED))]
+        step = max(1, len(training) // LEARNED)
         rows: list[list[Tensor]] = [[] for _ in VIEWS]
-        for batch in _batches(network, some, config, cut):
+        for batch in _batches(network, training, config, cut, step):
             described = network(batch)["described"]
             for found, one, there in zip(rows, described, batch["present"], strict=True):
                 found.append(one[there.any(dim=2)].float())
@@ -101,12 +101,14 @@ def fit_domain(network: Any, prior: Tensor, training: Samples, held_out: Samples
 
 
 def _batches(
-    network: Any, samples: Any, config: GradeConfig, change: Callable[[Batch, GradeConfig], Batch]
+    network: Any, samples: Samples, config: GradeConfig, change: Callable[[Batch, GradeConfig], Batch], step: int = 1
 ) -> Iterator[Batch]:
-    """Yield changed batches, of some views the middle slice alone, as far as the training has shown such."""
+    """Yield every `step`-th sample in changed batches, of some views the middle slice alone, as far as the training has
+    shown such."""
     network.eval()
-    for (batch,) in DataLoader(samples, bs=2 * config.batch_size):
-        yield drop_views(change(to_device(batch, device_of(network)), config), 0.0, config.slice_dropout)
+    for (items,) in DataLoader([samples[index] for index in range(0, len(samples), step)], bs=2 * config.batch_size):
+        batch = to_device(samples.batch(items), device_of(network))
+        yield drop_views(change(batch, config), 0.0, config.slice_dropout)
 
 
 def spoil(batch: Batch, config: GradeConfig) -> Batch:

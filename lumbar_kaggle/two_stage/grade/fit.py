@@ -150,7 +150,7 @@ def _fit_fold(shared: tuple[GraderRun, Crops, Crops], fold: int) -> None:
         fit_domain(network, weighted, training, validation, config)
         write_network(file, network.state_dict(), config)
     loader = DataLoader(validation, bs=2 * config.batch_size)
-    found = predict_levels([network], (batch for (batch,) in loader), config)
+    found = predict_levels([network], (validation.batch(items) for (items,) in loader), config)
     lost = set() if run.places is None else unsided(run.places)
     doubtful = [study in lost for study in inside]
     found[doubtful] = average_sides(found[doubtful])
@@ -178,11 +178,15 @@ def _learner(run: GraderRun, fold: int, parts: tuple[Samples, Samples], prior: t
         network = Grader(config, prior, pretrained=fresh)
     if config.channels_last:
         network.to(memory_format=torch.channels_last)
-    callbacks = [PrepareBatch(config)]
+    device = training_device()
+    for part in parts if device.type == "cuda" else ():
+        part.bring(device, torch.cuda.mem_get_info(device)[0])
+    callbacks: list[Callback] = [PrepareBatch(config, parts)]
     if config.accumulate > 1:
         callbacks.append(Accumulate(min(config.batch_size, len(parts[0])) * config.accumulate))
     loss = partial(grade_loss, config=config)
-    return make_learner(network, parts, loss, run.out, config, cbs=callbacks, workers=config.workers)
+    workers = 0 if parts[0].whole else config.workers
+    return make_learner(network, parts, loss, run.out, config, cbs=callbacks, workers=workers)
 
 
 class PrepareBatch(Callback):  # type: ignore[misc]
@@ -192,15 +196,17 @@ class PrepareBatch(Callback):  # type: ignore[misc]
 
     order = -5
 
-    def __init__(self, config: GradeConfig) -> None:
-        self.config = config
+    def __init__(self, config: GradeConfig, parts: tuple[Samples, Samples]) -> None:
+        self.config, self.parts = config, parts
 
     def before_batch(self) -> None:
         """Replace the batch; without mixup the loss takes the same one as the network."""
         with torch.no_grad():
-            batch, config = (augment if self.training else cut)(self.xb[0], self.config), self.config
+            config, cached = self.config, self.parts[0 if self.training else 1].batch(self.xb[0])
             if self.training:
-                batch = drop_views(batch, config.view_dropout, config.slice_dropout)
+                batch = drop_views(augment(cached, config), config.view_dropout, config.slice_dropout)
+            else:
+                batch = cut(cached, config)
         self.learn.xb = self.learn.yb = (batch,)
         if self.training and self.config.mixup:
             share = float(torch.distributions.Beta(self.config.mixup, self.config.mixup).sample())

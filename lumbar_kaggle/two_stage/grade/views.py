@@ -64,6 +64,12 @@ def window(view: View, config: GradeConfig) -> Window:
     return Window(px, slices, size_mm / px, margin, extra, px + 2 * margin, slices + 2 * extra)
 
 
+def bytes_of_study(config: GradeConfig) -> int:
+    """Return how many bytes the cached crops of one study take, of one kind of points."""
+    sizes = [(view.sides, window(view, config)) for view in VIEWS]
+    return len(LEVELS) * sum(sides * size.cached_slices * size.cached_px**2 for sides, size in sizes)
+
+
 @dataclass(frozen=True, eq=False)
 class Crop:
     """One crop of a study, of the size that is cached."""

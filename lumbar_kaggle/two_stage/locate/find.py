@@ -98,9 +98,9 @@ class Picture:
         return np.asarray(pixels[..., ::-1])
 
 
-def to_input(images: NDArray[np.uint8]) -> torch.Tensor:
-    """Return ``[n, 1, rows, columns]`` float, around -1 to 1, of ``[n, rows, columns]`` uint8."""
-    return (torch.from_numpy(np.ascontiguousarray(images)).float() / 255 - 0.3)[:, None] * 2
+def to_input(images: torch.Tensor) -> torch.Tensor:
+    """Return ``[n, 1, rows, columns]`` float, around -1 to 1, of ``[n, rows, columns]`` of 0 to 255."""
+    return (images.float() / 255 - 0.3)[:, None] * 2
 
 
 class Locator(nn.Module):
@@ -148,7 +148,7 @@ def predict_maps(pictures: Sequence[Picture], networks: Sequence[Locator], looks
     each picture, over as many of them as it gets `looks`, which take turns from one picture to the next."""
     device, count = device_of(networks[0]), len(networks)
     looks = min(looks or count, count)
-    images = to_input(np.stack([one.image() for one in pictures])).to(device)
+    images = to_input(torch.from_numpy(np.stack([one.image() for one in pictures]))).to(device)
     turns = (np.arange(len(pictures))[:, None] + np.arange(looks) * (count // looks)) % count
     sums: list[Any] = [0.0] * len(pictures)
     for number, network in enumerate(networks):

@@ -29,7 +29,15 @@ from lumbar_kaggle.training.devices import spread, training_device
 from lumbar_kaggle.training.loop import make_learner, train_file, write_network
 from lumbar_kaggle.two_stage.config import LocateConfig, Result, network_file
 from lumbar_kaggle.two_stage.locate.find import COLUMNS, Locator, locate_studies
-from lumbar_kaggle.two_stage.locate.training import CONFIG, SAMPLES, Sample, Slices, load_locator, load_networks, loss
+from lumbar_kaggle.two_stage.locate.training import (
+    CONFIG,
+    SAMPLES,
+    PrepareSlices,
+    Sample,
+    load_locator,
+    load_networks,
+    loss,
+)
 from lumbar_kaggle.two_stage.start import LOCATOR_SHAPE, check_fits, identity
 from lumbar_kaggle.two_stage.study import PLACES, RECESSES, StudyVolumes, read_marked_studies, tell_unused
 
@@ -233,8 +241,9 @@ def train_network(
     def make(fresh: bool) -> Learner:
         network = first() if fresh else Locator(config.channels, outputs)
         network.to(memory_format=torch.channels_last)  # a third faster on a CPU
-        parts = Slices(training, training=True), Slices(validation, training=False)
-        return make_learner(network, parts, loss, run.out, config)
+        numbers = [(number,) for number in range(len(training) + len(validation))]
+        parts, prepare = (numbers[: len(training)], numbers[len(training) :]), PrepareSlices([*training, *validation])
+        return make_learner(network, parts, loss, run.out, config, callbacks=[prepare])
 
     if not config.epochs:
         write_network(file, first().state_dict(), config)

@@ -1,21 +1,22 @@
 """What a locator network learns from: slices with their targets, augmentation and the loss; and trained ones."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
+from fastai.callback.core import Callback
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
+from torchvision.transforms.v2.functional import gaussian_blur
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.settings import load_config
 from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.dicom.volume import ASSUMED_STEP_MM, Floats, Volume
 from lumbar_kaggle.inference.bundle import MANIFEST, read_manifest
-from lumbar_kaggle.inference.heat import Floats32
 from lumbar_kaggle.training.devices import training_device
 from lumbar_kaggle.training.encoders import load_weights
 from lumbar_kaggle.two_stage.config import LocateConfig, network_file
@@ -32,17 +33,17 @@ UNKNOWN, ABSENT, PRESENT = -1, 0, 1
 CANAL_MM, FORAMEN_MM, AXIAL_MM = (3.5, 13.0), (2.6, 8.5), (3.0, 9.0)
 
 
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """One slice of a study to learn from: `image` ``[rows, columns]`` uint8 in the network's frame. Per channel
-    `places` ``[channels, 2]`` has column and row in the picture, NaN where not on it, and `state` one of `UNKNOWN`,
-    `ABSENT`, `PRESENT`. `sided`: its two channels change places in a mirror image; others are not mirrored."""
+class Sample(NamedTuple):
+    """One slice of a study to learn from."""
 
     study_id: str
-    image: NDArray[np.uint8]
-    places: Floats
-    state: NDArray[np.int64]
-    sided: bool = False
+    image: NDArray[np.uint8]  # [rows, columns] in the network's frame
+    places: Floats  # [channels, 2] column and row in the picture, NaN where not on it
+    state: NDArray[np.int64]  # [channels] `UNKNOWN`, `ABSENT` or `PRESENT`
+
+
+# Samples of one plane on a device: images ``[n, rows, columns]`` of 0 to 255, places ``[n, channels, 2]`` and states.
+Slices = tuple[Tensor, Tensor, Tensor]
 
 
 def sagittal_samples(study: StudyVolumes, config: LocateConfig) -> list[Sample]:
@@ -55,7 +56,7 @@ def sagittal_samples(study: StudyVolumes, config: LocateConfig) -> list[Sample]:
         shown.sort(key=lambda target: -int((target[2] == PRESENT).sum()))
         for index, pixels, state in shown[: config.slices]:
             picture = Picture(volume, index, config.picture, config.pixel_mm)
-            samples.append(_sample(study.study_id, picture, pixels, state, sided=False))
+            samples.append(_sample(study.study_id, picture, pixels, state))
     return samples
 
 
@@ -80,10 +81,10 @@ def _states(distance: Floats, limits: tuple[float, float]) -> NDArray[np.int64]:
     return np.select([distance <= limits[0], distance >= limits[1]], [PRESENT, ABSENT], UNKNOWN)
 
 
-def _sample(study_id: str, picture: Picture, pixels: Floats, state: NDArray[np.int64], sided: bool) -> Sample:
+def _sample(study_id: str, picture: Picture, pixels: Floats, state: NDArray[np.int64]) -> Sample:
     """Return the sample of points at row and column ``[channels, 2]`` of the picture's slice."""
     places = np.where((state == PRESENT)[:, None], picture.from_slice(*pixels.T), np.nan)
-    return Sample(study_id, picture.image(), places, state, sided)
+    return Sample(study_id, picture.image(), places, state)
 
 
 def axial_samples(study: StudyVolumes, config: LocateConfig) -> list[Sample]:
@@ -96,7 +97,7 @@ def axial_samples(study: StudyVolumes, config: LocateConfig) -> list[Sample]:
         for picture, _ in sorted(slices_near(study, centre, 2 * REACH_MM), key=lambda entry: entry[1]):
             row, column, distance = picture.volume.to_slice(picture.index, marks)
             state = _states(np.abs(distance), AXIAL_MM)
-            candidates.append(_sample(study.study_id, picture, np.stack([row, column], axis=1), state, sided=True))
+            candidates.append(_sample(study.study_id, picture, np.stack([row, column], axis=1), state))
         shown = [sample for sample in candidates if (sample.state == PRESENT).any()]
         # Of the slices that show nothing of the level one is enough, the nearest of them.
         empty = [sample for sample in candidates if (sample.state == ABSENT).all()]
@@ -107,55 +108,99 @@ def axial_samples(study: StudyVolumes, config: LocateConfig) -> list[Sample]:
 SAMPLES = {"sagittal": sagittal_samples, "axial": axial_samples}  # what each network learns from a study
 
 
-def augment(sample: Sample, rng: np.random.Generator) -> Sample:
-    """Return a turned, scaled, shifted, cropped, re-windowed, blurred, noisy or compressed copy. Wide on purpose:
-    pictures from elsewhere are cropped, windowed and compressed in many ways."""
-    image, places, state = sample.image, sample.places, sample.state
-    size = np.array(image.shape[::-1])
-    if sample.sided and rng.random() < 0.5:
-        image, state, places = image[:, ::-1], state[::-1], places[::-1] * (-1, 1) + (size[0] - 1, 0)
-    turn, scale = np.radians(rng.normal(0.0, 7.0)), float(np.exp(rng.uniform(-0.3, 0.35)))
-    matrix = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    middle = (size - 1) / 2
-    shift = middle + rng.normal(0.0, 0.07, 2) * size - matrix @ middle
-    border = 0 if rng.random() < 0.85 else int(rng.integers(0, 90))
-    if rng.random() < 0.4:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.1)).astype(np.uint8)
-    warp = np.hstack([matrix, shift[:, None]])
-    image = cv2.warpAffine(image, warp, image.shape[::-1], borderValue=border).astype(np.uint8)
-    return replace(sample, image=_develop(image, rng), places=places @ matrix.T + shift, state=state)
+def augment(slices: Slices) -> Slices:
+    """Return turned, scaled, shifted, cropped, re-windowed, blurred, noisy or compressed copies; of axial slices, which
+    show two sides, also mirror images. Wide on purpose: pictures from elsewhere are cropped, windowed and compressed in
+    many ways."""
+    images, places, state = slices
+    (count, *shape), device = images.shape, images.device
+    size = torch.tensor(shape[::-1], device=device)
+    if state.shape[1] == CHANNELS["axial"]:
+        which, last = torch.rand(count, device=device) < 0.5, torch.stack([size[0] - 1, size.new_zeros(())])
+        images = torch.where(which[:, None, None], images.flip(2), images)
+        state = torch.where(which[:, None], state.flip(1), state)
+        places = torch.where(which[:, None, None], (last - places.flip(1)) * places.new_tensor([1, -1]), places)
+    turn = torch.randn(count, device=device) * np.radians(7.0)
+    rows = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], dim=1).view(-1, 2, 2)
+    scale = torch.empty(count, 1, 1, device=device).uniform_(-0.3, 0.35).exp()
+    shift, middle = torch.randn(count, 1, 2, device=device) * 0.07 * size, (size - 1) / 2
+    moved = (places - middle) @ (rows * scale).mT + shift + middle
+    # Back from the new picture to the old one; `affine_grid` measures in halves of the sides.
+    back = rows.mT / scale
+    matrix = torch.cat([back * size / size[:, None], -(back @ shift.mT) * 2 / size[:, None]], dim=2)
+    grid = functional.affine_grid(matrix, [count, 1, *shape], align_corners=False)
+    border = torch.empty(count, 1, 1, 1, device=device).uniform_(0, 90)
+    border = border * (torch.rand_like(border) < 0.15)
+    warped = functional.grid_sample(images[:, None] - border, grid, align_corners=False) + border
+    return _develop(warped)[:, 0], moved, state
 
 
-def _develop(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Return the image with another window, tone, shading and noise, and sometimes JPEG's blocks."""
-    low, high = rng.uniform(0.0, 0.12), rng.uniform(0.55, 1.0)
-    grey = np.clip((image.astype(np.float32) / 255 - low) / (high - low), 0, 1) ** np.exp(rng.normal(0, 0.35))
-    if rng.random() < 0.4:
-        corners = rng.uniform(0.4, 1.2, (3, 3)).astype(np.float32)
-        grey = grey * cv2.resize(corners, image.shape[::-1], interpolation=cv2.INTER_CUBIC)
-    if rng.random() < 0.4:
-        grey = grey + rng.uniform(0.0, 0.08) * rng.standard_normal(image.shape, dtype=np.float32)
-    developed: NDArray[np.uint8] = np.clip(grey * 255, 0, 255).astype(np.uint8)
-    if rng.random() < 0.35:
-        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 90))]
-        packed = cv2.imencode(".jpg", developed, quality)[1]
-        developed = np.asarray(cv2.imdecode(packed, cv2.IMREAD_GRAYSCALE), dtype=np.uint8)
-    return developed
+def _develop(pictures: Tensor) -> Tensor:
+    """Return pictures ``[n, 1, rows, columns]`` of 0 to 255, some of them blurred, with another window, tone, shading
+    and noise, and some as JPEG leaves them."""
+
+    def uniform(low: float, high: float, like: Tensor, side: int = 1) -> Tensor:
+        return like.new_empty(len(like), 1, side, side).uniform_(low, high)
+
+    def change(share: float, how: Callable[[Tensor], Tensor]) -> None:
+        """Change a share of the pictures, drawn without having to ask the device how many they are."""
+        some = torch.randperm(len(pictures), device=pictures.device)[: round(share * len(pictures))]
+        pictures[some] = how(pictures[some])
+
+    change(0.4, lambda some: torch.lerp(some, gaussian_blur(some, [5, 5], [1.0, 1.0]), uniform(0.1, 1.0, some)))
+    low, high = uniform(0.0, 0.12, pictures), uniform(0.55, 1.0, pictures)
+    pictures = ((pictures / 255 - low) / (high - low)).clamp(0, 1) ** torch.exp(torch.randn_like(low) * 0.35) * 255
+    sides = pictures.shape[2:]
+    change(0.4, lambda some: some * functional.interpolate(uniform(0.4, 1.2, some, 3), sides, mode="bicubic"))
+    change(0.4, lambda some: some + uniform(0.0, 0.08 * 255, some) * torch.randn_like(some))
+    pictures = pictures.clamp(0, 255)
+    change(0.35, lambda some: compressed(some, uniform(25, 90, some)))
+    return pictures
 
 
-def heat_maps(places: Floats, state: NDArray[np.int64], shape: tuple[int, ...]) -> tuple[Floats32, Floats32]:
-    """Return the network's targets: probabilities ``[channels, cells + 1]`` and weights ``[channels]``. A point that
-    augmentation moved off the picture is not on it; the weight is 0 where nothing is known."""
-    rows, columns = shape[0] // STRIDE, shape[1] // STRIDE
-    y, x = np.mgrid[:rows, :columns]
-    maps = np.zeros((len(state), rows * columns + 1), np.float32)
-    for channel, (column, row) in enumerate((places - (STRIDE - 1) / 2) / STRIDE):
-        if state[channel] == PRESENT and 0 <= row < rows and 0 <= column < columns:
-            spot = np.exp(-((x - column) ** 2 + (y - row) ** 2) / (2 * 1.1**2)).ravel()  # a deviation of 1.1 cells
-            maps[channel, :-1] = spot / spot.sum()
-        else:
-            maps[channel, -1] = 1.0
-    return maps, (state != UNKNOWN).astype(np.float32)
+def compressed(pictures: Tensor, quality: Tensor) -> Tensor:
+    """Return pictures as JPEG of some `quality` ``[n, 1, 1, 1]`` leaves them: the waves in blocks of 8 × 8 px (ITU-T
+    T.81, A.3.3) rounded to steps, which grow with the frequency about as in its table K.1."""
+    at = torch.arange(8, device=pictures.device)
+    waves = torch.cos((2 * at + 1) * at[:, None] * torch.pi / 16) / torch.where(at[:, None] > 0, 2.0, 8**0.5)
+    blocks = (pictures - 128).unfold(2, 8, 8).unfold(3, 8, 8)  # [n, 1, rows / 8, columns / 8, 8, 8]
+    steps = (10.0 + 6 * (at + at[:, None])) * torch.where(quality < 50, 50 / quality, 2 - quality / 50)[..., None, None]
+    rounded = torch.round(waves @ blocks @ waves.mT / steps) * steps
+    return (waves.mT @ rounded @ waves).transpose(3, 4).reshape(pictures.shape).add(128).clamp(0, 255)
+
+
+def heat_maps(slices: Slices) -> tuple[Tensor, Tensor]:
+    """Return the network's targets: probabilities ``[n, channels, cells + 1]`` and weights ``[n, channels]``. A point
+    that augmentation moved off the picture is not on it; the weight is 0 where nothing is known."""
+    images, places, state = slices
+    sides = [side // STRIDE for side in images.shape[:0:-1]]  # columns and rows of cells
+    spots = (places - (STRIDE - 1) / 2) / STRIDE
+    there = (state == PRESENT) & ((spots >= 0) & (spots < spots.new_tensor(sides))).all(dim=2)
+    along = []
+    for axis, side in enumerate(sides):
+        far = torch.arange(side, device=spots.device) - spots[..., axis, None]
+        along.append(torch.softmax(-far.square() / (2 * 1.1**2), dim=2))  # a deviation of 1.1 cells
+    maps = (along[1][..., None] * along[0][..., None, :]).flatten(2)
+    maps = torch.where(there[..., None], maps, 0.0)
+    return torch.cat([maps, ~there[..., None]], dim=2), (state != UNKNOWN).float()
+
+
+class PrepareSlices(Callback):  # type: ignore[misc]
+    """Take the slices of a batch, which has their numbers, from those that lie on the training's device, augmented in
+    training, and make their heat maps there."""
+
+    order = -5
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        _, *parts = (np.array(column) for column in zip(*samples, strict=True))
+        self.parts = [torch.from_numpy(part).to(training_device()) for part in parts]
+
+    def before_batch(self) -> None:
+        """Replace the batch."""
+        images, places, state = (part[self.xb[0]] for part in self.parts)
+        slices: Slices = images, places.float(), state
+        slices = augment(slices) if self.training else slices
+        self.learn.xb, self.learn.yb = (to_input(slices[0]),), (heat_maps(slices),)
 
 
 def load_locator(file: Path, config: LocateConfig, outputs: int) -> Locator:
@@ -181,25 +226,6 @@ def load_networks(folder: Path) -> tuple[LocateConfig, dict[str, list[Locator]]]
     return config, {
         name: [load_locator(file, config, CHANNELS[name]).to(device) for file in some] for name, some in files.items()
     }
-
-
-@dataclass(frozen=True)
-class Slices:
-    """Samples as the loader asks for them: augmented for training, as they are for validation."""
-
-    samples: Sequence[Sample]
-    training: bool
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        sample = self.samples[index]
-        if self.training:
-            # From NumPy's own generator, which `SeedEpochs` seeds at the start of each epoch.
-            sample = augment(sample, np.random.default_rng(np.random.randint(2**31)))  # noqa: NPY002
-        maps, weights = heat_maps(sample.places, sample.state, sample.image.shape)
-        return to_input(sample.image[None])[0], (torch.from_numpy(maps), torch.from_numpy(weights))
 
 
 def loss(log_probabilities: Tensor, targets: tuple[Tensor, Tensor]) -> Tensor:
