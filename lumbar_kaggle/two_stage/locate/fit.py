@@ -243,7 +243,7 @@ def train_network(
         network.to(memory_format=torch.channels_last)  # a third faster on a CPU
         numbers = [(number,) for number in range(len(training) + len(validation))]
         parts, prepare = (numbers[: len(training)], numbers[len(training) :]), PrepareSlices([*training, *validation])
-        return make_learner(network, parts, loss, run.out, config, callbacks=[prepare])
+        return make_learner(network, parts, loss, run.out, config, cbs=[prepare])
 
     if not config.epochs:
         write_network(file, first().state_dict(), config)
