@@ -9,7 +9,6 @@ searched for the two recesses."""
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import cv2
 import numpy as np
@@ -46,7 +45,6 @@ FORAMEN_MM, FORAMEN_REACH_MM = (-6.0, -4.0), 18.0
 # Tried on pictures of unknown scale, as parts of the assumed one: the spine is looked for at each.
 ZOOMS = (0.6, 0.75, 0.9, 1.0, 1.15, 1.35)
 BATCH = {"cpu": 8}  # pictures at once: what a core's cache holds
-LOOKS = 2  # networks that look at each of a sagittal series' slices
 STRIDE = 2  # pixels of the picture per cell of a heat map
 
 # Outputs of each network: five canal points, then five foramina, L1/L2 first; the left and the right recess.
@@ -142,26 +140,19 @@ def _layer(before: int, after: int, rate: int = 1) -> tuple[nn.Module, ...]:
 
 
 @torch.inference_mode()
-def predict_maps(pictures: Sequence[Picture], networks: Sequence[Locator], looks: int | None = None) -> Floats:
-    """Return the probabilities ``[n, channels, rows / STRIDE, columns / STRIDE]`` of pictures of one shape; what is
-    missing to 1 is that of a point not on the picture. They are the mean over the networks, all on one device; or, for
-    each picture, over as many of them as it gets `looks`, which take turns from one picture to the next."""
-    device, count = device_of(networks[0]), len(networks)
-    looks = min(looks or count, count)
-    images = to_input(torch.from_numpy(np.stack([one.image() for one in pictures]))).to(device)
-    turns = (np.arange(len(pictures))[:, None] + np.arange(looks) * (count // looks)) % count
-    sums: list[Any] = [0.0] * len(pictures)
-    for number, network in enumerate(networks):
-        network.eval()
-        mine = torch.from_numpy(np.flatnonzero((turns == number).any(axis=1)))
-        for batch in torch.split(mine, BATCH.get(device.type, 64)):
-            with half_precision(device):
-                found = network(images[batch.to(device)].contiguous(memory_format=torch.channels_last))
-            for k, one in zip(batch.tolist(), found[..., :-1].double().exp().cpu().numpy(), strict=True):
-                sums[k] = sums[k] + one
+def predict_maps(pictures: Sequence[Picture], networks: Sequence[Locator]) -> Floats:
+    """Return the probabilities ``[n, channels, rows / STRIDE, columns / STRIDE]`` of pictures of one shape. They are
+    the mean over the networks, all on one device; what is missing to 1 is that of a point not on the picture."""
+    device, parts = device_of(networks[0]), []
+    images = torch.from_numpy(np.stack([one.image() for one in pictures]))
+    for batch in torch.split(to_input(images).to(device), BATCH.get(device.type, 64)):
+        laid_out = batch.contiguous(memory_format=torch.channels_last)
+        with half_precision(device):
+            found = [network.eval()(laid_out).exp() for network in networks]
+        parts.append(torch.stack(found).mean(dim=0)[..., :-1].cpu())
+    maps: Floats = torch.cat(parts).numpy().astype(np.float64)
     rows, columns = pictures[0].shape
-    maps: Floats = np.stack(sums).reshape(len(sums), -1, rows // STRIDE, columns // STRIDE) / looks
-    return maps
+    return maps.reshape(*maps.shape[:2], rows // STRIDE, columns // STRIDE)
 
 
 def locate_studies(
@@ -189,12 +180,14 @@ def _table(rows: Sequence[Row]) -> pd.DataFrame:
 
 def locate_sagittal(study_id: str, volume: Volume, networks: Sequence[Locator], config: LocateConfig) -> Iterator[Row]:
     """Yield a row per place and level of canal and foramina that is found in a series' largest sagittal stack."""
-    zoom, cell_mm = 1.0 if volume.measured else _zoom(volume, networks[0], config), STRIDE * config.pixel_mm
-    pictures = _pictures(volume, config, zoom)
-    # What shows a point are some slices beside each other: of many, each need not be seen by every network.
-    looks = LOOKS if len(pictures) > len(networks) else len(networks)
-    canal_maps, foramen_maps = np.split(predict_maps(pictures, networks, looks), 2, axis=1)
-    canal = _chain_of(canal_maps, cell_mm)
+    cell_mm, tried = STRIDE * config.pixel_mm, []
+    for zoom in (1.0,) if volume.measured else ZOOMS:
+        pictures = [Picture(volume, k, config.picture, config.pixel_mm * zoom) for k in range(len(volume))]
+        canal_maps, foramen_maps = np.split(predict_maps(pictures, networks), 2, axis=1)
+        canal = _chain_of(canal_maps, cell_mm)
+        score = sum(np.log(max(spot[-1], FLOOR)) for spot in canal) if canal else -np.inf
+        tried.append((score, pictures[0], canal, foramen_maps))
+    _, picture, canal, foramen_maps = max(tried, key=lambda one: one[0])
     found = [(PLACES[CANAL], canal)]
     if len(volume) == 1:
         # The only slice may be one through the foramina, of a side that cannot be told.
@@ -209,22 +202,7 @@ def locate_sagittal(study_id: str, volume: Volume, networks: Sequence[Locator], 
     for place, spots in found:
         for level, spot in zip(LEVELS, spots, strict=False):
             if spot[-1]:
-                yield study_id, volume.series_id, volume.kind, place, level, *_in_patient(pictures[0], spot)
-
-
-def _zoom(volume: Volume, network: Locator, config: LocateConfig) -> float:
-    """Return which of `ZOOMS` the likeliest chain is found at."""
-
-    def likelihood(zoom: float) -> float:
-        canal_maps = predict_maps(_pictures(volume, config, zoom), [network])[:, : len(LEVELS)]
-        canal = _chain_of(canal_maps, STRIDE * config.pixel_mm)
-        return float(sum(np.log(max(spot[-1], FLOOR)) for spot in canal)) if canal else -np.inf
-
-    return max(ZOOMS, key=likelihood)
-
-
-def _pictures(volume: Volume, config: LocateConfig, zoom: float) -> list[Picture]:
-    return [Picture(volume, k, config.picture, config.pixel_mm * zoom) for k in range(len(volume))]
+                yield study_id, volume.series_id, volume.kind, place, level, *_in_patient(picture, spot)
 
 
 def _near_canal(canal: list[Spot], shape: tuple[int, ...], cell_mm: float) -> NDArray[np.bool_]:
