@@ -84,5 +84,5 @@ def test_prediction(tmp_path: Path) -> None:
     total, forward, plain = (float(np.median(seconds[name])) for name in ways)
     print(f"\n| two-stage prediction, all of it / its networks alone | {total / forward:.2f} | {total:.2f} s a study |")
     print(
-        f"| its networks / the same as they are trained, 16 pictures at once | {forward / plain:.2f} | {forward:.2f} s |"
+        f"| its networks / the same as trained, 16 pictures at once | {forward / plain:.2f} | {forward:.2f} s |"
     )
