@@ -51,9 +51,7 @@ def count(default: int | None, text: str, **more: Any) -> Any:
     return option(default, text, **{"metavar": "N", "least": 1, "most": 1_000_000, **more})
 
 
-SCHEDULER = option(
-    None, "dask scheduler whose workers do it, such as tcp://HOST:8786; none: this machine", metavar="ADDRESS"
-)
+SCHEDULER = option(None, "dask scheduler whose workers do it, as tcp://HOST:8786", metavar="ADDRESS")
 
 
 @dataclass(frozen=True)
@@ -106,9 +104,7 @@ def phantom(
     preview: tuple[Path, ...] | None = option(
         None, "draw three patients on one sheet (phantom.png); folder may be left out", metavar="[FILE.png]", empty=True
     ),
-    statistics: int | None = count(
-        None, "print frequencies and correlations of N studies' labels beside the real ones; folder may be left out"
-    ),
+    statistics: int | None = count(None, "print statistics of N studies' labels beside the real; no folder needed"),
 ) -> Said:
     """Write a competition folder of synthetic patients."""
     from lumbar_kaggle.phantom import write_set
@@ -169,9 +165,7 @@ def train(
     run: Training,
     *,
     recipe: str = option(DEFAULT_RECIPE, "baseline or two-stage; its settings are the options below", metavar="NAME"),
-    preset: str | None = option(
-        None, f"named settings: cpu of the baseline; {', '.join(PRESETS)} of two-stage, none: cpu", metavar="NAME"
-    ),
+    preset: str | None = option(None, f"named settings: {', '.join(PRESETS)}; the baseline has cpu", metavar="NAME"),
     config: Path | None = option(None, "settings by the names below; options go before", metavar="FILE.json"),
     label_weights: Path | None = option(None, NOISE, metavar="NOISE.csv"),
     changes: Annotated[dict[str, Any], named_recipe],

@@ -36,6 +36,7 @@ from lumbar_kaggle.tables.folds import balance, derive_seed
 from lumbar_kaggle.training import loop
 from lumbar_kaggle.training.devices import training_device
 from lumbar_kaggle.training.encoders import Network, body_state, build_network, load_pretrained
+from lumbar_kaggle.training.pictures import picture_learner
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,7 @@ def classifier_learner(
     else:
         pictures = [_picture(path, size) for path in rows["image"]]
         options = {"flip": config.protocol == "report", "splitter": network.split, "metrics": metrics}
-        learner = loop.picture_learner(network, pictures, labels, held_out, loss, folder, config, **options)
+        learner = picture_learner(network, pictures, labels, held_out, loss, folder, config, **options)
     return learner, pretrained is not None
 
 

@@ -8,8 +8,8 @@ scheduler that dies costs a restart of the same command."""
 import contextlib
 import os
 import socket
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
 from contextvars import ContextVar
 from multiprocessing import get_context
@@ -37,6 +37,18 @@ def open_pool(processes: int, begin: Callable[[], None] | None = None) -> Execut
     if client := _client.get():
         return _Workers(client)
     return ProcessPoolExecutor(processes, get_context(start_method()), begin)
+
+
+def ahead(pool: Executor, work: Callable[[S], T], items: Iterable[S], count: int) -> Iterator[T]:
+    """Yield what a pool makes of some items, in their order; up to `count` of them are begun before they are asked for,
+    and no more, so that memory stays bounded."""
+    begun: deque[Future[T]] = deque()
+    for item in items:
+        begun.append(pool.submit(work, item))
+        if len(begun) > count:
+            yield begun.popleft().result()
+    while begun:
+        yield begun.popleft().result()
 
 
 class _Workers(Executor):

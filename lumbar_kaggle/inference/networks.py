@@ -1,8 +1,5 @@
-"""Networks made ready to predict, and studies read while they do."""
+"""Networks made ready to predict."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,8 +10,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from lumbar_kaggle.core.errors import InputError
 
 Net = TypeVar("Net", bound=nn.Module)
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 def ready(network: Net, device: torch.device, file: Path) -> Net:
@@ -36,15 +31,3 @@ def ready(network: Net, device: torch.device, file: Path) -> Net:
                 del steps[at]
     network.register_forward_hook(check)
     return network.to(device).to(memory_format=torch.channels_last)
-
-
-def ahead(pool: Executor, work: Callable[[Item], Result], items: Iterable[Item], count: int) -> Iterator[Result]:
-    """Yield what a pool makes of some items, in their order; up to `count` of them are begun before they are asked for,
-    and no more, so that memory stays bounded."""
-    begun: deque[Future[Result]] = deque()
-    for item in items:
-        begun.append(pool.submit(work, item))
-        if len(begun) > count:
-            yield begun.popleft().result()
-    while begun:
-        yield begun.popleft().result()

@@ -24,7 +24,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from lumbar_kaggle.core.budget import Budget
-from lumbar_kaggle.core.cluster import AHEAD, on_cluster, open_pool
+from lumbar_kaggle.core.cluster import AHEAD, ahead, on_cluster, open_pool
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import alone_on, digest, write_csv, write_text
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES
@@ -32,7 +32,6 @@ from lumbar_kaggle.dicom.cache import Source
 from lumbar_kaggle.dicom.studies import find_studies
 from lumbar_kaggle.inference.base import Prediction, Predictor, Study
 from lumbar_kaggle.inference.bundle import Manifest, read_manifest
-from lumbar_kaggle.inference.networks import ahead
 from lumbar_kaggle.inference.recipes import load_predictor
 from lumbar_kaggle.tables.competition import SERIES_COLUMNS, Competition
 from lumbar_kaggle.tables.submission import Submission

@@ -1,7 +1,6 @@
 """The one training loop of all recipes: fastai's one-cycle fit, resumable at every epoch.
 
-A recipe brings datasets, a network, a loss and a schedule; `make_learner` (of pictures `picture_learner`) puts
-them together, `train` fits them or goes
+A recipe brings datasets, a network, a loss and a schedule; `make_learner` puts them together, `train` fits them or goes
 on where an earlier process stopped, and `train_file` leaves the weights in a file. The callbacks below give
 reproducible epochs, the weights' average, checkpoints and the end of the time budget."""
 
@@ -12,10 +11,9 @@ import pickle
 import random
 import struct
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +26,8 @@ from fastai.callback.core import Callback, CancelEpochException
 from fastai.callback.tracker import EarlyStoppingCallback, TrackerCallback
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
-from fastai.data.transforms import IntToFloatTensor, Normalize, Pipeline
 from fastai.learner import Learner
-from fastai.torch_core import TensorImage, set_seed, to_device
-from fastai.vision.augment import aug_transforms
-from numpy.typing import NDArray
+from fastai.torch_core import set_seed, to_device
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 from tqdm import tqdm
@@ -42,7 +37,6 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import write_atomic, write_csv
 from lumbar_kaggle.tables.folds import derive_seed
 from lumbar_kaggle.training.devices import device_of, train_in_half_precision, training_device
-from lumbar_kaggle.training.encoders import Network
 
 log = logging.getLogger(__name__)
 
@@ -71,32 +65,6 @@ def make_learner(
     network.to(device)
     learner = Learner(loaders, network, loss_func=loss, path=folder, model_dir=".", **options)
     return train_in_half_precision(learner, wanted=getattr(config, "mixed_precision", True))
-
-
-def picture_learner(
-    network: Network,
-    pictures: Iterable[NDArray[np.uint8]],
-    labels: Iterable[Any],
-    held_out: NDArray[np.bool_],
-    loss: Callable[..., Any],
-    folder: Path,
-    config: Any,
-    *,
-    flip: bool = False,
-    **options: Any,
-) -> Learner:
-    """Return a learner of pictures ``[side, side]`` in batches; those held out validate it, the others, augmented by
-    fastai's usual transforms, train it. A horizontal `flip` is none of them by default: it would show a patient who
-    faces the other way. For the
-    other arguments see `make_learner`."""
-    images = (TensorImage(torch.from_numpy(picture)[None].expand(3, -1, -1)) for picture in pictures)
-    items = list(zip(images, map(torch.as_tensor, labels), strict=True))
-    training, validation = (list(compress(items, part)) for part in (~held_out, held_out))
-    learner = make_learner(network.model, (training, validation), loss, folder, config, **options)
-    batchwise = [IntToFloatTensor(), *aug_transforms(do_flip=flip), Normalize.from_stats(network.mean, network.std)]
-    for number, loader in enumerate(learner.dls):  # fastai augments where the number is 0, the training's
-        loader.after_batch = Pipeline(batchwise, split_idx=number)
-    return learner
 
 
 def train(

@@ -42,7 +42,8 @@ def pretrain(out: Path, config: PretrainConfig) -> float:
 
     from lumbar_kaggle.phantom.imaging import draw_middle_slices
     from lumbar_kaggle.training.encoders import body_state, build_network, load_pretrained
-    from lumbar_kaggle.training.loop import picture_learner, train_file
+    from lumbar_kaggle.training.loop import train_file
+    from lumbar_kaggle.training.pictures import picture_learner
 
     def loss(logits: torch.Tensor, severity: torch.Tensor) -> torch.Tensor:
         weights = torch.tensor(SEVERITY_WEIGHTS, device=logits.device)

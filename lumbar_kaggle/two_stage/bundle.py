@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from lumbar_kaggle.core.cluster import ahead
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import alone_on, digest, read_csv, read_json, sha256_file
 from lumbar_kaggle.core.settings import load_config
@@ -22,7 +23,7 @@ from lumbar_kaggle.dicom.preprocess import VOLUMES
 from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.inference.base import Explanation, Prediction, Study
 from lumbar_kaggle.inference.bundle import Manifest, open_bundle, write_manifest
-from lumbar_kaggle.inference.networks import Net, ahead, ready
+from lumbar_kaggle.inference.networks import Net, ready
 from lumbar_kaggle.scoring.blend import BlendModel, apply_cells, load_blend, save_blend
 from lumbar_kaggle.training.devices import usable_devices
 from lumbar_kaggle.training.encoders import export_weights

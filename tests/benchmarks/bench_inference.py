@@ -83,6 +83,4 @@ def test_prediction(tmp_path: Path) -> None:
             seconds[name].append((time.perf_counter() - start) / STUDIES)
     total, forward, plain = (float(np.median(seconds[name])) for name in ways)
     print(f"\n| two-stage prediction, all of it / its networks alone | {total / forward:.2f} | {total:.2f} s a study |")
-    print(
-        f"| its networks / the same as trained, 16 pictures at once | {forward / plain:.2f} | {forward:.2f} s |"
-    )
+    print(f"| its networks / the same as trained, 16 pictures at once | {forward / plain:.2f} | {forward:.2f} s |")

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from lumbar_kaggle.core.cluster import ahead
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.inference.networks import ahead, ready
+from lumbar_kaggle.inference.networks import ready
 from lumbar_kaggle.training.encoders import build_encoder
 from lumbar_kaggle.two_stage.locate.find import Locator
 

@@ -33,7 +33,7 @@ BASELINE = (
 
 TWO_STAGE = {
     "locate": {
-        **{"folds": 2, "epochs": 1, "picture": [64, 64], "pixel_mm": 4.0, "slices": 1},
+        **{"folds": 2, "epochs": 3, "picture": [64, 64], "pixel_mm": 4.0, "slices": 1},
         "channels": [4, 8, 8, 8, 8],
     },
     "grade": {

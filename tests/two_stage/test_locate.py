@@ -14,9 +14,11 @@ from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import LEVELS
+from lumbar_kaggle.dicom.instances import read_instances
 from lumbar_kaggle.dicom.preprocess import windowed_stacks
 from lumbar_kaggle.dicom.series import read_series
 from lumbar_kaggle.dicom.volume import ASSUMED_FIELD_MM, ASSUMED_STEP_MM, Volume
+from lumbar_kaggle.inference.bundle import models_in_the_box
 from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.tables.competition import read_marked
 from lumbar_kaggle.two_stage.config import LocateConfig
@@ -339,23 +341,18 @@ def test_a_trained_locator_is_used_without_training(run: Path, folder: Path, tmp
         LocatorRun(read_marked(folder), cache, tmp_path / "none", config, Budget()).train()
 
 
-@pytest.mark.parametrize("margin", [0, 60])
-def test_single_slices_without_spacing_are_enough(margin: int, run: Path, tmp_path: Path) -> None:
-    """One slice a series, no position, no spacing: judged beside the distance of neighbouring discs. With a margin
-    of so many pixels the spine is half as large as the network knows it: its own size must be found."""
+def strip(file: Path, margin: int = 0) -> None:
+    """Take from a file what tells its place and scale, and lay a margin of so many pixels around it."""
+    pixels = np.pad(pydicom.dcmread(file).pixel_array, margin)
+    lost = ("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient")
+    rewrite(file, remove=lost, Rows=pixels.shape[0], Columns=pixels.shape[1], PixelData=pixels.tobytes())
+
+
+def test_single_slices_without_spacing_are_enough(run: Path, tmp_path: Path) -> None:
+    """One slice a series, no position, no spacing: judged beside the distance of neighbouring discs."""
     place = write_folder(tmp_path / "bare", slices=1, axial=False, count=6)
     for file in place.rglob("*.dcm"):
-        pixels = np.pad(pydicom.dcmread(file).pixel_array, margin)
-        rewrite(
-            file,
-            remove=("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"),
-            Rows=pixels.shape[0],
-            Columns=pixels.shape[1],
-            PixelData=pixels.tobytes(),
-        )
-    table = place / "train_label_coordinates.csv"
-    marks = pd.read_csv(table)
-    marks.assign(x=marks["x"] + margin, y=marks["y"] + margin).to_csv(table, index=False)
+        strip(file)
     recipe("two-stage").preprocess(place, tmp_path / "cache")
     config = replace(SMALL, epochs=0)
     LocatorRun(read_marked(place), tmp_path / "cache", tmp_path / "out", config, Budget(), run).train()
@@ -363,9 +360,35 @@ def test_single_slices_without_spacing_are_enough(margin: int, run: Path, tmp_pa
     assert figures["points"] == 30
     assert figures["median_relative"] < 0.3
     assert figures["off_by_level"] < 0.1
-    assert (
-        ASSUMED_FIELD_MM / (ROWS + 2 * margin) != SPACING
-    )  # so the mm are not the true ones, and the share is what counts
+    assert ASSUMED_FIELD_MM / ROWS != SPACING  # so the mm are not the true ones, and the share is what counts
+
+
+@pytest.mark.parametrize("margin", [0, 60])
+def test_a_spine_of_another_size_is_found(margin: int, tiny_set: Path, tmp_path: Path) -> None:
+    """Six slices of 128 px, alone and without spacing; with a margin the spine is half as large as in most pictures."""
+    marks = pd.read_csv(tiny_set / "train_label_coordinates.csv", dtype={"study_id": str, "series_id": str})
+    marks = marks[marks["condition"] == "Spinal Canal Stenosis"]
+    slices = marks.groupby(["study_id", "series_id"])["instance_number"].agg(["nunique", "first", "size"])
+    chosen = slices[(slices["nunique"] == 1) & (slices["size"] == len(LEVELS))].head(6)
+    marks = marks.set_index(["study_id", "series_id"]).loc[chosen.index].reset_index()
+    for (study, series), instance in chosen["first"].items():
+        place = Path("train_images", study, series)
+        (slice_,) = read_instances(tiny_set / place / f"{instance}.dcm", pixels=True)
+        pixels = (slice_.image - slice_.image.min()).astype(np.uint16)
+        strip(write_slice(tmp_path / "set" / place / "1.dcm", pixels), margin)
+    marks.assign(x=marks["x"] + margin, y=marks["y"] + margin, instance_number=1).to_csv(
+        tmp_path / "set" / "train_label_coordinates.csv", index=False
+    )
+    described = pd.DataFrame(list(chosen.index), columns=["study_id", "series_id"])
+    described = described.assign(series_description="Sagittal T2/STIR")
+    described.to_csv(tmp_path / "set" / "train_series_descriptions.csv", index=False)
+    recipe("two-stage").preprocess(tmp_path / "set", tmp_path / "cache")
+    config, box = LocateConfig(epochs=0), models_in_the_box()
+    LocatorRun(read_marked(tmp_path / "set"), tmp_path / "cache", tmp_path / "out", config, Budget(), box).train()
+    figures = pd.read_csv(tmp_path / "out" / "figures.csv").iloc[-1]
+    assert figures["points"] == 30
+    assert figures["median_relative"] < 0.2
+    assert figures["off_by_level"] <= 0.2
 
 
 def test_the_command_prints_the_table(run: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -318,7 +318,7 @@ def test_settings_of_a_file_replace_the_presets(tmp_path: Path) -> None:
     ("words", "told"),
     [
         (["--recipe", "two-stage", "--image-size", "64"], "unrecognized options: --image-size"),
-        (["--preset", "cpu"], "'cpu' is unknown to the recipe baseline; two-stage has cpu, t4x2-single"),
+        (["--preset", "t4x2-gold"], "'t4x2-gold' is unknown to the recipe baseline; baseline has cpu; two-stage has"),
         (["--recipe", "two-stage", "--preset", "gpu"], "preset 'gpu' is unknown"),
     ],
 )

@@ -14,14 +14,13 @@ from fastai.learner import Learner
 from tqdm import tqdm
 
 from lumbar_kaggle.core.budget import Budget, OutOfTime
-from lumbar_kaggle.core.cluster import AHEAD, on_cluster, open_pool
+from lumbar_kaggle.core.cluster import AHEAD, ahead, on_cluster, open_pool
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked, write_csv
 from lumbar_kaggle.core.settings import begin_run
 from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.dicom.cache import Cache
 from lumbar_kaggle.dicom.volume import Floats
-from lumbar_kaggle.inference.networks import ahead
 from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.folds import derive_seed, open_folds
 from lumbar_kaggle.tables.reading import as_numbers, read_table
