@@ -19,6 +19,7 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_] | None
 
 LOW, HIGH = 1.0, 99.0  # percentiles that become black and white: the project report's, and the 2nd place's
+COUNTED = 2**24  # pixels; OpenCV counts in 32-bit floats, which are exact up to so many
 
 SAME_ORIENTATION_DEGREES = 2.0  # normals of one stack differ by less; tilts per disc differ by 5° and more
 SAME_COLUMN_MM = 2.0  # slices of one stack lie over each other: their corners, seen along the normal, differ by less
@@ -245,11 +246,16 @@ def percentiles(*images: NDArray[Any]) -> tuple[float, float]:
 
 
 def _by_histogram(images: Sequence[NDArray[Any]], kind: np.dtype[Any]) -> tuple[float, float]:
-    """Return `percentiles` of images of one type of at most 16 bits, in a quarter of the time that sorting takes."""
+    """Return `percentiles` of images of one type of at most 16 bits, in a tenth of the time that they take."""
     values = np.iinfo(kind)
     counts = np.zeros(values.max - values.min + 1, dtype=np.int64)
     for image in images:
-        found = np.bincount(image.ravel().view(f"u{kind.itemsize}"))
+        codes = np.ascontiguousarray(image).view(f"u{kind.itemsize}").reshape(1, -1)
+        if 0 < codes.size <= COUNTED:
+            top = int(codes.max()) + 1
+            found = cv2.calcHist([codes], [0], None, [top], [0, top]).ravel().astype(np.int64)
+        else:
+            found = np.bincount(codes[0])
         counts[: len(found)] += found
     counts = np.roll(counts, -values.min)  # the negative ones, which have the greatest codes, come first
     total = counts.cumsum()
