@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import as_completed
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ from lumbar_kaggle.kaggle.play import tree_hashes
 from lumbar_kaggle.tables.submission import read_predictions
 from lumbar_kaggle.training.devices import spread
 
-pytest.importorskip("distributed", reason="install the extra [cluster]")
+LocalCluster = pytest.importorskip("distributed", reason="install the extra [cluster]").LocalCluster
 ROOT = Path(__file__).parents[1]
 
 
@@ -103,6 +104,21 @@ def test_a_worker_that_dies_loses_nothing_and_a_scheduler_that_dies_is_said(clus
     with pytest.raises(InputError, match="the scheduler was lost; what was finished is kept"):
         use_until_it_dies(cluster, tmp_path)
     assert not scheduling.on_cluster()
+
+
+def fail_first(item: int) -> None:
+    """Fail at once for the first item, take a moment for the others."""
+    if item == 0:
+        raise OutOfTime("the time budget is spent")
+    time.sleep(0.3)
+
+
+def test_what_a_task_raises_is_not_taken_for_a_lost_scheduler() -> None:
+    """Also where other tasks have not ended by then."""
+    options: dict[str, Any] = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "protocol": "tcp"}
+    with LocalCluster(dashboard_address=None, **options) as local, pytest.raises(OutOfTime):  # noqa: SIM117
+        with scheduling.on_scheduler(local.scheduler_address), scheduling.open_pool(1) as pool:
+            list(pool.map(fail_first, range(30)))
 
 
 def test_every_stage_leaves_what_it_leaves_on_one_machine(

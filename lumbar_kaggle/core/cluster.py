@@ -77,11 +77,9 @@ class _Workers(Executor):
         return here
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        for here, there in list(self._there.items()):
-            if cancel_futures:
-                there.cancel()
-            elif wait:
-                here.exception()
+        """Let go of the tasks whose results nobody has fetched, as of work that failed; those that run there end."""
+        for there in list(self._there.values()):
+            there.cancel()
 
 
 def _from_folder(folder: str, work: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
@@ -154,19 +152,15 @@ def on_cluster() -> bool:
 def run_there(work: Callable[[S, T], None], shared: S, items: Sequence[T]) -> None:
     """Call ``work(shared, item)`` for every item on the workers of the scheduler in force, on those with a GPU (``dask
     worker --resources GPU=1``) where there are any; `shared` travels once. Raises what the first item that failed
-    raised."""
+    raised; others that had begun end on their workers."""
     client = _client.get()
     found = client.scheduler_info(n_workers=-1)["workers"].values()
     beside = Counter(one["host"] for one in found)
     with _Workers(client, {"GPU": 1} if any("GPU" in one["resources"] for one in found) else None) as pool:
         given = client.scatter(shared, hash=False)
         futures = [pool.submit(_with_threads, item, work=work, shared=given, beside=beside) for item in items]
-        try:
-            for future in futures:
-                future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        for future in futures:
+            future.result()
 
 
 def _with_threads(item: Any, *, work: Callable[[Any, Any], None], shared: Any, beside: dict[str, int]) -> None:
