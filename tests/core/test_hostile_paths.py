@@ -14,7 +14,7 @@ import pytest
 from lumbar_kaggle import cli
 from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.errors import system_sentence
-from lumbar_kaggle.verbs import Verb
+from lumbar_kaggle.verbs.options import Verb
 from tests.support.dicom_files import write_sagittal
 
 

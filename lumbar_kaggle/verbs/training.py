@@ -1,83 +1,33 @@
-"""The verbs of the ``lumbar`` command: each is a function whose parameters are its options, see `cli`.
-
-A parameter's default is its option; one that is annotated with a dataclass of settings stands for all of its fields. A
-verb calls one function and returns what is printed. Heavy libraries are imported inside, so that help comes at once."""
+"""The verbs from patients to a bundle."""
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import MISSING, asdict, dataclass
-from itertools import pairwise
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.cluster import on_scheduler
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json
-from lumbar_kaggle.core.settings import Validated, from_dict, merged, option
+from lumbar_kaggle.core.settings import from_dict, merged, option
 from lumbar_kaggle.inference import DEFAULT_RECIPE
-from lumbar_kaggle.kaggle.play import RehearsalSettings
 from lumbar_kaggle.training.pretraining import PretrainConfig
 from lumbar_kaggle.two_stage.config import PRESETS, GradeConfig, LocateConfig
 from lumbar_kaggle.two_stage.config import preset as preset_of
+from lumbar_kaggle.verbs.options import (
+    COMPETITION,
+    NOISE,
+    POOLS,
+    RUN,
+    SCHEDULER,
+    Said,
+    Training,
+    argument,
+    count,
+    named_recipe,
+    needed,
+)
 
 log = logging.getLogger(__name__)
-
-Said = str | tuple[str, int]
-"""What is printed, and the exit code where it is not 0."""
-
-Verb = Callable[..., Said]
-
-COMPETITION, STUDIES, RUN = "competition folder", "competition folder, or any folder of studies", "run of lumbar train"
-NOISE = "row_id, weight: as of lumbar blend --noise"
-TABLE = "labels, with the columns of train.csv"
-PREDICTIONS = "predictions: row_id, normal_mild, moderate, severe; any conditions, any rows"
-BUNDLE = "bundle of lumbar export; none: the models that come with the package"
-POOLS = ("auto", "threads", "processes")
-
-
-def argument(text: str, default: Any = MISSING, **more: Any) -> Any:
-    """Return an option that is given by its place; see `core.settings.option`."""
-    return option(default, text, positional=True, **more)
-
-
-def needed(text: str, **more: Any) -> Any:
-    """Return an option that must be given."""
-    return option(MISSING, text, **more)
-
-
-def count(default: int | None, text: str, **more: Any) -> Any:
-    """Return an option that is a number of things, from one to a million: more is a slip of the finger."""
-    return option(default, text, **{"metavar": "N", "least": 1, "most": 1_000_000, **more})
-
-
-SCHEDULER = option(None, "dask scheduler whose workers do it, as tcp://HOST:8786", metavar="ADDRESS")
-
-
-@dataclass(frozen=True)
-class Training(Validated):
-    """The options that every verb has which trains within a time budget."""
-
-    folder: Path = argument(COMPETITION)
-    cache: Path = needed("made by lumbar preprocess; for all but the baseline with --kind volumes")
-    out: Path = needed("run folder")
-    hours: float | None = option(None, "time budget; then stop cleanly, resumable", metavar="H", above=0)
-    reserve_minutes: float = option(5.0, "kept for the clean stop", metavar="MIN", least=0)
-    processes: int | None = count(None, "folds trained at once; none: one per GPU, or one")
-    scheduler: str | None = SCHEDULER
-
-    def budget(self) -> Budget:
-        """Return the budget, which begins now."""
-        return Budget(self.hours, reserve_minutes=self.reserve_minutes)
-
-
-def named_recipe(words: Sequence[str]) -> type:
-    """Return the settings of the recipe that the words of a command line name."""
-    from lumbar_kaggle.inference.recipes import recipe
-
-    named = [after for word, after in pairwise(words) if word == "--recipe"]
-    named += [word.partition("=")[2] for word in words if word.startswith("--recipe=")]
-    return recipe(named[-1] if named else DEFAULT_RECIPE).SETTINGS
 
 
 def demo(
@@ -242,108 +192,3 @@ def export(run_folder: Path = argument(RUN, metavar="RUN"), out: Path = needed("
 
     made = recipe_of_run(run_folder).export(run_folder, out)
     return f"Bundle {made.fingerprint} in {out}: {len(made.networks)} models of {len(made.targets)} targets"
-
-
-def predict(
-    folder: Path = argument(STUDIES),
-    bundle: Path | None = option(None, BUNDLE),
-    out: Path = option(Path("submission.csv"), "submission to write"),
-    hours: float | None = option(None, "time budget; what is left keeps the prior", metavar="H", above=0),
-    scheduler: str | None = SCHEDULER,
-) -> Said:
-    """Grade the test studies and write the submission; exit code 3 where none could be graded."""
-    from lumbar_kaggle.inference import predict as inference
-    from lumbar_kaggle.inference.bundle import given_or_box
-
-    with on_scheduler(scheduler):
-        outcome = inference.predict(folder, given_or_box(bundle), out, Budget(hours))
-    return f"{outcome.path}: {outcome.sentence()}", 3 if outcome.failed else 0
-
-
-def validate(file: Path = argument("submission.csv"), competition: Path = needed(COMPETITION)) -> Said:
-    """Check a submission and name every fault in it."""
-    from lumbar_kaggle.tables import reading, submission
-
-    faults = submission.validate(file, competition)
-    if not faults:
-        return f"{file}: valid"
-    return "\n".join(map(str, [*reading.shortened(faults), f"{file}: {len(faults)} faults"])), 2
-
-
-def score(
-    file: Path = argument(PREDICTIONS),
-    truth: Path = needed(TABLE),
-    prior: Path | None = option(None, "labels that the prior is taken from; none: the truth"),
-    oracle: Path | None = option(None, "the best predictions possible: adds skill and intervals", metavar="ORACLE.csv"),
-    against: Path | None = option(None, "other predictions: the difference, with its interval", metavar="OTHER.csv"),
-    targets: bool = option(False, "also one line per target"),
-) -> Said:
-    """The official score of a file of predictions, beside the prior's."""
-    from lumbar_kaggle.scoring.comparison import compare_files, score_file
-
-    if not (oracle or against):
-        return score_file(file, truth, prior).text(per_target=targets)
-    text = compare_files(file, truth, prior, oracle=oracle, against=against).text()
-    return f"{text}\n\n{score_file(file, truth, prior).target_text()}" if targets else text
-
-
-def blend(
-    files: tuple[Path, ...] = argument(f"out-of-fold {PREDICTIONS}", metavar="OOF.csv"),
-    labels: Path = needed(TABLE),
-    folds: Path = needed("study_id, fold: by which they were made"),
-    out: Path = needed("cross-fitted result to write, as CSV"),
-    model: Path | None = option(None, "blend to write, for new predictions of the same files", metavar="BLEND.json"),
-    noise: Path | None = option(None, "labels to write that it contradicts, with weights", metavar="NOISE.csv"),
-    noise_above: float = option(0.8, "contradicted: a label's probability is below 1 minus this", metavar="SHARE"),
-) -> Said:
-    """One prediction from several, fitted on out-of-fold predictions, cross-fitted."""
-    from lumbar_kaggle.scoring.blend_files import blend_files
-
-    blended = blend_files(files, labels, folds, out, model, noise, noise_above)
-    return blended.text(noise=noise is not None)
-
-
-def report(
-    run_folder: Path = argument(RUN, metavar="RUN"),
-    out: Path = option(Path("report.html"), "page to write"),
-    against: Path | None = option(None, "run by the report's protocol, to show its accuracies beside"),
-    bundle: Path | None = option(None, "bundle, for Grad-CAM pictures"),
-    folder: Path | None = option(None, f"{STUDIES}: for Grad-CAM pictures, or the score of a two-stage run"),
-    studies: tuple[str, ...] = option((), "studies for Grad-CAM pictures", metavar="STUDY"),
-) -> Said:
-    """The page of a training run."""
-    from lumbar_kaggle.pages.render import write_report
-
-    write_report(run_folder, out, against=against, bundle=bundle, studies=studies, folder=folder)
-    return str(out.resolve())
-
-
-def study(
-    folder: Path = argument(STUDIES),
-    study: str = argument("identifier of the study", metavar="STUDY"),
-    bundle: Path | None = option(None, BUNDLE),
-    out: Path = option(Path("study.html"), "page to write"),
-) -> Said:
-    """The page of one study: slices, probabilities, heat maps."""
-    from lumbar_kaggle.inference.bundle import given_or_box
-    from lumbar_kaggle.pages.study import write_study_page
-
-    write_study_page(folder, study, given_or_box(bundle), out)
-    return str(out.resolve())
-
-
-def rehearse(*, folder: Path = option(Path("rehearsal"), "where everything goes"), settings: RehearsalSettings) -> Said:
-    """Play the whole chain on this machine as Kaggle would, offline."""
-    from lumbar_kaggle.kaggle import rehearse as rehearsal
-
-    return f"Transcript: {rehearsal.rehearse(folder, settings)}"
-
-
-VERBS: dict[str, Verb] = {
-    verb.__name__: verb
-    for verb in (
-        *(demo, phantom, check, preprocess, pretrain, train, locate, grade),
-        *(export, predict, validate, score, blend, report, study, rehearse),
-    )
-}
-"""In the order of the help."""
