@@ -6,6 +6,7 @@ dark colours and its font, and are the same to the byte for the same numbers."""
 import io
 import math
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -94,6 +95,52 @@ def accuracy_scatter(latest: "pd.Series[float]", best: "pd.Series[float]") -> Ma
         _dot(axes, left, 0.03, group, marker=marker, within=axes.figure.transFigure)
         axes.annotate(group, (left + 0.04, 0.02), xycoords="figure fraction", color=INK)
     return _markup(axes, "Latest against best accuracy of each target")
+
+
+def interval_dots(rows: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], title: str, chance: float) -> Markup:
+    """Draw a share of 0 … 1 with its interval on each line: the first file's a disc, the second's, if there is one, a
+    ring below. Rows are words and figures ``value, low, high``, as `scoring.evaluation` has them; where the value is
+    None nothing is drawn. The stroke is at `chance`, what knowing nothing gives."""
+    axes = _axes(460, 22 * len(rows) + 22, left=200, right=12, top=2, bottom=20)
+    known = [one["low"] for _, figures in rows for one in figures if one["value"] is not None]
+    axes.set_xlim(min(math.floor(min(known, default=chance) * 10) / 10, chance), 1)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_yticks(range(len(rows)), [words for words, _ in rows], fontsize=11, color=INK)
+    axes.grid(axis="x", color=RULE)
+    axes.plot([chance, chance], [-0.5, len(rows) - 0.5], color=SOFT, linewidth=1.2, linestyle=(0, (4, 3)))
+    looks = ({"facecolor": ACCENT}, {"facecolor": CARD, "edgecolor": SECOND, "linewidth": 2})
+    for y, (words, figures) in enumerate(rows):
+        for place, one in enumerate(figures):
+            if one["value"] is None:
+                continue
+            height = y + (0.0 if len(figures) == 1 else (-0.17, 0.17)[place])
+            axes.plot([one["low"], one["high"]], [height, height], color=(ACCENT, SECOND)[place], linewidth=1.6)
+            text = f"{words}: {fixed(one['value'])} ({fixed(one['low'])} to {fixed(one['high'])})"
+            _dot(axes, one["value"], height, text, **looks[place])
+    return _markup(axes, title)
+
+
+def calibration_curves(curves: Sequence[Sequence[Mapping[str, Any]]], title: str) -> Markup:
+    """Draw how often something was so (y) where it was given a probability (x), 0 … 1: the first curve as discs, the
+    second as rings, each with the interval of its share. Curves are bins as `scoring.evaluation` has them; on the
+    dashed line what is said is what is seen."""
+    axes = _axes(230, 236, left=32, right=10, top=10, bottom=34)
+    axes.plot([0, 1], [0, 1], color=SOFT, linewidth=1.2, linestyle=(0, (4, 3)))
+    axes.grid(color=RULE)
+    looks = ({"facecolor": ACCENT}, {"facecolor": CARD, "edgecolor": SECOND, "linewidth": 2})
+    for curve, colour, look in zip(curves, (ACCENT, SECOND), looks, strict=False):
+        points = [(one["predicted"], one["observed"]) for one in curve]
+        axes.plot([x for x, _ in points], [seen["value"] for _, seen in points], color=colour, linewidth=1.2, alpha=0.6)
+        for one, (x, seen) in zip(curve, points, strict=True):
+            axes.plot([x, x], [seen["low"], seen["high"]], color=colour, linewidth=1.2)
+            text = f"said {fixed(x, 2)}, seen {fixed(seen['value'], 2)} of {fixed(one['rows'], 0)}"
+            _dot(axes, x, seen["value"], text, **look)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_xticks([0, 0.5, 1])
+    axes.set_yticks([0, 0.5, 1])
+    axes.annotate("probability →", (0.57, 0.02), xycoords="figure fraction", color=SOFT, ha="center")
+    return _markup(axes, title)
 
 
 def bar_rows(

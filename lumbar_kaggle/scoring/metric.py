@@ -88,15 +88,21 @@ def group_loss(probabilities: Floats, severity: Integers, group: int) -> float:
     return float(part_scores(study_sums(probabilities, severity).sum(axis=0))[list(PARTS_OF[group])].sum())
 
 
-def resampled_scores(probabilities: Sequence[Floats], severity: Integers) -> Floats:
+def resampled_scores(probabilities: Sequence[Floats], severity: Integers, drawn: Floats | None = None) -> Floats:
     """Return scores `[files, 1 + RESAMPLES, 5]` of `NAMES`: of all studies first, then of bootstrap resamples of them.
-    Arguments are those of `study_sums` for each file; all have the same resamples. NaN without rows."""
+    Arguments are those of `study_sums` for each file; all have the same resamples, by default `draw_studies`. NaN
+    without rows."""
     sums = np.stack([study_sums(one, severity) for one in probabilities])
-    studies = len(severity)
-    drawn = np.random.default_rng(0).multinomial(studies, np.full(studies, 1 / studies), size=RESAMPLES)
-    resampled = np.einsum("rs,fspk->frpk", drawn.astype(np.float64), sums, optimize=True)
+    drawn = draw_studies(len(severity)) if drawn is None else drawn
+    resampled = np.einsum("rs,fspk->frpk", drawn, sums, optimize=True)
     parts = part_scores(np.concatenate([sums.sum(axis=1, keepdims=True), resampled], axis=1))
     return np.concatenate([parts, parts.mean(axis=-1, keepdims=True)], axis=-1)
+
+
+def draw_studies(studies: int) -> Floats:
+    """Return `[RESAMPLES, studies]`: how often each study is in each bootstrap resample; always the same draws."""
+    drawn = np.random.default_rng(0).multinomial(studies, np.full(studies, 1 / studies), size=RESAMPLES)
+    return drawn.astype(np.float64)
 
 
 def intervals(scores: Floats) -> Floats:

@@ -1,0 +1,129 @@
+"""``lumbar evaluate``: an evaluation as a page or as JSON, with the same numbers in both."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.files import write_json, write_text
+from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SCORE_GROUPS, TARGETS, condition_words, level_words
+from lumbar_kaggle.dicom.examination import every_split
+from lumbar_kaggle.inference.bundle import Bundle
+from lumbar_kaggle.pages import charts
+from lumbar_kaggle.pages.failures import failure_picture
+from lumbar_kaggle.pages.render import fixed, render, target_words
+from lumbar_kaggle.scoring.evaluation import Tree, evaluate_files
+from lumbar_kaggle.scoring.figures import OUTCOMES
+from lumbar_kaggle.scoring.subgroups import header_groups, read_groups
+
+OUTCOME_WORDS = {"moderate_or_worse": "Moderate or worse", "severe": "Severe"}
+SCOPE_WORDS = {
+    "all": "All",
+    "spinal": "Spinal canal",
+    "foraminal": "Foramina, both sides",
+    "subarticular": "Subarticular, both sides",
+    "left": "Left side",
+    "right": "Right side",
+    **{name: condition_words(name) for name in CONDITIONS},
+    **{name: level_words(name) for name in LEVELS},
+    **{one.name: target_words(one.name) for one in TARGETS},
+}
+# Those of the overview; the canal, which has no sides, is there once.
+OVERVIEW = ("all", *SCORE_GROUPS, "left", "right", *CONDITIONS[1:], *LEVELS)
+
+
+def write_evaluation(
+    predictions: Path,
+    truth: Path,
+    out: Path,
+    *,
+    against: Path | None = None,
+    groups: Path | None = None,
+    folder: Path | None = None,
+    bundle: Path | None = None,
+) -> str:
+    """Evaluate predictions against labels, write ``.html`` or ``.json``, and return what to print. `against` are other
+    predictions to compare with; `groups` a table as of `read_groups`; `folder` the studies, from whose headers further
+    groups come and from whose slices the pictures of the failures; `bundle` the models that find the place of a failure
+    that is not annotated. The same inputs give the same bytes. Raises `InputError` where `out` has another ending, or a
+    file or folder cannot be used."""
+    if out.suffix.lower() not in (".html", ".json"):
+        raise InputError(f"{out}: an evaluation is written as .html or .json; name such a file")
+    if bundle is not None and folder is None:
+        raise InputError("--bundle finds the places of failures in the pictures; give these with --folder too")
+    competitions = [] if folder is None else every_split(folder)
+    graders = None if bundle is None else Bundle(bundle)
+    named = {} if groups is None else read_groups(groups)
+    if competitions:
+        studies = [study for one in competitions for study in one.studies]
+        named = {**header_groups(competitions, studies), **named}
+    made = evaluate_files(predictions, truth, against, named)
+    if out.suffix.lower() == ".json":
+        write_json(out, made)
+    else:
+        shown = [one | {"picture": failure_picture(one, competitions, graders)} for one in made["failures"]]
+        write_text(out, _page(made, shown if competitions else made["failures"]))
+    return f"{_headline(made)}\n{out.resolve()}"
+
+
+def _headline(made: Tree) -> str:
+    """Return the figures that a reader asks for first, and what was left out, in words."""
+    counts, all_rows = made["counts"], made["scopes"]["all"]
+    lines = [f"{counts['rows']:,} rows of {counts['studies']:,} studies"]
+    left_out = [("unpredicted_rows", "not predicted"), ("unlabelled_rows", "without a label")]
+    for key, words in left_out:
+        number = counts[key][0] if isinstance(counts[key], list) else counts[key]
+        lines[0] += f", {number:,} {words}" if number else ""
+    names = {"score": made["score"]["figures"]["total"]}
+    if "figures" in all_rows:
+        names |= {f"AUROC {words.lower()}": all_rows["figures"][f"{one}_auroc"] for one, words in OUTCOME_WORDS.items()}
+        names["quadratic kappa"] = all_rows["figures"]["kappa_quadratic"]
+    width = max(map(len, names))
+    for words, one in names.items():
+        told = one.get("reason") or f"{fixed(one['value'])} ({fixed(one['low'])} to {fixed(one['high'])})"
+        lines.append(f"{words:<{width}}  {told}")
+    return "\n".join(lines)
+
+
+def _page(made: Tree, failures: Sequence[Mapping[str, Any]]) -> str:
+    scopes = made["scopes"]
+    return render(
+        "evaluation.html",
+        made=made,
+        words=SCOPE_WORDS,
+        outcomes=OUTCOME_WORDS,
+        overview=[name for name in OVERVIEW if scopes[name]["rows"]],
+        targets=[one.name for one in TARGETS if scopes[one.name]["rows"]],
+        curves=[name for name in ("all", *SCORE_GROUPS) if "figures" in scopes[name]],
+        forests=_forests({SCOPE_WORDS[name]: scopes[name] for name in OVERVIEW if scopes[name]["rows"]}),
+        calibrations={
+            (name, outcome): charts.calibration_curves(
+                list(scopes[name]["calibration"][outcome].values()),
+                f"Calibration of {OUTCOME_WORDS[outcome].lower()}: {SCOPE_WORDS[name]}",
+            )
+            for name in ("all", *SCORE_GROUPS)
+            for outcome in OUTCOMES
+            if "figures" in scopes[name]
+        },
+        group_forests={
+            variable: _forests({name: group["scopes"]["all"] for name, group in found["groups"].items()})
+            for variable, found in made["subgroups"].items()
+            if found["groups"]
+        },
+        failures=failures,
+    )
+
+
+def _forests(parts: Mapping[str, Tree]) -> dict[str, Any]:
+    """Return per outcome the chart of the areas under the ROC curve of some parts, by their words."""
+    return {
+        outcome: charts.interval_dots(
+            [
+                (words, [part[of][f"{outcome}_auroc"] for of in ("figures", "against") if of in part])
+                for words, part in parts.items()
+            ],
+            f"AUROC of {words_of.lower()}",
+            0.5,
+        )
+        for outcome, words_of in OUTCOME_WORDS.items()
+    }

@@ -1,0 +1,151 @@
+"""Pictures of single gradings: the slice and the neighbourhood where a level is, and how that place was found."""
+
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lumbar_kaggle.core.files import as_path
+from lumbar_kaggle.core.targets import Target, target
+from lumbar_kaggle.dicom.geometry import slice_normal
+from lumbar_kaggle.dicom.series import UnreadableSeries, read_series
+from lumbar_kaggle.dicom.volume import Volume
+from lumbar_kaggle.inference.base import ExplainedCrop, Explanation, Floats, study_rows
+from lumbar_kaggle.inference.bundle import Bundle
+from lumbar_kaggle.pages.render import in_words, instance_words
+from lumbar_kaggle.tables.competition import Competition
+
+HALF_MM = 40.0  # of a picture around a point: the level with its neighbours, or the whole width of the canal's region
+WIDTH = 240  # of a picture in px
+# Series kind that a score group is graded on first.
+KINDS = {"spinal": "sagittal_t2", "foraminal": "sagittal_t1", "subarticular": "axial_t2"}
+
+
+class _Place(NamedTuple):
+    """Part of a slice around a point."""
+
+    image: NDArray[np.uint8]  # [rows, columns]
+    point: tuple[float, float] | None  # column and row in it; None: it is the whole slice
+    aspect: float  # height of a pixel in widths
+    sides: tuple[str, str]  # letters of the left and the right edge
+    words: str  # which slice it is
+    source: str  # how the place was found
+
+
+def failure_picture(failure: Mapping[str, Any], competitions: Sequence[Competition], bundle: Bundle | None) -> Any:
+    """Return the picture of one grading, ``study_id`` and ``target``: ``source`` says how its place was found, and
+    ``image`` (a data URI), ``width``, ``height``, ``point`` (px), ``sides`` and ``words`` are what is shown. The place
+    is the annotated point, or else the one that the bundle's models find; or else it is the middle slice of the series
+    that shows the condition best. Where no slice can be read there is only a ``reason``."""
+    study, of = failure["study_id"], target(failure["target"])
+    competition = next((one for one in competitions if study in one.studies), None)
+    if competition is None:
+        return {"reason": "the folder holds no such study"}
+    ways = (_annotated, partial(_located, bundle=bundle), _middle)
+    reason = "the study has no series"
+    for way in ways:
+        try:
+            if place := way(competition, study, of):
+                return _drawn(place)
+        except UnreadableSeries as error:
+            reason = str(error).replace(f"{competition.root}/", "")
+    return {"reason": reason}
+
+
+def _annotated(competition: Competition, study: str, of: Target) -> _Place | None:
+    marks = competition.coordinates
+    mine = (marks["study_id"] == study) & (marks["condition"] == of.condition) & (marks["level"] == of.level)
+    for mark in marks[mine].to_dict("records"):
+        for volume in _volumes(competition, study, series_id=mark["series_id"]):
+            if mark["instance_number"] in volume.instance_numbers:
+                index = volume.instance_numbers.index(mark["instance_number"])
+                return _around(volume, index, (mark["x"], mark["y"]), "at the annotated point")
+    return None
+
+
+def _located(competition: Competition, study: str, of: Target, *, bundle: Bundle | None) -> _Place | None:
+    if bundle is None:
+        return None
+    for crop in _explained(competition, study, bundle).crops:
+        if crop.target == of.name and isinstance(crop, ExplainedCrop):
+            facts, (column, row) = crop.slice.facts, crop.frame.mean(axis=0).tolist()
+            aspect = facts["row_mm"] / facts["column_mm"] if facts["row_mm"] else 1.0
+            words = f"{in_words(facts['kind'])}, {instance_words(facts['instance_number'])}"
+            return _Place(crop.slice.image, (column, row), aspect, facts["sides"], words, "at the located point")
+    return None
+
+
+def _explained(competition: Competition, study: str, bundle: Bundle) -> Explanation:
+    return bundle.explain(study_rows(competition, study))
+
+
+def _middle(competition: Competition, study: str, of: Target) -> _Place | None:
+    kinds = sorted(KINDS.values(), key=lambda kind: kind != KINDS[of.score_group])
+    for kind in kinds:
+        for volume in _volumes(competition, study, kind=kind):
+            return _around(volume, len(volume) // 2, None, "the middle slice of its series: the level is not marked")
+    return None
+
+
+def _volumes(competition: Competition, study: str, **chosen: str) -> Iterator[Volume]:
+    """Yield the series of a study with one ``series_id`` or ``kind``, in 8 bits."""
+    rows = competition.series[competition.series["study_id"] == study]
+    for name, value in chosen.items():
+        rows = rows[rows[name] == value]
+    for row in rows.to_dict("records"):
+        yield read_series(as_path(row["folder"]), row["files"], row["kind"]).windowed()
+
+
+def _around(volume: Volume, index: int, point: tuple[float, float] | None, source: str) -> _Place:
+    """Cut a slice to `HALF_MM` around a point (column, row), or to what of that lies within it."""
+    image, spacing = np.asarray(volume.images[index]), volume.spacing[index]
+    known = bool(np.isfinite(spacing).all())
+    aspect = float(spacing[0] / spacing[1]) if known else 1.0
+    words = f"{in_words(volume.kind)}, {instance_words(volume.instance_numbers[index])}"
+    sides = edge_letters(volume.orientation[index])
+    if point is None:
+        return _Place(image, None, aspect, sides, words, source)
+    # Without a pixel size, a third of the picture.
+    half = HALF_MM / spacing[::-1] if known else np.array(image.shape[::-1]) / 6
+    low = np.clip(np.rint(np.array(point) - half), 0, np.array(image.shape[::-1]) - 1).astype(int)
+    high = np.maximum(np.rint(np.array(point) + half).astype(int), low + 1)
+    part = image[low[1] : high[1], low[0] : high[0]]
+    return _Place(part, (point[0] - low[0], point[1] - low[1]), aspect, sides, words, source)
+
+
+def edge_letters(orientation: Floats) -> tuple[str, str]:
+    """Return which side of the patient lies at a picture's left and at its right edge, by direction cosines ``[6]``,
+    LPS: R and L, A and P, or F and H; empty texts where they are not known.
+
+    >>> edge_letters(np.array([1.0, 0, 0, 0, 1, 0])), edge_letters(np.array([0, -1.0, 0, 0, 0, -1]))
+    (('R', 'L'), ('P', 'A'))
+    """
+    if not np.isfinite(slice_normal(orientation)).all():
+        return "", ""
+    axis = int(np.abs(orientation[:3]).argmax())
+    first, second = ("RL", "AP", "FH")[axis]
+    return (first, second) if orientation[axis] > 0 else (second, first)
+
+
+def _drawn(place: _Place) -> dict[str, Any]:
+    rows, columns = place.image.shape
+    height = round(WIDTH * float(np.clip(rows / columns * place.aspect, 0.25, 4)))
+    picture = cv2.resize(place.image, (WIDTH, height), interpolation=cv2.INTER_LINEAR)
+    data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 82])[1].tobytes()
+    point = None
+    if place.point is not None:
+        x, y = place.point
+        point = round((x + 0.5) * WIDTH / columns, 1), round((y + 0.5) * height / rows, 1)
+    return {
+        "image": "data:image/jpeg;base64," + base64.b64encode(data).decode(),
+        "width": WIDTH,
+        "height": height,
+        "point": point,
+        "sides": place.sides,
+        "words": place.words,
+        "source": place.source,
+    }
