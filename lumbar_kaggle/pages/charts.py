@@ -25,6 +25,8 @@ from lumbar_kaggle.pages.render import fixed, target_words
 INK, SOFT, RULE, ACCENT, SECOND, CARD = "#000001", "#000002", "#000003", "#000004", "#000005", "#000006"
 # What a drawing's colours become: variables of the style sheet.
 VARIABLES = {INK: "ink", SOFT: "soft", RULE: "rule", ACCENT: "accent", SECOND: "second", CARD: "card"}
+DISC: dict[str, Any] = {"facecolor": ACCENT}
+RING: dict[str, Any] = {"facecolor": CARD, "edgecolor": SECOND, "linewidth": 2}
 MARKERS = dict(zip(SCORE_GROUPS, ("o", "s", "^"), strict=True))  # of each score group: they differ without colour
 
 
@@ -73,7 +75,7 @@ def paired_dots(honest: "pd.Series[float]", report: "pd.Series[float]", title: s
             text = f"{target_words(place.name)}: honest {fixed(first)}, report {fixed(second)}"
             axes.plot([first, second], [y, y], color=SOFT, alpha=0.7, linewidth=1.2)
             _dot(axes, first, y, text)
-            _dot(axes, second, y, text, facecolor=CARD, edgecolor=SECOND, linewidth=2)
+            _dot(axes, second, y, text, **RING)
     return _markup(axes, title)
 
 
@@ -101,22 +103,26 @@ def interval_dots(rows: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], title
     """Draw a share of 0 … 1 with its interval on each line: the first file's a disc, the second's, if there is one, a
     ring below. Rows are words and figures ``value, low, high``, as `scoring.evaluation` has them; where the value is
     None nothing is drawn. The stroke is at `chance`, what knowing nothing gives."""
-    axes = _axes(460, 22 * len(rows) + 22, left=200, right=12, top=2, bottom=20)
+    axes = _axes(360, 20 * len(rows) + 22, left=124, right=12, top=2, bottom=20)
     known = [one["low"] for _, figures in rows for one in figures if one["value"] is not None]
     axes.set_xlim(min(math.floor(min(known, default=chance) * 10) / 10, chance), 1)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)), [words for words, _ in rows], fontsize=11, color=INK)
     axes.grid(axis="x", color=RULE)
     axes.plot([chance, chance], [-0.5, len(rows) - 0.5], color=SOFT, linewidth=1.2, linestyle=(0, (4, 3)))
-    looks = ({"facecolor": ACCENT}, {"facecolor": CARD, "edgecolor": SECOND, "linewidth": 2})
     for y, (words, figures) in enumerate(rows):
         for place, one in enumerate(figures):
             if one["value"] is None:
+                # In the middle of the room for it, and once for both files.
+                if place == 0:
+                    axes.annotate(
+                        one["reason"].split(":")[0], (0.72, y), xycoords=("figure fraction", "data"), color=SOFT
+                    )
                 continue
             height = y + (0.0 if len(figures) == 1 else (-0.17, 0.17)[place])
             axes.plot([one["low"], one["high"]], [height, height], color=(ACCENT, SECOND)[place], linewidth=1.6)
             text = f"{words}: {fixed(one['value'])} ({fixed(one['low'])} to {fixed(one['high'])})"
-            _dot(axes, one["value"], height, text, **looks[place])
+            _dot(axes, one["value"], height, text, **(DISC, RING)[place])
     return _markup(axes, title)
 
 
@@ -127,8 +133,7 @@ def calibration_curves(curves: Sequence[Sequence[Mapping[str, Any]]], title: str
     axes = _axes(230, 236, left=32, right=10, top=10, bottom=34)
     axes.plot([0, 1], [0, 1], color=SOFT, linewidth=1.2, linestyle=(0, (4, 3)))
     axes.grid(color=RULE)
-    looks = ({"facecolor": ACCENT}, {"facecolor": CARD, "edgecolor": SECOND, "linewidth": 2})
-    for curve, colour, look in zip(curves, (ACCENT, SECOND), looks, strict=False):
+    for curve, colour, look in zip(curves, (ACCENT, SECOND), (DISC, RING), strict=False):
         points = [(one["predicted"], one["observed"]) for one in curve]
         axes.plot([x for x, _ in points], [seen["value"] for _, seen in points], color=colour, linewidth=1.2, alpha=0.6)
         for one, (x, seen) in zip(curve, points, strict=True):

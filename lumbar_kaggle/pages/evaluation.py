@@ -6,11 +6,11 @@ from typing import Any
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import write_json, write_text
-from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SCORE_GROUPS, TARGETS, condition_words, level_words
+from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SCORE_GROUPS, TARGETS, level_words
 from lumbar_kaggle.dicom.examination import every_split
 from lumbar_kaggle.inference.bundle import Bundle
 from lumbar_kaggle.pages import charts
-from lumbar_kaggle.pages.failures import failure_picture
+from lumbar_kaggle.pages.failures import Pictures
 from lumbar_kaggle.pages.render import fixed, render, target_words
 from lumbar_kaggle.scoring.evaluation import Tree, evaluate_files
 from lumbar_kaggle.scoring.figures import OUTCOMES
@@ -20,11 +20,12 @@ OUTCOME_WORDS = {"moderate_or_worse": "Moderate or worse", "severe": "Severe"}
 SCOPE_WORDS = {
     "all": "All",
     "spinal": "Spinal canal",
-    "foraminal": "Foramina, both sides",
-    "subarticular": "Subarticular, both sides",
+    "foraminal": "Foramina",
+    "subarticular": "Subarticular",
     "left": "Left side",
     "right": "Right side",
-    **{name: condition_words(name) for name in CONDITIONS},
+    **{f"{side}_neural_foraminal_narrowing": f"{side.title()} foramina" for side in ("left", "right")},
+    **{f"{side}_subarticular_stenosis": f"{side.title()} subarticular" for side in ("left", "right")},
     **{name: level_words(name) for name in LEVELS},
     **{one.name: target_words(one.name) for one in TARGETS},
 }
@@ -61,8 +62,11 @@ def write_evaluation(
     if out.suffix.lower() == ".json":
         write_json(out, made)
     else:
-        shown = [one | {"picture": failure_picture(one, competitions, graders)} for one in made["failures"]]
-        write_text(out, _page(made, shown if competitions else made["failures"]))
+        pictures = Pictures(competitions, graders)
+        failures = made["failures"]
+        if competitions:
+            failures = [one | {"picture": pictures.of(one["study_id"], one["target"])} for one in failures]
+        write_text(out, _page(made, failures))
     return f"{_headline(made)}\n{out.resolve()}"
 
 

@@ -1,8 +1,7 @@
 """Pictures of single gradings: the slice and the neighbourhood where a level is, and how that place was found."""
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -19,7 +18,7 @@ from lumbar_kaggle.inference.bundle import Bundle
 from lumbar_kaggle.pages.render import in_words, instance_words
 from lumbar_kaggle.tables.competition import Competition
 
-HALF_MM = 40.0  # of a picture around a point: the level with its neighbours, or the whole width of the canal's region
+HALF_MM = 40.0  # from the point to the edges of a picture: the levels above and below are on it
 WIDTH = 240  # of a picture in px
 # Series kind that a score group is graded on first.
 KINDS = {"spinal": "sagittal_t2", "foraminal": "sagittal_t1", "subarticular": "axial_t2"}
@@ -36,24 +35,42 @@ class _Place(NamedTuple):
     source: str  # how the place was found
 
 
-def failure_picture(failure: Mapping[str, Any], competitions: Sequence[Competition], bundle: Bundle | None) -> Any:
-    """Return the picture of one grading, ``study_id`` and ``target``: ``source`` says how its place was found, and
-    ``image`` (a data URI), ``width``, ``height``, ``point`` (px), ``sides`` and ``words`` are what is shown. The place
-    is the annotated point, or else the one that the bundle's models find; or else it is the middle slice of the series
-    that shows the condition best. Where no slice can be read there is only a ``reason``."""
-    study, of = failure["study_id"], target(failure["target"])
-    competition = next((one for one in competitions if study in one.studies), None)
-    if competition is None:
-        return {"reason": "the folder holds no such study"}
-    ways = (_annotated, partial(_located, bundle=bundle), _middle)
-    reason = "the study has no series"
-    for way in ways:
-        try:
-            if place := way(competition, study, of):
-                return _drawn(place)
-        except UnreadableSeries as error:
-            reason = str(error).replace(f"{competition.root}/", "")
-    return {"reason": reason}
+class Pictures:
+    """Pictures of gradings from the studies of some splits, and from a bundle that finds places not annotated."""
+
+    def __init__(self, competitions: Sequence[Competition], bundle: Bundle | None = None) -> None:
+        self.competitions, self.bundle = competitions, bundle
+        self._explained: dict[str, Explanation] = {}
+
+    def of(self, study: str, name: str) -> dict[str, Any]:
+        """Return the picture of one target of a study: ``source`` says how its place was found, and ``image`` (a data
+        URI), ``width``, ``height``, ``point`` (px), ``sides`` and ``words`` are what is shown. The place is the
+        annotated point, or else the one that the bundle's models find; or else it is the middle slice of the series
+        that shows the condition best. Where no slice can be read there is only a ``reason``."""
+        competition = next((one for one in self.competitions if study in one.studies), None)
+        if competition is None:
+            return {"reason": "the folder holds no such study"}
+        reason = "the study has no series"
+        for way in (_annotated, self._located, _middle):
+            try:
+                if place := way(competition, study, target(name)):
+                    return _drawn(place)
+            except UnreadableSeries as error:
+                reason = str(error).replace(f"{competition.root}/", "")
+        return {"reason": reason}
+
+    def _located(self, competition: Competition, study: str, of: Target) -> _Place | None:
+        if self.bundle is None:
+            return None
+        if study not in self._explained:
+            self._explained[study] = self.bundle.explain(study_rows(competition, study))
+        for crop in self._explained[study].crops:
+            if crop.target == of.name and isinstance(crop, ExplainedCrop):
+                facts, (column, row) = crop.slice.facts, crop.frame.mean(axis=0).tolist()
+                aspect = facts["row_mm"] / facts["column_mm"] if facts["row_mm"] else 1.0
+                words = f"{in_words(facts['kind'])}, {instance_words(facts['instance_number'])}"
+                return _Place(crop.slice.image, (column, row), aspect, facts["sides"], words, "at the located point")
+        return None
 
 
 def _annotated(competition: Competition, study: str, of: Target) -> _Place | None:
@@ -67,25 +84,8 @@ def _annotated(competition: Competition, study: str, of: Target) -> _Place | Non
     return None
 
 
-def _located(competition: Competition, study: str, of: Target, *, bundle: Bundle | None) -> _Place | None:
-    if bundle is None:
-        return None
-    for crop in _explained(competition, study, bundle).crops:
-        if crop.target == of.name and isinstance(crop, ExplainedCrop):
-            facts, (column, row) = crop.slice.facts, crop.frame.mean(axis=0).tolist()
-            aspect = facts["row_mm"] / facts["column_mm"] if facts["row_mm"] else 1.0
-            words = f"{in_words(facts['kind'])}, {instance_words(facts['instance_number'])}"
-            return _Place(crop.slice.image, (column, row), aspect, facts["sides"], words, "at the located point")
-    return None
-
-
-def _explained(competition: Competition, study: str, bundle: Bundle) -> Explanation:
-    return bundle.explain(study_rows(competition, study))
-
-
 def _middle(competition: Competition, study: str, of: Target) -> _Place | None:
-    kinds = sorted(KINDS.values(), key=lambda kind: kind != KINDS[of.score_group])
-    for kind in kinds:
+    for kind in sorted(KINDS.values(), key=lambda kind: kind != KINDS[of.score_group]):
         for volume in _volumes(competition, study, kind=kind):
             return _around(volume, len(volume) // 2, None, "the middle slice of its series: the level is not marked")
     return None

@@ -117,6 +117,10 @@ def _counts(tables: list[pd.DataFrame], labels: pd.DataFrame, common: pd.DataFra
     }
 
 
+def _few(studies: int) -> str:
+    return f"too few: {studies} studies where {LEAST_STUDIES} are needed"
+
+
 def _figure(value: float, draws: Floats, reason: str) -> Tree:
     """Return a value with its interval, or why there is none."""
     if not reason and not np.isfinite(value):
@@ -145,7 +149,7 @@ def _beside(values: list[dict[str, float]], draws: list[figures.Draws], reasons:
 def _score(raw: list[Floats], cells: Cells, chosen: Booleans, drawn: Floats) -> Tree:
     """Return the official score and its parts, over some of the studies. Raw are the probabilities as they were given:
     the any-severe term reads them so."""
-    few = "" if chosen.sum() >= LEAST_STUDIES else f"{chosen.sum()} studies, fewer than {LEAST_STUDIES}"
+    few = "" if chosen.sum() >= LEAST_STUDIES else _few(int(chosen.sum()))
     scores = metric.resampled_scores([one[chosen] for one in raw], cells.severity[chosen], drawn[:, chosen])
     missing = {
         name: few or "no rows" for name, value in zip(NAMES, scores[0, 0], strict=True) if few or np.isnan(value)
@@ -161,12 +165,13 @@ def _part(files: list[Rows], drawn: Floats) -> Tree:
     counts: Tree = {"studies": studies, "rows": len(rows.study)}
     counts["severities"] = np.bincount(rows.severity, minlength=3).tolist()
     if studies < LEAST_STUDIES:
-        return counts | {"reason": f"{studies} studies, fewer than {LEAST_STUDIES}"}
+        return counts | {"reason": _few(studies)}
     reasons: dict[str, str] = {}
     for outcome in OUTCOMES:
         has, lacks = rows.studies_with(outcome)
         if min(has, lacks) < LEAST_STUDIES:
-            why = f"{has} studies with it, {lacks} with a row without it; {LEAST_STUDIES} of each are needed"
+            told = f"{has} studies have it and {lacks} a row without it"
+            why = f"too few: {told}; {LEAST_STUDIES} of each are needed"
             reasons |= {f"{outcome}_{name}": why for name in figures.CURVE}
     draws = [figures.resampled(one, drawn) for one in files]
     made = counts | _beside([figures.figures(one) for one in files], draws, reasons)

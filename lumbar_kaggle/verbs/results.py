@@ -79,6 +79,21 @@ def blend(
     return blended.text(noise=noise is not None)
 
 
+def evaluate(
+    file: Path = argument(PREDICTIONS),
+    truth: Path = needed(TABLE),
+    out: Path = option(Path("evaluation.html"), "page to write, or .json with the same numbers", metavar="FILE"),
+    against: Path | None = option(None, "other predictions: the differences, with intervals", metavar="OTHER.csv"),
+    groups: Path | None = option(None, "study_id and a column for each thing to group by", metavar="GROUPS.csv"),
+    folder: Path | None = option(None, f"{STUDIES}: groups by its headers, pictures of the failures"),
+    bundle: Path | None = option(None, "bundle that finds where a failure is, if that is not annotated"),
+) -> Said:
+    """Discrimination, agreement and calibration with intervals, by part and by group, and the worst failures."""
+    from lumbar_kaggle.pages.evaluation import write_evaluation
+
+    return write_evaluation(file, truth, out, against=against, groups=groups, folder=folder, bundle=bundle)
+
+
 def report(
     run_folder: Path = argument(RUN, metavar="RUN"),
     out: Path = option(Path("report.html"), "page to write"),
