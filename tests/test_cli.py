@@ -58,6 +58,7 @@ def test_each_verb_is_documented(verb: str) -> None:
         (["predict", "nowhere", "--bundle", "b"], "b/bundle.json: no such file"),
         (["validate", "no.csv", "--competition", "nowhere"], "no.csv: no such file"),
         (["score", "no.csv", "--truth", "train.csv"], "train.csv: no such file"),
+        (["evaluate", "no.csv", "--truth", "train.csv"], "train.csv: no such file"),
         (["report", "nowhere"], "nowhere: holds no training run"),
         (["rehearse", "--minutes", "0"], "minutes is 0.0; it must be more than 0"),
         (["study", "nowhere", "7", "--bundle", "b"], "no such f"),

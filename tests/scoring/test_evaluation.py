@@ -1,6 +1,7 @@
 """An evaluation: what is counted, which figures each part has, differences that are paired, groups of studies."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES
+from lumbar_kaggle.scoring import metric
 from lumbar_kaggle.scoring.evaluation import SCOPES, evaluate_files
 from lumbar_kaggle.scoring.metric import NAMES, PARTS, evaluate_targets, score
 from lumbar_kaggle.scoring.subgroups import banded, read_groups
@@ -17,6 +19,14 @@ from lumbar_kaggle.tables.reading import read_labels
 from tests.support.evaluation_worlds import FIRST, make_tables
 
 DOCS = Path(__file__).parents[2] / "docs" / "evaluation.md"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_resamples() -> Iterator[None]:
+    """Intervals are rougher, and quicker."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metric, "RESAMPLES", 200)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -35,11 +35,13 @@ def write_marked_study(root: Path, study: str, truth: pd.DataFrame, *, marked: s
     """Write a competition folder of one training study with a sagittal T1 and an axial T2 series of five slices.
 
     One target, `marked`, has an annotated point: column 44 and row 20 of instance 4 of the sagittal series, which is
-    bright there and nowhere else. In the axial one the middle slice is bright, the others are dark.
+    bright there and, beyond 40 mm from it, along the edge. In the axial one the middle slice is bright, the others are
+    dark.
     """
     folder = root / "train_images" / study
     for k in range(5):
         pixels = np.full((64, 96), 100, dtype=np.uint16)
+        pixels[:, 90:] = 4000
         pixels[19:22, 43:46] = 4000 if k == 3 else 100
         place = {"position": (-8.0 + 4 * k, 0.0, 0.0), "orientation": SAGITTAL, "spacing": (2.0, 1.0), "number": k + 1}
         write_slice(folder / "11" / f"{k + 1}.dcm", pixels, **place, Manufacturer="SIEMENS", PatientSex="F")
