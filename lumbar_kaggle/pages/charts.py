@@ -128,17 +128,19 @@ def interval_dots(rows: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], title
 
 def calibration_curves(curves: Sequence[Sequence[Mapping[str, Any]]], title: str) -> Markup:
     """Draw how often something was so (y) where it was given a probability (x), 0 … 1: the first curve as discs, the
-    second as rings, each with the interval of its share. Curves are bins as `scoring.evaluation` has them; on the
-    dashed line what is said is what is seen."""
+    second as rings, each with the interval of its share. Curves are bins as `scoring.evaluation` has them, of which
+    those without a share are left out; on the dashed line what is said is what is seen."""
     axes = _axes(230, 236, left=32, right=10, top=10, bottom=34)
     axes.plot([0, 1], [0, 1], color=SOFT, linewidth=1.2, linestyle=(0, (4, 3)))
     axes.grid(color=RULE)
     for curve, colour, look in zip(curves, (ACCENT, SECOND), (DISC, RING), strict=False):
-        points = [(one["predicted"], one["observed"]) for one in curve]
-        axes.plot([x for x, _ in points], [seen["value"] for _, seen in points], color=colour, linewidth=1.2, alpha=0.6)
-        for one, (x, seen) in zip(curve, points, strict=True):
+        known = [
+            (one["predicted"], one["observed"], one["rows"]) for one in curve if one["observed"]["value"] is not None
+        ]
+        axes.plot([x for x, *_ in known], [seen["value"] for _, seen, _ in known], color=colour, linewidth=1, alpha=0.6)
+        for x, seen, rows in known:
             axes.plot([x, x], [seen["low"], seen["high"]], color=colour, linewidth=1.2)
-            text = f"said {fixed(x, 2)}, seen {fixed(seen['value'], 2)} of {fixed(one['rows'], 0)}"
+            text = f"said {fixed(x, 2)}, seen {fixed(seen['value'], 2)} of {fixed(rows, 0)}"
             _dot(axes, x, seen["value"], text, **look)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)

@@ -15,7 +15,7 @@ from lumbar_kaggle.core.files import sha256_file
 from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SCORE_GROUPS, SEVERITIES, TARGET_NAMES, TARGETS
 from lumbar_kaggle.scoring import figures, metric
 from lumbar_kaggle.scoring.comparison import read_labelled
-from lumbar_kaggle.scoring.figures import BINS, CALIBRATIONS, EDGES, OUTCOMES, SENSITIVITY, Rows
+from lumbar_kaggle.scoring.figures import BINS, CALIBRATIONS, EDGES, OUTCOMES, SENSITIVITY, SHARES, Rows
 from lumbar_kaggle.scoring.metric import NAMES, RESAMPLES, Booleans, Floats, Integers
 from lumbar_kaggle.tables.reading import read_labels
 
@@ -118,13 +118,13 @@ def _counts(tables: list[pd.DataFrame], labels: pd.DataFrame, common: pd.DataFra
 
 
 def _few(studies: int) -> str:
-    return f"too few: {studies} studies where {LEAST_STUDIES} are needed"
+    return f"too few: {studies} {'study' if studies == 1 else 'studies'} where {LEAST_STUDIES} are needed"
 
 
 def _figure(value: float, draws: Floats, reason: str) -> Tree:
     """Return a value with its interval, or why there is none."""
     if not reason and not np.isfinite(value):
-        reason = "not defined: all rows have one severity"
+        reason = "not defined: severities are missing"
     if reason:
         return {"value": None, "low": None, "high": None, "reason": reason}
     low, high = np.quantile(draws[np.isfinite(draws)], [0.025, 0.975])
@@ -173,6 +173,9 @@ def _part(files: list[Rows], drawn: Floats) -> Tree:
             told = f"{has} studies have it and {lacks} a row without it"
             why = f"too few: {told}; {LEAST_STUDIES} of each are needed"
             reasons |= {f"{outcome}_{name}": why for name in figures.CURVE}
+    for severity, names in enumerate(SHARES.values()):
+        if (having := rows.studies(rows.severity == severity)) < LEAST_STUDIES:
+            reasons |= dict.fromkeys(names, _few(having))
     draws = [figures.resampled(one, drawn) for one in files]
     made = counts | _beside([figures.figures(one) for one in files], draws, reasons)
     first = {
@@ -180,7 +183,7 @@ def _part(files: list[Rows], drawn: Floats) -> Tree:
             outcome: None if f"{outcome}_auroc" in reasons else figures.thresholds(rows, outcome)
             for outcome in OUTCOMES
         },
-        "confusion": _confusion(rows, drawn),
+        "confusion": metric.confusion(rows.probabilities, rows.severity).tolist(),
         "calibration": {
             outcome: {one: _bins(rows, outcome, one, drawn) for one in CALIBRATIONS} for outcome in OUTCOMES
         },
@@ -188,33 +191,24 @@ def _part(files: list[Rows], drawn: Floats) -> Tree:
     return made | first
 
 
-def _confusion(rows: Rows, drawn: Floats) -> Tree:
-    """Return counts and, with intervals, shares of each true severity: ``[3 true][3 most probable]``."""
-    counts = figures.confusion_counts(rows)
-    draws = figures.confusions(rows, drawn)
-    with np.errstate(invalid="ignore"):
-        shares, drawn_shares = (each / each.sum(axis=-1, keepdims=True) for each in (counts, draws))
-    told = [
-        [_figure(shares[i, j], drawn_shares[:, i, j], "" if counts[i].sum() else "no rows") for j in range(3)]
-        for i in range(3)
-    ]
-    return {"counts": counts.tolist(), "shares": told}
-
-
 def _bins(rows: Rows, outcome: str, calibration: str, drawn: Floats) -> list[Tree]:
-    """Return the calibration curve: of each bin with rows its edges, their mean probability, the share with the
-    outcome and its interval."""
+    """Return the calibration curve: of each bin with rows its edges, their mean probability, and the share of them with
+    the outcome."""
     drawn = np.concatenate([np.ones_like(drawn[:1]), drawn])
     counts, expected, seen = figures.calibration_sums(rows, outcome, calibration, drawn)
     with np.errstate(invalid="ignore"):
         predicted, observed = expected[0] / counts[0], seen / counts
+    places = figures.bins(rows.chance(outcome, calibration))
+    studies = [rows.studies(places == k) for k in range(BINS)]
     return [
         {
             "from": round(float(EDGES[k]), 6),
             "to": round(float(EDGES[k + 1]), 6),
             "rows": int(counts[0, k]),
             "predicted": round(float(predicted[k]), 6),
-            "observed": _figure(observed[0, k], observed[1:, k], ""),
+            "observed": _figure(
+                observed[0, k], observed[1:, k], _few(studies[k]) if studies[k] < LEAST_STUDIES else ""
+            ),
         }
         for k in np.flatnonzero(counts[0])
     ]

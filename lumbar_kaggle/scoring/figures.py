@@ -4,12 +4,14 @@ The figures of all rows are scikit-learn's. Those of a thousand resamples come f
 from one sorting of the rows: a resample is no more than how often each study counts."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binned_statistic
 from sklearn.metrics import cohen_kappa_score, precision_recall_fscore_support, roc_auc_score, roc_curve
 
+from lumbar_kaggle.core.targets import SEVERITIES
 from lumbar_kaggle.scoring.metric import WEIGHTS, Booleans, Floats, Integers, confusion, weighted_losses
 
 OUTCOMES = {"moderate_or_worse": 1, "severe": 2}  # finding → the least severity that has it
@@ -21,6 +23,8 @@ PLAIN = (
     *("loss", "accuracy", "precision_macro", "precision_weighted", "recall_macro"),
     *("kappa_quadratic", "kappa_linear"),
 )
+# Shares of the confusion matrix: label → what its rows are called.
+SHARES = {label: [f"{label}_called_{predicted}" for predicted in SEVERITIES] for label in SEVERITIES}
 CURVE = ("auroc", "youden_sensitivity", "youden_specificity", "sensitive_sensitivity", "sensitive_specificity")
 AT_ONCE = 2**18  # rows × resamples that are sorted out at once: more would leave the processor's cache
 ROUNDING = 1e-12
@@ -53,15 +57,19 @@ class Rows:
     def studies_with(self, outcome: str) -> tuple[int, int]:
         """Return how many studies have a row with the outcome, and how many one without it."""
         has = self.has(outcome)
-        return len(np.unique(self.study[has])), len(np.unique(self.study[~has]))
+        return self.studies(has), self.studies(~has)
+
+    def studies(self, chosen: Booleans) -> int:
+        """Return how many studies have one of some rows `[rows]`."""
+        return len(np.unique(self.study[chosen]))
 
 
 def figures(rows: Rows) -> dict[str, float]:
-    """Return the figures of all rows, NaN where one is not defined: `PLAIN` and, per outcome, `CURVE` and the expected
-    calibration errors, as ``severe_auroc`` or ``severe_ece_as_given``. The loss is the weighted log loss of the rows.
-    Predicted is the most probable severity. Macro is the mean over the severities that occur, weighted by their rows.
-    The Youden point is where sensitivity + specificity is greatest; ``sensitive`` is the first with a sensitivity of
-    `SENSITIVITY`. The rows are one at least."""
+    """Return the figures of all rows, NaN where one is not defined: `PLAIN`, `SHARES` and, per outcome, `CURVE` and the
+    expected calibration errors, as ``severe_auroc`` or ``severe_ece_as_given``. The loss is the weighted log loss of
+    the rows, of which there is one at least. Predicted is the most probable severity. Macro is the mean over the
+    severities that occur, weighted by their rows. The Youden point is where sensitivity + specificity is greatest;
+    ``sensitive`` is the first with a sensitivity of `SENSITIVITY`."""
     predicted, labels, grades = rows.probabilities.argmax(axis=1), rows.severity, [0, 1, 2]
     precision, recall, _, support = precision_recall_fscore_support(labels, predicted, labels=grades, zero_division=0.0)
     loss, weight = weighted_losses(rows.probabilities, labels).sum(axis=0)
@@ -76,6 +84,7 @@ def figures(rows: Rows) -> dict[str, float]:
     for kind in ("quadratic", "linear"):
         kappa = np.nan if one_grade else cohen_kappa_score(labels, predicted, labels=grades, weights=kind)
         made[f"kappa_{kind}"] = kappa
+    made |= _shares(confusion(rows.probabilities, labels)[None])
     for outcome in OUTCOMES:
         chance, has = rows.chance(outcome), rows.has(outcome)
         if has.all() or not has.any():
@@ -91,7 +100,7 @@ def figures(rows: Rows) -> dict[str, float]:
             chance = rows.chance(outcome, calibration)
             sums = [binned_statistic(chance, values, "sum", EDGES).statistic for values in (chance, has)]
             made[f"{outcome}_ece_{calibration}"] = np.abs(sums[0] - sums[1]).sum() / len(chance)
-    return {name: float(value) for name, value in made.items()}
+    return {name: float(np.squeeze(value)) for name, value in made.items()}
 
 
 def thresholds(rows: Rows, outcome: str) -> dict[str, float]:
@@ -114,7 +123,7 @@ def resampled(rows: Rows, drawn: Floats) -> Draws:
     loss, weight = (drawn @ _by_study(rows, weighted_losses(rows.probabilities, rows.severity), drawn)).T
     with np.errstate(divide="ignore", invalid="ignore"):
         made["loss"] = loss / weight
-        made |= _agreement(confusions(rows, drawn))
+        made |= _agreement(counts := confusions(rows, drawn)) | _shares(counts)
         for outcome in OUTCOMES:
             curve = _curve(rows.chance(outcome), rows.has(outcome), rows.study, drawn)
             made |= {f"{outcome}_{name}": values for name, values in zip(CURVE, curve.T, strict=True)}
@@ -136,6 +145,13 @@ def confusions(rows: Rows, drawn: Floats) -> Floats:
     """Return counts `[resamples, 3 true, 3 most probable]` of each resample."""
     cell = 3 * rows.severity + rows.probabilities.argmax(axis=1)
     return np.asarray(drawn @ _by_study(rows, np.eye(9)[cell], drawn)).reshape(-1, 3, 3)
+
+
+def _shares(counts: NDArray[Any]) -> Draws:
+    """Return `SHARES` of confusion matrices `[resamples, 3, 3]`, NaN where no row has the label."""
+    every = counts.sum(axis=2, keepdims=True)
+    shares = np.divide(counts, every, out=np.full(counts.shape, np.nan), where=every > 0)
+    return {name: shares[:, k, j] for k, names in enumerate(SHARES.values()) for j, name in enumerate(names)}
 
 
 def _agreement(counts: Floats) -> Draws:
@@ -182,12 +198,12 @@ def calibration_sums(rows: Rows, outcome: str, calibration: str, drawn: Floats) 
     """Return of each resample and bin `[resamples, BINS]`: the rows, the sum of their probabilities, and how many have
     the outcome."""
     chance = rows.chance(outcome, calibration)
-    within = np.eye(BINS)[np.minimum(np.searchsorted(EDGES, chance, "right") - 1, BINS - 1)]
+    within = np.eye(BINS)[bins(chance)]
     parts = np.concatenate([within, within * chance[:, None], within * rows.has(outcome)[:, None]], axis=1)
     sums = drawn @ _by_study(rows, parts, drawn)
     return sums[:, :BINS], sums[:, BINS : 2 * BINS], sums[:, 2 * BINS :]
 
 
-def confusion_counts(rows: Rows) -> Integers:
-    """Return counts `[3 true, 3 most probable]`."""
-    return confusion(rows.probabilities, rows.severity)
+def bins(chance: Floats) -> Integers:
+    """Return in which bin of the calibration each probability is."""
+    return np.minimum(np.searchsorted(EDGES, chance, "right") - 1, BINS - 1)

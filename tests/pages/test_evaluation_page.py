@@ -111,7 +111,7 @@ def test_groups_come_from_the_headers_too(page: str) -> None:
         *("Manufacturer", "Field strength", "Sex", "Age", "Site")
     ]
     for number, group in enumerate(("Siemens", "3 T", "female", "60 to below 80"), start=1):
-        assert table_rows(page, f"group-{number}")[group][1] == "too few: 1 studies where 10 are needed"
+        assert table_rows(page, f"group-{number}")[group][1] == "too few: 1 study where 10 are needed"
     assert page.count("39 of 40 studies are in no group") == 4
 
 
@@ -192,8 +192,8 @@ def test_one_study_makes_a_page_without_figures(folder: Path, tmp_path: Path) ->
     rows = submission_rows([str(FIRST)])[["row_id"]].assign(normal_mild=0.5, moderate=0.3, severe=0.2)
     rows.to_csv(tmp_path / "mine.csv", index=False)
     text = evaluate(tmp_path, "page.html")
-    assert "too few: 1 studies where 10 are needed" in text
-    assert table_rows(text, "agreements")["All"] == ["25", "too few: 1 studies where 10 are needed"]
+    assert "too few: 1 study where 10 are needed" in text
+    assert table_rows(text, "agreements")["All"] == ["25", "too few: 1 study where 10 are needed"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """An evaluation: what is counted, which figures each part has, differences that are paired, groups of studies."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,22 @@ def test_too_few_studies_with_a_finding_give_no_curve(made: dict[str, Any]) -> N
     assert made["scopes"][TARGET_NAMES[0]]["figures"]["severe_auroc"]["reason"].startswith("too few: ")
 
 
+def test_the_confusion_is_counts_and_shares(made: dict[str, Any]) -> None:
+    """Shares of each label sum to 1, unless it has too few studies."""
+    told = 0
+    for part in made["scopes"].values():
+        counts = np.array(part["confusion"])
+        assert counts.sum(axis=1).tolist() == part["severities"]
+        for label, row in zip(SEVERITIES, counts, strict=True):
+            shares = [part["figures"][f"{label}_called_{name}"] for name in SEVERITIES]
+            if shares[0]["value"] is None:
+                told += 1
+                assert all(one["reason"].startswith("too few: ") for one in shares)
+            else:
+                np.testing.assert_allclose([one["value"] for one in shares], row / row.sum(), atol=1e-6)
+    assert 0 < told < 60
+
+
 def test_differences_are_paired(files: dict[str, Path], made: dict[str, Any]) -> None:
     """Narrower than unpaired ones would be; the other way round they change their sign."""
     part = made["scopes"]["all"]
@@ -190,7 +207,8 @@ def test_the_tree_is_json_whose_keys_are_documented(made: dict[str, Any]) -> Non
         return set().union(*map(keys, value)) if isinstance(value, list) else set()
 
     for name in keys(made) - free:
-        word = name.removeprefix("moderate_or_worse_").removeprefix("severe_")
+        word = re.sub(r"_called_.*", "_called_…", name).removeprefix("moderate_or_worse_")
+        word = re.sub("^(normal_mild|moderate|severe)_(?!or_worse)", "", word)
         assert f"`{word}`" in page or f"`…_{word}`" in page or f'"{word}"' in page, name
 
 

@@ -8,6 +8,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import (
     accuracy_score,
     cohen_kappa_score,
+    confusion_matrix,
     log_loss,
     precision_score,
     recall_score,
@@ -15,7 +16,8 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from lumbar_kaggle.scoring.figures import BINS, OUTCOMES, Rows, calibration_sums, figures, resampled, thresholds
+from lumbar_kaggle.core.targets import SEVERITIES
+from lumbar_kaggle.scoring.figures import BINS, OUTCOMES, SHARES, Rows, calibration_sums, figures, resampled, thresholds
 from lumbar_kaggle.scoring.metric import WEIGHTS, draw_studies
 
 GRADES = [0, 1, 2]
@@ -48,6 +50,9 @@ def by_scikit_learn(rows: Rows, weight: np.ndarray) -> dict[str, float]:
     }
     for kind in ("quadratic", "linear"):
         made[f"kappa_{kind}"] = cohen_kappa_score(labels, predicted, labels=GRADES, weights=kind, **given)
+    shares = confusion_matrix(labels, predicted, labels=GRADES, normalize="true", **given)
+    for k in occur:
+        made |= {name: shares[k, j] for j, name in enumerate(SHARES[SEVERITIES[k]])}
     for outcome in OUTCOMES:
         has, chance = rows.has(outcome), rows.chance(outcome)
         made[f"{outcome}_auroc"] = roc_auc_score(has, chance, **given)
@@ -126,6 +131,7 @@ def test_a_lone_severity_has_no_curve_and_no_agreement() -> None:
     rows = Rows(np.arange(12), np.tile([0.8, 0.1, 0.1], (12, 1)), np.zeros(12, dtype=np.int64))
     made = figures(rows)
     undefined = {name for name, value in made.items() if np.isnan(value)}
+    assert {name for name in undefined if "called" in name} == {*SHARES["moderate"], *SHARES["severe"]}
     curves = {f"{one}_{name}" for one in OUTCOMES for name in ("auroc", "youden_sensitivity", "sensitive_specificity")}
     assert {"kappa_linear", "kappa_quadratic"} | curves <= undefined
     assert made["accuracy"] == 1
