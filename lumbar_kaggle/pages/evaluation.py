@@ -6,14 +6,13 @@ from typing import Any
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import write_json, write_text
-from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SCORE_GROUPS, TARGETS, level_words
+from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, TARGETS, level_words
 from lumbar_kaggle.dicom.examination import every_split
 from lumbar_kaggle.inference.bundle import Bundle
 from lumbar_kaggle.pages import charts
 from lumbar_kaggle.pages.failures import Pictures
 from lumbar_kaggle.pages.render import fixed, render, target_words
-from lumbar_kaggle.scoring.evaluation import Tree, evaluate_files
-from lumbar_kaggle.scoring.figures import OUTCOMES
+from lumbar_kaggle.scoring.evaluation import GROUP_SCOPES, Tree, evaluate_files
 from lumbar_kaggle.scoring.subgroups import header_groups, read_groups
 
 OUTCOME_WORDS = {"moderate_or_worse": "Moderate or worse", "severe": "Severe"}
@@ -30,7 +29,7 @@ SCOPE_WORDS = {
     **{one.name: target_words(one.name) for one in TARGETS},
 }
 # Those of the overview; the canal, which has no sides, is there once.
-OVERVIEW = ("all", *SCORE_GROUPS, "left", "right", *CONDITIONS[1:], *LEVELS)
+OVERVIEW = (*GROUP_SCOPES, "left", "right", *CONDITIONS[1:], *LEVELS)
 
 
 def write_evaluation(
@@ -91,23 +90,25 @@ def _headline(made: Tree) -> str:
 
 def _page(made: Tree, failures: Sequence[Mapping[str, Any]]) -> str:
     scopes = made["scopes"]
+    overview = [name for name in OVERVIEW if scopes[name]["rows"]]
+    figured = [name for name in overview if "figures" in scopes[name]]
     return render(
         "evaluation.html",
         made=made,
         words=SCOPE_WORDS,
         outcomes=OUTCOME_WORDS,
-        overview=[name for name in OVERVIEW if scopes[name]["rows"]],
+        overview=overview,
+        main=[name for name in figured if name in GROUP_SCOPES],
+        rest=[name for name in figured if name not in GROUP_SCOPES],
         targets=[one.name for one in TARGETS if scopes[one.name]["rows"]],
-        curves=[name for name in ("all", *SCORE_GROUPS) if "figures" in scopes[name]],
-        forests=_forests({SCOPE_WORDS[name]: scopes[name] for name in OVERVIEW if scopes[name]["rows"]}),
+        forests=_forests({SCOPE_WORDS[name]: scopes[name] for name in overview}),
         calibrations={
             (name, outcome): charts.calibration_curves(
                 list(scopes[name]["calibration"][outcome].values()),
-                f"Calibration of {OUTCOME_WORDS[outcome].lower()}: {SCOPE_WORDS[name]}",
+                f"Calibration of {words.lower()}: {SCOPE_WORDS[name]}",
             )
-            for name in ("all", *SCORE_GROUPS)
-            for outcome in OUTCOMES
-            if "figures" in scopes[name]
+            for name in figured
+            for outcome, words in OUTCOME_WORDS.items()
         },
         group_forests={
             variable: _forests({name: group["scopes"]["all"] for name, group in found["groups"].items()})

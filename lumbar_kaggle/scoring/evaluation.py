@@ -16,7 +16,7 @@ from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SCORE_GROUPS, SEVERIT
 from lumbar_kaggle.scoring import figures, metric
 from lumbar_kaggle.scoring.comparison import read_labelled
 from lumbar_kaggle.scoring.figures import BINS, CALIBRATIONS, EDGES, OUTCOMES, SENSITIVITY, SHARES, Rows
-from lumbar_kaggle.scoring.metric import NAMES, RESAMPLES, Booleans, Floats, Integers
+from lumbar_kaggle.scoring.metric import NAMES, Booleans, Floats, Integers
 from lumbar_kaggle.tables.reading import read_labels
 
 FORMAT = "evaluation-1"  # raised when a key changes its meaning or goes
@@ -58,9 +58,8 @@ def evaluate_files(
     """Evaluate a file of predictions, and where another is given, the difference of both on their common rows.
 
     The truth has the columns of ``train.csv``. `groups` are named variables: of each study, by its identifier, the
-    group it is in, as an ordered categorical, see `subgroups`. Intervals are 95 % percentiles of `RESAMPLES` bootstrap
-    resamples of the studies, the same for all parts and both files. Raises `InputError` where a file cannot be used or
-    they have no row in common."""
+    group it is in, as an ordered categorical, see `subgroups`. Intervals are 95 % percentiles over `draw_studies`, the
+    same for all parts and both files. Raises `InputError` where a file cannot be used or they have no row in common."""
     labels = read_labels(truth)
     first, common = read_labelled(predictions, labels, str(truth))
     tables = [first]
@@ -80,7 +79,7 @@ def evaluate_files(
         "against": None if against is None else _identity(against),
         "truth": _identity(truth),
         "method": {
-            "resamples": RESAMPLES,
+            "resamples": len(drawn),
             "interval": 0.95,
             "least_studies": LEAST_STUDIES,
             "sensitivity": SENSITIVITY,
@@ -161,7 +160,7 @@ def _score(raw: list[Floats], cells: Cells, chosen: Booleans, drawn: Floats) -> 
 def _part(files: list[Rows], drawn: Floats) -> Tree:
     """Return what is said of some rows, by one file or two."""
     rows = files[0]
-    studies = len(np.unique(rows.study))
+    studies = rows.studies(np.ones_like(rows.severity, dtype=bool))
     counts: Tree = {"studies": studies, "rows": len(rows.study)}
     counts["severities"] = np.bincount(rows.severity, minlength=3).tolist()
     if studies < LEAST_STUDIES:
@@ -200,15 +199,14 @@ def _bins(rows: Rows, outcome: str, calibration: str, drawn: Floats) -> list[Tre
         predicted, observed = expected[0] / counts[0], seen / counts
     places = figures.bins(rows.chance(outcome, calibration))
     studies = [rows.studies(places == k) for k in range(BINS)]
+    few = [_few(count) if count < LEAST_STUDIES else "" for count in studies]
     return [
         {
             "from": round(float(EDGES[k]), 6),
             "to": round(float(EDGES[k + 1]), 6),
             "rows": int(counts[0, k]),
             "predicted": round(float(predicted[k]), 6),
-            "observed": _figure(
-                observed[0, k], observed[1:, k], _few(studies[k]) if studies[k] < LEAST_STUDIES else ""
-            ),
+            "observed": _figure(observed[0, k], observed[1:, k], few[k]),
         }
         for k in np.flatnonzero(counts[0])
     ]

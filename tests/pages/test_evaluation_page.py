@@ -177,7 +177,7 @@ def test_the_page_reads_well_in_a_browser(browser: Browser, folder: Path, page: 
         assert tab.evaluate("document.documentElement.scrollWidth") <= 360
         found = Axe().run(tab).response["violations"]
         assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
-        tab.locator("summary").focus()
+        tab.locator("summary").first.focus()
         tab.keyboard.press("Enter")
         assert tab.locator("details .confusion").first.is_visible()
         tab.locator(".scroll:has(#agreements)").focus()
