@@ -121,14 +121,13 @@ def _page(made: Tree, failures: Sequence[Mapping[str, Any]]) -> str:
 
 def _forests(parts: Mapping[str, Tree]) -> dict[str, Any]:
     """Return per outcome the chart of the areas under the ROC curve of some parts, by their words."""
+    rows: dict[str, Any] = {outcome: [] for outcome in OUTCOME_WORDS}
+    for words, part in parts.items():
+        files = [part[key] for key in ("figures", "against") if key in part]
+        for outcome, drawn in rows.items():
+            told = [one[f"{outcome}_auroc"] for one in files] or [{"value": None, "reason": part["reason"]}]
+            drawn.append((words, told))
     return {
-        outcome: charts.interval_dots(
-            [
-                (words, [part[of][f"{outcome}_auroc"] for of in ("figures", "against") if of in part])
-                for words, part in parts.items()
-            ],
-            f"AUROC of {words_of.lower()}",
-            0.5,
-        )
-        for outcome, words_of in OUTCOME_WORDS.items()
+        outcome: charts.interval_dots(drawn, f"AUROC of {OUTCOME_WORDS[outcome].lower()}", 0.5)
+        for outcome, drawn in rows.items()
     }
