@@ -102,7 +102,7 @@ def accuracy_scatter(latest: "pd.Series[float]", best: "pd.Series[float]") -> Ma
 def interval_dots(rows: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], title: str, chance: float) -> Markup:
     """Draw a share of 0 … 1 with its interval on each line: the first file's a disc, the second's, if there is one, a
     ring below. Rows are words and figures ``value, low, high``, as `scoring.evaluation` has them; where the value is
-    None nothing is drawn. The stroke is at `chance`, what knowing nothing gives."""
+    None its reason stands. The stroke is at `chance`, what knowing nothing gives."""
     axes = _axes(360, 20 * len(rows) + 22, left=124, right=12, top=2, bottom=20)
     known = [one["low"] for _, figures in rows for one in figures if one["value"] is not None]
     axes.set_xlim(min(math.floor(min(known, default=chance) * 10) / 10, chance), 1)
@@ -113,11 +113,9 @@ def interval_dots(rows: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], title
     for y, (words, figures) in enumerate(rows):
         for place, one in enumerate(figures):
             if one["value"] is None:
-                # In the middle of the room for it, and once for both files.
-                if place == 0:
-                    axes.annotate(
-                        one["reason"].split(":")[0], (0.72, y), xycoords=("figure fraction", "data"), color=SOFT
-                    )
+                if place == 0:  # once for both files
+                    said, middle = one["reason"].split(":")[0], ("axes fraction", "data")
+                    axes.annotate(said, (0.5, y), xycoords=middle, color=SOFT, ha="center", va="center_baseline")
                 continue
             height = y + (0.0 if len(figures) == 1 else (-0.17, 0.17)[place])
             axes.plot([one["low"], one["high"]], [height, height], color=(ACCENT, SECOND)[place], linewidth=1.6)
