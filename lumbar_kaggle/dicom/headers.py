@@ -32,6 +32,8 @@ MAX_FILE_BYTES = MAX_BYTES + 64 * 2**20  # of a file, with all besides its pixel
 MAX_READS = 500_000  # more than any header takes, its sequences included; ten thousand frames would
 MAX_ZEROS = 16  # zero reads in a row: between zero values stand tags
 
+NOT_DICOM = "not a DICOM file"
+
 # NumPy's names of the value representations that hold binary numbers.
 BINARY = {"US": "u2", "SS": "i2", "UL": "u4", "SL": "i4", "UV": "u8", "SV": "i8", "FL": "f4", "FD": "f8"}
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
@@ -106,7 +108,7 @@ def _parse(file: Any, last: int) -> tuple[Dataset, str]:
     if file.read(132)[128:] != b"DICM":
         file.seek(0)
         if _peek(file)[:2] not in (b"\2\0", b"\x08\0", b"\0\x08"):
-            raise UnreadableInstance("not a DICOM file")
+            raise UnreadableInstance(NOT_DICOM)
     meta = read_dataset(file, False, True, stop_when=partial(file.stop, last=0x0002FFFF))
     syntax = Header([meta]).text("TransferSyntaxUID")
     implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
