@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumbar_kaggle.dicom.headers import MAX_BYTES, MAX_FILE_BYTES, UnreadableInstance, damage
+from lumbar_kaggle.dicom.plain import HEAD_BYTES
 
 SUFFIXES = (".nii", ".nii.gz", ".mha")
 Floats = NDArray[np.float64]
@@ -32,7 +33,7 @@ _NIFTI = {
         (40, 68, 70, 76, 108, 112, 116, 123, 252, 254, 256, 280),
     ),
     540: (
-        ("8i8", "i4", "i4", "8f8", "i8", "f8", "f8", "i4", "i4", "i4", "6f8", "(3,4)f8"),
+        ("8i8", "i4", "i2", "8f8", "i8", "f8", "f8", "i4", "i4", "i4", "6f8", "(3,4)f8"),
         (16, 504, 12, 104, 168, 176, 184, 500, 344, 348, 352, 400),
     ),
 }
@@ -84,12 +85,12 @@ def stem(path: PurePath) -> str:
 def read_grid(content: bytes) -> Grid:
     """Read the header of a file by its first bytes; UnreadableInstance says why it holds no slices of grey levels."""
     with damage("header is damaged"):
-        head = _inflated(content, 540, whole=False) if content.startswith(_GZIP) else content
+        head = _inflated(content, 540, whole=False) if content.startswith(_GZIP) else content[:HEAD_BYTES]
         for order in ORDERS:
             size = int(np.frombuffer(head[:4].ljust(4, b"\0"), f"{order}u4")[0])
             if size in _NIFTI and head[_MAGIC[size][0] :].startswith(_MAGIC[size][1]):
                 return _nifti(head[:size], size, order)
-        if found := re.match(rb"(?:[A-Za-z]+ *=[^\n]*\n)*?ElementDataFile *=[^\n]*\n", head):
+        if found := re.match(rb"(?:[^\n=]+=[^\n]*\n)*?ElementDataFile *=[^\n]*\n", head):
             lines = [line.partition("=") for line in found[0].decode("latin-1").splitlines()]
             return _meta({name.strip(): value.strip() for name, _, value in lines}, found.end())
         raise UnreadableInstance("neither a NIfTI nor a MetaImage file of one piece")
@@ -102,12 +103,13 @@ def read_voxels(grid: Grid, content: bytes) -> NDArray[Any]:
     with damage("pixels cannot be read"):
         if content.startswith(_GZIP):
             content = _inflated(content, grid.start + length)
-        values = content[grid.start :]
+        start = grid.start
         if grid.deflated:
-            values = zlib.decompressobj().decompress(values, length)
-        if len(values) < length:
-            raise UnreadableInstance(f"cut off: its header states {length} bytes of pixels, {len(values)} are there")
-        voxels = np.frombuffer(values, grid.dtype, math.prod(grid.shape)).reshape(grid.shape[::-1])
+            content, start = zlib.decompressobj().decompress(content[start:], length), 0
+        if len(content) < start + length:
+            there = max(0, len(content) - start)
+            raise UnreadableInstance(f"cut off: its header states {length} bytes of pixels, {there} are there")
+        voxels = np.frombuffer(content, grid.dtype, math.prod(grid.shape), start).reshape(grid.shape[::-1])
         slope, intercept = map(np.float32, grid.rescale)
         if grid.rescale == (1.0, 0.0) and grid.dtype.kind != "f" and grid.dtype.itemsize <= 4:
             return voxels.astype(grid.dtype.newbyteorder("="))
