@@ -8,6 +8,7 @@ import gzip
 import math
 import re
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import PurePath
@@ -151,13 +152,20 @@ def _nifti(head: bytes, size: int, order: Order) -> Grid:
 
 def _affine(fields: Any) -> tuple[Floats | None, tuple[str, ...]]:
     """Return voxel → LPS, ``[3, 4]`` in the header's unit, by sform, else by qform; and what cannot be meant."""
+    with np.errstate(all="ignore"):
+        ways = {"sform": fields["srow"].astype(np.float64), "qform": _rotation(fields)}
+    said = {name: affine * np.array([[-1.0], [-1.0], [1.0]]) for name, affine in ways.items() if fields[name] > 0}
+    return _first_meant(said)  # from RAS to LPS
+
+
+def _first_meant(affines: Mapping[str, Floats]) -> tuple[Floats | None, tuple[str, ...]]:
+    """Return the first affine whose axes span a space, or None, and what is to be said of those before."""
     remarks: list[str] = []
-    for name, affine in (("sform", fields["srow"].astype(np.float64)), ("qform", _rotation(fields))):
-        if fields[name] <= 0:
-            continue
-        lengths = np.maximum(np.linalg.norm(affine[:, :3], axis=0), 1e-9)
-        if np.isfinite(affine).all() and abs(np.linalg.det(affine[:, :3] / lengths)) >= _SINGULAR:
-            return affine * np.array([[-1.0], [-1.0], [1.0]]), tuple(remarks)  # RAS → LPS
+    for name, affine in affines.items():
+        lengths = np.linalg.norm(affine[:, :3], axis=0)
+        sound = bool(np.isfinite(lengths).all() and lengths.min() > 0 and np.isfinite(affine).all())
+        if sound and abs(np.linalg.det(affine[:, :3] / lengths)) >= _SINGULAR:
+            return affine, tuple(remarks)
         remarks.append(f"{name} spans no space, which cannot be meant; it counts as absent")
     return None, tuple(remarks)
 
@@ -165,7 +173,7 @@ def _affine(fields: Any) -> tuple[Floats | None, tuple[str, ...]]:
 def _rotation(fields: Any) -> Floats:
     """Return the matrix of the qform, a unit quaternion without its first part (NIfTI-1, method 2)."""
     b, c, d, *offset = fields["quatern"].astype(np.float64)
-    a = math.sqrt(max(0.0, 1 - b * b - c * c - d * d))
+    a = np.sqrt(max(0.0, 1 - b * b - c * c - d * d))
     a, b, c, d = np.array([a, b, c, d]) / np.linalg.norm([a, b, c, d])
     turn = [
         [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
@@ -190,15 +198,18 @@ def _meta(fields: dict[str, str], start: int) -> Grid:
     channels = "RGB" if int(fields.get("ElementNumberOfChannels", "1")) > 1 else kind
     matrix = numbers("TransformMatrix", "Rotation", "Orientation")
     origin, spacing = numbers("Offset", "Position", "Origin"), numbers("ElementSpacing", "ElementSize")
-    affine = None
+    said = {}
     if matrix is not None and origin is not None and spacing is not None and axes > 2:
         # A line of the matrix is the direction of an axis, in LPS.
-        affine = np.column_stack([(matrix.reshape(axes, axes)[:3, :3] * spacing[:3, None]).T, origin[:3]])
+        steps = (matrix.reshape(axes, axes)[:3, :3] * spacing[:3, None]).T
+        said["TransformMatrix"] = np.column_stack([steps, origin[:3]])
+    affine, remarks = _first_meant(said)
     return _placed(
         *(shape, None if spacing is None else np.array([*spacing[:3], 1.0][:3]), affine, 1.0),
         dtype=_dtype(channels, f"type {fields['ElementType']}", ">" if big else "<", shape),
         start=start,
         deflated=fields.get("CompressedData", "False").lower() == "true",
+        remarks=remarks,
     )
 
 

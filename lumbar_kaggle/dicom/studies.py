@@ -78,7 +78,7 @@ def find_studies(root: AnyPath, *, strict: bool = True) -> Competition:
     if not studies:
         reason = f"; {faults[0]}" if faults else ""
         raise InputError(
-            f"{images}: holds no study; expected {{study}}/{{series}}/*.dcm or {{study}}/*.nii.gz below it{reason}"
+            f"{images}: holds no study; expected {{study}}/{{series}}/*.dcm below it ({READ} are read){reason}"
         )
     names = _unique(study.name for study in studies)
     rows, notes = [], {}

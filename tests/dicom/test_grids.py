@@ -415,6 +415,18 @@ def test_the_lines_of_a_metaimage_may_say_more(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_series(tmp_path / "s.mha").pixels, pictures())
 
 
+def test_an_object_store_has_grids_too() -> None:
+    """Read by their address, with what lies beside them."""
+    upath = pytest.importorskip("upath", reason="install the extra [storage]")
+    folder = upath.UPath("memory://grids/p")
+    folder.mkdir(parents=True)
+    (folder / "a.nii.gz").write_bytes(gzip.compress(nifti(pictures())))
+    (folder / "a.json").write_text('{"kind": "axial_t2"}')
+    read = find_studies("memory://grids")
+    assert read.series["kind"].tolist() == ["axial_t2"]
+    assert len(lk.read_series("memory://grids/p/a.nii.gz")) == SLICES
+
+
 def test_the_header_alone_is_read_where_no_pixels_are_asked_for() -> None:
     """Of a compressed file of any size the first bytes are enough."""
     noise = np.random.default_rng(0).integers(0, 3000, (8, 200, 200)).astype(np.uint16)

@@ -10,7 +10,7 @@ import pytest
 
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.dicom.series import UnreadableSeries, read_series
+from lumbar_kaggle.dicom.series import READ, UnreadableSeries, read_series
 from lumbar_kaggle.dicom.studies import find_studies
 from lumbar_kaggle.inference.predict import predict
 from lumbar_kaggle.tables.competition import SERIES_COLUMNS, Competition, submission_rows
@@ -327,7 +327,7 @@ def test_a_folder_without_studies_is_refused(tmp_path: Path, content: list[str])
         (tmp_path / name).touch()
     with pytest.raises(InputError) as caught:
         find_studies(tmp_path)
-    sentence = f"{tmp_path}: holds no study; expected {{study}}/{{series}}/*.dcm or {{study}}/*.nii.gz below it"
+    sentence = f"{tmp_path}: holds no study; expected {{study}}/{{series}}/*.dcm below it ({READ} are read)"
     assert str(caught.value).startswith(sentence)
     with pytest.raises(InputError, match=r"absent: no such folder; give a competition folder or a folder of"):
         find_studies(tmp_path / "absent")
