@@ -64,7 +64,14 @@ def damage(what: str) -> Iterator[None]:
 def read_content(path: Path, most: int = MAX_FILE_BYTES + 1) -> bytes:
     """Return a file's bytes, by default one more than a file may have that is read; raises as `read_file`."""
     with damage("cannot be read"), path.open("rb") as file:
-        return file.read(most)
+        return _first(file, most)
+
+
+def _first(file: BinaryIO, most: int) -> bytes:
+    """Return a file's first bytes. Python takes new memory for all that it is asked for, hence no more than there is."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    return file.read(min(size, most))
 
 
 def read_file(path: Path, *, pixels: bool, content: bytes | None = None) -> tuple[Dataset | Plain, str]:
@@ -73,7 +80,7 @@ def read_file(path: Path, *, pixels: bool, content: bytes | None = None) -> tupl
     opened where its `content` was read before. Raises UnreadableInstance where the file cannot be opened, is no DICOM
     file, is damaged or too large."""
     with damage("header is damaged"), path.open("rb") if content is None else BytesIO(content) as file:
-        start = file.read(MAX_FILE_BYTES + 1 if pixels else HEAD_BYTES)
+        start = _first(file, MAX_FILE_BYTES + 1 if pixels else HEAD_BYTES)
         if len(start) > MAX_FILE_BYTES:
             raise UnreadableInstance(f"larger than {MAX_FILE_BYTES >> 20} MiB, which no series of slices is")
         if found := plain.parse(start, pixels=pixels):
