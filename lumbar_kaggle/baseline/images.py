@@ -12,7 +12,7 @@ from PIL import Image
 from lumbar_kaggle.core.files import as_path, list_folder, shown
 from lumbar_kaggle.dicom.cache import OK, Cache, CacheConfig, Source
 from lumbar_kaggle.dicom.headers import UnreadableInstance
-from lumbar_kaggle.dicom.instances import read_instances
+from lumbar_kaggle.dicom.reading import read_slices
 from lumbar_kaggle.dicom.series import UnreadableSeries, middle_first, notes, read_headers
 from lumbar_kaggle.dicom.volume import HIGH, LOW, windowed
 from lumbar_kaggle.inference.base import Study
@@ -49,7 +49,7 @@ def middle_slice(
     reason = ""
     for header in middle_first(headers):
         try:
-            one = read_instances(header.path, pixels=True, content=contents[header.path])[header.frame]
+            one = read_slices(header.path, pixels=True, content=contents[header.path])[header.frame]
         except UnreadableInstance as error:
             reason = reason or f"{shown(header.path.name)}: {error}"
             continue

@@ -32,6 +32,8 @@ MAX_FILE_BYTES = MAX_BYTES + 64 * 2**20  # of a file, with all besides its pixel
 MAX_READS = 500_000  # more than any header takes, its sequences included; ten thousand frames would
 MAX_ZEROS = 16  # zero reads in a row: between zero values stand tags
 
+NOT_DICOM = "not a DICOM file"
+
 # NumPy's names of the value representations that hold binary numbers.
 BINARY = {"US": "u2", "SS": "i2", "UL": "u4", "SL": "i4", "UV": "u8", "SV": "i8", "FL": "f4", "FD": "f8"}
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
@@ -62,7 +64,14 @@ def damage(what: str) -> Iterator[None]:
 def read_content(path: Path, most: int = MAX_FILE_BYTES + 1) -> bytes:
     """Return a file's bytes, by default one more than a file may have that is read; raises as `read_file`."""
     with damage("cannot be read"), path.open("rb") as file:
-        return file.read(most)
+        return _first(file, most)
+
+
+def _first(file: BinaryIO, most: int) -> bytes:
+    """Return a file's first bytes. Python takes new memory for all that it is asked for, hence no more than there is."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    return file.read(min(size, most))
 
 
 def read_file(path: Path, *, pixels: bool, content: bytes | None = None) -> tuple[Dataset | Plain, str]:
@@ -71,7 +80,7 @@ def read_file(path: Path, *, pixels: bool, content: bytes | None = None) -> tupl
     opened where its `content` was read before. Raises UnreadableInstance where the file cannot be opened, is no DICOM
     file, is damaged or too large."""
     with damage("header is damaged"), path.open("rb") if content is None else BytesIO(content) as file:
-        start = file.read(MAX_FILE_BYTES + 1 if pixels else HEAD_BYTES)
+        start = _first(file, MAX_FILE_BYTES + 1 if pixels else HEAD_BYTES)
         if len(start) > MAX_FILE_BYTES:
             raise UnreadableInstance(f"larger than {MAX_FILE_BYTES >> 20} MiB, which no series of slices is")
         if found := plain.parse(start, pixels=pixels):
@@ -106,7 +115,7 @@ def _parse(file: Any, last: int) -> tuple[Dataset, str]:
     if file.read(132)[128:] != b"DICM":
         file.seek(0)
         if _peek(file)[:2] not in (b"\2\0", b"\x08\0", b"\0\x08"):
-            raise UnreadableInstance("not a DICOM file")
+            raise UnreadableInstance(NOT_DICOM)
     meta = read_dataset(file, False, True, stop_when=partial(file.stop, last=0x0002FFFF))
     syntax = Header([meta]).text("TransferSyntaxUID")
     implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian

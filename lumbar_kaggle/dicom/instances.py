@@ -63,6 +63,7 @@ class Instance:
     b_value: float | None = None  # DiffusionBValue, s/mm²
     acquisition_contrast: str = ""  # of enhanced files, such as T1 or DIFFUSION
     rescale: tuple[float, float] = (1.0, 0.0)  # slope and intercept
+    kind: str = ""  # of `targets.SERIES_KINDS`, where a file beside it says so
     remarks: tuple[str, ...] = ()  # a sentence for each attribute that cannot be meant and so counts as absent
     # [rows, columns] MR intensity (no unit), greater is brighter: uint16 or int16 as stored, float32 when rescaled;
     # empty where only the header was read.
@@ -94,7 +95,7 @@ def read_instances(path: AnyPath, *, pixels: bool = False, content: bytes | None
         with damage("header is damaged"):
             header = Header([*functional_groups(own[frame : frame + 1]), *shared, dataset])
             header.remarks += whole.remarks
-            instance = _instance(path, header, layout, frame)
+            instance = read_instance(path, header, layout, frame)
         if pixels:
             with damage("pixels cannot be decoded"):
                 image, padding = _picture(header, layout, instance)
@@ -103,8 +104,8 @@ def read_instances(path: AnyPath, *, pixels: bool = False, content: bytes | None
     return found
 
 
-def _instance(path: Path, header: Header, layout: Layout, frame: int) -> Instance:
-    """Return a frame's header as plain data."""
+def read_instance(path: Path, header: Header, layout: Layout, frame: int) -> Instance:
+    """Return a frame's header as plain data; what cannot be meant is absent, and said in its remarks."""
     rows, columns, frames = layout.rows, layout.columns, layout.number_of_frames
     position, given = None, ["ImagePositionPatient" in one for one in header.datasets]
     if frames > 1 and given[-1] and not any(given[:-1]):

@@ -13,6 +13,7 @@ import numpy as np
 
 from lumbar_kaggle.core.targets import SERIES_DESCRIPTIONS
 from lumbar_kaggle.dicom import geometry
+from lumbar_kaggle.dicom.grids import is_grid, stem
 from lumbar_kaggle.dicom.instances import Instance
 
 # The kinds in the words of the competition's tables.
@@ -122,6 +123,9 @@ def recognise_series(group: Sequence[Instance]) -> tuple[str | None, str]:
     plane = plane_of(group)
     fitting = [item for item in group if item.plane == plane]
     item = fitting[len(fitting) // 2]
+    if item.kind:
+        fits = may_be(item.kind, group)
+        return (item.kind, "") if fits else (None, f"named {KIND_WORDS[item.kind]}, but its slices are {plane}")
     words = _words(item.description)
     said = bool(re.search(_SAGITTAL, words) and re.search(rf"{_NAMED_WEIGHTING}|{_STIR}", words))
     if plane is None and not said:
@@ -133,7 +137,8 @@ def recognise_series(group: Sequence[Instance]) -> tuple[str | None, str]:
     name = f"{'an' if plane == 'axial' else 'a'} {plane} series (description {item.description!r})"
     kind, other = f"{plane}_{_weighting(item, words)}", _other_use(item, words)
     if other or kind not in KIND_WORDS:
-        return None, f"{name} is {other or 'none of sagittal T1, sagittal T2/STIR, axial T2'}"
+        told = f"; if it is one, {stem(item.path)}.json can say so" if is_grid(item.path) else ""
+        return None, f"{name} is {other or 'none of sagittal T1, sagittal T2/STIR, axial T2'}{told}"
     count = _count(group)
     if count < FEWEST_SLICES and not (said and plane == "sagittal"):
         return None, f"{name} has too few slices ({count}; at least {FEWEST_SLICES})"

@@ -14,16 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from lumbar_kaggle.core.files import Folder, list_folder, natural, shown
+from lumbar_kaggle.core.files import Folder, is_folder, list_folder, natural, shown
 from lumbar_kaggle.dicom import geometry
-from lumbar_kaggle.dicom.headers import UnreadableInstance, read_content
-from lumbar_kaggle.dicom.instances import Instance, read_instances
+from lumbar_kaggle.dicom.grids import is_grid
+from lumbar_kaggle.dicom.headers import NOT_DICOM, UnreadableInstance, read_content
+from lumbar_kaggle.dicom.instances import Instance
 from lumbar_kaggle.dicom.kinds import KIND_WORDS, contents, may_be, places, plane_of, recognise_series
+from lumbar_kaggle.dicom.reading import read_slices, without_sidecars
 from lumbar_kaggle.dicom.volume import Skipped, Volume
 
 # Slices tilted against each other by less belong together, also where the nearest plane changes: stacks through L5/S1
 # may be tilted beyond 45°, yet neighbouring discs differ by less than this.
 ONE_PLANE_DEGREES = 30.0
+READ = "DICOM, .nii, .nii.gz and .mha files"
 FAR_STEPS = 10  # slices further from the others are strays, and do not move the middle of a series
 
 
@@ -42,19 +45,23 @@ def read_headers(
     """Read the headers of a series, with `pixels` its pictures too, sorted as `Volume` is; each file is opened once,
     and `keep`, if there is one, called with its path and bytes.
     `files` are relative to `folder`; none: every file that lies in it, where what is no slice is skipped and listed.
+    In place of `folder`, one NIfTI or MetaImage file may be given.
     Where they are of several series, `kind` (one of `targets.SERIES_KINDS`, or empty) tells which one is meant. Raises
     UnreadableSeries where no file is a usable slice, or none is of the kind's plane."""
+    if is_grid(folder) and not is_folder(folder):
+        folder, files = folder.parent, (folder.name,)
     listed = list_folder(folder) if not files else Folder(folder, (), tuple(folder / name for name in files))
     if listed.problem:
         raise UnreadableSeries(f"{folder}: {listed.problem}")
     found: list[Instance] = []
     skipped: list[Skipped] = []
+    slices = set(without_sidecars(listed.files))
     for path in listed.files:
         try:
             content = read_content(path) if keep else None
             if keep and content is not None:
                 keep(path, content)
-            found += read_instances(path, pixels=pixels, content=content)
+            found += read_slices(path, pixels=pixels, content=content) if path in slices else []
         except UnreadableInstance as error:
             skipped.append(Skipped(path, str(error)))
     if not found:
@@ -89,7 +96,8 @@ def none_usable(skipped: Sequence[Skipped]) -> str:
     if not skipped:
         return "the folder is empty"
     path, reason = skipped[0]
-    return f"none of {len(skipped)} files is a usable slice; {shown(path.name)}: {reason}"
+    foreign = f"; {READ} are read" if {one.reason for one in skipped} == {NOT_DICOM} else ""
+    return f"none of {len(skipped)} files is a usable slice; {shown(path.name)}: {reason}{foreign}"
 
 
 def _choose_group(found: Sequence[Instance], kind: str, folder: Path) -> list[Instance]:

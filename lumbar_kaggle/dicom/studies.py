@@ -16,10 +16,12 @@ from tqdm.contrib.concurrent import thread_map
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import AnyPath, Folder, as_path, is_folder, list_folder, shown, walk
-from lumbar_kaggle.dicom.headers import UnreadableInstance
-from lumbar_kaggle.dicom.instances import Instance, read_instances
+from lumbar_kaggle.dicom.grids import is_grid, stem
+from lumbar_kaggle.dicom.headers import NOT_DICOM, UnreadableInstance
+from lumbar_kaggle.dicom.instances import Instance
 from lumbar_kaggle.dicom.kinds import KIND_WORDS, may_be, plane_of, preference, recognise_series
-from lumbar_kaggle.dicom.series import group_slices, none_usable, split_by_uid
+from lumbar_kaggle.dicom.reading import read_slices, sidecar, without_sidecars
+from lumbar_kaggle.dicom.series import READ, group_slices, none_usable, split_by_uid
 from lumbar_kaggle.dicom.volume import Skipped
 from lumbar_kaggle.tables import competition
 from lumbar_kaggle.tables.competition import Competition
@@ -59,9 +61,10 @@ def find_studies(root: AnyPath, *, strict: bool = True) -> Competition:
         raise InputError(f"{images}: {top.problem}; give a competition folder or a folder of studies")
     trees = [[Folder(images, (), top.files)]] if top.files else []
     trees += [list(walk(folder)) for folder in top.folders]
-    paths = [path for tree in trees for folder in tree for path in folder.files]
+    folders = [folder for tree in trees for folder in tree]
+    paths = [path for folder in folders for path in without_sidecars(folder.files)]
     read = side_by_side(_read, paths, unit="file", desc="headers", disable=len(paths) < MANY_FILES)
-    headers = dict(zip(paths, read, strict=True))
+    headers = {path: ([], "") for folder in folders for path in folder.files} | dict(zip(paths, read, strict=True))
     held = Counter(item.path.parent for slices, _ in headers.values() for item in slices)
     held[images] = -1  # a folder for anything: results may come to lie beside the slices, so each is named
     found, faults = [], []
@@ -70,11 +73,13 @@ def find_studies(root: AnyPath, *, strict: bool = True) -> Competition:
         if study.slices or (study.folder != images and meant):
             found.append(study)
         elif study.folder != images and any(folder.files for folder in tree):
-            faults.append(Fault(study.folder, 0, False, "holds no DICOM file; it is left out"))
+            faults.append(Fault(study.folder, 0, False, f"holds nothing that is read ({READ} are); it is left out"))
     studies = [part for study in _as_one(images, found) for part in _examinations(study)]
     if not studies:
         reason = f"; {faults[0]}" if faults else ""
-        raise InputError(f"{images}: holds no study; expected {{study}}/{{series}}/*.dcm below it{reason}")
+        raise InputError(
+            f"{images}: holds no study; expected {{study}}/{{series}}/*.dcm below it ({READ} are read){reason}"
+        )
     names = _unique(study.name for study in studies)
     rows, notes = [], {}
     for name, study in zip(names, studies, strict=True):
@@ -90,7 +95,7 @@ def find_studies(root: AnyPath, *, strict: bool = True) -> Competition:
 def _read(path: Path) -> tuple[list[Instance], str]:
     """Return the slices of a file, or why it has none."""
     try:
-        return read_instances(path), ""
+        return read_slices(path), ""
     except UnreadableInstance as error:
         return [], str(error)
 
@@ -105,7 +110,7 @@ def _gather(tree: Sequence[Folder], headers: Mapping[Path, tuple[list[Instance],
         bad = [Skipped(path, headers[path][1]) for path in folder.files if headers[path][1]]
         instances += here
         meant |= bool(folder.problem)
-        meant |= any(one.path.suffix.lower() in SLICE_SUFFIXES or one.reason != "not a DICOM file" for one in bad)
+        meant |= any(one.path.suffix.lower() in SLICE_SUFFIXES or one.reason != NOT_DICOM for one in bad)
         if folder.problem:
             notes.append(Skipped(folder.path, folder.problem))
         elif not here and (bad or not folder.folders):
@@ -121,10 +126,12 @@ def _gather(tree: Sequence[Folder], headers: Mapping[Path, tuple[list[Instance],
 def _as_one(images: Path, found: list[_Found]) -> list[_Found]:
     """Join folders that are the single series of one study: then the folder given is that study."""
     together = [item for study in found for item in study.slices]
-    series = [{(item.series_uid, item.series_number) for item in study.slices} for study in found]
-    one = len({item.study_uid for item in together}) == 1 and together[0].study_uid
-    apart = all(len(each) == 1 for each in series) and len(set().union(*series)) == len(found)
-    if len(found) < 2 or not one or not apart:
+    # Grids that lie beside the folders need not say of which study they are.
+    beside = [one for one in found if one.folder == images and all(is_grid(item.path) for item in one.slices)]
+    series = [{(item.series_uid, item.series_number) for item in one.slices} for one in found if one not in beside]
+    uids = {item.study_uid for one in found for item in one.slices if item.study_uid or one not in beside}
+    apart = all(len(each) == 1 for each in series) and len(set().union(*series)) == len(series)
+    if len(found) < 2 or len(uids) != 1 or "" in uids or not series or not apart:
         return found
     return [_Found(shown(images.resolve().name), images, together, [note for study in found for note in study.notes])]
 
@@ -159,6 +166,9 @@ def _series_of(study: _Found, held: Mapping[Path, int]) -> list[_Found]:
             told = number is not None and numbered[folder, number] == 1
             name += f"-{number if told else sum(one.folder == folder for one in found) + 1}"
         paths = dict.fromkeys(item.path for item in group)
+        if is_grid(group[0].path):
+            name = shown(stem(group[0].path))
+            paths |= {path: None for path in [sidecar(group[0].path)] if path.is_file()}
         whole = held[folder] == len(group) and all(path.parent == folder for path in paths)
         files = () if whole else tuple(str(path.relative_to(folder)) for path in paths)
         found.append(_Found(name, folder, group, files=files))

@@ -78,9 +78,9 @@ def read_study(path: AnyPath, study_id: str = "") -> Study:
 
 
 def read_series(path: AnyPath, kind: str = "") -> Volume:
-    """Read the slices of one series with their geometry; see `dicom.volume.Volume`. The path is the folder of its DICOM
-    files. Where they are of several series, `kind`, one of `targets.SERIES_KINDS`, tells which. Raises `InputError`
-    where no file is a usable slice."""
+    """Read the slices of one series with their geometry; see `dicom.volume.Volume`. The path is the folder of its files
+    or one NIfTI or MetaImage file. Where they are of several series, `kind`, one of `targets.SERIES_KINDS`, tells
+    which. Raises `InputError` where no file is a usable slice."""
     try:
         return dicom_series.read_series(as_path(path), kind=kind)
     except UnreadableSeries as error:

@@ -193,12 +193,13 @@ def test_memory(root: Path, sources: list[Source], tmp_path: Path) -> None:
     """The most that threads hold above the interpreter with the package, against 300 MB."""
     folders = list(dict.fromkeys(chain.from_iterable([source.study_id] for source in sources)))
     code = (
-        "import resource, sys; from pathlib import Path\n"
+        "import re, sys; from pathlib import Path\n"
         "from lumbar_kaggle.inference.recipes import recipe, fill_cache\n"
         "from lumbar_kaggle.dicom.preprocess import VOLUMES, volume_worker\n"
         "from lumbar_kaggle.tables.competition import read_competition\n"
         "root, cache, *studies = sys.argv[1:]; series = read_competition(Path(root), 'train').series\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+        # Not getrusage's figure: it has the peak of the parent in it, which is the higher one.
+        "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) / 1024\n"
         "before = peak()\n"
         "some = series[series['study_id'].isin(studies)]\n"
         "fill_cache(Path(root), some, 'series', Path(cache), VOLUMES, volume_worker, pool_kind='threads', workers=8)\n"

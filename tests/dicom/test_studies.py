@@ -10,7 +10,7 @@ import pytest
 
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.dicom.series import UnreadableSeries, read_series
+from lumbar_kaggle.dicom.series import READ, UnreadableSeries, read_series
 from lumbar_kaggle.dicom.studies import find_studies
 from lumbar_kaggle.inference.predict import predict
 from lumbar_kaggle.tables.competition import SERIES_COLUMNS, Competition, submission_rows
@@ -75,7 +75,7 @@ def test_a_disc_of_two_examinations_gives_two_studies(tmp_path: Path) -> None:
     competition = find_studies(tmp_path)
     assert found(competition) == {"DICOM-PT000000-ST000000": ALL, "DICOM-PT000000-ST000001": ALL}
     assert [fault.message for fault in competition.faults if fault.file.name == "VIEWER"] == [
-        "holds no DICOM file; it is left out"
+        "holds nothing that is read (DICOM, .nii, .nii.gz and .mha files are); it is left out"
     ]
     assert "holds 2 studies by their StudyInstanceUID" in competition.reasons("DICOM-PT000000-ST000000")
 
@@ -268,7 +268,7 @@ def test_series_that_cannot_be_used_are_faults_and_their_study_stays(tmp_path: P
     assert read.series.empty
     assert list(read.series.columns) == list(SERIES_COLUMNS)
     reasons = {fault.file.name: fault.message for fault in read.faults}
-    assert reasons["a_text"] == "none of 1 files is a usable slice; 1.dcm: not a DICOM file"
+    assert reasons["a_text"].startswith("none of 1 files is a usable slice; 1.dcm: not a DICOM file; DICOM, .nii, ")
     assert reasons["b_empty"] == "the folder is empty"
     assert reasons["c_coronal"].startswith("a coronal series (description 'SAG T2') is none of sagittal T1")
     assert reasons["d_no_plane"].startswith("the series has no ImageOrientationPatient")
@@ -327,7 +327,7 @@ def test_a_folder_without_studies_is_refused(tmp_path: Path, content: list[str])
         (tmp_path / name).touch()
     with pytest.raises(InputError) as caught:
         find_studies(tmp_path)
-    sentence = f"{tmp_path}: holds no study; expected {{study}}/{{series}}/*.dcm below it"
+    sentence = f"{tmp_path}: holds no study; expected {{study}}/{{series}}/*.dcm below it ({READ} are read)"
     assert str(caught.value).startswith(sentence)
     with pytest.raises(InputError, match=r"absent: no such folder; give a competition folder or a folder of"):
         find_studies(tmp_path / "absent")

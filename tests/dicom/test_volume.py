@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lumbar_kaggle.baseline.images import middle_slice
-from lumbar_kaggle.dicom.series import UnreadableSeries, read_headers, read_series
+from lumbar_kaggle.dicom.series import READ, UnreadableSeries, read_headers, read_series
 from lumbar_kaggle.dicom.volume import Volume
 from tests.support.dicom_files import AXIAL, SAGITTAL, rewrite, tilted, write_sagittal, write_slice
 
@@ -236,7 +236,10 @@ def test_the_headers_are_read_without_the_pixels(tmp_path: Path) -> None:
     ("files", "reason"),
     [
         ({}, "the folder is empty"),
-        ({"a.txt": b"no image", "b.txt": b""}, "none of 2 files is a usable slice; a.txt: not a DICOM file"),
+        (
+            {"a.txt": b"no image", "b.txt": b""},
+            f"none of 2 files is a usable slice; a.txt: not a DICOM file; {READ} are read",
+        ),
     ],
 )
 def test_a_series_with_nothing_readable_names_its_folder(tmp_path: Path, files: dict[str, bytes], reason: str) -> None:
