@@ -22,6 +22,7 @@ setup(
         "lumbar_kaggle.baseline": ["*.html"],
         "lumbar_kaggle.two_stage": ["*.html"],
         "lumbar_kaggle.phantom": ["*.csv"],
+        "lumbar_kaggle.exchange": ["*.json"],
     },
     python_requires=">=3.11",
     install_requires=[
@@ -79,6 +80,7 @@ setup(
             "uvicorn>=0.30",
             "httpx>=0.27",
             "highdicom>=0.26",
+            "jsonschema>=4.18",
             # The decoder of Kaggle's image, held against the others.
             "SimpleITK>=2.5",
         ],

@@ -20,6 +20,7 @@ ROOMS = (
     "phantom",
     "training",
     "inference",
+    "exchange",
     "pages",
     "kaggle",
     "baseline",

@@ -174,9 +174,9 @@ class _Graded(NamedTuple):
 
 class _Run:
     """What a run has graded so far (`entries`: its rows of the log), and the submission, log and journal that hold it.
-    Studies that the journal has of the same bundle and the same files are graded already, and only those are `left`
-    whose reports the keeper lacks; unless the submission was deleted: then it is wanted anew. What the submission or its log say does not count: another run may have begun them
-    anew."""
+    Studies that the journal has of the same bundle and the same files are graded already, unless the submission was
+    deleted: then it is wanted anew. What the submission or its log say does not count: another run may have begun them
+    anew. The others are `left`, and so are those of which the keeper lacks something."""
 
     def __init__(self, out: Path, competition: Competition, manifest: Manifest, keeper: Keeper | None) -> None:
         self.out, self.competition, self.bundle, self.keeper = out, competition, manifest.fingerprint, keeper
@@ -200,9 +200,7 @@ class _Run:
         for name, one in kept.items():
             self.submission.replace(name, np.array(one.probabilities, dtype=np.float64))
             self.entries[name] = {"status": GRADED, "reason": one.reason, "seconds": one.seconds}
-        done = {
-            name for name, source in self.sources.items() if name in kept and (not keeper or keeper.has(name, source))
-        }
+        done = {name for name in kept if keeper is None or keeper.has(name, self.sources[name])}
         self.left = [study for study in self.studies if study.study_id not in done]
 
     def grade(self, predictor: "Predictor | _Elsewhere", budget: Budget) -> None:

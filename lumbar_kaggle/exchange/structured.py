@@ -1,0 +1,183 @@
+"""What is said of one study as a DICOM structured report: Comprehensive 3D SR, template TID 1500.
+
+Identifiers are derived from the study's own, the bundle and the content, dates are the study's: the same gradings give
+the same bytes."""
+
+import uuid
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.valuerep import DA, TM
+
+from lumbar_kaggle import __version__
+from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.files import digest
+from lumbar_kaggle.core.targets import condition_words, level_words
+from lumbar_kaggle.exchange import codes
+from lumbar_kaggle.exchange.content import NOTICE
+from lumbar_kaggle.exchange.references import Reference, References
+from lumbar_kaggle.inference.base import LocatedPoint
+from lumbar_kaggle.inference.predict import Result
+
+if TYPE_CHECKING:
+    from highdicom.sr import Comprehensive3DSR
+
+NAME = "lumbar_kaggle"
+SERIES_NUMBER = 9901  # above those of scanners
+# ContentDate must be there; a study without a date has none to give.
+NO_DATE, NO_TIME = "19000101", "000000"
+
+
+class NoStructuredReport(Exception):
+    """A study of which no structured report can be made; the text says why."""
+
+
+def need_highdicom() -> None:
+    """Raise `InputError` where highdicom is not installed."""
+    try:
+        import highdicom  # noqa: F401
+    except ImportError:
+        raise InputError("--dicom-sr needs highdicom: pip install 'lumbar_kaggle[dicom]'") from None
+
+
+def derived_uid(*parts: str) -> str:
+    """Return the identifier that is always the same for some texts (PS3.5, B.2)."""
+    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, digest([NAME, *parts])).int}"
+
+
+def series_uid(study_uid: str, fingerprint: str, source: str) -> str:
+    """Return SeriesInstanceUID of the report of a study's files by a bundle, both told by their fingerprints."""
+    return derived_uid("series", study_uid, fingerprint, source)
+
+
+def structured_report(result: Result, content: dict[str, Any], references: References) -> "Comprehensive3DSR":
+    """Return the report of a graded study. `content` is that of `content.report`, and says the same. Raises
+    `NoStructuredReport` where the study's files do not have the identifiers that a report refers to."""
+    from highdicom import sr
+    from highdicom.sr.coding import CodedConcept
+
+    names = [(view.series_id, name) for view in result.prediction.findings.views for name in view.slices]
+    names += [(point.series_id, point.slice) for point in result.prediction.findings.points]
+    found = {key: references.find(*key) for key in names}
+    complete = [one for one in found.values() if one and one.complete]
+    evidence = {one.instance_uid: one for one in complete if one.study_uid == content["study_uid"]}
+    if not evidence:
+        raise NoStructuredReport("no file that was graded has the identifiers of study, series, class and instance")
+    bundle, study_uid = content["bundle"], content["study_uid"]
+    first = next(iter(evidence.values()))
+    patient, notes = references.patient(first.path)
+    own_series = series_uid(study_uid, bundle["fingerprint"], content["source"])
+    device = sr.DeviceObserverIdentifyingAttributes(
+        uid=derived_uid("device", bundle["fingerprint"]),
+        name=NAME,
+        manufacturer_name=NAME,
+        model_name=f"{bundle['recipe']}, {NAME} {__version__}",
+        serial_number=bundle["fingerprint"],
+    )
+    observer = sr.ObserverContext(CodedConcept("121007", "DCM", "Device"), device)
+    points = {point.target: point for point in result.prediction.findings.points}
+    groups = []
+    for finding in content["findings"]:
+        if finding["graded"]:
+            views = [one for one in result.prediction.findings.views if finding["target"] in one.targets]
+            slices = [found[view.series_id, name] for view in views for name in view.slices]
+            known = [one for one in dict.fromkeys(slices) if one and one.instance_uid in evidence]
+            point = points.get(finding["target"])
+            at = None if point is None else found[point.series_id, point.slice]
+            groups.append(_group(finding, point, at, known, study_uid))
+    measured = sr.MeasurementReport(sr.ObservationContext(observer_device_context=observer), codes.PROCEDURE, groups)
+    comments = [NOTICE, *content["missing"], *notes]
+    measured[0].ContentSequence[-1:-1] = [_comment(text) for text in comments]
+    date, time = patient["StudyDate"] or NO_DATE, patient["StudyTime"] or NO_TIME
+    written = sr.Comprehensive3DSR(
+        evidence=[_evidence(one, patient) for one in evidence.values()],
+        content=measured,
+        series_instance_uid=own_series,
+        series_number=SERIES_NUMBER,
+        sop_instance_uid=derived_uid("instance", own_series, digest([content, notes])),
+        instance_number=1,
+        manufacturer=NAME,
+        manufacturer_model_name=bundle["recipe"],
+        software_versions=__version__,
+        device_serial_number=bundle["fingerprint"],
+        series_description="lumbar_kaggle: NOT FOR DIAGNOSIS",
+        is_complete=True,
+        content_date=date,
+        content_time=time,
+        content_qualification="RESEARCH",
+        coding_schemes=[_scheme()],
+        specific_character_set="ISO_IR 192",
+    )
+    for equipment in written.get("ContributingEquipmentSequence", ()):  # highdicom notes itself, and the time
+        equipment.pop("ContributionDateTime", None)
+    written.InstanceCreationDate, written.InstanceCreationTime = DA(date), TM(time)
+    return written
+
+
+def _group(
+    finding: dict[str, Any], point: LocatedPoint | None, at: Reference | None, slices: Sequence[Reference], study: str
+) -> Any:
+    """Return the measurement group of one target; `at` is the slice nearest to its point, `slices` those of its
+    views."""
+    from highdicom import sr
+
+    values = [(codes.PROBABILITIES[name], value) for name, value in finding["probabilities"].items()]
+    if point is not None:
+        values.append((codes.CONFIDENCE, point.confidence))
+    words = f"{condition_words(finding['condition'])} {level_words(finding['level'])}"
+    group = next(name for name in codes.FINDINGS if name in finding["condition"])
+    side = codes.SIDES.get(finding["side"])
+    common: dict[str, Any] = {
+        "tracking_identifier": sr.TrackingIdentifier(derived_uid("finding", study, finding["target"]), words),
+        "finding_type": codes.FINDINGS[group],
+        "finding_sites": [sr.FindingSite(codes.LEVELS[finding["level"]], side)],
+        "measurements": [sr.Measurement(name, float(value), codes.NO_UNITS) for name, value in values],
+        "qualitative_evaluations": [sr.QualitativeEvaluation(codes.SEVERITY, codes.SEVERITIES[finding["severity"]])],
+    }
+    why = _no_coordinates(point, at)
+    if point is not None and at is not None and not why:
+        region = sr.ImageRegion3D("POINT", np.array([point.mm]), at.frame_uid)
+        made: Any = sr.PlanarROIMeasurementsAndQualitativeEvaluations(referenced_region=region, **common)
+    else:
+        made = sr.MeasurementsAndQualitativeEvaluations(**common)
+        made[0].ContentSequence.append(_comment(f"No coordinates: {why}"))
+    frames: dict[tuple[str, str], list[int]] = {}
+    for one in slices:
+        frames.setdefault((one.class_uid, one.instance_uid), []).extend([one.frame] if one.frame else [])
+    for uids, numbers in frames.items():
+        made[0].ContentSequence.append(sr.SourceImageForMeasurementGroup(*uids, numbers or None))
+    return made
+
+
+def _no_coordinates(point: LocatedPoint | None, at: Reference | None) -> str:
+    if point is None:
+        return "the place was not located"
+    if point.mm is None:
+        return "the side, the frame or the scale is not in the headers and had to be assumed"
+    if at is None or not at.frame_uid:
+        return "the file of the nearest slice has no FrameOfReferenceUID"
+    return ""
+
+
+def _comment(text: str) -> Any:
+    from highdicom.sr import RelationshipTypeValues, TextContentItem
+
+    return TextContentItem(codes.COMMENT, text, RelationshipTypeValues.CONTAINS)
+
+
+def _scheme() -> Any:
+    from highdicom.coding_schemes import CodingSchemeIdentificationItem
+
+    return CodingSchemeIdentificationItem(codes.SCHEME, "Codes of lumbar_kaggle", responsible_organization=NAME)
+
+
+def _evidence(one: Reference, patient: dict[str, str]) -> Dataset:
+    dataset = Dataset()
+    for keyword, text in patient.items():
+        setattr(dataset, keyword, text)
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = one.study_uid, one.series_uid
+    dataset.SOPClassUID, dataset.SOPInstanceUID = one.class_uid, one.instance_uid
+    return dataset
