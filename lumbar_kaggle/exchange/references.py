@@ -1,6 +1,8 @@
 """How other systems call a study and its slices: identifiers and patient, from the headers of the study's files."""
 
 import contextlib
+from collections import Counter
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +34,8 @@ SAME_MM = 1e-3  # positions of one slice, read twice, differ by less
 
 
 class Reference(NamedTuple):
-    """A slice by its identifiers; what its file does not say, or not as an identifier, is empty."""
+    """A slice by its identifiers. What its file does not say, or not as an identifier, is empty; so is an identifier of
+    an instance that several files of the study have."""
 
     path: Path
     frame: int | None  # number from 1 in a file of several frames
@@ -79,8 +82,16 @@ class References:
             return None
         path = found[0].path
         uids = {field: self._uid(path, *keywords) for field, keywords in UIDS.items()}
+        if self._owners[uids["instance_uid"]] > 1:
+            uids["instance_uid"] = ""
         several = sum(one.path == path for one in slices) > 1
         return Reference(path, frame=found[0].frame + 1 if several else None, **uids)
+
+    @cached_property
+    def _owners(self) -> Counter[str]:
+        """How many files of the study have an instance's identifier; in the competition each series counts anew."""
+        paths = {one.path for series in self._series for one in self._read(series)}
+        return Counter(self._uid(path, *UIDS["instance_uid"]) for path in paths)
 
     def patient(self, path: Path) -> tuple[dict[str, str], list[str]]:
         """Return the values of the patient and the study by keyword, as a file has them; what is absent is empty, and

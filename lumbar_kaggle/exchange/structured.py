@@ -54,20 +54,22 @@ def series_uid(study_uid: str, fingerprint: str, source: str) -> str:
 
 def structured_report(result: Result, content: dict[str, Any], references: References) -> "Comprehensive3DSR":
     """Return the report of a graded study. `content` is that of `content.report`, and says the same. Raises
-    `NoStructuredReport` where the study's files do not have the identifiers that a report refers to."""
+    `NoStructuredReport` where the study's files do not say which study they are of."""
     from highdicom import sr
     from highdicom.sr.coding import CodedConcept
 
-    names = [(view.series_id, name) for view in result.prediction.findings.views for name in view.slices]
-    names += [(point.series_id, point.slice) for point in result.prediction.findings.points]
+    bundle, study_uid, findings = content["bundle"], content["study_uid"], result.prediction.findings
+    names = [(view.series_id, name) for view in findings.views for name in view.slices]
+    names += [(point.series_id, point.slice) for point in findings.points]
     found = {key: references.find(*key) for key in names}
-    complete = [one for one in found.values() if one and one.complete]
-    evidence = {one.instance_uid: one for one in complete if one.study_uid == content["study_uid"]}
-    if not evidence:
-        raise NoStructuredReport("no file that was graded has the identifiers of study, series, class and instance")
-    bundle, study_uid = content["bundle"], content["study_uid"]
-    first = next(iter(evidence.values()))
-    patient, notes = references.patient(first.path)
+    evidence = list(dict.fromkeys(one for one in found.values() if one and one.complete and one.study_uid == study_uid))
+    some = next((one for one in found.values() if one), None)
+    if study_uid is None or some is None:
+        raise NoStructuredReport("the files have no StudyInstanceUID that is valid")
+    patient, notes = references.patient(some.path)
+    if len(evidence) < len(found):
+        left_out = len(found) - len(evidence)
+        notes.append(f"{left_out} of {len(found)} slices are not referred to: identifiers of their own are missing")
     own_series = series_uid(study_uid, bundle["fingerprint"], content["source"])
     device = sr.DeviceObserverIdentifyingAttributes(
         uid=derived_uid("device", bundle["fingerprint"]),
@@ -77,13 +79,13 @@ def structured_report(result: Result, content: dict[str, Any], references: Refer
         serial_number=bundle["fingerprint"],
     )
     observer = sr.ObserverContext(CodedConcept("121007", "DCM", "Device"), device)
-    points = {point.target: point for point in result.prediction.findings.points}
+    points = {point.target: point for point in findings.points}
     groups = []
     for finding in content["findings"]:
         if finding["graded"]:
-            views = [one for one in result.prediction.findings.views if finding["target"] in one.targets]
+            views = [one for one in findings.views if finding["target"] in one.targets]
             slices = [found[view.series_id, name] for view in views for name in view.slices]
-            known = [one for one in dict.fromkeys(slices) if one and one.instance_uid in evidence]
+            known = [one for one in dict.fromkeys(slices) if one in evidence]
             point = points.get(finding["target"])
             at = None if point is None else found[point.series_id, point.slice]
             groups.append(_group(finding, point, at, known, study_uid))
@@ -92,7 +94,8 @@ def structured_report(result: Result, content: dict[str, Any], references: Refer
     measured[0].ContentSequence[-1:-1] = [_comment(text) for text in comments]
     date, time = patient["StudyDate"] or NO_DATE, patient["StudyTime"] or NO_TIME
     written = sr.Comprehensive3DSR(
-        evidence=[_evidence(one, patient) for one in evidence.values()],
+        # Without any, one that is not recorded hands over patient and study.
+        evidence=[_evidence(one, patient) for one in evidence or [some]],
         content=measured,
         series_instance_uid=own_series,
         series_number=SERIES_NUMBER,
@@ -110,6 +113,8 @@ def structured_report(result: Result, content: dict[str, Any], references: Refer
         coding_schemes=[_scheme()],
         specific_character_set="ISO_IR 192",
     )
+    if not evidence:
+        del written.CurrentRequestedProcedureEvidenceSequence
     for equipment in written.get("ContributingEquipmentSequence", ()):  # highdicom notes itself, and the time
         equipment.pop("ContributionDateTime", None)
     written.InstanceCreationDate, written.InstanceCreationTime = DA(date), TM(time)
