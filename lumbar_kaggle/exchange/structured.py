@@ -84,10 +84,10 @@ def structured_report(result: Result, content: dict[str, Any], references: Refer
     for finding in content["findings"]:
         if finding["graded"]:
             views = [one for one in findings.views if finding["target"] in one.targets]
-            slices = [found[view.series_id, name] for view in views for name in view.slices]
-            known = [one for one in dict.fromkeys(slices) if one in evidence]
             point = points.get(finding["target"])
             at = None if point is None else found[point.series_id, point.slice]
+            slices = [at, *(found[view.series_id, name] for view in views for name in view.slices)]
+            known = [one for one in dict.fromkeys(slices) if one in evidence]
             groups.append(_group(finding, point, at, known, study_uid))
     measured = sr.MeasurementReport(sr.ObservationContext(observer_device_context=observer), codes.PROCEDURE, groups)
     comments = [NOTICE, *content["missing"], *notes]
@@ -124,8 +124,8 @@ def structured_report(result: Result, content: dict[str, Any], references: Refer
 def _group(
     finding: dict[str, Any], point: LocatedPoint | None, at: Reference | None, slices: Sequence[Reference], study: str
 ) -> Any:
-    """Return the measurement group of one target; `at` is the slice nearest to its point, `slices` those of its
-    views."""
+    """Return the measurement group of one target; `at` is the slice nearest to its point, `slices` this and those of
+    its views, as far as they can be referred to."""
     from highdicom import sr
 
     values = [(codes.PROBABILITIES[name], value) for name, value in finding["probabilities"].items()]
