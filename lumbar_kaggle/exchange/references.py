@@ -84,7 +84,7 @@ class References:
         uids = {field: self._uid(path, *keywords) for field, keywords in UIDS.items()}
         if self._owners[uids["instance_uid"]] > 1:
             uids["instance_uid"] = ""
-        several = sum(one.path == path for one in slices) > 1
+        several = (self._header(path).integer("NumberOfFrames", low=1) or 1) > 1
         return Reference(path, frame=found[0].frame + 1 if several else None, **uids)
 
     @cached_property
