@@ -35,7 +35,7 @@ SAME_MM = 1e-3  # positions of one slice, read twice, differ by less
 
 class Reference(NamedTuple):
     """A slice by its identifiers. What its file does not say, or not as an identifier, is empty; so is an identifier of
-    an instance that several files of the study have."""
+    an instance that several pictures of the study have."""
 
     path: Path
     frame: int | None  # number from 1 in a file of several frames
@@ -89,9 +89,12 @@ class References:
 
     @cached_property
     def _owners(self) -> Counter[str]:
-        """How many files of the study have an instance's identifier; in the competition each series counts anew."""
-        paths = {one.path for series in self._series for one in self._read(series)}
-        return Counter(self._uid(path, *UIDS["instance_uid"]) for path in paths)
+        """How many pictures of the study have an instance's identifier: copies of a file are one, and in the
+        competition each series counts anew."""
+        files = {one.path: one for series in self._series for one in self._read(series)}
+        own, series = UIDS["instance_uid"], UIDS["series_uid"]
+        pictures = {(self._uid(path, *own), self._uid(path, *series), one.position) for path, one in files.items()}
+        return Counter(instance for instance, _, _ in pictures)
 
     def patient(self, path: Path) -> tuple[dict[str, str], list[str]]:
         """Return the values of the patient and the study by keyword, as a file has them; what is absent is empty, and

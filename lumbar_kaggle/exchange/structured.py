@@ -4,7 +4,7 @@ Identifiers are derived from the study's own, the bundle and the content, dates 
 the same bytes."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from lumbar_kaggle.core.targets import condition_words, level_words
 from lumbar_kaggle.exchange import codes
 from lumbar_kaggle.exchange.content import NOTICE
 from lumbar_kaggle.exchange.references import Reference, References
-from lumbar_kaggle.inference.base import LocatedPoint
+from lumbar_kaggle.inference.base import LocatedPoint, SliceName
 from lumbar_kaggle.inference.predict import Result
 
 if TYPE_CHECKING:
@@ -56,46 +56,25 @@ def structured_report(result: Result, content: dict[str, Any], references: Refer
     """Return the report of a graded study. `content` is that of `content.report`, and says the same. Raises
     `NoStructuredReport` where the study's files do not say which study they are of."""
     from highdicom import sr
-    from highdicom.sr.coding import CodedConcept
 
     bundle, study_uid, findings = content["bundle"], content["study_uid"], result.prediction.findings
     names = [(view.series_id, name) for view in findings.views for name in view.slices]
     names += [(point.series_id, point.slice) for point in findings.points]
-    found = {key: references.find(*key) for key in names}
-    evidence = list(dict.fromkeys(one for one in found.values() if one and one.complete and one.study_uid == study_uid))
-    some = next((one for one in found.values() if one), None)
-    if study_uid is None or some is None:
+    found = {name: references.find(*name) for name in names}
+    there = list(dict.fromkeys(one for one in found.values() if one))
+    if study_uid is None or not there:
         raise NoStructuredReport("the files have no StudyInstanceUID that is valid")
-    patient, notes = references.patient(some.path)
-    if len(evidence) < len(found):
-        left_out = len(found) - len(evidence)
+    known = [one for one in there if one.complete and one.study_uid == study_uid]
+    patient, notes = references.patient(there[0].path)
+    if left_out := len(found) - len(known):
         notes.append(f"{left_out} of {len(found)} slices are not referred to: identifiers of their own are missing")
+    measured = sr.MeasurementReport(_observed_by(bundle), codes.PROCEDURE, _groups(result, content, found, known))
+    measured[0].ContentSequence[-1:-1] = [_comment(text) for text in (NOTICE, *content["missing"], *notes)]
     own_series = series_uid(study_uid, bundle["fingerprint"], content["source"])
-    device = sr.DeviceObserverIdentifyingAttributes(
-        uid=derived_uid("device", bundle["fingerprint"]),
-        name=NAME,
-        manufacturer_name=NAME,
-        model_name=f"{bundle['recipe']}, {NAME} {__version__}",
-        serial_number=bundle["fingerprint"],
-    )
-    observer = sr.ObserverContext(CodedConcept("121007", "DCM", "Device"), device)
-    points = {point.target: point for point in findings.points}
-    groups = []
-    for finding in content["findings"]:
-        if finding["graded"]:
-            views = [one for one in findings.views if finding["target"] in one.targets]
-            point = points.get(finding["target"])
-            at = None if point is None else found[point.series_id, point.slice]
-            slices = [at, *(found[view.series_id, name] for view in views for name in view.slices)]
-            known = [one for one in dict.fromkeys(slices) if one in evidence]
-            groups.append(_group(finding, point, at, known, study_uid))
-    measured = sr.MeasurementReport(sr.ObservationContext(observer_device_context=observer), codes.PROCEDURE, groups)
-    comments = [NOTICE, *content["missing"], *notes]
-    measured[0].ContentSequence[-1:-1] = [_comment(text) for text in comments]
     date, time = patient["StudyDate"] or NO_DATE, patient["StudyTime"] or NO_TIME
     written = sr.Comprehensive3DSR(
         # Without any, one that is not recorded hands over patient and study.
-        evidence=[_evidence(one, patient) for one in evidence or [some]],
+        evidence=[_evidence(one, study_uid, patient) for one in known or there[:1]],
         content=measured,
         series_instance_uid=own_series,
         series_number=SERIES_NUMBER,
@@ -113,12 +92,48 @@ def structured_report(result: Result, content: dict[str, Any], references: Refer
         coding_schemes=[_scheme()],
         specific_character_set="ISO_IR 192",
     )
-    if not evidence:
+    if not known:
         del written.CurrentRequestedProcedureEvidenceSequence
     for equipment in written.get("ContributingEquipmentSequence", ()):  # highdicom notes itself, and the time
         equipment.pop("ContributionDateTime", None)
     written.InstanceCreationDate, written.InstanceCreationTime = DA(date), TM(time)
     return written
+
+
+def _observed_by(bundle: dict[str, str]) -> Any:
+    from highdicom import sr
+    from highdicom.sr.coding import CodedConcept
+
+    device = sr.DeviceObserverIdentifyingAttributes(
+        uid=derived_uid("device", bundle["fingerprint"]),
+        name=NAME,
+        manufacturer_name=NAME,
+        model_name=f"{bundle['recipe']}, {NAME} {__version__}",
+        serial_number=bundle["fingerprint"],
+    )
+    observer = sr.ObserverContext(CodedConcept("121007", "DCM", "Device"), device)
+    return sr.ObservationContext(observer_device_context=observer)
+
+
+def _groups(
+    result: Result,
+    content: dict[str, Any],
+    found: Mapping[tuple[str, SliceName], Reference | None],
+    known: Sequence[Reference],
+) -> list[Any]:
+    """Return the measurement groups of the graded targets. `found` are the slices by series and name, `known` those
+    that can be referred to."""
+    points = {point.target: point for point in result.prediction.findings.points}
+    groups = []
+    for finding in content["findings"]:
+        if finding["graded"]:
+            views = [one for one in result.prediction.findings.views if finding["target"] in one.targets]
+            point = points.get(finding["target"])
+            at = None if point is None else found[point.series_id, point.slice]
+            slices = [at, *(found[view.series_id, name] for view in views for name in view.slices)]
+            mine = [one for one in dict.fromkeys(slices) if one and one in known]
+            groups.append(_group(finding, point, at, mine, content["study_uid"]))
+    return groups
 
 
 def _group(
@@ -178,11 +193,11 @@ def _scheme() -> Any:
     return CodingSchemeIdentificationItem(codes.SCHEME, "Codes of lumbar_kaggle", responsible_organization=NAME)
 
 
-def _evidence(one: Reference, patient: dict[str, str]) -> Dataset:
+def _evidence(one: Reference, study_uid: str, patient: dict[str, str]) -> Dataset:
     dataset = Dataset()
     for keyword, text in patient.items():
         setattr(dataset, keyword, text)
     dataset.SpecificCharacterSet = "ISO_IR 192"
-    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = one.study_uid, one.series_uid
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = study_uid, one.series_uid
     dataset.SOPClassUID, dataset.SOPInstanceUID = one.class_uid, one.instance_uid
     return dataset

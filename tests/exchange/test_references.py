@@ -1,5 +1,6 @@
 """How slices are found again in their files, and what of a header counts as an identifier."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,8 @@ def test_frames_of_one_file_have_numbers(tmp_path: Path) -> None:
 
 
 def test_what_is_no_identifier_is_left_out(tmp_path: Path) -> None:
-    """Words are none, nor is one that two files share; a patient's values that break the standard are told."""
+    """Words are none, nor is one that two pictures share, but that of a copy is; values of a patient that break the
+    standard are told."""
     write(tmp_path, 1, SOPInstanceUID="1.2.3.4.1", PatientID="7", StudyDate="20240229", StudyTime="1015")
     write(tmp_path, 2, 4.0, SOPInstanceUID="1.2.3.4.9")
     write(tmp_path, 3, 8.0, SOPInstanceUID="1.2.3.4.9")
@@ -67,8 +69,9 @@ def test_what_is_no_identifier_is_left_out(tmp_path: Path) -> None:
         dataset[keyword]._value = value
         dataset[keyword].VR = pydicom.datadict.dictionary_VR(keyword)
         dataset.save_as(tmp_path / "2.dcm")
+    shutil.copy(tmp_path / "1.dcm", tmp_path / "copy of 1.dcm")
     found = references(tmp_path)
-    first, second, third = (found.find("S", SliceName(number, None)) for number in (1, 2, 3))
+    first, second, third = (found.find("S", SliceName(number, (4.0 * number - 4, 0.0, 0.0))) for number in (1, 2, 3))
     assert first is not None
     assert second is not None
     assert third is not None

@@ -17,10 +17,18 @@ from pydicom.dataset import Dataset
 
 from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.files import read_json
+from lumbar_kaggle.core.targets import TARGET_NAMES
 from lumbar_kaggle.exchange import codes
+from lumbar_kaggle.exchange.content import report
+from lumbar_kaggle.exchange.references import References
 from lumbar_kaggle.exchange.reports import file_name
-from lumbar_kaggle.inference.predict import log_path
+from lumbar_kaggle.exchange.structured import structured_report
+from lumbar_kaggle.inference.base import Findings, Prediction, SliceName, Study, UsedView
+from lumbar_kaggle.inference.bundle import models_in_the_box, read_manifest
+from lumbar_kaggle.inference.predict import Result, log_path
+from lumbar_kaggle.tables.competition import SERIES_COLUMNS
 from tests.exchange.conftest import BAD, UNNAMED, UNPLACED, WHOLE, command, images
+from tests.support.dicom_files import write_slice
 
 
 @cache
@@ -126,6 +134,28 @@ def test_where_headers_lack_something_a_sentence_stands_for_the_point(reports: P
     uids = Counter(pydicom.dcmread(path).SOPInstanceUID for path in images(reports, UNPLACED).rglob("*.dcm"))
     for item in items(made):
         assert item.ValueType != "IMAGE" or uids[item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID] == 1
+
+
+def test_slices_without_identifiers_leave_a_report_without_references(tmp_path: Path) -> None:
+    """It belongs to its study all the same; what was not graded has no finding."""
+    series = pd.DataFrame([("7", "S", "sagittal_t1", str(tmp_path), ())], columns=list(SERIES_COLUMNS))
+    write_slice(tmp_path / "1.dcm", np.zeros((32, 32), np.uint16), StudyInstanceUID="1.2.3", PatientID="P")
+    probabilities = np.full((25, 3), np.nan)
+    probabilities[4] = 0.1, 0.7, 0.2
+    view = UsedView("middle slice", (TARGET_NAMES[4],), "S", (SliceName(1, None),))
+    prediction = Prediction(probabilities, "", Findings((), (view,)))
+    result, found = Result(Study("7", series), prediction, (), "0" * 16), References(Study("7", series))
+    content = report(result, read_manifest(models_in_the_box()), found)
+    structured_report(result, content, found).save_as(tmp_path / "sr.dcm", enforce_file_format=True)
+    made = srread(tmp_path / "sr.dcm")
+    assert (made.StudyInstanceUID, made.PatientID) == ("1.2.3", "P")
+    assert "CurrentRequestedProcedureEvidenceSequence" not in made
+    ((name, group),) = groups(made).items()
+    assert name == "Spinal Canal Stenosis L5/S1"
+    assert group.get_qualitative_evaluations(codes.SEVERITY)[0].value == codes.SEVERITIES["moderate"]
+    comments = [item.TextValue for item in items(made) if item.ValueType == "TEXT"]
+    assert "1 of 1 slices are not referred to: identifiers of their own are missing" in comments
+    assert "No coordinates: the place was not located" in comments
 
 
 def test_studies_without_names_or_grades_have_none(reports: Path) -> None:
