@@ -21,7 +21,7 @@ SEVERITY = _snomed("246112005", "Severity")
 NO_UNITS = Code("1", "UCUM", "no units")
 CONFIDENCE = _own("LOCATION_CONFIDENCE", "Confidence of the location")
 
-# SNOMED CT tells neither foramina nor lateral recesses of the lumbar spine from its other stenoses.
+# No code of SNOMED CT or RadLex could be found and checked for the foramina and lateral recesses of the lumbar spine.
 FINDINGS = {
     "spinal": _snomed("18347007", "Spinal stenosis of lumbar region"),
     "foraminal": _own("FORAMINAL", "Lumbar neural foraminal narrowing"),

@@ -55,16 +55,13 @@ class Reports:
         if not self.dicom_sr:
             return
         path = self.dicom_sr / f"{name}.dcm"
-        if content["status"] != GRADED:
-            path.unlink(missing_ok=True)
-            return
-        try:
-            made = structured_report(result, content, references)
-        except NoStructuredReport as error:
-            path.unlink(missing_ok=True)
-            yield f"no structured report: {error}"
-        else:
-            write_atomic(path, lambda temporary: made.save_as(temporary, enforce_file_format=True))
+        path.unlink(missing_ok=True)  # whatever becomes of this one, other gradings are not to be taken for it
+        if content["status"] == GRADED:
+            try:
+                made = structured_report(result, content, references)
+                write_atomic(path, lambda temporary: made.save_as(temporary, enforce_file_format=True))
+            except NoStructuredReport as error:
+                yield f"no structured report: {error}"
 
     def _has_json(self, path: Path, source: str) -> bool:
         try:

@@ -253,8 +253,8 @@ class _Run:
             return []
         own = prediction.findings.missing or tuple(filter(None, [prediction.reason]))
         # Reports travel: files are named from the folder of the studies on.
-        notes = [*own, *map(shown, self.competition.notes.get(study.study_id, ()))]
-        missing = tuple(note.replace(f"{self.competition.root}/", "") for note in notes)
+        notes = *own, *self.competition.notes.get(study.study_id, ())
+        missing = tuple(shown(note.replace(f"{self.competition.root}/", "")) for note in notes)
         try:
             return list(self.keeper.keep(Result(study, prediction, missing, self.sources[study.study_id])))
         except OSError:  # a full disk is none of the study's faults

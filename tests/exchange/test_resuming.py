@@ -13,8 +13,10 @@ from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.files import read_json, write_json
 from lumbar_kaggle.exchange.reports import Reports, reports_into
 from lumbar_kaggle.inference import predict as inference
+from lumbar_kaggle.inference.base import Prediction, Study
 from lumbar_kaggle.inference.bundle import models_in_the_box, read_manifest
-from lumbar_kaggle.inference.predict import Outcome, Result, log_path
+from lumbar_kaggle.inference.predict import NOTHING, Outcome, Result, log_path
+from lumbar_kaggle.tables.competition import read_split
 from tests.exchange.conftest import WHOLE
 from tests.inference.test_resuming_predictions import Plain, write_tables
 
@@ -140,7 +142,7 @@ def test_a_report_that_cannot_be_made_costs_its_study_nothing_else(
 
 
 def test_structured_reports_are_told_by_study_bundle_and_files(reports: Path, tmp_path: Path) -> None:
-    """As the JSON reports are; a damaged one does not count."""
+    """As the JSON reports are; a damaged one does not count, and none outlives a grading that failed."""
     box = read_manifest(models_in_the_box())
     source = pd.read_csv(log_path(reports / "submission.csv"), dtype=str).set_index("study_id").loc[WHOLE, "source"]
     keeper = Reports(None, shutil.copytree(reports / "sr", tmp_path / "sr"), box)
@@ -150,3 +152,8 @@ def test_structured_reports_are_told_by_study_bundle_and_files(reports: Path, tm
     path = tmp_path / "sr" / f"{WHOLE}.dcm"
     path.write_bytes(path.read_bytes()[:300])
     assert not keeper.has(WHOLE, source)
+    failed = Result(
+        Study(WHOLE, read_split(reports / "studies", "test").series[:0]), Prediction(NOTHING, ""), (), source
+    )
+    assert list(keeper.keep(failed)) == []
+    assert not path.exists()
