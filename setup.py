@@ -22,6 +22,7 @@ setup(
         "lumbar_kaggle.baseline": ["*.html"],
         "lumbar_kaggle.two_stage": ["*.html"],
         "lumbar_kaggle.phantom": ["*.csv"],
+        "lumbar_kaggle.exchange": ["*.json"],
     },
     python_requires=">=3.11",
     install_requires=[
@@ -79,7 +80,12 @@ setup(
             "uvicorn>=0.30",
             "httpx>=0.27",
             "highdicom>=0.26",
+<<<<<<< HEAD
             # The decoder of Kaggle's image, held against the others; and ITK's reading of NIfTI and MetaImage.
+=======
+            "jsonschema>=4.18",
+            # The decoder of Kaggle's image, held against the others.
+>>>>>>> exchange
             "SimpleITK>=2.5",
         ],
         # `lumbar rehearse` runs the notebooks as Kaggle does.

@@ -144,13 +144,18 @@ def test_every_stage_leaves_what_it_leaves_on_one_machine(
 
     competition, cache = two_stage / "competition", two_stage / "cache"
     for name, more in (("here", ()), ("there", there)):
-        lumbar("predict", competition, "--bundle", two_stage / "bundle", "--out", f"{name}/submission.csv", *more)
+        given = ("--bundle", two_stage / "bundle", "--out", f"{name}/submission.csv", "--json", f"{name}/json")
+        lumbar("predict", competition, *given, *more)
         use = ("--weights", two_stage / "bundle", "--epochs", 0)
         lumbar("locate", competition, "--cache", cache, "--out", f"{name}/located", *more, *use)
     for name, columns in (("submission.csv", list(SEVERITIES)), ("located/points.csv", ["x_mm", "y_mm", "z_mm"])):
         here, elsewhere = (pd.read_csv(tmp_path / place / name) for place in ("here", "there"))
         assert here.drop(columns=columns).equals(elsewhere.drop(columns=columns)) or name.endswith("points.csv")
         np.testing.assert_allclose(here[columns], elsewhere[columns], atol=1e-4)
+    for path in (tmp_path / "here" / "json").iterdir():
+        ours, theirs = (json.loads((tmp_path / name / "json" / path.name).read_text()) for name in ("here", "there"))
+        assert ours["views"] == theirs["views"] != []
+        assert ours.keys() == theirs.keys()
     assert "graded" in lumbar("predict", competition, "--bundle", two_stage / "bundle", "--out", "here/submission.csv")
 
     settings = two_stage / "settings.json"

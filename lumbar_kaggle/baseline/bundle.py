@@ -23,7 +23,17 @@ from lumbar_kaggle.core.files import alone_on, digest, read_csv, read_json
 from lumbar_kaggle.core.settings import Validated, from_dict, option
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES, target
 from lumbar_kaggle.dicom.series import UnreadableSeries
-from lumbar_kaggle.inference.base import Explanation, Floats, HeatMap, Prediction, Slice, Study
+from lumbar_kaggle.inference.base import (
+    Explanation,
+    Findings,
+    Floats,
+    HeatMap,
+    Prediction,
+    Slice,
+    SliceName,
+    Study,
+    UsedView,
+)
 from lumbar_kaggle.inference.bundle import MANIFEST, Manifest, open_bundle, write_manifest
 from lumbar_kaggle.inference.heat import grad_cam
 from lumbar_kaggle.training.devices import device_of, training_device
@@ -133,15 +143,17 @@ class BaselinePredictor:
         """Grade some studies; one without a readable sagittal T1 series gives a reason."""
         with ThreadPoolExecutor(8) as pool:  # its threads wait for the disk most of the time
             pictures = list(pool.map(_try_picture, studies))
-        probabilities, faults = np.full((len(studies), len(TARGET_NAMES), 3), np.nan), [""]
-        images = [picture for picture, _ in pictures if picture is not None]
+        probabilities, faults = np.full((len(studies), len(TARGET_NAMES), 3), np.nan), list[str]()
+        images = [picture for picture, _, _ in pictures if picture is not None]
         if images:
-            readable = [picture is not None for picture, _ in pictures]
+            readable = [picture is not None for picture, _, _ in pictures]
             probabilities[readable], faults = self.grade(np.stack(images))
-        return [
-            Prediction(grades, reason if picture is None else "; ".join(filter(None, (reason, *faults))))
-            for grades, (picture, reason) in zip(probabilities, pictures, strict=True)
-        ]
+        found = []
+        for grades, (picture, reason, seen) in zip(probabilities, pictures, strict=True):
+            notes = tuple(filter(None, (reason, *(faults if picture is not None else ()))))
+            view = UsedView("middle slice", tuple(self.manifest.targets), *seen)
+            found.append(Prediction(grades, "; ".join(notes), Findings((), (view,), notes)))
+        return found
 
     def grade(self, images: NDArray[np.uint8]) -> tuple[Floats, list[str]]:
         """Grade cached pictures ``[studies, 256, 256]``; return what is wrong with the weights, too. Probabilities are
@@ -203,10 +215,13 @@ def _softmax(logits: torch.Tensor) -> Floats:
     return np.asarray(logits.softmax(dim=1).double().cpu())
 
 
-def _try_picture(study: Study) -> tuple[NDArray[np.uint8] | None, str]:
-    """Return the square picture of a study and what was odd; or None, and why there is none."""
+def _try_picture(study: Study) -> tuple[NDArray[np.uint8] | None, str, tuple[Any, ...]]:
+    """Return the square picture of a study, what was odd, and the series and slice that it is; or None, and why there
+    is none. The last are the further fields of `UsedView`."""
     try:
         image, facts = study_slice(study)
     except UnreadableSeries as error:
-        return None, str(error)
-    return square(image), f"series {facts['series_id']}: {facts['notes']}" if facts["notes"] else ""
+        return None, str(error), ("", (), str(error))
+    number: Any = facts["instance_number"]
+    said = f"series {facts['series_id']}: {facts['notes']}" if facts["notes"] else ""
+    return square(image), said, (facts["series_id"], (SliceName(number, None),))

@@ -87,11 +87,48 @@ def read_series(path: AnyPath, kind: str = "") -> Volume:
         raise InputError(str(error)) from error
 
 
+class SliceName(NamedTuple):
+    """Which slice of a series; what its header does not say is None."""
+
+    number: int | None  # InstanceNumber; of several frames in one file, that of the frame
+    position: tuple[float, ...] | None  # LPS mm [3], centre of the first pixel
+
+
+class LocatedPoint(NamedTuple):
+    """Where in the patient a target was looked for."""
+
+    target: str
+    place: str
+    mm: tuple[float, ...] | None  # LPS [3]; None where the frame, the scale or the side had to be assumed
+    confidence: float  # the locator's, 0 … 1
+    series_id: str
+    slice: SliceName  # the nearest of the series
+
+
+class UsedView(NamedTuple):
+    """The slices that one view of some targets was graded from; without any, why."""
+
+    name: str
+    targets: tuple[str, ...]  # that the view is centred on
+    series_id: str = ""
+    slices: tuple[SliceName, ...] = ()
+    reason: str = ""
+
+
+class Findings(NamedTuple):
+    """What a prediction rests on."""
+
+    points: tuple[LocatedPoint, ...] = ()
+    views: tuple[UsedView, ...] = ()
+    missing: tuple[str, ...] = ()  # a sentence each: what was left out, assumed or replaced
+
+
 class Prediction(NamedTuple):
     """What a predictor says of one study."""
 
     probabilities: Floats  # [25, 3] in the order of `targets.TARGETS`, rows sum to 1, or are NaN: it cannot tell
     reason: str  # why it cannot, or what of the study it had to leave out; or empty
+    findings: Findings = Findings()
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,12 +12,12 @@ import os
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ from tqdm import tqdm
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.cluster import AHEAD, ahead, on_cluster, open_pool
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import alone_on, digest, write_csv, write_text
+from lumbar_kaggle.core.files import alone_on, digest, shown, write_csv, write_text
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES
 from lumbar_kaggle.dicom.cache import Source
 from lumbar_kaggle.dicom.studies import find_studies
@@ -44,6 +44,7 @@ OUT_OF_TIME = "the time budget was spent"
 # The submission and its log are rewritten after so many seconds, and not before so many times the seconds that it took
 # to write them: in between the journal has what was graded.
 REST_S, REST = 30.0, 20
+NOTHING = np.full((len(TARGET_NAMES), len(SEVERITIES)), np.nan)  # probabilities of a study that was not graded
 SINGLY = 8  # so many studies are given to a predictor one by one after it failed
 
 
@@ -71,24 +72,52 @@ def log_path(submission: Path) -> Path:
     return submission.with_name(f"{submission.stem}-log.csv")
 
 
+class Result(NamedTuple):
+    """What there is to say of one study."""
+
+    study: Study
+    prediction: Prediction
+    missing: tuple[str, ...]  # a sentence each: what was left out, assumed or replaced, and why nothing was graded
+    source: str  # fingerprint of the study's files
+
+
+class Keeper(Protocol):
+    """Writes what is said of each study in another form, beside the submission."""
+
+    def has(self, study_id: str, source: str) -> bool:
+        """Tell whether all that `keep` would write of a graded study is there, of this bundle and these files."""
+
+    def keep(self, result: Result) -> Iterable[str]:
+        """Write one study; what is graded is on the disk when this returns. Returned is a sentence for each part that
+        cannot be written of this study. Raises OSError where nothing can be written at all."""
+
+
 @alone_on("out", file=True)
-def predict(root: Path, bundle: Path, out: Path, budget: Budget, *, strict: bool = True) -> Outcome:
+def predict(
+    root: Path,
+    bundle: Path,
+    out: Path,
+    budget: Budget,
+    *,
+    strict: bool = True,
+    keeper: Callable[[Manifest], Keeper] | None = None,
+) -> Outcome:
     """Grade every study of a competition folder (its test split) or a folder of studies, and write a submission. A run
     that was interrupted goes on from what is in `out`; when the budget is spent, the remaining studies keep the prior.
-    For `strict` see `studies.find_studies`. Raises `InputError` where there is no study, or no usable bundle, or `out`
-    cannot be written."""
+    What is said of each study is given to the `keeper` as well. For `strict` see `studies.find_studies`. Raises
+    `InputError` where there is no study, or no usable bundle, or `out` cannot be written."""
     if out.is_dir():
         raise InputError(f"{out}: a folder, where the submission is to be written; name a file in it")
     manifest = read_manifest(bundle)
     competition = find_studies(root, strict=strict)
     for fault in competition.faults:
         log.info(f"{fault}; the row is left out" if fault.serious else fault)
-    run = _Run(out, competition, manifest)
+    run = _Run(out, competition, manifest, keeper(manifest) if keeper else None)
     log.info(f"Grading {len(run.studies)} studies of {competition.root} into {out}")
-    if run.entries:
-        log.info(f"{len(run.entries)} studies are already graded and are skipped")
+    if done := len(run.studies) - len(run.left):
+        log.info(f"{done} studies are already graded and are skipped")
     run.write()
-    if len(run.entries) < len(run.studies):
+    if run.left:
         predictor = _Elsewhere(bundle, manifest) if on_cluster() else load_predictor(bundle, manifest)
         run.grade(predictor, budget)
     return Outcome(out, run.write())
@@ -147,10 +176,10 @@ class _Run:
     """What a run has graded so far (`entries`: its rows of the log), and the submission, log and journal that hold it.
     Studies that the journal has of the same bundle and the same files are graded already, unless the submission was
     deleted: then it is wanted anew. What the submission or its log say does not count: another run may have begun them
-    anew."""
+    anew. The others are `left`, and so are those of which the keeper lacks something."""
 
-    def __init__(self, out: Path, competition: Competition, manifest: Manifest) -> None:
-        self.out, self.competition, self.bundle = out, competition, manifest.fingerprint
+    def __init__(self, out: Path, competition: Competition, manifest: Manifest, keeper: Keeper | None) -> None:
+        self.out, self.competition, self.bundle, self.keeper = out, competition, manifest.fingerprint, keeper
         groups, nothing = dict(list(competition.series.groupby("study_id"))), competition.series.iloc[:0]
         self.studies = [Study(name, groups.get(name, nothing)) for name in competition.studies]
         with ThreadPoolExecutor(16) as pool:  # a slow mount is waited for side by side
@@ -171,20 +200,23 @@ class _Run:
         for name, one in kept.items():
             self.submission.replace(name, np.array(one.probabilities, dtype=np.float64))
             self.entries[name] = {"status": GRADED, "reason": one.reason, "seconds": one.seconds}
+        done = {name for name in kept if keeper is None or keeper.has(name, self.sources[name])}
+        self.left = [study for study in self.studies if study.study_id not in done]
 
     def grade(self, predictor: "Predictor | _Elsewhere", budget: Budget) -> None:
         """Grade the studies that are left, as far as the time suffices."""
         self.errors.unlink(missing_ok=True)
-        left = [study for study in self.studies if study.study_id not in self.entries]
-        found = self._predict(predictor, left)
-        for study in tqdm(left, unit="study", desc="predict"):
+        found = self._predict(predictor, self.left)
+        for study in tqdm(self.left, unit="study", desc="predict"):
             if budget.left_s() <= 0:
                 break
             start = time.perf_counter()
             prediction = next(found)
-            self._add(study.study_id, prediction, time.perf_counter() - start)
-        for study in self.studies:
-            self.entries.setdefault(study.study_id, {"status": PRIOR, "reason": OUT_OF_TIME, "seconds": 0.0})
+            self._add(study, prediction, time.perf_counter() - start)
+        for study in self.left:
+            if study.study_id not in self.entries:
+                self.entries[study.study_id] = {"status": PRIOR, "reason": OUT_OF_TIME, "seconds": 0.0}
+                self._keep(study, Prediction(NOTHING, OUT_OF_TIME))
 
     def _predict(self, predictor: "Predictor | _Elsewhere", studies: Sequence[Study]) -> Iterator[Prediction]:
         """Yield what a predictor says of each study. Where it fails, the next ones are given to it one by one, so that
@@ -204,7 +236,7 @@ class _Run:
                     reason = self._note(studies[done].study_id, error)
                     log.info(f"study {studies[done].study_id} cannot be graded ({reason})")
                     done += 1
-                    yield Prediction(np.full((len(TARGET_NAMES), len(SEVERITIES)), np.nan), reason)
+                    yield Prediction(NOTHING, reason)
 
     def _note(self, study_id: str, error: Exception) -> str:
         """Return the reason for the log; the first traceback of each kind of failure goes into a file."""
@@ -215,11 +247,30 @@ class _Run:
             write_text(self.errors, "\n".join(self.seen_errors.values()))
         return f"{name}: {' '.join(str(error).split())} (traceback in {self.errors.name})"
 
-    def _add(self, name: str, prediction: Prediction, seconds: float) -> None:
+    def _keep(self, study: Study, prediction: Prediction) -> list[str]:
+        """Give a study to the keeper, if there is one; return what of it cannot be kept."""
+        if self.keeper is None:
+            return []
+        own = prediction.findings.missing or tuple(filter(None, [prediction.reason]))
+        # Reports travel: files are named from the folder of the studies on.
+        notes = *own, *self.competition.notes.get(study.study_id, ())
+        missing = tuple(shown(note.replace(f"{self.competition.root}/", "")) for note in notes)
+        try:
+            return list(self.keeper.keep(Result(study, prediction, missing, self.sources[study.study_id])))
+        except OSError:  # a full disk is none of the study's faults
+            raise
+        except Exception as error:
+            return [f"no report: {self._note(study.study_id, error)}"]
+
+    def _add(self, study: Study, prediction: Prediction, seconds: float) -> None:
         """Take in a graded study; it is on the disk when this returns."""
-        probabilities, why = prediction
+        name, probabilities = study.study_id, prediction.probabilities
         graded = self.submission.replace(name, probabilities) > 0
-        reason = "; ".join(filter(None, (why, self.competition.reasons(name))))
+        if not graded and name in self.entries:  # it was graded by an earlier run; only its report is still missing
+            return
+        # Before the journal's line: a study of which that is there is not graded again.
+        told = self._keep(study, prediction)
+        reason = "; ".join(filter(None, (prediction.reason, self.competition.reasons(name), *told)))
         self.entries[name] = {"status": GRADED if graded else PRIOR, "reason": reason, "seconds": seconds}
         if graded:
             kept = [[v if np.isfinite(v) else None for v in row] for row in probabilities.tolist()]

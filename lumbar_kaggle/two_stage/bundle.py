@@ -21,13 +21,14 @@ from lumbar_kaggle.core.settings import load_config
 from lumbar_kaggle.core.targets import LEVELS, SERIES_KINDS, SEVERITIES, TARGET_NAMES, TARGETS
 from lumbar_kaggle.dicom.preprocess import VOLUMES
 from lumbar_kaggle.dicom.volume import Volume
-from lumbar_kaggle.inference.base import Explanation, Prediction, Study
+from lumbar_kaggle.inference.base import Explanation, Findings, Prediction, Study
 from lumbar_kaggle.inference.bundle import Manifest, open_bundle, write_manifest
 from lumbar_kaggle.inference.networks import Net, ready
 from lumbar_kaggle.scoring.blend import BlendModel, apply_cells, load_blend, save_blend
 from lumbar_kaggle.training.devices import usable_devices
 from lumbar_kaggle.training.encoders import export_weights
 from lumbar_kaggle.two_stage.config import LOCATOR, RERUN, RUN_FILE, GradeConfig, TwoStageConfig, network_file
+from lumbar_kaggle.two_stage.findings import located_points, used_view
 from lumbar_kaggle.two_stage.grade.data import levels_of
 from lumbar_kaggle.two_stage.grade.network import Grader, average_sides, load_network, predict_levels
 from lumbar_kaggle.two_stage.grade.views import Crop, crop_study
@@ -120,6 +121,11 @@ class CroppedStudy(NamedTuple):
     notes: tuple[str, ...]
     sided: bool = True
 
+    def findings(self) -> Findings:
+        """Return what a prediction from it rests on."""
+        views = tuple(map(used_view, zip(*self.crops, strict=True)))
+        return Findings(located_points(self.volumes, self.points, sided=self.sided), views, self.notes)
+
 
 class TwoStagePredictor:
     """Grades studies with the networks of a bundle; see `inference.base.Predictor`. Every device, by default every GPU
@@ -160,7 +166,7 @@ class TwoStagePredictor:
             number = free.get()
             try:
                 cropped = self.crop(study, number)
-                return Prediction(self.grade(cropped, number), "; ".join(cropped.notes))
+                return Prediction(self.grade(cropped, number), "; ".join(cropped.notes), cropped.findings())
             finally:
                 free.put(number)
 

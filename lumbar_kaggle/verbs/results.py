@@ -26,13 +26,17 @@ def predict(
     out: Path = option(Path("submission.csv"), "submission to write"),
     hours: float | None = option(None, "time budget; what is left keeps the prior", metavar="H", above=0),
     scheduler: str | None = SCHEDULER,
+    json: Path | None = option(None, "a JSON report of each study goes there", metavar="DIR"),
+    dicom_sr: Path | None = option(None, "a DICOM structured report of each graded study goes there", metavar="DIR"),
 ) -> Said:
     """Grade the test studies and write the submission; exit code 3 where none could be graded."""
+    from lumbar_kaggle.exchange.reports import reports_into
     from lumbar_kaggle.inference import predict as inference
     from lumbar_kaggle.inference.bundle import given_or_box
 
+    keeper = reports_into(folder, json, dicom_sr)
     with on_scheduler(scheduler):
-        outcome = inference.predict(folder, given_or_box(bundle), out, Budget(hours))
+        outcome = inference.predict(folder, given_or_box(bundle), out, Budget(hours), keeper=keeper)
     return f"{outcome.path}: {outcome.sentence()}", 3 if outcome.failed else 0
 
 
