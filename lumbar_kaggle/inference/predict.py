@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lumbar_kaggle.core.budget import Budget
@@ -83,14 +84,15 @@ def predict(root: Path, bundle: Path, out: Path, budget: Budget, *, strict: bool
     competition = find_studies(root, strict=strict)
     for fault in competition.faults:
         log.info(f"{fault}; the row is left out" if fault.serious else fault)
-    run = _Run(out, competition, manifest)
+    run = Run(out, competition, manifest)
     log.info(f"Grading {len(run.studies)} studies of {competition.root} into {out}")
     if run.entries:
         log.info(f"{len(run.entries)} studies are already graded and are skipped")
     run.write()
-    if len(run.entries) < len(run.studies):
+    if left := len(run.studies) - len(run.entries):
         predictor = _Elsewhere(bundle, manifest) if on_cluster() else load_predictor(bundle, manifest)
-        run.grade(predictor, budget)
+        for _ in tqdm(run.grade(predictor, budget), total=left, unit="study", desc="predict"):
+            pass
     return Outcome(out, run.write())
 
 
@@ -143,11 +145,12 @@ class _Graded(NamedTuple):
         return json.dumps(self._asdict()) + "\n"
 
 
-class _Run:
-    """What a run has graded so far (`entries`: its rows of the log), and the submission, log and journal that hold it.
-    Studies that the journal has of the same bundle and the same files are graded already, unless the submission was
-    deleted: then it is wanted anew. What the submission or its log say does not count: another run may have begun them
-    anew."""
+class Run:
+    """What a run has graded so far (`entries`: its rows of the log; `probabilities` ``[25, 3]`` in the order of
+    `targets.TARGETS`, NaN where the prior is kept), and the submission, log and journal that hold it. Studies that the
+    journal has of the same bundle and the same files are graded already, unless the submission was deleted: then it is
+    wanted anew. What the submission or its log say does not count: another run may have begun them anew. Lines of
+    studies that are not asked for now are kept for when they are."""
 
     def __init__(self, out: Path, competition: Competition, manifest: Manifest) -> None:
         self.out, self.competition, self.bundle = out, competition, manifest.fingerprint
@@ -164,25 +167,30 @@ class _Run:
         kept = {
             one.study_id: one
             for one in map(_Graded.parse, lines)
-            if one and (one.bundle, one.source) == (self.bundle, self.sources.get(one.study_id))
+            if one and (one.bundle, one.source) == (self.bundle, self.sources.get(one.study_id, one.source))
         }
         write_text(self.journal, "".join(one.line() for one in kept.values()))
         self.entries: dict[str, dict[str, object]] = {}
+        self.probabilities: dict[str, NDArray[np.float64]] = {}
         for name, one in kept.items():
-            self.submission.replace(name, np.array(one.probabilities, dtype=np.float64))
+            if name not in self.sources:
+                continue
+            self.probabilities[name] = np.array(one.probabilities, dtype=np.float64)
+            self.submission.replace(name, self.probabilities[name])
             self.entries[name] = {"status": GRADED, "reason": one.reason, "seconds": one.seconds}
 
-    def grade(self, predictor: "Predictor | _Elsewhere", budget: Budget) -> None:
-        """Grade the studies that are left, as far as the time suffices."""
+    def grade(self, predictor: "Predictor | _Elsewhere", budget: Budget) -> Iterator[str]:
+        """Grade the studies that are left, as far as the time suffices; yield each one's identifier when it is done."""
         self.errors.unlink(missing_ok=True)
         left = [study for study in self.studies if study.study_id not in self.entries]
         found = self._predict(predictor, left)
-        for study in tqdm(left, unit="study", desc="predict"):
+        for study in left:
             if budget.left_s() <= 0:
                 break
             start = time.perf_counter()
             prediction = next(found)
             self._add(study.study_id, prediction, time.perf_counter() - start)
+            yield study.study_id
         for study in self.studies:
             self.entries.setdefault(study.study_id, {"status": PRIOR, "reason": OUT_OF_TIME, "seconds": 0.0})
 
@@ -218,6 +226,7 @@ class _Run:
     def _add(self, name: str, prediction: Prediction, seconds: float) -> None:
         """Take in a graded study; it is on the disk when this returns."""
         probabilities, why = prediction
+        self.probabilities[name] = probabilities
         graded = self.submission.replace(name, probabilities) > 0
         reason = "; ".join(filter(None, (why, self.competition.reasons(name))))
         self.entries[name] = {"status": GRADED if graded else PRIOR, "reason": reason, "seconds": seconds}
