@@ -19,6 +19,7 @@ setup(
     package_data={
         "lumbar_kaggle": ["py.typed", "models/**/*"],
         "lumbar_kaggle.pages": ["templates/*"],
+        "lumbar_kaggle.serve": ["templates/*"],
         "lumbar_kaggle.baseline": ["*.html"],
         "lumbar_kaggle.two_stage": ["*.html"],
         "lumbar_kaggle.phantom": ["*.csv"],

@@ -21,6 +21,7 @@ ROOMS = (
     "training",
     "inference",
     "pages",
+    "serve",
     "kaggle",
     "baseline",
     "two_stage",

@@ -12,7 +12,7 @@ import os
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -179,7 +179,7 @@ class Run:
             self.submission.replace(name, self.probabilities[name])
             self.entries[name] = {"status": GRADED, "reason": one.reason, "seconds": one.seconds}
 
-    def grade(self, predictor: "Predictor | _Elsewhere", budget: Budget) -> Iterator[str]:
+    def grade(self, predictor: "Predictor | _Elsewhere", budget: Budget) -> Generator[str, None, None]:
         """Grade the studies that are left, as far as the time suffices; yield each one's identifier when it is done."""
         self.errors.unlink(missing_ok=True)
         left = [study for study in self.studies if study.study_id not in self.entries]
