@@ -7,8 +7,9 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+import stat
 from functools import lru_cache
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,20 +40,22 @@ class FolderOfStudies:
         self.root, self.state = root.resolve(), state.resolve()
         self.tabled = (self.root / TABLES[0]).is_file()
         within = self.root / "test_images"
-        self.images = within if self.tabled or is_folder(within) else self.root
+        self.images = (within if self.tabled or is_folder(within) else self.root).resolve()
         if problem := list_folder(self.root).problem:
             raise InputError(f"{root}: {problem}; give a competition folder or a folder of studies")
         if self.state != self.images and self.images in self.state.parent.parents:
             raise InputError(f"{state}: lies among the files of a study; choose another --out folder")
+        self.single = False
         self.single = self._is_one_study()
 
     def _is_one_study(self) -> bool:
         """Tell whether the folders in it are the series of one study, see `find_studies`."""
-        names = {shown(path.name) for path in self._top()}
-        if self.tabled or not 2 <= len(names) <= FEW:
+        names = [path.name for path in self._top()]
+        if self.tabled or not 2 <= len(names) <= FEW or any(self.look(name).outside for name in names):
             return False
         with contextlib.suppress(InputError):  # it holds no study yet
-            return not names & set(find_studies(self.images).studies) and len(find_studies(self.images).studies) == 1
+            found = find_studies(self.images).studies
+            return len(found) == 1 and found[0] not in map(shown, names)
         return False
 
     def _top(self) -> tuple[Path, ...]:
@@ -70,16 +73,25 @@ class FolderOfStudies:
     def look(self, entry: str) -> Look:
         """Look at an entry's files without reading them; what vanishes meanwhile changes what is found next time."""
         told, newest = hashlib.sha256(str(self._tables()).encode()), 0.0
-        start = self.images / entry
-        if start.is_symlink() and not _inside(start, self.root):
-            return Look("", 0.0, start.name)
-        for path, status in _below(start, deep=bool(entry) or self.single):
-            if status is None:
-                if not _inside(path, self.root):
-                    return Look("", newest, str(path.relative_to(self.images)))
+        start, seen = self.images / entry, set[str]()
+        pending, deep = [str(start)], bool(entry) or self.single
+        if start.is_symlink() and not self._inside(str(start)):
+            return Look("", start.lstat().st_ctime, entry)
+        while pending:
+            if (place := os.path.realpath(pending.pop())) in seen:  # a link that leads round in a circle
                 continue
-            told.update(os.fsencode(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n"))
-            newest = max(newest, status.st_ctime)
+            seen.add(place)
+            with contextlib.suppress(OSError), os.scandir(place) as found:  # whoever reads it will say why it cannot
+                for one in sorted(found, key=attrgetter("name")):
+                    if one.is_symlink() and not self._inside(one.path):
+                        return Look("", one.stat(follow_symlinks=False).st_ctime, f"{entry}: {one.name}".lstrip(": "))
+                    with contextlib.suppress(OSError):  # it is gone again, or a link to nothing
+                        status = one.stat()
+                        if deep and stat.S_ISDIR(status.st_mode):
+                            pending.append(one.path)
+                        line = f"{one.path}\0{status.st_size}\0{status.st_mtime_ns}\n"
+                        told.update(line.encode(errors="surrogateescape"))
+                        newest = max(newest, status.st_ctime)
         return Look(told.hexdigest()[:16], newest)
 
     def place(self, entry: str) -> Path:
@@ -104,6 +116,10 @@ class FolderOfStudies:
         notes = {entry: whole.notes.get(entry, ())}
         return Competition(whole.root, whole.split, (entry,), mine, notes=notes)
 
+    def _inside(self, link: str) -> bool:
+        place = Path(os.path.realpath(link))
+        return place.is_relative_to(self.root) or place.is_relative_to(self.images)
+
     def _tables(self) -> list[tuple[int, int]]:
         found = []
         for path in (self.root / name for name in TABLES if self.tabled):
@@ -119,29 +135,3 @@ class FolderOfStudies:
 @lru_cache(maxsize=1)
 def _read_tables(root: Path, state: str, folders: frozenset[str]) -> Competition:
     return read_split(root, "test")
-
-
-def _inside(path: Path, root: Path) -> bool:
-    return Path(os.path.realpath(path)).is_relative_to(root)
-
-
-def _below(folder: Path, *, deep: bool) -> Iterator[tuple[Path, os.stat_result | None]]:
-    """Yield what lies in a folder, in all of its folders too where it is to be `deep`: paths with their status, of a
-    link twice, first without. Folders that links lead to again come once."""
-    pending, seen = [folder], set[str]()
-    while pending:
-        place = pending.pop()
-        if (known := os.path.realpath(place)) in seen:
-            continue
-        seen.add(known)
-        with contextlib.suppress(OSError), os.scandir(place) as entries:  # whoever reads it will say why it cannot
-            for entry in sorted(entries, key=lambda one: one.name):
-                path = place / entry.name
-                if entry.is_symlink():
-                    yield path, None
-                with contextlib.suppress(OSError):
-                    if not entry.is_dir():
-                        yield path, entry.stat()
-                    elif deep:
-                        yield path, entry.stat()
-                        pending.append(path)

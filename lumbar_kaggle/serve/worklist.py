@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from lumbar_kaggle.core.files import natural
 from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SAMPLE_ORDER, SEVERITIES, TARGET_NAMES
 from lumbar_kaggle.pages.render import in_words
 from lumbar_kaggle.tables.competition import submission_rows
@@ -52,20 +53,21 @@ class Row:
 
 def worst(probabilities: NDArray[np.float64] | None) -> dict[str, dict[str, Any] | None]:
     """Return the worst grade of each condition, of probabilities ``[25, 3]`` in the order of `targets.TARGETS`. A grade
-    of a level is its most probable severity; of levels with the same, the surest is named. None: no level is graded."""
+    of a level is its most probable severity; of levels with the same, that with the greatest expected severity (0 …
+    2) is named. None: no level is graded."""
     found: dict[str, dict[str, Any] | None] = dict.fromkeys(CONDITIONS)
     if probabilities is None:
         return found
     for condition, levels in zip(CONDITIONS, probabilities.reshape(len(CONDITIONS), len(LEVELS), -1), strict=True):
         grades = [
-            (int(shares.argmax()), float(shares.max()), level)
+            (int(shares.argmax()), float(shares @ range(len(SEVERITIES))), float(shares.max()), level)
             for level, shares in zip(LEVELS, levels, strict=True)
             if np.isfinite(shares).all()
         ]
         if grades:
-            severity, probability, level = max(grades, key=lambda one: one[:2])
-            shown = {"severity": SEVERITIES[severity], "level": level, "probability": round(probability, 4)}
-            found[condition] = shown
+            severity, expected, probability, level = max(grades, key=lambda one: one[:2])
+            numbers = {"probability": round(probability, 4), "expected": round(expected, 4)}
+            found[condition] = {"severity": SEVERITIES[severity], "level": level, **numbers}
     return found
 
 
@@ -86,6 +88,9 @@ class WorkList:
         """Return the rows as they are now, in the order in which they came."""
         with self._lock:
             return list(self._rows.values())
+
+    def _in_order(self) -> list[Row]:
+        return sorted(self.rows(), key=lambda row: (natural(row.study_id), row.study_id))
 
     def get(self, study_id: str) -> Row | None:
         """Return the row of a study, if there is one."""
@@ -139,7 +144,7 @@ class WorkList:
     def csv(self) -> str:
         """Return the list as a table: a row per study, three columns per condition."""
         lines = []
-        for row in self.rows():
+        for row in self._in_order():
             facts = row.facts
             line: dict[str, Any] = {name: _plain(facts[name]) for name in ("study", "status", "reason", "changed")}
             for condition, grade in facts["worst"].items():
@@ -152,7 +157,7 @@ class WorkList:
     def submission(self, prior: pd.DataFrame) -> str:
         """Return the competition's submission for all studies that have been read; the `metric.weighted_prior` stands
         where nothing is graded."""
-        rows = [row for row in self.rows() if row.name]
+        rows = [row for row in self._in_order() if row.name]
         values = prior.loc[list(TARGET_NAMES), list(SEVERITIES)].to_numpy(dtype=np.float64)
         nothing = np.full(values.shape, np.nan)
         each = [nothing if row.probabilities is None else row.probabilities for row in rows]

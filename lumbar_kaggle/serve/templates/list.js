@@ -67,8 +67,7 @@
     if (key === "status") return sign * (STATUSES.indexOf(first.status) - STATUSES.indexOf(second.status)) || by;
     const [a, b] = [first.worst[key], second.worst[key]];
     if (!a || !b) return Boolean(b) - Boolean(a) || by;
-    const severity = GRADES.indexOf(a.severity) - GRADES.indexOf(b.severity);
-    return sign * (severity || (a.severity === "normal_mild" ? b.probability - a.probability : a.probability - b.probability)) || by;
+    return sign * (GRADES.indexOf(a.severity) - GRADES.indexOf(b.severity) || a.expected - b.expected) || by;
   }
 
   function wanted(facts, given) {
