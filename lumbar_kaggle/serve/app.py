@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from pathlib import Path
 
+import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -96,6 +97,22 @@ def build_app(worklist: WorkList, pages: StudyPages, manifest: Manifest, *, host
     }
     guard = Middleware(Guard, host=host, token=token)
     return Starlette(routes=[Route(path, end) for path, end in routes.items()], middleware=[guard])
+
+
+def build_server(app: Starlette, port: int = 0) -> uvicorn.Server:
+    """Return what answers for an application, ready to run; it logs no address, since that may hold the token."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            port=port,
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            ws="none",
+            timeout_graceful_shutdown=5,
+        )
+    )
 
 
 def fixed(text: str, kind: str, policy: str = "") -> Endpoint:

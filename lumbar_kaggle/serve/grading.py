@@ -69,7 +69,7 @@ class Background:
         """End after the study that is being graded, which may take some seconds; what is graded is on the disk."""
         self._stop.set()
         self._work.set()
-        for thread in self._threads:
+        for thread in filter(threading.Thread.is_alive, self._threads):
             thread.join(patience_s)
 
     def _watch(self) -> None:
@@ -88,7 +88,7 @@ class Background:
                 self._stop.wait(due - begun)
 
     def _grade(self) -> None:
-        while self._work.wait() and not self._stop.is_set():
+        while self._work.wait() and not self._stop.wait(self._scan_s):  # what arrives together is graded together
             self._work.clear()
             if not self._guarded("grading", self._grade_waiting):
                 self._stop.wait(PAUSE_S)
@@ -123,12 +123,16 @@ class Background:
                 old = first and time.time() - look.changed_s > OLD_S
                 seen = self._seen[entry] = _Seen(look, now - self._quiet_s if old else now)
                 self._unread.pop(entry, None)
-                # Of what lies beside the folders it is not known whether it is a study.
-                known = bool(entry) or self.folder.single
-                self.worklist.put(entry, [self._row(entry, look, WAITING if old else COPYING)] if known else [])
+                self._list_unread(entry, look, COPYING)
             if not seen.settled and now - seen.since_s >= self._quiet_s:
                 self._seen[entry] = seen._replace(settled=True)
                 self._unread[entry] = look
+                self._list_unread(entry, look, WAITING)
+
+    def _list_unread(self, entry: str, look: Look, status: str) -> None:
+        # Of what lies beside the folders it is not known whether it is a study.
+        known = bool(entry) or self.folder.single
+        self.worklist.put(entry, [self._row(entry, look, status)] if known else [])
 
     def _row(self, entry: str, look: Look, status: str, name: str = "", **more: Any) -> Row:
         listed = name or shown(entry) or self.folder.images.name
@@ -147,7 +151,7 @@ class Background:
             log.exception(f"{entry} cannot be read")
             return [self._row(entry, look, FAILED, reason=f"{type(error).__name__}: {error}")]
         series: dict[str, list[tuple[Any, ...]]] = {name: [] for name in found.studies}
-        for name, *rest in found.series[list(SERIES_COLUMNS)].itertuples(index=False):
+        for name, *rest in found.series[list(SERIES_COLUMNS)].to_numpy().tolist():
             series[name].append(tuple(rest))
         return [
             self._row(entry, look, WAITING, name, series=tuple(rows), notes=tuple(found.notes.get(name, ())))
@@ -163,10 +167,10 @@ class Background:
         table = pd.DataFrame(series, columns=list(SERIES_COLUMNS), dtype=object)
         notes = {name: row.notes for name, row in rows.items()}
         run = Run(self.out, Competition(self.folder.root, "test", tuple(rows), table, notes=notes), self.manifest)
-        for name in run.entries.keys() & rows.keys():
-            self._settle(rows[name], run)
         for name, row in rows.items():
-            if row.status == FAILED:  # it is not tried again before its files change
+            if row.status == WAITING and name in run.entries:  # by an earlier run
+                self._settle(row, run)
+            elif row.status == FAILED:  # it is not tried again before its files change
                 run.entries[name] = {"status": PRIOR, "reason": row.reason, "seconds": row.seconds}
         run.write()
         if len(run.entries) < len(rows):

@@ -29,9 +29,7 @@ def serve(folder: Path, bundle: Path, out: Path, *, host: str, port: int, token:
     call goes on, and study pages. Port 0 is a free one. Raises `InputError` where the extra is not installed, the
     folder, the bundle, the token or the address is unusable, or the state folder is of other studies."""
     try:
-        import uvicorn
-
-        from lumbar_kaggle.serve.app import StudyPages, build_app
+        from lumbar_kaggle.serve.app import StudyPages, build_app, build_server
         from lumbar_kaggle.serve.guard import check_token
     except ImportError as error:
         raise InputError(f"lumbar serve needs {error.name}; pip install 'lumbar_kaggle[serve]'") from None
@@ -43,20 +41,14 @@ def serve(folder: Path, bundle: Path, out: Path, *, host: str, port: int, token:
     background = Background(watched, worklist, manifest, load, out / "submission.csv")
     pages = StudyPages(watched, bundle, manifest, out / "pages")
     app = build_app(worklist, pages, manifest, host=host, token=token)
-    with _listening(host, port) as listener:
-        settings = uvicorn.Config(
-            app, log_config=None, access_log=False, server_header=False, ws="none", timeout_graceful_shutdown=5
-        )
+    with _listening(host, port) as listener, _until_stopped():
+        background.start()
         shown = f"[{host}]" if ":" in host else host
         asks = ", with ?token=… at its end" if token else ""
         log.info(f"Results go to {out.resolve()}")
         log.info(f"Open http://{shown}:{listener.getsockname()[1]}/{asks}; Ctrl-C stops")
-        background.start()
-        try:
-            with _until_stopped():
-                uvicorn.Server(settings).run(sockets=[listener])
-        finally:
-            background.stop()
+        build_server(app).run(sockets=[listener])
+    background.stop()
     counts = Counter(row.status for row in worklist.rows())
     return f"Stopped; {counts[GRADED]} of {counts.total()} studies are graded, the same command goes on from there"
 

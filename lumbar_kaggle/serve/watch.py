@@ -8,7 +8,6 @@ import hashlib
 import os
 import shutil
 import stat
-from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +15,6 @@ from typing import NamedTuple
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import digest, is_folder, list_folder, shown
 from lumbar_kaggle.dicom.studies import find_studies
-from lumbar_kaggle.inference.base import study_rows
 from lumbar_kaggle.tables.competition import Competition, read_split
 
 FEW = 16  # a study has hardly more series: so many folders may be those of a single one
@@ -45,7 +43,7 @@ class FolderOfStudies:
             raise InputError(f"{root}: {problem}; give a competition folder or a folder of studies")
         if self.state != self.images and self.images in self.state.parent.parents:
             raise InputError(f"{state}: lies among the files of a study; choose another --out folder")
-        self.single = False
+        self.single, self._state = False, ""
         self.single = self._is_one_study()
 
     def _is_one_study(self) -> bool:
@@ -64,7 +62,11 @@ class FolderOfStudies:
     def entries(self) -> tuple[str, ...]:
         """Return the names of what is there now, in natural order; "" is the slices beside the folders, or all."""
         if self.tabled:
-            return self._competition().studies
+            status = [path.stat() for path in (self.root / name for name in TABLES) if path.is_file()]
+            self._state = str([(one.st_size, one.st_mtime_ns) for one in status])
+            self._whole = read_split(self.root, "test")
+            self._series = dict(list(self._whole.series.groupby("study_id")))
+            return self._whole.studies
         if self.single:
             return ("",)
         loose = list_folder(self.images).files
@@ -72,7 +74,7 @@ class FolderOfStudies:
 
     def look(self, entry: str) -> Look:
         """Look at an entry's files without reading them; what vanishes meanwhile changes what is found next time."""
-        told, newest = hashlib.sha256(str(self._tables()).encode()), 0.0
+        told, newest = hashlib.sha256(self._state.encode()), 0.0
         start, seen = self.images / entry, set[str]()
         pending, deep = [str(start)], bool(entry) or self.single
         if start.is_symlink() and not self._inside(str(start)):
@@ -98,7 +100,7 @@ class FolderOfStudies:
         """Return the folder that holds this entry and nothing else, to be given to what takes a folder of studies."""
         if self.tabled or self.single:
             return self.root if self.tabled else self.images
-        view = self.state / "entries" / digest(entry) / (self.images.name or "studies")
+        view = self.state / ".entries" / digest(entry) / (self.images.name or "studies")
         wanted = [self.images / entry] if entry else list_folder(self.images).files
         if not view.is_dir() or {path.name for path in view.iterdir()} != {path.name for path in wanted}:
             shutil.rmtree(view, ignore_errors=True)
@@ -108,30 +110,12 @@ class FolderOfStudies:
         return view
 
     def read(self, entry: str) -> Competition:
-        """Return the studies of an entry. Raises `InputError` where it holds none."""
+        """Return the studies of one of the `entries`. Raises `InputError` where it holds none."""
         if not self.tabled:
             return find_studies(self.place(entry))
-        whole = self._competition()
-        mine = study_rows(whole, entry).series
-        notes = {entry: whole.notes.get(entry, ())}
-        return Competition(whole.root, whole.split, (entry,), mine, notes=notes)
+        mine = self._series.get(entry, self._whole.series.iloc[:0])
+        return Competition(self.root, "test", (entry,), mine, notes={entry: self._whole.notes.get(entry, ())})
 
     def _inside(self, link: str) -> bool:
         place = Path(os.path.realpath(link))
         return place.is_relative_to(self.root) or place.is_relative_to(self.images)
-
-    def _tables(self) -> list[tuple[int, int]]:
-        found = []
-        for path in (self.root / name for name in TABLES if self.tabled):
-            with contextlib.suppress(FileNotFoundError):
-                found.append((path.stat().st_size, path.stat().st_mtime_ns))
-        return found
-
-    def _competition(self) -> Competition:
-        folders = frozenset(path.name for path in self._top())
-        return _read_tables(self.root, str(self._tables()), folders)
-
-
-@lru_cache(maxsize=1)
-def _read_tables(root: Path, state: str, folders: frozenset[str]) -> Competition:
-    return read_split(root, "test")
