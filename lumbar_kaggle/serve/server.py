@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from lumbar_kaggle import __version__
 from lumbar_kaggle.core.errors import InputError, system_sentence
 from lumbar_kaggle.core.files import alone_on
 from lumbar_kaggle.core.settings import tie
@@ -35,7 +36,8 @@ def serve(folder: Path, bundle: Path, out: Path, *, host: str, port: int, token:
         raise InputError(f"lumbar serve needs {error.name}; pip install 'lumbar_kaggle[serve]'") from None
 
     check_token(host, token := token or os.environ.get("LUMBAR_TOKEN"))
-    watched, manifest, worklist = FolderOfStudies(folder, out), read_manifest(bundle), WorkList()
+    watched, manifest = FolderOfStudies(folder, out), read_manifest(bundle)
+    worklist = WorkList({"version": __version__, "bundle": manifest.fingerprint})
     tie(out / "serve.json", {"studies": str(watched.root)})
     load = lambda: load_predictor(bundle, manifest)  # noqa: E731
     background = Background(watched, worklist, manifest, load, out / "submission.csv")

@@ -41,8 +41,8 @@ class FolderOfStudies:
         self.images = (within if self.tabled or is_folder(within) else self.root).resolve()
         if problem := list_folder(self.root).problem:
             raise InputError(f"{root}: {problem}; give a competition folder or a folder of studies")
-        if self.state != self.images and self.images in self.state.parent.parents:
-            raise InputError(f"{state}: lies among the files of a study; choose another --out folder")
+        if self.images in (self.state, *self.state.parent.parents):
+            raise InputError(f"{state}: lies where files of studies may lie; choose another --out folder")
         self.single, self._state = False, ""
         self.single = self._is_one_study()
 
@@ -77,7 +77,7 @@ class FolderOfStudies:
         told, newest = hashlib.sha256(self._state.encode()), 0.0
         start, seen = self.images / entry, set[str]()
         pending, deep = [str(start)], bool(entry) or self.single
-        if start.is_symlink() and not self._inside(str(start)):
+        if not self._inside(str(start)):
             return Look("", start.lstat().st_ctime, entry)
         while pending:
             if (place := os.path.realpath(pending.pop())) in seen:  # a link that leads round in a circle

@@ -5,7 +5,7 @@ import json
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -76,6 +76,7 @@ class WorkList:
     """All rows, by study; threads may add to it while others read. Every change has a number, so that a reader can ask
     for what came after."""
 
+    about: Mapping[str, str] = field(default_factory=dict)  # what it was made with, for those who take it away
     trouble: str = ""  # why grading stands still
     _rows: dict[str, Row] = field(default_factory=dict)
     _of: dict[str, list[str]] = field(default_factory=dict)  # the studies of each entry
@@ -128,6 +129,7 @@ class WorkList:
         counts = Counter(row.status for row in rows)
         took = [row.seconds for row in rows if row.status == GRADED]
         return {
+            **self.about,
             "cursor": f"{self._name}-{version}",
             "whole": after is None,
             "counts": {status: counts[status] for status in STATUSES},

@@ -11,6 +11,7 @@ import pytest
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.dicom.studies import find_studies
+from lumbar_kaggle.serve import grading
 from lumbar_kaggle.serve.watch import FolderOfStudies
 from lumbar_kaggle.serve.worklist import worst
 from lumbar_kaggle.tables.submission import read_predictions
@@ -112,7 +113,7 @@ def test_entries_are_the_studies_that_predict_finds(tmp_path: Path) -> None:
     watched = FolderOfStudies(folder, state)
     found = {name for entry in watched.entries() for name in watched.read(entry).studies}
     assert found == set(find_studies(folder).studies) == {"in", "p1", "both-1.2", "both-1.3"}
-    with pytest.raises(InputError, match="among the files of a study"):
+    with pytest.raises(InputError, match="where files of studies may lie"):
         FolderOfStudies(folder, folder / "p1" / "state")
     single = tmp_path / "patient"
     for kind in ("T1", "T2"):
@@ -162,3 +163,17 @@ def test_the_table_can_be_opened_in_a_spreadsheet(tmp_path: Path) -> None:
     (line,) = pd.read_csv(tmp_path / "list.csv").to_dict("records")
     assert (status, line["study"], line["status"]) == (200, "'=1+1", "graded")
     assert line["spinal_canal_stenosis_level"] == "l4_l5"
+
+
+def test_what_keeps_it_from_grading_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried again, and what was told goes when it is over."""
+    monkeypatch.setattr(grading, "PAUSE_S", 0.3)
+    write_study(tmp_path / "in", "p1")
+    out = tmp_path / "state" / "submission.csv"
+    out.mkdir(parents=True)  # in the place of the file
+    with serving(tmp_path / "in", tmp_path / "state", ByName()) as served:
+        until(lambda: "submission.csv: a folder, where a file was expected" in served.worklist.news()["trouble"])
+        assert served.statuses() == {"p1": "waiting"}
+        out.rmdir()
+        until(lambda: served.statuses() == {"p1": "graded"})
+        until(lambda: not served.worklist.news()["trouble"])
