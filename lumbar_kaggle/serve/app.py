@@ -19,7 +19,6 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from lumbar_kaggle import __version__
-from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import digest
 from lumbar_kaggle.core.targets import CONDITIONS
 from lumbar_kaggle.inference.bundle import Manifest
@@ -44,15 +43,17 @@ class StudyPages:
         self.folder, self.bundle, self.fingerprint, self.cache = folder, bundle, manifest.fingerprint, cache
 
     def file(self, row: Row) -> Path:
-        """Return the page of a study, made if it is not there."""
-        identity = [row.entry, row.name, row.state, self.fingerprint, __version__]
-        page = self.cache / f"{digest(identity)}.html"
-        if not page.is_file():
-            write_study_page(self.folder.place(row.entry), row.name, self.bundle, page)
-            kept = sorted(self.cache.glob("*.html"), key=lambda path: path.stat().st_mtime_ns)
-            for old in kept[:-PAGES]:
-                old.unlink(missing_ok=True)
-        return page
+        """Return where the page of a study lies when it is made."""
+        return self.cache / f"{digest([row.entry, row.name, row.state, self.fingerprint, __version__])}.html"
+
+    def draw(self, row: Row) -> None:
+        """Make the page of a study, unless it is there."""
+        page = self.file(row)
+        if page.is_file():
+            return
+        write_study_page(self.folder.place(row.entry), row.name, self.bundle, page)
+        for old in sorted(self.cache.glob("*.html"), key=lambda path: path.stat().st_mtime_ns)[:-PAGES]:
+            old.unlink(missing_ok=True)
 
 
 def build_app(worklist: WorkList, pages: StudyPages, manifest: Manifest, *, host: str, token: str | None) -> Starlette:
@@ -67,11 +68,15 @@ def build_app(worklist: WorkList, pages: StudyPages, manifest: Manifest, *, host
             return PlainTextResponse("The list has no such study.\n", 404)
         if not row.name:
             return PlainTextResponse(f"Study {row.study_id} has not been read: it is {row.status}.\n", 404)
-        async with drawing:  # one at a time: each is more than a core's work
-            try:
-                text = await run_in_threadpool(lambda: pages.file(row).read_text(encoding="utf-8"))
-            except InputError as error:
-                return PlainTextResponse(f"{error}\n", 500)
+        page = pages.file(row)
+        if not page.is_file():
+            async with drawing:  # one at a time: each is more than a core's work
+                try:
+                    await run_in_threadpool(pages.draw, row)
+                except Exception as error:  # an odd study must not look like an odd server
+                    log.exception(f"The page of study {row.study_id} cannot be drawn")
+                    return PlainTextResponse(f"The page cannot be drawn: {type(error).__name__}: {error}\n", 500)
+        text = await run_in_threadpool(page.read_text, encoding="utf-8")
         # It runs in an origin of its own: whatever is in it reads neither the list nor another study.
         policy = f"{policy_of(text)}; sandbox allow-scripts allow-downloads allow-modals"
         return HTMLResponse(text, headers={"content-security-policy": policy})

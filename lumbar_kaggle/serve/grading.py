@@ -81,9 +81,8 @@ class Background:
                 now = time.monotonic()
                 due = now + max(self._scan_s, REST * (now - begun))
             elif self._unread:
-                entry = next(iter(self._unread))
-                self.worklist.put(entry, self._read(entry, self._unread.pop(entry)))
-                self._work.set()
+                if not self._guarded("state folder", self._take):
+                    self._stop.wait(self._scan_s)
             else:
                 self._stop.wait(due - begun)
 
@@ -133,6 +132,14 @@ class Background:
         # Of what lies beside the folders it is not known whether it is a study.
         known = bool(entry) or self.folder.single
         self.worklist.put(entry, [self._row(entry, look, status)] if known else [])
+
+    def _take(self) -> None:
+        entry, look = next(iter(self._unread.items()))
+        if not look.outside:
+            self.folder.place(entry)  # what this raises is no fault of the study
+        self.worklist.put(entry, self._read(entry, look))
+        del self._unread[entry]
+        self._work.set()
 
     def _row(self, entry: str, look: Look, status: str, name: str = "", **more: Any) -> Row:
         listed = name or shown(entry) or self.folder.images.name

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import digest, is_folder, list_folder, shown
+from lumbar_kaggle.core.files import Folder, digest, is_folder, list_folder, shown
 from lumbar_kaggle.dicom.studies import find_studies
 from lumbar_kaggle.tables.competition import Competition, read_split
 
@@ -39,8 +39,6 @@ class FolderOfStudies:
         self.tabled = (self.root / TABLES[0]).is_file()
         within = self.root / "test_images"
         self.images = (within if self.tabled or is_folder(within) else self.root).resolve()
-        if problem := list_folder(self.root).problem:
-            raise InputError(f"{root}: {problem}; give a competition folder or a folder of studies")
         if self.images in (self.state, *self.state.parent.parents):
             raise InputError(f"{state}: lies where files of studies may lie; choose another --out folder")
         self.single, self._state = False, ""
@@ -48,29 +46,35 @@ class FolderOfStudies:
 
     def _is_one_study(self) -> bool:
         """Tell whether the folders in it are the series of one study, see `find_studies`."""
-        names = [path.name for path in self._top()]
-        if self.tabled or not 2 <= len(names) <= FEW or any(self.look(name).outside for name in names):
+        if self.tabled:
+            return False
+        names = [path.name for path in self._listed().folders]
+        if not 2 <= len(names) <= FEW or any(self.look(name).outside for name in names):
             return False
         with contextlib.suppress(InputError):  # it holds no study yet
             found = find_studies(self.images).studies
             return len(found) == 1 and found[0] not in map(shown, names)
         return False
 
-    def _top(self) -> tuple[Path, ...]:
-        return tuple(path for path in list_folder(self.images).folders if path != self.state)
+    def _listed(self) -> Folder:
+        top = list_folder(self.images)
+        if top.problem:
+            raise InputError(f"{self.images}: {top.problem}; give a competition folder or a folder of studies")
+        return Folder(top.path, tuple(path for path in top.folders if path != self.state), top.files)
 
     def entries(self) -> tuple[str, ...]:
-        """Return the names of what is there now, in natural order; "" is the slices beside the folders, or all."""
+        """Return the names of what is there now, in natural order; "" is the slices beside the folders, or all. Raises
+        `InputError` where the folder cannot be listed, as when its mount is lost, or its tables cannot be read."""
         if self.tabled:
             status = [path.stat() for path in (self.root / name for name in TABLES) if path.is_file()]
             self._state = str([(one.st_size, one.st_mtime_ns) for one in status])
             self._whole = read_split(self.root, "test")
             self._series = dict(list(self._whole.series.groupby("study_id")))
             return self._whole.studies
+        top = self._listed()
         if self.single:
             return ("",)
-        loose = list_folder(self.images).files
-        return (*([""] if loose else []), *(path.name for path in self._top()))
+        return (*([""] if top.files else []), *(path.name for path in top.folders))
 
     def look(self, entry: str) -> Look:
         """Look at an entry's files without reading them; what vanishes meanwhile changes what is found next time."""

@@ -46,7 +46,8 @@ class Row:
     @cached_property
     def facts(self) -> dict[str, Any]:
         """The row as JSON has it."""
-        changed = datetime.fromtimestamp(self.changed_s, UTC).isoformat(timespec="seconds")
+        when = datetime.fromtimestamp(self.changed_s, UTC)
+        changed = when.isoformat(timespec="seconds") if self.changed_s else ""  # it has no files
         told = {"study": self.study_id, "status": self.status, "reason": in_words(self.reason), "changed": changed}
         return {**told, "readable": bool(self.name), "worst": worst(self.probabilities)}
 
@@ -125,7 +126,7 @@ class WorkList:
         with self._lock:
             rows, gone, version, trouble = list(self._rows.values()), dict(self._gone), self._version, self.trouble
         name, _, number = since.partition("-")
-        after = int(number) if name == self._name and number.isdecimal() else None
+        after = int(number[:18]) if name == self._name and number.isdecimal() else None
         counts = Counter(row.status for row in rows)
         took = [row.seconds for row in rows if row.status == GRADED]
         return {

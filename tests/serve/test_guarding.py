@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lumbar_kaggle.cli import main
+from lumbar_kaggle.serve import app
 from lumbar_kaggle.serve.guard import Guard
 from tests.serve.test_watching import write_study
 from tests.support.serving import ByName, Served, serving, until
@@ -82,6 +83,16 @@ def test_another_host_is_not_this_one(served: Served, host: str) -> None:
 def test_this_machine_has_several_names(served: Served, host: str) -> None:
     """With any port: it may have been forwarded."""
     assert served.get("/studies.json", Host=host)[0] == 200
+
+
+def test_a_page_is_drawn_once(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then it is kept; a study that cannot be drawn gets a sentence, and the server goes on."""
+    first = served.get("/study?id=p1")
+    monkeypatch.setattr(app, "write_study_page", lambda *_: 1 / 0)
+    assert served.get("/study?id=p1")[2] == first[2]
+    monkeypatch.setattr(app, "__version__", "another")
+    assert served.get("/study?id=p1")[::2] == (500, "The page cannot be drawn: ZeroDivisionError: division by zero\n")
+    assert served.get("/studies.json")[0] == 200
 
 
 def test_every_answer_is_guarded(served: Served) -> None:

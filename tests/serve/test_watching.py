@@ -177,3 +177,16 @@ def test_what_keeps_it_from_grading_is_told(tmp_path: Path, monkeypatch: pytest.
         out.rmdir()
         until(lambda: served.statuses() == {"p1": "graded"})
         until(lambda: not served.worklist.news()["trouble"])
+
+
+def test_a_lost_mount_empties_no_list(tmp_path: Path) -> None:
+    """The studies stay listed while the folder cannot be, and the page says so."""
+    write_study(tmp_path / "in", "p1")
+    with serving(tmp_path / "in", tmp_path / "state", ByName()) as served:
+        until(lambda: served.statuses() == {"p1": "graded"})
+        (tmp_path / "in").rename(tmp_path / "lost")
+        until(lambda: "in: no such folder" in served.worklist.news()["trouble"])
+        assert served.statuses() == {"p1": "graded"}
+        (tmp_path / "lost").rename(tmp_path / "in")
+        until(lambda: not served.worklist.news()["trouble"])
+        assert served.statuses() == {"p1": "graded"}

@@ -46,7 +46,7 @@
     const name = facts.readable ? element("a", facts.study, { href: page }) : facts.study;
     row.append(element("th", name, { scope: "row" }), statusCell(facts));
     row.append(...conditions.map((condition) => gradeCell(facts.worst[condition])));
-    row.append(element("td", element("small", clock.format(new Date(facts.changed)))));
+    row.append(element("td", element("small", facts.changed ? clock.format(new Date(facts.changed)) : "–")));
     return row;
   }
 
@@ -63,7 +63,7 @@
   function compared(first, second) {
     const { key, down } = sort, by = natural(first.study, second.study), sign = down ? -1 : 1;
     if (key === "study") return sign * by;
-    if (key === "changed") return sign * (Date.parse(first.changed) - Date.parse(second.changed)) || by;
+    if (key === "changed") return sign * ((Date.parse(first.changed) || 0) - (Date.parse(second.changed) || 0)) || by;
     if (key === "status") return sign * (STATUSES.indexOf(first.status) - STATUSES.indexOf(second.status)) || by;
     const [a, b] = [first.worst[key], second.worst[key]];
     if (!a || !b) return Boolean(b) - Boolean(a) || by;
