@@ -19,6 +19,7 @@ setup(
     package_data={
         "lumbar_kaggle": ["py.typed", "models/**/*"],
         "lumbar_kaggle.pages": ["templates/*"],
+        "lumbar_kaggle.serve": ["templates/*"],
         "lumbar_kaggle.baseline": ["*.html"],
         "lumbar_kaggle.two_stage": ["*.html"],
         "lumbar_kaggle.phantom": ["*.csv"],
@@ -80,12 +81,8 @@ setup(
             "uvicorn>=0.30",
             "httpx>=0.27",
             "highdicom>=0.26",
-<<<<<<< HEAD
-            # The decoder of Kaggle's image, held against the others; and ITK's reading of NIfTI and MetaImage.
-=======
             "jsonschema>=4.18",
-            # The decoder of Kaggle's image, held against the others.
->>>>>>> exchange
+            # The decoder of Kaggle's image, held against the others; and ITK's reading of NIfTI and MetaImage.
             "SimpleITK>=2.5",
         ],
         # `lumbar rehearse` runs the notebooks as Kaggle does.

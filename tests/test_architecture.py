@@ -22,6 +22,7 @@ ROOMS = (
     "inference",
     "exchange",
     "pages",
+    "serve",
     "kaggle",
     "baseline",
     "two_stage",
@@ -103,6 +104,8 @@ def test_third_party_imports_are_declared() -> None:
     # matplotlib and pillow are fastai's own, requests is kaggle's, SimpleITK is a fallback used where it
     # happens to be installed; distributed, upath and highdicom are extras.
     allowed = {"matplotlib", "pil", "requests", "simpleitk", "distributed", "upath", "highdicom"}
+    # happens to be installed; distributed, upath, starlette and uvicorn are extras.
+    allowed = {"matplotlib", "pil", "requests", "simpleitk", "distributed", "upath", "starlette", "uvicorn"}
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             modules = [name.name for name in node.names] if isinstance(node, ast.Import) else []

@@ -60,7 +60,8 @@ def test_the_wheel_predicts_and_draws(lumbar: Path, competition: Path, bundle: P
     unnamed = ["predict", competition, "--out", tmp_path / "box.csv"]
     drawn = ["study", competition, study, "--bundle", bundle, "--out", page]
     commands = [[str(word) for word in words] for words in (named, unnamed, drawn)]
-    code = f"from lumbar_kaggle.cli import main\nfor words in {commands}:\n    assert main(words) == 0"
+    code = "from lumbar_kaggle.serve.app import TEMPLATES\nassert len(list(TEMPLATES.iterdir())) == 3\n"
+    code += f"from lumbar_kaggle.cli import main\nfor words in {commands}:\n    assert main(words) == 0"
     said = call(python, "-c", code, place=tmp_path)
     assert "grading with the models in the box" in said.stderr + said.stdout
     assert (tmp_path / "box.csv").read_bytes() == (tmp_path / "s.csv").read_bytes()

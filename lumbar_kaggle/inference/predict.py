@@ -12,7 +12,7 @@ import os
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -21,6 +21,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lumbar_kaggle.core.budget import Budget
@@ -112,14 +113,15 @@ def predict(
     competition = find_studies(root, strict=strict)
     for fault in competition.faults:
         log.info(f"{fault}; the row is left out" if fault.serious else fault)
-    run = _Run(out, competition, manifest, keeper(manifest) if keeper else None)
+    run = Run(out, competition, manifest, keeper(manifest) if keeper else None)
     log.info(f"Grading {len(run.studies)} studies of {competition.root} into {out}")
     if done := len(run.studies) - len(run.left):
         log.info(f"{done} studies are already graded and are skipped")
     run.write()
     if run.left:
         predictor = _Elsewhere(bundle, manifest) if on_cluster() else load_predictor(bundle, manifest)
-        run.grade(predictor, budget)
+        for _ in tqdm(run.grade(predictor, budget), total=len(run.left), unit="study", desc="predict"):
+            pass
     return Outcome(out, run.write())
 
 
@@ -172,13 +174,15 @@ class _Graded(NamedTuple):
         return json.dumps(self._asdict()) + "\n"
 
 
-class _Run:
-    """What a run has graded so far (`entries`: its rows of the log), and the submission, log and journal that hold it.
-    Studies that the journal has of the same bundle and the same files are graded already, unless the submission was
-    deleted: then it is wanted anew. What the submission or its log say does not count: another run may have begun them
-    anew. The others are `left`, and so are those of which the keeper lacks something."""
+class Run:
+    """What a run has graded so far (`entries`: its rows of the log; `probabilities` ``[25, 3]`` in the order of
+    `targets.TARGETS`, NaN where the prior is kept), and the submission, log and journal that hold it. Studies that the
+    journal has of the same bundle and the same files are graded already, unless the submission was deleted: then it is
+    wanted anew. What the submission or its log say does not count: another run may have begun them anew. The others are
+    `left`, and so are those of which the keeper lacks something. Lines of studies that are not asked for now are kept
+    for when they are."""
 
-    def __init__(self, out: Path, competition: Competition, manifest: Manifest, keeper: Keeper | None) -> None:
+    def __init__(self, out: Path, competition: Competition, manifest: Manifest, keeper: Keeper | None = None) -> None:
         self.out, self.competition, self.bundle, self.keeper = out, competition, manifest.fingerprint, keeper
         groups, nothing = dict(list(competition.series.groupby("study_id"))), competition.series.iloc[:0]
         self.studies = [Study(name, groups.get(name, nothing)) for name in competition.studies]
@@ -193,26 +197,31 @@ class _Run:
         kept = {
             one.study_id: one
             for one in map(_Graded.parse, lines)
-            if one and (one.bundle, one.source) == (self.bundle, self.sources.get(one.study_id))
+            if one and (one.bundle, one.source) == (self.bundle, self.sources.get(one.study_id, one.source))
         }
         write_text(self.journal, "".join(one.line() for one in kept.values()))
         self.entries: dict[str, dict[str, object]] = {}
+        self.probabilities: dict[str, NDArray[np.float64]] = {}
         for name, one in kept.items():
-            self.submission.replace(name, np.array(one.probabilities, dtype=np.float64))
+            if name not in self.sources:
+                continue
+            self.probabilities[name] = np.array(one.probabilities, dtype=np.float64)
+            self.submission.replace(name, self.probabilities[name])
             self.entries[name] = {"status": GRADED, "reason": one.reason, "seconds": one.seconds}
-        done = {name for name in kept if keeper is None or keeper.has(name, self.sources[name])}
+        done = {name for name in self.entries if keeper is None or keeper.has(name, self.sources[name])}
         self.left = [study for study in self.studies if study.study_id not in done]
 
-    def grade(self, predictor: "Predictor | _Elsewhere", budget: Budget) -> None:
-        """Grade the studies that are left, as far as the time suffices."""
+    def grade(self, predictor: "Predictor | _Elsewhere", budget: Budget) -> Generator[str, None, None]:
+        """Grade the studies that are left, as far as the time suffices; yield each one's identifier when it is done."""
         self.errors.unlink(missing_ok=True)
         found = self._predict(predictor, self.left)
-        for study in tqdm(self.left, unit="study", desc="predict"):
+        for study in self.left:
             if budget.left_s() <= 0:
                 break
             start = time.perf_counter()
             prediction = next(found)
             self._add(study, prediction, time.perf_counter() - start)
+            yield study.study_id
         for study in self.left:
             if study.study_id not in self.entries:
                 self.entries[study.study_id] = {"status": PRIOR, "reason": OUT_OF_TIME, "seconds": 0.0}
@@ -268,6 +277,7 @@ class _Run:
         graded = self.submission.replace(name, probabilities) > 0
         if not graded and name in self.entries:  # it was graded by an earlier run; only its report is still missing
             return
+        self.probabilities[name] = probabilities
         # Before the journal's line: a study of which that is there is not graded again.
         told = self._keep(study, prediction)
         reason = "; ".join(filter(None, (prediction.reason, self.competition.reasons(name), *told)))

@@ -4,14 +4,14 @@ A parameter's default is its option; one that is annotated with a dataclass of s
 verb calls one function and returns what is printed. Heavy libraries are imported inside, so that help comes at once."""
 
 from lumbar_kaggle.verbs.options import Verb
-from lumbar_kaggle.verbs.results import blend, evaluate, predict, rehearse, report, score, study, validate
+from lumbar_kaggle.verbs.results import blend, evaluate, predict, rehearse, report, score, serve, study, validate
 from lumbar_kaggle.verbs.training import check, demo, export, grade, locate, phantom, preprocess, pretrain, train
 
 VERBS: dict[str, Verb] = {
     verb.__name__: verb
     for verb in (
         *(demo, phantom, check, preprocess, pretrain, train, locate, grade),
-        *(export, predict, validate, score, evaluate, blend, report, study, rehearse),
+        *(export, predict, validate, score, evaluate, blend, report, study, serve, rehearse),
     )
 }
 """In the order of the help."""

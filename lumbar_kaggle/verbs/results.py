@@ -127,6 +127,25 @@ def study(
     return str(out.resolve())
 
 
+def serve(
+    folder: Path = argument(STUDIES),
+    bundle: Path | None = option(None, BUNDLE),
+    out: Path = option(Path("lumbar-serve"), "folder for results and pages; the next call goes on from it"),
+    host: str = option(
+        "127.0.0.1", "address to listen at; any but this machine's own needs a token", metavar="ADDRESS"
+    ),
+    port: int = option(8765, "0: a free one", metavar="N", least=0, most=65535),
+    token: str | None = option(
+        None, "that readers must know, 16 or more letters and digits; none: LUMBAR_TOKEN of the environment"
+    ),
+) -> Said:
+    """A work list in the browser, graded while studies arrive; Ctrl-C stops."""
+    from lumbar_kaggle.inference.bundle import given_or_box
+    from lumbar_kaggle.serve.server import serve as run_server
+
+    return run_server(folder, given_or_box(bundle), out, host=host, port=port, token=token)
+
+
 def rehearse(*, folder: Path = option(Path("rehearsal"), "where everything goes"), settings: RehearsalSettings) -> Said:
     """Play the whole chain on this machine as Kaggle would, offline."""
     from lumbar_kaggle.kaggle import rehearse as rehearsal
