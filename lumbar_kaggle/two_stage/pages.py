@@ -19,7 +19,7 @@ from lumbar_kaggle.core.settings import load_config
 from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SEVERITIES, TARGET_NAMES, condition_words, split_row_id
 from lumbar_kaggle.dicom.volume import Floats, Volume
 from lumbar_kaggle.inference.base import ExplainedCrop, Explanation, LocatedSlice, Mark, MissingCrop, Slice, Study
-from lumbar_kaggle.inference.heat import Floats32, captured, last_map, weigh
+from lumbar_kaggle.inference.heat import Floats32, captured, elementwise, fine_map
 from lumbar_kaggle.inference.recipes import Report
 from lumbar_kaggle.pages import charts
 from lumbar_kaggle.scoring.comparison import score_beside_prior
@@ -177,15 +177,15 @@ class Seen(NamedTuple):
     """What a network made of one view of one level and side."""
 
     attention: Floats  # [slices], sums to 1; of absent ones 0
-    heat: Floats32  # [slices, feature rows, feature columns] of Grad-CAM, 0 or more
+    heat: Floats32  # [slices, feature rows, feature columns] see `heat.elementwise`
 
 
 def attend(network: Grader, batch: Batch, severities: Sequence[int]) -> list[Seen]:
-    """Return slice attention and Grad-CAM of every view and side of one level, in that order. The gradient is that of
-    the fused logit of what the view is centred on, of the severity given for each of the five outputs: other views
-    count in it, too. The network is in eval mode, the level cut to its size and on its device."""
+    """Return slice attention and heat of every view and side of one level, in that order. The gradient is that of the
+    fused logit of what the view is centred on, of the severity given for each of the five outputs: other views count in
+    it, too. The network is in eval mode, the level cut to its size and on its device."""
     first = [[view.plane for view in VIEWS].index(plane) for plane in PLANES]
-    layers = [last_map(network.encoders[k], batch["images"][view][0, :1, :1]) for k, view in enumerate(first)]
+    layers = [fine_map(network.encoders[k], batch["images"][view][0, :1, :1]) for k, view in enumerate(first)]
     # cuDNN differentiates a recurrent network in training mode only.
     with torch.backends.cudnn.flags(enabled=False), captured(layers) as outputs:
         graded = network(batch)
@@ -200,7 +200,7 @@ def attend(network: Grader, batch: Batch, severities: Sequence[int]) -> list[See
                 mine = slice(start[view.plane], start[view.plane] + attention.shape[2])
                 start[view.plane] = mine.stop
                 weights = attention[0, side].detach().double().cpu().numpy()
-                seen.append(Seen(weights, weigh(activation[mine], gradient[mine])))
+                seen.append(Seen(weights, elementwise(activation[mine], gradient[mine])))
     return seen
 
 

@@ -1,4 +1,4 @@
-"""Grad-CAM: against its definition, and on a study."""
+"""Heat maps: against their definitions, and on a study."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from lumbar_kaggle.dicom.studies import find_studies
 from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.inference.base import ExplainedCrop, MissingCrop, study_rows
 from lumbar_kaggle.inference.bundle import read_manifest
-from lumbar_kaggle.inference.heat import captured, grad_cam, last_map
+from lumbar_kaggle.inference.heat import captured, elementwise, fine_map, grad_cam
 from lumbar_kaggle.training.encoders import build_encoder, build_network
 from lumbar_kaggle.two_stage.bundle import Model
 from lumbar_kaggle.two_stage.config import GradeConfig
@@ -226,7 +226,7 @@ def test_where_a_model_looked_at_a_study() -> None:
     for one in seen:
         assert sum(one.attention) == pytest.approx(1)
         assert len(one.positions) == len(one.attention) == TINY.slices[0 if one.place == "canal" else 1]
-        assert one.heat.shape == (len(one.positions), 2, 2)
+        assert one.heat.shape == (len(one.positions), 4, 4)
         assert one.heat.min() >= 0
         assert one.heat.max() in (0, 1)
         assert target(one.target).level == one.level
@@ -235,18 +235,31 @@ def test_where_a_model_looked_at_a_study() -> None:
 
 
 @pytest.mark.parametrize("name", ["small_resnet", "resnet18", "convnext_atto", "mobilenetv3_small_050"])
-def test_the_last_feature_map_is_found(name: str) -> None:
-    """Of encoders of all three sources; pooled, that of the plain residual networks is the description."""
+def test_the_fine_feature_map_is_found(name: str) -> None:
+    """Of encoders of all three sources; the last one where a cell may be as coarse; all that follows comes from it."""
     encoder = build_encoder(name)[0].eval()
     inputs = torch.randn(2, 1, 64, 64)
-    with captured([last_map(encoder, inputs)]) as outputs:
-        described = encoder(inputs)
-    _, features = outputs[0]
-    assert features.shape[2:] == ((4, 4) if name == "small_resnet" else (2, 2))
+    for stride, cells in ((8, 8), (1000, 4 if name == "small_resnet" else 2)):
+        with captured([fine_map(encoder, inputs, stride)]) as outputs:
+            described = encoder(inputs)
+        _, features = outputs[0]
+        assert features.shape[2:] == (cells, cells)
+        assert torch.autograd.grad(described.sum(), features)[0].abs().sum() > 0
     if "resnet" in name:
         np.testing.assert_allclose(features.mean(dim=(2, 3)).detach(), described.detach(), atol=1e-5)
 
 
+def test_after_average_pooling_the_elementwise_heat_is_the_logit_itself() -> None:
+    """Where a linear head follows, each cell is what it adds to the logit; what speaks against it is left out."""
+    torch.manual_seed(0)
+    features, head = torch.randn(1, 6, 5, 4, requires_grad=True), nn.Linear(6, 1, bias=False)
+    logit = head(features.mean(dim=(2, 3)))[0, 0]
+    (gradient,) = torch.autograd.grad(logit, features)
+    added = (features.detach()[0] * head.weight.detach()[0, :, None, None]).sum(dim=0) / 20
+    assert float(added.sum()) == pytest.approx(float(logit), abs=1e-6)
+    np.testing.assert_allclose(elementwise(features, gradient)[0], added.clamp(min=0), atol=1e-7)
+
+
 def test_an_encoder_without_a_map_is_refused() -> None:
     with pytest.raises(ValueError, match="no feature map"):
-        last_map(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), torch.zeros(1, 1, 8, 8))
+        fine_map(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), torch.zeros(1, 1, 8, 8))
