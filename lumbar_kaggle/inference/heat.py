@@ -59,9 +59,8 @@ def fine_map(encoder: nn.Module, inputs: torch.Tensor, stride: int = STRIDE) -> 
     if not maps:
         raise ValueError(f"{type(encoder).__name__} has no feature map of more than one place")
     # Parts of a block, such as a lone convolution, need not hold all that goes on to the next.
-    whole = [
-        module for module, output in maps if list(module.children()) and output.shape[2] * stride >= inputs.shape[2]
-    ]
+    fine = [module for module, output in maps if output.shape[2] * stride >= inputs.shape[2]]
+    whole = [module for module in fine if list(module.children())]
     return (whole or [module for module, _ in maps])[-1]
 
 

@@ -47,7 +47,7 @@ def looks(explanation: Explanation, found: Sequence[ShownSeries]) -> list[dict[s
             parts.append((*shown, crop.heat))
     for series, slice_number, corners in _whole_slice(explanation, found):
         for one in explanation.heat_maps:
-            parts.append((one.target, "the slice", series, [slice_number], (1.0,), corners, None, one.heat[None]))
+            parts.append((one.target, "all of it", series, [slice_number], (1.0,), corners, None, one.heat[None]))
     return [
         {
             "target": TARGET_NAMES.index(target),

@@ -256,7 +256,7 @@ def test_after_average_pooling_the_elementwise_heat_is_the_logit_itself() -> Non
     logit = head(features.mean(dim=(2, 3)))[0, 0]
     (gradient,) = torch.autograd.grad(logit, features)
     added = (features.detach()[0] * head.weight.detach()[0, :, None, None]).sum(dim=0) / 20
-    assert float(added.sum()) == pytest.approx(float(logit), abs=1e-6)
+    assert float(added.sum()) == pytest.approx(float(logit.detach()), abs=1e-6)
     np.testing.assert_allclose(elementwise(features, gradient)[0], added.clamp(min=0), atol=1e-7)
 
 

@@ -173,7 +173,7 @@ def test_a_grade_goes_to_what_it_was_graded_from(shown: Shown, page: Page) -> No
         rows, columns, _ = volume.to_slice(int(expected), one.corners)
         drawn = [to_view(volume, side, *place) for place in zip(rows, columns, strict=True)]
         np.testing.assert_allclose([list(map(float, corner.split(","))) for corner in corners], drawn, atol=1)
-        assert f"{target_words(one.target)}: most attention: {name}" in page.locator("#chosen").inner_text()
+        assert f"{target_words(one.target)}: graded from {name}, " in page.locator("#chosen").inner_text()
         assert page.locator(".marks i").count() == len(one.attention)
         button.click()
         assert button.get_attribute("aria-pressed") == "false"

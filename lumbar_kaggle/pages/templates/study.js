@@ -58,8 +58,7 @@ function drag(panel, kind, dx, dy) {
     const level = clamp((white + black) / 2 + (range * dy) / panel.side, lowest - range, highest + range);
     panel.setWindow(level - width / 2, level + width / 2);
   } else {
-    const step = Math.max(5, panel.side / panels.length / panel.slices.length);
-    panel.rest = (panel.rest ?? 0) + (dx + dy) / step;
+    panel.rest = (panel.rest ?? 0) + (dx + dy) / Math.max(4, panel.side / panel.slices.length);
     const slices = Math.trunc(panel.rest);
     panel.rest -= slices;
     if (slices) return scroll(panel, panel.index + slices);
@@ -79,7 +78,9 @@ function choose(button) {
   if (frames.value === "0") frames.value = 70;
   const parts = looks.map((look) => {
     const best = look.slices[look.attention.indexOf(Math.max(...look.attention))], panel = panels[look.series];
-    return { look, best, panel, words: `${panel.view.getAttribute("aria-label")}, ${look.place}, slice ${best + 1}` };
+    const slices = look.slices.map((slice) => slice + 1).sort((a, b) => a - b).join(", ");
+    const most = look.slices.length > 1 ? `, most attention to ${best + 1}` : "";
+    return { look, best, panel, words: `${panel.view.getAttribute("aria-label")}, slice ${slices} (${look.place}${most})` };
   });
   // Without a picture of its own: the point of its level.
   const point = data.points.find((one) => button.dataset.level === one.level);
@@ -89,7 +90,7 @@ function choose(button) {
   else if (!first && point) goTo(point.point, point.frame);
   parts.forEach(({ panel, best }) => panel.show(best));
   refresh();
-  const whence = parts.length ? `most attention: ${parts.map(({ words }) => words).join("; ")}` : "no slice was looked at for it";
+  const whence = parts.length ? `graded from ${parts.map(({ words }) => words).join("; ")}` : "no slice was looked at";
   said.textContent = `${button.dataset.words}: ${whence}.`;
   (first?.panel.root ?? viewer).scrollIntoView({ block: "nearest" });
 }
@@ -132,7 +133,11 @@ function listen(panel) {
       const apart = (from) => Math.hypot(from[0] - other[0], from[1] - other[1]) || 1;
       panel.zoomBy(apart(now) / apart(before), now.map((px, k) => (px + other[k]) / 2));
       drag(panel, "pan", (now[0] - before[0]) / 2, (now[1] - before[1]) / 2);
-    } else drag(panel, tool(), now[0] - before[0], now[1] - before[1]);
+    } else {
+      // A finger that goes up or down moves the page.
+      const sideways = tool() === "scroll" && event.pointerType === "touch";
+      drag(panel, tool(), now[0] - before[0], sideways ? 0 : now[1] - before[1]);
+    }
   });
   view.addEventListener("pointerup", (event) => {
     if (!dragged && pointers.size === 1 && event.button === 0) pointAt(panel, place(event));

@@ -135,8 +135,11 @@ class Panel {
   }
 
   say() {
-    const [black, white] = this.window, { instance } = this.slice;
+    const [black, white] = this.window, { instance, normal } = this.slice, sizes = normal.map(Math.abs);
     const parts = [`Slice ${this.index + 1} of ${this.slices.length}`, instance === null ? "no instance number" : `instance ${instance}`];
+    // As on a scanner: how far from its middle, and to which side of the patient.
+    const axis = sizes.indexOf(Math.max(...sizes)), mm = this.slice.middle()[axis];
+    if (!this.series.frame) parts.push(`${(mm < 0 ? "RAF" : "LPH")[axis]} ${Math.abs(mm).toFixed(1)} mm`);
     this.said.textContent = `${parts.join(", ")} · window ${Math.round(white - black)}, level ${Math.round((white + black) / 2)}`;
   }
 
