@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Locator, Page
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from lumbar_kaggle.core.targets import TARGET_NAMES
 from lumbar_kaggle.dicom.preprocess import windowed_stacks
@@ -62,9 +62,12 @@ def view(page: Page, name: str) -> Locator:
     return found
 
 
-def slice_of(page: Page, name: str) -> int:
-    """Return the number, from 0, of the slice that a series shows; it is drawn, and the slider and the words agree."""
+def slice_of(page: Page, name: str, expected: int | None = None) -> int:
+    """Return the number, from 0, of the slice that a series shows, which may be waited for; it is drawn, and the slider
+    and the words agree."""
     panel = page.locator(".panel").filter(has=page.get_by_role("application", name=name))
+    if expected is not None:
+        expect(panel.get_by_role("slider")).to_have_value(str(expected + 1))
     number = int(panel.get_by_role("slider").input_value())
     panel.locator(f'[data-drawn="{number}"]').wait_for()
     assert f"Slice {number} of " in panel.locator("output").inner_text()
@@ -93,8 +96,9 @@ def test_every_series_is_scrolled_by_wheel_keys_slider_and_dragging(shown: Shown
         assert start == count // 2
         picture.hover()
         page.mouse.wheel(0, 100)
-        assert slice_of(page, name) == start + 1
+        assert slice_of(page, name, start + 1) == start + 1
         page.mouse.wheel(0, -100)
+        assert slice_of(page, name, start) == start
         picture.focus()
         page.keyboard.press("ArrowUp")
         assert slice_of(page, name) == start - 1
@@ -108,6 +112,7 @@ def test_every_series_is_scrolled_by_wheel_keys_slider_and_dragging(shown: Shown
     page.mouse.down()
     page.mouse.move(*center(picture, dx=60), steps=4)
     page.mouse.up()
+    expect(page.get_by_role("slider", name="Slice of Axial T2")).not_to_have_value("2")
     assert slice_of(page, "Axial T2") > 1
 
 

@@ -9,7 +9,8 @@ class Slice {
     [this.rowMm, this.columnMm] = stack.spacing;
     this.across = stack.orientation.slice(0, 3);
     this.down = stack.orientation.slice(3);
-    const [a, b, c] = this.across, [d, e, f] = this.down;
+    const [a, b, c] = this.across,
+      [d, e, f] = this.down;
     this.normal = [b * f - c * e, c * d - a * f, a * e - b * d];
   }
 
@@ -19,7 +20,11 @@ class Slice {
 
   toPixel(point) {
     const offset = along(point, [this.position, -1]);
-    return { column: dot(offset, this.across) / this.columnMm, row: dot(offset, this.down) / this.rowMm, distance: dot(offset, this.normal) };
+    return {
+      column: dot(offset, this.across) / this.columnMm,
+      row: dot(offset, this.down) / this.rowMm,
+      distance: dot(offset, this.normal),
+    };
   }
 
   holds({ column, row }) {
@@ -34,10 +39,16 @@ class Slice {
   cut(other) {
     if (Math.abs(dot(this.normal, other.normal)) > 0.95) return null;
     const [right, bottom] = [other.columns - 0.5, other.rows - 0.5];
-    const corners = [[-0.5, -0.5], [right, -0.5], [right, bottom], [-0.5, bottom]].map(([column, row]) => other.toPatient(column, row));
+    const corners = [
+      [-0.5, -0.5],
+      [right, -0.5],
+      [right, bottom],
+      [-0.5, bottom],
+    ].map(([column, row]) => other.toPatient(column, row));
     const ends = [];
     corners.forEach((from, k) => {
-      const to = corners[(k + 1) % 4], [before, after] = [from, to].map((corner) => this.toPixel(corner).distance);
+      const to = corners[(k + 1) % 4],
+        [before, after] = [from, to].map((corner) => this.toPixel(corner).distance);
       if (before < 0 !== after < 0) ends.push(along(from, [along(to, [from, -1]), before / (before - after)]));
     });
     return ends.length === 2 ? ends : null;
@@ -68,12 +79,14 @@ class Panel {
 
   // Width and height of the whole slice in px of the screen.
   get size() {
-    const fit = this.zoom * this.side, { aspect } = this.slice;
+    const fit = this.zoom * this.side,
+      { aspect } = this.slice;
     return [fit * Math.min(1, 1 / aspect), fit * Math.min(1, aspect)];
   }
 
   toView({ column, row }) {
-    const [width, height] = this.size, { columns, rows } = this.slice;
+    const [width, height] = this.size,
+      { columns, rows } = this.slice;
     return [
       this.side * (0.5 + this.shift[0]) + ((column + 0.5) / columns - 0.5) * width,
       this.side * (0.5 + this.shift[1]) + ((row + 0.5) / rows - 0.5) * height,
@@ -81,7 +94,8 @@ class Panel {
   }
 
   toPixel([x, y]) {
-    const [width, height] = this.size, { columns, rows } = this.slice;
+    const [width, height] = this.size,
+      { columns, rows } = this.slice;
     return {
       column: ((x - this.side * (0.5 + this.shift[0])) / width + 0.5) * columns - 0.5,
       row: ((y - this.side * (0.5 + this.shift[1])) / height + 0.5) * rows - 0.5,
@@ -105,11 +119,20 @@ class Panel {
 
   // Draw the slice that is wanted by the time that its picture is there, and prepare the next ones.
   async draw() {
-    const index = this.index, { width, height, grey } = await this.picture(index);
+    const index = this.index,
+      { width, height, grey } = await this.picture(index);
     if (index !== this.index) return;
-    const [black, white] = this.window, { window: [lowest], top } = this.series;
+    const [black, white] = this.window,
+      {
+        window: [lowest],
+        top,
+      } = this.series;
     const shades = Uint32Array.from({ length: 256 }, (_, k) => {
-      const shade = clamp(Math.round((255 * (lowest + (k / 255) * (top - lowest) - black)) / Math.max(white - black, 1e-6)), 0, 255);
+      const shade = clamp(
+        Math.round((255 * (lowest + (k / 255) * (top - lowest) - black)) / Math.max(white - black, 1e-6)),
+        0,
+        255,
+      );
       return (255 << 24) | (shade << 16) | (shade << 8) | shade;
     });
     const pixels = new Uint32Array(grey.length);
@@ -123,8 +146,11 @@ class Panel {
   }
 
   place() {
-    const [left, top] = this.toView({ column: -0.5, row: -0.5 }), [width, height] = this.size;
-    Object.entries({ left, top, width, height }).forEach(([name, px]) => (this.canvas.style[name] = `${(100 * px) / this.side}%`));
+    const [left, top] = this.toView({ column: -0.5, row: -0.5 }),
+      [width, height] = this.size;
+    Object.entries({ left, top, width, height }).forEach(
+      ([name, px]) => (this.canvas.style[name] = `${(100 * px) / this.side}%`),
+    );
   }
 
   show(index) {
@@ -135,10 +161,16 @@ class Panel {
   }
 
   say() {
-    const [black, white] = this.window, { instance, normal } = this.slice, sizes = normal.map(Math.abs);
-    const parts = [`Slice ${this.index + 1} of ${this.slices.length}`, instance === null ? "no instance number" : `instance ${instance}`];
+    const [black, white] = this.window,
+      { instance, normal } = this.slice,
+      sizes = normal.map(Math.abs);
+    const parts = [
+      `Slice ${this.index + 1} of ${this.slices.length}`,
+      instance === null ? "no instance number" : `instance ${instance}`,
+    ];
     // As on a scanner: how far from its middle, and to which side of the patient.
-    const axis = sizes.indexOf(Math.max(...sizes)), mm = this.slice.middle()[axis];
+    const axis = sizes.indexOf(Math.max(...sizes)),
+      mm = this.slice.middle()[axis];
     if (!this.series.frame) parts.push(`${(mm < 0 ? "RAF" : "LPH")[axis]} ${Math.abs(mm).toFixed(1)} mm`);
     this.said.textContent = `${parts.join(", ")} · window ${Math.round(white - black)}, level ${Math.round((white + black) / 2)}`;
   }
@@ -176,9 +208,11 @@ class Panel {
 
   // The slice nearest to a point of the patient, among those whose picture holds it; -1 where there is none.
   nearest(point) {
-    let best = -1, least = Infinity;
+    let best = -1,
+      least = Infinity;
     this.slices.forEach((slice, k) => {
-      const pixel = slice.toPixel(point), distance = Math.abs(pixel.distance);
+      const pixel = slice.toPixel(point),
+        distance = Math.abs(pixel.distance);
       if (slice.holds(pixel) && distance < least - 1e-6) [best, least] = [k, distance];
     });
     return best;
