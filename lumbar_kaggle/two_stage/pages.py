@@ -167,8 +167,9 @@ def where_looked(
         for one, *seen in zip(mine, *each, strict=True):
             output = one.view.outputs[one.side]
             place = LEVELS[level], one.place, TARGET_NAMES[output * len(LEVELS) + level]
-            if one.volume is None:
-                yield MissingCrop(*place, one.reason)
+            unread = one.view.name == "axial middle" and not model.config.axial_for_canal
+            if one.volume is None or unread:
+                yield MissingCrop(*place, one.reason or "the grade is not read from it")
             else:
                 yield _looked(place, one, one.volume, seen, int(chosen[level, output]))
 

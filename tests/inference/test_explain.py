@@ -1,5 +1,6 @@
 """Heat maps: against their definitions, and on a study."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -234,6 +235,15 @@ def test_where_a_model_looked_at_a_study() -> None:
         assert one.severity == chosen[LEVELS.index(one.level), PLACES.index(one.place)]
 
 
+def test_a_view_that_its_grade_does_not_read_is_not_shown() -> None:
+    """The axial middle of a canal that is graded without it."""
+    config = replace(TINY, axial_for_canal=False)
+    crops = crop_study(stacks_of(ball((0, 0, 0))), place_points(), config)
+    found = list(where_looked(Model(config, (grader(config),)), crops, np.zeros((5, 5), dtype=np.int64)))
+    missing = [one for one in found if isinstance(one, MissingCrop)]
+    assert [(one.place, one.reason) for one in missing] == [("axial middle", "the grade is not read from it")] * 5
+
+
 @pytest.mark.parametrize("name", ["small_resnet", "resnet18", "convnext_atto", "mobilenetv3_small_050"])
 def test_the_fine_feature_map_is_found(name: str) -> None:
     """Of encoders of all three sources; the last one where a cell may be as coarse; all that follows comes from it."""
@@ -244,7 +254,7 @@ def test_the_fine_feature_map_is_found(name: str) -> None:
             described = encoder(inputs)
         _, features = outputs[0]
         assert features.shape[2:] == (cells, cells)
-        assert torch.autograd.grad(described.sum(), features)[0].abs().sum() > 0
+        assert torch.autograd.grad(described[:, 0].sum(), features)[0].abs().sum() > 0
     if "resnet" in name:
         np.testing.assert_allclose(features.mean(dim=(2, 3)).detach(), described.detach(), atol=1e-5)
 

@@ -52,7 +52,7 @@ function drawLayers(panel, state) {
         const ring = add("circle", { class: far > NEAR_MM ? "ring far" : "ring", cx, cy, r: 5 }, "", group);
         add("title", {}, `${one.words}, ${far.toFixed(1)} mm from this slice`, ring);
         // Across the body the points lie too close for words.
-        if (Math.abs(slice.normal[0]) > 0.7 || one.place === "canal")
+        if (far <= NEAR_MM && (Math.abs(slice.normal[0]) > 0.7 || one.place === "canal"))
           add("text", { x: cx + 9, y: cy + 4 }, one.name, group);
       });
 
@@ -62,15 +62,15 @@ function drawLayers(panel, state) {
     if (ends) line("line", ...ends.map(project));
   }
   if (cross && cross.frame === series.frame) {
-    const [x, y] = project(cross.point);
+    const [x, y] = project(cross.point),
+      mm = Math.abs(slice.toPixel(cross.point).distance);
+    const kind = mm > FAR_MM ? "cross far" : "cross";
     svg.dataset.cross = `${x} ${y}`;
-    for (const [dx, dy] of [
-      [1, 0],
-      [-1, 0],
-      [0, 1],
-      [0, -1],
-    ])
-      line("cross", [x + 4 * dx, y + 4 * dy], [x + 14 * dx, y + 14 * dy]);
+    for (const step of [-1, 1]) {
+      line(kind, [x + 4 * step, y], [x + 14 * step, y]);
+      line(kind, [x, y + 4 * step], [x, y + 14 * step]);
+    }
+    if (mm > FAR_MM) add("text", { x: x + 6, y: y + 18 }, `${mm.toFixed(0)} mm from here`);
   }
 
   const [left, right, top, bottom] = slice.letters,

@@ -106,12 +106,13 @@ function choose(button) {
       .map((slice) => slice + 1)
       .sort((a, b) => a - b)
       .join(", ");
-    const most = look.slices.length > 1 ? `, most attention to ${best + 1}` : "";
+    const several = look.slices.length > 1;
+    const most = several ? `, most attention to ${best + 1}` : "";
     return {
       look,
       best,
       panel,
-      words: `${panel.view.getAttribute("aria-label")}, slice ${slices} (${look.place}${most})`,
+      words: `${panel.view.getAttribute("aria-label")}, slice${several ? "s" : ""} ${slices} (${look.place}${most})`,
     };
   });
   // Without a picture of its own: the point of its level.
