@@ -20,7 +20,7 @@ QUALITY = 82  # of JPEG
 # a tenth of the 8 MB of a page to everything else on it.
 SIZES = ((1024, 90), (768, 88), (640, 86), (512, 84), (448, 78), (384, 72), (320, 62), (256, 50), (192, 40))
 LIMIT = 7_000_000  # characters of base64
-SAMPLED = 4  # one slice in so many tells how large all will be
+SAMPLED = 4  # one slice in so many tells whether all are worth trying
 
 
 def encode(image: Bytes, quality: int = QUALITY) -> str:
@@ -37,11 +37,17 @@ def data_uri(jpeg: str) -> str:
 def encode_slices(images: Sequence[Bytes], limit: int = LIMIT) -> list[str]:
     """Return all slices ``[rows, columns]`` of a study as `encode` does, as large as `limit` characters in all allow.
     Shrunk ones keep their proportions in px."""
-    for side, quality in SIZES:
-        sample = [encode(_within(image, side), quality) for image in images[::SAMPLED]]
+
+    def encoded(side: int, quality: int, step: int = 1) -> list[str]:
+        return [encode(_within(image, side), quality) for image in images[::step]]
+
+    for size in SIZES[:-1]:
+        sample = encoded(*size, SAMPLED)
         if sum(map(len, sample)) * len(images) <= limit * len(sample):
-            break
-    return [encode(_within(image, side), quality) for image in images]
+            found = encoded(*size)
+            if sum(map(len, found)) <= limit:
+                return found
+    return encoded(*SIZES[-1])
 
 
 def _within(image: Bytes, side: int) -> Bytes:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from playwright.sync_api import Browser
 
 from lumbar_kaggle.baseline.recipe import BaselineConfig
 from lumbar_kaggle.baseline.report import compare, truth_of
@@ -23,6 +24,7 @@ from lumbar_kaggle.pages.charts import accuracy_scatter, bar_rows, loss_curves, 
 from lumbar_kaggle.pages.render import fixed, percent, rate, target_words, write_report
 from lumbar_kaggle.pages.study import write_study_page
 from lumbar_kaggle.scoring.metric import confusion, score, weighted_prior
+from tests.support.browser import watched_page
 from tests.support.dicom_files import write_sagittal
 
 CANAL = tuple(name for name in TARGET_NAMES if target(name).score_group == "spinal")
@@ -346,6 +348,26 @@ def test_study_page(bundle: Path, studies: Path, tmp_path: Path) -> None:
     assert "slices of 48 × 40 px of 2.00 × 2.00 mm, 96 × 80 mm in all" in page
     assert page.count("<li>no readable ") == 2
     assert write_study_page(studies, "good", bundle, tmp_path / "b.html").read_text() == page
+
+
+def test_a_grade_that_was_read_from_a_whole_slice(
+    bundle: Path, studies: Path, browser: Browser, tmp_path: Path
+) -> None:
+    """The baseline's: the frame is the slice; a grade without a model goes nowhere and says so."""
+    url = write_study_page(studies, "good", bundle, tmp_path / "a.html").as_uri()
+    with watched_page(browser) as page:
+        page.goto(url)
+        page.locator("[data-drawn]").wait_for()
+        page.locator(f'[data-target="{TARGET_NAMES.index(CANAL[0])}"]').click()
+        assert re.search(r"graded from Sagittal T1, series t1, slice \d+ \(all of it\)", page.inner_text("#chosen"))
+        side = page.locator(".view").bounding_box()["width"]
+        corners = page.locator("polygon.frame").get_attribute("points").split()
+        left, top, right, bottom = side / 12, 0, side * 11 / 12, side
+        drawn = [list(map(float, corner.split(","))) for corner in corners]
+        np.testing.assert_allclose(drawn, [[left, top], [right, top], [right, bottom], [left, bottom]], atol=0.5)
+        page.locator('[data-target="24"]').click()
+        assert "no slice was looked at" in page.inner_text("#chosen")
+        assert page.locator("polygon.frame").count() == 0
 
 
 def test_study_page_without_a_readable_series(bundle: Path, studies: Path, tmp_path: Path) -> None:
