@@ -99,7 +99,8 @@ class Slice:
     """A slice as it is stored, or a part of it."""
 
     image: NDArray[np.uint8]  # [rows, columns], windowed over the series
-    # series_id, kind, instance_number, row_mm and column_mm (between rows, between columns)
+    # series_id, kind, instance_number, row_mm and column_mm (between rows, between columns); of a located one placed:
+    # whether its series knows its place
     facts: dict[str, Any]
 
 

@@ -84,12 +84,16 @@ def _read(row: dict[str, Any], folder: Path) -> ShownSeries:
 
 
 def with_notes(found: Sequence[ShownSeries], notes: Iterable[str]) -> tuple[list[ShownSeries], list[str]]:
-    """Put what a recipe said of a study at the series that it is of: that begins with ``series`` and its name, or else
-    names its kind first. Return the series and what is of none."""
+    """Put what was said of a study at the series that it is of: that begins with ``series`` and its name, says that it
+    is taken in another's place, or else names its kind first. Return the series and what is of none."""
     placed: list[list[str]] = [list(one.notes) for one in found]
     rest = []
     for note in notes:
-        named = [k for k, one in enumerate(found) if one.series_id and note.startswith(f"series {one.series_id}: ")]
+        named = [
+            k
+            for k, one in enumerate(found)
+            if one.series_id and (note.startswith(f"series {one.series_id}: ") or f"; {one.series_id} is taken" in note)
+        ]
         # Where the kind is missing, its last one is the one that is not there.
         kinds = sorted((note.find(one.kind), -k) for k, one in enumerate(found) if one.kind in note)
         here = named[0] if named else -kinds[0][1] if kinds else None

@@ -27,9 +27,8 @@ def write_study_page(folder: Path, study_id: str, bundle: Path | Bundle, out: Pa
     competition = find_studies(folder)
     study = study_rows(competition, study_id)
     explanation = graders.explain(study)
-    said = [note.replace(f"{folder}/", "") for note in explanation.notes]
-    found, notes = with_notes(read_shown(study, folder), said)
-    left_out = [note.replace(f"{folder}/", "") for note in competition.notes.get(study.study_id, ())]
+    said = [*explanation.notes, *competition.notes.get(study.study_id, ())]
+    found, notes = with_notes(read_shown(study, folder), [note.replace(f"{folder}/", "") for note in said])
     shown = [one for one in found if one.stacks]
     starts = [len(one.slices) // 2 for one in shown]
     encoded = iter(encode_slices([one.image(k) for one in shown for k in range(len(one.slices))]))
@@ -48,7 +47,7 @@ def write_study_page(folder: Path, study_id: str, bundle: Path | Bundle, out: Pa
         grid=_grid(explanation.probabilities, graders.manifest),
         graded=int(np.isfinite(explanation.probabilities).all(axis=1).sum()),
         panels=_panels(found, starts, first),
-        missing=[*notes, *left_out],
+        missing=notes,
         confidences=_confidences(located),
         levels={level: [one for of, one in cards if of == level] for level in LEVELS if cards},
         data={

@@ -350,6 +350,18 @@ def test_study_page(bundle: Path, studies: Path, tmp_path: Path) -> None:
     assert write_study_page(studies, "good", bundle, tmp_path / "b.html").read_text() == page
 
 
+def test_a_hostile_name_stays_text(bundle: Path, studies: Path, browser: Browser, tmp_path: Path) -> None:
+    """Of a study and of a series, in the markup and in the script's data."""
+    study, series = "<script>document.title = 1", "<!--<script>'&"
+    write_sagittal(studies / study / series, SeriesDescription="Sagittal T1", slices=3)
+    url = write_study_page(studies, study, bundle, tmp_path / "a.html").as_uri()
+    with watched_page(browser) as page:
+        page.goto(url)
+        page.locator("[data-drawn]").wait_for()
+        assert page.title() == f"Study {study}"
+        assert page.evaluate("JSON.parse(document.getElementById('data').textContent).series[0].id") == series
+
+
 def test_a_grade_that_was_read_from_a_whole_slice(
     bundle: Path, studies: Path, browser: Browser, tmp_path: Path
 ) -> None:

@@ -48,11 +48,11 @@ def test_notes_come_to_their_series() -> None:
     notes = (
         *("series 11: no position in the headers, assumed", "series 1: 1 file is no usable slice"),
         *("no readable sagittal_t1 series", "sagittal_t1: 10 crops of the foramen are cut from sagittal_t2 instead"),
-        "the side of the foramina is not known",
+        *("the side of the foramina is not known", "9: a further series axial T2; 11 is taken, since it comes first"),
     )
     placed, rest = with_notes(found, notes)
     assert placed[0].notes == ("1 file is no usable slice",)
-    assert placed[1].notes == ("no position in the headers, assumed",)
+    assert placed[1].notes == ("no position in the headers, assumed", notes[-1])
     assert placed[2].notes == (
         *("no readable sagittal_t1 series", "sagittal_t1: 10 crops of the foramen are cut from sagittal_t2 instead"),
     )

@@ -1,6 +1,7 @@
 // What is drawn over a slice: letters, scale, lines, and the layers of what the models found and saw.
-const FAR_MM = 6,
-  NEAR_MM = 3; // points further from the slice are not shown; from here on they are dashed
+// Points further from the slice than the first are not shown, further than the second they are dashed.
+const FAR_MM = 6;
+const NEAR_MM = 3;
 const BARS_MM = [100, 50, 20, 10, 5, 2, 1];
 // Of heat from little to much, as in the pictures below.
 const HEAT = [

@@ -31,8 +31,10 @@ function scroll(panel, index) {
           Math.abs(dot(other.slice.normal, normal)) > 0.95,
       )
       .forEach((other) => {
-        const distances = other.slices.map((slice) => Math.abs(slice.toPixel(middle).distance));
-        other.show(distances.indexOf(Math.min(...distances)));
+        const distances = other.slices.map((slice) => Math.abs(slice.toPixel(middle).distance)),
+          least = Math.min(...distances);
+        // Another block of the same plane is not a parallel picture of this one.
+        if (least <= FAR_MM) other.show(distances.indexOf(least));
       });
   refresh();
 }
