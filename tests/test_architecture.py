@@ -102,10 +102,9 @@ def test_third_party_imports_are_declared() -> None:
     declared = {re.split(r"[<>=\[;]", line)[0].lower() for line in requires("lumbar_kaggle") or []}
     names = {"cv2": "opencv-python-headless", "sklearn": "scikit-learn", "gdcm": "python-gdcm", "rle": "pylibjpeg-rle"}
     # matplotlib and pillow are fastai's own, requests is kaggle's, SimpleITK is a fallback used where it
-    # happens to be installed; distributed, upath and highdicom are extras.
-    allowed = {"matplotlib", "pil", "requests", "simpleitk", "distributed", "upath", "highdicom"}
-    # happens to be installed; distributed, upath, starlette and uvicorn are extras.
-    allowed = {"matplotlib", "pil", "requests", "simpleitk", "distributed", "upath", "starlette", "uvicorn"}
+    # happens to be installed; distributed, upath, highdicom, starlette and uvicorn are extras.
+    extras = {"distributed", "upath", "highdicom", "starlette", "uvicorn"}
+    allowed = {"matplotlib", "pil", "requests", "simpleitk", *extras}
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             modules = [name.name for name in node.names] if isinstance(node, ast.Import) else []

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import safetensors.torch
 import torch
@@ -189,7 +188,7 @@ class BaselinePredictor:
         return calibrate(raw, prior, seen, self.trained.calibration[target(name).score_group])
 
     def explain(self, study: Study, targets: Sequence[str] | None = None) -> Explanation:
-        """Grade the targets asked for and draw their heat maps, each the mean over the folds, on the original slice."""
+        """Grade the targets asked for and draw their heat maps over the slice, each the mean over the folds."""
         probabilities = np.full((len(TARGET_NAMES), 3), np.nan)
         try:
             image, facts = study_slice(study)
@@ -206,8 +205,7 @@ class BaselinePredictor:
                 maps.append(heat)
             probabilities[TARGET_NAMES.index(name)] = np.mean(graded, axis=0)[0]
             severity = int(np.mean(raw, axis=0).argmax())
-            enlarged = cv2.resize(np.mean(maps, axis=0)[severity], image.shape[::-1], interpolation=cv2.INTER_LINEAR)
-            heat_maps.append(HeatMap(name, SEVERITIES[severity], np.clip(enlarged, 0, 1).astype(np.float32)))
+            heat_maps.append(HeatMap(name, SEVERITIES[severity], np.mean(maps, axis=0)[severity]))
         return Explanation(study.study_id, probabilities, slice=Slice(image, facts), heat_maps=tuple(heat_maps))
 
 

@@ -15,8 +15,8 @@ from lumbar_kaggle.core.targets import CONDITIONS, SEVERITIES, TARGET_NAMES, spl
 from lumbar_kaggle.inference.bundle import Bundle, explain_studies
 from lumbar_kaggle.inference.recipes import Report
 from lumbar_kaggle.pages import charts
+from lumbar_kaggle.pages.pictures import explained_slice
 from lumbar_kaggle.pages.render import target_words
-from lumbar_kaggle.pages.study import explained_slice
 from lumbar_kaggle.scoring.comparison import score_beside_prior
 from lumbar_kaggle.scoring.metric import confusion
 

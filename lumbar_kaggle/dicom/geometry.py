@@ -76,6 +76,18 @@ def upright_axes(orientation: ArrayLike, down: ArrayLike = FOOT) -> tuple[Floats
     return right * np.sign(right @ BACK), below
 
 
+def letters(direction: ArrayLike) -> str:
+    """Return to which sides of the patient a direction ``[3]`` runs, the main one first: of L, R, P, A, H (head) and F
+    (foot). What it leans to by less than 20° is left out.
+
+    >>> letters([0, 1, 0]), letters([0, -0.6, -0.8])
+    ('P', 'FA')
+    """
+    parts = np.asarray(direction, dtype=np.float64)
+    leaning = [axis for axis in np.argsort(-np.abs(parts), kind="stable") if abs(parts[axis]) > np.sin(np.radians(20))]
+    return "".join(("LPH" if parts[axis] > 0 else "RAF")[axis] for axis in leaning)
+
+
 def _cross(first: Floats, second: Floats) -> Floats:
     """Return `np.cross`, which takes far longer for one pair and is asked thousands of times per study."""
     after, before = [1, 2, 0], [2, 0, 1]

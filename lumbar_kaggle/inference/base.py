@@ -136,7 +136,8 @@ class Slice:
     """A slice as it is stored, or a part of it."""
 
     image: NDArray[np.uint8]  # [rows, columns], windowed over the series
-    # series_id, kind, instance_number, row_mm and column_mm (between rows, between columns), sides (see `edge_letters`)
+    # series_id, kind, instance_number, row_mm and column_mm (between rows, between columns); of a located one placed:
+    # whether its series knows its place
     facts: dict[str, Any]
 
 
@@ -150,6 +151,7 @@ class Mark:
     column: float
     distance_mm: float  # from the slice's plane, 0 or more
     confidence: float  # the locator's, 0 … 1
+    point: tuple[float, ...]  # LPS mm [3]; of a series that does not know its place, in the frame assumed for it
 
     def inside(self, shape: tuple[int, ...]) -> bool:
         """Whether it lies within a picture of so many rows and columns."""
@@ -171,7 +173,7 @@ class HeatMap:
 
     target: str
     severity: str  # the one explained: the most probable by the uncalibrated classifiers
-    heat: NDArray[np.float32]  # [rows, columns] of the slice, 0 … 1
+    heat: NDArray[np.float32]  # [feature rows, feature columns] over the whole slice, 0 … 1
 
 
 @dataclass(frozen=True)
@@ -195,12 +197,11 @@ class ExplainedCrop(CropPlace):
     """Where a model looked in a crop."""
 
     severity: int  # the one explained, an index in `targets.SEVERITIES`: the most probable of the blend
-    slice: Slice  # the part around the crop of the original slice with the greatest attention
-    heat: NDArray[np.float32]  # [rows, columns] of that part, 0 … 1
-    frame: Floats  # [4, 2] column and row of the crop's corners in that part, going round
-    instances: tuple[int | None, ...]  # the window's slices that exist; None where the header has no number
-    attention: tuple[float, ...]  # of each of these; they sum to 1
-    pictured: int  # which of these `slice` is of
+    series_id: str  # of the slices that it was cut from
+    positions: Floats  # [slices, 3] of each of these, see `Volume.positions`
+    attention: tuple[float, ...]  # paid to each; they sum to 1
+    corners: Floats  # [4, 3] LPS mm, going round from the crop's first pixel along its first row
+    heat: NDArray[np.float32]  # [slices, feature rows, feature columns] over the crop, 0 … 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Grad-CAM: where in a picture a network found its evidence."""
+"""Heat maps: where in a picture a network found its evidence."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 Floats32 = NDArray[np.float32]
+
+STRIDE = 8  # pixels of a picture per cell of a heat map
 
 
 def grad_cam(model: nn.Module, layer: nn.Module, inputs: torch.Tensor) -> tuple[torch.Tensor, Floats32]:
@@ -32,23 +34,34 @@ def weigh(activation: torch.Tensor, gradient: torch.Tensor) -> Floats32:
     return heat
 
 
+def elementwise(activation: torch.Tensor, gradient: torch.Tensor) -> Floats32:
+    """Return the sum over the channels ``[maps, rows, columns]`` of activation × gradient, where positive (HiResCAM,
+    Draelos and Carin, arXiv 2011.08891, eq. 4). Both arguments are ``[maps, channels, rows, columns]``. Unlike
+    Grad-CAM's mean gradients, it may be taken before the last layer, where cells are finer."""
+    heat: Floats32 = (gradient * activation).sum(dim=1).clamp(min=0).detach().float().cpu().numpy()
+    return heat
+
+
 def to_unit(heat: Floats32) -> Floats32:
     """Return maps ``[maps, rows, columns]`` with a maximum of 1 each; those of 0 throughout stay."""
     peak = heat.max(axis=(1, 2), keepdims=True)
     return np.asarray(heat / np.where(peak > 0, peak, 1), dtype=np.float32)
 
 
-def last_map(encoder: nn.Module, inputs: torch.Tensor) -> nn.Module:
-    """Return the module of an encoder in eval mode whose output is the last feature map before the pooling. It gives
-    ``[images, features]`` for inputs ``[images, channels, rows, columns]``. Raises ValueError where it has no feature
-    map."""
+def fine_map(encoder: nn.Module, inputs: torch.Tensor, stride: int = STRIDE) -> nn.Module:
+    """Return the module of an encoder in eval mode that `elementwise` is best taken at: the last one made of several
+    whose output has a cell per `stride` pixels of the input, or more; or else the last with any feature map. It gives
+    ``[images, features]`` for inputs ``[images, channels, rows, columns]``. Raises ValueError where it has none."""
     with captured(encoder.modules()) as outputs, torch.inference_mode():
         encoder(inputs)
     tensors = [(module, output) for module, output in outputs if isinstance(output, torch.Tensor)]
-    found = [module for module, output in tensors if output.dim() == 4 and output[0, 0].numel() > 1]
-    if not found:
+    maps = [(module, output) for module, output in tensors if output.dim() == 4 and output[0, 0].numel() > 1]
+    if not maps:
         raise ValueError(f"{type(encoder).__name__} has no feature map of more than one place")
-    return found[-1]
+    # Parts of a block, such as a lone convolution, need not hold all that goes on to the next.
+    fine = [module for module, output in maps if output.shape[2] * stride >= inputs.shape[2]]
+    whole = [module for module in fine if list(module.children())]
+    return (whole or [module for module, _ in maps])[-1]
 
 
 @contextmanager

@@ -214,5 +214,10 @@ def _notes(study: StudyVolumes, crops: Sequence[Crop], *, sided: bool) -> tuple[
             notes.append(f"series {series}: no plausible pixel spacing in the headers, spacing assumed")
     if not sided:
         notes.append("the side of the foramina is not known: both get the mean of the two")
+    stand_ins = Counter(
+        (one.view, one.volume.kind) for one in crops if one.volume and one.volume.kind != one.view.kinds[0]
+    )
+    for (view, kind), count in stand_ins.items():
+        notes.append(f"{view.kinds[0]}: {count} crops of the {view.name} are cut from {kind} instead")
     whole, missing = (Counter(one.view.name for one in some) for some in (crops, [one for one in crops if one.reason]))
     return *notes, *(f"{view}: {count} of {whole[view]} crops without a picture" for view, count in missing.items())

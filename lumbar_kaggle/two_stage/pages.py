@@ -7,7 +7,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -20,7 +19,7 @@ from lumbar_kaggle.core.settings import load_config
 from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SEVERITIES, TARGET_NAMES, condition_words, split_row_id
 from lumbar_kaggle.dicom.volume import Floats, Volume
 from lumbar_kaggle.inference.base import ExplainedCrop, Explanation, LocatedSlice, Mark, MissingCrop, Slice, Study
-from lumbar_kaggle.inference.heat import Floats32, captured, last_map, to_unit, weigh
+from lumbar_kaggle.inference.heat import Floats32, captured, elementwise, fine_map
 from lumbar_kaggle.inference.recipes import Report
 from lumbar_kaggle.pages import charts
 from lumbar_kaggle.scoring.comparison import score_beside_prior
@@ -33,8 +32,6 @@ from lumbar_kaggle.two_stage.grade.data import Batch, cut, levels_of, take
 from lumbar_kaggle.two_stage.grade.network import PLANES, Grader
 from lumbar_kaggle.two_stage.grade.views import VIEWS, Crop, View, crop_to_slice, nearest_slices
 from lumbar_kaggle.two_stage.study import PLACES, choose, read_study
-
-SURROUNDINGS = 1.5  # side of the pictured part of a slice, in sides of the crop
 
 
 def report(
@@ -123,18 +120,9 @@ def explain_study(study: Study, predictor: TwoStagePredictor) -> Explanation:
     )
 
 
-def edge_letters(orientation: Floats) -> tuple[str, str]:
-    """Return which side of the patient lies at a picture's left and right edge: R and L, or L and R. Empty texts where
-    its rows do not run from one side to the other, by direction cosines ``[6]``, LPS."""
-    across = orientation[0]
-    if abs(across) < np.sqrt(0.5):
-        return "", ""
-    return ("R", "L") if across > 0 else ("L", "R")
-
-
 def _cut_slice(volume: Volume, index: int) -> Slice:
     facts: dict[str, object] = {"series_id": volume.series_id, "kind": volume.kind}
-    facts |= {"instance_number": volume.instance_numbers[index], "sides": edge_letters(volume.orientation[index])}
+    facts |= {"instance_number": volume.instance_numbers[index], "placed": volume.placed}
     facts |= dict(zip(("row_mm", "column_mm"), volume.spacing[index].tolist(), strict=True))
     return Slice(np.ascontiguousarray(volume.images[index]), facts)
 
@@ -160,9 +148,10 @@ def _located_slice(stacks: Sequence[Volume], view: View, rows: pd.DataFrame) -> 
 
     for _, stack, index in islice(nearest_slices(view, stacks if len(points) else (), squares), 1):
         row, column, distance = stack.to_slice(index, points)
-        places = zip(rows["place"], rows["level"], row, column, np.abs(distance), rows["confidence"], strict=True)
-        marks = [Mark(place, level, *map(float, numbers)) for place, level, *numbers in places]
-        yield LocatedSlice(view.name, _cut_slice(stack, index), tuple(marks))
+        numbers = zip(row.tolist(), column.tolist(), np.abs(distance).tolist(), rows["confidence"], strict=True)
+        places = zip(rows["place"], rows["level"], numbers, points.tolist(), strict=True)
+        marks = tuple(Mark(place, level, *four, tuple(point)) for place, level, four, point in places)
+        yield LocatedSlice(view.name, _cut_slice(stack, index), marks)
 
 
 def where_looked(
@@ -178,8 +167,9 @@ def where_looked(
         for one, *seen in zip(mine, *each, strict=True):
             output = one.view.outputs[one.side]
             place = LEVELS[level], one.place, TARGET_NAMES[output * len(LEVELS) + level]
-            if one.volume is None:
-                yield MissingCrop(*place, one.reason)
+            unread = one.view.name == "axial middle" and not model.config.axial_for_canal
+            if one.volume is None or unread:
+                yield MissingCrop(*place, one.reason or "the grade is not read from it")
             else:
                 yield _looked(place, one, one.volume, seen, int(chosen[level, output]))
 
@@ -188,15 +178,15 @@ class Seen(NamedTuple):
     """What a network made of one view of one level and side."""
 
     attention: Floats  # [slices], sums to 1; of absent ones 0
-    heat: Floats32  # [slices, feature rows, feature columns] of Grad-CAM, 0 or more
+    heat: Floats32  # [slices, feature rows, feature columns] see `heat.elementwise`
 
 
 def attend(network: Grader, batch: Batch, severities: Sequence[int]) -> list[Seen]:
-    """Return slice attention and Grad-CAM of every view and side of one level, in that order. The gradient is that of
-    the fused logit of what the view is centred on, of the severity given for each of the five outputs: other views
-    count in it, too. The network is in eval mode, the level cut to its size and on its device."""
+    """Return slice attention and heat of every view and side of one level, in that order. The gradient is that of the
+    fused logit of what the view is centred on, of the severity given for each of the five outputs: other views count in
+    it, too. The network is in eval mode, the level cut to its size and on its device."""
     first = [[view.plane for view in VIEWS].index(plane) for plane in PLANES]
-    layers = [last_map(network.encoders[k], batch["images"][view][0, :1, :1]) for k, view in enumerate(first)]
+    layers = [fine_map(network.encoders[k], batch["images"][view][0, :1, :1]) for k, view in enumerate(first)]
     # cuDNN differentiates a recurrent network in training mode only.
     with torch.backends.cudnn.flags(enabled=False), captured(layers) as outputs:
         graded = network(batch)
@@ -211,52 +201,34 @@ def attend(network: Grader, batch: Batch, severities: Sequence[int]) -> list[See
                 mine = slice(start[view.plane], start[view.plane] + attention.shape[2])
                 start[view.plane] = mine.stop
                 weights = attention[0, side].detach().double().cpu().numpy()
-                seen.append(Seen(weights, weigh(activation[mine], gradient[mine])))
+                seen.append(Seen(weights, elementwise(activation[mine], gradient[mine])))
     return seen
 
 
 def _looked(
     place: tuple[str, str, str], one: Crop, stack: Volume, each: Sequence[Seen], severity: int
 ) -> ExplainedCrop:
-    """Return the mean over a model's networks, on the slice with the greatest attention."""
+    """Return the mean over a model's networks."""
     indices = one.indices[one.size.extra : one.size.extra + one.size.slices]
     there = np.flatnonzero(indices >= 0)
+    # Every network counts the same, whatever the size of its gradients; the slices of one are compared.
+    heat = np.stack([seen.heat[there] / (seen.heat.max() or 1) for seen in each]).mean(axis=0)
     attention = np.mean([seen.attention for seen in each], axis=0)[there]
-    pictured = int(attention.argmax())
-    index = int(indices[there[pictured]])
-    # Every network counts the same, whatever the size of its gradients.
-    heat = np.mean([to_unit(seen.heat[there[pictured], None]) for seen in each], axis=0)
-    corner, laid, frame = on_slice(to_unit(heat)[0], stack, index, one)
-    whole = _cut_slice(stack, index)
-    # Whole pixels: nothing is resampled; black where the slice ends.
-    moved = np.column_stack([np.eye(2), -corner])
-    part = cv2.warpAffine(whole.image, moved, laid.shape[::-1], flags=cv2.INTER_NEAREST)
     return ExplainedCrop(
         *place,
         severity=severity,
-        slice=Slice(np.asarray(part, dtype=np.uint8), whole.facts),
-        heat=laid,
-        frame=frame,
-        instances=tuple(stack.instance_numbers[k] for k in indices[there]),
+        series_id=stack.series_id,
+        positions=stack.positions[indices[there]],
         attention=tuple(attention.tolist()),
-        pictured=pictured,
+        corners=crop_corners(one, stack, int(indices[there[attention.argmax()]])),
+        heat=heat / (heat.max() or 1),
     )
 
 
-def on_slice(heat: Floats32, stack: Volume, index: int, one: Crop) -> tuple[NDArray[np.int64], Floats32, Floats]:
-    """Lay a crop's heat map ``[feature rows, feature columns]`` back onto its slice, as it was cut. Returns of the
-    pictured part of the slice, `SURROUNDINGS` of the crop wide, the first column and row ``[2]``, which may lie outside
-    of the slice; its heat ``[rows, columns]`` float32, 0 outside of the crop; and in it column and row ``[4, 2]`` of
-    the crop's corners, going round."""
-    row, column, _ = stack.to_slice(index, one.point)
-    side_mm = SURROUNDINGS * one.size.px * one.size.pixel_mm
-    half = np.rint(side_mm / 2 / stack.spacing[index, ::-1]).astype(np.int64)
-    corner = np.rint([float(column), float(row)]).astype(np.int64) - half
-    matrix = crop_to_slice(stack, index, one)
-    # The network is given the middle of what is cached.
-    matrix[:, 2] += matrix[:, :2].sum(axis=1) * one.size.margin_px - corner
-    enlarged = cv2.resize(heat, (one.size.px, one.size.px), interpolation=cv2.INTER_LINEAR)
-    laid = cv2.warpAffine(enlarged, matrix, (2 * half + 1).tolist(), flags=cv2.INTER_LINEAR)
-    low, high = -0.5, one.size.px - 0.5
+def crop_corners(one: Crop, stack: Volume, index: int) -> Floats:
+    """Return the corners ``[4, 3]`` in LPS mm of what the network is given of a crop, in the plane of a slice of its
+    stack; they go round from the first pixel's along the first row."""
+    low, high = one.size.margin_px - 0.5, one.size.margin_px + one.size.px - 0.5
     corners = np.array([[low, low, 1], [high, low, 1], [high, high, 1], [low, high, 1]])
-    return corner, np.asarray(laid, dtype=np.float32), corners @ matrix.T
+    column, row = crop_to_slice(stack, index, one) @ corners.T
+    return stack.to_patient(index, row, column)

@@ -119,7 +119,7 @@ def study(
     bundle: Path | None = option(None, BUNDLE),
     out: Path = option(Path("study.html"), "page to write"),
 ) -> Said:
-    """The page of one study: slices, probabilities, heat maps."""
+    """The page of one study: all slices to scroll through, probabilities, heat maps."""
     from lumbar_kaggle.inference.bundle import given_or_box
     from lumbar_kaggle.pages.study import write_study_page
 

@@ -1,5 +1,6 @@
-"""Grad-CAM: against its definition, and on a study."""
+"""Heat maps: against their definitions, and on a study."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -15,14 +16,14 @@ from lumbar_kaggle.dicom.studies import find_studies
 from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.inference.base import ExplainedCrop, MissingCrop, study_rows
 from lumbar_kaggle.inference.bundle import read_manifest
-from lumbar_kaggle.inference.heat import captured, grad_cam, last_map
+from lumbar_kaggle.inference.heat import captured, elementwise, fine_map, grad_cam
 from lumbar_kaggle.training.encoders import build_encoder, build_network
 from lumbar_kaggle.two_stage.bundle import Model
 from lumbar_kaggle.two_stage.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.data import Batch
 from lumbar_kaggle.two_stage.grade.network import Grader
 from lumbar_kaggle.two_stage.grade.views import VIEWS, crop_study
-from lumbar_kaggle.two_stage.pages import attend, on_slice, where_looked
+from lumbar_kaggle.two_stage.pages import attend, crop_corners, where_looked
 from lumbar_kaggle.two_stage.study import PLACE_OF_CONDITION, PLACES
 from tests.support.two_stage_studies import AXIAL, SAGITTAL, ball, make_stack, place_points, rotated
 
@@ -67,7 +68,7 @@ def test_real_architectures_give_a_map(arch: str) -> None:
 
 
 def test_a_study_is_explained_on_its_own_slice(competition: Path, bundle: Path) -> None:
-    """Heat maps have the slice's size, one per model of the bundle; probabilities are the predictor's."""
+    """Heat maps in the network's cells, one per model of the bundle; probabilities are the predictor's."""
     studies = find_studies(competition)
     predictor = BaselinePredictor(bundle, read_manifest(bundle))
     study = study_rows(studies, studies.studies[0])
@@ -75,7 +76,7 @@ def test_a_study_is_explained_on_its_own_slice(competition: Path, bundle: Path) 
     assert explanation.slice.image.shape == (64, 64)
     assert len(explanation.heat_maps) == 2
     for heat_map in explanation.heat_maps:
-        assert heat_map.heat.shape == explanation.slice.image.shape
+        assert heat_map.heat.ndim == 2
         assert 0 <= heat_map.heat.min() <= heat_map.heat.max() <= 1
     (prediction,) = predictor.predict([study])
     assert np.isfinite(explanation.probabilities).all(axis=1).sum() == 2
@@ -127,32 +128,28 @@ def test_heat_returns_to_where_the_crop_was_cut(number: int, side: int, degrees:
     middle = one.size.cached_slices // 2
     index, inside = int(one.indices[middle]), slice(one.size.margin_px, one.size.margin_px + one.size.px)
     crop = one.image[middle, inside, inside].astype(np.float32) / 255
-    corner, ones, frame = on_slice(np.ones((4, 4), np.float32), stack, index, one)
-    covered = ones > 0.999
-    moved = np.array([[1.0, 0, -corner[0]], [0, 1.0, -corner[1]]])
-    original = cv2.warpAffine(stack.images[index], moved, ones.shape[::-1])[covered] / 255
+    row, column, distance = stack.to_slice(index, crop_corners(one, stack, index))
+    assert np.abs(distance).max() < 1e-6
+    edges = np.array([[0, 0], [one.size.px, 0], [one.size.px, one.size.px]]) - 0.5
+    laid = cv2.getAffineTransform(edges.astype(np.float32), np.column_stack([column, row])[:3].astype(np.float32))
+    shape = stack.images[index].shape[::-1]
+    covered = cv2.warpAffine(np.ones_like(crop), laid, shape) > 0.999
+    original = stack.images[index][covered] / 255
     assert original.max() > 0.5
-    plain, turned = (on_slice(np.ascontiguousarray(part), stack, index, one)[1] for part in (crop, crop[:, ::-1]))
+    plain, turned = (cv2.warpAffine(np.ascontiguousarray(part), laid, shape) for part in (crop, crop[:, ::-1]))
     assert np.abs(plain[covered] - original).max() < 0.12
     assert np.abs(turned[covered] - original).max() > 0.3
-    hull = cv2.fillConvexPoly(np.zeros(ones.shape), np.rint(frame).astype(int), 1)
-    assert (hull[covered] == 1).all()
 
 
 @pytest.mark.parametrize("degrees", [0.0, 17.0, 180.0])
-@pytest.mark.parametrize(("number", "side"), VIEW_SIDES)
-def test_heat_in_the_middle_lies_on_the_located_point(number: int, side: int, degrees: float) -> None:
-    """To a pixel of the slice, with the numbers of the crop's own facts."""
-    crops = crop_study(stacks_of(ball((0, 0, 0)), degrees), place_points(), TINY)
-    spot = np.exp(-0.5 * (np.linalg.norm(np.mgrid[:8, :8] - 3.5, axis=0) / 1.2) ** 2).astype(np.float32)
-    for one in (crop for crop in crops if (crop.view, crop.side) == (VIEWS[number], side)):
-        stack, index = one.volume, int(one.indices[len(one.indices) // 2])
-        assert stack is not None
-        expected = stack.to_slice(index, one.point)
-        corner, heat, _ = on_slice(spot, stack, index, one)
-        row, column = (np.indices(heat.shape) * heat).sum(axis=(1, 2)) / heat.sum()
-        assert abs(row + corner[1] - expected[0]) < 1
-        assert abs(column + corner[0] - expected[1]) < 1
+def test_the_middle_of_the_corners_is_the_located_point(degrees: float) -> None:
+    """Seen along the slices' normal, since a slice next to it may be the nearest."""
+    for one in crop_study(stacks_of(ball((0, 0, 0)), degrees), place_points(), TINY):
+        assert one.volume is not None
+        corners = crop_corners(one, one.volume, int(one.indices[len(one.indices) // 2]))
+        row, column, _ = one.volume.to_slice(0, np.stack([corners.mean(axis=0), one.point]))
+        assert row[0] == pytest.approx(row[1], abs=1e-6)
+        assert column[0] == pytest.approx(column[1], abs=1e-6)
 
 
 def grader(config: GradeConfig = TINY, seed: int = 0) -> Grader:
@@ -205,7 +202,7 @@ def test_a_view_that_its_grade_does_not_read_has_no_heat() -> None:
 
 
 def test_where_a_model_looked_at_a_study() -> None:
-    """Bars sum to 1 over the slices that exist; the picture is of the highest; missing views say why."""
+    """Attention sums to 1 over the slices that exist; missing views say why."""
     points = place_points()
     points[2, 4] = np.nan
     stacks = stacks_of(ball(points[0, 2]))[1:]
@@ -229,30 +226,50 @@ def test_where_a_model_looked_at_a_study() -> None:
     assert len(seen) == 14
     for one in seen:
         assert sum(one.attention) == pytest.approx(1)
-        assert len(one.instances) == len(one.attention) == TINY.slices[0 if one.place == "canal" else 1]
-        assert one.attention[one.pictured] == max(one.attention)
-        assert one.slice.facts["instance_number"] == one.instances[one.pictured]
-        assert one.slice.image.shape == one.heat.shape
+        assert len(one.positions) == len(one.attention) == TINY.slices[0 if one.place == "canal" else 1]
+        assert one.heat.shape == (len(one.positions), 4, 4)
         assert one.heat.min() >= 0
-        assert one.heat.max() <= 1
+        assert one.heat.max() in (0, 1)
         assert target(one.target).level == one.level
         assert one.place == PLACE_OF_CONDITION[target(one.target).condition]
         assert one.severity == chosen[LEVELS.index(one.level), PLACES.index(one.place)]
 
 
+def test_a_view_that_its_grade_does_not_read_is_not_shown() -> None:
+    """The axial middle of a canal that is graded without it."""
+    config = replace(TINY, axial_for_canal=False)
+    crops = crop_study(stacks_of(ball((0, 0, 0))), place_points(), config)
+    found = list(where_looked(Model(config, (grader(config),)), crops, np.zeros((5, 5), dtype=np.int64)))
+    missing = [one for one in found if isinstance(one, MissingCrop)]
+    assert [(one.place, one.reason) for one in missing] == [("axial middle", "the grade is not read from it")] * 5
+
+
 @pytest.mark.parametrize("name", ["small_resnet", "resnet18", "convnext_atto", "mobilenetv3_small_050"])
-def test_the_last_feature_map_is_found(name: str) -> None:
-    """Of encoders of all three sources; pooled, that of the plain residual networks is the description."""
+def test_the_fine_feature_map_is_found(name: str) -> None:
+    """Of encoders of all three sources; the last one where a cell may be as coarse; all that follows comes from it."""
     encoder = build_encoder(name)[0].eval()
     inputs = torch.randn(2, 1, 64, 64)
-    with captured([last_map(encoder, inputs)]) as outputs:
-        described = encoder(inputs)
-    _, features = outputs[0]
-    assert features.shape[2:] == ((4, 4) if name == "small_resnet" else (2, 2))
+    for stride, cells in ((8, 8), (1000, 4 if name == "small_resnet" else 2)):
+        with captured([fine_map(encoder, inputs, stride)]) as outputs:
+            described = encoder(inputs)
+        _, features = outputs[0]
+        assert features.shape[2:] == (cells, cells)
+        assert torch.autograd.grad(described[:, 0].sum(), features)[0].abs().sum() > 0
     if "resnet" in name:
         np.testing.assert_allclose(features.mean(dim=(2, 3)).detach(), described.detach(), atol=1e-5)
 
 
+def test_after_average_pooling_the_elementwise_heat_is_the_logit_itself() -> None:
+    """Where a linear head follows, each cell is what it adds to the logit; what speaks against it is left out."""
+    torch.manual_seed(0)
+    features, head = torch.randn(1, 6, 5, 4, requires_grad=True), nn.Linear(6, 1, bias=False)
+    logit = head(features.mean(dim=(2, 3)))[0, 0]
+    (gradient,) = torch.autograd.grad(logit, features)
+    added = (features.detach()[0] * head.weight.detach()[0, :, None, None]).sum(dim=0) / 20
+    assert float(added.sum()) == pytest.approx(float(logit.detach()), abs=1e-6)
+    np.testing.assert_allclose(elementwise(features, gradient)[0], added.clamp(min=0), atol=1e-7)
+
+
 def test_an_encoder_without_a_map_is_refused() -> None:
     with pytest.raises(ValueError, match="no feature map"):
-        last_map(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), torch.zeros(1, 1, 8, 8))
+        fine_map(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), torch.zeros(1, 1, 8, 8))

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from playwright.sync_api import Browser
 
 from lumbar_kaggle.baseline.recipe import BaselineConfig
 from lumbar_kaggle.baseline.report import compare, truth_of
@@ -23,6 +24,7 @@ from lumbar_kaggle.pages.charts import accuracy_scatter, bar_rows, loss_curves, 
 from lumbar_kaggle.pages.render import fixed, percent, rate, target_words, write_report
 from lumbar_kaggle.pages.study import write_study_page
 from lumbar_kaggle.scoring.metric import confusion, score, weighted_prior
+from tests.support.browser import watched_page
 from tests.support.dicom_files import write_sagittal
 
 CANAL = tuple(name for name in TARGET_NAMES if target(name).score_group == "spinal")
@@ -173,7 +175,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One good study, and one whose only series is a sagittal T2."""
     folder = tmp_path_factory.mktemp("studies")
-    tags = {"spacing": (0.8, 0.8), "shape": (48, 40)}
+    tags = {"spacing": (2.0, 2.0), "shape": (48, 40)}
     write_sagittal(folder / "good" / "t1", SeriesDescription="Sagittal T1", **tags)
     write_sagittal(folder / "no_t1" / "t2", SeriesDescription="Sagittal T2", **tags)
     return folder
@@ -210,7 +212,7 @@ class Tables(HTMLParser):
 def assert_stands_alone(page: str) -> None:
     assert "http:" not in page
     assert "https:" not in page
-    assert "<script" not in page
+    assert re.search(r"<script[^>]*\bsrc", page) is None
     assert "@import" not in page
     assert "url(" not in page
     sources = re.findall(r'(?:src|href|srcset|data)="([^"]*)"', page)
@@ -341,11 +343,43 @@ def test_study_page(bundle: Path, studies: Path, tmp_path: Path) -> None:
     assert all(word in grid[1][1] for word in ("Normal/Mild", "Moderate", "Severe", "%"))
     assert page.count('class="grade ') == 25
     assert page.count("<small>prior</small>") == 23
-    assert page.count("data:image/jpeg") == 1 + 2
+    assert page.count('"data:image/jpeg') == 1 + 2
     assert "Not a medical device" in page
-    assert "48 rows × 40 columns" in page
-    assert "38 × 32 mm" in page
+    assert "slices of 48 × 40 px of 2.00 × 2.00 mm, 96 × 80 mm in all" in page
+    assert page.count("<li>no readable ") == 2
     assert write_study_page(studies, "good", bundle, tmp_path / "b.html").read_text() == page
+
+
+def test_a_hostile_name_stays_text(bundle: Path, studies: Path, browser: Browser, tmp_path: Path) -> None:
+    """Of a study and of a series, in the markup and in the script's data."""
+    study, series = "<script>document.title = 1", "<!--<script>'&"
+    write_sagittal(studies / study / series, SeriesDescription="Sagittal T1", slices=3)
+    url = write_study_page(studies, study, bundle, tmp_path / "a.html").as_uri()
+    with watched_page(browser) as page:
+        page.goto(url)
+        page.locator("[data-drawn]").wait_for()
+        assert page.title() == f"Study {study}"
+        assert page.evaluate("JSON.parse(document.getElementById('data').textContent).series[0].id") == series
+
+
+def test_a_grade_that_was_read_from_a_whole_slice(
+    bundle: Path, studies: Path, browser: Browser, tmp_path: Path
+) -> None:
+    """The baseline's: the frame is the slice; a grade without a model goes nowhere and says so."""
+    url = write_study_page(studies, "good", bundle, tmp_path / "a.html").as_uri()
+    with watched_page(browser) as page:
+        page.goto(url)
+        page.locator("[data-drawn]").wait_for()
+        page.locator(f'[data-target="{TARGET_NAMES.index(CANAL[0])}"]').click()
+        assert re.search(r"graded from Sagittal T1, series t1, slice \d+ \(all of it\)", page.inner_text("#chosen"))
+        side = page.locator(".view").bounding_box()["width"]
+        corners = page.locator("polygon.frame").get_attribute("points").split()
+        left, top, right, bottom = side / 12, 0, side * 11 / 12, side
+        drawn = [list(map(float, corner.split(","))) for corner in corners]
+        np.testing.assert_allclose(drawn, [[left, top], [right, top], [right, bottom], [left, bottom]], atol=0.5)
+        page.locator('[data-target="24"]').click()
+        assert "no slice was looked at" in page.inner_text("#chosen")
+        assert page.locator("polygon.frame").count() == 0
 
 
 def test_study_page_without_a_readable_series(bundle: Path, studies: Path, tmp_path: Path) -> None:
@@ -353,7 +387,7 @@ def test_study_page_without_a_readable_series(bundle: Path, studies: Path, tmp_p
     assert_stands_alone(page)
     assert page.count("<small>prior</small>") == 25
     assert "could not be graded: no sagittal T1 series" in page
-    assert "data:image" not in page
+    assert page.count('"data:image') == 1  # of the series that the models do not look at
     with pytest.raises(InputError, match="holds no study"):
         write_study_page(studies, "unknown", bundle, tmp_path / "b.html")
 

@@ -24,8 +24,8 @@ from lumbar_kaggle.scoring.metric import score
 from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.two_stage.bundle import TwoStagePredictor
 from lumbar_kaggle.two_stage.locate.find import COLUMNS
-from lumbar_kaggle.two_stage.pages import edge_letters, explain_study, located_slices
-from lumbar_kaggle.two_stage.study import PLACES
+from lumbar_kaggle.two_stage.pages import explain_study, located_slices
+from lumbar_kaggle.two_stage.study import PLACES, read_study
 from tests.pages.test_pages import Tables, assert_stands_alone, write_run
 from tests.support.dicom_files import rewrite
 from tests.support.two_stage_studies import AXIAL, SAGITTAL, SETTINGS, ball, make_stack, place_points
@@ -88,15 +88,13 @@ def test_study_page(root: Path, study_id: str, page: str) -> None:
     assert page.count('class="grade ') == 25
     explanation = explain_study(study_rows(find_studies(root / "set"), study_id), predictor_of(root))
     seen = [one for one in explanation.crops if isinstance(one, ExplainedCrop)]
-    assert page.count("data:image/jpeg") == len(explanation.located) + len(seen)
+    series = {one.slice.facts["series_id"] for one in explanation.located}
+    assert page.count('"data:image/jpeg') == len(series) + len(seen) == 3 + len(seen)
     assert page.count('aria-label="Slice attention of ') == len(seen)
     assert page.count("No picture: ") == 30 - len(seen)
     assert page.count('class="outline"') == len(seen)
-    pictures = [one.slice for one in (*explanation.located, *seen)]
-    axial = sum(picture.facts["kind"] == "axial_t2" for picture in pictures)
-    assert page.count(">R</text>") == page.count(">L</text>") == axial > 0
-    for one in explanation.located:
-        assert f"instance {one.slice.facts['instance_number']}" in page
+    sure = Tables(page).tables["confidences"]
+    assert [row[0] for row in sure[1:]] == ["Canal", "Left foramen", "Right foramen", "Left recess", "Right recess"]
     assert "means over the model’s 2\nnetworks, one per fold" in page
     again = write_study_page(root / "set", study_id, root / "bundle", root / "again.html").read_text()
     assert again == page
@@ -125,6 +123,16 @@ def test_a_study_without_axial_series(root: Path, study_id: str, tmp_path: Path)
     assert page.count("No picture: the point was not found.") >= 10
     assert "axial_t2" not in page
     assert "Axial T2, series" not in page
+
+
+def test_what_is_graded_from_another_series_is_said_at_the_missing_one(
+    root: Path, study_id: str, tmp_path: Path
+) -> None:
+    folder = copy_without(root, {"Sagittal T1"}, study_id, tmp_path / "set")
+    page = write_study_page(folder, study_id, root / "bundle", tmp_path / "a.html").read_text()
+    (absent,) = re.findall(r'<figure class="panel absent">.*?</figure>', page, re.DOTALL)
+    assert "<li>no readable Sagittal T1 series</li>" in absent
+    assert re.search(r"<li>Sagittal T1: \d+ crops of the foramen are cut from Sagittal T2/STIR instead</li>", absent)
 
 
 def test_a_study_that_does_not_know_its_sides(root: Path, study_id: str, tmp_path: Path) -> None:
@@ -157,6 +165,7 @@ def test_a_study_without_instance_numbers(root: Path, study_id: str, tmp_path: P
     page = write_study_page(folder, study_id, root / "bundle", tmp_path / "a.html").read_text()
     assert_stands_alone(page)
     assert "Sagittal T1, no instance number" in page
+    assert '"instance": null' in page
     assert "<span>–</span>" in page
     assert "None" not in page
 
@@ -173,7 +182,10 @@ def test_a_study_with_nothing_readable(root: Path, study_id: str, tmp_path: Path
     assert_stands_alone(page)
     assert "This study could not be graded" in page
     assert page.count("<small>prior</small>") == 25
-    assert f"series 5: test_images/{study_id}/5: none of 1 files is a usable slice" in page
+    absent = re.findall(r'<figure class="panel absent">.*?</figure>', page, re.DOTALL)
+    assert len(absent) == 3
+    assert "<span>series 5</span>" in absent[0]
+    assert f"<li>test_images/{study_id}/5: none of 1 files is a usable slice" in absent[0]
     assert "data:image/jpeg" not in page
     assert str(tmp_path) not in page
 
@@ -203,6 +215,7 @@ def test_points_are_drawn_on_the_slices_nearest_to_them() -> None:
             nearest = np.abs((stack.positions - point) @ stack.normal).min()
             assert mark.distance_mm == pytest.approx(nearest, abs=1e-6)
             assert mark.confidence == 0.9
+            assert mark.point == pytest.approx(point)
             assert mark.inside(one.slice.image.shape)
             row, column, _ = stack.to_slice(index, point)
             assert (mark.row, mark.column) == (pytest.approx(float(row)), pytest.approx(float(column)))
@@ -213,36 +226,22 @@ def test_points_are_drawn_on_the_slices_nearest_to_them() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("orientation", "letters"),
-    [
-        (AXIAL, ("R", "L")),
-        # Stored from the patient's left to the right.
-        ((-1, 0, 0, 0, 1, 0), ("L", "R")),
-        (SAGITTAL, ("", "")),
-        ((0, 1, 0, -1, 0, 0), ("", "")),
-    ],
-)
-def test_letters_tell_the_sides_of_a_slice_as_it_is_stored(
-    orientation: tuple[float, ...], letters: tuple[str, str]
-) -> None:
-    """R and L where the rows run across the patient; none where they do not."""
-    assert edge_letters(np.array(orientation, dtype=np.float64)) == letters
-
-
 def test_attention_bars_show_shares_over_instance_numbers(root: Path, study_id: str, page: str) -> None:
     """The highest fills the height; the pictured slice is the coloured one."""
-    explanation = explain_study(study_rows(find_studies(root / "set"), study_id), predictor_of(root))
+    study = study_rows(find_studies(root / "set"), study_id)
+    explanation, stacks = explain_study(study, predictor_of(root)), read_study(study).volumes
     seen = [one for one in explanation.crops if isinstance(one, ExplainedCrop)]
     charts = re.findall(r'<div class="attention".*?\n</div>', page, re.DOTALL)
     for one, chart in zip(seen, charts, strict=True):
         bars = re.findall(r"<small>(.+?)</small>.*?--share:([\d.]+).*?<span>(\d+)</span>", chart)
-        assert [int(number) for _, _, number in bars] == list(one.instances)
+        stack = next(stack for stack in stacks if stack.series_id == one.series_id)
+        nearest = [np.linalg.norm(stack.positions - place, axis=1).argmin() for place in one.positions]
+        assert [int(number) for _, _, number in bars] == [stack.instance_numbers[k] for k in nearest]
         assert [html.unescape(text) for text, _, _ in bars] == [percent(weight) for weight in one.attention]
         heights = [float(height) for _, height, _ in bars]
         np.testing.assert_allclose(heights, np.array(one.attention) / max(one.attention), atol=0.001)
         marked = re.findall(r"<div( class=.pictured.)?><small>", chart)
-        assert [bool(kind) for kind in marked] == [k == one.pictured for k in range(len(bars))]
+        assert [bool(kind) for kind in marked] == [weight == max(one.attention) for weight in one.attention]
 
 
 def test_report_of_a_run(root: Path, tmp_path: Path) -> None:
