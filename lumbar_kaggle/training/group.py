@@ -64,10 +64,10 @@ def use_device(number: int, beside: int) -> None:
         torch.set_num_threads(max(1, usable_cores() // beside))
 
 
-def join(**options: Any) -> None:
-    """Enter a group; options are those of ``torch.distributed.init_process_group``."""
-    # What is said about the work goes from memory to memory, gradients from GPU to GPU.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", **options)
+def join(beside: int, **options: Any) -> None:
+    """Enter a group, with so many processes on this machine; options: see ``torch.distributed.init_process_group``."""
+    # What is said about the work goes from memory to memory, gradients from GPU to GPU where each has its own.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if beside <= torch.cuda.device_count() else "gloo", **options)
 
 
 def train_together(
@@ -98,7 +98,7 @@ def _member(
     use_device(first + number, beside)
     if sys.platform == "linux":  # else gloo asks for the address of the machine's name, which it may not have
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    join(init_method=store, rank=number, world_size=count)
+    join(beside, init_method=store, rank=number, world_size=count)
     try:
         work(shared, item)
     except (OutOfTime, InputError) as error:
@@ -109,9 +109,10 @@ def _member(
 def under_torchrun(command: Callable[[], int]) -> int:
     """Be one of the processes that ``torchrun`` started with the same command: the first one executes it, the others
     follow what it trains. Returns the exit code."""
-    use_device(int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]))
+    beside = int(os.environ["LOCAL_WORLD_SIZE"])
+    use_device(int(os.environ["LOCAL_RANK"]), beside)
     # Between two networks the others wait for as long as it takes; when a process dies, torchrun ends them all.
-    join(timeout=timedelta(days=30))
+    join(beside, timeout=timedelta(days=30))
     code = 0
     if leads():
         code = command()
