@@ -210,9 +210,10 @@ def classifier_learner(
         parts = list(compress(items, ~held_out)), list(compress(items, held_out))
         learner = loop.make_learner(network.model[1], parts, loss, folder, config, metrics=metrics)
     else:
-        pictures = [_picture(path, size) for path in rows["image"]]
+        which, paths = pd.factorize(rows["image"])
+        pictures = np.stack([_picture(path, size) for path in paths])
         options = {"flip": config.protocol == "report", "splitter": network.split, "metrics": metrics}
-        learner = picture_learner(network, pictures, labels, held_out, loss, folder, config, **options)
+        learner = picture_learner(network, pictures, which, labels, held_out, loss, folder, config, **options)
     return learner, pretrained is not None
 
 

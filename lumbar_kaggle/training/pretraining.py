@@ -54,7 +54,7 @@ def pretrain(out: Path, config: PretrainConfig) -> float:
         load_pretrained(network.model[0], config.arch, config.weights)
         images, severities = draw_middle_slices(config.seed, config.patients, config.image_size)
         held_out = np.arange(len(images)) % HELD_OUT == 0
-        return picture_learner(network, images, severities, held_out, loss, out.parent, config)
+        return picture_learner(network, images, np.arange(len(images)), severities, held_out, loss, out.parent, config)
 
     def keep(model: nn.Sequential) -> dict[str, torch.Tensor]:
         return body_state(model[0], config.arch)  # under the names that the whole model has for its weights
