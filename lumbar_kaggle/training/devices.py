@@ -58,7 +58,7 @@ def spread(
     failed raised, `OutOfTime` too; items that had begun have ended by then."""
     if on_cluster():
         return run_there(work, shared, items)
-    if group.size() > 1:
+    if group.has_followers():
         return group.lead(work, shared, items)
     gpus = max(1, torch.cuda.device_count())
     alone, several = shares(len(items), gpus) if processes is None else (len(items), 1)

@@ -1,7 +1,7 @@
 """Several processes, on this machine or on others, that train one network together: who they are and what they say.
 
-A group is in force once `join` has been called in each of its processes. All of them then do the same work on the same
-items; `training.together` gives each its part of every batch. Only the first one, which `leads`, writes files."""
+All processes of a group do the same work on the same item; `training.together` gives each its part of every batch. Only
+the first one, which `leads`, writes files. Between two items it may do other work, alone."""
 
 import logging
 import os
@@ -28,14 +28,22 @@ Item = TypeVar("Item")
 Work = Callable[[Shared, Item], None]
 
 
+_at_work = False  # whether all processes of the group do the same just now
+
+
 def size() -> int:
-    """Return the number of processes that train together, 1 where this one is alone."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    """Return the number of processes that do together what this one does, 1 where it is alone with that."""
+    return dist.get_world_size() if _at_work else 1
 
 
 def rank() -> int:
     """Return this process's number among them, from 0."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if _at_work else 0
+
+
+def has_followers() -> bool:
+    """Whether other processes wait for what this one has them do, see `lead`."""
+    return dist.is_initialized() and not _at_work
 
 
 def leads() -> bool:
@@ -100,7 +108,7 @@ def _member(
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     join(beside, init_method=store, rank=number, world_size=count)
     try:
-        work(shared, item)
+        _do(work, shared, item)
     except (OutOfTime, InputError) as error:
         raised.put(error)
     dist.destroy_process_group()
@@ -113,8 +121,10 @@ def under_torchrun(command: Callable[[], int]) -> int:
     use_device(int(os.environ["LOCAL_RANK"]), beside)
     # Between two networks the others wait for as long as it takes; when a process dies, torchrun ends them all.
     join(beside, timeout=timedelta(days=30))
+    for name in ("RANK", "WORLD_SIZE"):  # by which fastai would have the first process wait for the others
+        os.environ.pop(name)
     code = 0
-    if leads():
+    if dist.get_rank() == 0:
         code = command()
         _say(None)
     else:
@@ -130,7 +140,7 @@ def lead(work: Work[Shared, Item], shared: Shared, items: Sequence[Item]) -> Non
     try:
         for item in items:
             _say((item,))
-            work(shared, item)
+            _do(work, shared, item)
     except (OutOfTime, InputError):
         _say(None)
         raise
@@ -140,9 +150,18 @@ def lead(work: Work[Shared, Item], shared: Shared, items: Sequence[Item]) -> Non
 def _follow(work: Work[Shared, Item], shared: Shared) -> None:
     while (said := _say()) is not None:
         try:
-            work(shared, said[0])
+            _do(work, shared, said[0])
         except (OutOfTime, InputError):
             continue  # the first process raises it too, and says no more items
+
+
+def _do(work: Work[Shared, Item], shared: Shared, item: Item) -> None:
+    global _at_work
+    _at_work = True
+    try:
+        work(shared, item)
+    finally:
+        _at_work = False
 
 
 def _say(what: Any = None) -> Any:

@@ -58,10 +58,13 @@ def make_learner(
     """Return a learner on the training's device, in 16 bits where that is faster and ``mixed_precision`` allows it.
     Parts are datasets to train and to validate on: anything with a length and items. Of the configuration its
     ``batch_size`` counts; `folder` is for fastai's own temporary files, `workers` are processes that load, and options
-    are those of ``Learner``."""
+    are those of ``Learner``. Raises InputError where a batch has fewer items than there are processes in a group."""
     device = training_device()
     # The training loader drops its last, smaller batch: with fewer items than one batch nothing is left.
     shared = {"bs": min(config.batch_size, len(parts[0])), "num_workers": workers}
+    if shared["bs"] < group.size():
+        what = f"batches of {shared['bs']} are too small for {group.size()} processes"
+        raise InputError(f"{folder}: {what}; start fewer, or give a larger --batch-size")
     training = DataLoader(parts[0], shuffle=True, drop_last=True, **shared)
     loaders = DataLoaders(training, DataLoader(parts[1], **shared)).to(device)
     network.to(device)

@@ -16,15 +16,13 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.training.devices import training_device
 from lumbar_kaggle.training.group import added, rank, size
 
 
 class TrainTogether(Callback):  # type: ignore[misc]
     """Give the network this process's part of a batch, and the loss what all processes' networks make of theirs.
-    Dropout differs from part to part, and so from what one process would draw. Raises InputError: a training batch has
-    fewer items than there are processes."""
+    Dropout differs from part to part, and so from what one process would draw."""
 
     # After the batch is prepared and gradients are accumulated (6), before mixed precision (10) looks at the sum.
     order = 8
@@ -33,11 +31,8 @@ class TrainTogether(Callback):  # type: ignore[misc]
         """Take the part, and keep the random numbers of all processes alike."""
         self.count, self.inside = find_bs(self.xb), ExitStack()
         self.part = slice(*(self.count * number // size() for number in (rank(), rank() + 1)))
-        if self.count < size():
-            if self.training:
-                small = f"batches of {self.count} are too small for {size()} processes"
-                raise InputError(f"{small}; give a larger --batch-size or start fewer")
-            self.part = slice(None)  # the last batch of the validation: each takes all of it
+        if self.count < size():  # the last batch of the validation: each takes all of it
+            self.part = slice(None)
             return
         self.learn.xb = apply(lambda tensor: tensor[self.part], self.xb)
         device = training_device()
