@@ -35,6 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code (0 done, 2 bad input, 3 nothing graded, 130 stopped)."""
     _prepare()
     words = [*(sys.argv[1:] if arguments is None else arguments)]
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # started by torchrun: one of several processes with these words
+        from lumbar_kaggle.training.group import under_torchrun
+
+        return under_torchrun(partial(_execute, words))
+    return _execute(words)
+
+
+def _execute(words: list[str]) -> int:
     try:
         said = f"lumbar_kaggle {__version__}" if words == ["--version"] else parse(words)()
         text, code = (said, 0) if isinstance(said, str) else said

@@ -10,6 +10,7 @@ import pytest
 from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import as_path
+from lumbar_kaggle.dicom.cache import Cache, CacheConfig
 from lumbar_kaggle.kaggle.play import tree_hashes
 from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.settings import STANDARD_SETS, PhantomSet
@@ -69,6 +70,37 @@ def test_a_store_gives_the_cache_and_the_submission_that_a_folder_gives(
     for length in (0, len("/test_images")):
         here, there = (tmp_path / f"{name}{length}.csv" for name in ("here", "there"))
         assert here.read_bytes() == there.read_bytes()
+
+
+def test_a_cache_in_a_store_is_the_cache_of_a_folder(
+    two_stage: Path, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Written in batches that are sent, taken up where it was, fetched once for the training, which it gives the same
+    points; a changed cache is fetched anew."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    competition, there = str(two_stage / "competition"), f"{store}-cache"
+    fill = ["preprocess", competition, "--cache", there, "--kind", "volumes", "--pool", "threads", "--batch-size", "16"]
+    assert main(fill) == 0
+    batches = sorted(path.name for path in as_path(f"{there}/volumes/batches").iterdir())
+    (as_path(f"{there}/volumes/batches/{batches[0]}") / "index.csv").unlink()  # as one that was not sent to its end
+    assert main(fill) == 0
+    assert f"{len(batches) - 1} of {len(batches)} batches are already there" in capsys.readouterr().out
+    use = ["--weights", str(two_stage / "bundle"), "--epochs", "0"]
+    for name, cache in (("here", str(two_stage / "cache")), ("there", there)):
+        assert main(["locate", competition, "--cache", cache, "--out", str(tmp_path / name), *use]) == 0
+    points = [(tmp_path / name / "points.csv").read_bytes() for name in ("here", "there")]
+    assert points[0] == points[1]
+    (kept,) = (tmp_path / "home" / "lumbar_kaggle").glob("*/*")
+    index = Cache(kept, "volumes").index()
+    assert index.drop(columns="file").equals(Cache(two_stage / "cache", "volumes").index().drop(columns="file"))
+    with pytest.raises(InputError, match=r"volumes/config.json: this cache was made with other settings"):
+        Cache(Path(there), "volumes").open(CacheConfig("volumes", 0, {}))
+    before = Cache(Path(there), "volumes").fetched().folder
+    changed = as_path(f"{there}/volumes/index.csv")
+    changed.write_bytes(changed.read_bytes().replace(b",ok,", b",failed,", 1))
+    after = Cache(Path(there), "volumes").fetched().folder
+    assert after != before
+    assert not before.exists()
 
 
 def test_a_store_that_is_not_there_is_said(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

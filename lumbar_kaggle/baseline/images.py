@@ -105,7 +105,7 @@ def image_worker(source: Source, folder: Path) -> dict[str, object]:
 
 def cached_images(cache_folder: Path) -> pd.DataFrame:
     """Return ``study_id, series_id, image`` (path as text) of a finished cache: of each study the first usable."""
-    cache = Cache(cache_folder, CACHE_CONFIG.kind)
+    cache = Cache(cache_folder, CACHE_CONFIG.kind).fetched()
     index = cache.index()
     usable = index[index["status"] == OK].drop_duplicates("study_id")
     paths = [str(cache.folder / file) for file in usable["file"]]

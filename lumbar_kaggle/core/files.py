@@ -4,10 +4,12 @@ import contextlib
 import functools
 import hashlib
 import inspect
+import io
 import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +32,15 @@ JUNK = {
 
 
 def write_atomic(path: AnyPath, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then move it into place: a kill never leaves half a file."""
-    path = Path(path)
+    """Let `write` fill a temporary file beside `path`, then move it into place: a kill never leaves half a file. One at
+    an address is filled here and sent; a store shows whole objects only."""
+    path = as_path(path)
+    if not isinstance(path, Path):
+        with tempfile.TemporaryDirectory() as folder:
+            write(here := Path(folder, path.name))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(here.read_bytes())
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     # The temporary name keeps the suffix, since some writers choose the format by it.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
@@ -52,11 +61,14 @@ def locked(target: AnyPath, *, file: bool = False) -> Iterator[None]:
     """Keep other processes from writing a folder, or with `file` a file, while the block runs. The same thread may lock
     again what it holds. The operating system frees the lock of a process that dies. A folder is made if it is not there
     and kept if anything comes to lie in it; a file's lock lies beside it. Raises `InputError` where another process, or
-    another thread, is at work on it, or nothing can be written there."""
+    another thread, is at work on it, or nothing can be written there. An address is not locked: a store cannot."""
     # Here and not above: it takes as long to import as all that `lumbar --help` needs.
     from filelock import FileLock, Timeout
 
-    target = Path(target)
+    target = as_path(target)
+    if not isinstance(target, Path):
+        yield
+        return
     path = (target.with_name(f".{target.name}.lock") if file else target / ".lock").absolute()
     lock = FileLock(path, is_singleton=True)
     if lock.is_locked:
@@ -121,9 +133,10 @@ def read_csv(path: AnyPath, columns: Iterable[str], remedy: str, **options: Any)
     import pandas as pd
 
     try:
-        table: pd.DataFrame = pd.read_csv(path, encoding_errors="surrogateescape", **options)
+        content = as_path(path).read_bytes()
+        table: pd.DataFrame = pd.read_csv(io.BytesIO(content), encoding_errors="surrogateescape", **options)
         missing = [name for name in columns if name not in table.columns]
-        if not missing and Path(path).read_bytes().endswith(b"\n"):
+        if not missing and content.endswith(b"\n"):
             return table
         reason = f"column {missing[0]} is missing" if missing else "its end is missing"
     except FileNotFoundError:
@@ -136,7 +149,7 @@ def read_csv(path: AnyPath, columns: Iterable[str], remedy: str, **options: Any)
 def read_json(path: AnyPath) -> Any:
     """Read a JSON file; one that is missing or is not JSON is an `InputError`."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(as_path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (ValueError, RecursionError) as error:
@@ -189,6 +202,20 @@ def as_path(place: AnyPath) -> Path:
         return cast(Path, UPath(f"{address[1]}://{address[2]}"))
     except (ImportError, ValueError) as error:
         raise InputError(f"{place}: cannot be read ({error}); pip install 'lumbar_kaggle[storage]'") from None
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder, here or in a store, with all that is in it; one that is not there is none."""
+    if isinstance(path, Path):
+        shutil.rmtree(path, ignore_errors=True)
+    elif path.exists():
+        path.rmdir(recursive=True)
+
+
+def spool(place: AnyPath) -> Path:
+    """Return a folder of this machine for copies of what lies at an address: of ``~/.cache`` or XDG_CACHE_HOME."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home, "lumbar_kaggle", digest(str(place)))
 
 
 def is_folder(path: Path) -> bool:

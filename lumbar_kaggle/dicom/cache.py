@@ -10,6 +10,9 @@ A batch is named by a digest of its sources, so a batch that is already there is
 other files makes a new one. Sources are compared by the names and sizes of their files and, in the index, by the first
 bytes, which hold the identifiers: a mount may give other times to the same files, and reading every byte would cost
 what the work saves.
+
+A cache may lie at an address of an object store. Then a batch is made here and sent, its index last, by which it is
+there; and `Cache.fetched` copies whole batches into a folder of this machine, where they can be read piece by piece.
 """
 
 import contextlib
@@ -18,17 +21,31 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+from tqdm import tqdm
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import as_path, digest, list_folder, read_csv, read_json, write_csv, write_json
+from lumbar_kaggle.core.files import (
+    as_path,
+    copy_file,
+    digest,
+    list_folder,
+    read_csv,
+    read_json,
+    remove_folder,
+    spool,
+    write_csv,
+    write_json,
+)
 from lumbar_kaggle.dicom.headers import UnreadableInstance, read_content
 from lumbar_kaggle.dicom.plain import HEAD_BYTES
 
+UPLOADS = 8  # files that are on their way to a store at once
 OK = "ok"  # status of an entry that can be used; any other status has a reason beside it
 # Of a batch's folder, with a dot before it is committed; whatever else lies there is not ours.
 _BATCH_NAME = re.compile(r"\.?\d{5,}-[0-9a-f]{16}")
@@ -95,8 +112,11 @@ class Cache:
     """One kind of entries in a cache folder."""
 
     def __init__(self, folder: Path, kind: str) -> None:
-        self.folder = folder / kind
+        self.folder = as_path(folder) / kind
         self.batches = self.folder / "batches"
+        self.stored = not isinstance(self.folder, Path)
+        # Where batches are made.
+        self._desk = spool(self.folder) if self.stored else self.batches
 
     def open(self, config: CacheConfig) -> None:
         """Create the folder; raise InputError where it was made with another configuration."""
@@ -104,7 +124,8 @@ class Cache:
         if path.is_file() and read_json(path) != wanted:
             remedy = "choose another --cache folder or delete it"
             raise InputError(f"{path}: this cache was made with other settings; {remedy}")
-        self.batches.mkdir(parents=True, exist_ok=True)
+        for folder in (self.batches, self._desk):
+            folder.mkdir(parents=True, exist_ok=True)
         write_json(path, wanted)
 
     def plan(self, sources: list[Source], batch_size: int) -> list[Batch]:
@@ -122,25 +143,32 @@ class Cache:
             return None
         # Each source has as many rows as the others; with lines cut off, one has fewer or none.
         rows, studies = len(index) % len(batch.sources), {source.study_id for source in batch.sources}
-        files = all((folder / file).exists() for file in index["file"].unique())
-        return index if files and not rows and set(index["study_id"]) == studies else None
+        files = {one.name for one in folder.iterdir()} if self.stored else None  # one question in place of many
+        there = all(file in files if files and file else (folder / file).exists() for file in index["file"].unique())
+        return index if there and not rows and set(index["study_id"]) == studies else None
 
     def begin(self, batch: Batch) -> Path:
         """Return a folder outside of the committed ones for the batch's files; it has those that are there already."""
-        folder = self.batches / f".{batch.name}"
+        folder = self._desk / f".{batch.name}"
         shutil.rmtree(folder, ignore_errors=True)
         if self.entries(batch) is None:
             folder.mkdir()
         else:
-            shutil.copytree(self.batches / batch.name, folder)
+            _copy(self.batches / batch.name, folder)
         return folder
 
     def commit(self, batch: Batch, entries: pd.DataFrame) -> None:
         """Write the batch's index and move its folder into place in one step."""
-        folder = self.batches / f".{batch.name}"
+        folder, target = self._desk / f".{batch.name}", self.batches / batch.name
+        remove_folder(target)
+        if self.stored:
+            with ThreadPoolExecutor(UPLOADS) as pool:
+                list(pool.map(lambda file: copy_file(file, target / file.name), sorted(folder.iterdir())))
+            write_csv(target / "index.csv", entries)
+            shutil.rmtree(folder)
+            return
         write_csv(folder / "index.csv", entries)
-        shutil.rmtree(self.batches / batch.name, ignore_errors=True)
-        os.replace(folder, self.batches / batch.name)
+        os.replace(folder, target)
 
     def finish(self, batches: Iterable[Batch]) -> pd.DataFrame:
         """Join the batches' indices into one, drop batches that are not wanted, return the index."""
@@ -149,10 +177,31 @@ class Cache:
             part["file"] = [f"batches/{name}/{file}" if file else "" for file in part["file"]]
         for folder in self.batches.iterdir():
             if _BATCH_NAME.fullmatch(folder.name) and folder.name not in parts:
-                shutil.rmtree(folder)
+                remove_folder(folder)
         index = pd.concat(parts.values(), ignore_index=True)
         write_csv(self.folder / "index.csv", index)
         return index
+
+    def fetched(self) -> "Cache":
+        """Return a finished cache on this machine: itself, or a copy of one in a store, which is kept until that one
+        changes. Raises as `index`."""
+        if not self.stored:
+            return self
+        index, settings = self.index(), read_json(self.folder / "config.json")
+        place = self._desk / digest([settings, index.to_csv()])
+        copy = Cache(place, self.folder.name)
+        if not (copy.folder / "index.csv").is_file():
+            for older in self._desk.glob("*"):
+                if older != place:
+                    shutil.rmtree(older)
+            names = sorted({file.split("/")[1] for file in index["file"] if file})
+            for name in tqdm([name for name in names if not (copy.batches / name).is_dir()], "fetch", unit="batch"):
+                begun = copy.batches / f".{name}"
+                shutil.rmtree(begun, ignore_errors=True)
+                _copy(self.batches / name, begun)
+                os.replace(begun, copy.batches / name)
+            write_csv(copy.folder / "index.csv", index)
+        return copy
 
     def identity(self) -> str:
         """Return a digest of the sources of all usable entries of a finished cache; raises as `index`."""
@@ -163,6 +212,15 @@ class Cache:
         """Read the index of a finished cache; raise InputError where it is missing, damaged, or was not finished. Text
         columns, at least ``study_id, series_id, kind, status, reason, file``; `file` is relative to `folder`."""
         return _read_index(self.folder / "index.csv")
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a batch, from here or from a store, to this machine."""
+    if isinstance(source, Path):
+        shutil.copytree(source, target)
+    else:
+        target.mkdir(parents=True)
+        source.fs.get(f"{source.path}/", f"{target}/", recursive=True)
 
 
 def _read_index(path: Path) -> pd.DataFrame:

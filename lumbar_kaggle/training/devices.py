@@ -2,7 +2,7 @@
 
 import multiprocessing
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
@@ -10,8 +10,9 @@ import torch
 from fastai.callback import fp16 as _fp16  # noqa: F401 — gives Learner its to_fp16
 from fastai.learner import Learner
 
-from lumbar_kaggle.core.budget import end_with_parent, start_method, usable_cores
+from lumbar_kaggle.core.budget import end_with_parent, start_method
 from lumbar_kaggle.core.cluster import on_cluster, run_there
+from lumbar_kaggle.training import group
 
 Shared = TypeVar("Shared")
 Item = TypeVar("Item")
@@ -50,12 +51,42 @@ def spread(
 ) -> None:
     """Call ``work(shared, item)``, a function of a module, for every item; what it makes, it leaves in files. With one
     process everything happens here, in order. With several, by default as many as there are GPUs, each owns one device,
-    or its share of the cores, gets `shared` once, and takes the next item when it is free; with a scheduler in force
-    its workers do, see `core.cluster.run_there`. Raises what the first item that failed raised, `OutOfTime` too; items
-    that had begun have ended by then."""
+    or its share of the cores, gets `shared` once, and takes the next item when it is free. With a scheduler in force
+    its workers do, see `core.cluster.run_there`, and under ``torchrun`` all of its processes do one item after the
+    other together. So do several GPUs those that would leave some without work at the end, see `shares`: `work` trains
+    by `loop.train_file`, and what it does besides, it does only where `group.leads`. Raises what the first item that
+    failed raised, `OutOfTime` too; items that had begun have ended by then."""
     if on_cluster():
         return run_there(work, shared, items)
-    count = min(max(1, torch.cuda.device_count()) if processes is None else processes, len(items))
+    if group.has_followers():
+        return group.lead(work, shared, items)
+    gpus = max(1, torch.cuda.device_count())
+    alone, several = shares(len(items), gpus) if processes is None else (len(items), 1)
+    _spread_singly(work, shared, items[:alone], gpus if processes is None else processes)
+    _spread_together(work, shared, items[alone:], several)
+
+
+def shares(items: int, devices: int) -> tuple[int, int]:
+    """Return how many items are done one to a device, and over how many devices each of the others is done together:
+    those that would leave half or more of the devices without work in the last round."""
+    left = items % devices
+    return (items - left, devices // left) if left and devices // left > 1 else (items, 1)
+
+
+def _spread_together(work: Callable[[Shared, Item], None], shared: Shared, items: Sequence[Item], several: int) -> None:
+    """Do some items at once, each over `several` devices; one on which the devices cannot agree is done on one."""
+
+    def together(number: int) -> bool:
+        place = {"first": number * several, "beside": several * len(items)}
+        return group.train_together(work, shared, items[number], several, **place)
+
+    with ThreadPoolExecutor(max(1, len(items))) as pool:
+        done = list(pool.map(together, range(len(items))))
+    _spread_singly(work, shared, [item for item, well in zip(items, done, strict=True) if not well], len(items))
+
+
+def _spread_singly(work: Callable[[Shared, Item], None], shared: Shared, items: Sequence[Item], processes: int) -> None:
+    count = min(processes, len(items))
     if count <= 1:
         for item in items:
             work(shared, item)
@@ -81,7 +112,4 @@ def _take_device(number: Any, count: int, work: Callable[[Any, Any], None], shar
     end_with_parent()
     with number.get_lock():
         mine, number.value = number.value, number.value + 1
-    if torch.cuda.is_available():
-        torch.cuda.set_device(mine % torch.cuda.device_count())
-    else:
-        torch.set_num_threads(max(1, usable_cores() // count))
+    group.use_device(mine, count)

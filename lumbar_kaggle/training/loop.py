@@ -36,7 +36,9 @@ from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import write_atomic, write_csv
 from lumbar_kaggle.tables.folds import derive_seed
+from lumbar_kaggle.training import group
 from lumbar_kaggle.training.devices import device_of, train_in_half_precision, training_device
+from lumbar_kaggle.training.together import TrainTogether
 
 log = logging.getLogger(__name__)
 
@@ -56,14 +58,19 @@ def make_learner(
     """Return a learner on the training's device, in 16 bits where that is faster and ``mixed_precision`` allows it.
     Parts are datasets to train and to validate on: anything with a length and items. Of the configuration its
     ``batch_size`` counts; `folder` is for fastai's own temporary files, `workers` are processes that load, and options
-    are those of ``Learner``."""
+    are those of ``Learner``. Raises InputError where a batch has fewer items than there are processes in a group."""
     device = training_device()
     # The training loader drops its last, smaller batch: with fewer items than one batch nothing is left.
     shared = {"bs": min(config.batch_size, len(parts[0])), "num_workers": workers}
+    if shared["bs"] < group.size():
+        what = f"batches of {shared['bs']} are too small for {group.size()} processes"
+        raise InputError(f"{folder}: {what}; start fewer, or give a larger --batch-size")
     training = DataLoader(parts[0], shuffle=True, drop_last=True, **shared)
     loaders = DataLoaders(training, DataLoader(parts[1], **shared)).to(device)
     network.to(device)
     learner = Learner(loaders, network, loss_func=loss, path=folder, model_dir=".", **options)
+    if group.size() > 1:
+        learner.add_cb(TrainTogether())
     return train_in_half_precision(learner, wanted=getattr(config, "mixed_precision", True))
 
 
@@ -113,11 +120,12 @@ def train_file(
     learner, everything random in it drawn from `seed`, as the epochs are; it is told whether this is the beginning,
     since a resumed network needs no first weights. What `keep` takes of the trained model goes into the file,
     safetensors, with the configuration in its header; the table that is returned, see `history_of`, goes into
-    `history`. `title` is the progress bar's, options are those of `train`."""
+    `history`. `title` is the progress bar's, options are those of `train`. In a `group` only the first process writes,
+    and the others come back before it has."""
     checkpoint = file.with_suffix(".checkpoint.pt")
     set_seed(seed)
     learner = make(not checkpoint.is_file())
-    with tqdm(total=config.epochs, unit="epoch", desc=title) as progress:
+    with tqdm(total=config.epochs, unit="epoch", desc=title, disable=not group.leads()) as progress:
 
         def tell(_epoch: int, figures: list[float]) -> None:
             progress.set_postfix_str(f"train {figures[0]:.4f} valid {figures[1]:.4f}")
@@ -125,6 +133,8 @@ def train_file(
 
         train(learner, checkpoint, config.epochs, config.lr, seed=seed, tell=tell, **options)
     table = history_of(learner)
+    if not group.leads():
+        return table
     if history is not None:
         write_csv(history, table)
     write_network(file, keep(learner.model), config)
@@ -263,6 +273,8 @@ class Checkpoint(Callback):  # type: ignore[misc]
         self.begun = time.perf_counter()
         state = {"phase": self.phase, "best": self.best, "average": average, "seconds": self.seconds}
         state |= learner_state(self.learn)
+        if not group.leads():
+            return
         # In torch's older format: the newer one is an archive, which Kaggle may unpack into a folder.
         save = partial(torch.save, state, _use_new_zipfile_serialization=False)
         write_atomic(self.path_to_checkpoint, save)
@@ -318,4 +330,4 @@ class WithinBudget(Callback):  # type: ignore[misc]
     def before_batch(self) -> None:
         """Ask the time budget."""
         if self.training:
-            self.budget.check()
+            group.check(self.budget)

@@ -103,7 +103,7 @@ class CachedStudies:
     `sources` has the fingerprints of its series' files, see `cache.Source`."""
 
     def __init__(self, cache: Path) -> None:
-        volumes = Cache(cache, "volumes")
+        volumes = Cache(cache, "volumes").fetched()
         index = volumes.index()
         self.folder = volumes.folder
         self.rows = dict(list(index[index["status"] == OK].groupby("study_id", sort=False)))

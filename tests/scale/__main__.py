@@ -1,4 +1,4 @@
-"""``python -m tests.scale [SMALL TEST LARGE TEST]``: print the table of `measure.compare`."""
+"""``python -m tests.scale [STUDIES TEST …]``: print the table of `measure.compare` for each pair of numbers."""
 
 import sys
 import tempfile
@@ -31,4 +31,4 @@ def run(studies: int, test_studies: int) -> list[Took]:
 
 if __name__ == "__main__":
     sizes = tuple(map(int, sys.argv[1:])) or SIZES
-    print(compare(run(*sizes[:2]), run(*sizes[2:])))
+    print(compare(*(run(*pair) for pair in zip(sizes[::2], sizes[1::2], strict=True))))

@@ -1,13 +1,14 @@
 """Every stage of both recipes in a child process each, with what it took."""
 
 import contextlib
+import itertools
 import json
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +55,7 @@ class Took:
         stage: its name.
         studies: that it works on.
         seconds: wall time.
+        busy: seconds of processor time, of the process and its children, which other work on the machine leaves alone.
         memory_mb: greatest resident memory of the process or one of its children.
         files: greatest number of open files seen; 0 where the system does not tell.
         disk_mb: of everything in the folder after it.
@@ -62,6 +64,7 @@ class Took:
     stage: str
     studies: int
     seconds: float
+    busy: float
     memory_mb: float
     files: int
     disk_mb: float
@@ -125,7 +128,8 @@ def measure(place: Path, stage: str, studies: int, arguments: Sequence[str], lim
     # Kilobytes, but on macOS bytes.
     memory = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     disk = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
-    return Took(stage, studies, time.perf_counter() - start, memory / MB, most[0], disk / MB)
+    busy = usage.ru_utime + usage.ru_stime
+    return Took(stage, studies, time.perf_counter() - start, busy, memory / MB, most[0], disk / MB)
 
 
 def _watch(pid: int, most: list[int], ended: threading.Event) -> None:
@@ -135,18 +139,25 @@ def _watch(pid: int, most: list[int], ended: threading.Event) -> None:
             most[0] = max(most[0], len(os.listdir(f"/proc/{pid}/fd")))
 
 
-def compare(small: Sequence[Took], large: Sequence[Took]) -> str:
-    """Return a Markdown table of two sizes side by side."""
+def compare(*sizes: Sequence[Took]) -> str:
+    """Return a Markdown table of the same stages at several sizes side by side. What is added
+    for each study from one size to the next is free of what every run takes; it is flat where time grows linearly."""
     rows = []
-    for one, other in zip(small, large, strict=True):
-        each = [took.seconds / took.studies for took in (one, other)]
-        row: dict[str, object] = {"stage": one.stage, "studies": f"{one.studies} / {other.studies}"}
-        row["s"] = f"{one.seconds:.0f} / {other.seconds:.0f}"
-        row["ms per study"] = f"{1000 * each[0]:.0f} / {1000 * each[1]:.0f}"
-        row["ratio"] = f"{each[1] / each[0]:.2f}"
-        row["peak MB"] = f"{one.memory_mb:.0f} / {other.memory_mb:.0f}"
-        row["open files"] = f"{one.files} / {other.files}"
-        row["disk MB"] = f"{one.disk_mb:.0f} / {other.disk_mb:.0f}"
+    for same in zip(*sizes, strict=True):
+
+        def beside(text: Callable[[Took], str], same: tuple[Took, ...] = same) -> str:
+            return " / ".join(map(text, same))
+
+        row = {"stage": same[0].stage, "studies": beside(lambda one: f"{one.studies}")}
+        row["s"] = beside(lambda one: f"{one.seconds:.0f}")
+        row["processor ms per study"] = beside(lambda one: f"{1000 * one.busy / one.studies:.0f}")
+        steps = [
+            (more.busy - less.busy) / max(more.studies - less.studies, 1) for less, more in itertools.pairwise(same)
+        ]
+        row["added ms per study"] = " / ".join(f"{1000 * step:.0f}" for step in steps)
+        row["peak MB"] = beside(lambda one: f"{one.memory_mb:.0f}")
+        row["open files"] = beside(lambda one: f"{one.files}")
+        row["disk MB"] = beside(lambda one: f"{one.disk_mb:.0f}")
         rows.append(row)
     table = pd.DataFrame(rows).astype(str)
     lines = [list(table.columns), ["---"] * table.shape[1], *table.to_numpy().tolist()]

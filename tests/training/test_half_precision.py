@@ -136,9 +136,8 @@ def test_networks_come_to_the_device_of_the_training(tmp_path: Path, monkeypatch
     """A locator that is trained already is used where it would have been trained, not on the CPU."""
     config = LocateConfig(folds=2, channels=(2, 4, 4, 8, 8))
     safetensors.torch.save_file(Locator(config.channels, 3).state_dict(), tmp_path / "sagittal-0.safetensors")
-    sample = Sample("1", np.zeros((32, 32), np.uint8), np.zeros((3, 2)), np.ones(3, int))
     monkeypatch.setattr(fit, "training_device", lambda: torch.device("meta"))
-    network = fit.train_network(locator_run(tmp_path, config, Budget()), "sagittal", 0, [sample], [sample])
+    network = fit.trained_network(locator_run(tmp_path, config, Budget()), "sagittal", 0, 3)
     assert devices.device_of(network).type == "meta"
 
 

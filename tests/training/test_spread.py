@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lumbar_kaggle.core.budget import OutOfTime
+from lumbar_kaggle.training import group
 from lumbar_kaggle.training.devices import spread
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +52,21 @@ def test_a_spent_budget_comes_back(processes: int, tmp_path: Path) -> None:
     with pytest.raises(OutOfTime):
         spread(write_item, tmp_path, [1, -1, -1], processes)
     assert (tmp_path / "1").is_file()
+
+
+def test_the_last_item_is_done_over_all_devices_or_else_on_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two GPUs and one item; where they cannot do it together, it is done all the same."""
+    asked: list[tuple[object, ...]] = []
+
+    def fail(*given: object, **place: int) -> bool:
+        asked.append((*given, place))
+        return False
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(group, "train_together", fail)
+    spread(write_item, tmp_path, [7])
+    assert asked == [(write_item, tmp_path, 7, 2, {"first": 0, "beside": 2})]
+    assert (tmp_path / "7").is_file()
 
 
 def test_nothing_goes_on_after_the_run_is_killed(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from lumbar_kaggle.scoring.metric import PRIOR_SMOOTHING, as_table, weighted_pri
 from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.folds import derive_seed, open_folds
 from lumbar_kaggle.tables.submission import prior_predictions
+from lumbar_kaggle.training import group
 from lumbar_kaggle.training.devices import spread, training_device
 from lumbar_kaggle.training.loop import make_learner, train_file, write_network
 from lumbar_kaggle.two_stage.config import GradeConfig, Result, network_file
@@ -119,7 +120,7 @@ def predictions_file(out: Path, fold: int) -> Path:
 
 def _fit_fold(shared: tuple[GraderRun, Crops, Crops], fold: int) -> None:
     run, annotated, judged = shared
-    run.budget.check()
+    group.check(run.budget)
     folds, out, config, rows = run.folds, run.out, run.config, run.competition.labels
     assert folds is not None
     held_out = set(folds.loc[folds["fold"] == fold, "study_id"])
@@ -143,6 +144,8 @@ def _fit_fold(shared: tuple[GraderRun, Crops, Crops], fold: int) -> None:
             ema=config.ema,
             wd=config.weight_decay,
         )
+    if not group.leads():
+        return
     # Read again as a resumed run has it: the order of the weights in memory shows in the last digits.
     network = load_network(file, config).to(training_device())
     if network.domain is not None:

@@ -24,6 +24,7 @@ from lumbar_kaggle.dicom.volume import Floats
 from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.folds import derive_seed, open_folds
 from lumbar_kaggle.tables.reading import as_numbers, read_table
+from lumbar_kaggle.training import group
 from lumbar_kaggle.training.devices import spread, training_device
 from lumbar_kaggle.training.loop import make_learner, train_file, write_network
 from lumbar_kaggle.two_stage.config import LocateConfig, Result, network_file
@@ -82,19 +83,19 @@ def _compare(marked: Floats, level: int, found: Floats | None, normal: Floats) -
 def _summary(errors: pd.DataFrame) -> pd.DataFrame:
     """Return the figures per series kind and place, and for all: distances, and shares of the marked points."""
     figures = {}
-    for key, group in [*errors.groupby(["kind", "place"]), (("all", ""), errors)]:
-        error = group["error_mm"]
+    for key, some in [*errors.groupby(["kind", "place"]), (("all", ""), errors)]:
+        error = some["error_mm"]
         figures[key] = {
-            "points": float(len(group)),
+            "points": float(len(some)),
             "median_mm": float(error.median()),
             "p95_mm": float(error.quantile(0.95)),
             "p99_mm": float(error.quantile(0.99)),
             "within_5_mm": float((error <= 5).mean()),
             "within_10_mm": float((error <= 10).mean()),
-            "off_by_level": float((group["level_off"] > 0).mean()),
-            "median_relative": float(group["relative"].median()),
-            "median_depth_mm": float(group["depth_mm"].median()),
-            "not_found": float((~group["found"].astype(bool)).mean()),
+            "off_by_level": float((some["level_off"] > 0).mean()),
+            "median_relative": float(some["relative"].median()),
+            "median_depth_mm": float(some["depth_mm"].median()),
+            "not_found": float((~some["found"].astype(bool)).mean()),
         }
     return pd.DataFrame(figures).T.rename_axis(["kind", "place"])
 
@@ -204,23 +205,33 @@ def _fit_fold(shared: Shared, fold: int) -> None:
     """Train a fold's networks, and write the points that they find in the studies they have not seen."""
     run, studies, samples, fold_of = shared
     networks: dict[str, list[Locator]] = {name: [] for name in samples}
+    outputs: dict[str, int] = {}
     for name, some in samples.items():
         training = [sample for sample in some if fold_of[sample.study_id] != fold]
         # With few marks the held-out studies may have none: then the loss is that of the training.
         validation = [sample for sample in some if fold_of[sample.study_id] == fold] or training
         if training:
-            networks[name].append(train_network(run, name, fold, training, validation))
+            outputs[name] = train_network(run, name, fold, training, validation)
         elif some:
             log.info("Fold %d: all marked %s slices are of the studies that it holds out; no network", fold, name)
+    if not group.leads():
+        return
+    networks |= {name: [trained_network(run, name, fold, count)] for name, count in outputs.items()}
     held_out = [one for one in studies if fold_of[one.study_id] == fold]
     points = locate_studies(held_out, networks["sagittal"], networks["axial"], run.config)
     write_csv(run.out / f"points-{fold}.csv", points)
 
 
+def trained_network(run: LocatorRun, name: str, fold: int, outputs: int) -> Locator:
+    """Return a fold's trained network on the training's device, read again as a resumed run has it: the order of the
+    weights in memory shows in the last digits of the points."""
+    return load_locator(network_file(run.out, name, fold), run.config, outputs).to(training_device())
+
+
 def train_network(
     run: LocatorRun, name: str, fold: int, training: Sequence[Sample], validation: Sequence[Sample]
-) -> Locator:
-    """Train one fold's network, or take it up where it was, save it, and return it on the training's device. `name` is
+) -> int:
+    """Train one fold's network, or take it up where it was, into its file; return how many outputs it has. `name` is
     ``sagittal`` or ``axial``, samples are not empty. With no epochs the network of the run's weights is taken as it is;
     InputError: they have none of that name."""
     config, outputs, file = run.config, len(training[0].state), network_file(run.out, name, fold)
@@ -245,12 +256,12 @@ def train_network(
         return make_learner(network, parts, loss, run.out, config, cbs=[prepare])
 
     if not config.epochs:
-        write_network(file, first().state_dict(), config)
+        if group.leads():
+            write_network(file, first().state_dict(), config)
     elif not file.is_file():
         seed, title = derive_seed(config.seed, name, str(fold)), f"train {name} fold {fold + 1}/{config.folds}"
         train_file(file, make, config, seed=seed, title=title, phase=name, budget=run.budget)
-    # As a resumed run has it: the order of the weights in memory shows in the last digits of the points.
-    return load_locator(file, config, outputs).to(training_device())
+    return outputs
 
 
 def read_points(path: Path) -> pd.DataFrame:
