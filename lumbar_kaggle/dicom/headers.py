@@ -68,7 +68,7 @@ def read_content(path: Path, most: int = MAX_FILE_BYTES + 1) -> bytes:
 
 
 def _first(file: BinaryIO, most: int) -> bytes:
-    """Return a file's first bytes. Python takes new memory for all that it is asked for, hence no more than there is."""
+    """Return a file's first bytes. Python takes new memory for as many as it is asked for, so for no more."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     return file.read(min(size, most))
