@@ -89,9 +89,9 @@ def predict(root: Path, bundle: Path, out: Path, budget: Budget, *, strict: bool
     if run.entries:
         log.info(f"{len(run.entries)} studies are already graded and are skipped")
     run.write()
-    if left := len(run.studies) - len(run.entries):
+    if run.left:
         predictor = _Elsewhere(bundle, manifest) if on_cluster() else load_predictor(bundle, manifest)
-        for _ in tqdm(run.grade(predictor, budget), total=left, unit="study", desc="predict"):
+        for _ in tqdm(run.grade(predictor, budget), total=len(run.left), unit="study", desc="predict"):
             pass
     return Outcome(out, run.write())
 
@@ -149,8 +149,8 @@ class Run:
     """What a run has graded so far (`entries`: its rows of the log; `probabilities` ``[25, 3]`` in the order of
     `targets.TARGETS`, NaN where the prior is kept), and the submission, log and journal that hold it. Studies that the
     journal has of the same bundle and the same files are graded already, unless the submission was deleted: then it is
-    wanted anew. What the submission or its log say does not count: another run may have begun them anew. Lines of
-    studies that are not asked for now are kept for when they are."""
+    wanted anew. What the submission or its log say does not count: another run may have begun them anew. The others are
+    `left`. Lines of studies that are not asked for now are kept for when they are."""
 
     def __init__(self, out: Path, competition: Competition, manifest: Manifest) -> None:
         self.out, self.competition, self.bundle = out, competition, manifest.fingerprint
@@ -178,13 +178,13 @@ class Run:
             self.probabilities[name] = np.array(one.probabilities, dtype=np.float64)
             self.submission.replace(name, self.probabilities[name])
             self.entries[name] = {"status": GRADED, "reason": one.reason, "seconds": one.seconds}
+        self.left = [study for study in self.studies if study.study_id not in self.entries]
 
     def grade(self, predictor: "Predictor | _Elsewhere", budget: Budget) -> Generator[str, None, None]:
         """Grade the studies that are left, as far as the time suffices; yield each one's identifier when it is done."""
         self.errors.unlink(missing_ok=True)
-        left = [study for study in self.studies if study.study_id not in self.entries]
-        found = self._predict(predictor, left)
-        for study in left:
+        found = self._predict(predictor, self.left)
+        for study in self.left:
             if budget.left_s() <= 0:
                 break
             start = time.perf_counter()
