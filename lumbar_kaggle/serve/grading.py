@@ -179,8 +179,9 @@ class Background:
                 self._settle(row, run)
             elif row.status == FAILED:  # it is not tried again before its files change
                 run.entries[name] = {"status": PRIOR, "reason": row.reason, "seconds": row.seconds}
+        run.left = [study for study in run.left if study.study_id not in run.entries]
         run.write()
-        if len(run.entries) < len(rows):
+        if run.left:
             self._predictor = self._predictor or self._load()
             with closing(run.grade(self._predictor, Budget())) as graded:
                 for name in graded:
