@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from playwright.sync_api import Browser
 
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
@@ -27,6 +28,7 @@ from lumbar_kaggle.two_stage.locate.find import COLUMNS
 from lumbar_kaggle.two_stage.pages import explain_study, located_slices
 from lumbar_kaggle.two_stage.study import PLACES, read_study
 from tests.pages.test_pages import Tables, assert_stands_alone, write_run
+from tests.support.browser import watched_page
 from tests.support.dicom_files import rewrite
 from tests.support.two_stage_studies import AXIAL, SAGITTAL, SETTINGS, ball, make_stack, place_points
 
@@ -170,7 +172,7 @@ def test_a_study_without_instance_numbers(root: Path, study_id: str, tmp_path: P
     assert "None" not in page
 
 
-def test_a_study_with_nothing_readable(root: Path, study_id: str, tmp_path: Path) -> None:
+def test_a_study_with_nothing_readable(root: Path, study_id: str, browser: Browser, tmp_path: Path) -> None:
     """The prior and the reasons, no picture, no paths of somebody's disk."""
     folder = tmp_path / "set"
     broken = folder / "test_images" / study_id / "5"
@@ -186,8 +188,12 @@ def test_a_study_with_nothing_readable(root: Path, study_id: str, tmp_path: Path
     assert len(absent) == 3
     assert "<span>series 5</span>" in absent[0]
     assert f"<li>test_images/{study_id}/5: none of 1 files is a usable slice" in absent[0]
-    assert "data:image/jpeg" not in page
+    assert '"data:image/jpeg' not in page
     assert str(tmp_path) not in page
+    with watched_page(browser) as opened:
+        opened.goto((tmp_path / "a.html").as_uri())
+        opened.locator('[data-target="0"]').click()
+        assert "no slice was looked at" in opened.inner_text("#chosen")
 
 
 def test_points_are_drawn_on_the_slices_nearest_to_them() -> None:
