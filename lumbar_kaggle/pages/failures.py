@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lumbar_kaggle.core.files import as_path
 from lumbar_kaggle.core.targets import Target, target
-from lumbar_kaggle.dicom.geometry import slice_normal
+from lumbar_kaggle.dicom.geometry import letters
 from lumbar_kaggle.dicom.series import UnreadableSeries, read_series
 from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.inference.base import ExplainedCrop, Explanation, Floats, study_rows
@@ -66,11 +66,18 @@ class Pictures:
             self._explained[study] = self.bundle.explain(study_rows(competition, study))
         for crop in self._explained[study].crops:
             if crop.target == of.name and isinstance(crop, ExplainedCrop):
-                facts, (column, row) = crop.slice.facts, crop.frame.mean(axis=0).tolist()
-                aspect = facts["row_mm"] / facts["column_mm"] if facts["row_mm"] else 1.0
-                words = f"{in_words(facts['kind'])}, {instance_words(facts['instance_number'])}"
-                return _Place(crop.slice.image, (column, row), aspect, facts["sides"], words, "at the located point")
+                place = crop.positions[int(np.argmax(crop.attention))]
+                volumes = _volumes(competition, study, series_id=crop.series_id)
+                stacks = [one.completed() for volume in volumes for one in volume.stacks()]
+                stack = min(stacks, key=lambda one: float(_distances(one, place).min()))
+                index = int(_distances(stack, place).argmin())
+                row, column, _ = stack.to_slice(index, crop.corners.mean(axis=0))
+                return _around(stack, index, (float(column), float(row)), "at the located point")
         return None
+
+
+def _distances(stack: Volume, place: Floats) -> Floats:
+    return np.asarray(np.linalg.norm(stack.positions - place, axis=1))
 
 
 def _annotated(competition: Competition, study: str, of: Target) -> _Place | None:
@@ -106,7 +113,8 @@ def _around(volume: Volume, index: int, point: tuple[float, float] | None, sourc
     known = bool(np.isfinite(spacing).all())
     aspect = float(spacing[0] / spacing[1]) if known else 1.0
     words = f"{in_words(volume.kind)}, {instance_words(volume.instance_numbers[index])}"
-    sides = edge_letters(volume.orientation[index])
+    across = volume.orientation[index, :3]
+    sides = (letters(-across)[:1], letters(across)[:1]) if volume.placed else ("", "")
     if point is None:
         return _Place(image, None, aspect, sides, words, source)
     # Without a pixel size, a third of the picture.
@@ -115,20 +123,6 @@ def _around(volume: Volume, index: int, point: tuple[float, float] | None, sourc
     high = np.maximum(np.rint(np.array(point) + half).astype(int), low + 1)
     part = image[low[1] : high[1], low[0] : high[0]]
     return _Place(part, (point[0] - low[0], point[1] - low[1]), aspect, sides, words, source)
-
-
-def edge_letters(orientation: Floats) -> tuple[str, str]:
-    """Return which side of the patient lies at a picture's left and at its right edge, by direction cosines ``[6]``,
-    LPS: R and L, A and P, or F and H; empty texts where they are not known.
-
-    >>> edge_letters(np.array([1.0, 0, 0, 0, 1, 0])), edge_letters(np.array([0, -1.0, 0, 0, 0, -1]))
-    (('R', 'L'), ('P', 'A'))
-    """
-    if not np.isfinite(slice_normal(orientation)).all():
-        return "", ""
-    axis = int(np.abs(orientation[:3]).argmax())
-    first, second = ("RL", "AP", "FH")[axis]
-    return (first, second) if orientation[axis] > 0 else (second, first)
 
 
 def _drawn(place: _Place) -> dict[str, Any]:

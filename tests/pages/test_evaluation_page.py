@@ -19,12 +19,11 @@ from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES
 from lumbar_kaggle.dicom.examination import every_split
 from lumbar_kaggle.inference.bundle import Bundle
 from lumbar_kaggle.pages.charts import calibration_curves, interval_dots
-from lumbar_kaggle.pages.failures import Pictures, edge_letters
+from lumbar_kaggle.pages.failures import Pictures
 from lumbar_kaggle.pages.render import fixed, signed
 from lumbar_kaggle.scoring import metric
 from lumbar_kaggle.tables.competition import submission_rows
 from tests.support.browser import watched_page
-from tests.support.dicom_files import AXIAL, SAGITTAL
 from tests.support.evaluation_worlds import FIRST, make_tables, write_marked_study
 
 MARKED = "left_neural_foraminal_narrowing_l3_l4"
@@ -223,12 +222,3 @@ def test_charts_draw_what_is_there() -> None:
     assert not re.search(r'="[^"]*\b(nan|inf)\b', chart)
     points = [{"predicted": 0.25, "observed": some, "rows": 1200}]
     assert "said 0.25, seen 0.75 of 1,200" in calibration_curves([points, []], "Calibration")
-
-
-@pytest.mark.parametrize(
-    ("orientation", "letters"),
-    [(SAGITTAL, ("A", "P")), (AXIAL, ("R", "L")), ((-1.0, 0, 0, 0, 0, -1), ("L", "R")), ([np.nan] * 6, ("", ""))],
-)
-def test_letters_are_the_patients_sides(orientation: tuple[float, ...], letters: tuple[str, str]) -> None:
-    """By the direction of the rows."""
-    assert edge_letters(np.array(orientation, dtype=np.float64)) == letters
