@@ -7,6 +7,7 @@ import logging
 import re
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from starlette.routing import Route
 from lumbar_kaggle import __version__
 from lumbar_kaggle.core.files import digest
 from lumbar_kaggle.core.targets import CONDITIONS
-from lumbar_kaggle.inference.bundle import Manifest
+from lumbar_kaggle.inference.bundle import Bundle, Manifest
 from lumbar_kaggle.pages.render import render
 from lumbar_kaggle.pages.study import write_study_page
 from lumbar_kaggle.serve.guard import Guard
@@ -42,6 +43,10 @@ class StudyPages:
     def __init__(self, folder: FolderOfStudies, bundle: Path, manifest: Manifest, cache: Path) -> None:
         self.folder, self.bundle, self.fingerprint, self.cache = folder, bundle, manifest.fingerprint, cache
 
+    @cached_property
+    def _graders(self) -> Bundle:
+        return Bundle(self.bundle)
+
     def file(self, row: Row) -> Path:
         """Return where the page of a study lies when it is made."""
         return self.cache / f"{digest([row.entry, row.name, row.state, self.fingerprint, __version__])}.html"
@@ -51,7 +56,7 @@ class StudyPages:
         page = self.file(row)
         if page.is_file():
             return
-        write_study_page(self.folder.place(row.entry), row.name, self.bundle, page)
+        write_study_page(self.folder.place(row.entry), row.name, self._graders, page)
         for old in sorted(self.cache.glob("*.html"), key=lambda path: path.stat().st_mtime_ns)[:-PAGES]:
             old.unlink(missing_ok=True)
 

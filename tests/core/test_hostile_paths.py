@@ -89,6 +89,8 @@ def test_a_path_of_another_kind_is_one_sentence(
         for optional in (True,) if writes else (False, True):
             if writes and kind != "below a file":
                 continue
+            if words == ("serve",) and kind == "folder" and not optional:
+                continue  # studies may arrive in an empty folder
             given = [*words, *filled(options, path, optional)]
             assert main(given) == 2, given
             error = capsys.readouterr().err.strip()
