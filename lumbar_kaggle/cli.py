@@ -4,6 +4,7 @@ What the words say is a dictionary of the same form as a JSON file of settings, 
 `core.settings`."""
 
 import contextlib
+import ctypes
 import io
 import os
 import re
@@ -69,6 +70,9 @@ def _prepare() -> None:
     # Where other work shares the cores, torch's waiting threads would spin and stop it and each other:
     # seen here as a tenth of the speed. It must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # glibc gives every thread an arena of its own, which keeps what it once had: hundreds of MB where eight decode.
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(-8, 2)  # M_ARENA_MAX of malloc.h
     # timm's import draws it with the newest torch; the user can do nothing about it.
     warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
     show_messages()
