@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from lumbar_kaggle import __version__
 from lumbar_kaggle.core.errors import InputError, system_sentence
@@ -43,13 +44,14 @@ def serve(folder: Path, bundle: Path, out: Path, *, host: str, port: int, token:
     background = Background(watched, worklist, manifest, load, out / "submission.csv")
     pages = StudyPages(watched, bundle, manifest, out / "pages")
     app = build_app(worklist, pages, manifest, host=host, token=token)
-    with _listening(host, port) as listener, _until_stopped():
+    server = build_server(app)
+    with _listening(host, port) as listener, _stoppable(server):
         background.start()
         shown = f"[{host}]" if ":" in host else host
         asks = ", with ?token=… at its end" if token else ""
         log.info(f"Results go to {out.resolve()}")
         log.info(f"Open http://{shown}:{listener.getsockname()[1]}/{asks}; Ctrl-C stops")
-        build_server(app).run(sockets=[listener])
+        server.run(sockets=[listener])
     background.stop()
     counts = Counter(row.status for row in worklist.rows())
     return f"Stopped; {counts[GRADED]} of {counts.total()} studies are graded, the same command goes on from there"
@@ -65,9 +67,17 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _until_stopped() -> Iterator[None]:
-    """Let a signal to terminate end the block as Ctrl-C does; uvicorn raises again what has stopped it."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with contextlib.suppress(KeyboardInterrupt):
+def _stoppable(server: Any) -> Iterator[None]:
+    """Let Ctrl-C and a signal to terminate stop a server, also while it starts: an exception that they raise can get
+    lost in code that is left in another way, a flag cannot."""
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = [(number, signal.signal(number, stop)) for number in numbers]
+    try:
         yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)

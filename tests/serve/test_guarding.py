@@ -7,13 +7,17 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+import uvicorn
 
 from lumbar_kaggle.cli import main
+from lumbar_kaggle.inference.bundle import models_in_the_box
 from lumbar_kaggle.serve import app
 from lumbar_kaggle.serve.guard import Guard
+from lumbar_kaggle.serve.server import serve
 from tests.serve.test_watching import write_study
 from tests.support.serving import ByName, Served, serving, until
 
@@ -153,12 +157,29 @@ def test_ctrl_c_ends_it_well(tmp_path: Path) -> None:
             assert process.stdout is not None
             said = [process.stdout.readline() for _ in range(3)]
             process.send_signal(number)
+            process.wait(timeout=60)
             said += process.stdout.readlines()
         assert process.returncode == 0
         assert f"Results go to {tmp_path / 'lumbar-serve'}\n" in said
         assert re.search(r"Open http://127\.0\.0\.1:\d+/, with \?token=… at its end; Ctrl-C stops", said[2])
         assert said[-1].startswith("Stopped; 0 of 0 studies are graded")
         assert TOKEN not in "".join(said)
+
+
+def test_ctrl_c_at_the_start_ends_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the moment before uvicorn listens to signals, when asyncio runs already."""
+    capture, (folder, out) = uvicorn.Server.capture_signals, (tmp_path / "in", tmp_path / "out")
+    folder.mkdir()
+
+    def interrupted(server: uvicorn.Server) -> AbstractContextManager[None]:
+        signal.raise_signal(signal.SIGINT)
+        return capture(server)
+
+    monkeypatch.setattr(uvicorn.Server, "capture_signals", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    said = serve(folder, models_in_the_box(), out, host="127.0.0.1", port=0, token=None)
+    assert said.startswith("Stopped; 0 of 0")
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_what_cannot_be_served_is_told_in_a_sentence(
