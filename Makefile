@@ -28,7 +28,7 @@ demo-full: $(VENV)/.package
 	$(BIN)/lumbar demo --folder $(DEMO) --full
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: lint types
 
@@ -61,7 +61,7 @@ models: $(VENV)/.test
 	$(BIN)/python -m tests.real.models $(DATA) lumbar_kaggle/models/two-stage
 
 test-image: $(IMAGE_VENV)/.image
-	$(IMAGE_BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(IMAGE_BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'

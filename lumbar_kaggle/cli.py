@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "TORCHELASTIC_RUN_ID" in os.environ:  # started by torchrun: one of several processes with these words
         from lumbar_kaggle.training.group import under_torchrun
 
-        return under_torchrun(partial(_execute, words))
+        under_torchrun(partial(_execute, words))
     return _execute(words)
 
 

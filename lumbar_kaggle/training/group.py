@@ -11,7 +11,7 @@ from datetime import timedelta
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
@@ -114,9 +114,9 @@ def _member(
     dist.destroy_process_group()
 
 
-def under_torchrun(command: Callable[[], int]) -> int:
+def under_torchrun(command: Callable[[], int]) -> NoReturn:
     """Be one of the processes that ``torchrun`` started with the same command: the first one executes it, the others
-    follow what it trains. Returns the exit code."""
+    follow what it trains. Ends the process with the command's exit code."""
     beside = int(os.environ["LOCAL_WORLD_SIZE"])
     use_device(int(os.environ["LOCAL_RANK"]), beside)
     # Between two networks the others wait for as long as it takes; when a process dies, torchrun ends them all.
@@ -131,7 +131,10 @@ def under_torchrun(command: Callable[[], int]) -> int:
         while (task := _say()) is not None:
             _follow(*task)
     dist.destroy_process_group()
-    return code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The interpreter is not taken down in order: now and then a thread of torch's asks for it then, and aborts.
+    os._exit(code)
 
 
 def lead(work: Work[Shared, Item], shared: Shared, items: Sequence[Item]) -> None:
