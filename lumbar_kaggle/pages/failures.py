@@ -1,10 +1,8 @@
 """Pictures of single gradings: the slice and the neighbourhood where a level is, and how that place was found."""
 
-import base64
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +13,7 @@ from lumbar_kaggle.dicom.series import UnreadableSeries, read_series
 from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.inference.base import ExplainedCrop, Explanation, Floats, study_rows
 from lumbar_kaggle.inference.bundle import Bundle
+from lumbar_kaggle.pages.pictures import aspect_of, picture
 from lumbar_kaggle.pages.render import in_words, instance_words
 from lumbar_kaggle.tables.competition import Competition
 
@@ -127,15 +126,13 @@ def _around(volume: Volume, index: int, point: tuple[float, float] | None, sourc
 
 def _drawn(place: _Place) -> dict[str, Any]:
     rows, columns = place.image.shape
-    height = round(WIDTH * float(np.clip(rows / columns * place.aspect, 0.25, 4)))
-    picture = cv2.resize(place.image, (WIDTH, height), interpolation=cv2.INTER_LINEAR)
-    data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 82])[1].tobytes()
-    point = None
+    aspect = aspect_of(place.image.shape, place.aspect, 1.0)
+    height, point = round(WIDTH * aspect), None
     if place.point is not None:
         x, y = place.point
         point = round((x + 0.5) * WIDTH / columns, 1), round((y + 0.5) * height / rows, 1)
     return {
-        "image": "data:image/jpeg;base64," + base64.b64encode(data).decode(),
+        "image": picture(place.image, aspect, WIDTH),
         "width": WIDTH,
         "height": height,
         "point": point,

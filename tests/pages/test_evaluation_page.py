@@ -4,7 +4,6 @@ import base64
 import html
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -21,20 +20,14 @@ from lumbar_kaggle.inference.bundle import Bundle
 from lumbar_kaggle.pages.charts import calibration_curves, interval_dots
 from lumbar_kaggle.pages.failures import Pictures
 from lumbar_kaggle.pages.render import fixed, signed
-from lumbar_kaggle.scoring import metric
 from lumbar_kaggle.tables.competition import submission_rows
 from tests.support.browser import watched_page
-from tests.support.evaluation_worlds import FIRST, make_tables, write_marked_study
+from tests.support.evaluation_worlds import FIRST, few_resamples, make_tables, write_marked_study
 
 MARKED = "left_neural_foraminal_narrowing_l3_l4"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_resamples() -> Iterator[None]:
-    """Intervals are rougher, and quicker."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metric, "RESAMPLES", 60)
-        yield
+quick = few_resamples(60)
 
 
 @pytest.fixture(scope="module")

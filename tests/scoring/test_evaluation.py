@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +11,16 @@ import pytest
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES
-from lumbar_kaggle.scoring import metric
 from lumbar_kaggle.scoring.evaluation import SCOPES, evaluate_files
 from lumbar_kaggle.scoring.metric import NAMES, PARTS, evaluate_targets, score
 from lumbar_kaggle.scoring.subgroups import banded, read_groups
 from lumbar_kaggle.tables.reading import read_labels
-from tests.support.evaluation_worlds import FIRST, make_tables
+from tests.support.evaluation_worlds import FIRST, few_resamples, make_tables
 
 DOCS = Path(__file__).parents[2] / "docs" / "evaluation.md"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_resamples() -> Iterator[None]:
-    """Intervals are rougher, and quicker."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metric, "RESAMPLES", 200)
-        yield
+quick = few_resamples(200)
 
 
 @pytest.fixture(scope="module")

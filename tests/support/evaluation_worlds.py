@@ -1,16 +1,32 @@
 """Predictions with known faults, and studies whose slices show where a level is."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from lumbar_kaggle.core.targets import SEVERITIES, SEVERITY_WORDS, TARGET_NAMES, condition_words, level_words, target
+from lumbar_kaggle.scoring import metric
 from lumbar_kaggle.tables.competition import submission_rows
 from tests.support.dicom_files import AXIAL, SAGITTAL, write_slice
 
 FIRST = 1000
 """Identifier of the first study."""
+
+
+def few_resamples(count: int) -> Any:
+    """A fixture of a file of tests: intervals are rougher, and quicker."""
+
+    @pytest.fixture(scope="module", autouse=True)
+    def patched() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(metric, "RESAMPLES", count)
+            yield
+
+    return patched
 
 
 def make_tables(studies: int, seed: int, noise: float = 1.0) -> tuple[pd.DataFrame, pd.DataFrame]:
