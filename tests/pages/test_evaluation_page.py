@@ -175,6 +175,11 @@ def test_the_page_reads_well_in_a_browser(browser: Browser, folder: Path, page: 
         tab.locator(".scroll:has(#agreements)").focus()
         tab.keyboard.press("ArrowRight")
         tab.wait_for_function("document.activeElement.scrollLeft > 0")
+        # Over a picture letters are white, and a ring hides nothing of what it is around.
+        fills = [
+            tab.locator(f".sheet .{name}").first.evaluate("e => getComputedStyle(e).fill") for name in ("over", "ring")
+        ]
+        assert fills == ["rgb(255, 255, 255)", "none"]
 
 
 def test_one_study_makes_a_page_without_figures(folder: Path, tmp_path: Path) -> None:
