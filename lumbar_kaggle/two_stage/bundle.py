@@ -40,6 +40,7 @@ from lumbar_kaggle.two_stage.study import StudyVolumes, read_study, to_points, u
 log = logging.getLogger(__name__)
 
 BLEND = "weights/blend.json"
+TOLD = 0.1  # share of the prior in an answer from which on the notes tell it
 
 
 @alone_on("bundle", file=True)
@@ -166,7 +167,8 @@ class TwoStagePredictor:
             number = free.get()
             try:
                 cropped = self.crop(study, number)
-                return Prediction(self.grade(cropped, number), "; ".join(cropped.notes), cropped.findings())
+                probabilities, notes = self.grade(cropped, number)
+                return Prediction(probabilities, "; ".join(notes), cropped._replace(notes=notes).findings())
             finally:
                 free.put(number)
 
@@ -190,16 +192,23 @@ class TwoStagePredictor:
         notes = _notes(study, crops[0], sided=sided)
         return CroppedStudy(tuple(volumes), points, crops, notes, sided)
 
-    def grade(self, cropped: CroppedStudy, number: int = 0) -> NDArray[np.float64]:
-        """Return the blended probabilities ``[25, 3]``; NaN for levels that no view shows."""
+    def grade(self, cropped: CroppedStudy, number: int = 0) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+        """Return the blended probabilities ``[25, 3]``, NaN for levels that no view shows; and the study's notes, with
+        one that says how much of the answer is the prior's, where the networks have seen no such pictures."""
         pairs = zip(self.replicas[number].models, cropped.crops, strict=True)
         each = [predict_levels(model.networks, [levels_of(crops)], model.config) for model, crops in pairs]
-        blended: NDArray[np.float64] = apply_cells(self.blend, np.stack(each))[0]
+        blended: NDArray[np.float64] = apply_cells(self.blend, np.stack([found for found, _ in each]))[0]
+        share, notes = np.mean([of for _, of in each], axis=0)[0], cropped.notes
+        if share.max() > TOLD:
+            parts = ", ".join(
+                f"{name} {part:.0%}" for name, part in zip(("canal", "foramina", "recesses"), share, strict=True)
+            )
+            notes = *notes, f"pictures unlike those of the training: the prior's share of the answer is {parts}"
         if not cropped.sided:
             blended = average_sides(blended)
         shown = {LEVELS[crop.level] for crop in cropped.crops[0] if not crop.reason}
         blended[[of.level not in shown for of in TARGETS]] = np.nan
-        return blended
+        return blended, notes
 
 
 def _notes(study: StudyVolumes, crops: Sequence[Crop], *, sided: bool) -> tuple[str, ...]:

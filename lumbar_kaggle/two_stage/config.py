@@ -113,6 +113,7 @@ class GradeConfig(Validated):
     scale: float = option(0.08, "standard deviation of the logarithm of scales", metavar="S", least=0, most=1)
     contrast: float = option(0.15, "standard deviation of gains and gammas, logarithmic", metavar="S", least=0, most=1)
     noise: float = option(0.05, "greatest noise, of the crop's own standard deviation", metavar="S", least=0, most=10)
+    style: float = option(0.0, "strength of random tone curves, shading and blur", metavar="S", least=0, most=2)
     mirror: bool = option(False, "mirror half of the patients, labels included")
     flip_predictions: bool = option(False, "predict as the mean over the patient and his mirror image")
     predict_turns: tuple[float, ...] = option(

@@ -100,7 +100,7 @@ def _scored(oof: pd.DataFrame, truth: pd.DataFrame) -> dict[str, Any]:
 def explain_study(study: Study, predictor: TwoStagePredictor) -> Explanation:
     """Grade one study and show what of it was looked at; a study that cannot be read gives notes."""
     seen = predictor.crop(read_study(study))
-    probabilities, first = predictor.grade(seen), predictor.models[0]
+    (probabilities, notes), first = predictor.grade(seen), predictor.models[0]
     # Targets are in the order of their conditions, which is that of the places, then of the levels.
     likeliest = probabilities.argmax(axis=1).reshape(len(PLACES), len(LEVELS)).T
 
@@ -112,7 +112,7 @@ def explain_study(study: Study, predictor: TwoStagePredictor) -> Explanation:
     return Explanation(
         study.study_id,
         probabilities,
-        seen.notes,
+        notes,
         located=tuple(replace(one, marks=tuple(map(shown, one.marks))) for one in located),
         crops=tuple(map(shown, where_looked(first, seen.crops[0], likeliest))),
         models=len(predictor.models),

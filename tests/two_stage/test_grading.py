@@ -11,6 +11,7 @@ import timm
 import torch
 import torchvision
 from fastai.torch_core import to_float, to_half
+from torch.nn import functional
 
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
@@ -20,7 +21,7 @@ from lumbar_kaggle.tables.submission import prior_predictions
 from lumbar_kaggle.training.encoders import build_encoder
 from lumbar_kaggle.training.loop import MovingAverage
 from lumbar_kaggle.two_stage.config import PRESETS, GradeConfig, Result, preset
-from lumbar_kaggle.two_stage.grade.data import SWAPPED, Batch, augment, cut, drop_views, mirror
+from lumbar_kaggle.two_stage.grade.data import SWAPPED, Batch, augment, cut, drop_views, mirror, restyle
 from lumbar_kaggle.two_stage.grade.fit import GraderRun, level_prior
 from lumbar_kaggle.two_stage.grade.network import Grader, grade_loss, predict_batch, slice_loss
 from lumbar_kaggle.two_stage.grade.views import VIEWS, window
@@ -245,13 +246,24 @@ def test_mirroring_twice_is_the_identity_and_swaps_labels() -> None:
     assert torch.equal(canal[1], batch["images"][0][1])
 
 
+def test_restyled_crops_keep_what_is_brighter() -> None:
+    """Slices of a crop get the same curve, gains and filter, so what is brighter in the same place stays so."""
+    dark = torch.randint(0, 200, (20, 1, 16, 16), generator=torch.Generator().manual_seed(1)).float()
+    pair = torch.cat([dark, dark + 50], dim=1)
+    torch.testing.assert_close(restyle(pair, 0.0), pair)
+    torch.manual_seed(0)
+    styled = restyle(functional.avg_pool2d(pair, 3, stride=1, padding=1), 0.5)
+    assert (styled[:, 1] > styled[:, 0]).float().mean() > 0.95
+    assert (styled[1:, 0] - styled[:-1, 0]).abs().mean() > 5
+
+
 def test_predictions_are_the_mean_over_turns() -> None:
     """Several turns give the mean of each alone; a turn by 90 degrees is the turned picture."""
     network, _ = network_and_batch()
     batch = cached_batch(TINY)
     plain = replace(TINY, flip_predictions=False)
-    each = [predict_batch([network], batch, replace(plain, predict_turns=(turn,))) for turn in (-9.0, 0.0, 9.0)]
-    together = predict_batch([network], batch, replace(plain, predict_turns=(-9.0, 0.0, 9.0)))
+    each = [predict_batch([network], batch, replace(plain, predict_turns=(turn,)))[0] for turn in (-9.0, 0.0, 9.0)]
+    together = predict_batch([network], batch, replace(plain, predict_turns=(-9.0, 0.0, 9.0)))[0]
     torch.testing.assert_close(together, torch.stack(each).mean(dim=0))
     assert (each[0] - each[2]).abs().max() > 1e-4
     square = [cut(batch, TINY, turn)["images"][0] for turn in (0.0, 90.0)]
@@ -263,10 +275,10 @@ def test_predictions_of_a_mirrored_patient_are_mirrored() -> None:
     network, _ = network_and_batch()
     batch = cached_batch(TINY)
     everyone = torch.ones(len(batch["level"]), dtype=torch.bool)
-    plain = predict_batch([network], batch, TINY)
-    other = predict_batch([network], mirror(batch, everyone), TINY)
+    plain = predict_batch([network], batch, TINY)[0]
+    other = predict_batch([network], mirror(batch, everyone), TINY)[0]
     torch.testing.assert_close(other, plain[:, SWAPPED])
-    alone = predict_batch([network], batch, replace(TINY, flip_predictions=False))
+    alone = predict_batch([network], batch, replace(TINY, flip_predictions=False))[0]
     assert (alone - plain).abs().max() > 1e-4
 
 

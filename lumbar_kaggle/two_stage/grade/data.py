@@ -31,6 +31,7 @@ Parts = tuple[Tensor, Tensor, Tensor]  # images, present slices and annotated sl
 
 UNKNOWN = -1  # label of a target that nobody graded, and slice target where no annotated slice is in the window
 BATCH = 32  # studies that are committed together
+KNOTS = 6  # pieces of a random tone curve
 SWAPPED = [0, 2, 1, 4, 3]  # order of the five outputs, see `study.PLACES`, of a mirrored patient
 
 
@@ -110,6 +111,11 @@ def take(batch: Batch, index: int | slice | Tensor) -> Batch:
     """Return one level of a batch, without the first axis, or some."""
     some: Batch = apply(itemgetter(index), batch)
     return some
+
+
+def whole_studies(levels: int) -> int:
+    """Return about how many levels a batch may have, at least those of one study, and of whole ones."""
+    return max(1, levels // len(LEVELS)) * len(LEVELS)
 
 
 class Samples:
@@ -249,6 +255,8 @@ def _resample(images: Tensor, size: Window, turn: Tensor, scale: Tensor, shift: 
 
 def _develop(images: Tensor, present: Tensor, config: GradeConfig) -> Tensor:
     """Change the tone of crops ``[batch, sides, slices, px, px]`` of 0 to 255, standardise, add noise."""
+    if config.style:
+        images = restyle(images.flatten(0, 1), config.style).view(images.shape)
     like = images.new_empty(*images.shape[:2], 1, 1, 1)
     gamma = torch.exp(torch.randn_like(like) * config.contrast)
     standard = _standardise((images / 255).clamp(0, 1) ** gamma * 255, present)
@@ -257,6 +265,24 @@ def _develop(images: Tensor, present: Tensor, config: GradeConfig) -> Tensor:
     strength = torch.rand_like(like) * config.noise
     noisy = standard * gain + offset + strength * torch.randn_like(standard)
     return noisy * present[..., None, None]
+
+
+def restyle(images: Tensor, strength: float) -> Tensor:
+    """Return crops ``[crops, slices, px, px]`` of 0 to 255 as another sequence, coil and filter might show them:
+    through a rising curve of `KNOTS` random pieces, under a smooth field of gains, and blurred or sharpened."""
+    count, px = images.shape[0], images.shape[-1]
+    steps = torch.exp(2 * strength * torch.randn(count, KNOTS, device=images.device))
+    heights = functional.pad((steps / steps.sum(dim=1, keepdim=True)).cumsum(dim=1), (1, 0))
+    place = (images / 255).clamp(0, 1) * KNOTS
+    below = place.floor().clamp(max=KNOTS - 1)
+    index = below.long().flatten(1)
+    low, high = (heights.gather(1, index + k).view(images.shape) for k in (0, 1))
+    toned = torch.lerp(low, high, place - below)
+    gains = torch.randn(count, 1, 3, 3, device=images.device) * strength
+    field = functional.interpolate(gains, size=(px, px), mode="bicubic", align_corners=True).exp()
+    blurred = functional.avg_pool2d(toned, 3, stride=1, padding=1, count_include_pad=False)
+    share = torch.randn(count, 1, 1, 1, device=images.device) * strength + strength / 2
+    return 255 * field * torch.lerp(toned, blurred, share.clamp(-1, 1))
 
 
 def _standardise(images: Tensor, present: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
-"""Pictures unlike those that a network has learned from: told by its own features, and graded nearer to the prior.
+"""Pictures unlike those that a network has learned from: told by its own features and their texture, and graded nearer
+to the prior.
 
-The distance of a view's description from those of the training is Mahalanobis's, its covariance shrunk; beyond what
-held-out pictures have, a growing share of the prior takes the place of the network's answer. How fast it grows and how
-far is fitted, per score group, to the official loss over held-out pictures as they are and over the same ones spoilt:
-other contrasts, also inverted, other resolutions, noise, scales and turns."""
+What a view comes to is the network's description of it and how its crops answer a few fixed filters. Its distance from
+those of the training is Mahalanobis's, its covariance shrunk, and the mean over a study's levels: one scanner took them
+all. Beyond what held-out studies have, a growing share of the prior takes the place of the network's answer. How large
+it gets is fitted, per score group, to the official loss over held-out pictures as they are and over the same ones
+spoilt: other contrasts, also inverted, other resolutions, noise, scales and turns."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,24 +22,59 @@ from lumbar_kaggle.core.targets import LEVELS, SEVERITIES
 from lumbar_kaggle.scoring.metric import weighted_losses
 from lumbar_kaggle.training.devices import device_of
 from lumbar_kaggle.two_stage.config import GradeConfig
-from lumbar_kaggle.two_stage.grade.data import Batch, Samples, augment, cut, drop_views
+from lumbar_kaggle.two_stage.grade.data import Batch, Samples, augment, cut, drop_views, whole_studies
 from lumbar_kaggle.two_stage.grade.views import VIEWS
 
 GROUP = (0, 1, 1, 2, 2)  # score group of each of the network's five outputs
-# Views and sides that the outputs are graded from; an axial view may count for the canal too, but is rarely missed.
-SEEN = (((0, 0),), ((1, 0), (3, 0)), ((1, 1), (3, 1)), ((0, 0), (3, 0)), ((0, 0), (3, 1)))
+# Views that the groups are graded from; an axial view may count for the canal too, but is rarely missed.
+SEEN = ((0,), (1, 3), (0, 3))
 SHRINKAGE = 0.1  # share of the mean variance in place of the covariance
-# Spoilt pictures of a phantom are still a phantom's. Graders that had seen nothing else graded the canal of real people
-# well, foramina and recesses worse than the prior does: of these groups at least so much falls back, and soon.
-GAP = (0.0, 0.5, 0.5)
+# Spoilt pictures of a phantom are still a phantom's. Graders that had seen nothing else told real canals apart well,
+# but were too sure of it, and graded foramina and recesses worse than the prior does: at least so much falls back.
+GAP = (0.4, 0.5, 0.5)
+REACH = 1.2  # of the usual distances' 95 % quantile: from there on the whole share; most real studies lie beyond it
 LEARNED = 2000  # levels of the training that the distances are learned from, at most
+
+
+def texture(images: Tensor, present: Tensor) -> Tensor:
+    """Return ``[batch, sides, 48]`` of crops ``[batch, sides, slices, px, px]``: how strongly, how steadily and how
+    lopsidedly they answer the eight 3 × 3 cosine filters at two scales, relative to their own deviation, mean over the
+    slices `present`; 0 where there is none."""
+    bank = _FILTERS.to(images.device)
+    flat = images.float().flatten(0, 2)[:, None]
+    whole = flat.std(dim=(2, 3)).clamp(min=1e-4)
+    parts = []
+    for _ in range(2):
+        answers = functional.conv2d(flat, bank)
+        deviation = answers.std(dim=(2, 3)).clamp(min=1e-4)
+        centred = (answers - answers.mean(dim=(2, 3), keepdim=True)) / deviation[..., None, None]
+        parts += [
+            (deviation / whole).log(),
+            answers.abs().mean(dim=(2, 3)) / deviation,
+            centred.pow(3).mean(dim=(2, 3)).clamp(-5, 5),
+        ]
+        flat = functional.avg_pool2d(flat, 2)
+    each = torch.cat(parts, dim=1).view(*present.shape, -1)
+    there = present[..., None].float()
+    return (each * there).sum(dim=2) / there.sum(dim=2).clamp(min=1)
+
+
+def _cosines() -> Tensor:
+    """Return the products of the cosines of three places, the constant one excepted: ``[8, 1, 3, 3]``."""
+    place, frequency = torch.arange(3) + 0.5, torch.arange(3)[:, None]
+    waves = functional.normalize(torch.cos(torch.pi * place * frequency / 3), dim=1)
+    return torch.einsum("ai,bj->abij", waves, waves).reshape(9, 1, 3, 3)[1:]
+
+
+_FILTERS = _cosines()
+TEXTURE = 6 * len(_FILTERS)  # numbers that `texture` gives
 
 
 class Domain(nn.Module):
     """What a network knows of the pictures that it has learned from; at first nothing, and all of its answer counts.
-    Buffers: of each view the `mean` ``[views, width]`` of its descriptions and `whiten` ``[views, width, width]``; of
-    each group ``[3]`` the distances `low` and `high` between which the prior's share grows from `least` to `most`; and
-    the `prior` ``[3 groups, 5 levels, 3]``."""
+    Buffers: of each view the `mean` ``[views, width]`` of its descriptions and textures, and `whiten`
+    ``[views, width, width]``; of each group ``[3]`` the distances `low` and `high` between which the prior's share
+    grows from `least` to `most`; and the `prior` ``[3 groups, 5 levels, 3]``."""
 
     mean: Tensor
     whiten: Tensor
@@ -49,32 +86,50 @@ class Domain(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        width += TEXTURE
         self.register_buffer("mean", torch.zeros(len(VIEWS), width))
         self.register_buffer("whiten", torch.zeros(len(VIEWS), width, width))
         for name, value in (("low", 1.0), ("high", 2.0), ("least", 0.0), ("most", 0.0)):
             self.register_buffer(name, torch.full((3,), value))
         self.register_buffer("prior", torch.full((3, len(LEVELS), len(SEVERITIES)), 1 / len(SEVERITIES)))
 
-    def distance(self, described: tuple[Tensor, ...], present: list[Tensor]) -> Tensor:
-        """Return ``[batch, 5]``, around 1 for pictures like those of the training: the greatest one over the views of
-        an output; views without a picture do not count. `described` is that of `network.Graded`."""
+    def distance(self, described: tuple[Tensor, ...], batch: Batch) -> Tensor:
+        """Return ``[batch, 3 groups]``, around 1 for pictures like those of the training: the greatest one over the
+        views of a group, each the mean over the levels of a study and its sides; views without a picture do not count.
+        The batch is of whole studies, its crops cut; `described` is that of `network.Graded`."""
         far = []
-        for number, (one, there) in enumerate(zip(described, present, strict=True)):
-            scaled = (one.float() - self.mean[number]) @ self.whiten[number]
-            far.append(scaled.square().mean(dim=2).sqrt() * there.any(dim=2))
-        return torch.stack([torch.stack([far[v][:, s] for v, s in seen]).amax(dim=0) for seen in SEEN], dim=1)
+        with torch.autocast(described[0].device.type, enabled=False):
+            for number, (one, images, present) in enumerate(
+                zip(described, batch["images"], batch["present"], strict=True)
+            ):
+                scaled = (summary(one, images, present) - self.mean[number].float()) @ self.whiten[number].float()
+                there = present.any(dim=2)
+                each = scaled.square().mean(dim=2).sqrt() * there
+                total, count = (part.view(-1, len(LEVELS) * part.shape[1]).sum(dim=1) for part in (each, there))
+                far.append((total / count.clamp(min=1)).repeat_interleave(len(LEVELS)))
+        return torch.stack([torch.stack([far[view] for view in seen]).amax(dim=0) for seen in SEEN], dim=1)
+
+    def share(self, distance: Tensor) -> Tensor:
+        """Return the prior's share ``[batch, 3 groups]``."""
+        return _share(distance, self.low, self.high, self.least, self.most)
 
     def forward(self, probabilities: Tensor, distance: Tensor, level: Tensor) -> Tensor:
         """Return probabilities ``[batch, 5, 3]`` with the prior's share in them."""
         of = list(GROUP)
-        limits = self.low[of], self.high[of], self.least[of], self.most[of]
-        return _fallen(probabilities, distance, self.prior[of][:, level].transpose(0, 1), limits)
+        return _fallen(probabilities, self.share(distance)[:, of], self.prior[of][:, level].transpose(0, 1))
 
 
-def _fallen(probabilities: Tensor, distance: Tensor, prior: Tensor, limits: tuple[Tensor, ...]) -> Tensor:
-    low, high, least, most = limits
-    share = torch.lerp(least, most, ((distance - low) / (high - low)).clamp(0, 1))[..., None]
-    return (1 - share) * probabilities + share * prior
+def summary(described: Tensor, images: Tensor, present: Tensor) -> Tensor:
+    """Return ``[batch, sides, width]``: what a view comes to."""
+    return torch.cat([described.float(), texture(images, present)], dim=2)
+
+
+def _share(distance: Tensor, low: Tensor, high: Tensor, least: Tensor, most: Tensor) -> Tensor:
+    return torch.lerp(least, most, ((distance - low) / (high - low)).clamp(0, 1))
+
+
+def _fallen(probabilities: Tensor, share: Tensor, prior: Tensor) -> Tensor:
+    return (1 - share[..., None]) * probabilities + share[..., None] * prior
 
 
 @torch.inference_mode()
@@ -88,25 +143,25 @@ def fit_domain(network: Any, prior: Tensor, training: Samples, held_out: Samples
         step = max(1, len(training) // LEARNED)
         rows: list[list[Tensor]] = [[] for _ in VIEWS]
         for batch in _batches(network, training, config, cut, step):
-            described = network(batch)["described"]
-            for found, one, there in zip(rows, described, batch["present"], strict=True):
-                found.append(one[there.any(dim=2)].float())
+            views = zip(network(batch)["described"], batch["images"], batch["present"], strict=True)
+            for found, (one, images, present) in zip(rows, views, strict=True):
+                found.append(summary(one, images, present)[present.any(dim=2)])
         for view, learned in enumerate(map(torch.cat, rows)):
             if len(learned) > 1:
                 domain.mean[view], domain.whiten[view] = _whitening(learned)
         parts = [_judged(network, _batches(network, held_out, config, change)) for change in (cut, spoil)]
     for group in range(3):
-        of = [index for index, one in enumerate(GROUP) if one == group]
-        _fit_group(domain, group, [tuple(column[:, of] for column in part) for part in parts])
+        _fit_group(domain, group, parts)
 
 
 def _batches(
     network: Any, samples: Samples, config: GradeConfig, change: Callable[[Batch, GradeConfig], Batch], step: int = 1
 ) -> Iterator[Batch]:
-    """Yield every `step`-th sample in changed batches, of some views the middle slice alone, as far as the training has
-    shown such."""
+    """Yield every `step`-th sample in changed batches, of whole studies if it is every one; of some views the middle
+    slice alone, as far as the training has shown such."""
     network.eval()
-    for (items,) in DataLoader([samples[index] for index in range(0, len(samples), step)], bs=2 * config.batch_size):
+    chosen, count = [samples[index] for index in range(0, len(samples), step)], whole_studies(2 * config.batch_size)
+    for (items,) in DataLoader(chosen, bs=count):
         batch = to_device(samples.batch(items), device_of(network))
         yield drop_views(change(batch, config), 0.0, config.slice_dropout)
 
@@ -135,34 +190,27 @@ def _whitening(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _judged(network: Any, batches: Iterator[Batch]) -> tuple[Tensor, ...]:
-    """Return probabilities ``[n, 5, 3]``, and distances, severities and levels ``[n, 5]``."""
+    """Return probabilities ``[n, 5, 3]``, distances ``[n, 3]``, severities ``[n, 5]`` and levels ``[n]``."""
     parts = []
     for batch in batches:
         graded = network(batch)
-        distance = network.domain.distance(graded["described"], batch["present"])
-        level = batch["level"][:, None].expand(-1, len(GROUP))
-        parts.append((graded["logits"].softmax(dim=2), distance, batch["severity"], level))
+        distance = network.domain.distance(graded["described"], batch)
+        parts.append((graded["logits"].softmax(dim=2), distance, batch["severity"], batch["level"]))
     return tuple(torch.cat(column).cpu() for column in zip(*parts, strict=True))
 
 
 def _fit_group(domain: Domain, group: int, parts: list[tuple[Tensor, ...]]) -> None:
-    """Choose a group's distances and shares by the loss; where no share lowers it, and `GAP` asks for none, none."""
-    (_, usual, *_), (_, other, *_) = parts
-    low = usual.quantile(0.95)
-    beyond = other[other > low]
-    highs = [1.5 * low]
-    if not GAP[group] and len(beyond):
-        highs += [beyond.quantile(q) for q in (0.5, 0.75, 0.95)]
+    """Choose a group's distances, and the shares by the loss: not less than `GAP` beyond them."""
+    low, of = parts[0][1][:, group].quantile(0.95), [index for index, one in enumerate(GROUP) if one == group]
     prior, tried = domain.prior[group].cpu(), []
-    for least, most, high in product((0.0, 0.005, 0.01, 0.02, 0.05), (0.0, 0.25, 0.5, 0.75, 0.95), highs):
-        limits = low, high, torch.tensor(least), torch.tensor(max(least, most, GAP[group]))
-        tried.append((sum(_loss(part, prior, limits) for part in parts), *map(float, limits[1:])))
-    _, domain.high[group], domain.least[group], domain.most[group] = min(tried)
-    domain.low[group] = low
-
-
-def _loss(part: tuple[Tensor, ...], prior: Tensor, limits: tuple[Tensor, ...]) -> float:
-    probabilities, distance, severity, level = part
-    mixed = _fallen(probabilities, distance, prior[level], limits).clamp(min=1e-6)
-    loss, weight = weighted_losses(mixed.double().numpy(), severity.numpy()).reshape(-1, 2).sum(axis=0)
-    return float(loss / max(weight, 1e-6))
+    for least, most in product((0.0, 0.005, 0.01, 0.02, 0.05), (0.0, 0.25, 0.5, 0.75, 0.95)):
+        shares = torch.tensor(least), torch.tensor(max(least, most, GAP[group]))
+        loss = 0.0
+        for probabilities, distance, severity, level in parts:
+            share = _share(distance[:, group], low, REACH * low, *shares)[:, None].expand(-1, len(of))
+            mixed = _fallen(probabilities[:, of], share, prior[level][:, None]).clamp(min=1e-6)
+            total, weight = weighted_losses(mixed.double().numpy(), severity[:, of].numpy()).reshape(-1, 2).sum(axis=0)
+            loss += float(total / max(weight, 1e-6))
+        tried.append((loss, *map(float, shares)))
+    _, domain.least[group], domain.most[group] = min(tried)
+    domain.low[group], domain.high[group] = low, REACH * low

@@ -29,7 +29,7 @@ from lumbar_kaggle.training import group
 from lumbar_kaggle.training.devices import spread, training_device
 from lumbar_kaggle.training.loop import make_learner, train_file, write_network
 from lumbar_kaggle.two_stage.config import GradeConfig, Result, network_file
-from lumbar_kaggle.two_stage.grade.data import Batch, Samples, augment, cache_crops, cut, drop_views
+from lumbar_kaggle.two_stage.grade.data import Batch, Samples, augment, cache_crops, cut, drop_views, whole_studies
 from lumbar_kaggle.two_stage.grade.domain import fit_domain
 from lumbar_kaggle.two_stage.grade.network import Grader, average_sides, grade_loss, load_network, predict_levels
 from lumbar_kaggle.two_stage.start import identity, starting_grader
@@ -152,8 +152,8 @@ def _fit_fold(shared: tuple[GraderRun, Crops, Crops], fold: int) -> None:
         weighted = level_prior(rows[seen], weighted=True)
         fit_domain(network, weighted, training, validation, config)
         write_network(file, network.state_dict(), config)
-    loader = DataLoader(validation, bs=2 * config.batch_size)
-    found = predict_levels([network], (validation.batch(items) for (items,) in loader), config)
+    loader = DataLoader(validation, bs=whole_studies(2 * config.batch_size))
+    found, _ = predict_levels([network], (validation.batch(items) for (items,) in loader), config)
     lost = set() if run.places is None else unsided(run.places)
     doubtful = [study in lost for study in inside]
     found[doubtful] = average_sides(found[doubtful])

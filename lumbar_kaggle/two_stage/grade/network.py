@@ -171,18 +171,23 @@ def load_network(file: Path, config: GradeConfig) -> Grader:
     return network
 
 
-def predict_levels(networks: Sequence[Grader], batches: Iterable[Batch], config: GradeConfig) -> NDArray[np.float64]:
-    """Return probabilities ``[studies, 25, 3]``, rows sum to 1: the mean over networks, turns and mirror images. The
-    networks are of one configuration, on one device, which computes; the batches, of crops as they are cached, give
-    study by study all five levels."""
-    probabilities = torch.cat([predict_batch(networks, batch, config) for batch in batches]).double().numpy()
+def predict_levels(
+    networks: Sequence[Grader], batches: Iterable[Batch], config: GradeConfig
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return probabilities ``[studies, 25, 3]``, rows sum to 1: the mean over networks, turns and mirror images; and
+    how much of the answers is the prior's, ``[studies, 3 groups]``, see `Domain`. The networks are of one
+    configuration, on one device, which computes; the batches, of crops as they are cached, are of whole studies, all
+    five levels of each."""
+    parts = [predict_batch(networks, batch, config) for batch in batches]
+    probabilities, share = (torch.cat(column).double().numpy() for column in zip(*parts, strict=True))
     targets = probabilities.reshape(-1, len(LEVELS), *probabilities.shape[1:])[:, *CELLS]
-    return np.asarray(targets / targets.sum(axis=-1, keepdims=True))
+    return targets / targets.sum(axis=-1, keepdims=True), share[:: len(LEVELS)]
 
 
 @torch.inference_mode()
-def predict_batch(networks: Sequence[Grader], batch: Batch, config: GradeConfig) -> Tensor:
-    """Return probabilities ``[batch, 5, 3]`` of crops as they are cached, the mean as in `predict_levels`."""
+def predict_batch(networks: Sequence[Grader], batch: Batch, config: GradeConfig) -> tuple[Tensor, Tensor]:
+    """Return probabilities ``[batch, 5, 3]`` and the prior's share in them ``[batch, 3 groups]`` of crops as they are
+    cached, the means as in `predict_levels`."""
     device, found = device_of(networks[0]), []
     cached = to_device(batch, device)
     for turn in config.predict_turns:
@@ -194,17 +199,20 @@ def predict_batch(networks: Sequence[Grader], batch: Batch, config: GradeConfig)
         with half_precision(device, wanted=config.mixed_precision):
             for network in networks:
                 network.eval()
-                found += [_probabilities(network, one)[:, order] for one, order in shown]
-    return torch.stack(found).mean(dim=0).cpu()
+                for one, order in shown:
+                    probabilities, share = _probabilities(network, one)
+                    found.append((probabilities[:, order], share))
+    probabilities, share = (torch.stack(column).mean(dim=0).cpu() for column in zip(*found, strict=True))
+    return probabilities, share
 
 
-def _probabilities(network: Grader, batch: Batch) -> Tensor:
+def _probabilities(network: Grader, batch: Batch) -> tuple[Tensor, Tensor]:
     graded = network(batch)
     probabilities: Tensor = graded["logits"].softmax(dim=2)
-    if network.domain is not None:
-        distance = network.domain.distance(graded["described"], batch["present"])
-        probabilities = network.domain(probabilities, distance, batch["level"])
-    return probabilities
+    if network.domain is None:
+        return probabilities, probabilities.new_zeros(len(probabilities), 3)
+    distance = network.domain.distance(graded["described"], batch)
+    return network.domain(probabilities, distance, batch["level"]), network.domain.share(distance)
 
 
 def average_sides(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
