@@ -37,7 +37,7 @@ def test_the_model_card_is_that_of_the_models() -> None:
     made = read_manifest(BOX)
     assert made.recipe == "two-stage"
     assert made.fingerprint in CARD.read_text(encoding="utf-8")
-    assert sum(path.stat().st_size for path in BOX.rglob("*") if path.is_file()) <= 6 * 2**20
+    assert sum(path.stat().st_size for path in BOX.rglob("*") if path.is_file()) <= 6_000_000
 
 
 def test_they_travel_with_the_package_and_nothing_else_does() -> None:

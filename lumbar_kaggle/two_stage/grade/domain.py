@@ -23,16 +23,19 @@ from lumbar_kaggle.scoring.metric import weighted_losses
 from lumbar_kaggle.training.devices import device_of
 from lumbar_kaggle.two_stage.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.data import Batch, Samples, augment, cut, drop_views, whole_studies
-from lumbar_kaggle.two_stage.grade.views import VIEWS
 
 GROUP = (0, 1, 1, 2, 2)  # score group of each of the network's five outputs
-# Views that the groups are graded from; an axial view may count for the canal too, but is rarely missed.
-SEEN = ((0,), (1, 3), (0, 3))
+# Places in `VIEWS` of those that tell, and in these the ones that the groups are graded from. The axial middle may
+# count for the canal too, but its slices are those of the sides.
+JUDGED = (0, 1, 3)
+SEEN = ((0,), (1, 2), (0, 2))
 SHRINKAGE = 0.1  # share of the mean variance in place of the covariance
 # Spoilt pictures of a phantom are still a phantom's. Graders that had seen nothing else told real canals apart well,
 # but were too sure of it, and graded foramina and recesses worse than the prior does: at least so much falls back.
 GAP = (0.4, 0.5, 0.5)
-REACH = 1.2  # of the usual distances' 95 % quantile: from there on the whole share; most real studies lie beyond it
+REACH = (
+    1.1  # of the usual distances' 95 % quantile: from there on the whole share; nearly all real pictures lie beyond it
+)
 LEARNED = 2000  # levels of the training that the distances are learned from, at most
 
 
@@ -72,7 +75,7 @@ TEXTURE = 6 * len(_FILTERS)  # numbers that `texture` gives
 
 class Domain(nn.Module):
     """What a network knows of the pictures that it has learned from; at first nothing, and all of its answer counts.
-    Buffers: of each view the `mean` ``[views, width]`` of its descriptions and textures, and `whiten`
+    Buffers: of each of the views `JUDGED` the `mean` ``[views, width]`` of its descriptions and textures, and `whiten`
     ``[views, width, width]``; of each group ``[3]`` the distances `low` and `high` between which the prior's share
     grows from `least` to `most`; and the `prior` ``[3 groups, 5 levels, 3]``."""
 
@@ -87,8 +90,8 @@ class Domain(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         width += TEXTURE
-        self.register_buffer("mean", torch.zeros(len(VIEWS), width))
-        self.register_buffer("whiten", torch.zeros(len(VIEWS), width, width))
+        self.register_buffer("mean", torch.zeros(len(JUDGED), width))
+        self.register_buffer("whiten", torch.zeros(len(JUDGED), width, width))
         for name, value in (("low", 1.0), ("high", 2.0), ("least", 0.0), ("most", 0.0)):
             self.register_buffer(name, torch.full((3,), value))
         self.register_buffer("prior", torch.full((3, len(LEVELS), len(SEVERITIES)), 1 / len(SEVERITIES)))
@@ -99,15 +102,14 @@ class Domain(nn.Module):
         The batch is of whole studies, its crops cut; `described` is that of `network.Graded`."""
         far = []
         with torch.autocast(described[0].device.type, enabled=False):
-            for number, (one, images, present) in enumerate(
-                zip(described, batch["images"], batch["present"], strict=True)
-            ):
+            for number, view in enumerate(JUDGED):
+                one, images, present = described[view], batch["images"][view], batch["present"][view]
                 scaled = (summary(one, images, present) - self.mean[number].float()) @ self.whiten[number].float()
                 there = present.any(dim=2)
                 each = scaled.square().mean(dim=2).sqrt() * there
                 total, count = (part.view(-1, len(LEVELS) * part.shape[1]).sum(dim=1) for part in (each, there))
                 far.append((total / count.clamp(min=1)).repeat_interleave(len(LEVELS)))
-        return torch.stack([torch.stack([far[view] for view in seen]).amax(dim=0) for seen in SEEN], dim=1)
+        return torch.stack([torch.stack([far[number] for number in seen]).amax(dim=0) for seen in SEEN], dim=1)
 
     def share(self, distance: Tensor) -> Tensor:
         """Return the prior's share ``[batch, 3 groups]``."""
@@ -141,14 +143,15 @@ def fit_domain(network: Any, prior: Tensor, training: Samples, held_out: Samples
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         step = max(1, len(training) // LEARNED)
-        rows: list[list[Tensor]] = [[] for _ in VIEWS]
+        rows: list[list[Tensor]] = [[] for _ in JUDGED]
         for batch in _batches(network, training, config, cut, step):
-            views = zip(network(batch)["described"], batch["images"], batch["present"], strict=True)
-            for found, (one, images, present) in zip(rows, views, strict=True):
-                found.append(summary(one, images, present)[present.any(dim=2)])
-        for view, learned in enumerate(map(torch.cat, rows)):
+            described = network(batch)["described"]
+            for found, view in zip(rows, JUDGED, strict=True):
+                images, present = batch["images"][view], batch["present"][view]
+                found.append(summary(described[view], images, present)[present.any(dim=2)])
+        for number, learned in enumerate(map(torch.cat, rows)):
             if len(learned) > 1:
-                domain.mean[view], domain.whiten[view] = _whitening(learned)
+                domain.mean[number], domain.whiten[number] = _whitening(learned)
         parts = [_judged(network, _batches(network, held_out, config, change)) for change in (cut, spoil)]
     for group in range(3):
         _fit_group(domain, group, parts)
