@@ -50,15 +50,17 @@ def export(run: Path, bundle: Path) -> Manifest:
     config, blend = load_config(run / RUN_FILE, TwoStageConfig), run / "blend.json"
     found = _finished(run, config)
     graders = [group for group in found if group not in CHANNELS]
-    files = {name: path for group in found.values() for name, path in group.items()}
+    files = {name: paths for group in found.values() for name, paths in group.items()}
     settings = [run / group / "grade.json" for group in graders]
-    sources = [*files.values(), *settings, *([blend] if blend.is_file() else [])]
+    sources = [*sum(files.values(), ()), *settings, *([blend] if blend.is_file() else [])]
     source = digest([sha256_file(path) for path in sources])
     if before := open_bundle(bundle, source):
         return before
     log.info("Exporting %d networks into %s", len(files), bundle)
-    for name, path in files.items():
-        export_weights(path, bundle / name)
+    for name, paths in files.items():
+        if len(paths) > 1:
+            log.info("%s: the mean of the weights of %d folds, which were trained on from the same", name, len(paths))
+        export_weights(bundle / name, *paths)
     if blend.is_file():
         save_blend(bundle / BLEND, load_blend(blend))
     pairs = zip(graders, settings, strict=True)
@@ -81,14 +83,20 @@ def export(run: Path, bundle: Path) -> Manifest:
     )
 
 
-def _finished(run: Path, config: TwoStageConfig) -> dict[str, dict[str, Path]]:
-    """Return the networks that are trained, by plane and model: name in the bundle → file of the run."""
-    groups = [(plane, run / LOCATOR, plane, config.locate.folds) for plane in CHANNELS]
-    groups += [(folder.name, folder, "fold", model.folds) for _, folder, model in config.models(run)]
-    there = {}
-    for group, folder, name, count in groups:
-        files = {f"weights/{group}-{k}.safetensors": network_file(folder, name, k) for k in range(count)}
-        there[group] = {name: path for name, path in files.items() if path.is_file()}
+def _finished(run: Path, config: TwoStageConfig) -> dict[str, dict[str, tuple[Path, ...]]]:
+    """Return the networks that are trained, by plane and model: name in the bundle → files of the run, of which it has
+    the mean. Folds that were trained on from one network are still so near to each other that the mean of their weights
+    predicts as well as the mean of their predictions, in a fraction of the time. What `grade.domain` knows is of one
+    fold's features alone, so those with a fallback stay apart."""
+    groups = [(plane, run / LOCATOR, plane, config.locate.folds, config.locate.epochs > 0) for plane in CHANNELS]
+    groups += [(folder.name, folder, "fold", one.folds, not one.fallback) for _, folder, one in config.models(run)]
+    there: dict[str, dict[str, tuple[Path, ...]]] = {}
+    for group, folder, name, count, alike in groups:
+        paths = {k: path for k in range(count) if (path := network_file(folder, name, k)).is_file()}
+        if config.from_models and alike and len(paths) > 1:
+            there[group] = {f"weights/{group}-mean.safetensors": tuple(paths.values())}
+        else:
+            there[group] = {f"weights/{group}-{k}.safetensors": (path,) for k, path in paths.items()}
     for stage, wanted in (("locator", {"sagittal"}), ("second stage", set(there) - set(CHANNELS))):
         if not any(there[group] for group in wanted):
             raise InputError(f"{run}: no fold of the {stage} is finished; run lumbar train again to go on")

@@ -15,12 +15,14 @@ from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import digest, read_json
 from lumbar_kaggle.inference import bundle as in_the_box
-from lumbar_kaggle.inference.bundle import read_manifest
+from lumbar_kaggle.inference.bundle import models_in_the_box, read_manifest
 from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.training import loop
+from lumbar_kaggle.two_stage.config import preset
 from lumbar_kaggle.two_stage.grade import fit as grading
 from lumbar_kaggle.two_stage.locate import fit as locating
 from lumbar_kaggle.two_stage.session import two_stage_config
+from lumbar_kaggle.two_stage.start import box_for
 from tests.support.two_stage_studies import SETTINGS
 
 
@@ -51,21 +53,38 @@ def same_weights(network: nn.Module, file: Path) -> bool:
 
 
 def test_before_their_first_epoch_all_networks_are_the_boxs(
-    place: Path, box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Fold by fold, both stages; resumed ones get their checkpoint and not the box's again."""
+    """All folds start from its first one, in both stages; resumed ones get their checkpoint and not the box's again.
+    The bundle then has the mean of their weights, which gives about the mean of their predictions."""
     begun: list[tuple[str, bool]] = []
 
     def train_file(file: Path, make: Any, config: Any, **options: Any) -> Any:
-        name = f"weights/{file.stem}.safetensors".replace("fold", "grade-1")
-        begun.extend((name, same_weights(make(fresh).model, box / name)) for fresh in (True, False))
+        name = f"weights/{file.stem[:-2]}-0.safetensors".replace("fold", "grade-1")
+        begun.extend((file.stem, same_weights(make(fresh).model, box / name)) for fresh in (True, False))
         return loop.train_file(file, make, config, **options)
 
     for module in (locating, grading):
         monkeypatch.setattr(module, "train_file", train_file)
-    assert "resumable" not in fit(place, tmp_path / "run", from_models=True, locate={"epochs": 1})
-    names = read_manifest(box).networks
+    with caplog.at_level("INFO"):
+        assert "resumable" not in fit(place, tmp_path / "run", from_models=True, locate={"epochs": 1})
+    assert "Both stages start from the models that come with the package" in caplog.text
+    names = [f"{name}-{fold}" for name in ("sagittal", "axial", "fold") for fold in range(2)]
     assert sorted(begun) == sorted((name, fresh) for name in names for fresh in (True, False))
+    with caplog.at_level("INFO"):
+        made = recipe("two-stage").export(tmp_path / "run", tmp_path / "bundle")
+    assert sorted(made.networks) == [f"weights/{name}-mean.safetensors" for name in ("axial", "grade-1", "sagittal")]
+    assert "weights/sagittal-mean.safetensors: the mean of the weights of 2 folds" in caplog.text
+    for name in made.networks:
+        folder, stem = ("grade-1", "fold") if "grade" in name else ("locator", Path(name).stem.removesuffix("-mean"))
+        states = [
+            safetensors.torch.load_file(tmp_path / "run" / folder / f"{stem}-{fold}.safetensors") for fold in range(2)
+        ]
+        mean = safetensors.torch.load_file(tmp_path / "bundle" / name)
+        for key, value in mean.items():
+            if value.is_floating_point():
+                both = [state[key].numpy() for state in states]
+                np.testing.assert_allclose(value.float().numpy(), np.mean(both, axis=0), rtol=1e-3, atol=1e-6)
 
 
 def test_without_epochs_the_locator_of_the_box_is_taken_as_it_is(place: Path, box: Path, tmp_path: Path) -> None:
@@ -73,9 +92,9 @@ def test_without_epochs_the_locator_of_the_box_is_taken_as_it_is(place: Path, bo
     fit(place, tmp_path / "run", from_models=True, locate={"epochs": 0})
     made = recipe("two-stage").export(tmp_path / "run", tmp_path / "bundle")
     there = read_manifest(box)
-    for name in there.networks:
-        same = made.weights[name] == there.weights[name]
-        assert same == ("grade" not in name), name
+    locators = [name for name in there.networks if "grade" not in name]
+    assert set(made.networks) == {*locators, "weights/grade-1-mean.safetensors"}
+    assert all(made.weights[name] == there.weights[name] for name in locators)
     assert (tmp_path / "run" / "locator" / "errors.csv").is_file()
 
 
@@ -128,9 +147,19 @@ def test_lumbar_locate_takes_the_boxs_locator(
 
 def test_kernels_take_it_from_their_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """As any other setting."""
-    assert not two_stage_config("cpu").from_models
-    monkeypatch.setenv("LUMBAR_CONFIG", json.dumps({"two-stage": {"from_models": True}}))
-    assert two_stage_config("cpu").from_models
+    for name, starts in (("cpu", False), ("cpu-scratch", True)):
+        monkeypatch.delenv("LUMBAR_CONFIG", raising=False)
+        assert two_stage_config(name).from_models is not starts
+        monkeypatch.setenv("LUMBAR_CONFIG", json.dumps({"two-stage": {"from_models": starts}}))
+        assert two_stage_config(name).from_models is starts
+
+
+def test_the_preset_for_a_cpu_starts_from_the_box() -> None:
+    """Whose networks are of its architecture; so it needs fewer epochs than from random weights."""
+    cpu, scratch = (preset(name) for name in ("cpu", "cpu-scratch"))
+    assert box_for(cpu) == models_in_the_box()
+    assert box_for(scratch) is None
+    assert (cpu.locate.epochs, cpu.grade[0].epochs) < (scratch.locate.epochs, scratch.grade[0].epochs)
 
 
 def test_the_baseline_has_no_models_to_start_from(capsys: pytest.CaptureFixture[str]) -> None:

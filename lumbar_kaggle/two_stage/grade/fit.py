@@ -176,7 +176,7 @@ def _learner(run: GraderRun, fold: int, parts: tuple[Samples, Samples], prior: t
     """Return a fold's learner before its first epoch; of a resumed one, not `fresh`, the checkpoint has the weights."""
     config = run.config
     if fresh and run.start is not None:
-        network = load_network(starting_grader(run.start, config, fold), config)
+        network = load_network(starting_grader(run.start, config), config)
     else:
         network = Grader(config, prior, pretrained=fresh)
     if config.channels_last:
