@@ -59,7 +59,7 @@ def export(run: Path, bundle: Path) -> Manifest:
     log.info("Exporting %d networks into %s", len(files), bundle)
     for name, paths in files.items():
         if len(paths) > 1:
-            log.info("%s: the mean of the weights of %d folds, which were trained on from the same", name, len(paths))
+            log.info("%s: the mean of the weights of %d folds, all trained on from the same", name, len(paths))
         export_weights(bundle / name, *paths)
     if blend.is_file():
         save_blend(bundle / BLEND, load_blend(blend))
@@ -85,18 +85,16 @@ def export(run: Path, bundle: Path) -> Manifest:
 
 def _finished(run: Path, config: TwoStageConfig) -> dict[str, dict[str, tuple[Path, ...]]]:
     """Return the networks that are trained, by plane and model: name in the bundle → files of the run, of which it has
-    the mean. Folds that were trained on from one network are still so near to each other that the mean of their weights
-    predicts as well as the mean of their predictions, in a fraction of the time. What `grade.domain` knows is of one
-    fold's features alone, so those with a fallback stay apart."""
-    groups = [(plane, run / LOCATOR, plane, config.locate.folds, config.locate.epochs > 0) for plane in CHANNELS]
-    groups += [(folder.name, folder, "fold", one.folds, not one.fallback) for _, folder, one in config.models(run)]
+    the mean. Locators that were trained on from one network find together what the mean of their weights finds, in a
+    fraction of the time; graders so joined lose a little (docs/performance.md)."""
+    groups = [(plane, run / LOCATOR, plane, config.locate.folds) for plane in CHANNELS]
+    groups += [(folder.name, folder, "fold", model.folds) for _, folder, model in config.models(run)]
     there: dict[str, dict[str, tuple[Path, ...]]] = {}
-    for group, folder, name, count, alike in groups:
-        paths = {k: path for k in range(count) if (path := network_file(folder, name, k)).is_file()}
-        if config.from_models and alike and len(paths) > 1:
-            there[group] = {f"weights/{group}-mean.safetensors": tuple(paths.values())}
-        else:
-            there[group] = {f"weights/{group}-{k}.safetensors": (path,) for k, path in paths.items()}
+    for group, folder, name, count in groups:
+        files = {f"weights/{group}-{k}.safetensors": (network_file(folder, name, k),) for k in range(count)}
+        there[group] = {name: paths for name, paths in files.items() if paths[0].is_file()}
+        if config.from_models and config.locate.epochs and group in CHANNELS and len(there[group]) > 1:
+            there[group] = {f"weights/{group}-mean.safetensors": sum(there[group].values(), ())}
     for stage, wanted in (("locator", {"sagittal"}), ("second stage", set(there) - set(CHANNELS))):
         if not any(there[group] for group in wanted):
             raise InputError(f"{run}: no fold of the {stage} is finished; run lumbar train again to go on")

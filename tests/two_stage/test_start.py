@@ -55,12 +55,13 @@ def same_weights(network: nn.Module, file: Path) -> bool:
 def test_before_their_first_epoch_all_networks_are_the_boxs(
     place: Path, box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """All folds start from its first one, in both stages; resumed ones get their checkpoint and not the box's again.
-    The bundle then has the mean of their weights, which gives about the mean of their predictions."""
+    """Fold by fold in the second stage, in the first one all from its first, so that the bundle can have one locator,
+    the mean of their weights; resumed ones get their checkpoint and not the box's again."""
     begun: list[tuple[str, bool]] = []
 
     def train_file(file: Path, make: Any, config: Any, **options: Any) -> Any:
-        name = f"weights/{file.stem[:-2]}-0.safetensors".replace("fold", "grade-1")
+        name = file.stem.replace("fold", "grade-1") if "fold" in file.stem else f"{file.stem[:-1]}0"
+        name = f"weights/{name}.safetensors"
         begun.extend((file.stem, same_weights(make(fresh).model, box / name)) for fresh in (True, False))
         return loop.train_file(file, make, config, **options)
 
@@ -73,23 +74,23 @@ def test_before_their_first_epoch_all_networks_are_the_boxs(
     assert sorted(begun) == sorted((name, fresh) for name in names for fresh in (True, False))
     with caplog.at_level("INFO"):
         made = recipe("two-stage").export(tmp_path / "run", tmp_path / "bundle")
-    assert sorted(made.networks) == [f"weights/{name}-mean.safetensors" for name in ("axial", "grade-1", "sagittal")]
+    graders = [f"weights/grade-1-{fold}.safetensors" for fold in range(2)]
+    assert sorted(made.networks) == ["weights/axial-mean.safetensors", *graders, "weights/sagittal-mean.safetensors"]
     assert "weights/sagittal-mean.safetensors: the mean of the weights of 2 folds" in caplog.text
-    for name in made.networks:
-        folder, stem = ("grade-1", "fold") if "grade" in name else ("locator", Path(name).stem.removesuffix("-mean"))
-        states = [
-            safetensors.torch.load_file(tmp_path / "run" / folder / f"{stem}-{fold}.safetensors") for fold in range(2)
-        ]
-        mean = safetensors.torch.load_file(tmp_path / "bundle" / name)
-        for key, value in mean.items():
+    for plane in ("axial", "sagittal"):
+        files = [tmp_path / "run" / "locator" / f"{plane}-{fold}.safetensors" for fold in range(2)]
+        states = [safetensors.torch.load_file(file) for file in files]
+        for key, value in safetensors.torch.load_file(
+            tmp_path / "bundle" / f"weights/{plane}-mean.safetensors"
+        ).items():
             if value.is_floating_point():
-                both = [state[key].numpy() for state in states]
-                np.testing.assert_allclose(value.float().numpy(), np.mean(both, axis=0), rtol=1e-3, atol=1e-6)
+                wanted = np.mean([state[key].numpy() for state in states], axis=0)
+                np.testing.assert_allclose(value.float().numpy(), wanted, rtol=1e-3, atol=1e-6)
 
 
 def test_without_epochs_the_locator_of_the_box_is_taken_as_it_is(place: Path, box: Path, tmp_path: Path) -> None:
-    """By every fold of the run, and so it goes into the new bundle; graders that get a fallback, which the box's have
-    not, stay apart there too."""
+    """By every fold of the run, and so it goes into the new bundle; graders may have a fallback, though the box's have
+    none."""
     fit(place, tmp_path / "run", from_models=True, locate={"epochs": 0}, grade={"epochs": 1, "fallback": True})
     made = recipe("two-stage").export(tmp_path / "run", tmp_path / "bundle")
     there = read_manifest(box)

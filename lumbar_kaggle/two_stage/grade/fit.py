@@ -176,7 +176,7 @@ def _learner(run: GraderRun, fold: int, parts: tuple[Samples, Samples], prior: t
     """Return a fold's learner before its first epoch; of a resumed one, not `fresh`, the checkpoint has the weights."""
     config = run.config
     if fresh and run.start is not None:
-        file, there = starting_grader(run.start, config)
+        file, there = starting_grader(run.start, config, fold)
         network = load_network(file, replace(config, fallback=there.fallback))
         # What the fallback knows is of features that training is going to change.
         network.domain = Domain(config.features) if config.fallback else None
