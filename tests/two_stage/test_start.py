@@ -143,8 +143,10 @@ def test_lumbar_locate_takes_the_boxs_locator(
         assert main([*words, "--out", f"{number}", "--weights", weights, "--epochs", "0"]) == 0
         assert "within_10_mm" in capsys.readouterr().out
     assert Path("0/points.csv").read_bytes() == Path("1/points.csv").read_bytes()
-    assert main([*words, "--out", "tuned", "--weights", "models", "--epochs", "1"]) == 2
-    assert "its networks have channels (8, 12, 16, 16, 16) and pixel_mm 3.0" in capsys.readouterr().err
+    tuned = [*words, "--out", "tuned", "--weights", "models", "--epochs", "1"]
+    for refused in (tuned, ["grade", *words[1:], "--out", "graded", "--preset", "cpu"]):
+        assert main(refused) == 2
+        assert "its networks have channels (8, 12, 16, 16, 16) and pixel_mm 3.0" in capsys.readouterr().err
 
 
 def test_kernels_take_it_from_their_settings(monkeypatch: pytest.MonkeyPatch) -> None:
