@@ -87,13 +87,13 @@ def export(run: Path, bundle: Path) -> Manifest:
         name = record["target"]
         for one in record["folds"]:
             file = f"weights/{name}-fold-{one['fold']}.safetensors"
-            export_weights(trained.fold_folder(record, one["fold"]) / "weights.safetensors", bundle / file)
+            export_weights(bundle / file, trained.fold_folder(record, one["fold"]) / "weights.safetensors")
             folds[name].append({"file": file, "severities_seen": one["severities_seen"]})
     files = [fold["file"] for entries in folds.values() for fold in entries]
     models = {"arch": config["arch"], "folds": folds, "calibration": calibration, "source": source}
     if trained.config.frozen:
         models["body"] = "weights/body.safetensors"
-        export_weights(run / BODY, bundle / models["body"])
+        export_weights(bundle / models["body"], run / BODY)
         files.append(models["body"])
     return write_manifest(
         bundle,

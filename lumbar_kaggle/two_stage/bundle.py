@@ -51,15 +51,17 @@ def export(run: Path, bundle: Path) -> Manifest:
     config, blend = load_config(run / RUN_FILE, TwoStageConfig), run / "blend.json"
     found = _finished(run, config)
     graders = [group for group in found if group not in CHANNELS]
-    files = {name: path for group in found.values() for name, path in group.items()}
+    files = {name: paths for group in found.values() for name, paths in group.items()}
     settings = [run / group / "grade.json" for group in graders]
-    sources = [*files.values(), *settings, *([blend] if blend.is_file() else [])]
+    sources = [*sum(files.values(), ()), *settings, *([blend] if blend.is_file() else [])]
     source = digest([sha256_file(path) for path in sources])
     if before := open_bundle(bundle, source):
         return before
     log.info("Exporting %d networks into %s", len(files), bundle)
-    for name, path in files.items():
-        export_weights(path, bundle / name)
+    for name, paths in files.items():
+        if len(paths) > 1:
+            log.info("%s: the mean of the weights of %d folds, all trained on from the same", name, len(paths))
+        export_weights(bundle / name, *paths)
     if blend.is_file():
         save_blend(bundle / BLEND, load_blend(blend))
     pairs = zip(graders, settings, strict=True)
@@ -82,14 +84,18 @@ def export(run: Path, bundle: Path) -> Manifest:
     )
 
 
-def _finished(run: Path, config: TwoStageConfig) -> dict[str, dict[str, Path]]:
-    """Return the networks that are trained, by plane and model: name in the bundle → file of the run."""
+def _finished(run: Path, config: TwoStageConfig) -> dict[str, dict[str, tuple[Path, ...]]]:
+    """Return the networks that are trained, by plane and model: name in the bundle → files of the run, of which it has
+    the mean. Locators that were trained on from one network find together what the mean of their weights finds, in a
+    fraction of the time; graders so joined lose a little (docs/performance.md)."""
     groups = [(plane, run / LOCATOR, plane, config.locate.folds) for plane in CHANNELS]
     groups += [(folder.name, folder, "fold", model.folds) for _, folder, model in config.models(run)]
-    there = {}
+    there: dict[str, dict[str, tuple[Path, ...]]] = {}
     for group, folder, name, count in groups:
-        files = {f"weights/{group}-{k}.safetensors": network_file(folder, name, k) for k in range(count)}
-        there[group] = {name: path for name, path in files.items() if path.is_file()}
+        files = {f"weights/{group}-{k}.safetensors": (network_file(folder, name, k),) for k in range(count)}
+        there[group] = {name: paths for name, paths in files.items() if paths[0].is_file()}
+        if config.from_models and config.locate.epochs and group in CHANNELS and len(there[group]) > 1:
+            there[group] = {f"weights/{group}-mean.safetensors": sum(there[group].values(), ())}
     for stage, wanted in (("locator", {"sagittal"}), ("second stage", set(there) - set(CHANNELS))):
         if not any(there[group] for group in wanted):
             raise InputError(f"{run}: no fold of the {stage} is finished; run lumbar train again to go on")

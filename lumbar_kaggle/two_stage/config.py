@@ -180,15 +180,21 @@ _RESNET = replace(
     _T4, backbones=("resnet18",) * 2, sagittal_px=96, axial_px=96, batch_size=32, accumulate=1, lr=1e-3, epochs=8
 )
 
+_CPU = TwoStageConfig(LocateConfig(folds=4, epochs=8, slices=4), (GradeConfig(folds=4, epochs=8),))
+
 PRESETS = {
-    "cpu": TwoStageConfig(LocateConfig(folds=4, epochs=8, slices=4), (GradeConfig(folds=4, epochs=8),)),
+    "cpu": TwoStageConfig(
+        replace(_CPU.locate, epochs=2, lr=1e-3), (replace(_CPU.grade[0], epochs=3, lr=1e-3),), from_models=True
+    ),
+    "cpu-scratch": _CPU,
     "t4x2-single": TwoStageConfig(_T4_LOCATE, (_T4,)),
     "t4x2-gold": TwoStageConfig(_T4_LOCATE, (_T4, _CONVNEXT, _RESNET)),
 }
-"""A laptop; one backbone and the whole recipe for two 16 GB cards. Sizes and rates of the latter are those that the
-competition's gold solutions report; the batches leave a third of a card's memory free (docs/two_stage.md has the sums).
-On the phantom mirroring and axial views for the canal changed nothing measurable (RESULTS.md), so ``cpu`` is without;
-the T4 presets are for the real set, where entrants found a use for each."""
+"""A laptop, from the models in the box or from random weights; one backbone and the whole recipe for two 16 GB cards.
+Sizes and rates of the latter are those that the competition's gold solutions report; the batches leave a third of a
+card's memory free (docs/two_stage.md has the sums). On the phantom mirroring and axial views for the canal changed
+nothing measurable (RESULTS.md), so the first two are without; the T4 presets are for the real set, where entrants found
+a use for each."""
 
 
 def preset(name: str) -> TwoStageConfig:
@@ -199,13 +205,13 @@ def preset(name: str) -> TwoStageConfig:
 
 
 def configure(changes: Mapping[str, Any], source: str = "") -> TwoStageConfig:
-    """Return a preset, by default ``cpu``, with other settings: ``{"preset": …, "locate": {…}, "grade": {…},
+    """Return a preset, by default ``cpu-scratch``, with other settings: ``{"preset": …, "locate": {…}, "grade": {…},
     "from_models": …}``. The settings of ``grade`` are for all its models. InputError: no such content, named by its
     `source`, or an unknown or wrong setting."""
     changed = dict(changes) if isinstance(changes, Mapping) else {"": changes}
-    config = asdict(preset(str(changed.pop("preset", "cpu"))))
+    config = asdict(preset(str(changed.pop("preset", "cpu-scratch"))))
     stages = [changed.get(stage, {}) for stage in ("locate", "grade")]
     if not set(changed) <= set(config) or not all(isinstance(values, Mapping) for values in stages):
         raise InputError(f'{source}: give an object with "locate", "grade" or both, each with settings')
     locate, grade = config["locate"] | stages[0], [one | stages[1] for one in config["grade"]]
-    return from_dict({**changed, "locate": locate, "grade": grade}, TwoStageConfig, source)
+    return from_dict({**config, **changed, "locate": locate, "grade": grade}, TwoStageConfig, source)

@@ -48,7 +48,10 @@ def fit(
     """Train both stages and blend, or go on; see `inference.recipes.Recipe.fit`."""
     weights = None if label_weights is None else read_label_weights(label_weights)
     competition = read_competition(root, "train")
-    data = {**competition.identity(), "images": Cache(cache, "volumes").identity()} | identity(box_for(config))
+    data = {**competition.identity(), "images": Cache(cache, "volumes").identity()}
+    if (box := box_for(config)) is not None:
+        log.info("Both stages start from the models that come with the package")
+    data |= identity(box)
     with locked(run):
         begin_run(run / RUN_FILE, config, data=data)
         whole = TwoStageRun(competition, run, config, budget, cache, weights, processes=processes)
@@ -96,7 +99,7 @@ class TwoStageRun:
             tie(out / CONFIG, learned_from(competition, cache) | identity(box_for(self.config)))
         else:
             start = box_for(self.config)
-            run = LocatorRun(competition, cache, out, self.config.locate, self.budget, start, folds)
+            run = LocatorRun(competition, cache, out, self.config.locate, self.budget, start, folds, alike=True)
             located = run.train(self.processes)
             log.info(located.text)
             if not located.finished:

@@ -76,10 +76,10 @@ def check_fits(source: Path, there: Any, wanted: Any, shape: Sequence[str]) -> N
         raise InputError(f"{source}: its networks have {' and '.join(other)}; set the same, or start from others")
 
 
-def starting_grader(bundle: Path, config: GradeConfig, fold: int) -> Path:
-    """Return the weights that a fold of a model starts from: of the first model in the bundle whose architecture it
-    has. InputError: there is none, or no usable bundle."""
+def starting_grader(bundle: Path, config: GradeConfig, fold: int) -> tuple[Path, GradeConfig]:
+    """Return the weights that a fold of a model starts from, of the first model in the bundle whose architecture it
+    has, and that model's settings. InputError: there is none, or no usable bundle."""
     models, shape = parse_models(bundle, read_manifest(bundle))[1].grade, attrgetter(*GRADER_SHAPE)
     chosen = next((one for one in models if shape(one.config) == shape(config)), models[0])
     check_fits(bundle, chosen.config, config, GRADER_SHAPE)
-    return bundle / chosen.folds[fold % len(chosen.folds)]
+    return bundle / chosen.folds[fold % len(chosen.folds)], chosen.config

@@ -161,7 +161,7 @@ def locate(
 def grade(
     run: Training,
     *,
-    preset: str = option("cpu", ", ".join(PRESETS), metavar="NAME"),
+    preset: str = option("cpu-scratch", ", ".join(PRESETS), metavar="NAME"),
     points: Path | None = option(None, "of lumbar locate; none: the annotated points", metavar="POINTS.csv"),
     label_weights: Path | None = option(None, NOISE, metavar="NOISE.csv"),
     only_folds: tuple[int, ...] | None = option(None, "train these folds now, from 0; none: all", metavar="K", least=0),
@@ -172,15 +172,17 @@ def grade(
     from lumbar_kaggle.tables.reading import read_label_weights
     from lumbar_kaggle.two_stage.grade.fit import GraderRun
     from lumbar_kaggle.two_stage.locate.fit import read_points
+    from lumbar_kaggle.two_stage.start import box_for
 
     competition, budget = read_competition(run.folder, "train"), run.budget()
     located = None if points is None else read_points(points)
     weights = None if label_weights is None else read_label_weights(label_weights)
-    models, told = preset_of(preset).grade, []
+    chosen, told = preset_of(preset), []
+    models, start = chosen.grade, box_for(chosen)
     for number, base in enumerate(models, start=1):
         out = run.out if len(models) == 1 else run.out / f"model-{number}"
         config = from_dict(merged(asdict(base), changes), GradeConfig)
-        grader = GraderRun(competition, run.cache, located, out, config, budget, weights)
+        grader = GraderRun(competition, run.cache, located, out, config, budget, weights, start=start)
         with on_scheduler(run.scheduler):
             told.append(grader.train(only_folds, run.processes).text)
     return "\n".join(told)

@@ -48,7 +48,7 @@ def as_it_was(networks: Networks, calls: Calls) -> Calls:
 
 
 def test_prediction(tmp_path: Path) -> None:
-    """Two ratios of one run; the models in the box, on the CPU."""
+    """Three ratios of one run; the models in the box, on the CPU."""
     write_set(tmp_path / "studies", PhantomSet("", 5, 1, STUDIES), workers=1)
     found, box = find_studies(tmp_path / "studies"), models_in_the_box()
     studies = [study_rows(found, name) for name in found.studies]
@@ -73,6 +73,7 @@ def test_prediction(tmp_path: Path) -> None:
     ways: dict[str, Callable[[], object]] = {
         "total": lambda: list(predictor.predict(studies)),
         "forward": lambda: replay(calls),
+        "one locator": lambda: replay([call for call in calls if call[0] not in networks.sagittal[1:]]),
         "before": lambda: replay(before),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -81,6 +82,7 @@ def test_prediction(tmp_path: Path) -> None:
             start = time.perf_counter()
             work()
             seconds[name].append((time.perf_counter() - start) / STUDIES)
-    total, forward, plain = (float(np.median(seconds[name])) for name in ways)
+    total, forward, one, plain = (float(np.median(seconds[name])) for name in ways)
     print(f"\n| two-stage prediction, all of it / its networks alone | {total / forward:.2f} | {total:.2f} s a study |")
     print(f"| its networks / the same as trained, 16 pictures at once | {forward / plain:.2f} | {forward:.2f} s |")
+    print(f"| with one locator, as in bundles of runs from these models / the same | {one / plain:.2f} | {one:.2f} s |")

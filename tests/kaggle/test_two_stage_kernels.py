@@ -105,18 +105,18 @@ def test_sessions_end_with_the_bundle_of_one_command(
 ) -> None:
     """Locate cut and resumed, folds graded in different sessions, put together by the blend."""
     cut, _ = sessions.begin()
-    assert not train_locate_session(cut, hours=0.0, preset="cpu")
+    assert not train_locate_session(cut, hours=0.0, preset="cpu-scratch")
     assert RESUMABLE in capsys.readouterr().out
     located, _ = sessions.begin(cut)
-    assert train_locate_session(located, hours=1.0, preset="cpu")
+    assert train_locate_session(located, hours=1.0, preset="cpu-scratch")
     assert {path.name for path in located.iterdir()} == {"run"}, "volumes are no output"
     stopped, _ = sessions.begin(located)
-    assert not train_grade_session(stopped, hours=0.0, preset="cpu")
+    assert not train_grade_session(stopped, hours=0.0, preset="cpu-scratch")
     assert RESUMABLE in capsys.readouterr().out
     graded = []
     for fold in (0, 1):
         working, _ = sessions.begin(located, stopped)
-        assert train_grade_session(working, hours=1.0, preset="cpu", models=(1,), folds=(fold,))
+        assert train_grade_session(working, hours=1.0, preset="cpu-scratch", models=(1,), folds=(fold,))
         assert "resumable" not in capsys.readouterr().out
         assert not list((working / "run").rglob("crops")), "crops are no output"
         graded.append(working)
@@ -136,17 +136,17 @@ def test_a_missing_or_another_first_stage_is_named(
     """One sentence each, before anything is trained."""
     working, _ = sessions.begin()
     with pytest.raises(InputError, match="no finished first stage is among the inputs; attach the output"):
-        train_grade_session(working, hours=1.0, preset="cpu")
+        train_grade_session(working, hours=1.0, preset="cpu-scratch")
     with pytest.raises(InputError, match=r"no two_stage\.json is among the inputs; attach the output"):
         blend_session(working)
     working, _ = sessions.begin(place)
     with pytest.raises(InputError, match="models 2: there are those from 1 to 1"):
-        train_grade_session(working, hours=1.0, preset="cpu", models=(2,))
+        train_grade_session(working, hours=1.0, preset="cpu-scratch", models=(2,))
     other = {"two-stage": {**SETTINGS, "locate": {**SETTINGS["locate"], "epochs": 3}}}
     monkeypatch.setenv("LUMBAR_CONFIG", json.dumps(other))
     working, _ = sessions.begin(place)
     with pytest.raises(InputError, match="the attached first stage was trained with other settings"):
-        train_grade_session(working, hours=1.0, preset="cpu")
+        train_grade_session(working, hours=1.0, preset="cpu-scratch")
 
 
 def test_pretrained_weights_come_from_the_models_dataset(
@@ -161,14 +161,14 @@ def test_pretrained_weights_come_from_the_models_dataset(
     shutil.copyfile(place / "run" / "annotated.csv", sessions.root / "located" / "run" / "annotated.csv")
     working, _ = sessions.begin(sessions.root / "located")
     with pytest.raises(InputError, match=f"pretrained-{arch}.safetensors is not among the inputs; send it"):
-        train_grade_session(working, hours=1.0, preset="cpu")
+        train_grade_session(working, hours=1.0, preset="cpu-scratch")
     working, inputs = sessions.begin(sessions.root / "located")
     models = inputs / "datasets" / "owner" / "lumbar-models"
     models.mkdir()
     torch.manual_seed(5)
     state = {key: value.contiguous() for key, value in body_state(build_body(arch, 3), arch).items()}
     safetensors.torch.save_file(state, models / f"pretrained-{arch}.safetensors")
-    assert train_grade_session(working, hours=1.0, preset="cpu", folds=(0,))
+    assert train_grade_session(working, hours=1.0, preset="cpu-scratch", folds=(0,))
     kept = json.loads((working / "run" / "grade-1" / "grade.json").read_text())
     assert kept["weights"] == ["pretrained", "none"]
     assert {path.name for path in working.iterdir()} == {"run"}

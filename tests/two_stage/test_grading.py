@@ -354,9 +354,9 @@ def test_wrong_settings_are_refused() -> None:
         GradeConfig(slices=(4, 5, 3, 3))
     with pytest.raises(InputError, match="slice_shift"):
         GradeConfig(slice_shift=(0.5, 0.3, 0.2), extra_slices=1)
-    with pytest.raises(InputError, match="preset 'tpu' is unknown; known are cpu, t4x2-single"):
+    with pytest.raises(InputError, match="preset 'tpu' is unknown; known are cpu, cpu-scratch, t4x2-single"):
         preset("tpu")
-    assert [len(preset(name).grade) for name in PRESETS] == [1, 1, 3]
+    assert [len(preset(name).grade) for name in PRESETS] == [1, 1, 1, 3]
 
 
 def test_the_average_forgets_its_first_weights() -> None:

@@ -15,12 +15,14 @@ from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import digest, read_json
 from lumbar_kaggle.inference import bundle as in_the_box
-from lumbar_kaggle.inference.bundle import read_manifest
+from lumbar_kaggle.inference.bundle import models_in_the_box, read_manifest
 from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.training import loop
+from lumbar_kaggle.two_stage.config import preset
 from lumbar_kaggle.two_stage.grade import fit as grading
 from lumbar_kaggle.two_stage.locate import fit as locating
 from lumbar_kaggle.two_stage.session import two_stage_config
+from lumbar_kaggle.two_stage.start import box_for
 from tests.support.two_stage_studies import SETTINGS
 
 
@@ -51,26 +53,45 @@ def same_weights(network: nn.Module, file: Path) -> bool:
 
 
 def test_before_their_first_epoch_all_networks_are_the_boxs(
-    place: Path, box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Fold by fold, both stages; resumed ones get their checkpoint and not the box's again."""
+    """Fold by fold in the second stage, in the first one all from its first, so that the bundle can have one locator,
+    the mean of their weights; resumed ones get their checkpoint and not the box's again."""
     begun: list[tuple[str, bool]] = []
 
     def train_file(file: Path, make: Any, config: Any, **options: Any) -> Any:
-        name = f"weights/{file.stem}.safetensors".replace("fold", "grade-1")
-        begun.extend((name, same_weights(make(fresh).model, box / name)) for fresh in (True, False))
+        name = file.stem.replace("fold", "grade-1") if "fold" in file.stem else f"{file.stem[:-1]}0"
+        name = f"weights/{name}.safetensors"
+        begun.extend((file.stem, same_weights(make(fresh).model, box / name)) for fresh in (True, False))
         return loop.train_file(file, make, config, **options)
 
     for module in (locating, grading):
         monkeypatch.setattr(module, "train_file", train_file)
-    assert "resumable" not in fit(place, tmp_path / "run", from_models=True, locate={"epochs": 1})
-    names = read_manifest(box).networks
+    with caplog.at_level("INFO"):
+        assert "resumable" not in fit(place, tmp_path / "run", from_models=True, locate={"epochs": 1})
+    assert "Both stages start from the models that come with the package" in caplog.text
+    names = [f"{name}-{fold}" for name in ("sagittal", "axial", "fold") for fold in range(2)]
     assert sorted(begun) == sorted((name, fresh) for name in names for fresh in (True, False))
+    with caplog.at_level("INFO"):
+        made = recipe("two-stage").export(tmp_path / "run", tmp_path / "bundle")
+    graders = [f"weights/grade-1-{fold}.safetensors" for fold in range(2)]
+    assert sorted(made.networks) == ["weights/axial-mean.safetensors", *graders, "weights/sagittal-mean.safetensors"]
+    assert "weights/sagittal-mean.safetensors: the mean of the weights of 2 folds" in caplog.text
+    for plane in ("axial", "sagittal"):
+        files = [tmp_path / "run" / "locator" / f"{plane}-{fold}.safetensors" for fold in range(2)]
+        states = [safetensors.torch.load_file(file) for file in files]
+        for key, value in safetensors.torch.load_file(
+            tmp_path / "bundle" / f"weights/{plane}-mean.safetensors"
+        ).items():
+            if value.is_floating_point():
+                wanted = np.mean([state[key].numpy() for state in states], axis=0)
+                np.testing.assert_allclose(value.float().numpy(), wanted, rtol=1e-3, atol=1e-6)
 
 
 def test_without_epochs_the_locator_of_the_box_is_taken_as_it_is(place: Path, box: Path, tmp_path: Path) -> None:
-    """By every fold of the run, and so it goes into the new bundle."""
-    fit(place, tmp_path / "run", from_models=True, locate={"epochs": 0})
+    """By every fold of the run, and so it goes into the new bundle; graders may have a fallback, though the box's have
+    none."""
+    fit(place, tmp_path / "run", from_models=True, locate={"epochs": 0}, grade={"epochs": 1, "fallback": True})
     made = recipe("two-stage").export(tmp_path / "run", tmp_path / "bundle")
     there = read_manifest(box)
     for name in there.networks:
@@ -122,15 +143,27 @@ def test_lumbar_locate_takes_the_boxs_locator(
         assert main([*words, "--out", f"{number}", "--weights", weights, "--epochs", "0"]) == 0
         assert "within_10_mm" in capsys.readouterr().out
     assert Path("0/points.csv").read_bytes() == Path("1/points.csv").read_bytes()
-    assert main([*words, "--out", "tuned", "--weights", "models", "--epochs", "1"]) == 2
-    assert "its networks have channels (8, 12, 16, 16, 16) and pixel_mm 3.0" in capsys.readouterr().err
+    tuned = [*words, "--out", "tuned", "--weights", "models", "--epochs", "1"]
+    for refused in (tuned, ["grade", *words[1:], "--out", "graded", "--preset", "cpu"]):
+        assert main(refused) == 2
+        assert "its networks have channels (8, 12, 16, 16, 16) and pixel_mm 3.0" in capsys.readouterr().err
 
 
 def test_kernels_take_it_from_their_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """As any other setting."""
-    assert not two_stage_config("cpu").from_models
-    monkeypatch.setenv("LUMBAR_CONFIG", json.dumps({"two-stage": {"from_models": True}}))
-    assert two_stage_config("cpu").from_models
+    for name, starts in (("cpu", False), ("cpu-scratch", True)):
+        monkeypatch.delenv("LUMBAR_CONFIG", raising=False)
+        assert two_stage_config(name).from_models is not starts
+        monkeypatch.setenv("LUMBAR_CONFIG", json.dumps({"two-stage": {"from_models": starts}}))
+        assert two_stage_config(name).from_models is starts
+
+
+def test_the_preset_for_a_cpu_starts_from_the_box() -> None:
+    """Whose networks are of its architecture; so it needs fewer epochs than from random weights."""
+    cpu, scratch = (preset(name) for name in ("cpu", "cpu-scratch"))
+    assert box_for(cpu) == models_in_the_box()
+    assert box_for(scratch) is None
+    assert (cpu.locate.epochs, cpu.grade[0].epochs) < (scratch.locate.epochs, scratch.grade[0].epochs)
 
 
 def test_the_baseline_has_no_models_to_start_from(capsys: pytest.CaptureFixture[str]) -> None:

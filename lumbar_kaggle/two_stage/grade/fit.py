@@ -30,7 +30,7 @@ from lumbar_kaggle.training.devices import spread, training_device
 from lumbar_kaggle.training.loop import make_learner, train_file, write_network
 from lumbar_kaggle.two_stage.config import GradeConfig, Result, network_file
 from lumbar_kaggle.two_stage.grade.data import Batch, Samples, augment, cache_crops, cut, drop_views, whole_studies
-from lumbar_kaggle.two_stage.grade.domain import fit_domain
+from lumbar_kaggle.two_stage.grade.domain import Domain, fit_domain
 from lumbar_kaggle.two_stage.grade.network import Grader, average_sides, grade_loss, load_network, predict_levels
 from lumbar_kaggle.two_stage.start import identity, starting_grader
 from lumbar_kaggle.two_stage.study import CachedStudies, DicomStudies, annotated_places, to_points, unsided
@@ -176,7 +176,10 @@ def _learner(run: GraderRun, fold: int, parts: tuple[Samples, Samples], prior: t
     """Return a fold's learner before its first epoch; of a resumed one, not `fresh`, the checkpoint has the weights."""
     config = run.config
     if fresh and run.start is not None:
-        network = load_network(starting_grader(run.start, config, fold), config)
+        file, there = starting_grader(run.start, config, fold)
+        network = load_network(file, replace(config, fallback=there.fallback))
+        # What the fallback knows is of features that training is going to change.
+        network.domain = Domain(config.features) if config.fallback else None
     else:
         network = Grader(config, prior, pretrained=fresh)
     if config.channels_last:

@@ -113,6 +113,7 @@ class LocatorRun:
     budget: Budget
     weights: Path | None = None  # trained locator to start from, or to use: a run folder, or a bundle
     folds: pd.DataFrame | None = None  # columns ``study_id, fold``, studies without a row are left out; None: drawn
+    alike: bool = False  # train all folds on from the same network of the weights, so that they can be averaged
 
     def train(self, processes: int | None = None) -> Result:
         """Train, or go on, and judge; for `processes` see `devices.spread`. Raises InputError: a table or the cache is
@@ -242,7 +243,8 @@ def train_network(
             _, networks = load_networks(run.weights)
             if networks[name]:
                 # Fold k from fold k: where both are dealt out alike, it has not seen what is held out either.
-                network.load_state_dict(networks[name][fold % len(networks[name])].state_dict())
+                number = 0 if run.alike and config.epochs else fold % len(networks[name])
+                network.load_state_dict(networks[name][number].state_dict())
             elif not config.epochs:
                 remedy = "train one, with epochs above 0"
                 raise InputError(f"{run.weights}: has no {name} network to take as it is; {remedy}")
