@@ -172,8 +172,9 @@ def nearest_slices(
         near = []
         for order, volume in enumerate(stacks):
             if volume.kind == kind and volume.plane == view.plane:
-                far = distances(volume)
-                near.append((round(float(far.min()), 6), order, int(far.argmin())))
+                # The middle of two recesses often lies midway between two slices: no last digit may choose one.
+                far = np.round(distances(volume), 3)
+                near.append((float(far.min()), order, int(far.argmin())))
         if near:
             distance, order, index = min(near)
             yield distance, stacks[order], index
