@@ -176,8 +176,11 @@ class Header:
     def integer(self, *keywords: str, low: int = -(2**63), high: int = 2**63 - 1) -> int | None:
         """Return one whole number, exactly; by default any of 64 bits. As `numbers` otherwise."""
         found = self.numbers(*keywords, count=1, plausible=lambda one: one.is_integer() and low <= one <= high)
+        if found is None:
+            return None
         # A float has no more than 53 bits.
-        return None if found is None else int(Decimal(self.text(*keywords).replace(",", ".")))
+        exact = abs(found[0]) < 2**53
+        return int(found[0] if exact else Decimal(self.text(*keywords).replace(",", ".")))
 
     def text(self, *keywords: str) -> str:
         r"""Return the values joined by ``\``, or nothing."""
