@@ -27,7 +27,7 @@ from lumbar_kaggle.dicom.volume import GEOMETRY, HIGH, LOW, Volume
 from lumbar_kaggle.tables.competition import SERIES_COLUMNS
 
 log = logging.getLogger(__name__)
-HELD_BYTES = 64 * 2**20  # of the files that threads work on at once; eight usual series have 43 MB
+HELD_BYTES = 48 * 2**20  # of the files that threads work on at once; eight usual series have 43 MB
 # Writes one source's files into a folder and returns its index entry (at least ``file``).
 Worker = Callable[[Source, Path], dict[str, object]]
 
