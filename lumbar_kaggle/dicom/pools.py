@@ -2,6 +2,7 @@
 
 import logging
 from concurrent.futures import Executor, ThreadPoolExecutor
+from multiprocessing import set_forkserver_preload
 from types import TracebackType
 
 from lumbar_kaggle.core.budget import usable_cores
@@ -23,6 +24,8 @@ class Pools:
         self.kinds = (THREADS, PROCESSES) if kind == AUTO and cores > 1 else (THREADS if kind == AUTO else kind,)
         self.kinds = (PROCESSES,) if on_cluster() else self.kinds
         self.threads = ThreadPoolExecutor(workers or max(8, 4 * cores))
+        # What the processes are forked from imports once for all of them, which then share the memory of it.
+        set_forkserver_preload(["lumbar_kaggle.dicom.preprocess"])
         self._processes = open_pool(workers or cores)
         self.speeds: dict[str, float] = {}  # slices per second, of the kinds that were tried
 
