@@ -5,7 +5,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from multiprocessing import set_forkserver_preload
 from types import TracebackType
 
-from lumbar_kaggle.core.budget import usable_cores
+from lumbar_kaggle.core.budget import give_memory_back, usable_cores
 from lumbar_kaggle.core.cluster import on_cluster, open_pool
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,10 @@ class Pools:
         if len(self.kinds) == 1 or THREADS not in self.speeds:
             return self.kinds[0]
         if PROCESSES not in self.speeds:
-            return PROCESSES if slices > TRIAL_SECONDS * self.speeds[THREADS] else THREADS
+            if slices <= TRIAL_SECONDS * self.speeds[THREADS]:
+                return THREADS
+            give_memory_back()
+            return PROCESSES
         return max(self.speeds, key=lambda kind: self.speeds[kind])
 
     def pool(self, kind: str) -> Executor:
