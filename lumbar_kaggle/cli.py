@@ -29,6 +29,11 @@ from lumbar_kaggle.verbs.options import Said, Verb
 DESCRIPTION = "Grade lumbar-spine MRI: RSNA 2024 Lumbar Spine Degenerative Classification; --version prints the version"
 # What Python says of an option's value, and in plain words.
 NO_NUMBER = {r"invalid literal for int\(\).*": "a whole number", "could not convert string to float": "a number"}
+# Of glibc's malloc: in the environment, in malloc.h, value. Most arenas, and bytes that it keeps or takes apart.
+MALLOC = (
+    *(("MALLOC_ARENA_MAX", -8, 2), ("MALLOC_TRIM_THRESHOLD_", -1, 64 * 2**20)),
+    ("MALLOC_MMAP_THRESHOLD_", -3, 32 * 2**20),
+)
 SHIP = "Send datasets and kernels to Kaggle, follow them, fetch outputs, submit"
 
 
@@ -71,8 +76,12 @@ def _prepare() -> None:
     # seen here as a tenth of the speed. It must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # glibc gives every thread an arena of its own, which keeps what it once had: hundreds of MB where eight decode.
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).mallopt(-8, 2)  # M_ARENA_MAX of malloc.h
+    # And it hands the memory of each picture back at once, only to ask for it again: a new page takes the system as
+    # long as a thousand pixels take us. Workers take it from the environment, this process no longer does.
+    for name, number, value in MALLOC:
+        os.environ.setdefault(name, str(value))
+        with contextlib.suppress(AttributeError, OSError):
+            ctypes.CDLL(None).mallopt(number, int(os.environ[name]))
     # timm's import draws it with the newest torch; the user can do nothing about it.
     warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
     show_messages()

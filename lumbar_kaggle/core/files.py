@@ -195,7 +195,7 @@ def as_path(place: AnyPath) -> Path:
     know the scheme."""
     address = re.fullmatch(r"([a-z][a-z0-9+-]+):/+(.*)", str(place), re.DOTALL)
     if not address:
-        return Path(place)
+        return place if isinstance(place, Path) else Path(place)
     try:
         from upath import UPath
 

@@ -63,6 +63,7 @@ class Source:
     state: str  # digest of their names and sizes, or of what else determines the entry
     files: tuple[str, ...] = ()  # those that are of the series, relative to the folder; none: all
     ends: tuple[str, ...] = ()  # names of the first and the last of the files
+    size: int = 0  # bytes of the files
 
     @staticmethod
     def scan(study_id: str, series_id: str, kind: str, folder: str, only: tuple[str, ...] = ()) -> "Source":
@@ -77,7 +78,8 @@ class Source:
             with contextlib.suppress(OSError):
                 sizes[name] = (place / name).stat().st_size
         ends = tuple(dict.fromkeys([*files[:1], *files[-1:]]))
-        return Source(study_id, series_id, kind, folder, len(files), digest(list(sizes.items())), only, ends)
+        size, state = sum(max(one, 0) for one in sizes.values()), digest(list(sizes.items()))
+        return Source(study_id, series_id, kind, folder, len(files), state, only, ends, size)
 
     def fingerprint(self, contents: Mapping[Path, bytes] | None = None) -> str:
         """Return a digest of the state, and of the heads of the first and the last file: out of `contents` by path, or

@@ -176,8 +176,11 @@ class Header:
     def integer(self, *keywords: str, low: int = -(2**63), high: int = 2**63 - 1) -> int | None:
         """Return one whole number, exactly; by default any of 64 bits. As `numbers` otherwise."""
         found = self.numbers(*keywords, count=1, plausible=lambda one: one.is_integer() and low <= one <= high)
+        if found is None:
+            return None
         # A float has no more than 53 bits.
-        return None if found is None else int(Decimal(self.text(*keywords).replace(",", ".")))
+        exact = abs(found[0]) < 2**53
+        return int(found[0] if exact else Decimal(self.text(*keywords).replace(",", ".")))
 
     def text(self, *keywords: str) -> str:
         r"""Return the values joined by ``\``, or nothing."""
@@ -205,6 +208,16 @@ def _values(dataset: Dataset | Plain, keyword: str) -> list[str]:
     element = dataset.get_item(keyword)
     if not isinstance(element, RawDataElement):
         return [""]  # a sequence, where there should be a value
+    plain = _plain_values(element)
+    if plain is not None:
+        return plain
+    encodings = charset.convert_encodings(dataset.get("SpecificCharacterSet"))
+    return _parts(charset.decode_bytes(element.value or b"", encodings, set()))
+
+
+@lru_cache(4096)  # most elements are the same in all slices of a series
+def _plain_values(element: RawDataElement) -> list[str] | None:
+    """Return the values of an element that needs no character set, else None."""
     raw = element.value or b""
     kind = BINARY.get(_vr(element).removesuffix(" or SS"), "")
     if kind and len(raw) % int(kind[1]) == 0:
@@ -212,10 +225,9 @@ def _values(dataset: Dataset | Plain, keyword: str) -> list[str]:
         return [str(number) for number in np.frombuffer(raw, order + kind).tolist()] or [""]
     if raw.isascii() and b"\x1b" not in raw:
         return _parts(raw.decode("ascii"))
-    return _parts(charset.decode_bytes(raw, charset.convert_encodings(dataset.get("SpecificCharacterSet")), set()))
+    return None
 
 
-@lru_cache(4096)  # most values are the same in all slices of a series
 def _parts(text: str) -> list[str]:
     return [part.strip(" \0\t\r\n") for part in text.split("\\")]
 

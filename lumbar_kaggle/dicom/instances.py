@@ -5,7 +5,7 @@ MR storage class on plain single frames), so nothing here asks for more than it 
 (DICOM PS3.3, C.7.6.16) counts before what stands beside them."""
 
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,9 @@ LONGEST_MS = 1e5  # of any time of a sequence
 SLOPES = (1e-6, 1e6)  # |RescaleSlope| that can be meant; beyond, float32 makes the picture constant
 # Greatest |RescaleIntercept| in slopes; beyond, float32 cannot tell neighbouring stored values apart.
 INTERCEPT_SLOPES = 2.0**22
+
+
+_plane = lru_cache(1024)(geometry.plane)  # most slices of a series have one orientation
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Instance:
     @cached_property
     def plane(self) -> str | None:
         """``"sagittal"``, ``"coronal"`` or ``"axial"``, whichever is nearest; None without orientation."""
-        return None if self.orientation is None else geometry.plane(self.orientation)
+        return None if self.orientation is None else _plane(self.orientation)
 
 
 def read_instances(path: AnyPath, *, pixels: bool = False, content: bytes | None = None) -> list[Instance]:
@@ -218,6 +221,7 @@ def _rescale(header: Header) -> tuple[float, float]:
     return slope, header.number("RescaleIntercept", low=-most, high=most, otherwise="counts as 0") or 0.0
 
 
+@lru_cache(1024)
 def _orthonormal(*cosines: float) -> bool:
     axes = np.array(cosines).reshape(2, 3)
     return bool(np.abs(axes @ axes.T - np.eye(2)).max() <= COSINES)

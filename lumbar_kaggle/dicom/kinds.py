@@ -96,8 +96,8 @@ def contents(instance: Instance) -> list[str]:
 
 def places(instances: Sequence[Instance]) -> int:
     """Return at how many places of the body slices lie; those without position count one each."""
-    known = {tuple(np.round(item.position, 1)) for item in instances if item.position is not None}
-    return len(known) + sum(item.position is None for item in instances)
+    known = [item.position for item in instances if item.position is not None]
+    return len(set(map(tuple, np.round(known, 1).tolist()))) + len(instances) - len(known)
 
 
 def _count(group: Sequence[Instance]) -> int:
@@ -114,8 +114,8 @@ def plane_of(instances: Sequence[Instance]) -> str | None:
 def may_be(kind: str, instances: Sequence[Instance]) -> bool:
     """Whether slices of a series said to be of a kind may lie in its plane: tilted by less than 60°, or not known."""
     axis = geometry.AXES.index(kind.split("_")[0])
-    known = [abs(geometry.slice_normal(item.orientation)[axis]) for item in instances if item.orientation is not None]
-    return not known or float(np.median(known)) > 0.5
+    known = [item.orientation for item in instances if item.orientation is not None]
+    return not known or float(np.median(np.abs(geometry.slice_normal(known)[:, axis]))) > 0.5
 
 
 def recognise_series(group: Sequence[Instance]) -> tuple[str | None, str]:

@@ -5,7 +5,7 @@ last thing in the file the pixels of one frame, as they are or in one fragment. 
 are. The contract: `parse` returns what pydicom would read of such a file, and None for anything that is not plain."""
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 from struct import Struct
 from typing import Any
 
@@ -40,6 +40,11 @@ _END = bytes.fromhex("feffdde000000000")  # FFFE,E0DD, of no length
 _tag_of = cache(tag_for_keyword)
 
 
+@lru_cache(4096)  # most elements are the same in all slices of a series
+def _element(tag: int, representation: bytes, value: bytes) -> RawDataElement:
+    return RawDataElement(BaseTag(tag), representation.decode(), len(value), value, 0, False, True)
+
+
 class Plain:
     """What `headers.Header` and the decoders ask of a dataset: elements by tag, each its representation and value. That
     of PixelData is the frame alone, as it is stored."""
@@ -53,8 +58,7 @@ class Plain:
     def get_item(self, keyword: str) -> RawDataElement:
         """Return an element as a dataset of pydicom holds it until it is converted."""
         tag = _tag_of(keyword) or 0
-        representation, value = self.elements[tag]
-        return RawDataElement(BaseTag(tag), representation.decode(), len(value), value, 0, False, True)
+        return _element(tag, *self.elements[tag])
 
     def get(self, keyword: str) -> Any:
         """Return a converted value, None where it is absent."""

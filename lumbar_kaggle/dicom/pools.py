@@ -2,9 +2,10 @@
 
 import logging
 from concurrent.futures import Executor, ThreadPoolExecutor
+from multiprocessing import set_forkserver_preload
 from types import TracebackType
 
-from lumbar_kaggle.core.budget import usable_cores
+from lumbar_kaggle.core.budget import give_memory_back, usable_cores
 from lumbar_kaggle.core.cluster import on_cluster, open_pool
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,8 @@ class Pools:
         self.kinds = (THREADS, PROCESSES) if kind == AUTO and cores > 1 else (THREADS if kind == AUTO else kind,)
         self.kinds = (PROCESSES,) if on_cluster() else self.kinds
         self.threads = ThreadPoolExecutor(workers or max(8, 4 * cores))
+        # What the processes are forked from imports once for all of them, which then share the memory of it.
+        set_forkserver_preload(["lumbar_kaggle.dicom.preprocess"])
         self._processes = open_pool(workers or cores)
         self.speeds: dict[str, float] = {}  # slices per second, of the kinds that were tried
 
@@ -38,7 +41,10 @@ class Pools:
         if len(self.kinds) == 1 or THREADS not in self.speeds:
             return self.kinds[0]
         if PROCESSES not in self.speeds:
-            return PROCESSES if slices > TRIAL_SECONDS * self.speeds[THREADS] else THREADS
+            if slices <= TRIAL_SECONDS * self.speeds[THREADS]:
+                return THREADS
+            give_memory_back()
+            return PROCESSES
         return max(self.speeds, key=lambda kind: self.speeds[kind])
 
     def pool(self, kind: str) -> Executor:

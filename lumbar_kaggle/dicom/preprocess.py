@@ -3,8 +3,9 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, as_completed
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,12 +21,13 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import as_path, locked, read_json, shown, write_atomic, write_text
 from lumbar_kaggle.dicom.cache import OK, Cache, CacheConfig, Source
 from lumbar_kaggle.dicom.plain import HEAD_BYTES
-from lumbar_kaggle.dicom.pools import Pools
+from lumbar_kaggle.dicom.pools import THREADS, Pools
 from lumbar_kaggle.dicom.series import UnreadableSeries, read_series
 from lumbar_kaggle.dicom.volume import GEOMETRY, HIGH, LOW, Volume
 from lumbar_kaggle.tables.competition import SERIES_COLUMNS
 
 log = logging.getLogger(__name__)
+HELD_BYTES = 48 * 2**20  # of the files that threads work on at once; eight usual series have 43 MB
 # Writes one source's files into a folder and returns its index entry (at least ``file``).
 Worker = Callable[[Source, Path], dict[str, object]]
 
@@ -94,11 +96,9 @@ def preprocess(
                 if budget:
                     budget.check()
                 folder, kind = cache.begin(batch), pools.choose(total - progress.n)
-                work = {pools.pool(kind).submit(_entry, worker, one, folder): index for index, one in missing.items()}
                 first: tuple[int, float] | None = None  # slices and time when the workers were at work for sure
-                for future in as_completed(work):
-                    rows[work[future]] = future.result()
-                    progress.update(missing[work[future]].slices)
+                for number, rows[number] in _entries(pools, kind, partial(_entry, worker, folder=folder), missing):
+                    progress.update(missing[number].slices)
                     first = first or (progress.n, time.perf_counter())
                 if first:
                     pools.tell(kind, progress.n - first[0], time.perf_counter() - first[1])
@@ -107,6 +107,23 @@ def preprocess(
         index = cache.finish(batches) if batches else pd.DataFrame({"status": []})
         failed = int((index["status"] != OK).sum())
         return Summary(len(sources), failed, total, time.perf_counter() - start, done)
+
+
+def _entries(
+    pools: Pools, kind: str, work: Callable[[Source], dict[str, object]], sources: dict[int, Source]
+) -> Iterator[tuple[int, dict[str, object]]]:
+    """Yield what a kind of workers makes of numbered sources, as each is done. To threads no more than `HELD_BYTES` of
+    files are given at once: a few long series that meet would double what all of them hold."""
+    waiting, running, held = deque(sources), dict[Future[dict[str, object]], int](), 0
+    while waiting or running:
+        while waiting and (kind != THREADS or not running or held + sources[waiting[0]].size <= HELD_BYTES):
+            number = waiting.popleft()
+            running[pools.pool(kind).submit(work, sources[number])] = number
+            held += sources[number].size
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            number = running.pop(future)
+            held -= sources[number].size
+            yield number, future.result()
 
 
 def _entry(worker: Worker, source: Source, folder: Path) -> dict[str, object]:
@@ -180,13 +197,22 @@ def write_volumes(folder: Path, name: str, stacks: list[Volume]) -> None:
     entries = []
     for number, stack in enumerate(stacks):
         file = f"{name}_{number}.npy"
-        write_atomic(folder / file, partial(np.save, arr=stack.pixels))
+        write_atomic(folder / file, partial(_save_slices, stack))
         known = {name: getattr(stack, name) for name in GEOMETRY}
         # JSON has no word for NaN.
         tables = {name: np.where(np.isnan(rows), np.array(None), rows).tolist() for name, rows in known.items()}
         entries.append({"file": file, **tables, "instance_numbers": list(stack.instance_numbers)})
     window = stacks[0].window if stacks else None
     write_text(folder / f"{name}.json", json.dumps({"format": FORMAT, "window": window, "stacks": entries}))
+
+
+def _save_slices(stack: Volume, path: Path) -> None:
+    """Write what `numpy.save` does of all slices in one array, without this array."""
+    with path.open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(stack), *stack.shape)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for image in stack.images:
+            file.write(np.ascontiguousarray(image).data)
 
 
 def read_volumes(folder: Path, file: str, series_id: str = "", kind: str = "") -> list[Volume]:

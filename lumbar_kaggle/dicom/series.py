@@ -67,9 +67,10 @@ def read_headers(
     if not found:
         raise UnreadableSeries(f"{folder}: {none_usable(skipped)}")
     chosen = _choose_group(found, kind, folder)
-    kept = {(item.path, item.frame) for item in chosen}
-    reason = "of another series, image type, time or plane than the rest"
-    skipped += [Skipped(item.path, reason) for item in found if (item.path, item.frame) not in kept]
+    if len(chosen) < len(found):
+        kept = {(item.path, item.frame) for item in chosen}
+        reason = "of another series, image type, time or plane than the rest"
+        skipped += [Skipped(item.path, reason) for item in found if (item.path, item.frame) not in kept]
     return sort_instances(chosen), skipped
 
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,33 +19,29 @@ import pydicom
 import pytest
 
 from lumbar_kaggle.baseline.images import CACHE_CONFIG, image_worker, rank_series
+from lumbar_kaggle.cli import main
 from lumbar_kaggle.dicom import headers, plain
 from lumbar_kaggle.dicom.cache import Cache, CacheConfig, Source
 from lumbar_kaggle.dicom.decoders import Layout, plain_frame
 from lumbar_kaggle.dicom.headers import Header, read_file
 from lumbar_kaggle.dicom.instances import read_layout
-from lumbar_kaggle.dicom.pools import Pools
+from lumbar_kaggle.dicom.pools import AUTO, PROCESSES, THREADS, Pools
 from lumbar_kaggle.dicom.preprocess import VOLUMES, Worker, preprocess, scan_sources, volume_worker
 from lumbar_kaggle.dicom.series import middle_first, read_headers, read_series
 from lumbar_kaggle.dicom.volume import percentiles
 from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.settings import PhantomSet
 from lumbar_kaggle.tables.competition import read_competition
+from tests.support.measuring import memory_mb, processor_seconds, row
 
 STUDIES = int(os.environ.get("LUMBAR_BENCHMARK_STUDIES", "24"))
+POOLS = (THREADS, PROCESSES, AUTO)
 ROUNDS = 3  # each thing is done in turn so many times, and the fastest counts
 LATENCY = 0.005  # s, of opening a file on a slow mount
 
 Plan = list[
     tuple[Path, int, Layout]
 ]  # of a series: each file, where its one frame begins, how it is stored; 0: not read
-
-
-def processor_seconds() -> float:
-    """Of this process and all below it."""
-    me = psutil.Process()
-    times = [one.cpu_times() for one in (me, *me.children(recursive=True))]
-    return sum(one.user + one.system for one in times)
 
 
 def fastest(*works: Callable[[], object], clock: Callable[[], float] = processor_seconds) -> list[float]:
@@ -58,11 +53,6 @@ def fastest(*works: Callable[[], object], clock: Callable[[], float] = processor
             work()
             seconds[number] = min(seconds[number], clock() - start)
     return seconds
-
-
-def row(what: str, unit: str, ours: float, limit: float) -> None:
-    """Print a row of the table."""
-    print(f"| {what} | {ours:.3g} {unit} | {limit:.3g} {unit} | {ours / limit:.2f} |")
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +68,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def sources(root: Path) -> list[Source]:
     """All series of the first studies; prints the head of the table."""
+    main(["--version"])  # as the command begins: its settings of memory
     series = read_competition(root, "train").series
     with Pools("threads") as pools:
         found = scan_sources(series[series["study_id"].isin(series["study_id"].unique()[:STUDIES])], pools.threads)
@@ -189,24 +180,29 @@ def test_window(sources: list[Source]) -> None:
     row("percentiles of a series, against numpy.percentile", "s", ours, limit)
 
 
-def test_memory(root: Path, sources: list[Source], tmp_path: Path) -> None:
-    """The most that threads hold above the interpreter with the package, against 300 MB."""
-    folders = list(dict.fromkeys(chain.from_iterable([source.study_id] for source in sources)))
+@pytest.mark.parametrize("kind", POOLS)
+def test_memory(root: Path, sources: list[Source], kind: str, tmp_path: Path) -> None:
+    """The most that is seen above one interpreter with the package, workers and decoders included, against 300 MB."""
     code = (
-        "import re, sys; from pathlib import Path\n"
+        "import sys; from pathlib import Path; import psutil\n"
         "from lumbar_kaggle.cli import main\n"
-        "from lumbar_kaggle.inference.recipes import recipe, fill_cache\n"
+        "from lumbar_kaggle.inference.recipes import fill_cache\n"
         "from lumbar_kaggle.dicom.preprocess import VOLUMES, volume_worker\n"
         "from lumbar_kaggle.tables.competition import read_competition\n"
-        "root, cache, *studies = sys.argv[1:]; series = read_competition(Path(root), 'train').series\n"
+        "root, cache, kind, *studies = sys.argv[1:]; series = read_competition(Path(root), 'train').series\n"
         "main(['--version'])\n"  # as the command begins
-        # Not getrusage's figure: it has the peak of the parent in it, which is the higher one.
-        "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) / 1024\n"
-        "before = peak()\n"
+        "print(psutil.Process().memory_full_info().pss / 2**20, flush=True)\n"
         "some = series[series['study_id'].isin(studies)]\n"
-        "fill_cache(Path(root), some, 'series', Path(cache), VOLUMES, volume_worker, pool_kind='threads', workers=8)\n"
-        "print(peak() - before)\n"
+        "fill_cache(Path(root), some, 'series', Path(cache), VOLUMES, volume_worker, pool_kind=kind)\n"
     )
-    command = [sys.executable, "-c", code, str(root), str(tmp_path / "cache"), *folders]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    row("memory above the interpreter, 8 threads", "MB", float(done.stdout.split()[-1]), 300)
+    studies = dict.fromkeys(source.study_id for source in sources)
+    command = [sys.executable, "-c", code, str(root), str(tmp_path / "cache"), kind, *studies]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
+        assert child.stdout
+        assert child.stdout.readline()  # the version
+        before, most = float(child.stdout.readline()), 0.0
+        while child.poll() is None:
+            most = max(most, memory_mb(psutil.Process(child.pid)))
+            time.sleep(0.1)
+    assert child.returncode == 0
+    row(f"memory above the interpreter, {kind}", "MB", most - before, 300)
