@@ -137,7 +137,7 @@ def test_every_stage_leaves_what_it_leaves_on_one_machine(
         return capsys.readouterr().out
 
     for name, more in (("here", ("--workers", 1)), ("there", there)):
-        lumbar("phantom", f"{name}/set", "--studies", 3, "--test-studies", 1, *more)
+        lumbar("phantom", f"{name}/set", "--studies", 1, "--test-studies", 1, *more)
         lumbar("preprocess", "here/set", "--cache", f"{name}/cache", "--kind", "volumes", *more[:2])
     assert tree_hashes(tmp_path / "here" / "set") == tree_hashes(tmp_path / "there" / "set") != {}
     assert tree_hashes(tmp_path / "here" / "cache") == tree_hashes(tmp_path / "there" / "cache") != {}
@@ -156,7 +156,6 @@ def test_every_stage_leaves_what_it_leaves_on_one_machine(
         ours, theirs = (json.loads((tmp_path / name / "json" / path.name).read_text()) for name in ("here", "there"))
         assert ours["views"] == theirs["views"] != []
         assert ours.keys() == theirs.keys()
-    assert "graded" in lumbar("predict", competition, "--bundle", two_stage / "bundle", "--out", "here/submission.csv")
 
     settings = two_stage / "settings.json"
     lumbar(

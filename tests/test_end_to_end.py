@@ -19,16 +19,15 @@ def test_from_an_empty_folder_to_a_scored_submission(
         assert main(words) == 0
         return capsys.readouterr().out
 
-    lumbar("phantom", "competition", "--studies", "8", "--test-studies", "2", "--seed", "4")
+    lumbar("phantom", "competition", "--studies", "4", "--test-studies", "1", "--seed", "4")
     assert "no faults" in lumbar("check", "competition")
     assert "per second" in lumbar("preprocess", "competition", "--cache", "cache")
-    assert "8 series" in lumbar("preprocess", "competition", "--cache", "cache") or Path("cache").is_dir()
     training = ["train", "competition", "--cache", "cache", "--out", "run", "--targets", "spinal_canal_stenosis_l4_l5"]
     training += ["--arch", "mobilenetv3_small_050", "--weights", "none", "--image-size", "32", "--folds", "2"]
     training += ["--batch-size", "4", "--short-epochs", "1", "--long-epochs", "1", "--lr-find-iterations", "30"]
     assert "1 targets are trained" in lumbar(*training)
     assert "2 models of 1 targets" in lumbar("export", "run", "--out", "bundle")
-    assert "2 studies graded" in lumbar("predict", "competition", "--bundle", "bundle")
+    assert "1 studies graded" in lumbar("predict", "competition", "--bundle", "bundle")
     assert "valid" in lumbar("validate", "submission.csv", "--competition", "competition")
     truth = "competition-truth/test.csv"
     scores = lumbar("score", "submission.csv", "--truth", truth, "--prior", "competition/train.csv", "--targets")

@@ -275,7 +275,7 @@ def test_the_network_learns_what_is_visible(tmp_path: Path) -> None:
     from lumbar_kaggle.scoring.metric import evaluate
     from tests.support.small_competition import write_small_competition
 
-    root = write_small_competition(tmp_path / "competition", 60, 1, alike=True)
+    root = write_small_competition(tmp_path / "competition", 40, 1, alike=True)
     recipe("baseline").preprocess(root, tmp_path / "cache")
     config = replace(ONE, arch="resnet10t", image_size=64, batch_size=8, short_epochs=1, long_epochs=6)
     train(root, tmp_path / "cache", tmp_path / "run", config, Budget())

@@ -1,11 +1,13 @@
 """The training of the models in the box, at toy size: real slices drawn, four phantom patients, an epoch each."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from lumbar_kaggle.inference.bundle import read_manifest
+from lumbar_kaggle.phantom.settings import STANDARD_SETS, PhantomSet
 from tests.real import models
 from tests.real.test_folders import mendeley, spider  # noqa: F401 — fixtures
 
@@ -23,6 +25,7 @@ def test_both_sets_and_the_phantom_become_a_bundle(
     sizes = {"PATIENTS": 4, "WITHOUT_T2": 2, "WITHOUT_T1": 1, "FOR_LOCATOR": 2, "LOCATE": locate, "GRADE": grade}
     for name, value in sizes.items():
         monkeypatch.setattr(models, name, value)
+    monkeypatch.setattr(models, "PhantomSet", partial(PhantomSet, scanners=STANDARD_SETS["tiny"].scanners))
     work, bundle = tmp_path / "work", tmp_path / "bundle"
     arguments = [str(mendeley.parent), str(bundle), "--folder", str(work)]
     assert models.main(arguments) == 0

@@ -188,6 +188,16 @@ def test_the_nearest_of_several_stacks_is_taken() -> None:
     assert crop_of(crops, "axial side", 2).reason == "no axial_t2 slice within 6 mm of the point"
 
 
+@pytest.mark.parametrize("last_digits", [-1e-5, 0.0, 1e-5])
+def test_midway_between_two_slices_no_last_digit_chooses(last_digits: float) -> None:
+    """The slice nearer to the head is the middle one of the window."""
+    stack, points = fine_stack(ball(np.zeros(3)), "axial"), place_points()
+    between = stack.positions[20:22, 2].mean()
+    points[3:5, 2, 2] = between + last_digits
+    crop = crop_of(crop_study([stack], points, CONFIG), "axial middle", 2)
+    assert crop.indices[len(crop.indices) // 2] == 20
+
+
 def test_missing_series_are_replaced_or_flagged() -> None:
     """Without T2 the canal is cut from T1; without axial series those views are empty and say so."""
     points = place_points()
