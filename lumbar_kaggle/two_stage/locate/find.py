@@ -46,10 +46,9 @@ FORAMEN_MM, FORAMEN_REACH_MM = (-6.0, -4.0), 18.0
 ZOOMS = (0.6, 0.75, 0.9, 1.0, 1.15, 1.35)
 BATCH = {"cpu": 8}  # pictures at once: what a core's cache holds
 STRIDE = 2  # pixels of the picture per cell of a heat map
-# Slices go into pictures by maps of these steps, pixels for each pixel and pixels, so that a change in the last digits
-# of the geometry, as by 32-bit floats, changes no grey level. The first is binary: a usual spacing never lies between
-# two. Of steps around it, the second moved known predictions least.
-TURN_STEP, SHIFT_STEP = 2.0**-13, 1 / 23
+# Slices go into pictures by maps in such steps, pixels for each pixel, and around a whole pixel, so that a change in
+# the last digits of the geometry, as by 32-bit floats, changes no grey level. A usual spacing never lies between two.
+STEP = 2.0**-13
 
 # Outputs of each network: five canal points, then five foramina, L1/L2 first; the left and the right recess.
 CHANNELS = {"sagittal": 10, "axial": 2}
@@ -71,11 +70,11 @@ class Picture:
         rows, columns = self.volume.shape
         row, column = (rows - 1) / 2, (columns - 1) / 2
         if self.point is not None:
-            row, column = _in_steps(self.volume.to_slice(self.index, self.point)[:2], SHIFT_STEP)
+            row, column = np.round(self.volume.to_slice(self.index, self.point)[:2])
         orientation = self.volume.orientation[self.index]
         stored = orientation.reshape(2, 3)  # where columns grow, where rows grow
         scale = self.volume.spacing[self.index, ::-1] / self.pixel_mm
-        linear = _in_steps(np.array(geometry.upright_axes(orientation)) @ stored.T * scale, TURN_STEP)
+        linear = np.round(np.array(geometry.upright_axes(orientation)) @ stored.T * scale / STEP) * STEP
         centre = (np.array(self.shape[::-1]) - 1) / 2
         return np.column_stack([linear, centre - linear @ np.array([column, row])])
 
@@ -98,10 +97,6 @@ class Picture:
         matrix = self.affine()
         pixels = (np.asarray(places) - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
         return np.asarray(pixels[..., ::-1])
-
-
-def _in_steps(values: ArrayLike, step: float) -> Floats:
-    return np.asarray(np.round(np.asarray(values) / step) * step)
 
 
 def to_input(images: torch.Tensor) -> torch.Tensor:
