@@ -26,7 +26,8 @@ class Pools:
         self.threads = ThreadPoolExecutor(workers or max(8, 4 * cores))
         # What the processes are forked from imports once for all of them, which then share the memory of it.
         set_forkserver_preload(["lumbar_kaggle.dicom.preprocess"])
-        self._processes = open_pool(workers or cores)
+        self._count = workers or cores
+        self._processes = open_pool(self._count)
         self.speeds: dict[str, float] = {}  # slices per second, of the kinds that were tried
 
     def __enter__(self) -> "Pools":
@@ -59,3 +60,6 @@ class Pools:
         if new and len(self.speeds) == 2:
             tried = ", ".join(f"{name} {speed:.0f}" for name, speed in self.speeds.items())
             log.info("Slices per second here: %s; going on with %s (--pool chooses)", tried, self.choose(0))
+            if self.choose(0) == THREADS:  # idle processes would keep their memory; new ones start if they are needed
+                self._processes.shutdown()
+                self._processes = open_pool(self._count)

@@ -26,6 +26,7 @@ def test_the_faster_kind_stays(seconds: float, faster: str, caplog: pytest.LogCa
         for _ in range(3):
             assert pools.choose(10**6) == faster
             pools.tell(faster, 1000, min(seconds, 10.0))
+        assert pools.pool("processes").submit(abs, -3).result() == 3
     (record,) = caplog.records
     assert record.getMessage().startswith("Slices per second here: threads 100, processes ")
     assert f"going on with {faster}" in record.getMessage()

@@ -18,7 +18,7 @@ import pytest
 from lumbar_kaggle.baseline.images import cached_images, middle_slice, rank_series, study_slice
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked
-from lumbar_kaggle.dicom.cache import Cache
+from lumbar_kaggle.dicom.cache import Cache, Source
 from lumbar_kaggle.dicom.pools import Pools
 from lumbar_kaggle.dicom.preprocess import VOLUMES, Summary, preprocess, read_volumes, scan_sources, volume_worker
 from lumbar_kaggle.dicom.series import UnreadableSeries, read_series
@@ -62,6 +62,29 @@ def test_pool_and_batch_size_do_not_change_the_entries(competition: Path, tmp_pa
         preprocess_folder(competition, tmp_path / name, kind=kind, pool_kind=pool, workers=workers, batch_size=7)
         contents.append(folder_bytes(tmp_path / name))
     assert contents[0] == contents[1] == contents[2]
+
+
+@pytest.mark.parametrize(("held", "together"), [(1, False), (2**30, True)])
+def test_long_series_are_not_held_together(
+    held: int, together: bool, competition: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of files beyond the limit one series is read at a time; all are read."""
+    monkeypatch.setattr("lumbar_kaggle.dicom.preprocess.HELD_BYTES", held)
+    at_work: list[str] = []
+    counts: list[int] = []
+
+    def work(source: Source, folder: Path) -> dict[str, object]:
+        at_work.append(source.series_id)
+        counts.append(len(at_work))
+        time.sleep(0.05)
+        at_work.remove(source.series_id)
+        return {"file": ""}
+
+    with Pools("threads", 4) as pools:
+        sources = scan_sources(read_competition(competition, "train").series, pools.threads)
+        preprocess(sources, Cache(tmp_path, "volumes"), VOLUMES, work, pools)
+    assert len(counts) == len(sources) > 1
+    assert (max(counts) > 1) == together
 
 
 def test_killed_runs_end_with_the_same_bytes(competition: Path, tmp_path: Path) -> None:
