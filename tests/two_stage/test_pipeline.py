@@ -282,7 +282,7 @@ def test_levels_that_nothing_shows_keep_the_prior(study: Study, predictor: TwoSt
     seen = predictor.crop(read_study(study))
     (crops,) = seen.crops
     emptied = [replace(crop, reason="gone") if LEVELS[crop.level] == "l4_l5" else crop for crop in crops]
-    grades = predictor.grade(seen._replace(crops=(emptied,)))
+    grades, _ = predictor.grade(seen._replace(crops=(emptied,)))
     assert np.isnan(grades).any(axis=1).tolist() == [name.endswith("l4_l5") for name in TARGET_NAMES]
 
 
