@@ -4,7 +4,7 @@ What a step said is kept in the folder ``steps``; a step that is there is not do
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import alone_on, digest, read_json, write_json, write_text
 from lumbar_kaggle.core.settings import merged, tie
-from lumbar_kaggle.core.targets import CONDITIONS, SEVERITIES, TARGET_NAMES, split_row_id
+from lumbar_kaggle.core.targets import CONDITIONS, SERIES_KINDS, SEVERITIES, TARGET_NAMES, split_row_id
 from lumbar_kaggle.inference.bundle import Manifest, models_in_the_box, read_manifest
 from lumbar_kaggle.inference.predict import predict
 from lumbar_kaggle.inference.recipes import recipe
@@ -160,7 +160,9 @@ class _Demo:
         text = (self.folder / "score.txt").read_text(encoding="utf-8")
         write_report(self.run, self.folder / "report.html", folder=self.competition, score_text=text)
         write_report(self.honest, self.folder / "baseline.html", against=self.report)
-        study, count = most_findings(read_predictions(self.submission))
+        kinds = read_competition(self.competition, "test").series.groupby("study_id")["kind"].nunique()
+        whole = set(kinds.index[kinds == len(SERIES_KINDS)].astype(str))
+        study, count = most_findings(read_predictions(self.submission), whole)
         write_study_page(self.competition, study, self.bundle, self.page)
         return f"Patient {study}: {count} of 25 grades are moderate or severe"
 
@@ -188,11 +190,13 @@ def prior_unseen(labels: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def most_findings(predictions: pd.DataFrame) -> tuple[str, int]:
+def most_findings(predictions: pd.DataFrame, whole: Collection[str]) -> tuple[str, int]:
     """Return the study with the most rows whose likeliest severity is moderate or severe, and their number; of equals
-    the one that these severities are likelier in. `predictions` as from `submission.read_predictions`."""
+    the one that these severities are likelier in. Studies that are `whole`, with all three kinds of series, come first,
+    since a page of them shows more. `predictions` as from `submission.read_predictions`."""
     shares = predictions[list(SEVERITIES)].to_numpy()
     table = pd.DataFrame({"study": [split_row_id(row)[0] for row in predictions["row_id"]]})
     table["findings"], table["share"] = shares.argmax(axis=1) > 0, 1 - shares[:, 0]
-    ranked = table.groupby("study").sum().sort_values(["findings", "share"])
+    each = table.groupby("study").sum()
+    ranked = each.assign(whole=each.index.isin(whole)).sort_values(["whole", "findings", "share"])
     return str(ranked.index[-1]), int(ranked["findings"].iloc[-1])

@@ -83,15 +83,16 @@ def test_a_second_start_needs_no_torch() -> None:
 
 
 def test_the_patient_with_the_most_findings_is_shown() -> None:
-    """By likeliest severities; of equals the one where moderate and severe are likelier."""
+    """By likeliest severities, of equals where moderate and severe are likelier; with all series if one has them."""
     shares = {"1": [(0.9, 0.05, 0.05)] * 25, "2": [(0.4, 0.5, 0.1)] * 25, "3": [(0.3, 0.1, 0.6)] * 25}
     shares["3"][0] = (0.6, 0.2, 0.2)
     rows = [
         (row_id(study, name), *p) for study, some in shares.items() for name, p in zip(TARGET_NAMES, some, strict=True)
     ]
     table = pd.DataFrame(rows, columns=["row_id", "normal_mild", "moderate", "severe"])
-    assert most_findings(table) == ("2", 25)
-    assert most_findings(table[~table["row_id"].str.startswith("2_")]) == ("3", 24)
+    assert most_findings(table, ()) == ("2", 25)
+    assert most_findings(table, ("3", "1")) == ("3", 24)
+    assert most_findings(table[~table["row_id"].str.startswith("2_")], ("2",)) == ("3", 24)
 
 
 def test_without_models_the_demo_says_what_is_missing(
