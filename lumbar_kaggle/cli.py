@@ -4,7 +4,6 @@ What the words say is a dictionary of the same form as a JSON file of settings, 
 `core.settings`."""
 
 import contextlib
-import ctypes
 import io
 import os
 import re
@@ -20,6 +19,7 @@ from typing import Annotated, Any, Required, TypedDict, Union, get_args, get_typ
 import tyro
 
 from lumbar_kaggle import __version__
+from lumbar_kaggle.core.budget import keep_memory
 from lumbar_kaggle.core.errors import InputError, show_messages, system_sentence
 from lumbar_kaggle.core.settings import Validated, from_dict
 from lumbar_kaggle.kaggle.ship import ACTIONS
@@ -29,11 +29,6 @@ from lumbar_kaggle.verbs.options import Said, Verb
 DESCRIPTION = "Grade lumbar-spine MRI: RSNA 2024 Lumbar Spine Degenerative Classification; --version prints the version"
 # What Python says of an option's value, and in plain words.
 NO_NUMBER = {r"invalid literal for int\(\).*": "a whole number", "could not convert string to float": "a number"}
-# Of glibc's malloc: in the environment, in malloc.h, value. Most arenas, and bytes that it keeps or takes apart.
-MALLOC = (
-    *(("MALLOC_ARENA_MAX", -8, 2), ("MALLOC_TRIM_THRESHOLD_", -1, 64 * 2**20)),
-    ("MALLOC_MMAP_THRESHOLD_", -3, 32 * 2**20),
-)
 SHIP = "Send datasets and kernels to Kaggle, follow them, fetch outputs, submit"
 
 
@@ -75,13 +70,7 @@ def _prepare() -> None:
     # Where other work shares the cores, torch's waiting threads would spin and stop it and each other:
     # seen here as a tenth of the speed. It must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # glibc gives every thread an arena of its own, which keeps what it once had: hundreds of MB where eight decode.
-    # And it hands the memory of each picture back at once, only to ask for it again: a new page takes the system as
-    # long as a thousand pixels take us. Workers take it from the environment, this process no longer does.
-    for name, number, value in MALLOC:
-        os.environ.setdefault(name, str(value))
-        with contextlib.suppress(AttributeError, OSError):
-            ctypes.CDLL(None).mallopt(number, int(os.environ[name]))
+    keep_memory()
     # timm's import draws it with the newest torch; the user can do nothing about it.
     warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
     show_messages()

@@ -156,6 +156,7 @@ def test_every_stage_leaves_what_it_leaves_on_one_machine(
         ours, theirs = (json.loads((tmp_path / name / "json" / path.name).read_text()) for name in ("here", "there"))
         assert ours["views"] == theirs["views"] != []
         assert ours.keys() == theirs.keys()
+    assert "graded" in lumbar("predict", competition, "--bundle", two_stage / "bundle", "--out", "here/submission.csv")
 
     settings = two_stage / "settings.json"
     lumbar(

@@ -17,7 +17,7 @@ def test_every_stage_goes_with_32_open_files(tmp_path: Path) -> None:
     train = read_competition(root, "train")
     assert train.faults == ()
     assert len(train.series) > 2 * LIMIT - 10
-    wanted = ("preprocess volumes", "train two-stage", "export two-stage", "predict two-stage")
+    wanted = ("preprocess volumes", "train two-stage", "export two-stage", "predict two-stage", "validate")
     took = [measure(tmp_path, *stage, LIMIT) for stage in stages(tmp_path, STUDIES, TEST_STUDIES) if stage[0] in wanted]
     assert max(one.files for one in took) <= LIMIT
     table = compare(took, took).splitlines()[2:]

@@ -206,9 +206,7 @@ class TwoStagePredictor:
         blended: NDArray[np.float64] = apply_cells(self.blend, np.stack([found for found, _ in each]))[0]
         share, notes = np.mean([of for _, of in each], axis=0)[0], cropped.notes
         if share.max() > TOLD:
-            parts = ", ".join(
-                f"{name} {part:.0%}" for name, part in zip(("canal", "foramina", "recesses"), share, strict=True)
-            )
+            parts = "canal {:.0%}, foramina {:.0%}, recesses {:.0%}".format(*share)
             notes = *notes, f"pictures unlike those of the training: the prior's share of the answer is {parts}"
         if not cropped.sided:
             blended = average_sides(blended)

@@ -120,7 +120,7 @@ def test_notebooks_are_short_valid_and_hold_no_output(kernel: Any) -> None:
         make_notebook(kernel.script, {"NOTHING": ""})
 
 
-@pytest.mark.parametrize(("layout", "nested"), [("old", True), ("new", False)])
+@pytest.mark.parametrize(("layout", "nested"), [("old", True), ("new", False), ("new", True)])
 def test_preprocessed_then_cut_then_resumed_then_inference(
     attach: Callable[..., Path],
     layout: str,

@@ -33,9 +33,8 @@ SHRINKAGE = 0.1  # share of the mean variance in place of the covariance
 # Spoilt pictures of a phantom are still a phantom's. Graders that had seen nothing else told real canals apart well,
 # but were too sure of it, and graded foramina and recesses worse than the prior does: at least so much falls back.
 GAP = (0.4, 0.5, 0.5)
-REACH = (
-    1.1  # of the usual distances' 95 % quantile: from there on the whole share; nearly all real pictures lie beyond it
-)
+# Of the usual distances' 95 % quantile: from there on the whole share. Nearly all real pictures lie beyond it.
+REACH = 1.1
 LEARNED = 2000  # levels of the training that the distances are learned from, at most
 
 
@@ -104,7 +103,7 @@ class Domain(nn.Module):
         with torch.autocast(described[0].device.type, enabled=False):
             for number, view in enumerate(JUDGED):
                 one, images, present = described[view], batch["images"][view], batch["present"][view]
-                scaled = (summary(one, images, present) - self.mean[number].float()) @ self.whiten[number].float()
+                scaled = (summary(one, images, present) - self.mean[number]) @ self.whiten[number]
                 there = present.any(dim=2)
                 each = scaled.square().mean(dim=2).sqrt() * there
                 total, count = (part.view(-1, len(LEVELS) * part.shape[1]).sum(dim=1) for part in (each, there))
