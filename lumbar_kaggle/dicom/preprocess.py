@@ -2,6 +2,9 @@
 
 import json
 import logging
+import math
+import os
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -139,6 +142,12 @@ VOLUMES = CacheConfig("volumes", 3, {"percentiles": [LOW, HIGH], "window": "seri
 
 FORMAT = "volumes-3"  # of a series' JSON file
 _REMEDY = "delete its folder and run lumbar preprocess again"
+# What `_save_slices` writes before the pixels. numpy would read it by Python's parser, and that of Python 3.11 fails
+# now and then where several threads use it ("AST constructor recursion depth mismatch", a SystemError).
+_NPY = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '\|u1', 'fortran_order': False, 'shape': \((\d+), (\d+), (\d+)\), \} *\n",
+    re.DOTALL,
+)
 
 
 class CachedImages(Sequence[NDArray[np.uint8]]):
@@ -148,23 +157,33 @@ class CachedImages(Sequence[NDArray[np.uint8]]):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        images = self._open()
-        if images.dtype != np.uint8 or images.ndim != 3:
-            raise InputError(f"{path}: damaged (no slices but {images.dtype} {images.shape}); {_REMEDY}")
-        self.shape = images.shape
+        try:
+            with path.open("rb") as file:
+                head, size = file.read(256), os.fstat(file.fileno()).st_size
+        except OSError as error:
+            raise self._damaged(str(error)) from None
+        match = _NPY.match(head)
+        if match is None:
+            raise self._damaged("it does not begin as slices in 8 bits do")
+        self.shape = tuple(map(int, match.groups()))
+        self._start = match.end()
+        if size != self._start + math.prod(self.shape):
+            raise self._damaged(f"{size} bytes, of which {math.prod(self.shape)} should be pixels")
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:  # type: ignore[override]
         """Return one slice ``[rows, columns]``."""
-        return np.array(self._open()[index])
-
-    def _open(self) -> NDArray[Any]:
+        count, start = math.prod(self.shape[1:]), self._start
         try:
-            return np.lib.format.open_memmap(self.path, mode="r")
+            pixels = np.fromfile(self.path, np.uint8, count, offset=start + range(len(self))[index] * count)
+            return pixels.reshape(self.shape[1:])
         except (OSError, ValueError) as error:
-            raise InputError(f"{self.path}: damaged ({error}); {_REMEDY}") from None
+            raise self._damaged(str(error)) from None
+
+    def _damaged(self, why: str) -> InputError:
+        return InputError(f"{self.path}: damaged ({why}); {_REMEDY}")
 
 
 def windowed_stacks(volume: Volume) -> list[Volume]:

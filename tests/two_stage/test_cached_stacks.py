@@ -1,15 +1,18 @@
 """Stacks out of the cache: no open files, no pixels in other processes, damage in one sentence."""
 
+import gc
 import pickle
 import resource
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.dicom.preprocess import FORMAT, read_volumes, write_volumes
+from lumbar_kaggle.dicom.preprocess import FORMAT, CachedImages, read_volumes, write_volumes
 from lumbar_kaggle.dicom.volume import Volume
 
 PIXELS = np.arange(3 * 40 * 50, dtype=np.uint8).reshape(3, 40, 50)
@@ -41,6 +44,34 @@ def test_stacks_hold_no_file_open(tmp_path: Path) -> None:
         np.testing.assert_array_equal(stack.images[1], PIXELS[1])
     np.testing.assert_array_equal(stacks[0].images[-1], PIXELS[2])
     assert (len(stacks[0]), stacks[0].shape) == (3, (40, 50))
+
+
+class Loop:
+    """Garbage that only the collector finds, whose end lets another thread on, wherever that happens."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+    def __del__(self) -> None:
+        time.sleep(1e-4)
+
+
+def test_threads_read_side_by_side(tmp_path: Path) -> None:
+    """Whatever the collector interrupts: numpy's own reading of such files failed in Python 3.11."""
+    before = gc.get_threshold()
+    write_series(tmp_path)
+
+    def read(_: int) -> None:
+        for _ in range(40):
+            Loop()
+            np.testing.assert_array_equal(CachedImages(tmp_path / "1_2_0.npy")[1], PIXELS[1])
+
+    gc.set_threshold(20)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(read, range(64)))
+    finally:
+        gc.set_threshold(*before)
 
 
 def test_another_process_gets_the_name_of_the_file(tmp_path: Path) -> None:
