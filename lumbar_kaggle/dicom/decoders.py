@@ -285,6 +285,12 @@ def _end() -> int:
     return child.returncode
 
 
+def end_child() -> None:
+    """End the child, when it has answered; the next encoded frame starts another."""
+    with _lock:
+        _end()
+
+
 def _forget() -> None:
     """Leave the child to the parent after a fork."""
     global _child, _lock

@@ -7,6 +7,7 @@ from types import TracebackType
 
 from lumbar_kaggle.core.budget import give_memory_back, usable_cores
 from lumbar_kaggle.core.cluster import on_cluster, open_pool
+from lumbar_kaggle.dicom.decoders import end_child
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ class Pools:
         if PROCESSES not in self.speeds:
             if slices <= TRIAL_SECONDS * self.speeds[THREADS]:
                 return THREADS
+            # Processes have children of their own, and all of this stays with them.
+            end_child()
             give_memory_back()
             return PROCESSES
         return max(self.speeds, key=lambda kind: self.speeds[kind])
