@@ -31,7 +31,7 @@ from lumbar_kaggle.two_stage.config import LOCATOR, RERUN, RUN_FILE, GradeConfig
 from lumbar_kaggle.two_stage.findings import located_points, used_view
 from lumbar_kaggle.two_stage.grade.data import levels_of
 from lumbar_kaggle.two_stage.grade.network import Grader, average_sides, load_network, predict_levels
-from lumbar_kaggle.two_stage.grade.views import Crop, crop_study
+from lumbar_kaggle.two_stage.grade.views import Crop, crop_settings, crop_study
 from lumbar_kaggle.two_stage.locate.find import CHANNELS, Locator, locate_studies
 from lumbar_kaggle.two_stage.locate.training import load_locator
 from lumbar_kaggle.two_stage.start import Models, parse_models
@@ -193,7 +193,11 @@ class TwoStagePredictor:
         networks = self.replicas[number]
         points = locate_studies([study], networks.sagittal, networks.axial, self.config)
         volumes, places = study.croppable(), to_points(points).get(study.study_id, study.marked([]))
-        crops = tuple(crop_study(volumes, places, model.config) for model in self.models)
+        # Models that are given the same crops share them, so that each is resampled once.
+        settings = [repr(crop_settings(model.config)) for model in self.models]
+        configs = dict(zip(settings, (model.config for model in self.models), strict=True))
+        cut = {name: crop_study(volumes, places, config) for name, config in configs.items()}
+        crops = tuple(cut[name] for name in settings)
         sided = study.study_id not in unsided(points)
         notes = _notes(study, crops[0], sided=sided)
         return CroppedStudy(tuple(volumes), points, crops, notes, sided)

@@ -24,7 +24,7 @@ from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.dicom.cache import Cache, CacheConfig, Source
 from lumbar_kaggle.scoring.metric import on_grid
 from lumbar_kaggle.two_stage.config import GradeConfig
-from lumbar_kaggle.two_stage.grade.views import VIEWS, Crop, View, Window, crop_study, window
+from lumbar_kaggle.two_stage.grade.views import VIEWS, Crop, View, Window, crop_settings, crop_study, window
 from lumbar_kaggle.two_stage.study import PLACES, Points, Studies
 
 Parts = tuple[Tensor, Tensor, Tensor]  # images, present slices and annotated slices of a view
@@ -56,10 +56,8 @@ def cache_crops(
     volumes and from DICOM. Returns per study the file of its five levels, a `Batch` of pictures as they are cached. For
     points and annotated ones see `views.crop_study`. Crops of other settings, of another model, make room for them.
     Raises InputError: no study has a point; OutOfTime: the budget, asked between batches, is spent."""
-    windows = [list(window(view, config)[:5]) for view in VIEWS]  # what is cached follows from these
-    settings = {"windows": windows, "step": config.step_mm, "reach": config.reach_mm, "align": config.align}
     # The version is raised when the same slices would give other crops.
-    cache, wanted = Cache(folder, "crops"), CacheConfig("crops", 3, settings)
+    cache, wanted = Cache(folder, "crops"), CacheConfig("crops", 3, crop_settings(config))
     try:
         cache.open(wanted)
     except InputError:

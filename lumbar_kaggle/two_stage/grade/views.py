@@ -64,6 +64,12 @@ def window(view: View, config: GradeConfig) -> Window:
     return Window(px, slices, size_mm / px, margin, extra, px + 2 * margin, slices + 2 * extra)
 
 
+def crop_settings(config: GradeConfig) -> dict[str, object]:
+    """Return what a study's cached crops follow from, besides its slices and its points."""
+    windows = [list(window(view, config)[:5]) for view in VIEWS]
+    return {"windows": windows, "step": config.step_mm, "reach": config.reach_mm, "align": config.align}
+
+
 def bytes_of_study(config: GradeConfig) -> int:
     """Return how many bytes the cached crops of one study take, of one kind of points."""
     sizes = [(view.sides, window(view, config)) for view in VIEWS]
