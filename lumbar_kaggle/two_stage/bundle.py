@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple
@@ -40,6 +41,7 @@ from lumbar_kaggle.two_stage.study import StudyVolumes, read_study, to_points, u
 log = logging.getLogger(__name__)
 
 BLEND = "weights/blend.json"
+LANES = 4  # studies that a CPU grades side by side at most: two small networks are done sooner than one by two threads
 TOLD = 0.1  # share of the prior in an answer from which on the notes tell it
 
 
@@ -137,14 +139,19 @@ class CroppedStudy(NamedTuple):
 class TwoStagePredictor:
     """Grades studies with the networks of a bundle; see `inference.base.Predictor`. Every device, by default every GPU
     or the CPU, has networks of its own and takes the next study when it is free; meanwhile the one after that is read.
-    On a GPU the networks compute in 16-bit floats."""
+    By default a CPU takes up to `LANES` at once, each with its share of torch's threads. On a GPU the networks compute
+    in 16-bit floats."""
 
     batch_size: int | None = None
 
     def __init__(self, bundle: Path, manifest: Manifest, devices: Sequence[torch.device] | None = None) -> None:
         config, trained = parse_models(bundle, manifest)
         self.config = config.locate
-        self.replicas = [self._load(bundle, trained, device) for device in devices or usable_devices()]
+        chosen = devices or usable_devices()
+        self.replicas = [self._load(bundle, trained, device) for device in chosen]
+        if not devices and chosen[0].type == "cpu":
+            # Grading changes nothing in the networks, so that one copy serves all lanes.
+            self.replicas *= min(LANES, torch.get_num_threads())
         self.models = self.replicas[0].models
         blend = load_blend(bundle / BLEND) if BLEND in manifest.weights else None
         # A bundle that was exported before all models were trained has a blend of others, or none.
@@ -178,9 +185,13 @@ class TwoStagePredictor:
             finally:
                 free.put(number)
 
-        count = len(self.replicas)
-        with ThreadPoolExecutor(count) as readers, ThreadPoolExecutor(count) as graders:
-            yield from ahead(graders, grade, ahead(readers, read_study, studies, count), count)
+        count, threads = len(self.replicas), torch.get_num_threads()
+        begin = partial(torch.set_num_threads, max(1, threads // count))
+        try:
+            with ThreadPoolExecutor(count) as readers, ThreadPoolExecutor(count, initializer=begin) as graders:
+                yield from ahead(graders, grade, ahead(readers, read_study, studies, count), count)
+        finally:
+            torch.set_num_threads(threads)  # of threads that begin later
 
     def explain(self, study: Study, targets: Sequence[str] | None = None) -> Explanation:
         """Grade one study and show what of it was looked at, all targets of it."""

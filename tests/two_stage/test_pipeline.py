@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,8 +105,22 @@ def test_fresh_studies_are_seen_as_cached_ones(place: Path, predictor: TwoStageP
             assert any(np.array_equal(other.pixels, one.pixels) for other in same)
 
 
-def test_studies_shared_out_over_devices_are_graded_as_alone(place: Path, predictor: TwoStagePredictor) -> None:
-    """Read ahead, and by two replicas: the same probabilities and reasons, in the order of the studies."""
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Let torch have two threads: a network's last digits depend on how many it has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_studies_shared_out_over_devices_are_graded_as_alone(place: Path) -> None:
+    """Read ahead, by two replicas or in two lanes of one CPU: the same probabilities and reasons, in the order of the
+    studies, and torch has its threads again."""
+    predictor = TwoStagePredictor(place / "bundle", read_manifest(place / "bundle"))
+    assert len(predictor.replicas) == 2
+    assert predictor.replicas[0] is predictor.replicas[1]
     split = read_competition(place / "competition", "train")
     studies = [study_rows(split, study) for study in split.studies[:5]]
     alone = [next(predictor.predict([study])) for study in studies]
@@ -116,6 +131,8 @@ def test_studies_shared_out_over_devices_are_graded_as_alone(place: Path, predic
             np.testing.assert_array_equal(prediction.probabilities, expected.probabilities)
             assert prediction.reason == expected.reason
     assert not np.array_equal(alone[0].probabilities, alone[1].probabilities)
+    with ThreadPoolExecutor(1) as later:
+        assert later.submit(torch.get_num_threads).result() == torch.get_num_threads() == 2
 
 
 @pytest.mark.parametrize("part", ["grade", "sagittal"])
