@@ -160,8 +160,8 @@ class _Demo:
         text = (self.folder / "score.txt").read_text(encoding="utf-8")
         write_report(self.run, self.folder / "report.html", folder=self.competition, score_text=text)
         write_report(self.honest, self.folder / "baseline.html", against=self.report)
-        kinds = read_competition(self.competition, "test").series.groupby("study_id")["kind"].nunique()
-        whole = set(kinds.index[kinds == len(SERIES_KINDS)].astype(str))
+        kinds = read_competition(self.competition, "test").series.groupby("study_id")["kind"].agg(sorted)
+        whole = set(kinds.index[kinds.map(sorted(SERIES_KINDS).__eq__)].astype(str))
         study, count = most_findings(read_predictions(self.submission), whole)
         write_study_page(self.competition, study, self.bundle, self.page)
         return f"Patient {study}: {count} of 25 grades are moderate or severe"
@@ -192,8 +192,8 @@ def prior_unseen(labels: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:
 
 def most_findings(predictions: pd.DataFrame, whole: Collection[str]) -> tuple[str, int]:
     """Return the study with the most rows whose likeliest severity is moderate or severe, and their number; of equals
-    the one that these severities are likelier in. Studies that are `whole`, with all three kinds of series, come first,
-    since a page of them shows more. `predictions` as from `submission.read_predictions`."""
+    the one that these severities are likelier in. Studies that are `whole`, with one series of each of the three kinds,
+    come first: a page shows them side by side. `predictions` as from `submission.read_predictions`."""
     shares = predictions[list(SEVERITIES)].to_numpy()
     table = pd.DataFrame({"study": [split_row_id(row)[0] for row in predictions["row_id"]]})
     table["findings"], table["share"] = shares.argmax(axis=1) > 0, 1 - shares[:, 0]
