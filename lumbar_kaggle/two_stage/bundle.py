@@ -186,6 +186,8 @@ class TwoStagePredictor:
                 free.put(number)
 
         count, threads = len(self.replicas), torch.get_num_threads()
+        # Also where there are fewer studies than lanes: last digits depend on the threads, and no study's may depend on
+        # how many others are asked for, as after a run that was cut.
         begin = partial(torch.set_num_threads, max(1, threads // count))
         try:
             with ThreadPoolExecutor(count) as readers, ThreadPoolExecutor(count, initializer=begin) as graders:
