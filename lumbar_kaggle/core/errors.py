@@ -26,6 +26,9 @@ _SENTENCES = {
 
 def system_sentence(error: OSError) -> str:
     """Return what an `OSError` means, in one sentence with the path and what to do."""
+    # pydicom raises a file's own error again as text, with the tag that it was at and a traceback.
+    while error.errno is None and isinstance(error.__cause__, OSError):
+        error = error.__cause__
     told = " ".join(str(error.strerror or error).split()) or type(error).__name__
     unknown = f"{told}; see to it and run the same command again"
     sentence = next((text for codes, text in _SENTENCES.items() if error.errno in codes), unknown)

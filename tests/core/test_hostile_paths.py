@@ -17,6 +17,8 @@ from lumbar_kaggle.core.errors import system_sentence
 from lumbar_kaggle.verbs.options import Verb
 from tests.support.dicom_files import write_sagittal
 
+ROOT = Path(__file__).parents[2]
+
 
 @dataclasses.dataclass(frozen=True)
 class Option:
@@ -137,6 +139,27 @@ def test_numbers_that_make_no_sense_are_refused(
 def test_what_the_system_refuses_has_a_sentence(error: OSError, sentence: str) -> None:
     """The path that the user gave, what it means, what to do."""
     assert system_sentence(error).startswith(sentence)
+
+
+FILLING = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+from lumbar_kaggle.core.errors import system_sentence
+from tests.support.dicom_files import write_slice
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+try:
+    write_slice(Path(sys.argv[1]) / "1.dcm", np.zeros((256, 256), np.uint16))
+except OSError as error:
+    print("Traceback" in str(error), system_sentence(error))
+"""
+
+
+def test_a_dicom_file_that_the_system_refuses_is_one_sentence(tmp_path: Path) -> None:
+    """pydicom tells of it as text, with a traceback in it."""
+    done = subprocess.run([sys.executable, "-c", FILLING, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "True File too large; see to it and run the same command again\n", done.stderr
 
 
 def test_names_that_are_no_text_are_printed_all_the_same(tmp_path: Path) -> None:
