@@ -39,8 +39,9 @@ def fitted() -> Grader:
 def test_before_it_is_fitted_it_changes_nothing() -> None:
     """Whatever the distance."""
     probabilities = torch.rand(7, 5, 3).softmax(dim=2)
-    same = Domain(16)(probabilities, torch.linspace(0, 9, 21).view(7, 3), torch.arange(7) % 5)
+    same, share = Domain(16)(probabilities, torch.linspace(0, 9, 21).view(7, 3), torch.arange(7) % 5)
     torch.testing.assert_close(same, probabilities)
+    assert not share.any()
 
 
 def test_pictures_of_another_kind_are_further_away(fitted: Grader) -> None:
@@ -66,7 +67,7 @@ def test_answers_worth_less_than_the_prior_give_way_to_it(fitted: Grader) -> Non
     assert (domain.least <= 0.05).all()
     sure = torch.tensor([0.0, 0.0, 1.0]).expand(2, 5, 3)
     near_and_far = torch.tensor([[0.0] * 3, [100.0] * 3])
-    near, far = domain(sure, near_and_far, torch.tensor([0, 4]))
+    (near, far), _ = domain(sure, near_and_far, torch.tensor([0, 4]))
     for found, share in ((near, domain.least), (far, domain.most)):
         torch.testing.assert_close(found[:, 2], 1 - share[[0, 1, 1, 2, 2]] * 0.95)
     torch.testing.assert_close(far.sum(dim=1), torch.ones(5))

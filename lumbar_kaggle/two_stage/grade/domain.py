@@ -110,14 +110,10 @@ class Domain(nn.Module):
                 far.append((total / count.clamp(min=1)).repeat_interleave(len(LEVELS)))
         return torch.stack([torch.stack([far[number] for number in seen]).amax(dim=0) for seen in SEEN], dim=1)
 
-    def share(self, distance: Tensor) -> Tensor:
-        """Return the prior's share ``[batch, 3 groups]``."""
-        return _share(distance, self.low, self.high, self.least, self.most)
-
-    def forward(self, probabilities: Tensor, distance: Tensor, level: Tensor) -> Tensor:
-        """Return probabilities ``[batch, 5, 3]`` with the prior's share in them."""
-        of = list(GROUP)
-        return _fallen(probabilities, self.share(distance)[:, of], self.prior[of][:, level].transpose(0, 1))
+    def forward(self, probabilities: Tensor, distance: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        """Return probabilities ``[batch, 5, 3]`` with the prior's share in them, and that, ``[batch, 3 groups]``."""
+        of, share = list(GROUP), _share(distance, self.low, self.high, self.least, self.most)
+        return _fallen(probabilities, share[:, of], self.prior[of][:, level].transpose(0, 1)), share
 
 
 def summary(described: Tensor, images: Tensor, present: Tensor) -> Tensor:

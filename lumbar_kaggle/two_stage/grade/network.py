@@ -211,8 +211,10 @@ def _probabilities(network: Grader, batch: Batch) -> tuple[Tensor, Tensor]:
     probabilities: Tensor = graded["logits"].softmax(dim=2)
     if network.domain is None:
         return probabilities, probabilities.new_zeros(len(probabilities), 3)
-    distance = network.domain.distance(graded["described"], batch)
-    return network.domain(probabilities, distance, batch["level"]), network.domain.share(distance)
+    mixed: tuple[Tensor, Tensor] = network.domain(
+        probabilities, network.domain.distance(graded["described"], batch), batch["level"]
+    )
+    return mixed
 
 
 def average_sides(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
