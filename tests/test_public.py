@@ -98,7 +98,7 @@ def test_a_bundle_grades_studies(competition: Path, bundle: Path) -> None:
 def test_the_score_takes_frames_and_paths(competition: Path, run: Path, tmp_path: Path) -> None:
     """The package of that name is the function, whatever was imported before."""
     labels = lk.Competition(competition).labels
-    oof = pd.read_csv(run / "oof.csv", dtype={"row_id": str})
+    oof = pd.read_csv(run / "oof.csv", dtype={"row_id": str}, float_precision="round_trip")
     scores = [
         lk.score(oof, labels),
         lk.score(str(run / "oof.csv"), str(competition / "train.csv")),

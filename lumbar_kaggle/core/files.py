@@ -134,7 +134,9 @@ def read_csv(path: AnyPath, columns: Iterable[str], remedy: str, **options: Any)
 
     try:
         content = as_path(path).read_bytes()
-        table: pd.DataFrame = pd.read_csv(io.BytesIO(content), encoding_errors="surrogateescape", **options)
+        # pandas' own way of reading numbers may be off in the last digit.
+        how = {"encoding_errors": "surrogateescape", "float_precision": "round_trip", **options}
+        table: pd.DataFrame = pd.read_csv(io.BytesIO(content), **how)
         missing = [name for name in columns if name not in table.columns]
         if not missing and content.endswith(b"\n"):
             return table
