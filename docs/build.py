@@ -41,8 +41,7 @@ def _entry(title: str, thing: object, level: int) -> Iterator[str]:
         return
     raised = inspect.isclass(thing) and issubclass(thing, Exception)
     signature = "" if raised else str(inspect.signature(thing)).replace("lumbar_kaggle.", "")
-    # As Python 3.13 and pandas before 3 call what all call so.
-    signature = signature.replace("pathlib._local.", "pathlib.").replace("pandas.core.frame.", "pandas.")
+    signature = signature.replace("pathlib._local.", "pathlib.")  # as Python 3.13 calls it
     yield f"{'#' * level} `{title}{signature}`\n"
     yield f"```text\n{inspect.getdoc(thing)}\n```\n"
     if inspect.isclass(thing):
