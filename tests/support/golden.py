@@ -23,6 +23,11 @@ def installed() -> dict[str, str]:
     return {name: ".".join(version(name).split("+")[0].split(".")[:2]) for name in LIBRARIES}
 
 
+def made_with_these(name: str) -> bool:
+    """Whether a table was made with the libraries that are installed."""
+    return bool(json.loads((FOLDER / "versions.json").read_text())[name] == installed())
+
+
 def assert_known(found: pd.DataFrame, name: str, within: float, elsewhere: Mapping[float, float]) -> None:
     """Hold probabilities against a table of `FOLDER`.
 
@@ -36,8 +41,7 @@ def assert_known(found: pd.DataFrame, name: str, within: float, elsewhere: Mappi
     assert found["row_id"].tolist() == known["row_id"].tolist()
     columns = list(SEVERITIES)
     each = np.abs(found[columns].to_numpy() - known[columns].to_numpy()).max(axis=1)
-    theirs = json.loads((FOLDER / "versions.json").read_text())[name] == installed()
-    for share, most in ({1.0: within} if theirs else elsewhere).items():
+    for share, most in ({1.0: within} if made_with_these(name) else elsewhere).items():
         assert np.quantile(each, share) <= most, f"{name}, {share:.0%} of the rows"
 
 
