@@ -60,13 +60,15 @@ class Recipe(Protocol):
         settings: Any,
         *,
         label_weights: Path | None = None,
+        soft_labels: Path | None = None,
         processes: int | None = None,
     ) -> str:
         """Train, or go on where an earlier call stopped: when the budget is spent, the call ends. `cache` is what
         `preprocess` made of the competition folder `root`; the `run` folder of all results belongs to the settings, of
         `SETTINGS`, and the data that it was begun with. `label_weights` is a table of ``row_id, weight``: how much each
-        label counts; `processes` are folds at once, None: one per GPU. Returns one line on the result, with the word
-        ``resumable`` where something is left to do."""
+        label counts; `soft_labels` are predictions that training takes for labels, see `submission.read_soft_labels`;
+        `processes` are folds at once, None: one per GPU. Returns one line on the result, with the word ``resumable``
+        where something is left to do."""
 
     def export(self, run: Path, bundle: Path) -> "Manifest":
         """Write the bundle of a run, of what is finished in it; `bundle` may hold nothing else."""

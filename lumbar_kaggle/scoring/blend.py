@@ -14,10 +14,11 @@ import pandas as pd
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json, write_json
 from lumbar_kaggle.core.settings import from_dict
-from lumbar_kaggle.core.targets import SCORE_GROUPS, split_row_id
+from lumbar_kaggle.core.targets import SCORE_GROUPS
 from lumbar_kaggle.scoring.metric import EPSILON, PARTS_OF, TARGETS_OF, Floats, Integers, as_table, on_grid, study_sums
 from lumbar_kaggle.scoring.steps import STEPS, GroupBlend, apply_step, fit_step, plain_mean
 from lumbar_kaggle.tables.folds import read_folds
+from lumbar_kaggle.tables.submission import with_targets
 
 LEAST_GAIN = 1e-5  # A step is not worth having for less, however sure: two equal files differ by their rounding.
 FORMAT = 1  # raised when a model of an earlier format can no longer be read
@@ -59,13 +60,7 @@ def gather(tables: Mapping[str, pd.DataFrame], labels: pd.DataFrame, folds: Path
 
 def _arrange(tables: Mapping[str, pd.DataFrame]) -> tuple[tuple[str, ...], Floats]:
     """Return the studies of all tables, in order of appearance, and probabilities as in `Cells.files`."""
-    keyed = []
-    for name, table in tables.items():
-        try:
-            keys = [split_row_id(identifier) for identifier in table["row_id"]]
-        except ValueError as error:
-            raise InputError(f"{name}: {error}; a row_id is the study, an underscore and the target") from None
-        keyed.append(table.join(pd.DataFrame(keys, table.index, ["study_id", "target"])))
+    keyed = [with_targets(table, name) for name, table in tables.items()]
     studies = tuple(dict.fromkeys(study for table in keyed for study in table["study_id"]))
     files = np.stack([on_grid(table, studies) for table in keyed])
     return studies, files / files.sum(axis=-1, keepdims=True)

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import AnyPath, write_csv
-from lumbar_kaggle.core.targets import SEVERITIES, TARGET_NAMES, row_id
+from lumbar_kaggle.core.targets import SEVERITIES, SEVERITY_WEIGHTS, TARGET_NAMES, row_id, split_row_id
 from lumbar_kaggle.tables.competition import read_split, submission_rows
 from lumbar_kaggle.tables.reading import Checked, Fault, clipped, faults_of, read_table, refuse, to_floats
 
@@ -48,6 +49,25 @@ def read_predictions(path: AnyPath) -> pd.DataFrame:
     checked, numbers = _check_rows(Path(path), read_table(path, COLUMNS))
     refuse(checked.faults)
     return checked.sound()[["row_id"]].join(numbers)
+
+
+def with_targets(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return predictions with ``study_id`` and ``target`` beside; a row that names no target is an `InputError`, which
+    calls the table by its `name`."""
+    try:
+        keys = [split_row_id(identifier) for identifier in table["row_id"]]
+    except ValueError as error:
+        raise InputError(f"{name}: {error}; a row_id is the study, an underscore and the target") from None
+    return table.join(pd.DataFrame(keys, table.index, ["study_id", "target"]))
+
+
+def read_soft_labels(path: AnyPath) -> pd.DataFrame:
+    """Read predictions as labels for training, see `with_targets`. Rows sum to 1; the score's weights are divided out,
+    by which the best predictions are raised above frequencies. Raises as both do."""
+    table = with_targets(read_predictions(path), str(path))
+    plain = table[list(SEVERITIES)].to_numpy() / np.asarray(SEVERITY_WEIGHTS)
+    table[list(SEVERITIES)] = plain / plain.sum(axis=1, keepdims=True)
+    return table
 
 
 def validate(path: AnyPath, competition: AnyPath) -> list[Fault]:

@@ -24,7 +24,7 @@ from lumbar_kaggle.scoring.blend_files import cross_fit
 from lumbar_kaggle.tables.competition import Competition, read_competition
 from lumbar_kaggle.tables.folds import open_folds, read_folds
 from lumbar_kaggle.tables.reading import read_label_weights
-from lumbar_kaggle.tables.submission import read_predictions
+from lumbar_kaggle.tables.submission import read_predictions, read_soft_labels
 from lumbar_kaggle.two_stage.config import ANNOTATED, LOCATOR, RERUN, RUN_FILE, GradeConfig, TwoStageConfig
 from lumbar_kaggle.two_stage.grade import fit as grading
 from lumbar_kaggle.two_stage.locate.fit import LocatorRun, learned_from, read_points
@@ -43,10 +43,12 @@ def fit(
     config: TwoStageConfig,
     *,
     label_weights: Path | None = None,
+    soft_labels: Path | None = None,
     processes: int | None = None,
 ) -> str:
     """Train both stages and blend, or go on; see `inference.recipes.Recipe.fit`."""
     weights = None if label_weights is None else read_label_weights(label_weights)
+    soft = None if soft_labels is None else read_soft_labels(soft_labels)
     competition = read_competition(root, "train")
     data = {**competition.identity(), "images": Cache(cache, "volumes").identity()}
     if (box := box_for(config)) is not None:
@@ -54,7 +56,7 @@ def fit(
     data |= identity(box)
     with locked(run):
         begin_run(run / RUN_FILE, config, data=data)
-        whole = TwoStageRun(competition, run, config, budget, cache, weights, processes=processes)
+        whole = TwoStageRun(competition, run, config, budget, cache, weights, processes=processes, soft=soft)
         left = whole.grade() if whole.locate() else "the locator and what follows it are"
         if left:
             return f"{run}: {left} left; resumable, run the same command again"
@@ -74,6 +76,7 @@ class TwoStageRun:
     weights: pd.DataFrame | None = None
     crops: Path | None = None  # it holds one model's at a time
     processes: int | None = None  # see `devices.spread`
+    soft: pd.DataFrame | None = None
 
     def folds(self) -> pd.DataFrame:
         """Return the fold table by which the locator and every model are trained. Fold k of each model holds out the
@@ -123,7 +126,7 @@ class TwoStageRun:
                 continue
             config = with_measured_jitter(plain, errors)
             mine = self.competition, self.cache, located, out, config, self.budget, self.weights, annotated, self.crops
-            trained = grading.GraderRun(*mine, shared, start).train(folds or None, self.processes)
+            trained = grading.GraderRun(*mine, shared, start, self.soft).train(folds or None, self.processes)
             log.info(trained.text)
             if not trained.finished:
                 return f"folds of model {number} of {count} are"

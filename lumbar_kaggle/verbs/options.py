@@ -17,6 +17,7 @@ Verb = Callable[..., Said]
 
 COMPETITION, STUDIES, RUN = "competition folder", "competition folder, or any folder of studies", "run of lumbar train"
 NOISE = "row_id, weight: as of lumbar blend --noise"
+SOFT = "predictions in place of labels: an earlier run's oof.csv, a phantom's oracle.csv"
 TABLE = "labels, with the columns of train.csv"
 PREDICTIONS = "predictions: row_id, normal_mild, moderate, severe; any conditions, any rows"
 BUNDLE = "bundle of lumbar export; none: the models that come with the package"

@@ -19,6 +19,7 @@ from lumbar_kaggle.verbs.options import (
     POOLS,
     RUN,
     SCHEDULER,
+    SOFT,
     Said,
     Training,
     argument,
@@ -118,6 +119,7 @@ def train(
     preset: str | None = option(None, f"named settings: {', '.join(PRESETS)}; the baseline has cpu", metavar="NAME"),
     config: Path | None = option(None, "settings by the names below; options go before", metavar="FILE.json"),
     label_weights: Path | None = option(None, NOISE, metavar="NOISE.csv"),
+    soft_labels: Path | None = option(None, SOFT, metavar="SOFT.csv"),
     changes: Annotated[dict[str, Any], named_recipe],
 ) -> Said:
     """Train a recipe; run again, it goes on where it stopped."""
@@ -134,7 +136,7 @@ def train(
     settings = chosen.configure(changes, str(config or ""))
     given = (run.folder, run.cache, run.out, run.budget(), settings)
     with on_scheduler(run.scheduler):
-        return chosen.fit(*given, label_weights=label_weights, processes=run.processes)
+        return chosen.fit(*given, label_weights=label_weights, soft_labels=soft_labels, processes=run.processes)
 
 
 def locate(
@@ -164,12 +166,14 @@ def grade(
     preset: str = option("cpu-scratch", ", ".join(PRESETS), metavar="NAME"),
     points: Path | None = option(None, "of lumbar locate; none: the annotated points", metavar="POINTS.csv"),
     label_weights: Path | None = option(None, NOISE, metavar="NOISE.csv"),
+    soft_labels: Path | None = option(None, SOFT, metavar="SOFT.csv"),
     only_folds: tuple[int, ...] | None = option(None, "train these folds now, from 0; none: all", metavar="K", least=0),
     changes: Annotated[dict[str, Any], GradeConfig],
 ) -> Said:
     """Train the second stage of the two-stage recipe on crops, by folds; oof.csv is written to OUT."""
     from lumbar_kaggle.tables.competition import read_competition
     from lumbar_kaggle.tables.reading import read_label_weights
+    from lumbar_kaggle.tables.submission import read_soft_labels
     from lumbar_kaggle.two_stage.grade.fit import GraderRun
     from lumbar_kaggle.two_stage.locate.fit import read_points
     from lumbar_kaggle.two_stage.start import box_for
@@ -177,12 +181,13 @@ def grade(
     competition, budget = read_competition(run.folder, "train"), run.budget()
     located = None if points is None else read_points(points)
     weights = None if label_weights is None else read_label_weights(label_weights)
+    soft = None if soft_labels is None else read_soft_labels(soft_labels)
     chosen, told = preset_of(preset), []
     models, start = chosen.grade, box_for(chosen)
     for number, base in enumerate(models, start=1):
         out = run.out if len(models) == 1 else run.out / f"model-{number}"
         config = from_dict(merged(asdict(base), changes), GradeConfig)
-        grader = GraderRun(competition, run.cache, located, out, config, budget, weights, start=start)
+        grader = GraderRun(competition, run.cache, located, out, config, budget, weights, start=start, soft=soft)
         with on_scheduler(run.scheduler):
             told.append(grader.train(only_folds, run.processes).text)
     return "\n".join(told)

@@ -95,12 +95,12 @@ def with_other_mark(split: Competition) -> Competition:
 
 
 def test_a_second_stage_on_other_data_is_not_continued(tmp_path: Path) -> None:
-    """Labels, coordinates, label weights and images belong to the run."""
+    """Labels, coordinates, label weights, soft labels and images belong to the run."""
     split, config = write_competition(tmp_path, 4), GradeConfig(folds=2)
     weights = pd.DataFrame({"row_id": split.labels["row_id"][:1], "weight": [0.5]})
 
-    def begin(split: Competition, weights: pd.DataFrame | None = None) -> None:
-        grading.GraderRun(split, tmp_path, None, tmp_path / "run", config, Budget(0.0), weights).train()
+    def begin(split: Competition, weights: pd.DataFrame | None = None, soft: pd.DataFrame | None = None) -> None:
+        grading.GraderRun(split, tmp_path, None, tmp_path / "run", config, Budget(0.0), weights, soft=soft).train()
 
     begin(split)
     begin(split)
@@ -110,6 +110,8 @@ def test_a_second_stage_on_other_data_is_not_continued(tmp_path: Path) -> None:
         begin(with_other_mark(split))
     with pytest.raises(InputError, match="begun with other label weights;"):
         begin(split, weights)
+    with pytest.raises(InputError, match="begun with other soft labels;"):
+        begin(split, soft=split.labels)
     index = pd.read_csv(tmp_path / "volumes" / "index.csv", dtype=str, keep_default_na=False)
     index.assign(source="other").to_csv(tmp_path / "volumes" / "index.csv", index=False)
     with pytest.raises(InputError, match="begun with other images;"):

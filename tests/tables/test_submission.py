@@ -14,7 +14,7 @@ from lumbar_kaggle.scoring.comparison import score_file
 from lumbar_kaggle.scoring.metric import PARTS, score, weighted_prior
 from lumbar_kaggle.tables.competition import read_competition, submission_rows
 from lumbar_kaggle.tables.reading import read_labels
-from lumbar_kaggle.tables.submission import Submission, prior_predictions, read_predictions, validate
+from lumbar_kaggle.tables.submission import Submission, prior_predictions, read_predictions, read_soft_labels, validate
 
 STUDIES = ("44036939", "4290000017")
 HEADER = "row_id,normal_mild,moderate,severe"
@@ -415,3 +415,19 @@ def test_labels_with_a_fault_are_not_used(tmp_path: Path, truth: Path) -> None:
     path = random_predictions(tmp_path / "predictions.csv")
     with pytest.raises(InputError, match=r"truth\.csv, line \d: .* is 'medium'; it must be Normal/Mild"):
         score_file(path, truth)
+
+
+def test_soft_labels_are_predictions_without_the_weights_of_the_score(tmp_path: Path) -> None:
+    """Of the best predictions for known probabilities, times 1, 2 and 4, these probabilities come back, by target."""
+    plain = np.random.default_rng(0).dirichlet((2.0, 1.0, 0.5), 25)
+    raised = plain * (1, 2, 4)
+    table = pd.DataFrame(raised / raised.sum(axis=1, keepdims=True), columns=list(SEVERITIES))
+    path = tmp_path / "oof.csv"
+    table.assign(row_id=[f"7_{name}" for name in TARGET_NAMES], fold=0).to_csv(path, index=False)
+    soft = read_soft_labels(path)
+    np.testing.assert_allclose(soft[list(SEVERITIES)], plain, atol=1e-12)
+    assert soft["target"].tolist() == list(TARGET_NAMES)
+    assert set(soft["study_id"]) == {"7"}
+    table.assign(row_id=[f"7_{name}_l6" for name in TARGET_NAMES]).to_csv(path, index=False)
+    with pytest.raises(InputError, match=r"oof\.csv: '7_.*_l6' does not end in one of the 25 target names"):
+        read_soft_labels(path)

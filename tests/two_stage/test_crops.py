@@ -321,7 +321,8 @@ def test_an_interrupted_cache_goes_on_and_ends_the_same(tmp_path: Path, monkeypa
 
 
 def test_levels_come_with_their_labels(tmp_path: Path) -> None:
-    """Each label and its weight at the place of its target; a target without one is unknown."""
+    """Each label and its weight at the place of its target; a target without one is unknown. Soft labels take the
+    place of labels, with their weights, and serve where there is none."""
     competition = write_competition(tmp_path, 2)
     points = dict.fromkeys(competition.studies, place_points())
     config = replace(CONFIG, sagittal_px=16, axial_px=16)
@@ -338,8 +339,19 @@ def test_levels_come_with_their_labels(tmp_path: Path) -> None:
         wanted = [labels.get(f"{condition}_{level}", -1) for condition in CONDITIONS]
         assert found["severity"].tolist() == wanted
         assert found["level"] == index
+        assert found["wanted"].argmax(dim=1)[found["severity"] >= 0].tolist() == [one for one in wanted if one >= 0]
     assert samples[1][0]["severity"][2] == -1
-    torch.testing.assert_close(samples[4][0]["weight"], torch.tensor([1.0, 1.0, 1.0, 0.3, 1.0]))
+    torch.testing.assert_close(samples[4][0]["wanted"].sum(dim=1), torch.tensor([1.0, 1.0, 1.0, 0.3, 1.0]))
+    names = (lost, lighter, "spinal_canal_stenosis_l1_l2")
+    table = pd.DataFrame({"row_id": [f"{study}_{name}" for name in names], "study_id": study, "target": names})
+    soft = table.assign(normal_mild=0.5, moderate=0.3, severe=0.2)
+    softened = Samples([study], files, rows, weights, soft)
+    for index, place, weight in ((1, 2, 1.0), (4, 3, 0.3), (0, 0, 1.0)):
+        wants = [softened[index][0]["wanted"], samples[index][0]["wanted"]]
+        torch.testing.assert_close(wants[0][place], weight * torch.tensor([0.5, 0.3, 0.2]))
+        others = torch.arange(5) != place
+        assert torch.equal(wants[0][others], wants[1][others])
+        assert torch.equal(softened[index][0]["severity"], samples[index][0]["severity"])
 
 
 def test_crops_lie_on_a_device_that_has_room_for_them(tmp_path: Path) -> None:
@@ -361,7 +373,7 @@ def test_crops_lie_on_a_device_that_has_room_for_them(tmp_path: Path) -> None:
     assert isinstance(items, torch.Tensor)
     for name in ("images", "present", "slices"):
         assert all(map(torch.equal, batches[0][name], batches[1][name]))
-    for name in ("level", "severity", "weight"):
+    for name in ("level", "severity", "wanted"):
         assert torch.equal(batches[0][name], batches[1][name])
 
 

@@ -10,9 +10,11 @@ import pytest
 
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.targets import SEVERITIES
 from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.tables.competition import Competition, read_marked
 from lumbar_kaggle.tables.folds import make_folds, open_folds
+from lumbar_kaggle.tables.submission import read_soft_labels
 from lumbar_kaggle.two_stage.config import GradeConfig, LocateConfig, TwoStageConfig
 from lumbar_kaggle.two_stage.fit import TwoStageRun
 from lumbar_kaggle.two_stage.grade.fit import GraderRun
@@ -48,6 +50,30 @@ def test_no_fold_trains_on_points_of_a_locator_that_saw_what_it_holds_out(
         GraderRun(*studies, places, tmp_path / name, replace(TINY, epochs=1), Budget(), folds=folds).train([0])
         weights.append((tmp_path / name / "fold-0.safetensors").read_bytes())
     assert weights[0] == weights[1]
+
+
+def test_soft_labels_are_learned_from_in_training_alone(studies: tuple[Competition, Path], tmp_path: Path) -> None:
+    """Those that are sure of each label give the same network as the labels, others another one; the labels judge."""
+    labels, networks = studies[0].labels, []
+    sure = np.eye(3)[labels["severity"]]
+    for name, shares in (("labels", None), ("sure", sure), ("doubtful", 0.5 * sure + 0.5 / 3)):
+        soft = None
+        if shares is not None:
+            path = tmp_path / f"{name}.csv"
+            table = labels[["row_id"]].assign(**dict(zip(SEVERITIES, shares.T, strict=True)))
+            table.to_csv(path, index=False)
+            soft = read_soft_labels(path)
+        run = GraderRun(*studies, None, tmp_path / name, replace(TINY, epochs=1), Budget(), soft=soft)
+        run.train([0])
+        networks.append((tmp_path / name / "fold-0.safetensors").read_bytes())
+    assert networks[0] == networks[1] != networks[2]
+
+
+def test_the_baseline_takes_no_soft_labels(tmp_path: Path) -> None:
+    """It is said, before anything is read."""
+    settings = recipe("baseline").configure({})
+    with pytest.raises(InputError, match="--soft-labels is for --recipe two-stage"):
+        recipe("baseline").fit(tmp_path, tmp_path, tmp_path, Budget(), settings, soft_labels=tmp_path / "oof.csv")
 
 
 def test_foramina_of_unknown_side_are_judged_by_their_mean(studies: tuple[Competition, Path], tmp_path: Path) -> None:

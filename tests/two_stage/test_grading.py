@@ -23,7 +23,7 @@ from lumbar_kaggle.training.loop import MovingAverage
 from lumbar_kaggle.two_stage.config import PRESETS, GradeConfig, Result, preset
 from lumbar_kaggle.two_stage.grade.data import SWAPPED, Batch, augment, cut, drop_views, mirror, restyle
 from lumbar_kaggle.two_stage.grade.fit import GraderRun, level_prior
-from lumbar_kaggle.two_stage.grade.network import Grader, grade_loss, predict_batch, slice_loss
+from lumbar_kaggle.two_stage.grade.network import Graded, Grader, grade_loss, predict_batch, slice_loss
 from lumbar_kaggle.two_stage.grade.views import VIEWS, window
 from tests.dicom.test_preprocess import folder_bytes
 from tests.support.clock import Clock
@@ -64,14 +64,14 @@ def cached_batch(config: GradeConfig, count: int = 6, seed: int = 0) -> Batch:
     present[1][1, 0, :2] = False
     level = torch.randint(0, 5, (count,), generator=generator)
     severity = torch.randint(-1, 3, (count, 5), generator=generator)
-    weight = torch.rand(count, 5, generator=generator)
+    weight = torch.rand(count, 5, 1, generator=generator)
     return {
         "images": images,
         "present": present,
         "slices": slices,
         "level": level,
         "severity": severity,
-        "weight": weight,
+        "wanted": weight * (severity[..., None] == torch.arange(3)),
     }
 
 
@@ -86,7 +86,7 @@ def network_and_batch() -> tuple[Grader, Batch]:
 
 def tensors(batch: Batch) -> list[torch.Tensor]:
     """Every tensor of a batch."""
-    rest = [batch["level"], batch["severity"], batch["weight"]]
+    rest = [batch["level"], batch["severity"], batch["wanted"]]
     return [*batch["images"], *batch["present"], *batch["slices"], *rest]
 
 
@@ -158,28 +158,33 @@ def test_missing_labels_do_not_reach_the_loss() -> None:
     graded["logits"].retain_grad()
     loss = grade_loss(graded, batch, TINY)
     loss.backward()  # type: ignore[no-untyped-call]
-    unknown = batch["severity"] == -1
+    unknown = ~batch["wanted"].any(dim=2)
     assert unknown.any()
     assert graded["logits"].grad is not None
     assert not graded["logits"].grad[unknown].any()
     assert graded["logits"].grad[~unknown].any(dim=1).all()
-    nothing: Batch = {**batch, "severity": torch.full_like(batch["severity"], -1)}
+    nothing: Batch = {**batch, "wanted": torch.zeros_like(batch["wanted"])}
     bare = grade_loss(graded, nothing, replace(TINY, slice_loss=0.0))
     assert bare.item() == 0.0
 
 
 def test_the_loss_is_the_scores_own() -> None:
-    """Weights 1, 2, 4 per label, label weights on top, conditions pooled over the sides."""
+    """Weights 1, 2, 4 per label, label weights on top, conditions pooled over the sides; shares of severities count as
+    as many labels."""
     generator = torch.Generator().manual_seed(3)
     network, batch = network_and_batch()
     logits = torch.randn(6, 5, 3, generator=generator)
-    severity = torch.randint(0, 3, (6, 5), generator=generator)
-    weight = torch.rand(6, 5, generator=generator)
-    graded, labels = network(batch) | {"logits": logits}, {"severity": severity, "weight": weight}
+    wanted = torch.rand(6, 5, 3, generator=generator)
+    graded: Graded = {**network(batch), "logits": logits}
     config = replace(TINY, group_weights=(2.0, 1.0, 1.0), view_loss=0.0, slice_loss=0.0)
-    loss = grade_loss(graded, {**batch, **labels}, config)
-    picked = logits.log_softmax(dim=2).gather(2, severity[..., None])[..., 0]
-    each = -picked * torch.tensor([1.0, 2.0, 4.0])[severity] * weight
+    loss = grade_loss(graded, {**batch, "wanted": wanted}, config)
+    each = sum(
+        functional.cross_entropy(logits.flatten(0, 1), torch.full((30,), k), reduction="none").view(6, 5)
+        * wanted[..., k]
+        * (1.0, 2.0, 4.0)[k]
+        for k in range(3)
+    )
+    assert isinstance(each, torch.Tensor)
     expected = (2 * each[:, 0].mean() + each[:, 1:3].mean() + each[:, 3:5].mean()) / 4
     torch.testing.assert_close(loss, expected)
 
@@ -239,6 +244,7 @@ def test_mirroring_twice_is_the_identity_and_swaps_labels() -> None:
         assert torch.equal(one, other)
     assert torch.equal(once["severity"][0, SWAPPED], batch["severity"][0])
     assert torch.equal(once["severity"][1], batch["severity"][1])
+    assert torch.equal(once["wanted"][0, SWAPPED], batch["wanted"][0])
     canal, foramen, middle, _ = once["images"]
     assert torch.equal(canal[0], batch["images"][0][0].flip(1))
     assert torch.equal(foramen[0, 0], batch["images"][1][0, 1])

@@ -20,9 +20,9 @@ from tqdm import tqdm
 from lumbar_kaggle.core.budget import Budget, usable_cores
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import alone_on, digest
-from lumbar_kaggle.core.targets import LEVELS
+from lumbar_kaggle.core.targets import LEVELS, SEVERITIES
 from lumbar_kaggle.dicom.cache import Cache, CacheConfig, Source
-from lumbar_kaggle.scoring.metric import on_grid
+from lumbar_kaggle.scoring.metric import Floats, on_grid
 from lumbar_kaggle.two_stage.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.views import VIEWS, Crop, View, Window, crop_settings, crop_study, window
 from lumbar_kaggle.two_stage.study import PLACES, Points, Studies
@@ -45,7 +45,7 @@ class Batch(TypedDict):
     slices: list[Tensor]  # per view [batch, sides] int64 place of the annotated slice, `UNKNOWN` for none
     level: Tensor  # [batch] int64, 0 to 4
     severity: NotRequired[Tensor]  # [batch, 5] int64 in the order of `PLACES`, `UNKNOWN` where not graded
-    weight: NotRequired[Tensor]  # [batch, 5] float, how much each label counts
+    wanted: NotRequired[Tensor]  # [batch, 5, 3] float, how much each severity counts as the answer; all 0: nothing does
 
 
 @alone_on("folder")
@@ -119,23 +119,38 @@ def whole_studies(levels: int) -> int:
 class Samples:
     """All levels of some studies as the loader asks for them: each item is a tuple of one `Batch`, out of files that
     the system keeps in memory, or of one number, by which `batch` takes it from a GPU. The `rows` are
-    `Competition.labels`; without a row in `weights`, columns ``row_id, weight``, a label counts 1."""
+    `Competition.labels`; without a row in `weights`, columns ``row_id, weight``, a label counts 1. Rows in `soft`,
+    columns ``row_id, study_id, target`` and `SEVERITIES`, take the place of labels, and serve where there is none."""
 
     def __init__(
-        self, studies: Sequence[str], crops: Mapping[str, Path], rows: pd.DataFrame, weights: pd.DataFrame | None
+        self,
+        studies: Sequence[str],
+        crops: Mapping[str, Path],
+        rows: pd.DataFrame,
+        weights: pd.DataFrame | None,
+        soft: pd.DataFrame | None = None,
     ) -> None:
         labelled = rows[rows["study_id"].isin(studies)].assign(weight=1.0)
         if weights is not None:
             weight_of = weights.set_index("row_id")["weight"]
             labelled["weight"] = labelled["row_id"].map(weight_of).fillna(1.0)
-        grid = torch.from_numpy(on_grid(labelled, studies, ("severity", "weight"))).nan_to_num(UNKNOWN)
-        # Targets are in the order of their conditions, which is that of the places, then of the levels.
-        severity, weight = grid.view(-1, len(PLACES), len(LEVELS), 2).permute(3, 0, 2, 1)
+        severity, weight = np.moveaxis(on_grid(labelled, studies, ("severity", "weight")), -1, 0)
+        wanted = np.nan_to_num(np.stack([(severity == k) * weight for k in range(len(SEVERITIES))], axis=-1))
+        if soft is not None:
+            instead = on_grid(soft[soft["study_id"].isin(studies)], studies)
+            instead *= np.nan_to_num(weight, nan=1.0)[..., None]
+            wanted = np.where(np.isnan(instead), wanted, instead)
+
+        def by_level(table: Floats) -> Tensor:
+            # Targets are in the order of their conditions, which is that of the places, then of the levels.
+            return torch.from_numpy(table.reshape(-1, len(PLACES), len(LEVELS), *table.shape[2:])).transpose(1, 2)
+
+        severities, wants = by_level(severity).nan_to_num(UNKNOWN).long(), by_level(wanted).float()
         self.studies: list[Batch] = []
         self.whole: Batch | None = None
-        for study, *labels in zip(studies, severity.long(), weight.float(), strict=True):
+        for study, *labels in zip(studies, severities, wants, strict=True):
             cached: Batch = torch.load(crops[study], mmap=True, weights_only=True)
-            cached["severity"], cached["weight"] = labels
+            cached["severity"], cached["wanted"] = labels
             self.studies.append(cached)
 
     def __len__(self) -> int:
@@ -223,7 +238,7 @@ def mirror(batch: Batch, which: Tensor) -> Batch:
     mirrored = _by_view(batch, change)
     if "severity" in batch:
         mirrored["severity"] = choose(batch["severity"], batch["severity"][:, SWAPPED])
-        mirrored["weight"] = choose(batch["weight"], batch["weight"][:, SWAPPED])
+        mirrored["wanted"] = choose(batch["wanted"], batch["wanted"][:, SWAPPED])
     return mirrored
 
 

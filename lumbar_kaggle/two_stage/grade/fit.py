@@ -58,13 +58,14 @@ class GraderRun:
     crops: Path | None = None  # folder for the crops, where the run folder has no room for them
     folds: pd.DataFrame | None = None  # columns ``study_id, fold`` of all labelled studies; None: `folds.open_folds`
     start: Path | None = None  # bundle whose networks the training starts from
+    soft: pd.DataFrame | None = None  # labels as probabilities, see `Samples`
 
     def train(self, only: Sequence[int] | None = None, processes: int | None = None) -> Result:
         """Train the folds `only`, None: all, or go on where an earlier call stopped, for instance because the budget
         was spent; for `processes` see `devices.spread`. Raises InputError: the run was begun with another configuration
         or on other data, another process is at work on it, or there is nothing to train on."""
         out, labels, count = self.out, self.competition.labels, self.config.folds
-        tables = {"located points": self.places, "label weights": self.weights}
+        tables = {"located points": self.places, "label weights": self.weights, "soft labels": self.soft}
         data = {name: "" if one is None else digest(one.to_csv(index=False)) for name, one in tables.items()}
         images = {} if self.cache is None else {"images": Cache(self.cache, "volumes").identity()}
         with locked(out):
@@ -130,7 +131,7 @@ def _fit_fold(shared: tuple[GraderRun, Crops, Crops], fold: int) -> None:
         lacking = "no study with an annotated point to train on, or none with a located one to judge on"
         raise InputError(f"{out}: fold {fold} has {lacking}; use fewer folds")
     seen, weights = ~rows["study_id"].isin(held_out), run.weights
-    training, validation = Samples(outside, annotated, rows, weights), Samples(inside, judged, rows, weights)
+    training, validation = Samples(outside, annotated, rows, weights, run.soft), Samples(inside, judged, rows, weights)
     file, prior = network_file(out, "fold", fold), level_prior(rows[seen], weighted=config.severity_weights)
     if not file.is_file():
         train_file(
@@ -227,7 +228,7 @@ class PrepareBatch(Callback):  # type: ignore[misc]
         if self.training and self.config.mixup:
             batch: Batch = self.yb[0]
             other: Batch = {**batch, "slices": [at[self.partner] for at in batch["slices"]]}
-            other["severity"], other["weight"] = batch["severity"][self.partner], batch["weight"][self.partner]
+            other["wanted"] = batch["wanted"][self.partner]
             mixed = torch.lerp(self.learn.loss_func(self.learn.pred, other), self.learn.loss_grad, self.share)
             self.learn.loss_grad, self.learn.loss = mixed, mixed.clone()
 

@@ -129,15 +129,14 @@ def grade_loss(graded: Graded, batch: Batch, config: GradeConfig) -> Tensor:
     """Return the loss of what the network made of a batch: cross-entropy with the score's weights, missing labels
     masked. Each group's part is the mean over its labelled outputs of weight × cross-entropy; the parts are added by
     `GradeConfig.group_weights`, relative to their sum. To it come the heads that see one view, and `slice_loss`."""
-    severity, weights = batch["severity"], SEVERITY_WEIGHTS if config.severity_weights else (1.0, 1.0, 1.0)
+    weights = SEVERITY_WEIGHTS if config.severity_weights else (1.0, 1.0, 1.0)
 
     def mean(logits: Tensor, outputs: Sequence[int]) -> Tensor:
         """Return the mean of ``[batch, outputs, 3]`` over the labels that there are."""
-        wanted = severity[:, list(outputs)]
-        known, flat = wanted != UNKNOWN, wanted.clamp(min=0).flatten()
-        of_grade = logits.new_tensor(weights, dtype=torch.float32)
-        losses = functional.cross_entropy(logits.float().flatten(0, 1), flat, weight=of_grade, reduction="none")
-        return (losses.view(wanted.shape) * batch["weight"][:, list(outputs)] * known).sum() / known.sum().clamp(min=1)
+        wanted = batch["wanted"][:, list(outputs)]
+        known = (wanted > 0).any(dim=2).sum()
+        costs = -functional.log_softmax(logits.float(), dim=2) * logits.new_tensor(weights, dtype=torch.float32)
+        return (costs * wanted).sum() / known.clamp(min=1)
 
     # The outputs of canal, foramina and recesses: the three pooled conditions of the score.
     groups = zip(config.group_weights, ([0], [1, 2], [3, 4]), strict=True)
