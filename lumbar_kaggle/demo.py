@@ -43,7 +43,7 @@ SIZES = Sizes(
     {"locate": {"folds": 2, "epochs": 0}, "grade": {"folds": 2, "epochs": 2, "lr": 5e-4}},
     # Random weights: with those of a hub the figures would depend on whether it can be reached.
     {"arch": "mobilenetv3_small_050", "weights": "none", "image_size": 64, "batch_size": 8, "folds": 2, "lr": 3e-3}
-    | {"targets": [CONDITIONS[0]], "lr_find_iterations": 30, "short_epochs": 2, "middle_epochs": 4, "long_epochs": 6},
+    | {"targets": [CONDITIONS[0]], "lr_find_iterations": 30, "short_epochs": 1, "middle_epochs": 3, "long_epochs": 4},
 )
 
 
