@@ -20,6 +20,7 @@ from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.settings import PhantomSet
 from lumbar_kaggle.tables.competition import read_competition, read_marked
+from lumbar_kaggle.tables.folds import make_folds
 from lumbar_kaggle.two_stage.config import LOCATOR, RUN_FILE, GradeConfig, LocateConfig, TwoStageConfig, network_file
 from lumbar_kaggle.two_stage.grade.fit import GraderRun
 from lumbar_kaggle.two_stage.locate.fit import LocatorRun
@@ -84,13 +85,18 @@ def train_locator(work: Path, real: list[Path]) -> Path:
 
 
 def train_grader(work: Path) -> Path:
-    """Train the grader on nine in ten phantom patients; return its run folder."""
+    """Train the grader on nine in ten phantom patients, all folders of a patient in one fold; return its run folder."""
     source, cache, t1, t2 = work / "phantom", work / "cache-grader", ("Sagittal T1",), ("Sagittal T2/STIR",)
     parts = [Part(source, 0), Part(source, OFFSET, WITHOUT_T2, t2), Part(source, 2 * OFFSET, WITHOUT_T1, t1)]
     folder = mix(parts, work / "for-grader")
     recipe("two-stage").preprocess(folder, cache, pool_kind="processes", workers=2)
     competition = read_competition(folder, "train")
-    GraderRun(competition, cache, None, work / "grader", GRADE, Budget()).train([0])
+    number = competition.labels["study_id"].astype(np.int64)
+    folds = make_folds(competition.labels[number < OFFSET], GRADE.folds, GRADE.seed)
+    fold_of = dict(zip(folds["study_id"].astype(np.int64), folds["fold"], strict=True))
+    rows = [(study, fold_of[int(study) % OFFSET]) for study in competition.studies]
+    dealt = pd.DataFrame(rows, columns=["study_id", "fold"])
+    GraderRun(competition, cache, None, work / "grader", GRADE, Budget(), folds=dealt).train([0])
     return work / "grader"
 
 
