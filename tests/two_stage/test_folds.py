@@ -67,6 +67,10 @@ def test_soft_labels_are_learned_from_in_training_alone(studies: tuple[Competiti
         run.train([0])
         networks.append((tmp_path / name / "fold-0.safetensors").read_bytes())
     assert networks[0] == networks[1] != networks[2]
+    assert soft is not None
+    others = soft.assign(study_id=soft["study_id"] + "0")
+    with pytest.raises(InputError, match="the soft labels are of none of its studies; give"):
+        GraderRun(*studies, None, tmp_path / "others", TINY, Budget(), soft=others).train()
 
 
 def test_the_baseline_takes_no_soft_labels(tmp_path: Path) -> None:

@@ -63,8 +63,11 @@ class GraderRun:
     def train(self, only: Sequence[int] | None = None, processes: int | None = None) -> Result:
         """Train the folds `only`, None: all, or go on where an earlier call stopped, for instance because the budget
         was spent; for `processes` see `devices.spread`. Raises InputError: the run was begun with another configuration
-        or on other data, another process is at work on it, or there is nothing to train on."""
+        or on other data, another process is at work on it, there is nothing to train on, or soft labels of others."""
         out, labels, count = self.out, self.competition.labels, self.config.folds
+        if self.soft is not None and not self.soft["study_id"].isin(self.competition.studies).any():
+            remedy = "give predictions of the studies that are trained on"
+            raise InputError(f"{self.competition.root}: the soft labels are of none of its studies; {remedy}")
         tables = {"located points": self.places, "label weights": self.weights, "soft labels": self.soft}
         data = {name: "" if one is None else digest(one.to_csv(index=False)) for name, one in tables.items()}
         images = {} if self.cache is None else {"images": Cache(self.cache, "volumes").identity()}
