@@ -235,12 +235,14 @@ def _first_known(rows: Floats) -> Floats:
 
 def percentiles(*images: NDArray[Any]) -> tuple[float, float]:
     """Return the intensities at `LOW` and `HIGH` of all pixels of images of any shapes, as `numpy.percentile` gives
-    them; both 0 where no pixel counts. Pixels that are not finite do not count."""
+    them; both 0 where no pixel counts. Pixels that are not finite do not count. Signed integers count as float64: where
+    neighbouring values differ by more than half of their range, NumPy's interpolation overflows."""
     kinds = {image.dtype for image in images}
     if kinds in ({np.dtype(np.uint8)}, {np.dtype(np.uint16)}, {np.dtype(np.int16)}):
         return _by_histogram(images, kinds.pop())
     image = np.concatenate([one.ravel() for one in images])
     image = image[np.isfinite(image)]
+    image = image.astype(np.float64) if image.dtype.kind == "i" else image
     low, high = np.percentile(image, [LOW, HIGH]) if image.size else (0, 0)
     return float(low), float(high)
 
@@ -266,7 +268,7 @@ def _by_histogram(images: Sequence[NDArray[Any]], kind: np.dtype[Any]) -> tuple[
     place = (total[-1] - 1) * (np.array([LOW, HIGH]) / 100)
     before = np.floor(place).astype(np.int64)
     after = np.minimum(before + 1, total[-1] - 1)
-    first, second = ((np.searchsorted(total, rank, "right") + values.min).astype(kind) for rank in (before, after))
+    first, second = (np.searchsorted(total, rank, "right") + values.min for rank in (before, after))
     # NumPy's interpolation, to the last bit.
     share, step = place - before, second - first
     low, high = np.where(share < 0.5, first + step * share, second - step * (1 - share))
