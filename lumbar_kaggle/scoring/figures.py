@@ -12,7 +12,8 @@ from scipy.stats import binned_statistic
 from sklearn.metrics import cohen_kappa_score, precision_recall_fscore_support, roc_auc_score, roc_curve
 
 from lumbar_kaggle.core.targets import SEVERITIES
-from lumbar_kaggle.scoring.metric import WEIGHTS, Booleans, Floats, Integers, confusion, weighted_losses
+from lumbar_kaggle.scoring.metric import Booleans, Floats, Integers, confusion, weighted_losses
+from lumbar_kaggle.tables.submission import without_weights
 
 OUTCOMES = {"moderate_or_worse": 1, "severe": 2}  # finding → the least severity that has it
 CALIBRATIONS = ("as_given", "weights_removed")  # see `Rows.chance`
@@ -50,8 +51,7 @@ class Rows:
         are divided by them again, which gives what a frequency can be held against."""
         values = self.probabilities
         if calibration == "weights_removed":
-            values = values / WEIGHTS
-            values = values / values.sum(axis=1, keepdims=True)
+            values = without_weights(values)
         return np.asarray(np.clip(values[:, OUTCOMES[outcome] :].sum(axis=1), 0, 1))
 
     def studies_with(self, outcome: str) -> tuple[int, int]:

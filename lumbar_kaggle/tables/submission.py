@@ -61,12 +61,17 @@ def with_targets(table: pd.DataFrame, name: str) -> pd.DataFrame:
     return table.join(pd.DataFrame(keys, table.index, ["study_id", "target"]))
 
 
+def without_weights(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return predictions ``[rows, 3]`` with the score's weights, by which the best ones are raised above frequencies,
+    divided out; rows sum to 1."""
+    plain = probabilities / np.asarray(SEVERITY_WEIGHTS, dtype=np.float64)
+    return np.asarray(plain / plain.sum(axis=1, keepdims=True))
+
+
 def read_soft_labels(path: AnyPath) -> pd.DataFrame:
-    """Read predictions as labels for training, see `with_targets`. Rows sum to 1; the score's weights are divided out,
-    by which the best predictions are raised above frequencies. Raises as both do."""
+    """Read predictions as labels for training: `with_targets` and `without_weights`; raises as `read_predictions`."""
     table = with_targets(read_predictions(path), str(path))
-    plain = table[list(SEVERITIES)].to_numpy() / np.asarray(SEVERITY_WEIGHTS)
-    table[list(SEVERITIES)] = plain / plain.sum(axis=1, keepdims=True)
+    table[list(SEVERITIES)] = without_weights(table[list(SEVERITIES)].to_numpy())
     return table
 
 
