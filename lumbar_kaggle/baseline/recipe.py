@@ -91,7 +91,7 @@ def configure(changes: Mapping[str, Any], source: str = "") -> BaselineConfig:
 
 def preprocess(root: Path, cache: Path, **how: Any) -> Summary:
     """Cache the middle slice of each study's sagittal T1 series."""
-    series = rank_series(read_competition(root, "train").series)
+    series = rank_series(read_competition(root, rows=False).series)
     return fill_cache(root, series, "sagittal T1 series", cache, CACHE_CONFIG, image_worker, **how)
 
 

@@ -22,12 +22,12 @@ from tqdm import tqdm
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import as_path, locked, read_json, shown, write_atomic, write_text
-from lumbar_kaggle.dicom.cache import OK, Cache, CacheConfig, Source
+from lumbar_kaggle.dicom.cache import OK, Batch, Cache, CacheConfig, Source
 from lumbar_kaggle.dicom.plain import HEAD_BYTES
 from lumbar_kaggle.dicom.pools import THREADS, Pools
 from lumbar_kaggle.dicom.series import UnreadableSeries, read_series
 from lumbar_kaggle.dicom.volume import GEOMETRY, HIGH, LOW, Volume
-from lumbar_kaggle.tables.competition import SERIES_COLUMNS
+from lumbar_kaggle.tables.competition import ASKED_AT_ONCE, SERIES_COLUMNS
 
 log = logging.getLogger(__name__)
 HELD_BYTES = 48 * 2**20  # of the files that threads work on at once; eight usual series have 43 MB
@@ -57,7 +57,8 @@ class Summary:
 
 def scan_sources(series: pd.DataFrame, pool: Executor) -> list[Source]:
     """List the files of every series of `competition.Competition.series`, in its order."""
-    return list(pool.map(Source.scan, *(series[name] for name in SERIES_COLUMNS)))
+    parts = (series[start : start + ASKED_AT_ONCE] for start in range(0, len(series), ASKED_AT_ONCE))
+    return [one for part in parts for one in pool.map(Source.scan, *(part[name] for name in SERIES_COLUMNS))]
 
 
 def preprocess(
@@ -79,7 +80,7 @@ def preprocess(
     far are kept."""
     with locked(cache.folder):
         cache.open(config)
-        batches, todo = cache.plan(sources, batch_size), []
+        batches, todo = cache.plan(sources, batch_size), deque[tuple[Batch, list[Any], dict[int, Source]]]()
         for batch in batches:
             before = cache.entries(batch)
             rows: list[Any] = [{}] * len(batch.sources) if before is None else before.to_dict("records")
@@ -89,13 +90,15 @@ def preprocess(
                 for number, (row, source, now) in enumerate(zip(rows, batch.sources, known, strict=True))
                 if not row or (row["source"] != now if row["status"] == OK else source.slices)
             }
-            todo += [(batch, rows, missing)] if missing else []
+            if missing:
+                todo.append((batch, rows, missing))
         log.info("Preprocessing %d series into %s", len(sources), cache.folder)
         if done := len(batches) - len(todo):
             log.info("%d of %d batches are already there and are skipped", done, len(batches))
         start, total = time.perf_counter(), sum(source.slices for *_, missing in todo for source in missing.values())
         with tqdm(total=total, unit="slice", desc="preprocess", disable=not todo) as progress:
-            for batch, rows, missing in todo:
+            while todo:
+                batch, rows, missing = todo.popleft()  # a batch's rows are not kept once they are written
                 if budget:
                     budget.check()
                 folder, kind = cache.begin(batch), pools.choose(total - progress.n)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import pandas as pd
 
-from lumbar_kaggle.core.budget import Budget
+from lumbar_kaggle.core.budget import Budget, give_memory_back
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.dicom.cache import Cache, CacheConfig
 from lumbar_kaggle.dicom.pools import Pools
@@ -146,6 +146,7 @@ def fill_cache(
     pictures, or the cache was made with other settings, `OutOfTime` when the budget is spent."""
     if series.empty:
         raise InputError(f"{root / 'train_images'}: holds no {what} that the tables name; download the pictures too")
+    give_memory_back()  # what the tables took grows with the set; what follows hardly does
     with Pools(pool_kind, workers) as pools:
         sources, folder = scan_sources(series, pools.threads), Cache(cache, config.kind)
         return fill(sources, folder, config, worker, pools, **how)

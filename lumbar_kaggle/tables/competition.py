@@ -18,6 +18,7 @@ from lumbar_kaggle.tables import reading
 from lumbar_kaggle.tables.reading import Fault, faults_of
 
 SERIES_COLUMNS = ("study_id", "series_id", "kind", "folder", "files")  # of `Competition.series`
+ASKED_AT_ONCE = 512  # folders that threads are asked about: what waits for them takes memory
 _NO_LABELS = reading.label_rows(pd.DataFrame(columns=["study_id", *TARGET_NAMES]))
 _NO_COORDINATES = pd.DataFrame(columns=list(reading.COORDINATE_COLUMNS))
 
@@ -55,24 +56,26 @@ def submission_rows(studies: Iterable[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["row_id", "study_id", "target"])
 
 
-def read_competition(root: AnyPath, split: str = "train", *, graded: bool = True) -> Competition:
+def read_competition(root: AnyPath, split: str = "train", *, graded: bool = True, rows: bool = True) -> Competition:
     """Read one split, ``train`` or ``test``, of a folder with ``train.csv``, ``train_images`` and so on. A training
-    split need not be `graded`, see `read_split`. Raises `InputError` where a table is missing or faulty."""
-    competition = read_split(root, split, graded=graded)
+    split need not be `graded`; for that and `rows` see `read_split`. Raises `InputError` where a table is missing or
+    faulty."""
+    competition = read_split(root, split, graded=graded, rows=rows)
     serious = [fault for fault in competition.faults if fault.serious]
     reading.refuse(serious, f" (and {len(serious) - 1} more: lumbar check {root})" if len(serious) > 1 else "")
     return competition
 
 
-def read_marked(root: AnyPath) -> Competition:
+def read_marked(root: AnyPath, *, rows: bool = True) -> Competition:
     """Read the training split for its labelled points, which must be there; grades need not be."""
-    return read_competition(root, "train", graded=(as_path(root) / "train.csv").is_file())
+    return read_competition(root, "train", graded=(as_path(root) / "train.csv").is_file(), rows=rows)
 
 
-def read_split(root: AnyPath, split: str, *, graded: bool = True) -> Competition:
+def read_split(root: AnyPath, split: str, *, graded: bool = True, rows: bool = True) -> Competition:
     """Read one split, ``train`` or ``test``, with all its faults, the serious ones too; see `read_competition`. A
     training split's studies are those of ``train.csv`` or, where it is not `graded`, of the series table; then the
-    table of coordinates must be there. A table that is missing or lacks a column is an `InputError`."""
+    table of coordinates must be there. Without `rows` labels and coordinates are checked and not kept, for whoever
+    wants the series alone. A table that is missing or lacks a column is an `InputError`."""
     root = as_path(root)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the folder that holds train.csv and test_images")
@@ -88,7 +91,7 @@ def read_split(root: AnyPath, split: str, *, graded: bool = True) -> Competition
         studies = tuple(dict.fromkeys(described["study_id"]))
         if graded:
             table, found = reading.read_label_table(root / "train.csv")
-            labels, studies = reading.label_rows(table), tuple(table["study_id"])
+            labels, studies = reading.label_rows(table) if rows else labels, tuple(table["study_id"])
             unknown = ~described["study_id"].isin(studies)
             sentence = "study {study_id} is not in train.csv; the row is left out"
             found += faults_of(series_table, described[unknown], sentence, False)
@@ -98,8 +101,8 @@ def read_split(root: AnyPath, split: str, *, graded: bool = True) -> Competition
             faults += found + faults_of(root / "train.csv", alone, sentence, False)
         path = root / "train_label_coordinates.csv"
         if path.is_file() or not graded:
-            coordinates, found = reading.read_coordinates(path, set(studies), described)
-            faults += found
+            marked, found = reading.read_coordinates(path, set(studies), described)
+            coordinates, faults = marked if rows else coordinates, faults + found
     series, more, notes = _locate(root / f"{split}_images", described, series_table)
     return Competition(root, split, studies, series, labels, coordinates, tuple(faults + more), notes)
 
@@ -124,9 +127,11 @@ def _locate(
     images: Path, described: pd.DataFrame, table: Path
 ) -> tuple[pd.DataFrame, list[Fault], dict[str, list[str]]]:
     """Add the folder of each series, and leave out those that are not on disk, with a note per study."""
-    folders = [images / study / series for study, series in described[["study_id", "series_id"]].to_numpy()]
+    folders = [str(images / study / series) for study, series in described[["study_id", "series_id"]].to_numpy()]
     with ThreadPoolExecutor(16) as pool:  # a slow mount is waited for side by side
-        there = np.array(list(pool.map(is_folder, folders)), dtype=bool)
+        parts = (folders[start : start + ASKED_AT_ONCE] for start in range(0, len(folders), ASKED_AT_ONCE))
+        answers = [one for part in parts for one in pool.map(lambda folder: is_folder(as_path(folder)), part)]
+    there = np.array(answers, dtype=bool)
     missing = described[~there]
     place = str(images).replace("{", "{{").replace("}", "}}")
     sentence = f"series {{series_id}} of study {{study_id}} has no folder in {place}; it is left out"
@@ -137,6 +142,6 @@ def _locate(
     notes: dict[str, list[str]] = {}
     for study, series in missing[["study_id", "series_id"]].to_numpy():
         notes.setdefault(study, []).append(f"series {series} has no folder")
-    located = described.assign(folder=list(map(str, folders)))[there].reset_index(drop=True)
+    located = described.assign(folder=folders)[there].reset_index(drop=True)
     located["files"] = [()] * len(located)
     return located[list(SERIES_COLUMNS)], faults, notes

@@ -20,4 +20,4 @@ session = later("lumbar_kaggle.two_stage.session:of_kernel")
 
 def preprocess(root: Path, cache: Path, **how: Any) -> Summary:
     """Cache the volume of every series; grades are not needed, a locator learns from coordinates alone."""
-    return fill_cache(root, read_marked(root).series, "series", cache, VOLUMES, volume_worker, **how)
+    return fill_cache(root, read_marked(root, rows=False).series, "series", cache, VOLUMES, volume_worker, **how)

@@ -10,6 +10,7 @@ from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import SAMPLE_ORDER, TARGET_NAMES
 from lumbar_kaggle.dicom.studies import check, fault_table
+from lumbar_kaggle.tables import competition
 from lumbar_kaggle.tables.competition import Competition, read_competition, read_split, submission_rows
 from lumbar_kaggle.tables.reading import Fault, label_rows, read_label_table, read_labels, read_table
 from tests.support.dicom_files import write_slice
@@ -341,6 +342,22 @@ def test_coordinates_are_optional(root: Path) -> None:
     (root / COORDINATES).unlink()
     assert check(root) == []
     assert read_competition(root, "train").coordinates.empty
+
+
+def test_without_rows_the_tables_are_checked_all_the_same(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Series, studies and faults are the same, a few folders being asked about at a time; labels are not kept."""
+    put(root / TRAIN, 2, "Severe", "severe")
+    append(root / SERIES, f"{STUDIES[1]},15,Axial T2")
+    put(root / COORDINATES, 4, ",9.5,0", ",9.5,-1")
+    whole = read_split(root, "train")
+    monkeypatch.setattr(competition, "ASKED_AT_ONCE", 2)
+    alone = read_split(root, "train", rows=False)
+    pd.testing.assert_frame_equal(alone.series, whole.series)
+    assert (alone.studies, alone.faults, alone.notes) == (whole.studies, whole.faults, whole.notes)
+    assert {fault.file.name for fault in whole.faults} == {TRAIN, SERIES, COORDINATES}
+    assert whole.labels.size
+    assert alone.labels.empty
+    assert alone.coordinates.empty
 
 
 def test_a_folder_without_any_table_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
