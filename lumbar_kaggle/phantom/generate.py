@@ -62,7 +62,8 @@ class Request:
         """Return what is written to `MANIFEST`."""
         of = self.patients
         numbers = {"studies": of.studies, "test_studies": of.test_studies, "complete": complete}
-        return {"format": FORMAT, "set": of.name, "seed": of.seed, "clean": of.clean, **numbers}
+        varied = {"varied": True} if of.varied else {}
+        return {"format": FORMAT, "set": of.name, "seed": of.seed, "clean": of.clean, **varied, **numbers}
 
 
 def write_set(folder: Path, patients: PhantomSet, *, workers: int | None = None) -> Path:
@@ -105,10 +106,10 @@ def _is_complete(request: Request) -> bool:
     needed: dict[Path, set[str]] = {folder: set(), truth: set()}
     if (truth / MANIFEST).exists():
         found = read_json(truth / MANIFEST)
-        for key in ("format", "set", "seed", "clean"):
-            value = found.get(key) if isinstance(found, dict) else None
-            if value != wanted[key]:
-                raise InputError(f"{folder}: holds a phantom whose {key} is {value!r}, not {wanted[key]!r}; {advice}")
+        for key, absent in (("format", None), ("set", None), ("seed", None), ("clean", None), ("varied", False)):
+            value, asked = found.get(key, absent) if isinstance(found, dict) else None, wanted.get(key, absent)
+            if value != asked:
+                raise InputError(f"{folder}: holds a phantom whose {key} is {value!r}, not {asked!r}; {advice}")
         if found["studies"] > wanted["studies"] or found["test_studies"] > wanted["test_studies"]:
             size = f"{found['studies']} + {found['test_studies']} studies"
             raise InputError(f"{folder}: holds a larger phantom ({size}); {advice}")

@@ -32,7 +32,7 @@ class Patient:
     """Dimensions of one patient who has the given grades; every millimetre is already scaled by `size`. Arrays have one
     value for each vertebra ``[13]`` or disc ``[12]``, pairs of them for left and right."""
 
-    def __init__(self, rng: np.random.Generator, grades: Grades) -> None:
+    def __init__(self, rng: np.random.Generator, grades: Grades, *, varied: bool = False) -> None:
         def near(spread: float, least: float, most: float, mean: float = 1.0) -> float:
             return float(np.clip(rng.normal(mean, spread), least, most))
 
@@ -72,8 +72,15 @@ class Patient:
         self.facet_turn = rng.normal(0.0, 6.0, (12, 2))  # degrees beside the facet joints' mean planes (tropism)
         self.facet_size = np.clip(rng.normal(1.0, 0.06) * rng.normal(1.0, 0.09, (12, 2)), 0.75, 1.3)  # inborn scale
         self.foramen_size = np.clip(rng.normal(1.0, 0.06) * rng.normal(1.0, 0.07, (12, 2)), 0.78, 1.25)
+        # How far along the line (mm) a canal's narrowing reaches and how far above the disc's middle it lies, in front
+        # and behind ``[2, 5]``; mm by which a disc's whole back edge stands out.
+        self.narrow_reach, self.narrow_above = np.full((2, 5), 5.5), np.zeros((2, 5))
+        self.bulge = np.full(12, 0.3)
+        self.sunk, self.sac_end = 2.6, 0.0  # mm of fat that parts the sac from L5/S1, mm by which it ends higher
         self._draw_wear(rng, age)
         self.texture_seed = int(rng.integers(2**31))  # of the grain of marrow, muscle and bowel
+        if varied:
+            self._vary(np.random.default_rng([self.texture_seed, 1]), age, worst)
 
     def _draw_wear(self, rng: np.random.Generator, age: float) -> None:
         """Draw what comes with age but is not graded; the frequencies are rough ones of older adults."""
@@ -92,6 +99,22 @@ class Patient:
         self.fracture = rng.uniform(0.1, 0.45, n) * (rng.random(n) < 0.025 * age) * above
         self.spot = size * rng.uniform(2.5, 8.0, n) * (rng.random(n) < 0.06)
         self.modic_depth = rng.uniform(2.5, 11.0, n - 1)  # mm from the end plate
+
+    def _vary(self, rng: np.random.Generator, age: float, worst: Floats) -> None:
+        """Draw the canals anew as they differ between real patients (docs/real_mri.md): most are narrowed from the
+        front, by a disc that is dark, low and bulges, over a short stretch; the sac parts from L5/S1 more or less."""
+        central = np.zeros(N_VERTEBRAE - 1)
+        central[self.first_disc : self.first_disc + 5] = self.severity[0]
+        dry = 0.5 * age + 0.1 * np.minimum(worst, 3.0) + 0.12 * np.minimum(central, 3.0)
+        self.hydration = np.clip(1.05 - dry + rng.normal(0.0, 0.17, 12), 0.02, 1.0)
+        self.disc_height *= 1 - 0.05 * np.minimum(worst, 3.0) * rng.random(12)
+        self.bulge = 0.3 + self.size * rng.uniform(0.0, 2.0, 12) * (1.0 - self.hydration)
+        self.flavum_share = np.clip(rng.beta(1.2, 2.4, 5), 0.02, 0.8)
+        self.narrow_reach = np.stack([rng.uniform(2.8, 6.5, 5), rng.uniform(3.5, 9.0, 5)])
+        self.narrow_above = rng.normal([[0.0], [1.5]], [[1.3], [2.0]], (2, 5))
+        self.sunk, self.sac_end = rng.uniform(0.8, 6.5), rng.normal(0.0, 14.0)
+        self.epidural_fat = rng.uniform(0.3, 2.0)
+        self.sac_share = float(np.clip(rng.normal(0.84, 0.07), 0.62, 0.98))
 
     def disc_severity(self, disc: int) -> Floats:
         """Return ``[5]`` g of the conditions at a disc, zeros outside the five labelled levels."""

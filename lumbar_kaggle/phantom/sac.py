@@ -53,15 +53,17 @@ class Sac:
         depth = 2 * patient.canal_half * patient.sac_share
         lost, width, crowding = np.zeros((2, len(along))), np.ones((2, len(along))), np.zeros(len(along))
         for level in range(5):
-            g, near = patient.severity[:, level], _hill(along - spine.level_at(level), 5.5)
-            loss, from_behind = depth * (1 - closing(g[0], 2.3)), patient.flavum_share[level]
-            lost += np.stack([loss * (1 - from_behind) * near, loss * from_behind * near])
+            g, above = patient.severity[:, level], along - spine.level_at(level)
+            near, loss = _hill(above, 5.5), depth * (1 - closing(g[0], 2.3))
+            for end, share in enumerate((1 - patient.flavum_share[level], patient.flavum_share[level])):
+                place, reach = patient.narrow_above[end, level], patient.narrow_reach[end, level]
+                lost[end] += loss * share * _hill(above - place, reach)
             for side, _ in SIDES:
                 width[side] *= 1 - (1 - closing(g[0], 3.6) * (1 - 0.09 * min(g[3 + side], 3.0))) * near
             crowding += max(g[0] - 0.7, 0.0) / 1.3 * near
         sacral = patient.first_sacral
-        taper = np.interp(along, spine.vertebra_at[[sacral + 2, sacral + 1, sacral - 1]], [0.02, 0.5, 1.0])
-        sunk = 2.6 * patient.size * caudal  # fat in front pushes the sac back at L5/S1
+        taper = np.interp(along - patient.sac_end, spine.vertebra_at[[sacral + 2, sacral + 1, sacral - 1]], [0.02, 0.5, 1.0])
+        sunk = patient.sunk * patient.size * caudal  # fat in front pushes the sac back at L5/S1
         front = sunk - depth / 2 * taper + lost[0]
         back = np.maximum(sunk + depth / 2 * taper - lost[1], front + 0.3)
         return np.stack([front, back, *(SAC_HALF_WIDTH * patient.size * taper * width)]), crowding

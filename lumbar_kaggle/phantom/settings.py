@@ -209,11 +209,13 @@ class PhantomSet(Validated):
     test_studies: int = option(10, "of the test split", least=0)
     scanners: Scanners = field(default_factory=Scanners)
     clean: bool = option(False, "without the real set's defects in studies and tables")
+    varied: bool = option(False, "with canals and discs that differ as real patients' do")
 
     @property
     def folder(self) -> Path | None:
         """Where a standard set goes when no folder is named; None where it is no standard set."""
-        return Path(f"phantom-{self.name}{'-clean' if self.clean else ''}") if self.name else None
+        kinds = "".join(f"-{kind}" for kind in ("clean", "varied") if getattr(self, kind))
+        return Path(f"phantom-{self.name}{kinds}") if self.name else None
 
 
 # Part of the format: any change of one is a new `FORMAT`. No seed of a default (1 of `lumbar phantom` and the demo,
@@ -227,14 +229,14 @@ STANDARD_SETS = {
 }  # fmt: skip
 
 
-def choose_set(name: str | None, clean: bool, **sizes: int | None) -> PhantomSet:
+def choose_set(name: str | None, clean: bool, varied: bool = False, **sizes: int | None) -> PhantomSet:
     """Return the standard set `name`, or without a name that of the given ``studies``, ``test_studies``, ``seed``."""
     given: dict[str, Any] = {key: number for key, number in sizes.items() if number is not None}
     if name is None:
-        return PhantomSet(**given, clean=clean)
+        return PhantomSet(**given, clean=clean, varied=varied)
     if name not in STANDARD_SETS:
         raise InputError(f"phantom: there is no set {name}; the sets are {', '.join(STANDARD_SETS)}")
     if given:
         remedy = "leave out --set, or leave out --studies, --test-studies and --seed"
         raise InputError(f"phantom: set {name} has its own sizes and seed; {remedy}")
-    return replace(STANDARD_SETS[name], clean=clean)
+    return replace(STANDARD_SETS[name], clean=clean, varied=varied)

@@ -166,7 +166,7 @@ class Disc(Shape):
         self.opening = float(patient.angles[k] - patient.angles[k + 1] - patient.wedge[k : k + 2].mean())
         # mm by which the back edge stands out: all along, centrally, and then left and right under the facet joint
         # (subarticular) and in the foramen; and where those two are, from the middle.
-        self.bulge = (0.3, 0.75 * central, 1.3 * g[3], 1.3 * g[4], 1.25 * g[1], 1.25 * g[2])
+        self.bulge = (float(patient.bulge[k]), 0.75 * central, 1.3 * g[3], 1.3 * g[4], 1.25 * g[1], 1.25 * g[2])
         out = sum(abs(bulge) for bulge in self.bulge)
         super().__init__((a, b, c), (a, b + out + self.ahead, c + 4.5 + max(self.opening, 0.0) * b))
         self.recess_x, self.foramen_x = patient.recess_x(k), patient.foramen_x(k)

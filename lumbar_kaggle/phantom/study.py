@@ -69,7 +69,7 @@ def plan_study(patients: PhantomSet, split: str, index: int) -> StudyPlan:
     defects, reader = (Defects.clean(), Reader.clean()) if patients.clean else (Defects(), Reader())
     rngs = {part: np.random.default_rng([seed, SPLITS.index(split), index, part]) for part in Part}
     grades = draw_grades(rngs[Part.GRADES], reader)
-    patient = Patient(rngs[Part.PATIENT], grades)
+    patient = Patient(rngs[Part.PATIENT], grades, varied=patients.varied)
     spine = Spine(patient)
     series = Planner(rngs[Part.SERIES], spine, defects, scanners).plan(index)
     number = index * len(SPLITS) + SPLITS.index(split)

@@ -50,6 +50,7 @@ def phantom(
         None, "in place of sizes and seed: tiny (12 + 6), small (400 + 200) or standard (2,000 + 700)", metavar="SET"
     ),
     clean: bool = option(False, "without the real set's defects: gaps, odd headers, odd orders"),
+    varied: bool = option(False, "canals and discs differ as real ones do: dents from the front, dark low discs"),
     workers: int | None = count(None, "processes; none: one per core"),
     scheduler: str | None = SCHEDULER,
     preview: tuple[Path, ...] | None = option(
@@ -62,7 +63,7 @@ def phantom(
     from lumbar_kaggle.phantom.inspection import log_statistics, write_preview
     from lumbar_kaggle.phantom.settings import choose_set
 
-    patients, said = choose_set(set, clean, studies=studies, test_studies=test_studies, seed=seed), []
+    patients, said = choose_set(set, clean, varied, studies=studies, test_studies=test_studies, seed=seed), []
     if preview is not None:
         (sheet,) = preview or (Path("phantom.png"),)
         said.append(str(write_preview(sheet, patients.seed).resolve()))

@@ -1,8 +1,8 @@
 """``make models DATA=…``: train the models in the box again, as a bundle; resumable at every step.
 
 Four locators learn from phantom patients and from the real slices of DATA, each without a quarter of the real patients,
-on which it is judged; in the box their mean counts. The grader learns from phantom patients alone, some of them once
-more without one of their sagittal series.
+on which it is judged; in the box their mean counts. The grader learns from varied phantom patients alone, some of them
+once more without one of their sagittal series.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from tests.real.mixing import Part, mix
 
 SEED = 11_000_111  # of phantom patients that are in no standard set and no demo
 OFFSET = 10_000_000_000  # between the identifiers of the parts of a folder
+PLAIN, VARIED = "phantom", "phantom-varied"  # folders of patients, for the locators and for the grader
 
 LOCATE = LocateConfig(epochs=14, slices=4, folds=4)
 GRADE = GradeConfig(
@@ -55,8 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     work = given.folder
     real = write_real(given.data, work / "real")
-    if not (work / "phantom" / "train.csv").is_file():
-        write_set(work / "phantom", PhantomSet("", SEED, PATIENTS, 1))
+    for name, varied in ((PLAIN, False), (VARIED, True)):
+        write_set(work / name, PhantomSet("", SEED, PATIENTS, 1, varied=varied))
     locator, grader = train_locator(work, real), train_grader(work)
     run = gather(work / "run", locator, grader)
     rmtree(given.out, ignore_errors=True)
@@ -67,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
 def train_locator(work: Path, real: list[Path]) -> Path:
     """Train the locators, each without a quarter of the real patients, and judge them on it; return the run folder."""
     parts = [Part(root, number * OFFSET) for number, root in enumerate(real)]
-    folder = mix([*parts, Part(work / "phantom", len(real) * OFFSET, FOR_LOCATOR)], work / "for-locator")
+    folder = mix([*parts, Part(work / PLAIN, len(real) * OFFSET, FOR_LOCATOR)], work / "for-locator")
     cache = work / "cache-locator"
     recipe("two-stage").preprocess(folder, cache, pool_kind="processes", workers=2)
     competition = read_marked(folder)
@@ -86,7 +87,7 @@ def train_locator(work: Path, real: list[Path]) -> Path:
 
 def train_grader(work: Path) -> Path:
     """Train the grader on nine in ten phantom patients, all folders of a patient in one fold; return its run folder."""
-    source, cache, t1, t2 = work / "phantom", work / "cache-grader", ("Sagittal T1",), ("Sagittal T2/STIR",)
+    source, cache, t1, t2 = work / VARIED, work / "cache-grader", ("Sagittal T1",), ("Sagittal T2/STIR",)
     parts = [Part(source, 0), Part(source, OFFSET, WITHOUT_T2, t2), Part(source, 2 * OFFSET, WITHOUT_T1, t1)]
     folder = mix(parts, work / "for-grader")
     recipe("two-stage").preprocess(folder, cache, pool_kind="processes", workers=2)
