@@ -62,7 +62,8 @@ class Sac:
                 width[side] *= 1 - (1 - closing(g[0], 3.6) * (1 - 0.09 * min(g[3 + side], 3.0))) * near
             crowding += max(g[0] - 0.7, 0.0) / 1.3 * near
         sacral = patient.first_sacral
-        taper = np.interp(along - patient.sac_end, spine.vertebra_at[[sacral + 2, sacral + 1, sacral - 1]], [0.02, 0.5, 1.0])
+        ends = spine.vertebra_at[[sacral + 2, sacral + 1, sacral - 1]] + patient.sac_end
+        taper = np.interp(along, ends, [0.02, 0.5, 1.0])
         sunk = patient.sunk * patient.size * caudal  # fat in front pushes the sac back at L5/S1
         front = sunk - depth / 2 * taper + lost[0]
         back = np.maximum(sunk + depth / 2 * taper - lost[1], front + 0.3)

@@ -2,7 +2,7 @@
 
 Four locators learn from phantom patients and from the real slices of DATA, each without a quarter of the real patients,
 on which it is judged; in the box their mean counts. The grader learns from varied phantom patients alone, some of them
-once more without one of their sagittal series.
+once more without one of their sagittal series, by the probabilities of their grades.
 """
 
 import argparse
@@ -16,11 +16,13 @@ import pandas as pd
 
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.files import write_json
+from lumbar_kaggle.core.targets import SEVERITIES
 from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.settings import PhantomSet
 from lumbar_kaggle.tables.competition import read_competition, read_marked
 from lumbar_kaggle.tables.folds import make_folds
+from lumbar_kaggle.tables.submission import with_targets
 from lumbar_kaggle.two_stage.config import LOCATOR, RUN_FILE, GradeConfig, LocateConfig, TwoStageConfig, network_file
 from lumbar_kaggle.two_stage.grade.fit import GraderRun
 from lumbar_kaggle.two_stage.locate.fit import LocatorRun
@@ -86,7 +88,7 @@ def train_locator(work: Path, real: list[Path]) -> Path:
 
 
 def train_grader(work: Path) -> Path:
-    """Train the grader on nine in ten phantom patients, all folders of a patient in one fold; return its run folder."""
+    """Train the grader on nine in ten varied patients, all folders of a patient in one fold; return its run folder."""
     source, cache, t1, t2 = work / VARIED, work / "cache-grader", ("Sagittal T1",), ("Sagittal T2/STIR",)
     parts = [Part(source, 0), Part(source, OFFSET, WITHOUT_T2, t2), Part(source, 2 * OFFSET, WITHOUT_T1, t1)]
     folder = mix(parts, work / "for-grader")
@@ -97,8 +99,22 @@ def train_grader(work: Path) -> Path:
     fold_of = dict(zip(folds["study_id"].astype(np.int64), folds["fold"], strict=True))
     rows = [(study, fold_of[int(study) % OFFSET]) for study in competition.studies]
     dealt = pd.DataFrame(rows, columns=["study_id", "fold"])
-    GraderRun(competition, cache, None, work / "grader", GRADE, Budget(), folds=dealt).train([0])
+    soft = reader_rows(source, len(parts))
+    GraderRun(competition, cache, None, work / "grader", GRADE, Budget(), folds=dealt, soft=soft).train([0])
     return work / "grader"
+
+
+def reader_rows(phantom: Path, parts: int) -> pd.DataFrame:
+    """Return how often the simulated reader would give each grade to each target, without the chance that is in his
+    labels: rows of `Samples`' soft labels, for each of so many parts of a folder, `OFFSET` apart."""
+    oracle = pd.read_csv(phantom.with_name(f"{phantom.name}-truth") / "oracle.csv")
+    plain = {f"reader_{name}": name for name in SEVERITIES}
+    shares = with_targets(oracle[["row_id", *plain]].rename(columns=plain), "oracle.csv")
+    copies = []
+    for number in range(parts):
+        study = (shares["study_id"].astype(np.int64) + number * OFFSET).astype(str)
+        copies.append(shares.assign(study_id=study, row_id=study + "_" + shares["target"]))
+    return pd.concat(copies, ignore_index=True)
 
 
 def gather(run: Path, locator: Path, grader: Path) -> Path:
