@@ -29,8 +29,8 @@ _WEDGE = (-3, -3, -3, -2, 0, 1, 2, 8, 2, 0, 0, 0, 0)  # degrees by which the bod
 
 
 class Patient:
-    """Dimensions of one patient who has the given grades; every millimetre is already scaled by `size`. Arrays have one
-    value for each vertebra ``[13]`` or disc ``[12]``, pairs of them for left and right."""
+    """Dimensions of one patient who has the given grades, `varied`: see `_vary`; every millimetre is already scaled by
+    `size`. Arrays have one value for each vertebra ``[13]`` or disc ``[12]``, pairs of them for left and right."""
 
     def __init__(self, rng: np.random.Generator, grades: Grades, *, varied: bool = False) -> None:
         def near(spread: float, least: float, most: float, mean: float = 1.0) -> float:
@@ -72,11 +72,11 @@ class Patient:
         self.facet_turn = rng.normal(0.0, 6.0, (12, 2))  # degrees beside the facet joints' mean planes (tropism)
         self.facet_size = np.clip(rng.normal(1.0, 0.06) * rng.normal(1.0, 0.09, (12, 2)), 0.75, 1.3)  # inborn scale
         self.foramen_size = np.clip(rng.normal(1.0, 0.06) * rng.normal(1.0, 0.07, (12, 2)), 0.78, 1.25)
-        # How far along the line (mm) a canal's narrowing reaches and how far above the disc's middle it lies, in front
-        # and behind ``[2, 5]``; mm by which a disc's whole back edge stands out.
+        # The same in all patients, but those that are `varied`, and alone not scaled: how far along the line (mm) a
+        # canal's narrowing reaches and how far above the disc's middle it lies, in front and behind ``[2, 5]``; mm by
+        # which a disc's whole back edge stands out, of fat that parts the sac from L5/S1, by which the sac ends higher.
         self.narrow_reach, self.narrow_above = np.full((2, 5), 5.5), np.zeros((2, 5))
-        self.bulge = np.full(12, 0.3)
-        self.sunk, self.sac_end = 2.6, 0.0  # mm of fat that parts the sac from L5/S1, mm by which it ends higher
+        self.bulge, self.sunk, self.sac_end = np.full(12, 0.3), 2.6, 0.0
         self._draw_wear(rng, age)
         self.texture_seed = int(rng.integers(2**31))  # of the grain of marrow, muscle and bowel
         if varied:
@@ -101,8 +101,9 @@ class Patient:
         self.modic_depth = rng.uniform(2.5, 11.0, n - 1)  # mm from the end plate
 
     def _vary(self, rng: np.random.Generator, age: float, worst: Floats) -> None:
-        """Draw the canals anew as they differ between real patients (docs/real_mri.md): most are narrowed from the
-        front, by a disc that is dark, low and bulges, over a short stretch; the sac parts from L5/S1 more or less."""
+        """Draw the canals anew as they differ between real patients: most are narrowed from the front, by a disc that
+        is dark, low and bulges, over a short stretch; the sac parts from L5/S1 more or less. The numbers are ours, set
+        by eye beside real slices (docs/real_mri.md)."""
         central = np.zeros(N_VERTEBRAE - 1)
         central[self.first_disc : self.first_disc + 5] = self.severity[0]
         dry = 0.5 * age + 0.1 * np.minimum(worst, 3.0) + 0.12 * np.minimum(central, 3.0)

@@ -64,7 +64,7 @@ def study_id(seed: int, split: str, index: int) -> int:
 
 
 def plan_study(patients: PhantomSet, split: str, index: int) -> StudyPlan:
-    """Return study number `index` of a split; it depends on the set's seed, scanners and cleanness, not on its size."""
+    """Return study number `index` of a split; it depends on the set's seed, scanners and kind, not on its size."""
     seed, scanners = patients.seed, patients.scanners
     defects, reader = (Defects.clean(), Reader.clean()) if patients.clean else (Defects(), Reader())
     rngs = {part: np.random.default_rng([seed, SPLITS.index(split), index, part]) for part in Part}
