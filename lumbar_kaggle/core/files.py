@@ -11,7 +11,9 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:  # pandas takes a second to import, and `lumbar --help` comes 
 
 P = ParamSpec("P")
 T = TypeVar("T")
+ASKED_AT_ONCE = 512
 AnyPath = str | os.PathLike[str]
 
 # Names, in lower case, of what is neither a study nor a slice; so is whatever begins with a dot.
@@ -219,6 +222,13 @@ def spool(place: AnyPath) -> Path:
     """Return a folder of this machine for copies of what lies at an address: of ``~/.cache`` or XDG_CACHE_HOME."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home, "lumbar_kaggle", digest(str(place)))
+
+
+def in_parts(pool: Executor, ask: Callable[..., T], *columns: Iterable[Any]) -> Iterator[T]:
+    """Yield what `Executor.map` does, with no more than `ASKED_AT_ONCE` rows waiting: each takes memory."""
+    rows = zip(*columns, strict=True)
+    while part := list(islice(rows, ASKED_AT_ONCE)):
+        yield from pool.map(ask, *zip(*part, strict=True))
 
 
 def is_folder(path: Path) -> bool:

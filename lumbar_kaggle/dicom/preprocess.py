@@ -21,13 +21,13 @@ from tqdm import tqdm
 
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import as_path, locked, read_json, shown, write_atomic, write_text
+from lumbar_kaggle.core.files import as_path, in_parts, locked, read_json, shown, write_atomic, write_text
 from lumbar_kaggle.dicom.cache import OK, Batch, Cache, CacheConfig, Source
 from lumbar_kaggle.dicom.plain import HEAD_BYTES
 from lumbar_kaggle.dicom.pools import THREADS, Pools
 from lumbar_kaggle.dicom.series import UnreadableSeries, read_series
 from lumbar_kaggle.dicom.volume import GEOMETRY, HIGH, LOW, Volume
-from lumbar_kaggle.tables.competition import ASKED_AT_ONCE, SERIES_COLUMNS
+from lumbar_kaggle.tables.competition import SERIES_COLUMNS
 
 log = logging.getLogger(__name__)
 HELD_BYTES = 48 * 2**20  # of the files that threads work on at once; eight usual series have 43 MB
@@ -57,8 +57,7 @@ class Summary:
 
 def scan_sources(series: pd.DataFrame, pool: Executor) -> list[Source]:
     """List the files of every series of `competition.Competition.series`, in its order."""
-    parts = (series[start : start + ASKED_AT_ONCE] for start in range(0, len(series), ASKED_AT_ONCE))
-    return [one for part in parts for one in pool.map(Source.scan, *(part[name] for name in SERIES_COLUMNS))]
+    return list(in_parts(pool, Source.scan, *(series[name] for name in SERIES_COLUMNS)))
 
 
 def preprocess(

@@ -106,8 +106,9 @@ def _is_complete(request: Request) -> bool:
     needed: dict[Path, set[str]] = {folder: set(), truth: set()}
     if (truth / MANIFEST).exists():
         found = read_json(truth / MANIFEST)
-        for key, absent in (("format", None), ("set", None), ("seed", None), ("clean", None), ("varied", False)):
-            value, asked = found.get(key, absent) if isinstance(found, dict) else None, wanted.get(key, absent)
+        plain = {"varied": False}  # what a manifest does not say
+        for key in ("format", "set", "seed", "clean", "varied"):
+            value, asked = (plain | found).get(key) if isinstance(found, dict) else None, (plain | wanted)[key]
             if value != asked:
                 raise InputError(f"{folder}: holds a phantom whose {key} is {value!r}, not {asked!r}; {advice}")
         if found["studies"] > wanted["studies"] or found["test_studies"] > wanted["test_studies"]:

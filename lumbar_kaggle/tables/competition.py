@@ -12,13 +12,12 @@ import numpy as np
 import pandas as pd
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.files import AnyPath, as_path, digest, is_folder, list_folder, shown
+from lumbar_kaggle.core.files import AnyPath, as_path, digest, in_parts, is_folder, list_folder, shown
 from lumbar_kaggle.core.targets import SAMPLE_ORDER, TARGET_NAMES, row_id, split_row_id
 from lumbar_kaggle.tables import reading
 from lumbar_kaggle.tables.reading import Fault, faults_of
 
 SERIES_COLUMNS = ("study_id", "series_id", "kind", "folder", "files")  # of `Competition.series`
-ASKED_AT_ONCE = 512  # folders that threads are asked about: what waits for them takes memory
 _NO_LABELS = reading.label_rows(pd.DataFrame(columns=["study_id", *TARGET_NAMES]))
 _NO_COORDINATES = pd.DataFrame(columns=list(reading.COORDINATE_COLUMNS))
 
@@ -129,9 +128,7 @@ def _locate(
     """Add the folder of each series, and leave out those that are not on disk, with a note per study."""
     folders = [str(images / study / series) for study, series in described[["study_id", "series_id"]].to_numpy()]
     with ThreadPoolExecutor(16) as pool:  # a slow mount is waited for side by side
-        parts = (folders[start : start + ASKED_AT_ONCE] for start in range(0, len(folders), ASKED_AT_ONCE))
-        answers = [one for part in parts for one in pool.map(lambda folder: is_folder(as_path(folder)), part)]
-    there = np.array(answers, dtype=bool)
+        there = np.array(list(in_parts(pool, lambda folder: is_folder(as_path(folder)), folders)), dtype=bool)
     missing = described[~there]
     place = str(images).replace("{", "{{").replace("}", "}}")
     sentence = f"series {{series_id}} of study {{study_id}} has no folder in {place}; it is left out"

@@ -16,13 +16,12 @@ import pandas as pd
 
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.files import write_json
-from lumbar_kaggle.core.targets import SEVERITIES
 from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.settings import PhantomSet
 from lumbar_kaggle.tables.competition import read_competition, read_marked
 from lumbar_kaggle.tables.folds import make_folds
-from lumbar_kaggle.tables.submission import with_targets
+from lumbar_kaggle.tables.submission import read_soft_labels
 from lumbar_kaggle.two_stage.config import LOCATOR, RUN_FILE, GradeConfig, LocateConfig, TwoStageConfig, network_file
 from lumbar_kaggle.two_stage.grade.fit import GraderRun
 from lumbar_kaggle.two_stage.locate.fit import LocatorRun
@@ -106,10 +105,8 @@ def train_grader(work: Path) -> Path:
 
 def reader_rows(phantom: Path, parts: int) -> pd.DataFrame:
     """Return how often the simulated reader would give each grade to each target, without the chance that is in his
-    labels: rows of `Samples`' soft labels, for each of so many parts of a folder, `OFFSET` apart."""
-    oracle = pd.read_csv(phantom.with_name(f"{phantom.name}-truth") / "oracle.csv")
-    plain = {f"reader_{name}": name for name in SEVERITIES}
-    shares = with_targets(oracle[["row_id", *plain]].rename(columns=plain), "oracle.csv")
+    labels: soft labels for each of so many parts of a folder, `OFFSET` apart."""
+    shares = read_soft_labels(phantom.with_name(f"{phantom.name}-truth") / "oracle.csv")
     copies = []
     for number in range(parts):
         study = (shares["study_id"].astype(np.int64) + number * OFFSET).astype(str)

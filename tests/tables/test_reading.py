@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from lumbar_kaggle.cli import main
+from lumbar_kaggle.core import files
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import SAMPLE_ORDER, TARGET_NAMES
 from lumbar_kaggle.dicom.studies import check, fault_table
-from lumbar_kaggle.tables import competition
 from lumbar_kaggle.tables.competition import Competition, read_competition, read_split, submission_rows
 from lumbar_kaggle.tables.reading import Fault, label_rows, read_label_table, read_labels, read_table
 from tests.support.dicom_files import write_slice
@@ -350,7 +350,7 @@ def test_without_rows_the_tables_are_checked_all_the_same(root: Path, monkeypatc
     append(root / SERIES, f"{STUDIES[1]},15,Axial T2")
     put(root / COORDINATES, 4, ",9.5,0", ",9.5,-1")
     whole = read_split(root, "train")
-    monkeypatch.setattr(competition, "ASKED_AT_ONCE", 2)
+    monkeypatch.setattr(files, "ASKED_AT_ONCE", 2)
     alone = read_split(root, "train", rows=False)
     pd.testing.assert_frame_equal(alone.series, whole.series)
     assert (alone.studies, alone.faults, alone.notes) == (whole.studies, whole.faults, whole.notes)
