@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.training.encoders import build_body, load_pretrained
+from tests.real.marks import read_marks
 from tests.real.scores import Floats, scored, together
 
 ARCH = "tf_efficientnet_lite0"
@@ -51,7 +52,7 @@ class Pictures:
 
 def read(data: Path, px: int, weights: str) -> Pictures:
     """Read pictures, fitted into `px` by `px`, and their features; several annotators' marks become their median."""
-    table = pd.read_csv(data / "levels.csv")
+    table = read_marks(data)
     table["significance"] = table["reported"].map({word: k for k, word in enumerate(REPORTED)})
     groups = table.groupby(["image", "level"])[["column", "row", "stenosis", "significance"]].median()
     values = groups.unstack("level").reorder_levels([1, 0], axis=1)

@@ -19,15 +19,15 @@ PX = 128
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Pictures:
-    """Forty patients, T1 and T2 each; the narrow levels are drawn by chance."""
+    """Forty patients, T1 and T2 of one frame each; the narrow levels are drawn by chance."""
     folder = tmp_path_factory.mktemp("mendeley")
     (folder / "images").mkdir()
     chance, rows = np.random.default_rng(0), []
     for patient in range(40):
         narrow = chance.random(5) < 0.4
+        left, top = chance.integers(20, 90), chance.integers(6, 38)
         for kind in ("sagittal_t1", "sagittal_t2"):
             picture = np.full((PX, PX), 60, np.uint8)
-            left, top = chance.integers(20, 90), chance.integers(6, 38)
             cv2.line(picture, (left + 22, 0), (left + 22, PX), 220, 9)
             for k, level in enumerate(LEVELS):
                 row = top + 20 * k

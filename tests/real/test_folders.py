@@ -38,6 +38,29 @@ def mendeley(tmp_path: Path) -> Path:
     return folder
 
 
+def test_marks_of_another_patient_are_not_taken(mendeley: Path) -> None:
+    """T1 bears T2's marks where its own are others; alone, with another patient's marks, it is left out."""
+    table = pd.read_csv(mendeley / "levels.csv")
+    slipped, whole = table["image"] == "0007-t1.jpg", table["image"] == "0007-t2.jpg"
+    alone = table[whole].assign(patient=8, image="0008-t1.jpg", kind="sagittal_t1")
+    table.loc[slipped, ["column", "stenosis"]] += (40, 1)
+    pd.concat([table, alone]).to_csv(mendeley / "levels.csv", index=False)
+    slices, _, narrowed = read_mendeley(mendeley)
+    assert [one.patient for one in slices] == [7, 7]
+    assert slices[0].points == slices[1].points
+    assert set(narrowed["patient"]) == {7, 9}
+    assert narrowed.loc[narrowed["patient"] == 7, "stenosis"].sum() == 1, "of T2, not of the slipped T1"
+
+
+def test_a_picture_with_a_disc_left_out_is_left_out(mendeley: Path) -> None:
+    """All five levels are marked there, but one disc between them is not."""
+    table = pd.read_csv(mendeley / "levels.csv")
+    upper = (table["patient"] == 7) & table["level"].isin(["l1_l2", "l2_l3"])
+    table.loc[upper, "row"] -= 40
+    table.to_csv(mendeley / "levels.csv", index=False)
+    assert read_mendeley(mendeley)[0] == []
+
+
 @pytest.fixture
 def spider(tmp_path: Path) -> Path:
     """One slice with six discs and the canal, and one beside the canal."""
