@@ -6,6 +6,8 @@ is given by three attributes of its header: ``position [3]`` is ImagePositionPat
 index (along a row) and of growing row index (down a column); ``spacing [2]`` is PixelSpacing, mm between rows and mm
 between columns, in that order."""
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -18,6 +20,18 @@ AXES = ("sagittal", "coronal", "axial")  # plane whose slice normal lies mostly 
 def slice_normal(orientation: ArrayLike) -> Floats:
     """Return unit normals ``[..., 3]`` of direction cosines ``[..., 6]``: row × column direction."""
     cosines = np.asarray(orientation, dtype=np.float64)
+    return _one_normal(cosines.tobytes()) if cosines.ndim == 1 else _normals(cosines)
+
+
+@lru_cache(maxsize=256)
+def _one_normal(cosines: bytes) -> Floats:
+    """A study's slices share an orientation or two, and ask for its normal a thousand times; read-only."""
+    normal = _normals(np.frombuffer(cosines))
+    normal.setflags(write=False)
+    return normal
+
+
+def _normals(cosines: Floats) -> Floats:
     normal = _cross(cosines[..., :3], cosines[..., 3:])
     return normal / np.linalg.norm(normal, axis=-1, keepdims=True)
 

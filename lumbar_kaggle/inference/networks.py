@@ -19,7 +19,8 @@ def ready(network: Net, device: torch.device, file: Path) -> Net:
 
     def check(_module: nn.Module, _inputs: object, output: Any) -> None:
         values = output["logits"] if isinstance(output, dict) else output
-        if not torch.isfinite(values).all():
+        # One number tells it, in a twentieth of the time that a question to each takes.
+        if not values.sum(dtype=torch.float32).isfinite():
             raise InputError(f"{file}: these weights give no finite numbers; train and export them again")
 
     network.eval()
