@@ -15,6 +15,7 @@ import lumbar_kaggle as lk
 from lumbar_kaggle.baseline import recipe as baseline
 from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.files import read_csv
 from lumbar_kaggle.core.targets import SEVERITIES, TARGETS
 from lumbar_kaggle.inference import recipes
 from lumbar_kaggle.inference.base import Prediction, Study
@@ -98,7 +99,7 @@ def test_a_bundle_grades_studies(competition: Path, bundle: Path) -> None:
 def test_the_score_takes_frames_and_paths(competition: Path, run: Path, tmp_path: Path) -> None:
     """The package of that name is the function, whatever was imported before."""
     labels = lk.Competition(competition).labels
-    oof = pd.read_csv(run / "oof.csv", dtype={"row_id": str}, float_precision="round_trip")
+    oof = read_csv(run / "oof.csv", ("row_id",), "run it again", dtype={"row_id": str})
     scores = [
         lk.score(oof, labels),
         lk.score(str(run / "oof.csv"), str(competition / "train.csv")),

@@ -235,18 +235,18 @@ PANELS = (  # the columns of the sheet
 )
 
 
-def write_preview(path: Path, seed: int = 1) -> Path:
+def write_preview(path: Path, seed: int = 1, *, varied: bool = False) -> Path:
     """Write `contact_sheet` as a PNG and return the file; an `InputError` if its name does not end in ``.png``."""
     if path.suffix.lower() != ".png":
         raise InputError(f"{path}: the preview is a PNG; give it a name that ends in .png")
     # Noise hardly compresses; few colours make a file of a megabyte one of a third of it.
-    sheet = Image.fromarray(contact_sheet(seed))
+    sheet = Image.fromarray(contact_sheet(seed, varied=varied))
     image = sheet.quantize(64, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     write_atomic(path, lambda temporary: image.save(temporary, "PNG", optimize=True))
     return path
 
 
-def contact_sheet(seed: int = 1) -> NDArray[np.uint8]:
+def contact_sheet(seed: int = 1, *, varied: bool = False) -> NDArray[np.uint8]:
     """Return the sheet ``[rows, columns, 3]`` uint8 RGB; the same seed gives the same pixels. One row per patient of
     `choose_studies`, one column per entry of `PANELS`, each slice windowed by `windowed` and cut to the entry's size. A
     point's colour is its label's; the caption below a row holds all 25 labels."""
@@ -260,7 +260,8 @@ def contact_sheet(seed: int = 1) -> NDArray[np.uint8]:
     for k, (letter, severity, colour) in enumerate(zip(LETTERS, targets.SEVERITIES, COLOURS, strict=True)):
         text = f"o  {letter}  {severity.replace('_', ' or ')}"
         figure.text(0.003 + 0.1 * k, 0.983, text, **style | {"color": colour})
-    for row, name, study in zip(axes, ("Least", "Middling", "Heaviest"), choose_studies(seed), strict=True):
+    chosen = choose_studies(seed, varied=varied)
+    for row, name, study in zip(axes, ("Least", "Middling", "Heaviest"), chosen, strict=True):
         scan = Scan(study)
         for ax, panel in zip(row, PANELS, strict=True):
             _draw(ax, panel, study, scan)
@@ -277,9 +278,10 @@ def contact_sheet(seed: int = 1) -> NDArray[np.uint8]:
     return np.asarray(Image.open(drawn).convert("RGB"))
 
 
-def choose_studies(seed: int, candidates: int = 80) -> tuple[StudyPlan, StudyPlan, StudyPlan]:
+def choose_studies(seed: int, candidates: int = 80, *, varied: bool = False) -> tuple[StudyPlan, StudyPlan, StudyPlan]:
     """Return those of the seed's training studies with the least, a middling, the greatest sum of g."""
-    studies = [plan_study(PhantomSet(seed=seed, clean=True), "train", index) for index in range(candidates)]
+    patients = PhantomSet(seed=seed, clean=True, varied=varied)
+    studies = [plan_study(patients, "train", index) for index in range(candidates)]
     sums = np.array([study.grades.severity.sum() for study in studies])
     middle = np.abs(sums - (sums.min() + sums.max()) / 2)  # the median would look like the least, as most have little
     return studies[int(sums.argmin())], studies[int(middle.argmin())], studies[int(sums.argmax())]

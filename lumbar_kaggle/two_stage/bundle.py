@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -185,21 +186,23 @@ class TwoStagePredictor:
             finally:
                 free.put(number)
 
-        count, threads = len(self.replicas), torch.get_num_threads()
-        # Also where there are fewer studies than lanes: last digits depend on the threads, and no study's may depend on
-        # how many others are asked for, as after a run that was cut.
-        begin = partial(torch.set_num_threads, max(1, threads // count))
-        try:
-            with ThreadPoolExecutor(count) as readers, ThreadPoolExecutor(count, initializer=begin) as graders:
-                yield from ahead(graders, grade, ahead(readers, read_study, studies, count), count)
-        finally:
-            torch.set_num_threads(threads)  # of threads that begin later
+        count, begin = len(self.replicas), partial(torch.set_num_threads, self._threads())
+        lanes = ThreadPoolExecutor(count, initializer=begin)
+        with _threads_restored(), ThreadPoolExecutor(count) as readers, lanes as graders:
+            yield from ahead(graders, grade, ahead(readers, read_study, studies, count), count)
+
+    def _threads(self) -> int:
+        """Return how many threads a study is graded with, also where there are fewer studies than lanes: last digits
+        depend on them, and no study's may depend on how many others are asked for, as after a run that was cut."""
+        return max(1, torch.get_num_threads() // len(self.replicas))
 
     def explain(self, study: Study, targets: Sequence[str] | None = None) -> Explanation:
         """Grade one study and show what of it was looked at, all targets of it."""
         from lumbar_kaggle.two_stage.pages import explain_study
 
-        return explain_study(study, self)
+        with _threads_restored():
+            torch.set_num_threads(self._threads())
+            return explain_study(study, self)
 
     def crop(self, study: StudyVolumes, number: int = 0) -> CroppedStudy:
         """Find a study's points on device `number` and cut its crops, by the functions of the training."""
@@ -230,6 +233,16 @@ class TwoStagePredictor:
         shown = {LEVELS[crop.level] for crop in cropped.crops[0] if not crop.reason}
         blended[[of.level not in shown for of in TARGETS]] = np.nan
         return blended, notes
+
+
+@contextmanager
+def _threads_restored() -> Iterator[None]:
+    """Leave torch with as many threads as it has now, in those that begin later too."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _notes(study: StudyVolumes, crops: Sequence[Crop], *, sided: bool) -> tuple[str, ...]:

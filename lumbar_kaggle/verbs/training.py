@@ -66,7 +66,7 @@ def phantom(
     patients, said = choose_set(set, clean, varied, studies=studies, test_studies=test_studies, seed=seed), []
     if preview is not None:
         (sheet,) = preview or (Path("phantom.png"),)
-        said.append(str(write_preview(sheet, patients.seed).resolve()))
+        said.append(str(write_preview(sheet, patients.seed, varied=patients.varied).resolve()))
     if statistics:
         log_statistics(statistics, patients.seed)
     if folder is None and (said or statistics):

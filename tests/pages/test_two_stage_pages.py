@@ -3,11 +3,13 @@
 import html
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from playwright.sync_api import Browser
 
 from lumbar_kaggle.core.budget import Budget
@@ -66,11 +68,21 @@ def predictor_of(root: Path) -> TwoStagePredictor:
     return TwoStagePredictor(root / "bundle", read_manifest(root / "bundle"))
 
 
-def test_an_explanation_is_of_what_was_predicted(root: Path, study_id: str) -> None:
-    """The same probabilities, and the most probable severity explained."""
+@pytest.fixture(params=[1, 4])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """So many of torch's."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def test_an_explanation_is_of_what_was_predicted(root: Path, study_id: str, threads: int) -> None:
+    """The same probabilities to the last digit, and the most probable severity explained."""
     study, predictor = study_rows(find_studies(root / "set"), study_id), predictor_of(root)
-    explanation = explain_study(study, predictor)
+    explanation = predictor.explain(study)
     (prediction,) = predictor.predict([study])
+    assert torch.get_num_threads() == threads
     np.testing.assert_array_equal(explanation.probabilities, prediction.probabilities)
     assert "; ".join(explanation.notes) == prediction.reason
     assert (explanation.models, explanation.networks) == (1, 2)

@@ -40,6 +40,16 @@ def test_the_same_seed_gives_the_same_sheet(sheet: np.ndarray) -> None:
     np.testing.assert_array_equal(contact_sheet(seed=3), sheet)
 
 
+def test_varied_patients_are_the_same_ones_drawn_otherwise(sheet: np.ndarray) -> None:
+    """Same identifiers, sums and labels, so that the two sheets can be laid beside each other."""
+    plain, varied = choose_studies(3, candidates=20), choose_studies(3, candidates=20, varied=True)
+    for one, other in zip(plain, varied, strict=True):
+        assert one.study_id == other.study_id
+        np.testing.assert_array_equal(one.grades.labels, other.grades.labels)
+    changed = (contact_sheet(seed=3, varied=True) != sheet).any(axis=2)
+    assert changed[len(sheet) // 8 : len(sheet) // 4].mean() > 0.1
+
+
 def test_the_file_is_a_small_picture(tmp_path: Path) -> None:
     path = write_preview(tmp_path / "sheet.png", seed=3)
     assert path.stat().st_size < 400_000
