@@ -118,7 +118,11 @@ def alone_on(argument: str, *, file: bool = False) -> Callable[[Callable[P, T]],
 
 def write_text(path: AnyPath, text: str) -> None:
     """Write UTF-8 `text` with Unix line ends, atomically; bytes of file names that are no text as escapes."""
-    write_atomic(path, lambda temporary: temporary.write_bytes(text.encode(errors="backslashreplace")))
+    write_atomic(path, lambda temporary: temporary.write_bytes(_utf8(text)))
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode(errors="backslashreplace")
 
 
 def write_json(path: AnyPath, value: object) -> None:
@@ -128,7 +132,12 @@ def write_json(path: AnyPath, value: object) -> None:
 
 def write_csv(path: AnyPath, frame: "pd.DataFrame") -> None:
     """Write `frame` as CSV without its index, floats in full precision, atomically."""
-    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+    write_atomic(path, lambda temporary: temporary.write_bytes(csv_bytes(frame)))
+
+
+def csv_bytes(frame: "pd.DataFrame", *, header: bool = True) -> bytes:
+    """Return what `write_csv` writes, or a part of it: the rows alone."""
+    return _utf8(frame.to_csv(index=False, header=header, lineterminator="\n"))
 
 
 def read_csv(path: AnyPath, columns: Iterable[str], remedy: str, **options: Any) -> "pd.DataFrame":

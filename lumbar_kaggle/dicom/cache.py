@@ -20,7 +20,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,12 +33,14 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import (
     as_path,
     copy_file,
+    csv_bytes,
     digest,
     list_folder,
     read_csv,
     read_json,
     remove_folder,
     spool,
+    write_atomic,
     write_csv,
     write_json,
 )
@@ -172,17 +174,26 @@ class Cache:
         write_csv(folder / "index.csv", entries)
         os.replace(folder, target)
 
-    def finish(self, batches: Iterable[Batch]) -> pd.DataFrame:
-        """Join the batches' indices into one, drop batches that are not wanted, return the index."""
-        parts = {batch.name: _read_index(self.batches / batch.name / "index.csv") for batch in batches}
-        for name, part in parts.items():
-            part["file"] = [f"batches/{name}/{file}" if file else "" for file in part["file"]]
+    def finish(self, batches: Sequence[Batch]) -> None:
+        """Join the batches' indices into one, and drop batches that are not wanted. No more than one batch's rows are
+        in memory at once: a set may have millions."""
+        columns = list(dict.fromkeys(name for batch in batches for name in self._rows(batch)))
+        wanted = {batch.name for batch in batches}
         for folder in self.batches.iterdir():
-            if _BATCH_NAME.fullmatch(folder.name) and folder.name not in parts:
+            if _BATCH_NAME.fullmatch(folder.name) and folder.name not in wanted:
                 remove_folder(folder)
-        index = pd.concat(parts.values(), ignore_index=True)
-        write_csv(self.folder / "index.csv", index)
-        return index
+
+        def write(path: Path) -> None:
+            with path.open("wb") as file:
+                for number, batch in enumerate(batches):
+                    rows = self._rows(batch).reindex(columns=columns)
+                    rows["file"] = [f"batches/{batch.name}/{name}" if name else "" for name in rows["file"]]
+                    file.write(csv_bytes(rows, header=not number))
+
+        write_atomic(self.folder / "index.csv", write)
+
+    def _rows(self, batch: Batch) -> pd.DataFrame:
+        return _read_index(self.batches / batch.name / "index.csv")
 
     def fetched(self) -> "Cache":
         """Return a finished cache on this machine: itself, or a copy of one in a store, which is kept until that one

@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
 from functools import partial
@@ -80,6 +80,7 @@ def preprocess(
     with locked(cache.folder):
         cache.open(config)
         batches, todo = cache.plan(sources, batch_size), deque[tuple[Batch, list[Any], dict[int, Source]]]()
+        failed = 0
         for batch in batches:
             before = cache.entries(batch)
             rows: list[Any] = [{}] * len(batch.sources) if before is None else before.to_dict("records")
@@ -91,6 +92,8 @@ def preprocess(
             }
             if missing:
                 todo.append((batch, rows, missing))
+            else:
+                failed += _failed(rows)
         log.info("Preprocessing %d series into %s", len(sources), cache.folder)
         if done := len(batches) - len(todo):
             log.info("%d of %d batches are already there and are skipped", done, len(batches))
@@ -109,9 +112,14 @@ def preprocess(
                     pools.tell(kind, progress.n - first[0], time.perf_counter() - first[1])
                 # As objects: a failed entry has no numbers, and would turn those of the others into floats.
                 cache.commit(batch, pd.DataFrame(rows, dtype=object))
-        index = cache.finish(batches) if batches else pd.DataFrame({"status": []})
-        failed = int((index["status"] != OK).sum())
+                failed += _failed(rows)
+        if batches:
+            cache.finish(batches)
         return Summary(len(sources), failed, total, time.perf_counter() - start, done)
+
+
+def _failed(rows: Sequence[Mapping[str, object]]) -> int:
+    return sum(row["status"] != OK for row in rows)
 
 
 def _entries(

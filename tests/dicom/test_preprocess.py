@@ -13,6 +13,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
 from lumbar_kaggle.baseline.images import cached_images, middle_slice, rank_series, study_slice
@@ -283,6 +284,22 @@ def test_strangers_in_the_cache_stay(competition: Path, tmp_path: Path) -> None:
     assert (batches / ".DS_Store").is_file()
     assert (batches / "notes").is_dir()
     assert not (batches / "00007-0123456789abcdef").exists()
+
+
+def test_the_index_has_the_columns_of_all_batches(tmp_path: Path) -> None:
+    """In a batch of which nothing could be read some are missing; the rows stay in order."""
+    cache = Cache(tmp_path, "volumes")
+    cache.open(VOLUMES)
+    batches = cache.plan([Source(name, "7", "sagittal_t1", "away", 0, "") for name in "ab"], 1)
+    rows = ({"status": "failed", "file": ""}, {"status": "ok", "file": "b.json", "slices": "3"})
+    for batch, row in zip(batches, rows, strict=True):
+        cache.begin(batch)
+        cache.commit(batch, pd.DataFrame([{"study_id": batch.sources[0].study_id, **row}]))
+    cache.finish(batches)
+    assert cache.index().to_dict("records") == [
+        {"study_id": "a", "status": "failed", "file": "", "slices": ""},
+        {"study_id": "b", "status": "ok", "file": f"batches/{batches[1].name}/b.json", "slices": "3"},
+    ]
 
 
 @pytest.mark.parametrize("name", ["index.csv", "batches/*/index.csv"])

@@ -86,7 +86,8 @@ def cache_crops(
             list(pool.map(partial(write_study, target=target), names))
             cache.commit(batch, pd.DataFrame({"study_id": names, "file": [f"{name}.pt" for name in names]}))
             bar.update(len(names))
-    index = cache.finish(batches)
+    cache.finish(batches)
+    index = cache.index()
     return dict(zip(index["study_id"], (cache.folder / file for file in index["file"]), strict=True))
 
 
