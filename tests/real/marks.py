@@ -17,8 +17,7 @@ def read_marks(data: Path) -> pd.DataFrame:
     """
     table = pd.read_csv(data / "levels.csv")
     of_t1, of_t2 = (table[table["kind"] == kind] for kind in ("sagittal_t1", "sagittal_t2"))
-    both = _places(of_t1).join(_places(of_t2), lsuffix="_1", rsuffix="_2", how="inner")
-    apart = pd.concat([(both[f"{name}_1"] - both[f"{name}_2"]).abs() for name in ("column", "row")], axis=1).max(axis=1)
+    apart = (_places(of_t1) - _places(of_t2)).abs().max(axis=1)  # NaN where a level is not marked on both
     far = apart.groupby("patient").max()
     slipped = far.index[far > SLIP_PX]
     wrong = of_t1["patient"].isin(slipped)

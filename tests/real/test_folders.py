@@ -43,7 +43,8 @@ def test_marks_of_another_patient_are_not_taken(mendeley: Path) -> None:
     table = pd.read_csv(mendeley / "levels.csv")
     slipped, whole = table["image"] == "0007-t1.jpg", table["image"] == "0007-t2.jpg"
     alone = table[whole].assign(patient=8, image="0008-t1.jpg", kind="sagittal_t1")
-    table.loc[slipped, ["column", "stenosis"]] += (40, 1)
+    table.loc[slipped, "column"] += 40
+    table.loc[slipped, "stenosis"] += 1
     pd.concat([table, alone]).to_csv(mendeley / "levels.csv", index=False)
     slices, _, narrowed = read_mendeley(mendeley)
     assert [one.patient for one in slices] == [7, 7]
