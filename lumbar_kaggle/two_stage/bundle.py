@@ -153,6 +153,9 @@ class TwoStagePredictor:
         if not devices and chosen[0].type == "cpu":
             # Grading changes nothing in the networks, so that one copy serves all lanes.
             self.replicas *= min(LANES, torch.get_num_threads())
+        # A study's, also where there are fewer studies than lanes: last digits depend on threads, and no study's may
+        # depend on how many others are asked for, as after a run that was cut.
+        self.threads = max(1, torch.get_num_threads() // len(self.replicas))
         self.models = self.replicas[0].models
         blend = load_blend(bundle / BLEND) if BLEND in manifest.weights else None
         # A bundle that was exported before all models were trained has a blend of others, or none.
@@ -186,22 +189,17 @@ class TwoStagePredictor:
             finally:
                 free.put(number)
 
-        count, begin = len(self.replicas), partial(torch.set_num_threads, self._threads())
+        count, begin = len(self.replicas), partial(torch.set_num_threads, self.threads)
         lanes = ThreadPoolExecutor(count, initializer=begin)
         with _threads_restored(), ThreadPoolExecutor(count) as readers, lanes as graders:
             yield from ahead(graders, grade, ahead(readers, read_study, studies, count), count)
-
-    def _threads(self) -> int:
-        """Return how many threads a study is graded with, also where there are fewer studies than lanes: last digits
-        depend on them, and no study's may depend on how many others are asked for, as after a run that was cut."""
-        return max(1, torch.get_num_threads() // len(self.replicas))
 
     def explain(self, study: Study, targets: Sequence[str] | None = None) -> Explanation:
         """Grade one study and show what of it was looked at, all targets of it."""
         from lumbar_kaggle.two_stage.pages import explain_study
 
         with _threads_restored():
-            torch.set_num_threads(self._threads())
+            torch.set_num_threads(self.threads)
             return explain_study(study, self)
 
     def crop(self, study: StudyVolumes, number: int = 0) -> CroppedStudy:
