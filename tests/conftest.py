@@ -24,15 +24,18 @@ from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.settings import STANDARD_SETS
 from lumbar_kaggle.tables.competition import read_competition
 from tests.support.browser import CHROMIUM, NO_BROWSER, open_browser
+from tests.support.forked import import_ahead
 from tests.support.ship_desk import Desk, close_desk, open_desk
 from tests.support.small_competition import write_small_competition
 from tests.support.two_stage_studies import SETTINGS
 
 warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
 
+import_ahead()
+
 SMALL = BaselineConfig(
     targets=("spinal_canal_stenosis_l3_l4", "left_subarticular_stenosis_l5_s1"),
-    arch="mobilenetv3_small_050",
+    arch="test_efficientnet",
     weights="none",
     image_size=32,
     batch_size=8,

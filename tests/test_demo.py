@@ -20,7 +20,7 @@ from tests.test_golden import write_two_stage
 SIZES = Sizes(
     PhantomSet("", 1, 4, 2, STANDARD_SETS["tiny"].scanners),
     {"locate": {"folds": 2, "epochs": 0}, "grade": {"folds": 2, "epochs": 1, "batch_size": 8}},
-    {"arch": "mobilenetv3_small_050", "weights": "none", "image_size": 32, "batch_size": 4, "folds": 2, "lr": 1e-3}
+    {"arch": "test_efficientnet", "weights": "none", "image_size": 32, "batch_size": 4, "folds": 2, "lr": 1e-3}
     | {
         "targets": ["spinal_canal_stenosis_l4_l5"],
         "lr_find_iterations": 30,

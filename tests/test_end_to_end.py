@@ -24,7 +24,7 @@ def test_from_an_empty_folder_to_a_scored_submission(
     assert "per second" in lumbar("preprocess", "competition", "--cache", "cache")
     assert "already there and are skipped" in lumbar("preprocess", "competition", "--cache", "cache")
     training = ["train", "competition", "--cache", "cache", "--out", "run", "--targets", "spinal_canal_stenosis_l4_l5"]
-    training += ["--arch", "mobilenetv3_small_050", "--weights", "none", "--image-size", "32", "--folds", "2"]
+    training += ["--arch", "test_efficientnet", "--weights", "none", "--image-size", "32", "--folds", "2"]
     training += ["--batch-size", "4", "--short-epochs", "1", "--long-epochs", "1", "--lr-find-iterations", "30"]
     assert "1 targets are trained" in lumbar(*training)
     assert "2 models of 1 targets" in lumbar("export", "run", "--out", "bundle")

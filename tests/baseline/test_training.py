@@ -118,7 +118,7 @@ def losses(run: Path) -> pd.DataFrame:
 
 def test_the_fold_that_is_reported_chooses_no_epoch(competition: Path, cache: Path, tmp_path: Path) -> None:
     """With steps so large that the loss rises again: all epochs are trained, and the last one is kept."""
-    train(competition, cache, tmp_path, replace(ONE, lr=0.03, short_epochs=6, long_epochs=6), Budget())
+    train(competition, cache, tmp_path, replace(ONE, lr=0.01, short_epochs=6, long_epochs=6), Budget())
     found = losses(tmp_path)
     assert (found["last"] > found["least"] * 1.01).any()
     np.testing.assert_allclose(found["stored"], found["last"], rtol=1e-4)
@@ -277,7 +277,7 @@ def test_the_network_learns_what_is_visible(tmp_path: Path) -> None:
 
     root = write_small_competition(tmp_path / "competition", 40, 1, alike=True)
     recipe("baseline").preprocess(root, tmp_path / "cache")
-    config = replace(ONE, arch="resnet10t", image_size=64, batch_size=8, short_epochs=1, long_epochs=6)
+    config = replace(ONE, arch="test_resnet", image_size=64, batch_size=8, short_epochs=1, long_epochs=6)
     train(root, tmp_path / "cache", tmp_path / "run", config, Budget())
     rows = Run(tmp_path / "run").predictions
     figures = evaluate(rows[["normal_mild", "moderate", "severe"]].to_numpy(), rows["truth"].to_numpy())

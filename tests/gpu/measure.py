@@ -99,7 +99,7 @@ QUICK = Size(
     },
     BaselineConfig(
         targets=(TARGET,),
-        arch="mobilenetv3_small_050",
+        arch="test_efficientnet",
         weights="none",
         image_size=32,
         batch_size=8,

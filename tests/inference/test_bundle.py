@@ -24,7 +24,7 @@ from lumbar_kaggle.training.encoders import build_network
 from lumbar_kaggle.two_stage.config import TwoStageConfig, preset
 from tests.support.dicom_files import write_sagittal
 
-ARCH, TARGET, WEIGHTS = "mobilenetv3_small_050", TARGET_NAMES[0], "weights/a.safetensors"
+ARCH, TARGET, WEIGHTS = "test_efficientnet", TARGET_NAMES[0], "weights/a.safetensors"
 
 Change = Callable[[dict[str, Any]], object]
 

@@ -4,29 +4,28 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from lumbar_kaggle.core.targets import TARGET_NAMES
 from lumbar_kaggle.inference.bundle import Manifest, write_manifest
 from lumbar_kaggle.scoring.metric import weighted_prior
+from tests.support import lone_network
+from tests.support.forked import run_forked
 from tests.support.kaggle_server import KEY, TOKEN, USER, FakeKaggle, serve
 
 ROOT = Path(__file__).parents[2]
 
 
 @cache
-def lone_network() -> list[str]:
-    """Return the words before a command that give it a network of its own; none where that is not allowed."""
-    words = ["unshare", "-rn"]
+def own_network() -> bool:
+    """Whether a process may have a network of its own."""
     try:
-        allowed = subprocess.run([*words, "true"], capture_output=True).returncode == 0
+        return subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode == 0
     except FileNotFoundError:
-        allowed = False
-    return words if allowed else []
+        return False
 
 
 @dataclass
@@ -66,16 +65,9 @@ class Desk:
             code: the exit code that is expected.
         """
         options = ["--owner", owner, "--out", str(self.dist), "--poll", "0.02"]
-        command = [sys.executable, "-m", "lumbar_kaggle", "ship", words[0], *options, *words[1:]]
-        if lone_network():
-            command = [
-                *lone_network(),
-                sys.executable,
-                str(ROOT / "tests/support/lone_network.py"),
-                self.address,
-                *command,
-            ]
-        result = subprocess.run(command, env=self._environment(), capture_output=True, text=True, cwd=self.home)
+        first = partial(lone_network.enter, self.address) if own_network() else int
+        command = ["ship", words[0], *options, *words[1:]]
+        result = run_forked(command, environment=self._environment(), folder=self.home, first=first)
         text = result.stdout + result.stderr
         self.transcript += [f"$ lumbar ship {' '.join(words)} --owner {owner}", text]
         assert result.returncode == code, text
@@ -86,10 +78,9 @@ class Desk:
 
     def _environment(self) -> dict[str, str]:
         own = {"PATH": os.environ["PATH"], "HOME": str(self.home), "TMPDIR": str(self.home / "tmp")}
-        own |= {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
         # Without it the client would call api.kaggle.com; the lone network makes that impossible too.
         own |= {"KAGGLE_API_ENVIRONMENT": "LOCALHOST", "OMP_NUM_THREADS": "1"}
-        if not lone_network():
+        if not own_network():
             # The client's address is fixed to port 80; as a proxy the server may be at any.
             own |= {"http_proxy": self.address, "no_proxy": ""}
         return own
@@ -100,14 +91,14 @@ def open_desk(home: Path) -> Desk:
     (home / "tmp").mkdir()
     kaggle = FakeKaggle()
     # The path of a socket may have 107 characters at most, fewer than pytest's folders take.
-    path = Path(tempfile.mkdtemp(prefix="kaggle-")) / "socket" if lone_network() else None
+    path = Path(tempfile.mkdtemp(prefix="kaggle-")) / "socket" if own_network() else None
     _, address = serve(kaggle, path)
     return Desk(home, kaggle, address)
 
 
 def close_desk(desk: Desk) -> None:
     """Remove the server's socket."""
-    if lone_network():
+    if own_network():
         shutil.rmtree(Path(desk.address).parent)
 
 

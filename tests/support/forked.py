@@ -1,0 +1,57 @@
+"""Commands of `lumbar` in a process of their own that is forked from one in which their imports are done.
+
+A new interpreter takes seconds for these, and the tests start it some hundred times.
+"""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from lumbar_kaggle.core.budget import start_method
+
+IMPORTED = ("lumbar_kaggle.baseline.run", "lumbar_kaggle.two_stage.fit", "lumbar_kaggle.cli", "kagglesdk", "jupytext")
+
+
+def import_ahead() -> None:
+    """Let all processes that are forked by multiprocessing's server find their imports done. fastai asks for the GPU
+    when it is imported, and a process that is forked after that cannot use it, so only where there is none."""
+    if start_method() == "forkserver" and not torch.cuda.is_available():
+        multiprocessing.set_forkserver_preload(list(IMPORTED))
+
+
+def run_forked(
+    words: Sequence[str], *, environment: Mapping[str, str], folder: Path, first: Callable[[], object] = lambda: None
+) -> "subprocess.CompletedProcess[str]":
+    """Run ``lumbar WORDS`` with this environment alone, in a working folder, after a call of `first`."""
+    with tempfile.TemporaryDirectory() as place:
+        streams = Path(place, "out"), Path(place, "err")
+        work = (list(words), dict(environment), folder, first, streams)
+        process = multiprocessing.get_context(start_method()).Process(target=_run, args=work)
+        process.start()
+        process.join()
+        out, err = (stream.read_text(encoding="utf-8") for stream in streams)
+    assert process.exitcode is not None
+    return subprocess.CompletedProcess(list(words), process.exitcode, out, err)
+
+
+def _run(
+    words: list[str], environment: dict[str, str], folder: Path, first: Callable[[], object], streams: tuple[Path, Path]
+) -> None:
+    for number, stream in enumerate(streams, start=1):
+        os.dup2(os.open(stream, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    first()
+    from lumbar_kaggle.cli import main
+
+    sys.argv = ["lumbar", *words]
+    code = main(words)
+    sys.stdout.flush()
+    sys.exit(code)
