@@ -2,12 +2,10 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import as_completed
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,33 +21,34 @@ from lumbar_kaggle.core.targets import SEVERITIES
 from lumbar_kaggle.kaggle.play import tree_hashes
 from lumbar_kaggle.tables.submission import read_predictions
 from lumbar_kaggle.training.devices import spread
+from tests.support.forked import fork, write_to
 
 LocalCluster = pytest.importorskip("distributed", reason="install the extra [cluster]").LocalCluster
-ROOT = Path(__file__).parents[1]
 
 
 class Cluster:
     """A scheduler and two workers with a thread each, all processes of their own."""
 
     def __init__(self, folder: Path) -> None:
-        self.log = (folder / "log.txt").open("wb")
         place = folder / "scheduler.json"
-        self.scheduler = self._start("dask_scheduler", "--port", "0", "--scheduler-file", str(place))
+        self.scheduler = fork(dask, folder, "dask_scheduler", "--port", "0", "--scheduler-file", str(place))
         wait_until(place.is_file)
         self.address: str = json.loads(place.read_text())["address"]
         # Not as children of a nanny: that one would start a worker again that a test has ended.
-        self.workers = [self._start("dask_worker", self.address, "--nthreads", "1", "--no-nanny") for _ in range(2)]
-
-    def _start(self, command: str, *options: str) -> subprocess.Popen[bytes]:
-        words = [sys.executable, "-m", f"distributed.cli.{command}", "--no-dashboard", *options]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        return subprocess.Popen(words, env=environment, stdout=self.log, stderr=self.log, cwd=ROOT)
+        words = self.address, "--nthreads", "1", "--no-nanny", "--local-directory", str(folder)
+        self.workers = [fork(dask, folder, "dask_worker", *words) for _ in range(2)]
 
     def end(self) -> None:
         for process in (*self.workers, self.scheduler):
             process.kill()
-            process.wait()
-        self.log.close()
+            process.join()
+
+
+def dask(folder: Path, command: str, *options: str) -> None:
+    """Be one of dask's own commands; what it says goes to a file of the folder."""
+    write_to(folder / "log.txt")
+    os.chdir(folder)
+    import_module(f"distributed.cli.{command}").main(["--no-dashboard", *options])
 
 
 def wait_until(true: object) -> None:
@@ -82,7 +81,7 @@ def use_until_it_dies(cluster: Cluster, folder: Path) -> None:
         futures = [pool.submit(note, folder, item) for item in range(12)]
         next(as_completed(futures))
         wait_until(lambda: len({path.suffix for path in folder.iterdir()}) == 2)
-        cluster.workers[0].send_signal(signal.SIGKILL)
+        cluster.workers[0].kill()
         assert sorted(future.result() for future in futures) == [item * item for item in range(12)]
 
         shared = folder / "spread"
@@ -94,7 +93,7 @@ def use_until_it_dies(cluster: Cluster, folder: Path) -> None:
 
         lost = [pool.submit(note, folder, item) for item in range(100, 110)]
         next(as_completed(lost))
-        cluster.scheduler.send_signal(signal.SIGKILL)
+        cluster.scheduler.kill()
         for future in lost:
             future.result()
 

@@ -142,7 +142,7 @@ def test_a_missing_or_another_first_stage_is_named(
     working, _ = sessions.begin(place)
     with pytest.raises(InputError, match="models 2: there are those from 1 to 1"):
         train_grade_session(working, hours=1.0, preset="cpu-scratch", models=(2,))
-    other = {"two-stage": {**SETTINGS, "locate": {**SETTINGS["locate"], "epochs": 3}}}
+    other = {"two-stage": {**SETTINGS, "locate": {**SETTINGS["locate"], "epochs": 4}}}
     monkeypatch.setenv("LUMBAR_CONFIG", json.dumps(other))
     working, _ = sessions.begin(place)
     with pytest.raises(InputError, match="the attached first stage was trained with other settings"):

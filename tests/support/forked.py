@@ -1,4 +1,4 @@
-"""Commands of `lumbar` in a process of their own that is forked from one in which their imports are done.
+"""Processes that are forked from one in which their imports are done, and commands of `lumbar` in them.
 
 A new interpreter takes seconds for these, and the tests start it some hundred times.
 """
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
@@ -25,26 +26,44 @@ def import_ahead() -> None:
         multiprocessing.set_forkserver_preload(list(IMPORTED))
 
 
+def fork(work: Callable[..., object], *arguments: object) -> BaseProcess:
+    """Start a function of a module in such a process."""
+    process = multiprocessing.get_context(start_method()).Process(target=work, args=arguments)
+    process.start()
+    return process
+
+
 def run_forked(
-    words: Sequence[str], *, environment: Mapping[str, str], folder: Path, first: Callable[[], object] = lambda: None
+    words: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    folder: Path,
+    first: Callable[[], object] = lambda: None,
 ) -> "subprocess.CompletedProcess[str]":
     """Run ``lumbar WORDS`` with this environment alone, in a working folder, after a call of `first`."""
     with tempfile.TemporaryDirectory() as place:
         streams = Path(place, "out"), Path(place, "err")
-        work = (list(words), dict(environment), folder, first, streams)
-        process = multiprocessing.get_context(start_method()).Process(target=_run, args=work)
-        process.start()
+        process = fork(_run, list(words), dict(environment), folder, first, streams)
         process.join()
         out, err = (stream.read_text(encoding="utf-8") for stream in streams)
     assert process.exitcode is not None
     return subprocess.CompletedProcess(list(words), process.exitcode, out, err)
 
 
-def _run(
-    words: list[str], environment: dict[str, str], folder: Path, first: Callable[[], object], streams: tuple[Path, Path]
-) -> None:
-    for number, stream in enumerate(streams, start=1):
+def write_to(*streams: Path) -> None:
+    """Let what this process prints, and its errors, go to files from now on; one file takes both."""
+    for number, stream in enumerate((streams * 2)[:2], start=1):
         os.dup2(os.open(stream, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+
+
+def _run(
+    words: list[str],
+    environment: dict[str, str],
+    folder: Path,
+    first: Callable[[], object],
+    streams: tuple[Path, Path],
+) -> None:
+    write_to(*streams)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
