@@ -26,7 +26,7 @@ from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.settings import STANDARD_SETS
 from lumbar_kaggle.scoring.metric import PRIOR_SMOOTHING, weighted_prior
 from lumbar_kaggle.tables.competition import read_competition
-from lumbar_kaggle.training.encoders import build_network
+from lumbar_kaggle.training.library_models import build_network
 from lumbar_kaggle.two_stage.config import configure
 from lumbar_kaggle.two_stage.grade.network import Grader
 from lumbar_kaggle.two_stage.locate.find import CHANNELS, Locator

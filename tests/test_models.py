@@ -3,6 +3,8 @@
 After a change of the models: ``python -m tests.test_models``.
 """
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -48,6 +50,15 @@ def test_they_travel_with_the_package_and_nothing_else_does() -> None:
 def test_they_grade_as_they_did(tmp_path: Path) -> None:
     """Row by row, within 1e-3, for processors differ in the last digits; and not far from it with other libraries."""
     assert_known(grade(tmp_path), "models", 1e-3, {0.5: 2e-3, 1.0: 0.05})
+
+
+def test_grading_by_them_waits_for_no_library_of_networks() -> None:
+    """Nor for what training and scoring need: together these take twice as long to import as all the rest."""
+    code = (
+        "import sys; from lumbar_kaggle import load_bundle; load_bundle()\n"
+        "print({'fastai', 'timm', 'torchvision', 'sklearn', 'matplotlib'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
 if __name__ == "__main__":

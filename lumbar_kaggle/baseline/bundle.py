@@ -36,7 +36,8 @@ from lumbar_kaggle.inference.base import (
 from lumbar_kaggle.inference.bundle import MANIFEST, Manifest, open_bundle, write_manifest
 from lumbar_kaggle.inference.heat import grad_cam
 from lumbar_kaggle.training.devices import device_of, training_device
-from lumbar_kaggle.training.encoders import build_network, export_weights, load_pretrained, load_weights
+from lumbar_kaggle.training.library_models import build_network, load_pretrained
+from lumbar_kaggle.training.weights import export_weights, load_weights
 
 log = logging.getLogger(__name__)
 

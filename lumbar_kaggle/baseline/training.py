@@ -35,7 +35,7 @@ from lumbar_kaggle.core.targets import SEVERITIES
 from lumbar_kaggle.tables.folds import balance, derive_seed
 from lumbar_kaggle.training import loop
 from lumbar_kaggle.training.devices import training_device
-from lumbar_kaggle.training.encoders import Network, body_state, build_network, load_pretrained
+from lumbar_kaggle.training.library_models import Network, body_state, build_network, load_pretrained
 from lumbar_kaggle.training.pictures import picture_learner
 
 

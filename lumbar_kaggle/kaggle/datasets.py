@@ -148,7 +148,7 @@ def _write_zip(path: Path, members: Mapping[str, Path], compression: int = zipfi
 def _write_pretrained(path: Path, arch: str, weights: str) -> None:
     from safetensors.torch import save_file
 
-    from lumbar_kaggle.training.encoders import body_state, build_body, load_pretrained
+    from lumbar_kaggle.training.library_models import body_state, build_body, load_pretrained
 
     if path.is_file() and weights == "auto":
         return

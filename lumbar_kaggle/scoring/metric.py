@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score
 
 from lumbar_kaggle.core.files import AnyPath
 from lumbar_kaggle.core.targets import LEVELS, SCORE_GROUPS, SEVERITIES, SEVERITY_WEIGHTS, TARGET_NAMES, TARGETS, row_id
@@ -204,6 +203,8 @@ def weighted_prior(
 
 def confusion(probabilities: ArrayLike, severity: ArrayLike) -> NDArray[np.int64]:
     """Return counts `[3 true, 3 most probable]` of probabilities `[rows, 3]` and severities `[rows]` 0, 1, 2."""
+    from sklearn.metrics import confusion_matrix  # seconds, which to grade need not take
+
     predicted = np.argmax(np.asarray(probabilities), axis=1)
     return np.asarray(confusion_matrix(severity, predicted, labels=[0, 1, 2]))
 
@@ -213,6 +214,8 @@ def evaluate(probabilities: ArrayLike, severity: ArrayLike) -> dict[str, float]:
     ``always_normal`` (accuracy of answering normal/mild each time), ``precision``, ``recall`` (means over the
     severities that occur), ``weighted_log_loss``, and per severity ``precision_*``, ``recall_*``, ``auc_*``. Precision
     of a severity never predicted is 0; the area under the ROC curve, against the other two, is NaN without both."""
+    from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
+
     scores, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(severity, dtype=np.int64)
     predicted = scores.argmax(axis=1)
     by_severity = precision_recall_fscore_support(labels, predicted, labels=[0, 1, 2], zero_division=0.0)

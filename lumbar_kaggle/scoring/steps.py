@@ -5,11 +5,9 @@ changes nothing, so a blend without settings is the plain mean. All are fitted b
 
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.settings import Validated, option
@@ -27,7 +25,12 @@ PENALTY = 30.0
 LEAST = 1e-6
 
 _PAIR = {1: (1, 2), 2: (3, 4)}  # score group → places of its left and its right condition in `CONDITIONS`
-_minimise = partial(minimize, method="L-BFGS-B", options={"ftol": 1e-9, "gtol": 1e-6})
+
+
+def _minimise(*arguments: Any, **options: Any) -> Any:
+    from scipy.optimize import minimize  # to fit a blend alone, not to apply one
+
+    return minimize(*arguments, method="L-BFGS-B", options={"ftol": 1e-9, "gtol": 1e-6}, **options)
 
 
 @dataclass(frozen=True)

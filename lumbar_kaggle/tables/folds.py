@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedKFold
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import AnyPath, write_csv
@@ -31,6 +30,8 @@ def make_folds(labels: pd.DataFrame, folds: int, seed: int) -> pd.DataFrame:
             stratum = stratum.replace(value, below.max())
     if (stratum == stratum.min()).sum() < folds:
         stratum = stratum * 0
+    from sklearn.model_selection import StratifiedKFold  # seconds, which to grade need not take
+
     splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
     assigned = np.empty(len(studies), dtype=np.int64)
     for fold, (_, held_out) in enumerate(splitter.split(studies, stratum)):

@@ -4,15 +4,16 @@ import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from fastai.callback import fp16 as _fp16  # noqa: F401 — gives Learner its to_fp16
-from fastai.learner import Learner
 
 from lumbar_kaggle.core.budget import end_with_parent, start_method
 from lumbar_kaggle.core.cluster import on_cluster, run_there
 from lumbar_kaggle.training import group
+
+if TYPE_CHECKING:  # to import fastai takes seconds, which grading need not take
+    from fastai.learner import Learner
 
 Shared = TypeVar("Shared")
 Item = TypeVar("Item")
@@ -36,8 +37,10 @@ def device_of(model: torch.nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def train_in_half_precision(learner: Learner, *, wanted: bool) -> Learner:
+def train_in_half_precision(learner: "Learner", *, wanted: bool) -> "Learner":
     """Return the learner with mixed precision where that is wanted and its device is one of `HALF`."""
+    from fastai.callback import fp16 as _fp16  # noqa: F401 — gives Learner its to_fp16
+
     return learner.to_fp16() if wanted and learner.dls.device.type in HALF else learner
 
 

@@ -15,7 +15,7 @@ from fastai.vision.augment import aug_transforms
 from numpy.typing import NDArray
 
 from lumbar_kaggle.training.devices import training_device
-from lumbar_kaggle.training.encoders import Network
+from lumbar_kaggle.training.library_models import Network
 from lumbar_kaggle.training.loop import make_learner
 
 

@@ -41,7 +41,7 @@ def pretrain(out: Path, config: PretrainConfig) -> float:
     from torch import nn
 
     from lumbar_kaggle.phantom.imaging import draw_middle_slices
-    from lumbar_kaggle.training.encoders import body_state, build_network, load_pretrained
+    from lumbar_kaggle.training.library_models import body_state, build_network, load_pretrained
     from lumbar_kaggle.training.loop import train_file
     from lumbar_kaggle.training.pictures import picture_learner
 

@@ -28,14 +28,13 @@ from lumbar_kaggle.inference.bundle import Manifest, open_bundle, write_manifest
 from lumbar_kaggle.inference.networks import Net, ready
 from lumbar_kaggle.scoring.blend import BlendModel, apply_cells, load_blend, save_blend
 from lumbar_kaggle.training.devices import usable_devices
-from lumbar_kaggle.training.encoders import export_weights
+from lumbar_kaggle.training.weights import export_weights
 from lumbar_kaggle.two_stage.config import LOCATOR, RERUN, RUN_FILE, GradeConfig, TwoStageConfig, network_file
 from lumbar_kaggle.two_stage.findings import located_points, used_view
 from lumbar_kaggle.two_stage.grade.data import levels_of
 from lumbar_kaggle.two_stage.grade.network import Grader, average_sides, load_network, predict_levels
 from lumbar_kaggle.two_stage.grade.views import Crop, crop_settings, crop_study
-from lumbar_kaggle.two_stage.locate.find import CHANNELS, Locator, locate_studies
-from lumbar_kaggle.two_stage.locate.training import load_locator
+from lumbar_kaggle.two_stage.locate.find import CHANNELS, Locator, load_locator, locate_studies
 from lumbar_kaggle.two_stage.start import Models, parse_models
 from lumbar_kaggle.two_stage.study import StudyVolumes, read_study, to_points, unsided
 

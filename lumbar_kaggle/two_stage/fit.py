@@ -27,8 +27,7 @@ from lumbar_kaggle.tables.reading import read_label_weights
 from lumbar_kaggle.tables.submission import read_predictions, read_soft_labels
 from lumbar_kaggle.two_stage.config import ANNOTATED, LOCATOR, RERUN, RUN_FILE, GradeConfig, TwoStageConfig
 from lumbar_kaggle.two_stage.grade import fit as grading
-from lumbar_kaggle.two_stage.locate.fit import LocatorRun, learned_from, read_points
-from lumbar_kaggle.two_stage.locate.training import CONFIG
+from lumbar_kaggle.two_stage.locate.fit import CONFIG, LocatorRun, learned_from, read_points
 from lumbar_kaggle.two_stage.start import box_for, identity
 from lumbar_kaggle.two_stage.study import annotated_places, read_places
 

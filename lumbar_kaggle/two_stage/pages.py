@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from fastai.torch_core import to_device
 from numpy.typing import NDArray
 
 from lumbar_kaggle.core.errors import InputError
@@ -28,7 +27,7 @@ from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.training.devices import device_of
 from lumbar_kaggle.two_stage.bundle import Model, TwoStagePredictor
 from lumbar_kaggle.two_stage.config import LOCATOR, RERUN, RUN_FILE, GradeConfig, TwoStageConfig
-from lumbar_kaggle.two_stage.grade.data import Batch, cut, levels_of, take
+from lumbar_kaggle.two_stage.grade.data import Batch, cut, levels_of, on_device, take
 from lumbar_kaggle.two_stage.grade.network import PLANES, Grader
 from lumbar_kaggle.two_stage.grade.views import VIEWS, Crop, View, crop_to_slice, nearest_slices
 from lumbar_kaggle.two_stage.study import PLACES, choose, read_study
@@ -159,7 +158,7 @@ def where_looked(
 ) -> Iterator[ExplainedCrop | MissingCrop]:
     """Yield where a model looked in a study's crops: of every level, view and side, in that order. `chosen` ``[5
     levels, 5 places]`` is the severity to explain of each grade, in the order of `study.PLACES`."""
-    cached = to_device(levels_of(crops), device_of(model.networks[0]))
+    cached = on_device(levels_of(crops), device_of(model.networks[0]))
     for level in range(len(LEVELS)):
         batch = cut(take(cached, slice(level, level + 1)), model.config)
         each = [attend(network, batch, chosen[level].tolist()) for network in model.networks]

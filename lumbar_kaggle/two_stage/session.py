@@ -21,7 +21,7 @@ from lumbar_kaggle.tables.competition import read_competition
 from lumbar_kaggle.two_stage.bundle import export
 from lumbar_kaggle.two_stage.config import ANNOTATED, LOCATOR, RUN_FILE, LocateConfig, TwoStageConfig
 from lumbar_kaggle.two_stage.fit import TwoStageRun
-from lumbar_kaggle.two_stage.locate.training import CONFIG
+from lumbar_kaggle.two_stage.locate.fit import CONFIG
 from lumbar_kaggle.two_stage.recipe import NAME, configure, preprocess
 
 log = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import read_json
 from lumbar_kaggle.inference.recipes import recipe
 from lumbar_kaggle.tables.competition import read_competition
-from lumbar_kaggle.training.encoders import build_body, build_network, load_pretrained
+from lumbar_kaggle.training.library_models import build_body, build_network, load_pretrained
 from tests.conftest import SMALL
 from tests.dicom.test_preprocess import folder_bytes
 from tests.support.clock import Clock

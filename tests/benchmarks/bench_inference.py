@@ -17,8 +17,7 @@ from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.settings import PhantomSet
 from lumbar_kaggle.two_stage.bundle import Networks, TwoStagePredictor
 from lumbar_kaggle.two_stage.grade.network import load_network
-from lumbar_kaggle.two_stage.locate.find import CHANNELS
-from lumbar_kaggle.two_stage.locate.training import load_locator
+from lumbar_kaggle.two_stage.locate.find import CHANNELS, load_locator
 from lumbar_kaggle.two_stage.start import parse_models
 
 STUDIES, ROUNDS = 8, 3

@@ -41,7 +41,7 @@ from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.imaging import draw_middle_slices
 from lumbar_kaggle.phantom.settings import STANDARD_SETS, PhantomSet
 from lumbar_kaggle.tables.competition import read_competition
-from lumbar_kaggle.training.encoders import build_network
+from lumbar_kaggle.training.library_models import build_network
 from lumbar_kaggle.two_stage.bundle import TwoStagePredictor
 from lumbar_kaggle.two_stage.config import RUN_FILE, configure
 from lumbar_kaggle.two_stage.fit import TwoStageRun

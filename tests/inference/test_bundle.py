@@ -20,7 +20,7 @@ from lumbar_kaggle.core.targets import SCORE_GROUPS, TARGET_NAMES
 from lumbar_kaggle.inference.bundle import MANIFEST, read_manifest, write_manifest
 from lumbar_kaggle.inference.recipes import load_predictor
 from lumbar_kaggle.scoring.metric import weighted_prior
-from lumbar_kaggle.training.encoders import build_network
+from lumbar_kaggle.training.library_models import build_network
 from lumbar_kaggle.two_stage.config import TwoStageConfig, preset
 from tests.support.dicom_files import write_sagittal
 

@@ -17,7 +17,8 @@ from lumbar_kaggle.dicom.volume import Volume
 from lumbar_kaggle.inference.base import ExplainedCrop, MissingCrop, study_rows
 from lumbar_kaggle.inference.bundle import read_manifest
 from lumbar_kaggle.inference.heat import captured, elementwise, fine_map, grad_cam
-from lumbar_kaggle.training.encoders import build_encoder, build_network
+from lumbar_kaggle.training.encoders import build_encoder
+from lumbar_kaggle.training.library_models import build_network
 from lumbar_kaggle.two_stage.bundle import Model
 from lumbar_kaggle.two_stage.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.data import Batch

@@ -191,7 +191,7 @@ def test_the_models_dataset_keeps_what_earlier_calls_put_there(tmp_path: Path) -
     """A version is sent whole: weights stay when a bundle comes, and a bundle is replaced by the next."""
     from safetensors.torch import load_file, save_file
 
-    from lumbar_kaggle.training.encoders import body_state, build_body
+    from lumbar_kaggle.training.library_models import body_state, build_body
 
     assert build_models(tmp_path, "someone") is None
     arch = "mobilenetv3_small_050"

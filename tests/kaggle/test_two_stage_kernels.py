@@ -14,7 +14,7 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.inference.bundle import read_manifest
 from lumbar_kaggle.kaggle.session import RESUMABLE
 from lumbar_kaggle.tables.competition import read_competition
-from lumbar_kaggle.training.encoders import body_state, build_body
+from lumbar_kaggle.training.library_models import body_state, build_body
 from lumbar_kaggle.two_stage.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.data import cache_crops
 from lumbar_kaggle.two_stage.session import blend_session, train_grade_session, train_locate_session

@@ -145,7 +145,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import safetensors.torch
     import torch
 
-    from lumbar_kaggle.training.encoders import build_network
+    from lumbar_kaggle.training.library_models import build_network
 
     folder = tmp_path_factory.mktemp("bundle")
     arch, names, folds = "mobilenetv3_small_100", list(CANAL[:2]), {}

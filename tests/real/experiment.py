@@ -25,7 +25,7 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 
 from lumbar_kaggle.core.targets import LEVELS
-from lumbar_kaggle.training.encoders import build_body, load_pretrained
+from lumbar_kaggle.training.library_models import build_body, load_pretrained
 from tests.real.marks import read_marks
 from tests.real.scores import Floats, scored, together
 

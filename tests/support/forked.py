@@ -34,11 +34,7 @@ def fork(work: Callable[..., object], *arguments: object) -> BaseProcess:
 
 
 def run_forked(
-    words: Sequence[str],
-    *,
-    environment: Mapping[str, str],
-    folder: Path,
-    first: Callable[[], object] = lambda: None,
+    words: Sequence[str], *, environment: Mapping[str, str], folder: Path, first: Callable[[], object] = lambda: None
 ) -> "subprocess.CompletedProcess[str]":
     """Run ``lumbar WORDS`` with this environment alone, in a working folder, after a call of `first`."""
     with tempfile.TemporaryDirectory() as place:
@@ -57,11 +53,7 @@ def write_to(*streams: Path) -> None:
 
 
 def _run(
-    words: list[str],
-    environment: dict[str, str],
-    folder: Path,
-    first: Callable[[], object],
-    streams: tuple[Path, Path],
+    words: list[str], environment: dict[str, str], folder: Path, first: Callable[[], object], streams: tuple[Path, Path]
 ) -> None:
     write_to(*streams)
     os.environ.clear()

@@ -244,7 +244,7 @@ def test_attached_weights_are_used_and_travel_with_the_output(
     """The next session may have them mounted elsewhere; the run's configuration must not notice."""
     from safetensors.torch import save_file
 
-    from lumbar_kaggle.training.encoders import body_state, build_body
+    from lumbar_kaggle.training.library_models import body_state, build_body
 
     inputs, working = attach(tmp_path / "input", "new", competition), session(tmp_path, "working")
     models = inputs / "datasets" / "owner" / "lumbar-models"

@@ -12,7 +12,7 @@ import torch
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.phantom.imaging import draw_middle_slices
-from lumbar_kaggle.training.encoders import body_state, build_network, load_pretrained
+from lumbar_kaggle.training.library_models import body_state, build_network, load_pretrained
 from lumbar_kaggle.training.pretraining import PretrainConfig, pretrain
 
 TINY = PretrainConfig(

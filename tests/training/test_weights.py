@@ -9,15 +9,14 @@ import torch
 from torch import nn
 
 from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.training.encoders import (
+from lumbar_kaggle.training.library_models import (
     body_state,
     build_body,
     build_network,
     load_pretrained,
-    load_weights,
     packaged_weights,
-    read_weights,
 )
+from lumbar_kaggle.training.weights import load_weights, read_weights
 
 STATE = nn.Linear(2, 3).state_dict()
 

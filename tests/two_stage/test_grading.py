@@ -342,7 +342,7 @@ def test_weights_are_found_in_a_folder_by_the_models_name(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050"])
 def test_weights_of_the_models_dataset_fit_the_encoders(name: str, tmp_path: Path) -> None:
     """What ``lumbar ship datasets --pretrained`` writes has all that an encoder needs, of either library."""
-    from lumbar_kaggle.training.encoders import body_state, build_body
+    from lumbar_kaggle.training.library_models import body_state, build_body
 
     torch.manual_seed(3)
     state = {key: value.contiguous() for key, value in body_state(build_body(name, 3), name).items()}

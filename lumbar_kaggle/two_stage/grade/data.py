@@ -11,7 +11,6 @@ from typing import NotRequired, TypedDict, cast
 import numpy as np
 import pandas as pd
 import torch
-from fastai.torch_core import apply, to_device
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import default_collate
@@ -106,10 +105,21 @@ def levels_of(crops: Sequence[Crop]) -> Batch:
     }
 
 
+def each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    """Return a batch with all its tensors changed."""
+    parts = cast(dict[str, Tensor | list[Tensor]], batch).items()
+    changed = {name: [*map(change, part)] if isinstance(part, list) else change(part) for name, part in parts}
+    return cast(Batch, changed)
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """Return a batch on a device."""
+    return each(batch, lambda part: part.to(device))
+
+
 def take(batch: Batch, index: int | slice | Tensor) -> Batch:
     """Return one level of a batch, without the first axis, or some."""
-    some: Batch = apply(itemgetter(index), batch)
-    return some
+    return each(batch, itemgetter(index))
 
 
 def whole_studies(levels: int) -> int:
@@ -163,8 +173,8 @@ class Samples:
     def bring(self, device: torch.device, room: int) -> None:
         """Keep all on a device with `room` bytes, if half of that is enough: the network needs the rest."""
         if 2 * sum(image.numel() for study in self.studies for image in study["images"]) <= room:
-            studies = default_collate([to_device(study, device) for study in self.studies])
-            self.whole = apply(lambda part: part.flatten(0, 1), studies)
+            studies = default_collate([on_device(study, device) for study in self.studies])
+            self.whole = each(studies, lambda part: part.flatten(0, 1))
 
     def batch(self, items: Tensor | Batch) -> Batch:
         """Return the batch of a loader's items."""

@@ -13,8 +13,6 @@ from itertools import product
 from typing import Any, cast
 
 import torch
-from fastai.data.load import DataLoader
-from fastai.torch_core import to_device
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -22,7 +20,7 @@ from lumbar_kaggle.core.targets import LEVELS, SEVERITIES
 from lumbar_kaggle.scoring.metric import weighted_losses
 from lumbar_kaggle.training.devices import device_of
 from lumbar_kaggle.two_stage.config import GradeConfig
-from lumbar_kaggle.two_stage.grade.data import Batch, Samples, augment, cut, drop_views, whole_studies
+from lumbar_kaggle.two_stage.grade.data import Batch, Samples, augment, cut, drop_views, on_device, whole_studies
 
 GROUP = (0, 1, 1, 2, 2)  # score group of each of the network's five outputs
 # Places in `VIEWS` of those that tell, and in these the ones that the groups are graded from. The axial middle may
@@ -163,10 +161,12 @@ def _batches(
 ) -> Iterator[Batch]:
     """Yield every `step`-th sample in changed batches, of whole studies if it is every one; of some views the middle
     slice alone, as far as the training has shown such."""
+    from fastai.data.load import DataLoader  # where it is trained; to grade needs no fastai
+
     network.eval()
     chosen, count = [samples[index] for index in range(0, len(samples), step)], whole_studies(2 * config.batch_size)
     for (items,) in DataLoader(chosen, bs=count):
-        batch = to_device(samples.batch(items), device_of(network))
+        batch = on_device(samples.batch(items), device_of(network))
         yield drop_views(change(batch, config), 0.0, config.slice_dropout)
 
 

@@ -6,16 +6,16 @@ from typing import TypedDict
 
 import numpy as np
 import torch
-from fastai.torch_core import to_device
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lumbar_kaggle.core.targets import CONDITIONS, LEVELS, SEVERITIES, SEVERITY_WEIGHTS
 from lumbar_kaggle.training.devices import device_of, half_precision
-from lumbar_kaggle.training.encoders import build_encoder, load_weights
+from lumbar_kaggle.training.encoders import build_encoder
+from lumbar_kaggle.training.weights import load_weights
 from lumbar_kaggle.two_stage.config import GradeConfig
-from lumbar_kaggle.two_stage.grade.data import SWAPPED, UNKNOWN, Batch, cut, mirror
+from lumbar_kaggle.two_stage.grade.data import SWAPPED, UNKNOWN, Batch, cut, mirror, on_device
 from lumbar_kaggle.two_stage.grade.domain import Domain
 from lumbar_kaggle.two_stage.grade.views import VIEWS
 from lumbar_kaggle.two_stage.study import CELLS, FORAMINA
@@ -188,7 +188,7 @@ def predict_batch(networks: Sequence[Grader], batch: Batch, config: GradeConfig)
     """Return probabilities ``[batch, 5, 3]`` and the prior's share in them ``[batch, 3 groups]`` of crops as they are
     cached, the means as in `predict_levels`."""
     device, found = device_of(networks[0]), []
-    cached = to_device(batch, device)
+    cached = on_device(batch, device)
     for turn in config.predict_turns:
         plain = cut(cached, config, turn)
         shown = [(plain, list(range(len(SWAPPED))))]

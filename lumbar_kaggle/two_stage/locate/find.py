@@ -9,6 +9,7 @@ searched for the two recesses."""
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -23,6 +24,7 @@ from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.dicom import geometry
 from lumbar_kaggle.dicom.volume import Floats, Volume
 from lumbar_kaggle.training.devices import device_of, half_precision
+from lumbar_kaggle.training.weights import load_weights
 from lumbar_kaggle.two_stage.config import LocateConfig
 from lumbar_kaggle.two_stage.locate.chain import FLOOR, around, best_chain, refine
 from lumbar_kaggle.two_stage.study import CANAL, FORAMINA, PLACES, RECESSES, StudyVolumes, to_points
@@ -156,6 +158,13 @@ def predict_maps(pictures: Sequence[Picture], networks: Sequence[Locator]) -> Fl
     maps: Floats = torch.cat(parts).numpy().astype(np.float64)
     rows, columns = pictures[0].shape
     return maps.reshape(*maps.shape[:2], rows // STRIDE, columns // STRIDE)
+
+
+def load_locator(file: Path, config: LocateConfig, outputs: int) -> Locator:
+    """Return a trained network, on the CPU; InputError: the file is missing or of another network."""
+    network = Locator(config.channels, outputs)
+    load_weights(network, file, "run lumbar locate to its end first")
+    return network
 
 
 def locate_studies(

@@ -17,10 +17,11 @@ from lumbar_kaggle.core.budget import Budget, OutOfTime
 from lumbar_kaggle.core.cluster import AHEAD, ahead, on_cluster, open_pool
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import locked, write_csv
-from lumbar_kaggle.core.settings import begin_run
+from lumbar_kaggle.core.settings import begin_run, load_config
 from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.dicom.cache import Cache
 from lumbar_kaggle.dicom.volume import Floats
+from lumbar_kaggle.inference.bundle import MANIFEST, read_manifest
 from lumbar_kaggle.tables.competition import Competition
 from lumbar_kaggle.tables.folds import derive_seed, open_folds
 from lumbar_kaggle.tables.reading import as_numbers, read_table
@@ -28,20 +29,14 @@ from lumbar_kaggle.training import group
 from lumbar_kaggle.training.devices import spread, training_device
 from lumbar_kaggle.training.loop import make_learner, train_file, write_network
 from lumbar_kaggle.two_stage.config import LocateConfig, Result, network_file
-from lumbar_kaggle.two_stage.locate.find import COLUMNS, Locator, locate_studies
-from lumbar_kaggle.two_stage.locate.training import (
-    CONFIG,
-    SAMPLES,
-    PrepareSlices,
-    Sample,
-    load_locator,
-    load_networks,
-    loss,
-)
-from lumbar_kaggle.two_stage.start import LOCATOR_SHAPE, check_fits, identity
+from lumbar_kaggle.two_stage.locate.find import CHANNELS, COLUMNS, Locator, load_locator, locate_studies
+from lumbar_kaggle.two_stage.locate.training import SAMPLES, PrepareSlices, Sample, loss
+from lumbar_kaggle.two_stage.start import LOCATOR_SHAPE, check_fits, identity, parse_models
 from lumbar_kaggle.two_stage.study import PLACES, RECESSES, StudyVolumes, read_marked_studies, tell_unused
 
 log = logging.getLogger(__name__)
+
+CONFIG = "locate.json"  # the configuration in a run folder
 
 
 def point_errors(located: pd.DataFrame, studies: Sequence[StudyVolumes]) -> pd.DataFrame:
@@ -190,6 +185,24 @@ def _locate_with(weights: Path, studies: Sequence[StudyVolumes]) -> pd.DataFrame
 def _locate_there(weights: Path, study: StudyVolumes) -> pd.DataFrame:
     settings, networks = _kept_networks(weights)
     return locate_studies([study], networks["sagittal"], networks["axial"], settings)
+
+
+def load_networks(folder: Path) -> tuple[LocateConfig, dict[str, list[Locator]]]:
+    """Return the settings of a trained locator, a bundle's or a run's, and its networks called ``sagittal`` and
+    ``axial``, those there are, on the training's device. InputError: the folder holds no locator."""
+    if (folder / MANIFEST).is_file():
+        whole, models = parse_models(folder, read_manifest(folder))
+        config, names = whole.locate, {"sagittal": [*models.sagittal], "axial": models.axial}
+    elif (folder / CONFIG).is_file():
+        config = load_config(folder / CONFIG, LocateConfig)
+        names = {name: [network_file(folder, name, fold).name for fold in range(config.folds)] for name in CHANNELS}
+    else:
+        raise InputError(f"{folder}: holds no locator; give a folder that lumbar locate or lumbar export wrote")
+    files = {name: [path for file in some if (path := folder / file).is_file()] for name, some in names.items()}
+    device = training_device()
+    return config, {
+        name: [load_locator(file, config, CHANNELS[name]).to(device) for file in some] for name, some in files.items()
+    }
 
 
 @lru_cache(maxsize=1)

@@ -1,7 +1,6 @@
-"""What a locator network learns from: slices with their targets, augmentation and the loss; and trained ones."""
+"""What a locator network learns from: slices with their targets, augmentation and the loss."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,19 +11,13 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from lumbar_kaggle.core.errors import InputError
-from lumbar_kaggle.core.settings import load_config
 from lumbar_kaggle.core.targets import LEVELS
 from lumbar_kaggle.dicom.volume import ASSUMED_STEP_MM, Floats, Volume
-from lumbar_kaggle.inference.bundle import MANIFEST, read_manifest
 from lumbar_kaggle.training.devices import training_device
-from lumbar_kaggle.training.encoders import load_weights
-from lumbar_kaggle.two_stage.config import LocateConfig, network_file
-from lumbar_kaggle.two_stage.locate.find import CHANNELS, REACH_MM, STRIDE, Locator, Picture, slices_near, to_input
-from lumbar_kaggle.two_stage.start import parse_models
+from lumbar_kaggle.two_stage.config import LocateConfig
+from lumbar_kaggle.two_stage.locate.find import CHANNELS, REACH_MM, STRIDE, Picture, slices_near, to_input
 from lumbar_kaggle.two_stage.study import CANAL, FORAMINA, RECESSES, StudyVolumes
 
-CONFIG = "locate.json"  # the configuration in a run folder
 UNKNOWN, ABSENT, PRESENT = -1, 0, 1
 
 # mm from a slice's plane: a point nearer than the first lies on it, one further than the second does not, and between
@@ -201,31 +194,6 @@ class PrepareSlices(Callback):  # type: ignore[misc]
         slices: Slices = images, places.float(), state
         slices = augment(slices) if self.training else slices
         self.learn.xb, self.learn.yb = (to_input(slices[0]),), (heat_maps(slices),)
-
-
-def load_locator(file: Path, config: LocateConfig, outputs: int) -> Locator:
-    """Return a trained network, on the CPU; InputError: the file is missing or of another network."""
-    network = Locator(config.channels, outputs)
-    load_weights(network, file, "run lumbar locate to its end first")
-    return network
-
-
-def load_networks(folder: Path) -> tuple[LocateConfig, dict[str, list[Locator]]]:
-    """Return the settings of a trained locator, a bundle's or a run's, and its networks called ``sagittal`` and
-    ``axial``, those there are, on the training's device. InputError: the folder holds no locator."""
-    if (folder / MANIFEST).is_file():
-        whole, models = parse_models(folder, read_manifest(folder))
-        config, names = whole.locate, {"sagittal": [*models.sagittal], "axial": models.axial}
-    elif (folder / CONFIG).is_file():
-        config = load_config(folder / CONFIG, LocateConfig)
-        names = {name: [network_file(folder, name, fold).name for fold in range(config.folds)] for name in CHANNELS}
-    else:
-        raise InputError(f"{folder}: holds no locator; give a folder that lumbar locate or lumbar export wrote")
-    files = {name: [path for file in some if (path := folder / file).is_file()] for name, some in names.items()}
-    device = training_device()
-    return config, {
-        name: [load_locator(file, config, CHANNELS[name]).to(device) for file in some] for name, some in files.items()
-    }
 
 
 def loss(log_probabilities: Tensor, targets: tuple[Tensor, Tensor]) -> Tensor:
