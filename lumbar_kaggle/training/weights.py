@@ -78,7 +78,10 @@ def export_weights(target: Path, *sources: Path) -> None:
     states = [safetensors.torch.load_file(source) for source in sources]
 
     def mean(*values: torch.Tensor) -> torch.Tensor:
-        return torch.stack(values).mean(dim=0).half() if values[0].is_floating_point() else values[0]
+        if not values[0].is_floating_point():
+            return values[0]
+        # Of one network the bits stay as they are: a mean would take the sign of -0.0.
+        return (values[0] if len(values) == 1 else torch.stack(values).mean(dim=0)).half()
 
     halved = {name: mean(*(state[name] for state in states)) for name in states[0]}
     write_atomic(target, lambda path: safetensors.torch.save_file(halved, path))

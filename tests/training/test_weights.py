@@ -16,7 +16,7 @@ from lumbar_kaggle.training.library_models import (
     load_pretrained,
     packaged_weights,
 )
-from lumbar_kaggle.training.weights import load_weights, read_weights
+from lumbar_kaggle.training.weights import export_weights, load_weights, read_weights
 
 STATE = nn.Linear(2, 3).state_dict()
 
@@ -130,3 +130,14 @@ def test_other_models_have_no_package(package: Path) -> None:
     assert packaged_weights("tf_efficientnet_lite0.in1k") == package
     assert packaged_weights("tf_efficientnet_lite4") is None
     assert packaged_weights("resnet18") is None
+
+
+def test_weights_that_are_exported_twice_are_the_same_bytes(tmp_path: Path) -> None:
+    """In 16 bits the first time, and then as they are; also those too small for it, which become 0.0 and -0.0."""
+    first, second, third = (tmp_path / f"{number}.safetensors" for number in range(3))
+    values = torch.tensor([1e-9, -1e-9, 0.1, -0.0])
+    safetensors.torch.save_file({"weight": values, "batches": torch.tensor(3)}, first)
+    export_weights(second, first)
+    export_weights(third, second)
+    assert second.read_bytes() == third.read_bytes()
+    assert safetensors.torch.load_file(third)["weight"].dtype == torch.float16
