@@ -16,6 +16,8 @@ def make_folds(labels: pd.DataFrame, folds: int, seed: int) -> pd.DataFrame:
     is on one side, since studies are what is drawn. They are stratified by their worst canal grade and by how many of
     their rows are severe. `labels` has columns ``study_id, target, severity``; returned are ``study_id, fold`` (0 …
     folds - 1), one row per study in the order of `labels`. Fewer studies than folds are an `InputError`."""
+    from sklearn.model_selection import StratifiedKFold  # seconds, which to grade need not take
+
     studies = labels["study_id"].drop_duplicates().reset_index(drop=True)
     if len(studies) < folds:
         raise InputError(f"{len(studies)} labelled studies cannot be split into {folds} folds; use fewer folds")
@@ -30,8 +32,6 @@ def make_folds(labels: pd.DataFrame, folds: int, seed: int) -> pd.DataFrame:
             stratum = stratum.replace(value, below.max())
     if (stratum == stratum.min()).sum() < folds:
         stratum = stratum * 0
-    from sklearn.model_selection import StratifiedKFold  # seconds, which to grade need not take
-
     splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
     assigned = np.empty(len(studies), dtype=np.int64)
     for fold, (_, held_out) in enumerate(splitter.split(studies, stratum)):
