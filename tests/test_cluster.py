@@ -46,7 +46,7 @@ class Cluster:
 
 def dask(folder: Path, command: str, *options: str) -> None:
     """Be one of dask's own commands; what it says goes to a file of the folder."""
-    write_to(folder / "log.txt")
+    write_to(folder / "log.txt", folder / "log.txt")
     os.chdir(folder)
     import_module(f"distributed.cli.{command}").main(["--no-dashboard", *options])
 

@@ -4,16 +4,13 @@ import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from lumbar_kaggle.core.budget import end_with_parent, start_method
 from lumbar_kaggle.core.cluster import on_cluster, run_there
 from lumbar_kaggle.training import group
-
-if TYPE_CHECKING:  # to import fastai takes seconds, which grading need not take
-    from fastai.learner import Learner
 
 Shared = TypeVar("Shared")
 Item = TypeVar("Item")
@@ -35,13 +32,6 @@ def usable_devices() -> list[torch.device]:
 def device_of(model: torch.nn.Module) -> torch.device:
     """Return the device that a model's weights are on."""
     return next(model.parameters()).device
-
-
-def train_in_half_precision(learner: "Learner", *, wanted: bool) -> "Learner":
-    """Return the learner with mixed precision where that is wanted and its device is one of `HALF`."""
-    from fastai.callback import fp16 as _fp16  # noqa: F401 — gives Learner its to_fp16
-
-    return learner.to_fp16() if wanted and learner.dls.device.type in HALF else learner
 
 
 def half_precision(device: torch.device, *, wanted: bool = True) -> torch.autocast:

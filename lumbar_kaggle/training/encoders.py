@@ -26,14 +26,16 @@ def build_encoder(name: str, weights: str = "none") -> tuple[nn.Module, int]:
             raise InputError(
                 f"{folder}: holds no weights of {name}; put {name}.safetensors there, or .pth, .pt or .bin"
             )
-    encoder: nn.Module = SmallResNet()
-    if name != OWN or weights not in ("none", "auto"):
+    encoder: nn.Module
+    if name == OWN and weights in ("none", "auto"):
+        encoder = SmallResNet()
+    else:
         # The libraries take twice as long to import as all that grading by our own networks needs.
         from fastai.vision.learner import TimmBody
 
         from lumbar_kaggle.training.library_models import build_body, load_pretrained
 
-        encoder = encoder if name == OWN else build_body(name, 1)
+        encoder = SmallResNet() if name == OWN else build_body(name, 1)
         load_pretrained(encoder, name, weights, "weights are a file, a folder of such files, auto or none")
         if isinstance(encoder, TimmBody):
             encoder = encoder.model

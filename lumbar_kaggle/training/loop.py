@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 import safetensors.torch
 import torch
+from fastai.callback import fp16 as _fp16  # noqa: F401 — gives Learner its to_fp16
 from fastai.callback import schedule as _schedule  # noqa: F401 — gives Learner its fit_one_cycle
 from fastai.callback.core import Callback, CancelEpochException
 from fastai.callback.tracker import EarlyStoppingCallback, TrackerCallback
@@ -36,8 +37,8 @@ from lumbar_kaggle.core.budget import Budget
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.files import write_atomic, write_csv
 from lumbar_kaggle.tables.folds import derive_seed
-from lumbar_kaggle.training import group
-from lumbar_kaggle.training.devices import device_of, train_in_half_precision, training_device
+from lumbar_kaggle.training import devices, group
+from lumbar_kaggle.training.devices import device_of, training_device
 from lumbar_kaggle.training.together import TrainTogether
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,8 @@ def make_learner(
     learner = Learner(loaders, network, loss_func=loss, path=folder, model_dir=".", **options)
     if group.size() > 1:
         learner.add_cb(TrainTogether())
-    return train_in_half_precision(learner, wanted=getattr(config, "mixed_precision", True))
+    halved = getattr(config, "mixed_precision", True) and device.type in devices.HALF
+    return learner.to_fp16() if halved else learner
 
 
 def train(

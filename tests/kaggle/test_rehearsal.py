@@ -47,6 +47,7 @@ TINY = {
     "baseline": {
         **SMALL_RECIPES["baseline"],
         "targets": ["spinal_canal_stenosis_l4_l5", "left_subarticular_stenosis_l5_s1"],
+        "arch": "test_efficientnet",
         "image_size": 32,
         "long_epochs": 1,
     },

@@ -29,8 +29,8 @@ from tests.support.leak_measure import (
     planted,
 )
 
-HEADER_SEED, HEADER_STUDIES = 300, 800
-RENDERED_SEED, RENDERED_STUDIES = 301, 220
+HEADER_SEED, HEADER_STUDIES = 300, 1000
+RENDERED_SEED, RENDERED_STUDIES = 301, 300
 CROP_SHARE = 0.8
 """Of a crop's classifier in the blend with the prior: it is meant to learn something."""
 

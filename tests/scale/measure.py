@@ -27,7 +27,7 @@ else:
 """Sets its limit of open files, and is one `lumbar` command; without arguments it is torch alone."""
 
 BASELINE = (
-    *("--targets", "spinal_canal_stenosis_l4_l5", "--arch", "test_efficientnet", "--weights", "none"),
+    *("--targets", "spinal_canal_stenosis_l4_l5", "--arch", "mobilenetv3_small_050", "--weights", "none"),
     *("--image-size", "32", "--folds", "2", "--lr", "0.001"),
     *("--short-epochs", "1", "--middle-epochs", "1", "--long-epochs", "1"),
 )
@@ -39,7 +39,7 @@ TWO_STAGE = {
     },
     "grade": {
         **{"folds": 2, "epochs": 1, "batch_size": 32, "sagittal_px": 16, "axial_px": 16},
-        **{"slices": [1, 1, 1, 1], "features": 8, "backbones": ["test_efficientnet"] * 2},
+        **{"slices": [1, 1, 1, 1], "features": 8, "backbones": ["mobilenetv3_small_050"] * 2},
     },
 }
 """Networks that learn nothing, in the time that everything around them takes."""

@@ -34,32 +34,38 @@ def fork(work: Callable[..., object], *arguments: object) -> BaseProcess:
 
 
 def run_forked(
-    words: Sequence[str], *, environment: Mapping[str, str], folder: Path, first: Callable[[], object] = lambda: None
+    words: Sequence[str], *, environment: Mapping[str, str], folder: Path, first: Callable[[], object] | None = None
 ) -> "subprocess.CompletedProcess[str]":
-    """Run ``lumbar WORDS`` with this environment alone, in a working folder, after a call of `first`."""
+    """Run ``lumbar WORDS`` with this environment alone, in a working folder, after a call of `first`, if any."""
     with tempfile.TemporaryDirectory() as place:
-        streams = Path(place, "out"), Path(place, "err")
-        process = fork(_run, list(words), dict(environment), folder, first, streams)
+        out, err = Path(place, "out"), Path(place, "err")
+        process = fork(_run, list(words), dict(environment), folder, first, out, err)
         process.join()
-        out, err = (stream.read_text(encoding="utf-8") for stream in streams)
-    assert process.exitcode is not None
-    return subprocess.CompletedProcess(list(words), process.exitcode, out, err)
+        assert process.exitcode is not None
+        texts = (stream.read_text(encoding="utf-8") for stream in (out, err))
+        return subprocess.CompletedProcess(list(words), process.exitcode, *texts)
 
 
-def write_to(*streams: Path) -> None:
-    """Let what this process prints, and its errors, go to files from now on; one file takes both."""
-    for number, stream in enumerate((streams * 2)[:2], start=1):
+def write_to(out: Path, err: Path) -> None:
+    """Let what this process prints, and its errors, go to files from now on, which may be the same."""
+    for number, stream in enumerate((out, err), start=1):
         os.dup2(os.open(stream, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
 
 
 def _run(
-    words: list[str], environment: dict[str, str], folder: Path, first: Callable[[], object], streams: tuple[Path, Path]
+    words: list[str],
+    environment: dict[str, str],
+    folder: Path,
+    first: Callable[[], object] | None,
+    out: Path,
+    err: Path,
 ) -> None:
-    write_to(*streams)
+    write_to(out, err)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    first()
+    if first:
+        first()
     from lumbar_kaggle.cli import main
 
     sys.argv = ["lumbar", *words]

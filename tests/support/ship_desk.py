@@ -65,7 +65,7 @@ class Desk:
             code: the exit code that is expected.
         """
         options = ["--owner", owner, "--out", str(self.dist), "--poll", "0.02"]
-        first = partial(lone_network.enter, self.address) if own_network() else int
+        first = partial(lone_network.enter, self.address) if own_network() else None
         command = ["ship", words[0], *options, *words[1:]]
         result = run_forked(command, environment=self._environment(), folder=self.home, first=first)
         text = result.stdout + result.stderr

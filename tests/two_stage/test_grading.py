@@ -296,6 +296,15 @@ def test_encoders_of_both_libraries_take_one_channel(name: str) -> None:
         assert encoder.eval()(torch.zeros(2, 1, 64, 64)).shape == (2, features)
 
 
+def test_an_encoder_draws_its_own_first_weights_alone() -> None:
+    """So that a seed gives a library's network the weights that it gives it elsewhere."""
+    name, states = "mobilenetv3_small_050", []
+    for build in (lambda: build_encoder(name)[0], lambda: timm.create_model(name, num_classes=0, in_chans=1)):
+        torch.manual_seed(1)
+        states.append(build().state_dict())
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items() if "running" not in key)
+
+
 @pytest.mark.parametrize(("name", "suffix"), [("resnet18", ".pth"), ("mobilenetv3_small_050", ".safetensors")])
 def test_weights_of_colour_pictures_fit_one_channel(name: str, suffix: str, tmp_path: Path) -> None:
     """A three-channel classifier's file: a grey slice gives what the same slice in all colours gave."""
