@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lumbar_kaggle.two_stage.grade.data import Samples, cut
-from lumbar_kaggle.two_stage.grade.domain import Domain, fit_domain, spoil
+from lumbar_kaggle.two_stage.grade.domain import Domain
+from lumbar_kaggle.two_stage.grade.domain_fit import fit_domain, spoil
 from lumbar_kaggle.two_stage.grade.network import Grader, predict_batch
 from tests.two_stage.test_grading import TINY, cached_batch
 

@@ -30,7 +30,8 @@ from lumbar_kaggle.training.devices import spread, training_device
 from lumbar_kaggle.training.loop import make_learner, train_file, write_network
 from lumbar_kaggle.two_stage.config import GradeConfig, Result, network_file
 from lumbar_kaggle.two_stage.grade.data import Batch, Samples, augment, cache_crops, cut, drop_views, whole_studies
-from lumbar_kaggle.two_stage.grade.domain import Domain, fit_domain
+from lumbar_kaggle.two_stage.grade.domain import Domain
+from lumbar_kaggle.two_stage.grade.domain_fit import fit_domain
 from lumbar_kaggle.two_stage.grade.network import Grader, average_sides, grade_loss, load_network, predict_levels
 from lumbar_kaggle.two_stage.start import identity, starting_grader
 from lumbar_kaggle.two_stage.study import CachedStudies, DicomStudies, annotated_places, to_points, unsided
