@@ -25,6 +25,10 @@ UNKNOWN, ABSENT, PRESENT = -1, 0, 1
 # beside it, and is not on slices further away than the second.
 CANAL_MM, FORAMEN_MM, AXIAL_MM = (3.5, 13.0), (2.6, 8.5), (3.0, 9.0)
 
+# Pictures are bent by random shifts at so many rows and columns of points, smoothly in between: their deviation in
+# halves of the picture's sides.
+BEND_POINTS, BEND = (4, 3), 0.06
+
 
 class Sample(NamedTuple):
     """One slice of a study to learn from."""
@@ -102,9 +106,9 @@ SAMPLES = {"sagittal": sagittal_samples, "axial": axial_samples}  # what each ne
 
 
 def augment(slices: Slices) -> Slices:
-    """Return turned, scaled, shifted, cropped, re-windowed, blurred, noisy or compressed copies; of axial slices, which
-    show two sides, also mirror images. Wide on purpose: pictures from elsewhere are cropped, windowed and compressed in
-    many ways."""
+    """Return turned, scaled, shifted, bent, cropped, re-windowed, blurred, noisy or compressed copies; of axial slices,
+    which show two sides, also mirror images. Wide on purpose: pictures from elsewhere are cropped, windowed and
+    compressed in many ways."""
     images, places, state = slices
     (count, *shape), device = images.shape, images.device
     size = torch.tensor(shape[::-1], device=device)
@@ -122,10 +126,33 @@ def augment(slices: Slices) -> Slices:
     back = rows.mT / scale
     matrix = torch.cat([back * size / size[:, None], -(back @ shift.mT) * 2 / size[:, None]], dim=2)
     grid = functional.affine_grid(matrix, [count, 1, *shape], align_corners=False)
+    field = _bend(count, shape, device)
+    grid += field.permute(0, 2, 3, 1)
+    moved = _bent(moved, field, size, rows * scale)
     border = torch.empty(count, 1, 1, 1, device=device).uniform_(0, 90)
     border = border * (torch.rand_like(border) < 0.15)
     warped = functional.grid_sample(images[:, None] - border, grid, align_corners=False) + border
     return _develop(warped)[:, 0], moved, state
+
+
+def _bend(count: int, shape: Sequence[int], device: torch.device) -> Tensor:
+    """Return smooth random shifts ``[n, 2, rows, columns]`` of columns and rows, in halves of the sides: spines curve,
+    and sacra stand, in more ways than training patients' do."""
+    coarse = torch.randn(count, 2, *BEND_POINTS, device=device) * BEND
+    return functional.interpolate(coarse, tuple(shape), mode="bicubic", align_corners=True)
+
+
+def _bent(moved: Tensor, field: Tensor, size: Tensor, linear: Tensor) -> Tensor:
+    """Return where places ``[n, channels, 2]`` of pictures that were moved, by `linear` ``[n, 2, 2]``, come to lie once
+    these are bent as well. A picture takes each pixel from where the shift at that pixel points, so the place is the
+    one from which the shift leads back; it is approached step by step."""
+    places = moved
+    for _ in range(5):
+        # Off the picture the shift is that of its border.
+        where = torch.nan_to_num((2 * places + 1) / size - 1)[:, None]
+        shift = functional.grid_sample(field, where, padding_mode="border", align_corners=False)[:, :, 0].mT
+        places = moved - (shift * size / 2) @ linear.mT
+    return places
 
 
 def _develop(pictures: Tensor) -> Tensor:
