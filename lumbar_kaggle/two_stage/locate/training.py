@@ -25,8 +25,8 @@ UNKNOWN, ABSENT, PRESENT = -1, 0, 1
 # beside it, and is not on slices further away than the second.
 CANAL_MM, FORAMEN_MM, AXIAL_MM = (3.5, 13.0), (2.6, 8.5), (3.0, 9.0)
 
-# Pictures are bent by random shifts at so many rows and columns of points, smoothly in between: their deviation in
-# halves of the picture's sides.
+# Sagittal pictures are bent by random shifts at so many rows and columns of points, smoothly in between: so
+# strongly (deviation) in halves of the picture's sides.
 BEND_POINTS, BEND = (4, 3), 0.06
 
 
@@ -106,13 +106,14 @@ SAMPLES = {"sagittal": sagittal_samples, "axial": axial_samples}  # what each ne
 
 
 def augment(slices: Slices) -> Slices:
-    """Return turned, scaled, shifted, bent, cropped, re-windowed, blurred, noisy or compressed copies; of axial slices,
-    which show two sides, also mirror images. Wide on purpose: pictures from elsewhere are cropped, windowed and
-    compressed in many ways."""
+    """Return turned, scaled, shifted, cropped, re-windowed, blurred, noisy or compressed copies; of sagittal slices
+    also bent ones, for spines curve in many ways, and of axial slices, which show two sides, mirror images. Wide on
+    purpose: pictures from elsewhere are cropped, windowed and compressed in many ways."""
     images, places, state = slices
     (count, *shape), device = images.shape, images.device
     size = torch.tensor(shape[::-1], device=device)
-    if state.shape[1] == CHANNELS["axial"]:
+    axial = state.shape[1] == CHANNELS["axial"]
+    if axial:
         which, last = torch.rand(count, device=device) < 0.5, torch.stack([size[0] - 1, size.new_zeros(())])
         images = torch.where(which[:, None, None], images.flip(2), images)
         state = torch.where(which[:, None], state.flip(1), state)
@@ -126,9 +127,10 @@ def augment(slices: Slices) -> Slices:
     back = rows.mT / scale
     matrix = torch.cat([back * size / size[:, None], -(back @ shift.mT) * 2 / size[:, None]], dim=2)
     grid = functional.affine_grid(matrix, [count, 1, *shape], align_corners=False)
-    field = _bend(count, shape, device)
-    grid += field.permute(0, 2, 3, 1)
-    moved = _bent(moved, field, size, rows * scale)
+    if not axial:
+        field = _bend(count, shape, device)
+        grid += field.permute(0, 2, 3, 1)
+        moved = _bent(moved, field, size, rows * scale)
     border = torch.empty(count, 1, 1, 1, device=device).uniform_(0, 90)
     border = border * (torch.rand_like(border) < 0.15)
     warped = functional.grid_sample(images[:, None] - border, grid, align_corners=False) + border
@@ -136,8 +138,7 @@ def augment(slices: Slices) -> Slices:
 
 
 def _bend(count: int, shape: Sequence[int], device: torch.device) -> Tensor:
-    """Return smooth random shifts ``[n, 2, rows, columns]`` of columns and rows, in halves of the sides: spines curve,
-    and sacra stand, in more ways than training patients' do."""
+    """Return smooth random shifts ``[n, 2, rows, columns]`` of columns and rows, in halves of the sides."""
     coarse = torch.randn(count, 2, *BEND_POINTS, device=device) * BEND
     return functional.interpolate(coarse, tuple(shape), mode="bicubic", align_corners=True)
 
