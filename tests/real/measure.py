@@ -77,7 +77,7 @@ def calibration_table(discs: pd.DataFrame) -> str:
     )
     lines = ["| confidence | discs | mean | right |", "|---|---|---|---|"]
     lines += [
-        f"| {row.Index.left:.2f} to {row.Index.right:.2f} | {row.n} | {row.said:.2f} | {row.right:.2f} |"
+        f"| {max(row.Index.left, 0):.2f} to {row.Index.right:.2f} | {row.n} | {row.said:.2f} | {row.right:.2f} |"
         for row in figures.itertuples()
     ]
     return "\n".join(lines)

@@ -25,8 +25,8 @@ UNKNOWN, ABSENT, PRESENT = -1, 0, 1
 # beside it, and is not on slices further away than the second.
 CANAL_MM, FORAMEN_MM, AXIAL_MM = (3.5, 13.0), (2.6, 8.5), (3.0, 9.0)
 
-# Sagittal pictures are bent by random shifts at so many rows and columns of points, smoothly in between: so
-# strongly (deviation) in halves of the picture's sides.
+# Sagittal pictures are bent by random shifts at so many rows and columns of points, smoothly in between. The shifts
+# deviate by so much, in halves of the picture's sides.
 BEND_POINTS, BEND = (4, 3), 0.06
 
 
