@@ -193,9 +193,8 @@ def test_augmentation_bends_sagittal_pictures() -> None:
     """Points on a straight line do not stay on one, a spot stays under its point, and one not known stays so."""
     torch.manual_seed(3)
     images = torch.zeros(60, 64, 96, dtype=torch.uint8)
-    images[:, 30:35, 46:51] = 255
+    images[:, 27:32, 46:51] = 255
     line = torch.stack([torch.full((10,), 48.0), torch.linspace(4, 60, 10)], dim=1)
-    line[4] = line.new_tensor([48.0, 32.0])
     line[9] = torch.nan
     pictures, points, _ = augment((images, line.expand(60, 10, 2), torch.full((60, 10), PRESENT)))
     assert points[:, 9].isnan().all()
