@@ -40,7 +40,7 @@ two_stage = recipe("two-stage")
 SMALL = {
     "locate": {
         "folds": 2,
-        "epochs": 3,
+        "epochs": 5,
         "picture": [96, 80],
         "pixel_mm": 3.0,
         "channels": [8, 12, 16, 16, 16],

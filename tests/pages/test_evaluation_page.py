@@ -143,9 +143,9 @@ def test_a_bundle_finds_places_that_are_not_annotated(two_stage: Path) -> None:
     located = [one for one in found if one.get("source") == "at the located point"]
     assert len(located) > 10
     off = [abs(one["point"][0] - one["width"] / 2) for one in located]
-    # A locator of three epochs loses some.
+    # A locator of five epochs loses one now and then.
     assert np.median(off) < 5
-    assert np.mean(np.array(off) < 30) > 0.6
+    assert np.mean(np.array(off) < 30) > 0.8
     without = Pictures(pictures.competitions).of(study, TARGET_NAMES[0])
     assert without["point"] is None
     assert without["source"].startswith("the middle slice")

@@ -25,7 +25,7 @@ SAGITTAL = np.array([0.0, 1, 0, 0, 0, -1])
 AXIAL = np.array([1.0, 0, 0, 0, 1, 0])
 
 SETTINGS = {
-    "locate": {"folds": 2, "epochs": 3, "batch_size": 8, "lr": 1e-2, "slices": 2}
+    "locate": {"folds": 2, "epochs": 5, "batch_size": 8, "lr": 1e-2, "slices": 2}
     | {"picture": [96, 80], "pixel_mm": 3.0, "channels": [8, 12, 16, 16, 16]},
     "grade": {"folds": 2, "epochs": 2, "batch_size": 8, "features": 16}
     | {"sagittal_px": 24, "axial_px": 24, "slices": [3, 3, 3, 3]},
