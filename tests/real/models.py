@@ -24,6 +24,7 @@ from lumbar_kaggle.tables.folds import make_folds
 from lumbar_kaggle.tables.submission import read_soft_labels
 from lumbar_kaggle.two_stage.config import LOCATOR, RUN_FILE, GradeConfig, LocateConfig, TwoStageConfig, network_file
 from lumbar_kaggle.two_stage.grade.fit import GraderRun
+from lumbar_kaggle.two_stage.locate.find import CHANNELS
 from lumbar_kaggle.two_stage.locate.fit import LocatorRun
 from tests.real.folders import write_real
 from tests.real.mixing import Part, mix
@@ -45,6 +46,8 @@ GRADE = GradeConfig(
     scale=0.12,
     shift_mm=2.5,
 )
+NETWORKS = {"axial": 1}  # real slices are sagittal, so all axial networks would learn from the same patients
+PROCESSES = 2  # that train locators beside each other, each with its share of the cores
 PATIENTS, WITHOUT_T2, WITHOUT_T1, FOR_LOCATOR = 400, 200, 80, 160
 
 
@@ -82,7 +85,7 @@ def train_locator(work: Path, real: list[Path]) -> Path:
     # Phantom patients are held out by no fold.
     rows = [(study, fold_of.get(study, LOCATE.folds)) for study in competition.studies]
     folds = pd.DataFrame(rows, columns=["study_id", "fold"])
-    LocatorRun(competition, cache, work / "locator", LOCATE, Budget(), folds=folds).train()
+    LocatorRun(competition, cache, work / "locator", LOCATE, Budget(), folds=folds, limits=NETWORKS).train(PROCESSES)
     return work / "locator"
 
 
@@ -119,9 +122,8 @@ def gather(run: Path, locator: Path, grader: Path) -> Path:
     grade = run / "grade-1"
     for folder in (run / LOCATOR, grade):
         folder.mkdir(parents=True, exist_ok=True)
-    # All axial ones have learned from the same patients, so that one is enough.
-    for plane, count in (("sagittal", LOCATE.folds), ("axial", 1)):
-        for fold in range(count):
+    for plane in CHANNELS:
+        for fold in range(NETWORKS.get(plane, LOCATE.folds)):
             copyfile(network_file(locator, plane, fold), network_file(run / LOCATOR, plane, fold))
     copyfile(network_file(grader, "fold", 0), network_file(grade, "fold", 0))
     for name in ("grade.json", "prior.csv"):

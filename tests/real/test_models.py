@@ -33,6 +33,7 @@ def test_both_sets_and_the_phantom_become_a_bundle(
     assert capsys.readouterr().out.split()[-1] == made.fingerprint
     names = sorted(made.weights)
     assert names == [f"weights/{name}.safetensors" for name in ("axial-0", "grade-1-0", "sagittal-0", "sagittal-1")]
+    assert [file.name for file in (work / "locator").glob("axial-*.safetensors")] == ["axial-0.safetensors"]
     trained = {file: file.stat().st_mtime_ns for file in work.rglob("*.safetensors")}
     assert models.main(arguments) == 0
     assert read_manifest(bundle).fingerprint == made.fingerprint

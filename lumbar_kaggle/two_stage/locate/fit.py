@@ -1,8 +1,8 @@
 """Training the locator by folds, its out-of-fold points and their errors, and the use of a trained one."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,8 @@ class LocatorRun:
     weights: Path | None = None  # trained locator to start from, or to use: a run folder, or a bundle
     folds: pd.DataFrame | None = None  # columns ``study_id, fold``, studies without a row are left out; None: drawn
     alike: bool = False  # train all folds on from the same network of the weights, so that they can be averaged
+    # Planes of which so many of the first folds have a network, where the others would learn from the same studies.
+    limits: Mapping[str, int] = field(default_factory=dict)
 
     def train(self, processes: int | None = None) -> Result:
         """Train, or go on, and judge; for `processes` see `devices.spread`. Raises InputError: a table or the cache is
@@ -224,7 +226,9 @@ def _fit_fold(shared: Shared, fold: int) -> None:
         training = [sample for sample in some if fold_of[sample.study_id] != fold]
         # With few marks the held-out studies may have none: then the loss is that of the training.
         validation = [sample for sample in some if fold_of[sample.study_id] == fold] or training
-        if training:
+        if fold >= run.limits.get(name, run.config.folds):
+            log.info("Fold %d: has no %s network of its own", fold, name)
+        elif training:
             outputs[name] = train_network(run, name, fold, training, validation)
         elif some:
             log.info("Fold %d: all marked %s slices are of the studies that it holds out; no network", fold, name)
