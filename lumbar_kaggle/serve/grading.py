@@ -111,13 +111,13 @@ class Background:
     def _scan(self) -> None:
         """List what there is now; what has stopped changing is to be read."""
         now, first = time.monotonic(), not self._seen
-        entries = self.folder.entries()
-        for entry in self._seen.keys() - set(entries):
+        looks = self.folder.looks()
+        for entry in self._seen.keys() - looks.keys():
             del self._seen[entry]
             self._unread.pop(entry, None)
             self.worklist.put(entry, [])
-        for entry in entries:
-            look, seen = self.folder.look(entry), self._seen.get(entry)
+        for entry, look in looks.items():
+            seen = self._seen.get(entry)
             if not seen or look != seen.look:
                 old = first and time.time() - look.changed_s > OLD_S
                 seen = self._seen[entry] = _Seen(look, now - self._quiet_s if old else now)
@@ -137,7 +137,9 @@ class Background:
         entry, look = next(iter(self._unread.items()))
         if not look.outside:
             self.folder.place(entry)  # what this raises is no fault of the study
-        self.worklist.put(entry, self._read(entry, look))
+        rows = self._read(entry, look)
+        self.folder.check()
+        self.worklist.put(entry, rows)
         del self._unread[entry]
         self._work.set()
 
@@ -173,6 +175,7 @@ class Background:
         series = [(row.study_id, *one) for row in rows.values() for one in row.series]
         table = pd.DataFrame(series, columns=list(SERIES_COLUMNS), dtype=object)
         notes = {name: row.notes for name, row in rows.items()}
+        self.folder.check()  # of files that are not there the journal would keep nothing
         run = Run(self.out, Competition(self.folder.root, "test", tuple(rows), table, notes=notes), self.manifest)
         for name, row in rows.items():
             if row.status == WAITING and name in run.entries:  # by an earlier run
@@ -185,6 +188,8 @@ class Background:
             self._predictor = self._predictor or self._load()
             with closing(run.grade(self._predictor, Budget())) as graded:
                 for name in graded:
+                    if run.entries[name]["status"] != REPLACED:
+                        self.folder.check()
                     self._settle(rows[name], run)
                     if self._stop.is_set():
                         break

@@ -100,6 +100,17 @@ class FolderOfStudies:
                         newest = max(newest, status.st_ctime)
         return Look(told.hexdigest()[:16], newest)
 
+    def looks(self) -> dict[str, Look]:
+        """Look at all `entries`. Raises `InputError` as these do and as `check` does."""
+        found = {entry: self.look(entry) for entry in self.entries()}
+        self.check()
+        return found
+
+    def check(self) -> None:
+        """Raise `InputError` where the folder cannot be listed now: what was seen of its files just before, or read of
+        them, may be the fault of a lost mount and says nothing of the studies."""
+        self._listed()
+
     def place(self, entry: str) -> Path:
         """Return the folder that holds this entry and nothing else, to be given to what takes a folder of studies."""
         if self.tabled or self.single:

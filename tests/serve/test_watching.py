@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.dicom.studies import find_studies
+from lumbar_kaggle.inference.base import Prediction, Study
 from lumbar_kaggle.serve import grading
 from lumbar_kaggle.serve.watch import FolderOfStudies
 from lumbar_kaggle.serve.worklist import worst
@@ -190,3 +192,49 @@ def test_a_lost_mount_empties_no_list(tmp_path: Path) -> None:
         (tmp_path / "lost").rename(tmp_path / "in")
         until(lambda: not served.worklist.news()["trouble"])
         assert served.statuses() == {"p1": "graded"}
+
+
+@pytest.mark.parametrize("while_it", ["is listed", "is read", "is graded"])
+def test_a_mount_lost_midway_is_no_fault_of_a_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, while_it: str
+) -> None:
+    """Whatever is done with its files just then is done again when they are back."""
+    monkeypatch.setattr(grading, "PAUSE_S", 0.3)
+    folder, lost = tmp_path / "in" / "test_images", tmp_path / "lost"
+    write_study(folder, "p1")
+
+    class Losing(ByName):
+        def predict(self, studies: Sequence[Study]) -> Iterator[Prediction]:
+            if lose("is graded"):
+                yield Prediction(np.full((25, 3), np.nan), "no file can be read")
+            else:
+                yield from super().predict(studies)
+
+    def lose(what: str) -> bool:
+        if now := what == while_it and not losses:
+            losses.append(what)
+            folder.rename(lost)
+        return now
+
+    def losing(what: str, work: Callable[..., object]) -> Callable[..., object]:
+        def with_loss(*values: object) -> object:
+            lose(what)
+            return work(*values)
+
+        return with_loss
+
+    losses: list[str] = ["not yet"]
+    monkeypatch.setattr(FolderOfStudies, "look", losing("is listed", FolderOfStudies.look))
+    monkeypatch.setattr(FolderOfStudies, "read", losing("is read", FolderOfStudies.read))
+    with serving(tmp_path / "in", tmp_path / "state", predictor := Losing()) as served:
+        until(lambda: served.statuses() == {"p1": "graded"})
+        losses.clear()
+        write_study(tmp_path, "p2").rename(folder / "p2")
+        until(lambda: "test_images: no such folder" in served.worklist.news()["trouble"])
+        known = served.statuses()
+        assert known.pop("p1") == "graded"
+        assert set(known.values()) <= {"copying", "waiting"}
+        lost.rename(folder)
+        until(lambda: served.statuses() == {"p1": "graded", "p2": "graded"})
+        until(lambda: not served.worklist.news()["trouble"])
+    assert predictor.graded == ["p1", "p2"]
