@@ -3,10 +3,9 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from string import Formatter
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -76,11 +75,16 @@ def read_table(path: AnyPath, columns: Sequence[str], *, whole: bool = False) ->
     """Read a CSV as text and check that it has `columns`; further columns stay only with `whole`. Returned are text
     columns, empty text where nothing stands, and an index that gives ``line - 2``. A file that is missing, empty, no
     CSV, lacks a column or has one twice, or has a line break or NUL in a field is an `InputError`."""
-    path, columns, content = as_path(path), list(columns), b""
+    path, columns, nul = as_path(path), list(columns), 0
     try:
-        content = b"" if path.suffix.lower() in ARCHIVES else path.read_bytes()
-        source = BytesIO(content) if content else path
-        table = pd.read_csv(source, dtype=str, keep_default_na=False, skip_blank_lines=False)
+        if path.suffix.lower() in ARCHIVES:
+            table = _as_text(path)
+        else:
+            with path.open("rb") as file:
+                # pandas before 3 ends a field at a NUL.
+                nul = next((number for number, line in enumerate(file, 1) if b"\0" in line), 0)
+                file.seek(0)
+                table = _as_text(file)
     except pd.errors.EmptyDataError:
         raise InputError(f"{path}: the file is empty; it needs the columns {', '.join(columns)}") from None
     except UnicodeDecodeError as error:
@@ -100,14 +104,16 @@ def read_table(path: AnyPath, columns: Sequence[str], *, whole: bool = False) ->
     if twice := [name for name in columns if f"{name}.1" in table.columns]:
         raise InputError(f"{path}, line 1: column {twice[0]} is there twice; keep one")
     broken = table[columns].apply(lambda column: column.str.contains(r"[\r\n\0]")).any(axis=1)
-    # pandas before 3 ends a field at a NUL.
-    nul = content.find(b"\0")
-    line = int(broken.idxmax()) + 2 if broken.any() else content.count(b"\n", 0, nul) + 1 if nul >= 0 else 0
-    if line:
+    if line := int(broken.idxmax()) + 2 if broken.any() else nul:
         raise InputError(f"{path}, line {line}: a field holds a line break or a NUL; remove it")
     # A blank line is no row, yet it counts as a line of the file.
-    rows = table[(table != "").any(axis=1)]
+    blank = (table == "").all(axis=1)
+    rows = table[~blank] if blank.any() else table
     return rows if whole else rows[columns]
+
+
+def _as_text(source: AnyPath | BinaryIO) -> pd.DataFrame:
+    return pd.read_csv(source, dtype=str, keep_default_na=False, skip_blank_lines=False)
 
 
 def label_rows(train: pd.DataFrame) -> pd.DataFrame:
