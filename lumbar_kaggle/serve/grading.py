@@ -188,7 +188,7 @@ class Background:
             self._predictor = self._predictor or self._load()
             with closing(run.grade(self._predictor, Budget())) as graded:
                 for name in graded:
-                    if run.entries[name]["status"] != REPLACED:
+                    if run.entries[name]["reason"]:
                         self.folder.check()
                     self._settle(rows[name], run)
                     if self._stop.is_set():

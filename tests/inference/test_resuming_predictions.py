@@ -18,7 +18,7 @@ from lumbar_kaggle.inference import predict as inference
 from lumbar_kaggle.inference.base import Prediction, Study
 from lumbar_kaggle.inference.predict import Outcome, log_path, predict
 from lumbar_kaggle.tables.submission import Submission, validate
-from tests.support.dicom_files import write_slice
+from tests.support.dicom_files import write_sagittal, write_slice
 
 
 class Plain:
@@ -30,7 +30,7 @@ class Plain:
         self.fail_at, self.die_at, self.graded = fail_at, die_at, 0
 
     def predict(self, studies: list[Study]) -> list[Prediction]:
-        """See `recipes.base.Predictor`."""
+        """See `inference.base.Predictor`."""
         if self.graded == self.die_at:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.fail_at is not None and self.graded >= self.fail_at:
@@ -151,6 +151,30 @@ def test_damage_ends_in_a_whole_submission(tmp_path: Path, grade: Grade, name: s
     grade(root, out, Plain())
     assert out.read_bytes() == finished
     assert len(pd.read_csv(log_path(out))) == 3
+
+
+class Missing(Plain):
+    """Misses something in every study; of the second one the files are away while it is graded."""
+
+    def predict(self, studies: list[Study]) -> list[Prediction]:
+        """See `inference.base.Predictor`."""
+        (found,) = super().predict(studies)
+        if self.graded == 2:
+            folder = Path(studies[0].series["folder"].iloc[0])
+            folder.rename(folder.with_name("away"))
+        return [found._replace(reason="no readable axial_t2 series")]
+
+
+def test_what_was_missing_while_files_were_away_is_graded_again(tmp_path: Path, grade: Grade) -> None:
+    """As by a mount that was lost; what is missing in files that stay as they are is graded once."""
+    root, out = tmp_path / "in", tmp_path / "submission.csv"
+    for name in ("100", "101"):
+        write_sagittal(root / name / "t1", SeriesDescription="SAG T1")
+    assert "axial_t2" in grade(root, out, Missing()).log.set_index("study_id").loc["101", "reason"]
+    (root / "101" / "away").rename(root / "101" / "t1")
+    again = Missing()
+    grade(root, out, again)
+    assert again.graded == 1
 
 
 def test_a_deleted_submission_is_wanted_anew(tmp_path: Path, grade: Grade) -> None:

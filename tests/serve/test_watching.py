@@ -214,7 +214,7 @@ def test_a_lost_mount_empties_no_list(tmp_path: Path) -> None:
         assert served.statuses() == {"p1": "graded"}
 
 
-@pytest.mark.parametrize("while_it", ["is listed", "is read", "is graded"])
+@pytest.mark.parametrize("while_it", ["is listed", "is read", "is graded", "is graded in part"])
 def test_a_mount_lost_midway_is_no_fault_of_a_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, while_it: str
 ) -> None:
@@ -227,6 +227,8 @@ def test_a_mount_lost_midway_is_no_fault_of_a_study(
         def predict(self, studies: Sequence[Study]) -> Iterator[Prediction]:
             if lose("is graded"):
                 yield Prediction(np.full((25, 3), np.nan), "no file can be read")
+            elif lose("is graded in part"):
+                yield Prediction(np.full((25, 3), 1 / 3), "no readable axial_t2 series")
             else:
                 yield from super().predict(studies)
 
