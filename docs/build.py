@@ -6,7 +6,8 @@ Run ``python docs/build.py`` after a change; ``tests/test_docs.py`` fails while 
 import ast
 import inspect
 import json
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import lumbar_kaggle
@@ -18,6 +19,8 @@ HEAD = """# API
 
 `import lumbar_kaggle as lk` gives the names of the first section; they stay. The modules below may change
 between versions; `help(module)` shows more. This page is generated: `python docs/build.py`.
+
+`AnyPath` is `str | os.PathLike[str]`; `Floats` an array of float64; `Mask` one of bool, or None; `pd` pandas.
 """
 
 
@@ -40,14 +43,51 @@ def _entry(title: str, thing: object, level: int) -> Iterator[str]:
     if not callable(thing):
         return
     raised = inspect.isclass(thing) and issubclass(thing, Exception)
-    signature = "" if raised else str(inspect.signature(thing)).replace("lumbar_kaggle.", "")
-    signature = signature.replace("pathlib._local.", "pathlib.")  # as Python 3.13 calls it
-    yield f"{'#' * level} `{title}{signature}`\n"
+    yield f"{'#' * level} `{title}{'' if raised else _signature(thing)}`\n"
     yield f"```text\n{inspect.getdoc(thing)}\n```\n"
     if inspect.isclass(thing):
         for name, member in vars(thing).items():
             if not name.startswith("_") and inspect.isfunction(member):
                 yield from _entry(f"{title}.{name}", member, level + 1)
+
+
+class _Written:
+    """An annotation that shows itself as it is written; each version of Python and NumPy shows it in its own way."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def _signature(thing: Callable[..., object]) -> inspect.Signature:
+    """Return a function's signature, or that of a class, with the annotations of the source."""
+    written: dict[str, _Written] = {}
+    for one in reversed(inspect.getmro(thing)) if inspect.isclass(thing) else [thing]:
+        if one.__module__.startswith("lumbar_kaggle"):
+            written |= _annotations(ast.parse(textwrap.dedent(inspect.getsource(one))).body[0])
+    found = inspect.signature(thing)
+    each = [
+        parameter.replace(annotation=written.get(name, parameter.annotation))
+        for name, parameter in found.parameters.items()
+    ]
+    return found.replace(parameters=each, return_annotation=written.get("return", found.return_annotation))
+
+
+def _annotations(node: ast.stmt) -> dict[str, _Written]:
+    """Return the annotations of a function's parameters and result, or of a class's fields and its ``__init__``."""
+    found: dict[str, _Written] = {}
+    if isinstance(node, ast.FunctionDef):
+        arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        written = {one.arg: one.annotation for one in arguments} | {"return": node.returns}
+        found = {name: _Written(ast.unparse(one)) for name, one in written.items() if one}
+    for one in node.body if isinstance(node, ast.ClassDef) else ():
+        if isinstance(one, ast.AnnAssign):
+            found[ast.unparse(one.target)] = _Written(ast.unparse(one.annotation))
+        elif isinstance(one, ast.FunctionDef) and one.name == "__init__":
+            found |= _annotations(one)
+    return found
 
 
 def _summary(path: Path) -> str:
