@@ -15,6 +15,7 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.dicom.studies import find_studies
 from lumbar_kaggle.inference.base import Prediction, Study
 from lumbar_kaggle.serve import grading
+from lumbar_kaggle.serve.grading import Background
 from lumbar_kaggle.serve.watch import FolderOfStudies
 from lumbar_kaggle.serve.worklist import worst
 from lumbar_kaggle.tables.submission import read_predictions
@@ -218,8 +219,8 @@ def test_a_lost_mount_empties_no_list(tmp_path: Path) -> None:
 def test_a_mount_lost_midway_is_no_fault_of_a_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, while_it: str
 ) -> None:
-    """Whatever is done with its files just then is done again when they are back."""
-    monkeypatch.setattr(grading, "PAUSE_S", 0.3)
+    """Whatever is done with its files just then is done again when they are back, and nothing else is."""
+    monkeypatch.setattr(grading, "PAUSE_S", 0.05)
     folder, lost = tmp_path / "in" / "test_images", tmp_path / "lost"
     write_study(folder, "p1")
 
@@ -245,14 +246,19 @@ def test_a_mount_lost_midway_is_no_fault_of_a_study(
 
         return with_loss
 
-    losses: list[str] = ["not yet"]
+    losses, rounds = ["not yet"], []
     monkeypatch.setattr(FolderOfStudies, "look", losing("is listed", FolderOfStudies.look))
     monkeypatch.setattr(FolderOfStudies, "read", losing("is read", FolderOfStudies.read))
+    grade_waiting = Background._grade_waiting
+    monkeypatch.setattr(Background, "_grade_waiting", lambda self: (rounds.append(1), grade_waiting(self)))
     with serving(tmp_path / "in", tmp_path / "state", predictor := Losing()) as served:
         until(lambda: served.statuses() == {"p1": "graded"})
         losses.clear()
         write_study(tmp_path, "p2").rename(folder / "p2")
         until(lambda: "test_images: no such folder" in served.worklist.news()["trouble"])
+        if "graded" in while_it:  # it is tried all the while
+            before = len(rounds)
+            until(lambda: len(rounds) > before + 2)
         known = served.statuses()
         assert known.pop("p1") == "graded"
         assert set(known.values()) <= {"copying", "waiting"}
