@@ -39,7 +39,8 @@ def test_studies_come_and_go(tmp_path: Path) -> None:
         write_study(tmp_path, "p2").rename(folder / "p2")
         until(lambda: served.statuses() == {"p1": "graded", "p2": "graded"})
         assert [facts["study"] for facts in served.worklist.news(cursor)["studies"]] == ["p2"]
-        shutil.copy(folder / "p2" / "t1" / "1.dcm", folder / "p2" / "t1" / "4.dcm")
+        fourth = Path(shutil.copy(folder / "p2" / "t1" / "1.dcm", tmp_path / "4.dcm"))
+        fourth.rename(folder / "p2" / "t1" / "4.dcm")  # at one moment, however slow the machine is
         until(lambda: predictor.graded == ["p1", "p2", "p2"])
         cursor = served.worklist.news()["cursor"]
         shutil.rmtree(folder / "p1")
