@@ -22,6 +22,7 @@ from lumbar_kaggle.kaggle.play import tree_hashes
 from lumbar_kaggle.tables.submission import read_predictions
 from lumbar_kaggle.training.devices import spread
 from tests.support.forked import fork, write_to
+from tests.support.waiting import until
 
 LocalCluster = pytest.importorskip("distributed", reason="install the extra [cluster]").LocalCluster
 
@@ -32,7 +33,7 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         place = folder / "scheduler.json"
         self.scheduler = fork(dask, folder, "dask_scheduler", "--port", "0", "--scheduler-file", str(place))
-        wait_until(place.is_file)
+        until(place.is_file)
         self.address: str = json.loads(place.read_text())["address"]
         # Not as children of a nanny: that one would start a worker again that a test has ended.
         words = self.address, "--nthreads", "1", "--no-nanny", "--local-directory", str(folder)
@@ -49,14 +50,6 @@ def dask(folder: Path, command: str, *options: str) -> None:
     write_to(folder / "log.txt", folder / "log.txt")
     os.chdir(folder)
     import_module(f"distributed.cli.{command}").main(["--no-dashboard", *options])
-
-
-def wait_until(true: object) -> None:
-    """Wait for a condition, a minute at most."""
-    deadline = time.monotonic() + 60
-    while not true():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -80,7 +73,7 @@ def use_until_it_dies(cluster: Cluster, folder: Path) -> None:
     with scheduling.on_scheduler(cluster.address), scheduling.open_pool(1) as pool:
         futures = [pool.submit(note, folder, item) for item in range(12)]
         next(as_completed(futures))
-        wait_until(lambda: len({path.suffix for path in folder.iterdir()}) == 2)
+        until(lambda: len({path.suffix for path in folder.iterdir()}) == 2)
         cluster.workers[0].kill()
         assert sorted(future.result() for future in futures) == [item * item for item in range(12)]
 

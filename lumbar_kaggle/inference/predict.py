@@ -282,7 +282,7 @@ class Run:
         told = self._keep(study, prediction)
         reason = "; ".join(filter(None, (prediction.reason, self.competition.reasons(name), *told)))
         self.entries[name] = {"status": GRADED if graded else PRIOR, "reason": reason, "seconds": seconds}
-        # What was missing may have been there before: a mount that was lost meanwhile, or files being replaced.
+        # What was missing may have been there before, as where a mount was lost meanwhile.
         if graded and not (prediction.reason and _fingerprint(study) != self.sources[name]):
             kept = [[v if np.isfinite(v) else None for v in row] for row in probabilities.tolist()]
             line = _Graded(name, self.sources[name], self.bundle, reason, seconds, kept).line()

@@ -12,7 +12,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from lumbar_kaggle.core.errors import InputError
+from lumbar_kaggle.core.errors import InputError, system_sentence
 from lumbar_kaggle.core.files import Folder, digest, is_folder, list_folder, shown
 from lumbar_kaggle.dicom.studies import find_studies
 from lumbar_kaggle.tables.competition import Competition, read_split
@@ -108,8 +108,13 @@ class FolderOfStudies:
 
     def check(self) -> None:
         """Raise `InputError` where the folder cannot be listed now: what was seen of its files just before, or read of
-        them, may be the fault of a lost mount and says nothing of the studies."""
-        self._listed()
+        them, may be the fault of a lost mount and says nothing of the studies. It costs the same for any number."""
+        try:
+            with os.scandir(self.images) as found:
+                next(found, None)
+        except OSError as error:
+            self._listed()  # what this raises says what to do
+            raise InputError(system_sentence(error)) from None
 
     def place(self, entry: str) -> Path:
         """Return the folder that holds this entry and nothing else, to be given to what takes a folder of studies."""

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from string import Formatter
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -75,16 +75,15 @@ def read_table(path: AnyPath, columns: Sequence[str], *, whole: bool = False) ->
     """Read a CSV as text and check that it has `columns`; further columns stay only with `whole`. Returned are text
     columns, empty text where nothing stands, and an index that gives ``line - 2``. A file that is missing, empty, no
     CSV, lacks a column or has one twice, or has a line break or NUL in a field is an `InputError`."""
-    path, columns, nul = as_path(path), list(columns), 0
+    path, columns = as_path(path), list(columns)
     try:
-        if path.suffix.lower() in ARCHIVES:
-            table = _as_text(path)
-        else:
-            with path.open("rb") as file:
-                # pandas before 3 ends a field at a NUL.
-                nul = next((number for number, line in enumerate(file, 1) if b"\0" in line), 0)
-                file.seek(0)
-                table = _as_text(file)
+        packed = path.suffix.lower() in ARCHIVES
+        with path.open("rb") as file:
+            # pandas before 3 ends a field at a NUL.
+            nul = 0 if packed else next((number for number, line in enumerate(file, 1) if b"\0" in line), 0)
+            file.seek(0)
+            source = path if packed else file
+            table = pd.read_csv(source, dtype=str, keep_default_na=False, skip_blank_lines=False)
     except pd.errors.EmptyDataError:
         raise InputError(f"{path}: the file is empty; it needs the columns {', '.join(columns)}") from None
     except UnicodeDecodeError as error:
@@ -110,10 +109,6 @@ def read_table(path: AnyPath, columns: Sequence[str], *, whole: bool = False) ->
     blank = (table == "").all(axis=1)
     rows = table[~blank] if blank.any() else table
     return rows if whole else rows[columns]
-
-
-def _as_text(source: AnyPath | BinaryIO) -> pd.DataFrame:
-    return pd.read_csv(source, dtype=str, keep_default_na=False, skip_blank_lines=False)
 
 
 def label_rows(train: pd.DataFrame) -> pd.DataFrame:

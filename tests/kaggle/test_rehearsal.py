@@ -33,6 +33,7 @@ from lumbar_kaggle.kaggle.play import (
 )
 from lumbar_kaggle.kaggle.rehearse import Transcript, check_submission, ingest, rehearse
 from lumbar_kaggle.tables.submission import validate
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
 BWRAP = pytest.param("bwrap", marks=pytest.mark.skipif(bool(why_no_sandbox()), reason=why_no_sandbox()))
@@ -149,17 +150,16 @@ if {kind!r} == "bwrap":
 run(command, {{"PATH": "/usr/bin:/bin"}}, Path({str(tmp_path)!r}), 60, RehearsalSettings())
 """
     process = subprocess.Popen([sys.executable, "-c", outer], cwd=ROOT)
-    deadline = time.monotonic() + 60
-    while not (beat.exists() and beat.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until(lambda: beat.exists() and beat.stat().st_size)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert beat.stat().st_size > 0
-    before, deadline = -1, time.monotonic() + 60
-    while beat.stat().st_size != before:
-        assert time.monotonic() < deadline, "the session goes on"
+
+    def rests() -> bool:
         before = beat.stat().st_size
         time.sleep(1)
+        return beat.stat().st_size == before > 0
+
+    until(rests)
 
 
 def test_the_best_sandbox_is_chosen_and_an_unusable_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,8 @@ from lumbar_kaggle.serve import app
 from lumbar_kaggle.serve.guard import Guard
 from lumbar_kaggle.serve.server import serve
 from tests.serve.test_watching import write_study
-from tests.support.serving import ByName, Served, serving, until
+from tests.support.serving import ByName, Served, serving
+from tests.support.waiting import until
 
 TOKEN = "0123456789abcdef-_AZ"
 

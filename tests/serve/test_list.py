@@ -13,7 +13,8 @@ from lumbar_kaggle.inference import predict as inference
 from tests.inference.test_resuming_predictions import write_tables
 from tests.serve.test_watching import write_study
 from tests.support.browser import watched_page
-from tests.support.serving import ByName, Served, serving, until
+from tests.support.serving import ByName, Served, serving
+from tests.support.waiting import until
 
 STUDIES, GRADED = 2000, 300
 expect.set_options(timeout=30_000)  # the machine may be busy; what holds at once is not waited for
@@ -30,7 +31,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         (folder / "test_images").mkdir()
         with serving(folder, place / "state", predictor) as served:
             until(lambda: list(served.statuses().values()).count("graded") == GRADED)
-            until(lambda: [bool(row.name) for row in served.worklist.rows()] == [True] * STUDIES)  # all are read
+            until(lambda: sum(bool(row.name) for row in served.worklist.rows()) == STUDIES)  # all are read
             yield served
             predictor.rests_after = STUDIES + 1
             predictor.rested.set()

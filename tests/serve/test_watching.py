@@ -19,8 +19,10 @@ from lumbar_kaggle.serve.grading import Background
 from lumbar_kaggle.serve.watch import FolderOfStudies
 from lumbar_kaggle.serve.worklist import worst
 from lumbar_kaggle.tables.submission import read_predictions
+from tests.support.clock import WoundClock
 from tests.support.dicom_files import write_sagittal
-from tests.support.serving import ByName, serving, until
+from tests.support.serving import ByName, serving
+from tests.support.waiting import until
 
 
 def write_study(folder: Path, name: str, slices: int = 3) -> Path:
@@ -49,23 +51,10 @@ def test_studies_come_and_go(tmp_path: Path) -> None:
     assert "p2_" in (tmp_path / "state" / "submission.csv").read_text()
 
 
-class Clock:
-    """Seconds that pass as they do, but no more than so many before it is wound again."""
-
-    def __init__(self, most_s: float) -> None:
-        self.most_s, self._passed_s, self._wound = most_s, 0.0, time.monotonic()
-
-    def __call__(self) -> float:
-        return self._passed_s + min(time.monotonic() - self._wound, self.most_s)
-
-    def wind(self) -> None:
-        self._passed_s, self._wound = self(), time.monotonic()
-
-
 def test_what_is_being_copied_is_not_graded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that grows keeps its study from being read, however long; however slow the machine is, by this clock it
     grows often enough."""
-    clock = Clock(0.2)
+    clock = WoundClock(0.2)
     monkeypatch.setattr(grading, "time", SimpleNamespace(monotonic=clock, time=time.time))
     folder, predictor = tmp_path / "in", ByName()
     whole = (write_study(tmp_path / "from", "p3") / "t1" / "1.dcm").read_bytes()

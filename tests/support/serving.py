@@ -2,8 +2,7 @@
 
 import http.client
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from lumbar_kaggle.serve.app import StudyPages, build_app, build_server
 from lumbar_kaggle.serve.grading import Background
 from lumbar_kaggle.serve.watch import FolderOfStudies
 from lumbar_kaggle.serve.worklist import Row, WorkList
+from tests.support.waiting import until
 
 
 class ByName:
@@ -95,11 +95,3 @@ def serving(
         background.stop()
         server.should_exit = True
         thread.join()
-
-
-def until(holds: Callable[[], object], patience_s: float = 60.0) -> None:
-    """Wait until something holds."""
-    end = time.monotonic() + patience_s
-    while not holds():
-        assert time.monotonic() < end, "it did not come to hold"
-        time.sleep(0.02)

@@ -13,6 +13,7 @@ import torch
 from lumbar_kaggle.core.budget import OutOfTime
 from lumbar_kaggle.training import group
 from lumbar_kaggle.training.devices import spread
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,22 +80,13 @@ def test_nothing_goes_on_after_the_run_is_killed(tmp_path: Path) -> None:
     file = tmp_path / "script.py"
     file.write_text(f"if __name__ == '__main__':\n    {script.replace(chr(10), chr(10) + '    ')}")
     run = subprocess.Popen([sys.executable, str(file)], env={**os.environ, "PYTHONPATH": str(ROOT)})
-    children = [int(wait_for(tmp_path / str(item)).read_text()) for item in range(2)]
+    files = [tmp_path / str(item) for item in range(2)]
+    until(lambda: all(file.is_file() for file in files))
+    children = [int(file.read_text()) for file in files]
     run.send_signal(signal.SIGKILL)
     run.wait()
-    deadline = time.monotonic() + 30
-    while any(alive(child) for child in children) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until(lambda: not any(alive(child) for child in children), 30)
     assert not any(alive(child) for child in children)
-
-
-def wait_for(path: Path) -> Path:
-    """Return the file once it is there."""
-    deadline = time.monotonic() + 60
-    while not path.is_file():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return path
 
 
 def alive(process: int) -> bool:
