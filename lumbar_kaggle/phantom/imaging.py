@@ -70,13 +70,14 @@ class Scan:
     def __init__(self, study: StudyPlan) -> None:
         self._study = study
         self._scene = Scene(study.patient, study.rng(Part.ROOTLETS))
+        scanners = study.patients.scanners
+        self._settings = [Setting(study.rng(Part.IMAGES, k), one, scanners) for k, one in enumerate(study.series)]
 
     def slice(self, number: int, k: int) -> Stored:
         """Return the stored pixels ``[rows, columns]`` of slice `k` of series `number`, both from 0."""
         series = self._study.series[number]
-        setting = Setting(self._study.rng(Part.IMAGES, number), series, self._study.patients.scanners)
         rng = self._study.rng(Part.IMAGES, number, k + 1)
-        return take_image(self._scene, series.planes[k], series.thickness, setting, rng)
+        return take_image(self._scene, series.planes[k], series.thickness, self._settings[number], rng)
 
 
 class Setting:

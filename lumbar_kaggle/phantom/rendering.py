@@ -1,5 +1,6 @@
 """One slice of a patient: noiseless brightness in a plane of patient space, averaged over its thickness."""
 
+from collections.abc import Sequence
 from itertools import groupby, product
 
 import cv2
@@ -19,11 +20,14 @@ PASSES_BY_MM = 3.0  # further than this from a bone neither its roughness nor a 
 GRAIN_SIZE, GRAIN_MM = 64, 1.2
 
 
-def _grain_at(grain: Singles, x: Singles, y: Singles, z: Singles) -> Singles:
-    """Return the grain at points in mm, a step being `GRAIN_MM`."""
+def _grains_at(grains: Sequence[Singles], x: Singles, y: Singles, z: Singles) -> list[Singles]:
+    """Return some grains at points in mm, a step being `GRAIN_MM`."""
     k = np.float32(1 / GRAIN_MM)
-    column, row, layer = ((c * k).astype(np.int32) & (GRAIN_SIZE - 1) for c in (x, y, z))
-    return grain.ravel().take((layer * GRAIN_SIZE + row) * GRAIN_SIZE + column)
+    column, row, index = ((c * k).astype(np.int32) & (GRAIN_SIZE - 1) for c in (x, y, z))
+    for part in (row, column):
+        index *= GRAIN_SIZE
+        index += part
+    return [grain.ravel().take(index) for grain in grains]
 
 
 class Scene:
@@ -40,8 +44,8 @@ class Scene:
             self.grains.append((smooth / smooth.std()).astype(np.float32))
         anatomy = Anatomy(patient, self.spine)
         places = product(range(1, patient.first_sacral), SIDES)
-        self._behind = [part for k, side in places for part in anatomy.foramen(k, *side)]
-        self._before = anatomy.bones_and_discs()
+        self._behind = _Solids([part for k, side in places for part in anatomy.foramen(k, *side)])
+        self._before = _Solids(anatomy.bones_and_discs())
 
     def render(self, plane: Plane, thickness: float, contrast: Contrast, *, fat_shift: float = 0.0) -> Singles:
         """Return ``[rows, columns]`` float32 brightness, 0 (air) to around 1, of a slice around `plane`. Its
@@ -52,6 +56,16 @@ class Scene:
         painter.paint_canal()
         painter.paint_solids(self._before)
         return painter.image.mean(axis=0)
+
+
+class _Solids:
+    """Solids in the order in which they are painted; `origins` ``[n, 3]`` (LPS mm) and `extents` ``[n, 3, 3]``: the
+    half edges (mm) of the boxes that hold them and their soft edges."""
+
+    def __init__(self, parts: list[Solid]) -> None:
+        self.parts = parts
+        self.origins = np.array([solid.origin for solid in parts])
+        self.extents = np.array([solid.axes * (np.array(solid.shape.extent)[:, None] + 0.7) for solid in parts])
 
 
 class _Painter:
@@ -77,24 +91,23 @@ class _Painter:
             flat = self.image.reshape(count, -1)
             flat[:, index] = self.scene.sac.paint(flat[:, index], (left, back, along), self.contrast, self.softness)
 
-    def paint_solids(self, solids: list[Solid]) -> None:
+    def paint_solids(self, solids: _Solids) -> None:
         """Paint every solid that the slice meets, in their order."""
         plane = self.plane
         directions = plane.orientation[:3], plane.orientation[3:], plane.normal
-        offsets = np.array([solid.origin for solid in solids]) - plane.position
-        extents = np.array([solid.axes * (np.array(solid.shape.extent)[:, None] + 0.7) for solid in solids])
+        offsets = solids.origins - plane.position
         middle = np.array([offsets @ direction for direction in directions])  # [3, n], as reach
-        reach = np.array([np.abs(extents @ direction).sum(axis=1) for direction in directions])
+        reach = np.array([np.abs(solids.extents @ direction).sum(axis=1) for direction in directions])
         # The solids' windows of pixels: columns, then rows.
         spacing, size = np.array(plane.spacing)[::-1, None], np.array(plane.shape)[::-1, None]
         start = np.maximum(((middle[:2] - reach[:2]) / spacing).astype(int), 0)
         stop = np.minimum(((middle[:2] + reach[:2]) / spacing).astype(int) + 2, size)
         met = (np.abs(middle[2]) < reach[2] + max(self.heights)) & (start < stop).all(axis=0)
-        for _, parts in groupby(np.flatnonzero(met), key=lambda k: solids[k].bone):
+        for _, parts in groupby(np.flatnonzero(met), key=lambda k: solids.parts[k].bone):
             marrow = []
             for k in parts:
                 columns, rows = (slice(*ends) for ends in zip(start[:, k], stop[:, k], strict=True))
-                marrow += self._paint_solid(solids[k], rows, columns)
+                marrow += self._paint_solid(solids.parts[k], rows, columns)
             # It comes when the shells of all parts of a bone are there: no rim is left inside.
             for view, value, part in marrow:
                 view += (value - view) * part
@@ -116,7 +129,7 @@ class _Painter:
         # Marrow and roughness change slowly, so the slice's middle serves for its thickness.
         middle = local[:, [len(self.heights) // 2]]
         place = middle + (solid.axes @ solid.origin).astype(np.float32)[:, None, None, None]
-        fine, coarse = (_grain_at(grain, *place) for grain in self.scene.grains[:2])
+        fine, coarse = _grains_at(self.scene.grains[:2], *place)
         distance += ROUGHNESS_MM * coarse
         view += (contrast["cortex"] - view) * covered_through(distance, self.softness)
         if shift.any():
@@ -175,11 +188,12 @@ class _Trunk:
         behind = np.maximum(behind, course_y + np.float32(43.0 * patient.size + 0.75 * patient.fat))
         u, v = np.abs((x - np.float32(patient.origin[0])) / half_width), np.abs((y - behind + half_depth) / half_depth)
         self.inside = (1 - np.sqrt(np.sqrt(u**4 + v**4 + 0.6 * (u * v) ** 2))) * half_depth
-        self.fine, self.coarse = (_grain_at(grain, x, y, z) for grain in scene.grains[:2])
+        self.fine, self.coarse = _grains_at(scene.grains[:2], x, y, z)
         # Lumps as large as loops of bowel; two turned copies hide that the grain repeats.
         turned = 0.64 * z - 0.6 * y + 0.48 * x, 0.8 * y + 0.6 * z, 0.76 * x - 0.4 * z + 0.51 * y
         again = 0.55 * y + 0.47 * x - 0.31 * z, 0.7 * z + 0.4 * x, 0.62 * z - 0.44 * y - 0.36 * x
-        first, second = (_grain_at(scene.grains[2], *np.array(axes, np.float32)) for axes in (turned, again))
+        parts = (_grains_at(scene.grains[2:], *np.array(axes, np.float32)) for axes in (turned, again))
+        (first,), (second,) = parts
         self.lumps: Singles = 0.75 * first + 0.66 * second
 
     def brightness(self) -> Singles:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from lumbar_kaggle.cli import main
 from lumbar_kaggle.core.budget import usable_cores
 from lumbar_kaggle.phantom import write_set
 from lumbar_kaggle.phantom.settings import STANDARD_SETS
@@ -20,7 +19,6 @@ REQUIRED = 0.5
 @pytest.mark.parametrize("workers", sorted({1, usable_cores()}))
 def test_small_set(workers: int, tmp_path: Path) -> None:
     """Seconds of one core for a study: processor time, which other work spares, and by the clock."""
-    main(["--version"])  # as the command begins: its settings of memory
     few = replace(STANDARD_SETS["small"], studies=STUDIES - 1, test_studies=1)
     write_set(tmp_path / "warm", replace(few, studies=1), workers=workers)
     clock, processor = time.perf_counter(), processor_seconds()

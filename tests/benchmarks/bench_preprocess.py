@@ -19,7 +19,6 @@ import pydicom
 import pytest
 
 from lumbar_kaggle.baseline.images import CACHE_CONFIG, image_worker, rank_series
-from lumbar_kaggle.cli import main
 from lumbar_kaggle.dicom import headers, plain
 from lumbar_kaggle.dicom.cache import Cache, CacheConfig, Source
 from lumbar_kaggle.dicom.decoders import Layout, plain_frame
@@ -68,7 +67,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def sources(root: Path) -> list[Source]:
     """All series of the first studies; prints the head of the table."""
-    main(["--version"])  # as the command begins: its settings of memory
     series = read_competition(root, "train").series
     with Pools("threads") as pools:
         found = scan_sources(series[series["study_id"].isin(series["study_id"].unique()[:STUDIES])], pools.threads)
