@@ -19,6 +19,7 @@ from lumbar_kaggle.core.targets import SERIES_DESCRIPTIONS, SEVERITY_WORDS, TARG
 COORDINATE_COLUMNS = ("study_id", "series_id", "instance_number", "condition", "level", "x", "y")
 SERIES_COLUMNS = ("study_id", "series_id", "series_description")
 LONGEST_ID = 64  # characters of a study's or series' identifier in a table: competition's have 10, a DICOM UID 64
+PART_ROWS = 2000  # that are parsed at once: of a whole table the parser takes as much again as the table
 SHOWN = 20  # faults of one kind that are printed
 ARCHIVES = {".gz", ".zip", ".bz2", ".xz", ".zst", ".tar"}  # ends of names by which pandas unpacks a table
 
@@ -83,7 +84,9 @@ def read_table(path: AnyPath, columns: Sequence[str], *, whole: bool = False) ->
             nul = 0 if packed else next((number for number, line in enumerate(file, 1) if b"\0" in line), 0)
             file.seek(0)
             source = path if packed else file
-            table = pd.read_csv(source, dtype=str, keep_default_na=False, skip_blank_lines=False)
+            how: dict[str, Any] = {"dtype": str, "keep_default_na": False, "skip_blank_lines": False}
+            with pd.read_csv(source, chunksize=PART_ROWS, **how) as parts:
+                table = pd.concat(list(parts))
     except pd.errors.EmptyDataError:
         raise InputError(f"{path}: the file is empty; it needs the columns {', '.join(columns)}") from None
     except UnicodeDecodeError as error:

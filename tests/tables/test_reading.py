@@ -12,7 +12,7 @@ from lumbar_kaggle.core.errors import InputError
 from lumbar_kaggle.core.targets import SAMPLE_ORDER, TARGET_NAMES
 from lumbar_kaggle.dicom.studies import check, fault_table
 from lumbar_kaggle.tables.competition import Competition, read_competition, read_split, submission_rows
-from lumbar_kaggle.tables.reading import Fault, label_rows, read_label_table, read_labels, read_table
+from lumbar_kaggle.tables.reading import PART_ROWS, Fault, label_rows, read_label_table, read_labels, read_table
 from tests.support.dicom_files import write_slice
 
 TRAIN = "train.csv"
@@ -172,6 +172,18 @@ def test_further_columns_and_a_byte_order_mark_do_no_harm(tmp_path: Path) -> Non
     path.write_text("\ufeffx,more,study_id\n1.50,a,007\nNA,b,\n", encoding="utf-8")
     table = read_table(path, ("study_id", "x"))
     assert table.to_numpy().tolist() == [["007", "1.50"], ["", "NA"]]
+
+
+def test_a_table_of_several_parts_is_one(tmp_path: Path) -> None:
+    path, rows = tmp_path / "table.csv", 2 * PART_ROWS + 1
+    path.write_text("a,b\n" + "".join(f"{number:04},x\n" * (number % 3 != 1) or "\n" for number in range(rows)))
+    table = read_table(path, ("a", "b"))
+    assert table["a"].tolist() == [f"{number:04}" for number in table.index]
+    assert table.index.tolist() == [number for number in range(rows) if number % 3 != 1]
+    with path.open("a") as file:
+        file.write("1,2,3\n")
+    with pytest.raises(InputError, match=f"line {rows + 2}"):
+        read_table(path, ("a", "b"))
 
 
 def test_blank_lines_are_no_rows_but_count_as_lines(tmp_path: Path) -> None:
