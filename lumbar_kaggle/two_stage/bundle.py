@@ -168,7 +168,7 @@ class TwoStagePredictor:
         return Networks(
             load(load_locator, trained.sagittal, self.config, CHANNELS["sagittal"]),
             load(load_locator, trained.axial, self.config, CHANNELS["axial"]),
-            tuple(Model(one.config, load(load_network, one.folds, one.config)) for one in trained.grade),
+            tuple(Model(one.config.unmoved(), load(load_network, one.folds, one.config)) for one in trained.grade),
         )
 
     def predict(self, studies: Sequence[Study]) -> Iterator[Prediction]:

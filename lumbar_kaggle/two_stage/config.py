@@ -135,6 +135,10 @@ class GradeConfig(Validated):
             wanted = f"probabilities that add up to 1, for shifts up to extra_slices, which is {self.extra_slices}"
             raise InputError(f"slice_shift is {self.slice_shift}; give {wanted}")
 
+    def unmoved(self) -> "GradeConfig":
+        """Return the settings to predict with: windows are not shifted, so no slices are cut beside them."""
+        return replace(self, extra_slices=0, slice_shift=(1.0,))
+
 
 @dataclass(frozen=True)
 class TwoStageConfig(Validated):

@@ -232,8 +232,9 @@ def choose(places: pd.DataFrame) -> pd.DataFrame:
     the study has no others: the two are of different frames."""
     if "placed" in places:
         placed = places["placed"].astype(str) == "True"
-        sagittal = ~places["place"].str.endswith("recess")
-        places = places[placed | ~places["study_id"].isin(places.loc[placed & sagittal, "study_id"])]
+        if not placed.all():
+            sagittal = ~places["place"].str.endswith("recess")
+            places = places[placed | ~places["study_id"].isin(places.loc[placed & sagittal, "study_id"])]
     if "confidence" in places:
         places = places.sort_values("confidence", kind="stable")
     return places.drop_duplicates(["study_id", "place", "level"], keep="last")

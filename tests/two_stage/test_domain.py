@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lumbar_kaggle.two_stage.grade.data import Samples, cut
-from lumbar_kaggle.two_stage.grade.domain import Domain
+from lumbar_kaggle.two_stage.grade.domain import Domain, textures
 from lumbar_kaggle.two_stage.grade.domain_fit import fit_domain, spoil
 from lumbar_kaggle.two_stage.grade.network import Grader, predict_batch
 from tests.two_stage.test_grading import TINY, cached_batch
@@ -52,9 +52,11 @@ def test_pictures_of_another_kind_are_further_away(fitted: Grader) -> None:
     batch = cached_batch(CONFIG, count=60, seed=3)
     with torch.inference_mode():
         plain, spoilt = cut(batch, CONFIG), spoil(batch, CONFIG)
-        far = [fitted.domain.distance(fitted(one)["described"], one) for one in (plain, spoilt)]
-        nothing = {**plain, "present": [torch.zeros_like(there) for there in plain["present"]]}
-        assert not fitted.domain.distance(fitted(plain)["described"], nothing).any()
+        far = [
+            fitted.domain.distance(fitted(one)["described"], one["present"], textures(one)) for one in (plain, spoilt)
+        ]
+        nothing = [torch.zeros_like(there) for there in plain["present"]]
+        assert not fitted.domain.distance(fitted(plain)["described"], nothing, textures(plain)).any()
     assert far[1].mean() > 1.2 * far[0].mean()
     # One scanner took all levels of a study.
     torch.testing.assert_close(far[0].view(-1, 5, 3), far[0][::5, None].expand(-1, 5, 3))

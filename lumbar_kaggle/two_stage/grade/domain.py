@@ -5,6 +5,8 @@ What a view comes to is the network's description of it and how its crops answer
 those of the training is Mahalanobis's, and the mean over a study's levels: one scanner took them all. Beyond what
 held-out studies have, a growing share of the prior takes the place of the network's answer."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -39,6 +41,11 @@ def texture(images: Tensor, present: Tensor) -> Tensor:
     each = torch.cat(parts, dim=1).view(*present.shape, -1)
     there = present[..., None].float()
     return (each * there).sum(dim=2) / there.sum(dim=2).clamp(min=1)
+
+
+def textures(batch: Batch) -> tuple[Tensor, ...]:
+    """Return the `texture` of each of the views `JUDGED` of a cut batch: for all networks the same."""
+    return tuple(texture(batch["images"][view], batch["present"][view]) for view in JUDGED)
 
 
 def _centred(maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,18 +89,17 @@ class Domain(nn.Module):
             self.register_buffer(name, torch.full((3,), value))
         self.register_buffer("prior", torch.full((3, len(LEVELS), len(SEVERITIES)), 1 / len(SEVERITIES)))
 
-    def distance(self, described: tuple[Tensor, ...], batch: Batch) -> Tensor:
+    def distance(self, described: Sequence[Tensor], present: Sequence[Tensor], looks: Sequence[Tensor]) -> Tensor:
         """Return ``[batch, 3 groups]``, around 1 for pictures like those of the training: the greatest one over the
         views of a group, each the mean over the levels of a study and its sides; views without a picture do not count.
-        The batch is of whole studies, its crops cut; `described` is that of `network.Graded`."""
+        The batch is of whole studies; `described` is that of `network.Graded`, `looks` are the batch's `textures`."""
         far = []
         with torch.autocast(described[0].device.type, enabled=False):
             for number, view in enumerate(JUDGED):
-                one, images, present = described[view], batch["images"][view], batch["present"][view]
-                scaled = (summary(one, images, present) - self.mean[number]) @ self.whiten[number]
-                there = present.any(dim=2)
+                scaled = (summary(described[view], looks[number]) - self.mean[number]) @ self.whiten[number]
+                there = present[view].any(dim=2)
                 each = scaled.square().mean(dim=2).sqrt() * there
-                total, count = (part.view(-1, len(LEVELS) * part.shape[1]).sum(dim=1) for part in (each, there))
+                total, count = (part.view(-1, len(LEVELS) * there.shape[1]).sum(dim=1) for part in (each, there))
                 far.append((total / count.clamp(min=1)).repeat_interleave(len(LEVELS)))
         return torch.stack([torch.stack([far[number] for number in seen]).amax(dim=0) for seen in SEEN], dim=1)
 
@@ -103,9 +109,9 @@ class Domain(nn.Module):
         return fallen_back(probabilities, share[:, of], self.prior[of][:, level].transpose(0, 1)), share
 
 
-def summary(described: Tensor, images: Tensor, present: Tensor) -> Tensor:
-    """Return ``[batch, sides, width]``: what a view comes to."""
-    return torch.cat([described.float(), texture(images, present)], dim=2)
+def summary(described: Tensor, look: Tensor) -> Tensor:
+    """Return ``[batch, sides, width]``: what a view comes to by its description and its texture."""
+    return torch.cat([described.float(), look], dim=2)
 
 
 def share_of_prior(distance: Tensor, low: Tensor, high: Tensor, least: Tensor, most: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from lumbar_kaggle.scoring.metric import weighted_losses
 from lumbar_kaggle.training.devices import device_of
 from lumbar_kaggle.two_stage.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.data import Batch, Samples, augment, cut, drop_views, on_device, whole_studies
-from lumbar_kaggle.two_stage.grade.domain import GROUP, JUDGED, Domain, fallen_back, share_of_prior, summary
+from lumbar_kaggle.two_stage.grade.domain import GROUP, JUDGED, Domain, fallen_back, share_of_prior, summary, textures
 
 SHRINKAGE = 0.1  # share of the mean variance in place of the covariance
 # Spoilt pictures of a phantom are still a phantom's. Graders that had seen nothing else told real canals apart well,
@@ -42,9 +42,8 @@ def fit_domain(network: Any, prior: Tensor, training: Samples, held_out: Samples
         rows: list[list[Tensor]] = [[] for _ in JUDGED]
         for batch in _batches(network, training, config, cut, step):
             described = network(batch)["described"]
-            for found, view in zip(rows, JUDGED, strict=True):
-                images, present = batch["images"][view], batch["present"][view]
-                found.append(summary(described[view], images, present)[present.any(dim=2)])
+            for found, view, look in zip(rows, JUDGED, textures(batch), strict=True):
+                found.append(summary(described[view], look)[batch["present"][view].any(dim=2)])
         for number, learned in enumerate(map(torch.cat, rows)):
             if len(learned) > 1:
                 domain.mean[number], domain.whiten[number] = _whitening(learned)
@@ -93,7 +92,7 @@ def _judged(network: Any, batches: Iterator[Batch]) -> tuple[Tensor, ...]:
     parts = []
     for batch in batches:
         graded = network(batch)
-        distance = network.domain.distance(graded["described"], batch)
+        distance = network.domain.distance(graded["described"], batch["present"], textures(batch))
         parts.append((graded["logits"].softmax(dim=2), distance, batch["severity"], batch["level"]))
     return tuple(torch.cat(column).cpu() for column in zip(*parts, strict=True))
 

@@ -16,7 +16,7 @@ from lumbar_kaggle.training.encoders import build_encoder
 from lumbar_kaggle.training.weights import load_weights
 from lumbar_kaggle.two_stage.config import GradeConfig
 from lumbar_kaggle.two_stage.grade.data import SWAPPED, UNKNOWN, Batch, cut, mirror, on_device
-from lumbar_kaggle.two_stage.grade.domain import Domain
+from lumbar_kaggle.two_stage.grade.domain import Domain, textures
 from lumbar_kaggle.two_stage.grade.views import VIEWS
 from lumbar_kaggle.two_stage.study import CELLS, FORAMINA
 
@@ -195,24 +195,24 @@ def predict_batch(networks: Sequence[Grader], batch: Batch, config: GradeConfig)
         if config.flip_predictions:
             everyone = torch.ones(len(plain["level"]), dtype=torch.bool, device=device)
             shown.append((mirror(plain, everyone), SWAPPED))
+        looks = [textures(one) if networks[0].domain else () for one, _ in shown]
         with half_precision(device, wanted=config.mixed_precision):
             for network in networks:
                 network.eval()
-                for one, order in shown:
-                    probabilities, share = _probabilities(network, one)
+                for (one, order), look in zip(shown, looks, strict=True):
+                    probabilities, share = _probabilities(network, one, look)
                     found.append((probabilities[:, order], share))
     probabilities, share = (torch.stack(column).mean(dim=0).cpu() for column in zip(*found, strict=True))
     return probabilities, share
 
 
-def _probabilities(network: Grader, batch: Batch) -> tuple[Tensor, Tensor]:
+def _probabilities(network: Grader, batch: Batch, looks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     graded = network(batch)
     probabilities: Tensor = graded["logits"].softmax(dim=2)
     if network.domain is None:
         return probabilities, probabilities.new_zeros(len(probabilities), 3)
-    mixed: tuple[Tensor, Tensor] = network.domain(
-        probabilities, network.domain.distance(graded["described"], batch), batch["level"]
-    )
+    distance = network.domain.distance(graded["described"], batch["present"], looks)
+    mixed: tuple[Tensor, Tensor] = network.domain(probabilities, distance, batch["level"])
     return mixed
 
 

@@ -150,10 +150,12 @@ def predict_maps(pictures: Sequence[Picture], networks: Sequence[Locator]) -> Fl
     the mean over the networks, all on one device; what is missing to 1 is that of a point not on the picture."""
     device, parts = device_of(networks[0]), []
     images = torch.from_numpy(np.stack([one.image() for one in pictures]))
+    for network in networks:
+        network.eval()
     for batch in torch.split(to_input(images).to(device), BATCH.get(device.type, 64)):
         laid_out = batch.contiguous(memory_format=torch.channels_last)
         with half_precision(device):
-            found = [network.eval()(laid_out).exp() for network in networks]
+            found = [network(laid_out).exp_() for network in networks]
         parts.append(torch.stack(found).mean(dim=0)[..., :-1].cpu())
     maps: Floats = torch.cat(parts).numpy().astype(np.float64)
     rows, columns = pictures[0].shape
