@@ -6,6 +6,7 @@ are waited for. With the environment variable LUMBAR_BENCHMARK_FOLDER the first 
 taken instead of new ones."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -43,11 +44,13 @@ Plan = list[
 ]  # of a series: each file, where its one frame begins, how it is stored; 0: not read
 
 
-def fastest(*works: Callable[[], object], clock: Callable[[], float] = processor_seconds) -> list[float]:
-    """Do several things in turn; return the seconds of each one's fastest round."""
+def fastest(cache: Path, *works: Callable[[], object], clock: Callable[[], float] = processor_seconds) -> list[float]:
+    """Do several things in turn; return the seconds of each one's fastest round. The `cache` that one of them fills is
+    removed before each: a virtual machine's memory is dear where it was never used before."""
     seconds = [float("inf")] * len(works)
     for _ in range(ROUNDS):
         for number, work in enumerate(works):
+            shutil.rmtree(cache, ignore_errors=True)
             os.sync()  # what was written before is not counted with what is now
             start = clock()
             work()
@@ -104,20 +107,14 @@ def decode_by_pydicom(plan: Plan) -> None:
         pydicom.dcmread(path).pixel_array  # noqa: B018
 
 
-@pytest.fixture
-def fill(tmp_path: Path) -> Callable[..., None]:
-    """Fills a new cache of some sources."""
-    number = iter(range(10**6))
-
-    def fill(sources: list[Source], config: CacheConfig, worker: Worker, pools: Pools) -> None:
-        preprocess(sources, Cache(tmp_path / str(next(number)), config.kind), config, worker, pools, batch_size=10**4)
-
-    return fill
+def fill(cache: Path, sources: list[Source], config: CacheConfig, worker: Worker, pools: Pools) -> None:
+    """Fill a new cache with some sources."""
+    preprocess(sources, Cache(cache, config.kind), config, worker, pools, batch_size=10**4)
 
 
 @pytest.mark.parametrize("kind", ["threads", "processes"])
 @pytest.mark.parametrize("encoding", ["all files", "native and RLE"])
-def test_volumes(sources: list[Source], fill: Callable[..., None], kind: str, encoding: str) -> None:
+def test_volumes(sources: list[Source], kind: str, encoding: str, tmp_path: Path) -> None:
     """Whole series to the cache, with one thread or two processes."""
     plans = [plan_of(source) for source in sources]
     fast = {"native and RLE": {plain.ExplicitVRLittleEndian, plain.RLELossless}}
@@ -131,9 +128,10 @@ def test_volumes(sources: list[Source], fill: Callable[..., None], kind: str, en
     with Pools(kind, workers) as pools:
         pool = pools.pool(kind)
         list(pool.map(decode_by_pydicom, mine))  # the workers have started, and what they need is imported
-        fill(some, VOLUMES, volume_worker, pools)
+        fill(tmp_path, some, VOLUMES, volume_worker, pools)
         ours, limit, theirs = fastest(
-            lambda: fill(some, VOLUMES, volume_worker, pools),
+            tmp_path,
+            lambda: fill(tmp_path, some, VOLUMES, volume_worker, pools),
             lambda: list(pool.map(decode, mine)),
             lambda: list(pool.map(decode_by_pydicom, mine)),
         )
@@ -143,7 +141,7 @@ def test_volumes(sources: list[Source], fill: Callable[..., None], kind: str, en
 
 @pytest.mark.parametrize("latency", [0, LATENCY])
 def test_pictures(
-    root: Path, sources: list[Source], fill: Callable[..., None], latency: float, monkeypatch: pytest.MonkeyPatch
+    root: Path, sources: list[Source], latency: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The baseline's pictures, in memory with one thread, and on a slow mount with eight."""
     known = {one.series_id: one for one in sources}
@@ -161,17 +159,19 @@ def test_pictures(
         monkeypatch.setattr(Path, "open", slowly)
     with Pools("threads", 8 if latency else 1) as pools:
         ours, limit = fastest(
-            lambda: fill(some, CACHE_CONFIG, image_worker, pools),
+            tmp_path,
+            lambda: fill(tmp_path, some, CACHE_CONFIG, image_worker, pools),
             lambda: list(pools.threads.map(decode, plans)),
             clock=time.perf_counter if latency else time.process_time,
         )
     row("baseline, 5 ms per file, 8 threads, by the clock" if latency else "baseline, 1 thread", "s", ours, limit)
 
 
-def test_window(sources: list[Source]) -> None:
+def test_window(sources: list[Source], tmp_path: Path) -> None:
     """The percentiles of a series against NumPy's."""
     images = list(read_series(Path(sources[0].folder)).images)
     ours, limit = fastest(
+        tmp_path,
         lambda: [percentiles(*images) for _ in range(5)],
         lambda: [np.percentile(np.concatenate([one.ravel() for one in images]), [1, 99]) for _ in range(5)],
         clock=time.process_time,
