@@ -19,6 +19,7 @@ from lumbar_kaggle.two_stage.bundle import Networks, TwoStagePredictor
 from lumbar_kaggle.two_stage.grade.network import load_network
 from lumbar_kaggle.two_stage.locate.find import CHANNELS, load_locator
 from lumbar_kaggle.two_stage.start import parse_models
+from tests.support.measuring import row
 
 STUDIES, ROUNDS = 8, 3
 
@@ -82,6 +83,6 @@ def test_prediction(tmp_path: Path) -> None:
             work()
             seconds[name].append((time.perf_counter() - start) / STUDIES)
     total, forward, one, plain = (float(np.median(seconds[name])) for name in ways)
-    print(f"\n| two-stage prediction, all of it / its networks alone | {total / forward:.2f} | {total:.2f} s a study |")
-    print(f"| its networks / the same as trained, 16 pictures at once | {forward / plain:.2f} | {forward:.2f} s |")
-    print(f"| with one locator, as in bundles of runs from these models / the same | {one / plain:.2f} | {one:.2f} s |")
+    row("two-stage prediction, models in the box, one thread / its networks alone", "s", total, forward)
+    row("its networks / the same as trained, 16 pictures at once", "s", forward, plain)
+    row("with one locator, as bundles of runs from these models have / the same", "s", one, plain)

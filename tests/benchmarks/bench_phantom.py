@@ -25,4 +25,4 @@ def test_small_set(workers: int, tmp_path: Path) -> None:
     write_set(tmp_path / "small", few, workers=workers)
     took = processor_seconds() - processor, (time.perf_counter() - clock) * workers
     for what, seconds in zip(("processor time", "by the clock"), took, strict=True):
-        row(f"a phantom study, {workers} processes at once, {what}", "s", seconds / STUDIES, 1 / REQUIRED)
+        row(f"a phantom study, {workers} at once, {what}", "s", seconds / STUDIES, 1 / REQUIRED)

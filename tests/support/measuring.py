@@ -4,6 +4,8 @@ import contextlib
 
 import psutil
 
+ROWS: list[str] = []
+
 
 def processor_seconds() -> float:
     """Of this process and all below it, also of those that have ended, which other work on the machine leaves alone."""
@@ -23,5 +25,5 @@ def memory_mb(process: psutil.Process) -> float:
 
 
 def row(what: str, unit: str, ours: float, limit: float) -> None:
-    """Print a row of the table."""
-    print(f"| {what} | {ours:.3g} {unit} | {limit:.3g} {unit} | {ours / limit:.2f} |")
+    """Add a row to the table, which is printed when all have been measured."""
+    ROWS.append(f"| {what} | {ours:.3g} {unit} | {limit:.3g} {unit} | {ours / limit:.2f} |")
