@@ -192,8 +192,7 @@ class _Trunk:
         # Lumps as large as loops of bowel; two turned copies hide that the grain repeats.
         turned = 0.64 * z - 0.6 * y + 0.48 * x, 0.8 * y + 0.6 * z, 0.76 * x - 0.4 * z + 0.51 * y
         again = 0.55 * y + 0.47 * x - 0.31 * z, 0.7 * z + 0.4 * x, 0.62 * z - 0.44 * y - 0.36 * x
-        parts = (_grains_at(scene.grains[2:], *np.array(axes, np.float32)) for axes in (turned, again))
-        (first,), (second,) = parts
+        first, second = (_grains_at(scene.grains[2:], *np.array(axes, np.float32))[0] for axes in (turned, again))
         self.lumps: Singles = 0.75 * first + 0.66 * second
 
     def brightness(self) -> Singles:

@@ -99,7 +99,7 @@ class Domain(nn.Module):
                 scaled = (summary(described[view], looks[number]) - self.mean[number]) @ self.whiten[number]
                 there = present[view].any(dim=2)
                 each = scaled.square().mean(dim=2).sqrt() * there
-                total, count = (part.view(-1, len(LEVELS) * there.shape[1]).sum(dim=1) for part in (each, there))
+                total, count = (part.view(-1, len(LEVELS) * part.shape[1]).sum(dim=1) for part in (each, there))
                 far.append((total / count.clamp(min=1)).repeat_interleave(len(LEVELS)))
         return torch.stack([torch.stack([far[number] for number in seen]).amax(dim=0) for seen in SEEN], dim=1)
 

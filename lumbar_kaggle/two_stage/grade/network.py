@@ -195,7 +195,7 @@ def predict_batch(networks: Sequence[Grader], batch: Batch, config: GradeConfig)
         if config.flip_predictions:
             everyone = torch.ones(len(plain["level"]), dtype=torch.bool, device=device)
             shown.append((mirror(plain, everyone), SWAPPED))
-        looks = [textures(one) if networks[0].domain else () for one, _ in shown]
+        looks = [() if networks[0].domain is None else textures(one) for one, _ in shown]
         with half_precision(device, wanted=config.mixed_precision):
             for network in networks:
                 network.eval()
