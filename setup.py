@@ -84,6 +84,8 @@ setup(
             "jsonschema>=4.18",
             # The decoder of Kaggle's image, held against the others; and ITK's reading of NIfTI and MetaImage.
             "SimpleITK>=2.5",
+            # Makes the wheel that is tested by itself; Python 3.11 brings an older one into a new environment.
+            "setuptools>=70.1",
         ],
         # `lumbar rehearse` runs the notebooks as Kaggle does.
         "rehearsal": ["papermill>=2.6", "ipykernel>=6.29", "jupytext>=1.16"],
