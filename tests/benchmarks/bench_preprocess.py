@@ -44,13 +44,16 @@ Plan = list[
 ]  # of a series: each file, where its one frame begins, how it is stored; 0: not read
 
 
-def fastest(cache: Path, *works: Callable[[], object], clock: Callable[[], float] = processor_seconds) -> list[float]:
+def fastest(
+    *works: Callable[[], object], cache: Path | None = None, clock: Callable[[], float] = processor_seconds
+) -> list[float]:
     """Do several things in turn; return the seconds of each one's fastest round. The `cache` that one of them fills is
     removed before each: a virtual machine's memory is dear where it was never used before."""
     seconds = [float("inf")] * len(works)
     for _ in range(ROUNDS):
         for number, work in enumerate(works):
-            shutil.rmtree(cache, ignore_errors=True)
+            if cache:
+                shutil.rmtree(cache, ignore_errors=True)
             os.sync()  # what was written before is not counted with what is now
             start = clock()
             work()
@@ -129,10 +132,10 @@ def test_volumes(sources: list[Source], kind: str, encoding: str, tmp_path: Path
         list(pool.map(decode_by_pydicom, mine))  # the workers have started, and what they need is imported
         fill(tmp_path, some, VOLUMES, volume_worker, pools)
         ours, limit, theirs = fastest(
-            tmp_path,
             lambda: fill(tmp_path, some, VOLUMES, volume_worker, pools),
             lambda: list(pool.map(decode, mine)),
             lambda: list(pool.map(decode_by_pydicom, mine)),
+            cache=tmp_path,
         )
     what = f"volumes, {encoding}, {'one thread' if workers == 1 else 'two processes'}"
     row(what, "s", ours, limit)
@@ -159,19 +162,18 @@ def test_pictures(
         monkeypatch.setattr(Path, "open", slowly)
     with Pools("threads", 8 if latency else 1) as pools:
         ours, limit = fastest(
-            tmp_path,
             lambda: fill(tmp_path, some, CACHE_CONFIG, image_worker, pools),
             lambda: list(pools.threads.map(decode, plans)),
+            cache=tmp_path,
             clock=time.perf_counter if latency else time.process_time,
         )
     row("baseline, 5 ms per file, 8 threads, by the clock" if latency else "baseline, one thread", "s", ours, limit)
 
 
-def test_window(sources: list[Source], tmp_path: Path) -> None:
+def test_window(sources: list[Source]) -> None:
     """The percentiles of a series against NumPy's."""
     images = list(read_series(Path(sources[0].folder)).images)
     ours, limit = fastest(
-        tmp_path,
         lambda: [percentiles(*images) for _ in range(5)],
         lambda: [np.percentile(np.concatenate([one.ravel() for one in images]), [1, 99]) for _ in range(5)],
         clock=time.process_time,

@@ -11,5 +11,6 @@ keep_memory()
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the table."""
-    for line in ("", "| what | ours | limit | ratio |", "|---|---|---|---|", *ROWS):
+    head = ("", "| what | ours | limit | ratio |", "|---|---|---|---|") if ROWS else ()
+    for line in (*head, *ROWS):
         terminalreporter.write_line(line)
